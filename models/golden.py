@@ -1,0 +1,69 @@
+"""Golden I/O: inputs and the outputs that the trained network gave for them, kept beside the graph.
+
+It owns the file format (`golden.npz`) and the comparison. It knows neither torch nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.manifest import GOLDEN_FILE
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """The inputs of one graph and the outputs that torch computed, row by row."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+    def repeated(self, num_rows: int) -> Golden:
+        """The same rows, cycled until there are exactly `num_rows` of them."""
+        return Golden(_cycle(self.inputs, num_rows), _cycle(self.outputs, num_rows))
+
+
+def _cycle(tensors: Tensors, num_rows: int) -> Tensors:
+    return {name: np.resize(tensor, (num_rows, *tensor.shape[1:])) for name, tensor in tensors.items()}
+
+
+def write_golden(folder: Path, graphs: dict[str, Golden]) -> None:
+    """Write `golden.npz` for the graphs of one version."""
+    members: Tensors = {}
+    for graph, golden in graphs.items():
+        members |= {f"{graph}/input/{name}": tensor for name, tensor in golden.inputs.items()}
+        members |= {f"{graph}/output/{name}": tensor for name, tensor in golden.outputs.items()}
+    with (folder / GOLDEN_FILE).open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **members)
+
+
+def read_golden(folder: Path) -> dict[str, Golden]:
+    """Read `golden.npz`: a Golden a graph.
+
+    Raises: OSError, ValueError when the file is not what `write_golden` writes.
+    """
+    graphs: dict[str, Golden] = {}
+    with np.load(folder / GOLDEN_FILE, allow_pickle=False) as archive:
+        for key in archive.files:
+            parts = key.split("/")
+            if len(parts) != 3 or parts[1] not in ("input", "output"):
+                raise ValueError(f"{GOLDEN_FILE} holds {key!r}; keys look like 'model/input/image'.")
+            golden = graphs.setdefault(parts[0], Golden({}, {}))
+            side = golden.inputs if parts[1] == "input" else golden.outputs
+            side[parts[2]] = archive[key]
+    return graphs
+
+
+def largest_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
+    """The largest absolute difference; infinite where shapes differ or a value is not finite."""
+    if expected.shape != actual.shape or not np.isfinite(actual).all():
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    return float(np.abs(expected.astype(np.float64) - actual.astype(np.float64)).max())

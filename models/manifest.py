@@ -1,0 +1,202 @@
+"""What a model version says of itself: graphs, labels, batching, scores, lineage and parity.
+
+It owns the schema of `manifest.json` and the layout of a version folder (`<model>/<version>/manifest.json`, `*.onnx`,
+`golden.npz`). It knows neither how a model was trained nor how it is run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from models import strict
+
+MANIFEST_FILE = "manifest.json"
+GOLDEN_FILE = "golden.npz"
+
+Task = Literal["image-classification", "style-transfer", "text-generation", "image-generation", "tensors"]
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+]
+
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+}
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def _require(pattern: re.Pattern[str], value: str, what: str) -> None:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"{what} is {value!r}; it must match {pattern.pattern}.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """One input or output of a graph; the first axis is the batch, -1 stands for any size."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy type of the tensor."""
+        return NUMPY_DTYPES[self.datatype]
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row, without the batch axis."""
+        return self.shape[1:]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One ONNX file of a version and its signature."""
+
+    file: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __post_init__(self) -> None:
+        _require(_FILE, self.file, "file")
+        _require(_SHA256, self.sha256, "sha256")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """The largest batch and the batch sizes that are warmed before the version is ready."""
+
+    max_batch_size: int
+    buckets: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.max_batch_size < 1:
+            raise ValueError(f"max_batch_size is {self.max_batch_size}; it must be at least 1.")
+        if not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 1:
+            raise ValueError(f"buckets are {list(self.buckets)}; they must be positive and rise.")
+        if self.buckets[-1] != self.max_batch_size:
+            raise ValueError(f"the last bucket is {self.buckets[-1]}; it must be max_batch_size {self.max_batch_size}.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """One score on one split of one data set."""
+
+    metric: str
+    value: float
+    dataset: str
+    split: str
+    count: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Where the weights come from: enough to train them again."""
+
+    script: str
+    config: dict[str, Any]
+    seed: int
+    dataset_sha256: str
+    commit: str
+    seconds: float
+    device: str
+    parameters: int
+    libraries: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """The largest absolute difference between torch and the exported graph, over the batch sizes tried."""
+
+    max_abs_error: float
+    batch_sizes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A model version, as `manifest.json` describes it."""
+
+    name: str
+    version: str
+    task: Task
+    description: str
+    graphs: dict[str, Graph]
+    batching: Batching
+    labels: tuple[str, ...] | None = None
+    light_on_dark: bool = False
+    styles: tuple[str, ...] | None = None
+    tokenizer: str | None = None
+    evaluation: tuple[Evaluation, ...] = ()
+    training: Training | None = None
+    parity: Parity | None = None
+
+    def __post_init__(self) -> None:
+        _require(_NAME, self.name, "name")
+        _require(_VERSION, self.version, "version")
+        if not self.graphs:
+            raise ValueError("graphs is empty; a version needs at least one.")
+        if self.task == "image-classification" and not self.labels:
+            raise ValueError("labels are missing; an image classifier needs them.")
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def parse_manifest(text: str | bytes) -> Manifest:
+    """Parse `manifest.json`.
+
+    Raises: StrictError when it is not JSON or does not fit the schema.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise strict.StrictError(f"{MANIFEST_FILE} is not JSON: {error}.") from error
+    return strict.build(Manifest, value)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of the version folder `<model>/<version>`, whose names it must repeat.
+
+    Raises: StrictError, OSError.
+    """
+    manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
+    if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
+        raise strict.StrictError(
+            f"{MANIFEST_FILE} names {manifest.name!r} version {manifest.version!r}, "
+            f"but lies in {folder.parent.name}/{folder.name}."
+        )
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` into a version folder, indented, with sorted keys left as declared."""
+    text = json.dumps(manifest.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def sha256_hex(content: bytes) -> str:
+    """The SHA-256 of `content`, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,201 @@
+"""Reads request bodies: within their limit, in the media types that a route takes, as pictures or raw rows.
+
+It knows HTTP bodies and nothing of what a picture becomes.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+import msgspec
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.types import Receive
+
+from service.api.exchange import Scope
+from service.errors import Cancelled, InvalidParameter, MalformedRequest, PayloadTooLarge, UnsupportedMedia
+from service.settings import Settings
+
+RAW_TYPE = b"application/octet-stream"
+JSON_TYPE = b"application/json"
+MULTIPART_TYPE = b"multipart/form-data"
+# What curl --data-binary says when it is told nothing.
+_UNTOLD_TYPES = (b"", b"application/x-www-form-urlencoded", b"*/*", b"image/*")
+_PICTURE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"image/webp")
+_MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
+_ACCEPTED = (
+    "image/png, image/jpeg, image/webp, multipart/form-data, application/json or, "
+    "for one raw tensor, application/octet-stream"
+)
+_MAX_FIELD_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Pictures:
+    """What a body held: encoded pictures, or one raw row; and parameters that came with them."""
+
+    encoded: list[bytes] = field(default_factory=list)
+    raw: bytes | None = None
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+class _JsonBody(msgspec.Struct, forbid_unknown_fields=True):
+    images: list[str]
+    top_k: int | None = None
+    explain: bool | None = None
+    invert: str | bool | None = None
+
+
+_json_decoder = msgspec.json.Decoder(_JsonBody)
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Read the whole body.
+
+    Raises: PayloadTooLarge, as soon as it is known; UnsupportedMedia for a content coding; Cancelled.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and (len(value) > 18 or int(value) > max_bytes):
+            raise PayloadTooLarge(f"The body has {value.decode()[:24]} bytes; at most {max_bytes} are accepted.")
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise UnsupportedMedia("The body must come without a Content-Encoding.")
+    message = await receive()
+    if not message.get("more_body") and message["type"] == "http.request":
+        body: bytes = message.get("body", b"")
+        return _bounded(body, max_bytes)
+    chunks: list[bytes] = []
+    received = 0
+    while message["type"] == "http.request":
+        chunk = message.get("body", b"")
+        received += len(chunk)
+        if received > max_bytes:
+            raise PayloadTooLarge(f"The body has more than the {max_bytes} bytes that are accepted.")
+        chunks.append(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+        message = await receive()
+    raise Cancelled("The caller left before the whole body had come.")
+
+
+def _bounded(body: bytes, max_bytes: int) -> bytes:
+    if len(body) > max_bytes:
+        raise PayloadTooLarge(f"The body has {len(body)} bytes; at most {max_bytes} are accepted.")
+    return body
+
+
+def query_parameters(scope: Scope) -> dict[str, str]:
+    """The query's parameters.
+
+    Raises: InvalidParameter for one given twice or not in UTF-8.
+    """
+    if not scope["query_string"]:
+        return {}
+    try:
+        pairs = parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
+    except ValueError as error:
+        raise InvalidParameter("The query must be percent-encoded UTF-8 with at most 32 parameters.") from error
+    return _unique(pairs)
+
+
+def _unique(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise InvalidParameter(f"The parameters {sorted({n for n in names if names.count(n) > 1})} are given twice.")
+    return parameters
+
+
+def media_type_of(scope: Scope) -> tuple[bytes, bytes]:
+    """The bare media type in lower case, and the whole header."""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            return value.partition(b";")[0].strip().lower(), value
+    return b"", b""
+
+
+async def read_pictures(media_type: bytes, header: bytes, body: bytes, raw_bytes: int, settings: Settings) -> Pictures:
+    """Take the pictures, or the one raw row of exactly `raw_bytes`, out of a body.
+
+    Raises: UnsupportedMedia, MalformedRequest, InvalidParameter, PayloadTooLarge.
+    """
+    if media_type == RAW_TYPE:
+        if len(body) != raw_bytes and _MAGIC.match(body):
+            return Pictures(encoded=[body])
+        return Pictures(raw=body)
+    if media_type in _PICTURE_TYPES or (media_type in _UNTOLD_TYPES and (_MAGIC.match(body) or not body)):
+        if not body:
+            raise InvalidParameter("The body is empty; it must hold a picture.")
+        return Pictures(encoded=[body])
+    if media_type == JSON_TYPE:
+        return _from_json(body, settings)
+    if media_type == MULTIPART_TYPE:
+        return await _from_multipart(header, body, settings)
+    shown = media_type.decode("latin-1")[:80]
+    raise UnsupportedMedia(f"The media type {shown!r} is not accepted; send {_ACCEPTED}.")
+
+
+def _checked(pictures: Pictures, settings: Settings) -> Pictures:
+    if not pictures.encoded:
+        raise InvalidParameter("There is no picture in the request; at least one is needed.")
+    if len(pictures.encoded) > settings.max_images:
+        raise PayloadTooLarge(f"There are {len(pictures.encoded)} pictures; at most {settings.max_images} are accepted.")
+    return pictures
+
+
+def _from_json(body: bytes, settings: Settings) -> Pictures:
+    try:
+        fields = _json_decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidParameter(f"The JSON body does not fit: {error}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedRequest("The body is not valid JSON.") from error
+    pictures = Pictures()
+    for index, text in enumerate(fields.images):
+        try:
+            pictures.encoded.append(b64decode(text, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise InvalidParameter(f"images[{index}] is not valid base64.") from error
+    for name in ("top_k", "explain", "invert"):
+        value = getattr(fields, name)
+        if value is not None:
+            pictures.parameters[name] = str(value).lower()
+    return _checked(pictures, settings)
+
+
+async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> Pictures:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = MultiPartParser(
+        Headers({"content-type": header.decode("latin-1")}),
+        stream(),
+        max_files=settings.max_images,
+        max_fields=16,
+        max_part_size=_MAX_FIELD_BYTES,
+    )
+    parser.spool_max_size = settings.max_body_bytes  # the body is in memory already: no copy on disk
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(
+            f"The body is not valid multipart/form-data with at most {settings.max_images} files."
+        ) from error
+    except (KeyError, ValueError, IndexError, AssertionError) as error:
+        raise MalformedRequest("The body is not valid multipart/form-data.") from error
+    pictures = Pictures()
+    fields: list[tuple[str, str]] = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != "file":
+                raise InvalidParameter(f"The file field is named {name!r}; it must be named 'file'.")
+            pictures.encoded.append(await value.read())
+            await value.close()
+        else:
+            fields.append((name, value))
+    pictures.parameters = _unique(fields)
+    return _checked(pictures, settings)

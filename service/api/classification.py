@@ -1,0 +1,112 @@
+"""The routes of image classifiers: `classify` and `embed`.
+
+They turn bodies into rows and outputs into JSON; what happens to pixels is said in `tasks/classification.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.types import Receive
+
+from models.images import ImageLimits
+from service.api.body import Pictures, media_type_of, query_parameters, read_body, read_pictures
+from service.api.exchange import Exchange, Scope
+from service.api.inference import InferenceRoute
+from service.engine.client import EngineClient, ReadyModel
+from service.metrics import Metrics
+from service.settings import Settings
+from service.tasks import classification
+from service.tasks.classification import ClassifyParameters
+
+Pixels = NDArray[np.uint8]
+
+
+class ClassifierRoute(InferenceRoute):
+    """What both routes do: read pictures or one raw row, and fit them to the network."""
+
+    task = "image-classification"
+
+    def __init__(
+        self, client: EngineClient, settings: Settings, metrics: Metrics, decoders: ThreadPoolExecutor
+    ) -> None:
+        super().__init__(client, settings)
+        self._limits = ImageLimits(max_pixels=settings.max_image_pixels)
+        self._decode_seconds = metrics.decode_seconds
+        self._decoders = decoders
+
+    async def read(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Pictures:
+        """Read the body; its parameters are joined with the query's."""
+        shape = model.manifest.graphs["model"].inputs[0].row_shape
+        media_type, header = media_type_of(scope)
+        body = await read_body(scope, receive, self.settings.max_body_bytes)
+        exchange.request_bytes = len(body)
+        pictures = await read_pictures(media_type, header, body, shape[0] * shape[1] * shape[2], self.settings)
+        pictures.parameters = query_parameters(scope) | pictures.parameters
+        return pictures
+
+    async def rows(self, model: ReadyModel, pictures: Pictures, invert: str) -> list[bytes] | list[Pixels]:
+        """The rows that the network is fed: the raw one as it came, or every picture decoded and fitted."""
+        shape = model.manifest.graphs["model"].inputs[0].row_shape
+        if pictures.raw is not None:
+            return [classification.raw_row(pictures.raw, shape)]
+        return [await self._prepared(body, model, invert) for body in pictures.encoded]
+
+    async def _prepared(self, body: bytes, model: ReadyModel, invert: str) -> Pixels:
+        height, width, channels = model.manifest.graphs["model"].inputs[0].row_shape
+        arguments = (body, height, width, channels, model.manifest.light_on_dark, invert, self._limits)
+        started = perf_counter()
+        if classification.is_cheap(body):
+            row = classification.prepared_row(*arguments)
+        else:
+            loop = asyncio.get_running_loop()
+            row = await loop.run_in_executor(self._decoders, classification.prepared_row, *arguments)
+        self._decode_seconds.observe(perf_counter() - started)
+        return row
+
+
+def _payload(rows: list[bytes] | list[Pixels]) -> list[bytes | memoryview]:
+    return [row if isinstance(row, bytes) else memoryview(row).cast("B") for row in rows]
+
+
+class Classify(ClassifierRoute):
+    """`POST /v1/models/{model}/classify`."""
+
+    async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> dict[str, Any]:
+        """The likeliest labels of each picture, with an explanation where one is asked for."""
+        pictures = await self.read(model, scope, receive, exchange)
+        labels = model.manifest.labels or ()
+        parameters = ClassifyParameters.parse(pictures.parameters, len(labels))
+        rows = await self.rows(model, pictures, parameters.invert)
+        outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
+        arrays = await self.infer(model, scope, exchange, _payload(rows), outputs)
+        results: list[dict[str, Any]] = [
+            {"predictions": classification.top_predictions(probabilities, labels, parameters.top_k)}
+            for probabilities in arrays["probabilities"]
+        ]
+        if parameters.explain:
+            shape = model.manifest.graphs["model"].inputs[0].row_shape
+            for result, row, maps in zip(results, rows, arrays["activation_map"], strict=True):
+                pixels = np.frombuffer(row, np.uint8).reshape(shape)
+                png = classification.explanation_png(pixels, maps[result["predictions"][0]["index"]])
+                result["explanation"] = b64encode(png).decode("ascii")
+        return {"model": model.name, "version": model.version, "results": results}
+
+
+class Embed(ClassifierRoute):
+    """`POST /v1/models/{model}/embed`."""
+
+    async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> dict[str, Any]:
+        """The unit-length feature vector of each picture."""
+        pictures = await self.read(model, scope, receive, exchange)
+        parameters = classification.EmbedParameters.parse(pictures.parameters)
+        rows = await self.rows(model, pictures, parameters.invert)
+        arrays = await self.infer(model, scope, exchange, _payload(rows), ("embedding",))
+        results = [{"embedding": embedding.tolist()} for embedding in arrays["embedding"]]
+        return {"model": model.name, "version": model.version, "results": results}

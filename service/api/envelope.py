@@ -1,0 +1,139 @@
+"""Wraps every exchange: request id, timing header, metrics, drain, and a last line of defence.
+
+Plain ASGI, outermost. It knows neither routes nor models beyond their names.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import secrets
+from time import perf_counter
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Send
+
+from service.api.exchange import Exchange, Scope, open_exchange
+from service.api.problems import on_unexpected, problem_response
+from service.errors import ServiceError, ShuttingDown
+from service.metrics import Metrics
+from service.settings import Settings
+
+log = logging.getLogger("service.access")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics")
+
+
+class Drain:
+    """How far this process is on its way out."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        self.is_refusing = False
+        self.num_in_flight = 0
+
+
+class Envelope:
+    """The outermost ASGI application of an API process."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, drain: Drain) -> None:
+        self._app = app
+        self._logs_all = settings.access_log
+        self._metrics = metrics
+        self._drain = drain
+        self._id_prefix = secrets.token_hex(6)
+        self._ids = itertools.count(1)
+        self._counters: dict[tuple[str, str, int], Any] = {}
+        self._histograms: dict[tuple[str, str], Any] = {}
+        self._bytes: dict[str, tuple[Any, Any]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one exchange."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = open_exchange(scope, self._request_id(scope), perf_counter())
+        status, sent_bytes, started = 0, 0, False
+
+        async def reply(message: Message) -> None:
+            nonlocal status, sent_bytes, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [*message.get("headers", ()), *self._headers(exchange)]
+            else:
+                sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        self._drain.num_in_flight += 1
+        self._metrics.requests_in_flight.inc()
+        try:
+            await self._serve(scope, receive, reply)
+        except Exception as error:
+            log.exception("a request failed unexpectedly", extra={"request_id": exchange.request_id})
+            if not started:
+                await (await on_unexpected(None, error))(scope, receive, reply)  # type: ignore[arg-type]
+        finally:
+            self._drain.num_in_flight -= 1
+            self._metrics.requests_in_flight.dec()
+            self._note(scope, exchange, status or 499, sent_bytes)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._drain.is_refusing and scope["path"] not in _ALWAYS_ANSWERED:
+            refusal = ShuttingDown("The service is shutting down.", retry_after_seconds=1)
+            await problem_response(refusal)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        except ServiceError as error:
+            await problem_response(error)(scope, receive, send)
+
+    def _request_id(self, scope: Scope) -> str:
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+                return str(value, "ascii")
+        return f"{self._id_prefix}-{next(self._ids):x}"
+
+    def _headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
+        total_ms = (perf_counter() - exchange.started_at) * 1e3
+        receipt = exchange.receipt
+        if receipt is None:
+            timing = f"total;dur={total_ms:.3f}"
+        else:
+            timing = (
+                f"queue;dur={receipt.queue_seconds * 1e3:.3f}, compute;dur={receipt.compute_seconds * 1e3:.3f}, "
+                f'batch;desc="{receipt.batch_size}", total;dur={total_ms:.3f}'
+            )
+        headers = [(b"x-request-id", exchange.request_id.encode()), (b"server-timing", timing.encode())]
+        if self._drain.is_draining:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _note(self, scope: Scope, exchange: Exchange, status: int, sent_bytes: int) -> None:
+        seconds = perf_counter() - exchange.started_at
+        route = getattr(scope.get("route"), "path", "unmatched")
+        key = (route, exchange.model, status)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._metrics.requests.labels(route, exchange.model, str(status))
+            self._histograms[key[:2]] = self._metrics.request_seconds.labels(route, exchange.model)
+            self._bytes[route] = (self._metrics.request_bytes.labels(route), self._metrics.response_bytes.labels(route))
+        counter.inc()
+        self._histograms[key[:2]].observe(seconds)
+        received, sent = self._bytes[route]
+        received.inc(exchange.request_bytes)
+        sent.inc(sent_bytes)
+        if self._logs_all or status >= 500:
+            log.log(
+                logging.WARNING if status >= 500 else logging.INFO,
+                "request",
+                extra={
+                    "request_id": exchange.request_id,
+                    "method": scope["method"],
+                    "route": route,
+                    "model": exchange.model,
+                    "status": status,
+                    "ms": round(seconds * 1e3, 3),
+                },
+            )

@@ -1,0 +1,93 @@
+"""What the inference routes share: the model in the path, the deadline, and a call that ends when its caller leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from starlette.types import Receive, Send
+
+from service.api.exchange import Exchange, Scope, exchange_of
+from service.api.problems import problem_response
+from service.engine.batches import Arrays
+from service.engine.client import EngineClient, ReadyModel
+from service.errors import InvalidParameter, ServiceError, UnsupportedTask
+from service.settings import Settings
+
+_encode = msgspec.json.Encoder().encode
+
+
+class InferenceRoute:
+    """Base of the routes on `/v1/models/{model}/...`: a plain ASGI application, for it is the hot path."""
+
+    task = ""
+
+    def __init__(self, client: EngineClient, settings: Settings) -> None:
+        self.client = client
+        self.settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or its error."""
+        exchange = exchange_of(scope) or Exchange("", 0.0)
+        try:
+            model = self.resolve(scope["path_params"]["model"])
+            exchange.model = model.name
+            body = _encode(await self.answer(model, scope, receive, exchange))
+        except ServiceError as error:
+            await problem_response(error)(scope, receive, send)
+            return
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Any:
+        """The answer as JSON values; each route's own."""
+        raise AssertionError("A route must say what it answers.")
+
+    def resolve(self, reference: str) -> ReadyModel:
+        """The model, if it does this route's task.
+
+        Raises: UnknownModel, ModelNotReady, UnsupportedTask.
+        """
+        model = self.client.resolve(reference)
+        if model.manifest.task != self.task:
+            raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; this route needs {self.task}.")
+        return model
+
+    async def infer(
+        self,
+        model: ReadyModel,
+        scope: Scope,
+        exchange: Exchange,
+        rows: Sequence[bytes | memoryview],
+        outputs: tuple[str, ...],
+    ) -> Arrays:
+        """Compute outputs of the model's only graph for rows of its only input."""
+        timeout_seconds = request_timeout_seconds(scope, self.settings)
+        call = self.client.infer(model, "model", outputs, rows, len(rows), timeout_seconds)
+        if exchange.is_disconnected:
+            self.client.cancel(call)
+        exchange.on_disconnect = lambda: self.client.cancel(call)
+        arrays, exchange.receipt = await call
+        return arrays
+
+
+def request_timeout_seconds(scope: Scope, settings: Settings) -> float:
+    """The deadline that the caller asks for in `X-Request-Timeout`, in seconds, or the default.
+
+    Raises: InvalidParameter.
+    """
+    for name, value in scope["headers"]:
+        if name == b"x-request-timeout":
+            largest = settings.max_request_timeout_seconds
+            try:
+                seconds = float(value)
+            except ValueError:
+                seconds = math.nan
+            if not 0 < seconds <= largest:
+                shown = value.decode("latin-1")[:40]
+                raise InvalidParameter(f"X-Request-Timeout is {shown!r}; it must be seconds, above 0 up to {largest:g}.")
+            return seconds
+    return settings.request_timeout_seconds

@@ -1,0 +1,104 @@
+"""An API process: `python -m service.api_process`, started by the supervisor.
+
+It runs uvicorn on the inherited listening socket and drains on SIGTERM. It knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from service.api.envelope import Drain
+from service.app import create_app
+from service.engine.client import EngineClient
+from service.launch import Launch, end_with_parent, read_launch
+from service.logs import configure_logging
+from service.metrics import Metrics, resident_bytes
+from service.protocol import limited
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RESIDENT_INTERVAL_SECONDS = 5.0
+POLL_SECONDS = 0.02
+
+
+class ApiServer(uvicorn.Server):
+    """uvicorn without its signal handling: this process drains in its own order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+async def serve(launch: Launch) -> None:
+    """Serve until SIGTERM, then drain."""
+    settings, metrics, drain = launch.settings, Metrics(CollectorRegistry()), Drain()
+    client = EngineClient(launch.engine_socket, settings)
+    app = create_app(settings, client, metrics, drain)
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=limited(settings),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=2,
+        backlog=2048,
+    )
+    server = ApiServer(config)
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
+    connecting = asyncio.create_task(client.run())
+    reporting = asyncio.create_task(_report(metrics))
+    draining = asyncio.create_task(_drain(stopping, server, drain, settings))
+    await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
+    for task in (connecting, reporting, draining):
+        task.cancel()
+
+
+async def _drain(stopping: asyncio.Event, server: ApiServer, drain: Drain, settings: Settings) -> None:
+    """Readiness drops at once; new requests are served a while longer, then refused; those in flight finish."""
+    await stopping.wait()
+    log.info("draining: readiness is down", extra={"requests": drain.num_in_flight})
+    drain.is_draining = True
+    await asyncio.sleep(settings.drain_seconds)
+    drain.is_refusing = True
+    deadline = asyncio.get_running_loop().time() + max(settings.grace_seconds - settings.drain_seconds, 0)
+    while drain.num_in_flight and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(POLL_SECONDS)
+    log.info("drained", extra={"abandoned_requests": drain.num_in_flight})
+    server.should_exit = True
+
+
+async def _report(metrics: Metrics) -> None:
+    memory = metrics.resident_bytes.labels("api")
+    while True:
+        memory.set(resident_bytes())
+        await asyncio.sleep(RESIDENT_INTERVAL_SECONDS)
+
+
+def main() -> None:
+    """Run the API process."""
+    launch = read_launch()
+    configure_logging(launch.settings, "api")
+    end_with_parent()
+    uvloop.run(serve(launch))
+
+
+if __name__ == "__main__":
+    main()

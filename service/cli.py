@@ -1,0 +1,211 @@
+"""The console script `hotplate`: serve · models · predict · bench.
+
+It parses arguments and prints; what a command does is elsewhere. It imports little, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import mimetypes
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import httpx
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from service import __version__
+from service.errors import StartupError
+from service.launch import MULTIPROC_VARIABLE
+from service.logs import configure_logging
+from service.settings import Settings
+
+app = typer.Typer(help="Serve the networks that Hotplate trained, and ask them.", no_args_is_help=True, add_completion=False)
+models_app = typer.Typer(help="List the models of a running service, or show one's card.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+console = Console()
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        console.print(f"hotplate {__version__}")
+        raise typer.Exit
+
+
+def _fail(message: str, status: int = 1) -> typer.Exit:
+    typer.secho(message, fg=typer.colors.RED, err=True)
+    return typer.Exit(status)
+
+
+# --- serve ---
+
+
+def _serve(**overrides: Any) -> None:
+    try:
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}." for e in error.errors()]
+        raise _fail("\n".join(lines), 2) from error
+    configure_logging(settings, "supervisor")
+    with tempfile.TemporaryDirectory(prefix="hotplate-") as folder:
+        os.environ[MULTIPROC_VARIABLE] = folder
+        # Only now: the metrics library decides at import whether several processes share its values.
+        from service import supervisor
+
+        try:
+            supervisor.serve(settings, Path(folder))
+        except StartupError as error:
+            raise _fail(str(error)) from error
+
+
+def _options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each setting, so that no setting is forgotten or described twice."""
+    parameters = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        help_text = f"{field.description} [default: {default if default != '' else 'empty'}]"
+        option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False)
+        if field.annotation is bool:
+            option = typer.Option(f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}", help=help_text)
+        annotation = Annotated[_plain(field.annotation) | None, option]  # type: ignore[operator]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _plain(annotation: Any) -> Any:
+    """The type that the command line parses; the settings object checks the rest."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    return str if get_origin(annotation) is Literal else annotation
+
+
+_serve.__doc__ = "Start the service. Every option may also be set as HOTPLATE_<NAME> in the environment."
+app.command("serve")(_options_from_settings(_serve))
+
+
+# --- models ---
+
+
+@models_app.callback()
+def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
+    context.obj = url
+    if context.invoked_subcommand is None:
+        list_models(context)
+
+
+@models_app.command("list")
+def list_models(context: typer.Context) -> None:
+    """List the models that a running service was asked to serve."""
+    table = Table("model", "version", "task", "state", "description")
+    for model in _ask("GET", f"{context.obj}/v1/models")["data"]:
+        state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
+        table.add_row(model["id"], model["version"], model["task"] or "", state, model["description"] or "")
+    console.print(table)
+
+
+@models_app.command("show")
+def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help="name or name@version")]) -> None:
+    """Show the card of one model."""
+    card = _ask("GET", f"{context.obj}/v1/models/{model}")
+    manifest = card["manifest"]
+    table = Table(show_header=False)
+    table.add_row("model", f"{card['id']}@{card['version']} ({card['state']})")
+    table.add_row("description", manifest.get("description", ""))
+    for score in manifest.get("evaluation", []):
+        where = f"{score['dataset']}, {score['split']}, n={score['count']}"
+        table.add_row(score["metric"], f"{score['value']:.4f} ({where})")
+    training = manifest.get("training") or {}
+    if training:
+        table.add_row("parameters", f"{training['parameters']:,}")
+        table.add_row("trained", f"{training['seconds'] / 60:.0f} min on {training['device']}, seed {training['seed']}")
+    batching = card["batching"]
+    table.add_row("runs on", f"{card['device']} ({', '.join(card['execution_providers'])})")
+    table.add_row("instances x threads", f"{batching.get('instances')} x {batching.get('threads')}")
+    for size, seconds in batching.get("bucket_seconds", {}).items():
+        table.add_row(f"batch {size}", f"{seconds * 1e3:.2f} ms")
+    table.add_row("golden deviation", f"{card['golden']['max_abs_error']:.2g}")
+    for name, value in card["statistics"].items():
+        table.add_row(name.replace("_", " "), f"{value:g}")
+    console.print(table)
+
+
+# --- predict ---
+
+
+@app.command()
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Pictures: PNG, JPEG or WebP.", exists=True, dir_okay=False)],
+    model: Annotated[str, typer.Option("--model", "-m", help="name or name@version")] = "fashion-mnist",
+    top_k: Annotated[int, typer.Option(help="How many labels to show.")] = 3,
+    invert: Annotated[str, typer.Option(help="auto, true or false: is the object dark on a light ground?")] = "auto",
+    explain: Annotated[Path | None, typer.Option(help="Folder to write explanations to, as PNG.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Send pictures to a running service and print what it sees."""
+    table = Table("file", "label", "probability")
+    for file in files:
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        parameters = {"top_k": str(top_k), "invert": invert, "explain": str(explain is not None).lower()}
+        address = f"{url}/v1/models/{model}/classify"
+        answer = _ask("POST", address, params=parameters, content=file.read_bytes(), headers={"content-type": kind})
+        result = answer["results"][0]
+        for rank, prediction in enumerate(result["predictions"]):
+            table.add_row("" if rank else file.name, prediction["label"], f"{prediction['probability']:.3f}")
+        if explain is not None:
+            _write_explanation(explain, file, result["explanation"])
+    console.print(table)
+
+
+def _write_explanation(folder: Path, file: Path, png: str) -> None:
+    from base64 import b64decode
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{file.stem}.explanation.png").write_bytes(b64decode(png))
+
+
+def _ask(method: str, address: str, **arguments: Any) -> Any:
+    try:
+        response = httpx.request(method, address, timeout=60, **arguments)
+    except httpx.InvalidURL as error:
+        raise _fail(f"{address!r} is not an address: {error}.", 2) from error
+    except httpx.TransportError as error:
+        raise _fail(f"No service answers at {address}: {error}. Start one with `hotplate serve`.") from error
+    if response.is_success:
+        return response.json()
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError):
+        detail = response.text[:200]
+    raise _fail(f"{response.status_code}: {detail}")
+
+
+# --- bench ---
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure this machine: bare ONNX Runtime, the service, and its peers (from a checkout; see `bench --help`)."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "loadtests" / "bench.py").is_file():
+        raise _fail("The benchmark is not installed; run it from a checkout of the project.")
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "loadtests.bench", *context.args], cwd=root))

@@ -1,0 +1,235 @@
+"""The queue and the batches of one graph, driven by arrivals, completions and time.
+
+It owns the order of events; every decision is made in `scheduling.py`, every computation by the instances that it is
+given. It lives in the engine's event loop, has no thread of its own and knows neither sockets nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from models.manifest import TensorSpec
+from service.engine import scheduling
+from service.engine.batches import BatchBuffer, Receipt, Request
+from service.engine.instance import BatchOutcome
+from service.engine.scheduling import Cost, Dispatch, Limits
+from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
+from service.metrics import GraphMetrics
+
+
+class Instance(Protocol):
+    """Something that computes one batch at a time and calls back in the event loop."""
+
+    def start(self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
+        """Compute the batch, then call `on_done`."""
+
+
+class Timer(Protocol):
+    """A pending call."""
+
+    def cancel(self) -> None:
+        """Never make the call."""
+
+
+class Scheduler(Protocol):
+    """The part of an event loop that a batcher needs: a clock and later calls."""
+
+    def time(self) -> float:
+        """Now, in seconds, monotonic."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call back at a time."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object:
+        """Call back in the next turn."""
+
+
+class Batcher:
+    """Batches the requests of one graph across callers."""
+
+    def __init__(
+        self,
+        inputs: Sequence[TensorSpec],
+        instances: Sequence[Instance],
+        limits: Limits,
+        cost: Cost,
+        scheduler: Scheduler,
+        metrics: GraphMetrics,
+    ) -> None:
+        self._idle = deque(instances)
+        self._limits = limits
+        self._cost = cost
+        self._drift = 1.0
+        self._scheduler = scheduler
+        self._metrics = metrics
+        # One buffer for each running batch, and one that fills meanwhile.
+        self._free = [BatchBuffer(inputs, limits.max_batch_size) for _ in instances]
+        self._filling = BatchBuffer(inputs, limits.max_batch_size)
+        self._overflow: deque[Request] = deque()
+        self._waiting: dict[Request, None] = {}
+        self._timer: Timer | None = None
+        self._timer_at = float("inf")
+        self._is_pump_due = False
+        self.waiting_rows = 0
+        self.computing_rows = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row over all inputs."""
+        return self._filling.row_bytes
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests with rows that are not being computed yet."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it is answered through its `on_done`, also when it is refused."""
+        cost = self._cost.scaled(self._drift)
+        timeout_seconds = request.deadline - request.arrival
+        refusal = scheduling.admit(
+            request.num_rows, self.waiting_rows, self.computing_rows, timeout_seconds, cost, self._limits
+        )
+        if refusal is not None:
+            self._settle(request, _refused(refusal, timeout_seconds, self._limits))
+            return
+        self._waiting[request] = None
+        self.waiting_rows += request.num_rows
+        self._place(request)
+        self._pump_soon()
+
+    def cancel(self, request: Request) -> None:
+        """Drop a request whose caller left: queued rows are never computed, running ones are thrown away."""
+        self._drop(request, Cancelled("The caller left."))
+
+    def _place(self, request: Request) -> None:
+        if not self._overflow and self._filling.num_rows < self._limits.max_batch_size:
+            self._filling.place(request)
+        if request.placed_rows < request.num_rows:
+            self._overflow.append(request)
+
+    def _refill(self) -> None:
+        while self._overflow and self._filling.num_rows < self._limits.max_batch_size:
+            request = self._overflow[0]
+            self._filling.place(request)
+            if request.placed_rows == request.num_rows:
+                self._overflow.popleft()
+
+    def _pump_soon(self) -> None:
+        # All that arrives in one turn of the loop may share the batch.
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._scheduler.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._is_pump_due = False
+        now = self._scheduler.time()
+        while isinstance(decision := self._decide(now), Dispatch):
+            self._dispatch(now)
+        self._arm(now, decision.seconds)
+        self._metrics.queue_depth.set(self.waiting_rows)
+
+    def _decide(self, now: float) -> Dispatch | scheduling.Wait:
+        if not self._filling.num_rows or not self._idle:
+            return scheduling.Wait(None)
+        oldest = self._filling.spans[0].request
+        slack = float("inf")
+        if self._limits.max_queue_delay_seconds:
+            seconds = self._cost.scaled(self._drift).seconds(self._filling.num_rows)
+            slack = min(span.request.deadline for span in self._filling.spans) - now - seconds
+        return scheduling.decide(self._filling.num_rows, now - oldest.arrival, slack, True, self._limits)
+
+    def _dispatch(self, now: float) -> None:
+        batch, self._filling = self._filling, self._free.pop()
+        self.waiting_rows -= batch.num_rows
+        self.computing_rows += batch.num_rows
+        for span in batch.spans:
+            if span.request.placed_rows == span.request.num_rows:
+                self._waiting.pop(span.request, None)
+            if span.first == 0:
+                self._metrics.queue_seconds.observe(now - span.request.arrival)
+        self._refill()
+        instance = self._idle.popleft()
+        instance.start(batch, lambda batch, outcome: self._complete(instance, batch, outcome))
+
+    def _complete(self, instance: Instance, batch: BatchBuffer, outcome: BatchOutcome) -> None:
+        expected = self._cost.seconds(batch.num_rows)
+        self._drift = scheduling.drifted(self._drift, expected, outcome.compute_seconds)
+        self._metrics.observe_batch(batch.num_rows, outcome.compute_seconds)
+        self.computing_rows -= batch.num_rows
+        spans = batch.spans
+        size = batch.num_rows
+        batch.clear()
+        self._free.append(batch)
+        self._idle.append(instance)
+        self._pump()
+        for span in spans:
+            request = span.request
+            if request.is_settled:
+                continue
+            error = outcome.error_in(span.start, span.count)
+            if error is not None:
+                self._drop(request, error)
+                continue
+            request.parts.append((span.first, outcome.rows(span.start, span.count, request.outputs)))
+            request.done_rows += span.count
+            if request.done_rows == request.num_rows:
+                queue_seconds = outcome.started_at - request.arrival
+                self._settle(request, Receipt(queue_seconds, outcome.compute_seconds, size))
+
+    def _drop(self, request: Request, error: ServiceError) -> None:
+        if request.is_settled:
+            return
+        if request in self._waiting:
+            del self._waiting[request]
+            self.waiting_rows -= self._filling.remove(request) + request.num_rows - request.placed_rows
+            if request.placed_rows < request.num_rows:
+                self._overflow.remove(request)
+            self._refill()
+            self._pump_soon()
+        self._settle(request, error)
+
+    def _settle(self, request: Request, outcome: ServiceError | Receipt) -> None:
+        request.is_settled = True
+        request.payload = b""
+        if isinstance(outcome, ServiceError):
+            self._metrics.count_failure(outcome.code)
+        else:
+            self._metrics.rows.inc(request.num_rows)
+        request.on_done(request, outcome)
+
+    def _arm(self, now: float, wait_seconds: float | None) -> None:
+        """Set the one timer: the end of the window, or the first deadline in the queue."""
+        when = min((request.deadline for request in self._waiting), default=float("inf"))
+        if wait_seconds is not None:
+            when = min(when, now + wait_seconds)
+        if self._timer is not None:
+            if self._timer_at <= when < float("inf"):
+                return  # it fires early, finds nothing due and is set again: cheaper than moving it each time
+            self._timer.cancel()
+            self._timer = None
+        if when < float("inf"):
+            self._timer_at = when
+            self._timer = self._scheduler.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._scheduler.time()
+        for request in [request for request in self._waiting if request.deadline <= now]:
+            waited = now - request.arrival
+            self._drop(request, DeadlineExceeded(f"The deadline passed after {waited:.3f} s in the queue."))
+        self._pump()
+
+
+def _refused(refusal: scheduling.Refusal, timeout_seconds: float, limits: Limits) -> ServiceError:
+    if refusal.is_queue_full:
+        return QueueFull(
+            f"The queue is full: it holds {limits.max_queue_rows} rows.",
+            retry_after_seconds=refusal.retry_after_seconds,
+        )
+    return DeadlineUnreachable(
+        f"The deadline is in {timeout_seconds:.3f} s, but this request would take {refusal.expected_seconds:.3f} s.",
+        retry_after_seconds=refusal.retry_after_seconds,
+    )

@@ -1,0 +1,240 @@
+"""The engine: the wanted models with their batchers, and the answers to every message.
+
+It lives in the engine process's event loop; loading happens in a thread. It knows connections only as something that
+takes frames.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from models.manifest import Graph
+from service.engine.batcher import Batcher
+from service.engine.batches import Receipt, Request
+from service.engine.instance import ThreadInstance, as_bytes
+from service.engine.loading import LoadedVersion, VersionRejected, load_version
+from service.engine.messages import Cancel, Describe, Description, Failure, Infer, Message, ModelStatus, Result, frame
+from service.engine.runtime import Device
+from service.engine.scheduling import Limits
+from service.errors import InferenceFailed, InvalidParameter, ModelNotReady, ServiceError
+from service.metrics import GraphMetrics, Metrics
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[bytes], None]
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One API process: how to answer it, and its unanswered requests by id."""
+
+    send: Send
+    requests: dict[int, tuple[Request, Batcher]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ServedGraph:
+    """One graph with its queue."""
+
+    graph: Graph
+    batcher: Batcher
+    metrics: GraphMetrics
+
+
+@dataclass(slots=True)
+class Version:
+    """One version that was asked for: its state, and its graphs once it is ready."""
+
+    status: ModelStatus
+    graphs: dict[str, ServedGraph] = field(default_factory=dict)
+
+
+class Engine:
+    """Loads the wanted models and answers requests for them."""
+
+    def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
+        self._settings = settings
+        self._device = device
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._versions: dict[tuple[str, str], Version] = {}
+        self._peers: set[Peer] = set()
+        self._is_settled = False
+
+    # --- models ---
+
+    async def load(self, wanted: dict[str, list[Path]]) -> None:
+        """Load the newest version of each model that proves fit; older ones stand in for those that do not."""
+        for name, folders in wanted.items():
+            self._set_status(ModelStatus(name, folders[0].name, "loading"))
+        for folders in wanted.values():
+            for folder in folders:
+                if await self._load_version(folder):
+                    break
+        self._is_settled = True
+        self._announce()
+
+    async def _load_version(self, folder: Path) -> bool:
+        name, version = folder.parent.name, folder.name
+        self._set_status(ModelStatus(name, version, "loading"))
+        try:
+            loaded = await asyncio.to_thread(load_version, folder, self._settings, self._device)
+        except VersionRejected as error:
+            log.error("a model version was rejected", extra={"model": name, "version": version, "reason": str(error)})
+            self._set_status(ModelStatus(name, version, "failed", reason=str(error)))
+            return False
+        self._serve(loaded)
+        return True
+
+    def _serve(self, loaded: LoadedVersion) -> None:
+        manifest = loaded.manifest
+        graphs = {}
+        for name, graph in loaded.graphs.items():
+            metrics = GraphMetrics(self._metrics, manifest.name, manifest.version, name)
+            instances = [
+                ThreadInstance(runner, self._loop.call_soon_threadsafe, f"{manifest.name}.{name}.{i}")
+                for i, runner in enumerate(graph.runners)
+            ]
+            limits = Limits(
+                graph.batching.max_batch_size,
+                self._settings.max_queue_delay_seconds,
+                self._settings.max_queue_rows,
+                len(instances),
+            )
+            batcher = Batcher(graph.graph.inputs, instances, limits, graph.cost, self._loop, metrics)
+            graphs[name] = ServedGraph(graph.graph, batcher, metrics)
+        status = _ready_status(loaded, self._device)
+        self._set_status(status, graphs)
+        log.info(
+            "a model is ready",
+            extra={
+                "model": status.name,
+                "version": status.version,
+                "device": status.device,
+                "instances": status.instances,
+                "threads": status.threads,
+                "golden_error": f"{status.golden_error:.2g}",
+                "seconds": round(status.load_seconds, 2),
+            },
+        )
+
+    def _set_status(self, status: ModelStatus, graphs: dict[str, ServedGraph] | None = None) -> None:
+        self._versions[status.name, status.version] = Version(status, graphs or {})
+        self._metrics.set_model_state(status.name, status.version, status.state)
+        self._announce()
+
+    def _announce(self) -> None:
+        message = self._description(0)
+        for peer in self._peers:
+            peer.send(message)
+
+    def _description(self, id_: int) -> bytes:
+        models = []
+        for version in self._versions.values():
+            statistics: dict[str, float] = {}
+            for name, graph in version.graphs.items():
+                prefix = "" if len(version.graphs) == 1 else f"{name}."
+                statistics |= {prefix + key: value for key, value in graph.metrics.statistics().items()}
+                statistics[prefix + "queued_rows"] = graph.batcher.waiting_rows
+            models.append(msgspec.structs.replace(version.status, statistics=statistics))
+        return frame(Description(id_, tuple(models), self._is_settled))
+
+    # --- peers ---
+
+    def connect(self, send: Send) -> Peer:
+        """Greet an API process with the state of every model."""
+        peer = Peer(send)
+        self._peers.add(peer)
+        send(self._description(0))
+        return peer
+
+    def disconnect(self, peer: Peer) -> None:
+        """Forget an API process and all that it waited for."""
+        self._peers.discard(peer)
+        for request, batcher in list(peer.requests.values()):
+            batcher.cancel(request)
+
+    def handle(self, peer: Peer, message: Message, payload: memoryview) -> None:
+        """Act on one message of an API process."""
+        if isinstance(message, Infer):
+            try:
+                self._infer(peer, message, payload)
+            except ServiceError as error:
+                peer.send(_failure(message.id, error))
+        elif isinstance(message, Cancel):
+            if message.id in peer.requests:
+                request, batcher = peer.requests[message.id]
+                batcher.cancel(request)
+        elif isinstance(message, Describe):
+            peer.send(self._description(message.id))
+
+    def _infer(self, peer: Peer, message: Infer, payload: memoryview) -> None:
+        version = self._versions.get((message.model, message.version))
+        if version is None or not version.graphs:
+            raise ModelNotReady(f"{message.model}@{message.version} is not loaded.", retry_after_seconds=1)
+        served = version.graphs.get(message.graph)
+        if served is None:
+            raise InvalidParameter(f"{message.model!r} has no graph {message.graph!r}; it has {list(version.graphs)}.")
+        if message.num_rows < 1 or len(payload) != message.num_rows * served.batcher.row_bytes:
+            raise InvalidParameter(
+                f"{len(payload)} bytes are not {message.num_rows} rows of {served.batcher.row_bytes} bytes."
+            )
+        known = {spec.name for spec in served.graph.outputs}
+        if not message.outputs or not known.issuperset(message.outputs):
+            raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(known)}.")
+        now = self._loop.time()
+
+        def on_done(request: Request, outcome: ServiceError | Receipt) -> None:
+            peer.requests.pop(message.id, None)
+            peer.send(_answer(message.id, request, outcome))
+
+        request = Request(message.num_rows, payload, message.outputs, now, now + message.timeout_seconds, on_done)
+        peer.requests[message.id] = (request, served.batcher)
+        served.batcher.submit(request)
+
+
+def _answer(id_: int, request: Request, outcome: ServiceError | Receipt) -> bytes:
+    if isinstance(outcome, ServiceError):
+        return _failure(id_, outcome)
+    arrays = request.joined()
+    outputs = tuple((name, array.dtype.str, array.shape) for name, array in arrays.items())
+    result = Result(id_, outcome.queue_seconds, outcome.compute_seconds, outcome.batch_size, outputs)
+    return frame(result, *(as_bytes(array) for array in arrays.values()))
+
+
+def _failure(id_: int, error: ServiceError) -> bytes:
+    if isinstance(error, InferenceFailed) and error.__cause__ is not None:
+        log.warning("a request failed", extra={"code": error.code, "cause": str(error.__cause__)[:500]})
+    return frame(Failure(id_, error.code, error.message, error.retry_after_seconds))
+
+
+def _ready_status(loaded: LoadedVersion, device: Device) -> ModelStatus:
+    manifest, graphs = loaded.manifest, loaded.graphs
+    first = next(iter(graphs.values()))
+    seconds = {
+        (str(bucket) if len(graphs) == 1 else f"{name}.{bucket}"): spent
+        for name, graph in graphs.items()
+        for bucket, spent in graph.bucket_seconds.items()
+    }
+    return ModelStatus(
+        name=manifest.name,
+        version=manifest.version,
+        state="ready",
+        manifest=manifest.to_json(),
+        device=str(device),
+        providers=first.providers,
+        max_batch_size=first.batching.max_batch_size,
+        buckets=first.batching.buckets,
+        instances=len(first.runners),
+        threads=first.num_threads,
+        golden_error=max(graph.golden_error for graph in graphs.values()),
+        load_seconds=loaded.load_seconds,
+        bucket_seconds=seconds,
+    )

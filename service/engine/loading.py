@@ -1,0 +1,213 @@
+"""Takes one model version from its folder to ready: hash, load, golden outputs, warm-up, the cost of every bucket.
+
+It runs in a thread and touches no queue; what it returns is ready to be batched. It does not know which versions are
+wanted (`repository.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime as ort
+
+from models import golden as golden_io
+from models.golden import Golden
+from models.manifest import Batching, Graph, Manifest, read_manifest, sha256_hex
+from models.strict import StrictError
+from service.engine.batches import Arrays
+from service.engine.cpus import available_cpus
+from service.engine.instance import Runner
+from service.engine.runtime import CpuRunner, CudaRunner, Device, open_session, signature_mismatch
+from service.engine.scheduling import Cost, fit_cost
+from service.errors import InferenceFailed, ServiceError
+from service.settings import Settings
+
+WARM_UP_SECONDS = 0.05
+TRIAL_SECONDS = 0.25
+
+
+class VersionRejected(Exception):
+    """A version is not fit to serve; the message says why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedGraph:
+    """One graph on the device: a runner for each instance, and what its batches cost."""
+
+    graph: Graph
+    batching: Batching
+    runners: tuple[Runner, ...]
+    num_threads: int
+    bucket_seconds: dict[int, float]
+    golden_error: float
+    providers: tuple[str, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """The cost line of this graph's batches."""
+        return fit_cost(self.bucket_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version that has reproduced its golden outputs on the device and is warm."""
+
+    manifest: Manifest
+    graphs: dict[str, LoadedGraph]
+    load_seconds: float
+
+
+def load_version(folder: Path, settings: Settings, device: Device) -> LoadedVersion:
+    """Load, verify and warm the version in a folder.
+
+    Raises: VersionRejected; StartupError where CUDA is not truly in force.
+    """
+    started = time.monotonic()
+    try:
+        manifest = read_manifest(folder)
+        goldens = golden_io.read_golden(folder)
+        contents = {name: _read_graph(folder, graph) for name, graph in manifest.graphs.items()}
+    except (StrictError, OSError, ValueError) as error:
+        raise VersionRejected(str(error)) from error
+    batching = _bounded(manifest.batching, settings.max_batch_size)
+    graphs = {}
+    for name, graph in manifest.graphs.items():
+        if name not in goldens:
+            raise VersionRejected(f"golden.npz has nothing for the graph {name!r}.")
+        graphs[name] = _load_graph(graph, contents[name], goldens[name], batching, settings, device)
+    return LoadedVersion(manifest, graphs, time.monotonic() - started)
+
+
+def _read_graph(folder: Path, graph: Graph) -> bytes:
+    # The same bytes are hashed and loaded: the file cannot be swapped in between.
+    content = (folder / graph.file).read_bytes()
+    if sha256_hex(content) != graph.sha256:
+        raise ValueError(f"{graph.file} has the SHA-256 {sha256_hex(content)}, the manifest says {graph.sha256}.")
+    return content
+
+
+def _bounded(batching: Batching, max_batch_size: int) -> Batching:
+    if not max_batch_size or max_batch_size >= batching.max_batch_size:
+        return batching
+    buckets = tuple(b for b in batching.buckets if b < max_batch_size)
+    return Batching(max_batch_size=max_batch_size, buckets=(*buckets, max_batch_size))
+
+
+def _load_graph(
+    graph: Graph, content: bytes, golden: Golden, batching: Batching, settings: Settings, device: Device
+) -> LoadedGraph:
+    if any(size < 0 for spec in graph.inputs for size in spec.row_shape):
+        raise VersionRejected("a graph with inputs of varying size is not served by this version of the service.")
+    try:
+        session = open_session(content, device, settings.threads or 1)
+        if mismatch := signature_mismatch(graph, session):
+            raise VersionRejected(mismatch)
+        tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
+        if device.is_cuda:
+            runners: tuple[Runner, ...] = _cuda_runners(session, graph, batching, settings, device)
+            num_threads = 1
+        else:
+            runners, num_threads, session = _cpu_runners(session, content, golden, batching, settings, device)
+        error = max(_verify(runners[0], graph, golden, n, tolerance) for n in {1, batching.max_batch_size})
+        seconds = {bucket: _bucket_seconds(runners, golden, graph, bucket) for bucket in batching.buckets}
+    except InferenceFailed as error_:
+        raise VersionRejected(f"{error_.message} {_cause(error_)}") from error_
+    return LoadedGraph(graph, batching, runners, num_threads, seconds, error, tuple(session.get_providers()))
+
+
+def _cause(error: ServiceError) -> str:
+    return str(error.__cause__ or "").splitlines()[0][:300] if error.__cause__ else ""
+
+
+def _cuda_runners(
+    session: ort.InferenceSession, graph: Graph, batching: Batching, settings: Settings, device: Device
+) -> tuple[Runner, ...]:
+    lock = threading.Lock()
+    stride = batching.max_batch_size + 1
+    return tuple(
+        CudaRunner(session, graph, batching.buckets, device, lock, 1 + i * stride if settings.cuda_graphs else None)
+        for i in range(settings.instances or 2)
+    )
+
+
+def _cpu_runners(
+    session: ort.InferenceSession,
+    content: bytes,
+    golden: Golden,
+    batching: Batching,
+    settings: Settings,
+    device: Device,
+) -> tuple[tuple[Runner, ...], int, ort.InferenceSession]:
+    """Choose instances x threads: as set, or whichever of "one for each CPU" and "all CPUs for one" computes more."""
+    cpus = available_cpus()
+    if settings.instances or settings.threads or cpus == 1:
+        runner = CpuRunner(session)
+        instances = settings.instances or max(1, cpus // (settings.threads or 1))
+        return (runner,) * instances, settings.threads or 1, session
+    wide_session = open_session(content, device, cpus)
+    batch = golden.repeated(batching.max_batch_size)
+    narrow, wide = CpuRunner(session), CpuRunner(wide_session)
+    narrow_rate = _rows_per_second((narrow,) * cpus, batch.inputs, tuple(batch.outputs))
+    wide_rate = _rows_per_second((wide,), batch.inputs, tuple(batch.outputs))
+    # Threads within one run meet at barriers, which a busy machine punishes: they must win clearly.
+    if wide_rate > 1.1 * narrow_rate:
+        return (wide,), cpus, wide_session
+    return (narrow,) * cpus, 1, session
+
+
+def _rows_per_second(runners: Sequence[Runner], inputs: Arrays, outputs: Sequence[str]) -> float:
+    num_rows = len(next(iter(inputs.values())))
+    counts = [0] * len(runners)
+    runners[0].run(inputs, num_rows, outputs)
+    started = time.monotonic()
+
+    def work(index: int) -> None:
+        while time.monotonic() - started < TRIAL_SECONDS:
+            runners[index].run(inputs, num_rows, outputs)
+            counts[index] += 1
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(runners))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(counts) * num_rows / (time.monotonic() - started)
+
+
+def _verify(runner: Runner, graph: Graph, golden: Golden, num_rows: int, tolerance: float) -> float:
+    """The largest deviation from the golden outputs at one batch size.
+
+    Raises: VersionRejected where it exceeds the tolerance.
+    """
+    wanted = golden.repeated(num_rows)
+    names = [spec.name for spec in graph.outputs]
+    if set(wanted.inputs) != {s.name for s in graph.inputs} or set(wanted.outputs) != set(names):
+        raise VersionRejected("golden.npz does not name the graph's inputs and outputs.")
+    actual = runner.run(wanted.inputs, num_rows, names)
+    worst = max((golden_io.largest_error(wanted.outputs[name], actual[name]), name) for name in names)
+    if worst[0] > tolerance:
+        raise VersionRejected(
+            f"output {worst[1]!r} deviates from its golden value by {worst[0]:.3g} at batch {num_rows}; "
+            f"at most {tolerance:.3g} is allowed."
+        )
+    return worst[0]
+
+
+def _bucket_seconds(runners: Sequence[Runner], golden: Golden, graph: Graph, bucket: int) -> float:
+    """Warm a bucket on every runner and measure it on the first."""
+    inputs = {name: np.ascontiguousarray(array) for name, array in golden.repeated(bucket).inputs.items()}
+    outputs = [spec.name for spec in graph.outputs]
+    for runner in dict.fromkeys(runners):
+        runner.run(inputs, bucket, outputs)
+    seconds: list[float] = []
+    while len(seconds) < 3 and sum(seconds) < WARM_UP_SECONDS:
+        started = time.monotonic()
+        runners[0].run(inputs, bucket, outputs)
+        seconds.append(time.monotonic() - started)
+    return median(seconds)

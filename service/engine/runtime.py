@@ -1,0 +1,236 @@
+"""ONNX Runtime: sessions and runners on a CPU or a CUDA device, and the one place where its exceptions are translated.
+
+It knows arrays and graphs, neither requests nor batches. CUDA: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from models.manifest import NUMPY_DTYPES, Graph, TensorSpec
+from service.engine import scheduling
+from service.engine.batches import Arrays
+from service.errors import InferenceFailed, StartupError
+
+log = logging.getLogger(__name__)
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+EXIT_DEVICE_LOST = 70
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+} | {f"tensor({np.dtype(NUMPY_DTYPES[name]).name})": name for name in NUMPY_DTYPES if "INT" in name}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where graphs run: `cpu`, or a CUDA device by its index."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a CUDA device."""
+        return self.kind == "cuda"
+
+
+def choose_device(wanted: str) -> Device:
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N` to a device that this installation can drive.
+
+    Raises: StartupError where CUDA is asked for and cannot be had.
+    """
+    if wanted == "cpu":
+        return Device("cpu")
+    has_cuda = CUDA in ort.get_available_providers()
+    if wanted == "auto":
+        return Device("cuda") if has_cuda and os.path.exists("/dev/nvidiactl") else Device("cpu")
+    if not has_cuda:
+        raise StartupError(
+            f"--device {wanted} was asked for, but this ONNX Runtime offers {', '.join(ort.get_available_providers())}. "
+            "Install the extra 'gpu' instead of 'cpu', or choose --device cpu."
+        )
+    return Device("cuda", int(wanted.partition(":")[2] or 0))
+
+
+def open_session(content: bytes, device: Device, num_threads: int) -> ort.InferenceSession:
+    """Create a session from the bytes of an ONNX file.
+
+    Raises: InferenceFailed where the file does not load; StartupError where CUDA is not truly in force.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if device.is_cuda:
+        ort.preload_dlls()
+    try:
+        session = ort.InferenceSession(content, options, providers=_providers(device))
+    except Exception as error:
+        raise InferenceFailed("ONNX Runtime cannot load the graph.") from error
+    if device.is_cuda and session.get_providers()[0] != CUDA:
+        raise StartupError(
+            f"{device} was asked for, but the session runs on {session.get_providers()[0]}: "
+            "the driver, CUDA 13 or cuDNN 9 do not fit this onnxruntime-gpu."
+        )
+    return session
+
+
+def _providers(device: Device) -> list[Any]:
+    if not device.is_cuda:
+        return [CPU]
+    options = {
+        "device_id": str(device.index),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    return [(CUDA, options), CPU]
+
+
+def signature_mismatch(graph: Graph, session: ort.InferenceSession) -> str | None:
+    """Say where the manifest and the graph disagree in names, datatypes or fixed sizes; None where they agree."""
+    sides = (("input", graph.inputs, session.get_inputs()), ("output", graph.outputs, session.get_outputs()))
+    for side, specs, nodes in sides:
+        real = {node.name: node for node in nodes}
+        if side == "input" and set(real) != {spec.name for spec in specs}:
+            return f"the graph's inputs are {sorted(real)}, not {sorted(spec.name for spec in specs)}."
+        for spec in specs:
+            if spec.name not in real:
+                return f"the graph has no {side} {spec.name!r}; it has {sorted(real)}."
+            if _DATATYPES.get(real[spec.name].type) != spec.datatype:
+                return f"{side} {spec.name!r} is {real[spec.name].type} in the graph, not {spec.datatype}."
+            if side == "input" and not _shapes_agree(spec, real[spec.name].shape):
+                return f"input {spec.name!r} has the shape {real[spec.name].shape} in the graph, not {spec.shape}."
+    return None
+
+
+def _shapes_agree(spec: TensorSpec, shape: Sequence[int | str | None]) -> bool:
+    return len(spec.shape) == len(shape) and all(
+        not isinstance(size, int) or size == wanted for wanted, size in zip(spec.shape, shape, strict=True)
+    )
+
+
+class CpuRunner:
+    """Runs a session on the CPU, on views of the batch arrays; any number of threads may share it."""
+
+    def __init__(self, session: ort.InferenceSession) -> None:
+        self._session = session
+
+    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
+        """Compute the first `num_rows` rows.
+
+        Raises: InferenceFailed.
+        """
+        feed = {name: array[:num_rows] for name, array in arrays.items()}
+        try:
+            values = self._session.run(list(outputs), feed)
+        except Exception as error:
+            raise InferenceFailed("The model could not compute this input.") from error
+        return dict(zip(outputs, values, strict=True))
+
+
+class CudaRunner:
+    """Runs a session on a CUDA device for one instance.
+
+    The batch is padded to a bucket, copied from pinned memory into device memory of its own, computed with every address
+    bound, and only wanted outputs come back. Two instances share the session: while one computes, the other copies.
+    """
+
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        graph: Graph,
+        buckets: Sequence[int],
+        device: Device,
+        compute_lock: threading.Lock,
+        graph_id_base: int | None,
+    ) -> None:
+        self._session = session
+        self._graph = graph
+        self._buckets = tuple(buckets)
+        self._device = device
+        self._lock = compute_lock
+        self._graph_id_base = graph_id_base
+        self._pinned = {spec.name: self._allocate_pinned(spec) for spec in graph.inputs}
+        self._inputs = {(s.name, n): self._allocate(s, n) for s in graph.inputs for n in self._buckets}
+        self._bindings: dict[tuple[int, tuple[str, ...]], ort.IOBinding] = {}
+
+    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
+        """Compute the first `num_rows` rows.
+
+        Raises: InferenceFailed. A CUDA error ends the process: the device context is lost with it.
+        """
+        bucket = scheduling.bucket_for(num_rows, self._buckets)
+        try:
+            self._copy_in(arrays, num_rows, bucket)
+            binding = self._binding(bucket, tuple(outputs))
+            with self._lock:
+                binding.synchronize_inputs()
+                self._session.run_with_iobinding(binding, self._run_options(bucket))
+                binding.synchronize_outputs()
+            values = [value.numpy() for value in binding.get_outputs()]
+        except Exception as error:
+            if "CUDA" in str(error) or "CUDNN" in str(error):
+                log.critical("the CUDA device failed; the engine ends and is replaced", exc_info=error)
+                os._exit(EXIT_DEVICE_LOST)
+            raise InferenceFailed("The model could not compute this input.") from error
+        return {name: value[:num_rows] for name, value in zip(outputs, values, strict=True)}
+
+    def _copy_in(self, arrays: Arrays, num_rows: int, bucket: int) -> None:
+        for name, array in arrays.items():
+            pinned = self._pinned[name]
+            pinned[:num_rows] = array[:num_rows]
+            pinned[num_rows:bucket] = 0
+            self._inputs[name, bucket].update_inplace(pinned[:bucket])
+
+    def _binding(self, bucket: int, outputs: tuple[str, ...]) -> ort.IOBinding:
+        if (bucket, outputs) not in self._bindings:
+            binding = self._session.io_binding()
+            for spec in self._graph.inputs:
+                binding.bind_ortvalue_input(spec.name, self._inputs[spec.name, bucket])
+            for spec in self._graph.outputs:
+                if spec.name in outputs:
+                    binding.bind_ortvalue_output(spec.name, self._allocate(spec, bucket))
+            self._bindings[bucket, outputs] = binding
+        return self._bindings[bucket, outputs]
+
+    def _run_options(self, bucket: int) -> ort.RunOptions:
+        options = ort.RunOptions()
+        if self._graph_id_base is not None:
+            options.add_run_config_entry("gpu_graph_id", str(self._graph_id_base + bucket))
+        return options
+
+    def _allocate(self, spec: TensorSpec, num_rows: int) -> ort.OrtValue:
+        shape = [num_rows, *spec.row_shape]
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, spec.dtype, "cuda", self._device.index)
+
+    def _allocate_pinned(self, spec: TensorSpec) -> Any:
+        shape = [self._buckets[-1], *spec.row_shape]
+        memory = _pinned_memory(self._device)
+        if memory is None:
+            return np.zeros(shape, spec.dtype)
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, spec.dtype, memory_info=memory).numpy()
+
+
+def _pinned_memory(device: Device) -> Any:
+    matching = [d for d in ort.get_ep_devices() if d.ep_name == CUDA]
+    if device.index >= len(matching):
+        log.warning("this ONNX Runtime offers no pinned memory; batches are copied from pageable memory")
+        return None
+    return matching[device.index].memory_info(ort.OrtDeviceMemoryType.HOST_ACCESSIBLE)

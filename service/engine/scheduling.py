@@ -1,0 +1,121 @@
+"""Pure decisions of the batcher: what leaves when, what is let in, and what a batch costs.
+
+No clock, no I/O, no state: everything comes in as an argument, so every rule is tested as arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the batches and the queue of one graph."""
+
+    max_batch_size: int
+    max_queue_delay_seconds: float
+    max_queue_rows: int
+    num_instances: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The time a batch takes: `seconds_per_row * n + seconds_per_batch`."""
+
+    seconds_per_row: float
+    seconds_per_batch: float
+
+    def seconds(self, num_rows: int) -> float:
+        """The expected time of a batch of `num_rows`."""
+        return self.seconds_per_row * num_rows + self.seconds_per_batch
+
+    def scaled(self, factor: float) -> Cost:
+        """The same line, `factor` times as slow."""
+        return Cost(self.seconds_per_row * factor, self.seconds_per_batch * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send what is queued, up to the largest batch, to an idle instance now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait this long for a fuller batch, unless something arrives before; None waits for the next event."""
+
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A request that is not let in: why, and when it may be worth trying again."""
+
+    is_queue_full: bool
+    retry_after_seconds: float
+    expected_seconds: float
+
+
+def decide(
+    waiting_rows: int, oldest_age_seconds: float, tightest_slack_seconds: float, has_idle_instance: bool, limits: Limits
+) -> Dispatch | Wait:
+    """Decide whether the queued rows leave now.
+
+    Work-conserving: with no delay configured an idle instance takes whatever is queued. Otherwise it waits for a full
+    batch, at most until the oldest request has waited the delay or the tightest deadline leaves no slack.
+    """
+    if not waiting_rows or not has_idle_instance:
+        return Wait(None)
+    if waiting_rows >= limits.max_batch_size:
+        return Dispatch()
+    remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
+    return Dispatch() if remaining_seconds <= 0 else Wait(remaining_seconds)
+
+
+def admit(
+    num_rows: int, waiting_rows: int, computing_rows: int, timeout_seconds: float, cost: Cost, limits: Limits
+) -> Refusal | None:
+    """Let a request in (None), or refuse it: the queue is full, or its deadline cannot be met.
+
+    A request with more rows than the queue holds is let into an empty queue: it could never be served otherwise.
+    """
+    expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits)
+    if waiting_rows and waiting_rows + num_rows > limits.max_queue_rows:
+        return Refusal(True, expected_seconds(0, waiting_rows, computing_rows, cost, limits), expected)
+    if expected > timeout_seconds:
+        return Refusal(False, expected - timeout_seconds, expected)
+    return None
+
+
+def expected_seconds(num_rows: int, waiting_rows: int, computing_rows: int, cost: Cost, limits: Limits) -> float:
+    """The time until `num_rows` more rows are computed, behind those waiting and half of those computing."""
+    rows_ahead = waiting_rows + computing_rows / 2
+    full_batches, rest = divmod(rows_ahead + num_rows, limits.max_batch_size)
+    seconds = full_batches * cost.seconds(limits.max_batch_size) + (cost.seconds(math.ceil(rest)) if rest else 0.0)
+    # Instances share the work, but the request's own last batch takes its full time.
+    return max(seconds / limits.num_instances, cost.seconds(min(num_rows, limits.max_batch_size)) if num_rows else 0.0)
+
+
+def bucket_for(num_rows: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds `num_rows`; the buckets rise and the last one holds any batch."""
+    return next(bucket for bucket in buckets if bucket >= num_rows)
+
+
+def fit_cost(seconds_by_bucket: Mapping[int, float]) -> Cost:
+    """Fit the cost line to measured batches by least squares, never sloping down or starting below zero."""
+    sizes, seconds = list(seconds_by_bucket), list(seconds_by_bucket.values())
+    if len(sizes) == 1:
+        return Cost(seconds[0] / sizes[0], 0.0)
+    mean_size, mean_seconds = sum(sizes) / len(sizes), sum(seconds) / len(seconds)
+    variance = sum((n - mean_size) ** 2 for n in sizes)
+    covariance = sum((n - mean_size) * (s - mean_seconds) for n, s in zip(sizes, seconds, strict=True))
+    per_row = max(covariance / variance, 0.0)
+    return Cost(per_row, max(mean_seconds - per_row * mean_size, 0.0))
+
+
+def drifted(factor: float, expected: float, observed: float, weight: float = 0.05) -> float:
+    """Move the ratio of real to expected batch time towards the latest observation, within a factor of 100."""
+    if expected <= 0:
+        return factor
+    return min(max(factor + weight * (observed / expected - factor), 0.01), 100.0)

@@ -1,0 +1,101 @@
+"""The engine process: `python -m service.engine.worker`, started by the supervisor.
+
+It reads its settings as one JSON line from standard input and lives until that input ends, so that no engine outlives
+its supervisor, however that died. It listens on a Unix socket and hands messages to the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+from service.engine.engine import Engine, Peer
+from service.engine.messages import FrameError, FrameReader
+from service.engine.repository import find_versions
+from service.engine.runtime import choose_device
+from service.errors import StartupError
+from service.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
+from service.logs import configure_logging
+from service.metrics import Metrics, resident_bytes
+
+log = logging.getLogger(__name__)
+
+RESIDENT_INTERVAL_SECONDS = 5.0
+
+
+class PeerConnection(asyncio.Protocol):
+    """One API process's connection: bytes to messages. The loop writes a turn's frames together."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self._peer: Peer | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Introduce the peer to the engine."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._peer = self._engine.connect(self._transport.write)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand every complete message to the engine."""
+        assert self._peer is not None and self._transport is not None
+        try:
+            for message, payload in self._reader.feed(data):
+                self._engine.handle(self._peer, message, payload)
+        except FrameError:
+            log.exception("an API process sent a broken frame")
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drop all that the peer waited for."""
+        if self._peer is not None:
+            self._engine.disconnect(self._peer)
+
+
+async def serve(launch: Launch, metrics: Metrics) -> None:
+    """Listen, load, and serve until told to stop."""
+    settings = launch.settings
+    wanted = find_versions(settings.repository, settings.wanted_models)
+    if not wanted:
+        raise StartupError(f"The model repository {str(settings.repository)!r} holds no model.")
+    engine = Engine(settings, choose_device(settings.device), metrics)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(lambda: PeerConnection(engine), launch.engine_socket)
+    Path(launch.engine_socket).chmod(0o600)
+    async with server:
+        report = asyncio.create_task(_report_memory(metrics))
+        loading = asyncio.create_task(engine.load(wanted))
+        await run_until_stopped(loading)
+        report.cancel()
+        loading.cancel()
+
+
+async def _report_memory(metrics: Metrics) -> None:
+    gauge = metrics.resident_bytes.labels("engine")
+    while True:
+        gauge.set(resident_bytes())
+        await asyncio.sleep(RESIDENT_INTERVAL_SECONDS)
+
+
+def main() -> None:
+    """Run the engine process."""
+    from prometheus_client import CollectorRegistry
+
+    launch = read_launch()
+    configure_logging(launch.settings, "engine")
+    end_with_parent()
+    try:
+        uvloop.run(serve(launch, Metrics(CollectorRegistry())))
+    except StartupError as error:
+        log.critical("%s", error)
+        sys.exit(EXIT_STARTUP)
+
+
+if __name__ == "__main__":
+    main()

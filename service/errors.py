@@ -1,0 +1,177 @@
+"""The tree of errors that the service answers with: each has a status, a code and a message in our own words.
+
+It does not know how an error is rendered (`api/problems.py`), nor what a library calls the same thing.
+"""
+
+from __future__ import annotations
+
+
+class ServiceError(Exception):
+    """Anything that a caller may be told: `message` quotes the value and says what would be valid."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+
+# --- The request is at fault ---
+
+
+class MalformedRequest(ServiceError):
+    """The body or a header is not what its own media type or HTTP says."""
+
+    status = 400
+    code = "malformed_request"
+
+
+class Unauthorized(ServiceError):
+    """The request needs a key that it does not carry."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class NotFound(ServiceError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class UnknownModel(ServiceError):
+    """No model or version of that name."""
+
+    status = 404
+    code = "unknown_model"
+
+
+class MethodNotAllowed(ServiceError):
+    """The route exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class RequestTimeout(ServiceError):
+    """The client took too long to send its request."""
+
+    status = 408
+    code = "request_timeout"
+
+
+class PayloadTooLarge(ServiceError):
+    """The body, a picture or their number exceeds a limit."""
+
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMedia(ServiceError):
+    """The media type, the picture's format or the content coding is not accepted."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InvalidParameter(ServiceError):
+    """A parameter is out of range, ill-typed or unknown."""
+
+    status = 422
+    code = "invalid_parameter"
+
+
+class UndecodableImage(ServiceError):
+    """The body claims to be a picture and cannot be decoded."""
+
+    status = 422
+    code = "undecodable_image"
+
+
+class UnsupportedTask(ServiceError):
+    """The model exists, but does another task."""
+
+    status = 422
+    code = "unsupported_task"
+
+
+# --- The service is at fault, or busy ---
+
+
+class InferenceFailed(ServiceError):
+    """The model could not compute this request, also when tried alone."""
+
+    status = 500
+    code = "inference_failed"
+
+
+class NonFiniteOutput(InferenceFailed):
+    """The model answered NaN or infinity."""
+
+    code = "non_finite_output"
+
+
+class Unavailable(ServiceError):
+    """The service cannot take the request now, but will be able to later."""
+
+    status = 503
+    code = "unavailable"
+
+
+class ModelNotReady(Unavailable):
+    """The model is known, but not loaded, or it failed to load."""
+
+    code = "model_not_ready"
+
+
+class QueueFull(Unavailable):
+    """The model's queue is at its bound."""
+
+    code = "queue_full"
+
+
+class DeadlineUnreachable(Unavailable):
+    """The queue is too long for this request's deadline; it was refused at once."""
+
+    code = "deadline_unreachable"
+
+
+class EngineUnavailable(Unavailable):
+    """The engine process is down or was lost twice while it held this request."""
+
+    code = "engine_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """The service is draining."""
+
+    code = "shutting_down"
+
+
+class DeadlineExceeded(ServiceError):
+    """The request's deadline passed before it was computed."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class Cancelled(ServiceError):
+    """The caller left; nobody reads this."""
+
+    status = 499
+    code = "cancelled"
+
+
+class StartupError(Exception):
+    """The service cannot start as configured; the message is one line for the person who started it."""
+
+
+def _tree(root: type[ServiceError]) -> dict[str, type[ServiceError]]:
+    return {root.code: root} | {code: kind for sub in root.__subclasses__() for code, kind in _tree(sub).items()}
+
+
+BY_CODE: dict[str, type[ServiceError]] = _tree(ServiceError)
+"""Every error by its code: how an error crosses from the engine process to an API process."""

@@ -1,0 +1,82 @@
+"""Every setting of the service, in one frozen object that is passed along, never global.
+
+It reads the environment (prefix `HOTPLATE_`); the command line overrides it (`cli.py`). It starts nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import annotated_types
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SHIPPED_REPOSITORY = Path(__file__).resolve().parent.parent / "models" / "repository"
+
+Positive = Annotated[float, annotated_types.Gt(0)]
+Count = Annotated[int, annotated_types.Ge(1)]
+
+
+class Settings(BaseSettings):
+    """The settings of one service: what the command line, the environment and the defaults agree on."""
+
+    model_config = SettingsConfigDict(env_prefix="HOTPLATE_", frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, annotated_types.Interval(ge=0, le=65535)] = Field(
+        8000, description="TCP port to listen on; 0 takes a free one."
+    )
+    workers: Count = Field(1, description="API processes in front of the engine.")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="Where networks run: `auto`, `cpu`, `cuda` or `cuda:1`. CUDA that cannot be had is an error."
+    )
+    repository: Path = Field(SHIPPED_REPOSITORY, description="Folder of models: `<model>/<version>/manifest.json`.")
+    models: str = Field("", description="Comma-separated names of the models to serve; empty serves all.")
+
+    max_batch_size: Annotated[int, annotated_types.Ge(0)] = Field(
+        0, description="Upper bound on every model's batch; 0 leaves it to the manifests."
+    )
+    max_queue_delay_seconds: Annotated[float, annotated_types.Ge(0)] = Field(
+        0.0, description="How long an idle device waits for a fuller batch, from the oldest request on; 0 never waits."
+    )
+    max_queue_rows: Count = Field(1024, description="Rows that may wait for one model; more are refused with 503.")
+    instances: Annotated[int, annotated_types.Ge(0)] = Field(
+        0, description="Batches of one model that run at once; 0 measures what is best."
+    )
+    threads: Annotated[int, annotated_types.Ge(0)] = Field(
+        0, description="ONNX Runtime threads of an instance; 0 measures what is best."
+    )
+    cuda_graphs: bool = Field(False, description="Capture one CUDA graph for each batch bucket (GPU only).")
+    golden_tolerance: Positive = Field(1e-3, description="Largest deviation from the golden outputs on a CPU.")
+    golden_tolerance_cuda: Positive = Field(2e-2, description="The same on a GPU, whose TF32 convolutions round more.")
+
+    request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
+    max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")
+    max_body_bytes: Count = Field(10 * 2**20, description="Largest request body.")
+    max_header_bytes: Count = Field(32 * 2**10, description="Largest request line and headers together.")
+    header_timeout_seconds: Positive = Field(10.0, description="Time for a connection to send a whole request head.")
+    body_timeout_seconds: Positive = Field(30.0, description="Time for a request to send its whole body.")
+    keep_alive_seconds: Count = Field(75, description="How long an idle connection is kept open.")
+    max_image_pixels: Count = Field(25_000_000, description="Largest picture, in pixels, checked before decoding.")
+    max_images: Count = Field(64, description="Pictures in one request.")
+    decode_threads: Count = Field(2, description="Threads of an API process that decode large pictures.")
+
+    drain_seconds: Annotated[float, annotated_types.Ge(0)] = Field(
+        1.0, description="After SIGTERM: how long new requests are still served while readiness is already down."
+    )
+    grace_seconds: Positive = Field(30.0, description="After SIGTERM: how long requests in flight may take in all.")
+    engine_restart_seconds: Positive = Field(
+        10.0, description="How long a request waits for an engine that is being restarted, within its deadline."
+    )
+
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Log lines as `console` text or `json`; `auto`: console on a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    access_log: bool = Field(False, description="Log every request, not only those that failed with 5xx.")
+
+    @property
+    def wanted_models(self) -> tuple[str, ...]:
+        """The names in `models`; empty when all are wanted."""
+        return tuple(name.strip() for name in self.models.split(",") if name.strip())
