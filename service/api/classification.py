@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive
 
-from models.images import ImageLimits
+from models.images import ImageLimits, Invert
 from service.api.body import Pictures, media_type_of, query_parameters, read_body, read_pictures
 from service.api.exchange import Exchange, Scope
 from service.api.inference import InferenceRoute
@@ -23,9 +24,11 @@ from service.engine.client import EngineClient, ReadyModel
 from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks import classification
-from service.tasks.classification import ClassifyParameters
+from service.tasks.explanation import explanation_png
 
 Pixels = NDArray[np.uint8]
+# Up to this many pixels, decoding costs less than handing the picture to a thread and back.
+INLINE_PIXELS = 128 * 128
 
 
 class ClassifierRoute(InferenceRoute):
@@ -43,36 +46,37 @@ class ClassifierRoute(InferenceRoute):
 
     async def read(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Pictures:
         """Read the body; its parameters are joined with the query's."""
-        shape = model.manifest.graphs["model"].inputs[0].row_shape
         media_type, header = media_type_of(scope)
         body = await read_body(scope, receive, self.settings.max_body_bytes)
         exchange.request_bytes = len(body)
-        pictures = await read_pictures(media_type, header, body, shape[0] * shape[1] * shape[2], self.settings)
+        pictures = await read_pictures(media_type, header, body, prod(_row_shape(model)), self.settings)
         pictures.parameters = query_parameters(scope) | pictures.parameters
         return pictures
 
-    async def rows(self, model: ReadyModel, pictures: Pictures, invert: str) -> list[bytes] | list[Pixels]:
-        """The rows that the network is fed: the raw one as it came, or every picture decoded and fitted."""
-        shape = model.manifest.graphs["model"].inputs[0].row_shape
+    async def rows(self, model: ReadyModel, pictures: Pictures, invert: Invert) -> list[Pixels]:
+        """The rows [H,W,C] that the network is fed: the raw one as it came, or every picture decoded and fitted."""
         if pictures.raw is not None:
-            return [classification.raw_row(pictures.raw, shape)]
-        return [await self._prepared(body, model, invert) for body in pictures.encoded]
+            return [classification.raw_row(pictures.raw, _row_shape(model))]
+        return [await self._decoded(body, model, invert) for body in pictures.encoded]
 
-    async def _prepared(self, body: bytes, model: ReadyModel, invert: str) -> Pixels:
-        height, width, channels = model.manifest.graphs["model"].inputs[0].row_shape
-        arguments = (body, height, width, channels, model.manifest.light_on_dark, invert, self._limits)
+    async def _decoded(self, body: bytes, model: ReadyModel, invert: Invert) -> Pixels:
+        arguments = (body, _row_shape(model), model.manifest.light_on_dark, invert, self._limits)
         started = perf_counter()
-        if classification.is_cheap(body):
-            row = classification.prepared_row(*arguments)
+        if classification.num_pixels(body) <= INLINE_PIXELS:
+            row = classification.image_row(*arguments)
         else:
             loop = asyncio.get_running_loop()
-            row = await loop.run_in_executor(self._decoders, classification.prepared_row, *arguments)
+            row = await loop.run_in_executor(self._decoders, classification.image_row, *arguments)
         self._decode_seconds.observe(perf_counter() - started)
         return row
 
 
-def _payload(rows: list[bytes] | list[Pixels]) -> list[bytes | memoryview]:
-    return [row if isinstance(row, bytes) else memoryview(row).cast("B") for row in rows]
+def _row_shape(model: ReadyModel) -> tuple[int, ...]:
+    return model.manifest.graphs["model"].inputs[0].row_shape
+
+
+def _payload(rows: list[Pixels]) -> list[bytes | memoryview]:
+    return [memoryview(row).cast("B") for row in rows]
 
 
 class Classify(ClassifierRoute):
@@ -82,7 +86,7 @@ class Classify(ClassifierRoute):
         """The likeliest labels of each picture, with an explanation where one is asked for."""
         pictures = await self.read(model, scope, receive, exchange)
         labels = model.manifest.labels or ()
-        parameters = ClassifyParameters.parse(pictures.parameters, len(labels))
+        parameters = classification.parse_parameters(pictures.parameters, len(labels))
         rows = await self.rows(model, pictures, parameters.invert)
         outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
         arrays = await self.infer(model, scope, exchange, _payload(rows), outputs)
@@ -91,12 +95,14 @@ class Classify(ClassifierRoute):
             for probabilities in arrays["probabilities"]
         ]
         if parameters.explain:
-            shape = model.manifest.graphs["model"].inputs[0].row_shape
             for result, row, maps in zip(results, rows, arrays["activation_map"], strict=True):
-                pixels = np.frombuffer(row, np.uint8).reshape(shape)
-                png = classification.explanation_png(pixels, maps[result["predictions"][0]["index"]])
-                result["explanation"] = b64encode(png).decode("ascii")
+                result["explanation"] = await self._explanation(row, maps[result["predictions"][0]["index"]])
         return {"model": model.name, "version": model.version, "results": results}
+
+    async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:
+        loop = asyncio.get_running_loop()
+        png = await loop.run_in_executor(self._decoders, explanation_png, row, activation_map)
+        return b64encode(png).decode("ascii")
 
 
 class Embed(ClassifierRoute):
@@ -105,8 +111,8 @@ class Embed(ClassifierRoute):
     async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> dict[str, Any]:
         """The unit-length feature vector of each picture."""
         pictures = await self.read(model, scope, receive, exchange)
-        parameters = classification.EmbedParameters.parse(pictures.parameters)
-        rows = await self.rows(model, pictures, parameters.invert)
+        invert = classification.parse_embed_parameters(pictures.parameters)
+        rows = await self.rows(model, pictures, invert)
         arrays = await self.infer(model, scope, exchange, _payload(rows), ("embedding",))
         results = [{"embedding": embedding.tolist()} for embedding in arrays["embedding"]]
         return {"model": model.name, "version": model.version, "results": results}

@@ -124,7 +124,7 @@ class Envelope:
         received, sent = self._bytes[route]
         received.inc(exchange.request_bytes)
         sent.inc(sent_bytes)
-        if self._logs_all or status >= 500:
+        if self._logs_all or (status >= 500 and route not in _ALWAYS_ANSWERED):
             log.log(
                 logging.WARNING if status >= 500 else logging.INFO,
                 "request",

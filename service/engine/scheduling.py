@@ -9,6 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+# A wait shorter than this would end before a clock shows that time has passed.
+CLOCK_RESOLUTION_SECONDS = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -70,7 +73,7 @@ def decide(
     if waiting_rows >= limits.max_batch_size:
         return Dispatch()
     remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
-    return Dispatch() if remaining_seconds <= 0 else Wait(remaining_seconds)
+    return Dispatch() if remaining_seconds <= CLOCK_RESOLUTION_SECONDS else Wait(remaining_seconds)
 
 
 def admit(

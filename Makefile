@@ -1,0 +1,38 @@
+# Hotplate: every command a user needs. The first use of each installs what it needs into .venv.
+.DEFAULT_GOAL := help
+PORT ?= 8000
+DATASET ?= mnist fashion-mnist cifar10
+ARGS ?=
+PYTHON ?= python3
+VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: help serve test lint train bench clean
+
+help: ## Show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
+
+serve: $(BIN)/.serving ## Serve the shipped models on PORT (8000); more options in ARGS
+	$(BIN)/hotplate serve --port $(PORT) $(ARGS)
+
+test: $(BIN)/.developing ## Run all tests, with coverage
+	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/coverage combine --quiet --keep; $(BIN)/coverage report
+
+lint: $(BIN)/.developing ## Check style and types
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+
+train: $(BIN)/.developing ## Train and export the classifiers in DATASET (all three)
+	for dataset in $(DATASET); do $(BIN)/python -m training.train_classifier --dataset $$dataset $(ARGS) || exit 1; done
+
+bench: $(BIN)/.developing ## Measure the service beside bare ONNX Runtime and its peers (needs wrk)
+	$(BIN)/python -m loadtests.bench $(ARGS)
+
+clean: ## Remove .venv, caches and build results
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
+
+$(BIN)/.serving: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv && $(INSTALL) '.[$(VARIANT)]' && touch $@
+$(BIN)/.developing: $(BIN)/.serving
+	$(INSTALL) '.[$(VARIANT),training,loadtests,dev]' && touch $@

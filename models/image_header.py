@@ -1,0 +1,246 @@
+"""Reads what a PNG, JPEG or WebP file says of itself, without decoding a pixel, and checks it against limits.
+
+It owns the formats that are accepted, the errors, and what metadata a decoder gets to see. It does not decode.
+Sources: PNG 1.2 chapters 3 and 4, JPEG (T.81) annex B, the WebP container specification, Exif 2.32 section 4.6.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Format = Literal["PNG", "JPEG", "WEBP"]
+Kind = Literal["unsupported", "too_large", "undecodable"]
+
+MAX_PARTS = 20_000
+"""A file in more chunks or segments than this is refused: walking them would cost more than decoding."""
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+_SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
+# Application data and comments, save what tells the colour space: APP0 (JFIF) and APP14 (Adobe).
+_METADATA_MARKERS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_ORIENTATION_TAG = 0x0112
+
+
+class ImageError(ValueError):
+    """A body is no picture that is accepted; `kind` says why for a program, the message for a person."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """The largest picture that is decoded."""
+
+    max_pixels: int = 25_000_000
+    max_side: int = 16_384
+
+
+class Header(NamedTuple):
+    """A picture's own account; `essence` is the file without metadata, `orientation` the EXIF value 1 to 8."""
+
+    format: Format
+    width: int
+    height: int
+    orientation: int
+    essence: bytes
+
+
+def _undecodable(message: str) -> ImageError:
+    return ImageError("undecodable", message)
+
+
+def sniff(body: bytes) -> Format:
+    """The format by the first bytes.
+
+    Raises: ImageError "undecodable" when the body is empty, "unsupported" when it is none of the formats.
+    """
+    if body.startswith(_PNG_MAGIC):
+        return "PNG"
+    if body.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
+        return "WEBP"
+    if not body:
+        raise _undecodable("The picture is empty; send a PNG, JPEG or WebP file.")
+    raise ImageError(
+        "unsupported", f"The picture begins with bytes {body[:8].hex(' ')}; send a PNG, JPEG or WebP file."
+    )
+
+
+def read_size(body: bytes) -> tuple[int, int]:
+    """Width and height as stored, before the EXIF orientation; reads as little of the file as it can.
+
+    Raises: ImageError.
+    """
+    kind = sniff(body)
+    if kind == "PNG":
+        return _png_size(body)
+    if kind == "WEBP":
+        return _webp_size(body)
+    return _read_jpeg(body)[:2]
+
+
+def read_header(body: bytes, limits: ImageLimits) -> Header:
+    """Everything that is known without decoding.
+
+    Raises: ImageError for another format, a picture over the limits, an animation, or a damaged container.
+    """
+    kind = sniff(body)
+    if kind == "JPEG":
+        width, height, exif, essence = _read_jpeg(body)
+        _check(width, height, limits)
+    elif kind == "PNG":
+        width, height = _png_size(body)
+        _check(width, height, limits)
+        exif, essence = _strip_png(body)
+    else:
+        width, height = _webp_size(body)
+        _check(width, height, limits)
+        exif, essence = _webp_exif(body), body
+    return Header(kind, width, height, _orientation(exif) if exif else 1, essence)
+
+
+def _check(width: int, height: int, limits: ImageLimits) -> None:
+    if width == 0 or height == 0:
+        raise _undecodable(f"The picture is {width}x{height} pixels; each side must be at least 1.")
+    if width * height > limits.max_pixels:
+        raise ImageError(
+            "too_large",
+            f"The picture is {width}x{height} = {width * height} pixels; at most {limits.max_pixels} are accepted.",
+        )
+    if max(width, height) > limits.max_side:
+        raise ImageError(
+            "too_large", f"The picture is {width}x{height} pixels; a side may have at most {limits.max_side}."
+        )
+
+
+def _png_size(body: bytes) -> tuple[int, int]:
+    if len(body) < 33:
+        raise _undecodable(f"The PNG file is cut short: {len(body)} bytes do not even hold its header.")
+    length, kind, width, height = struct.unpack_from(">I4sII", body, 8)
+    if kind != b"IHDR" or length != 13:
+        raise _undecodable("The PNG file is damaged: it does not begin with its header.")
+    return width, height
+
+
+def _strip_png(body: bytes) -> tuple[bytes, bytes]:
+    """The Exif block, and the file with only the chunks that pixels need: no text, no profile, no animation."""
+    exif, kept, position, size = b"", [_PNG_MAGIC], 8, len(body)
+    for _ in range(MAX_PARTS):
+        if position + 12 > size:
+            raise _undecodable("The PNG file is cut short: its end marker is missing.")
+        length, kind = struct.unpack_from(">I4s", body, position)
+        end = position + 12 + length
+        if end > size:
+            raise _undecodable(f"The PNG file is cut short: {end - size} bytes of its data are missing.")
+        if kind in _PNG_KEPT:
+            kept.append(body[position:end])
+        elif kind == b"acTL" and body[position + 8 : position + 12] != b"\0\0\0\1":
+            raise _undecodable("The PNG file is animated; send a picture of exactly one frame.")
+        elif kind == b"eXIf":
+            exif = body[position + 8 : end - 4]
+        position = end
+        if kind == b"IEND":
+            return exif, b"".join(kept)
+    raise _undecodable(f"The PNG file has over {MAX_PARTS} chunks; save it again with an image editor.")
+
+
+class _Segment(NamedTuple):
+    marker: int
+    start: int  # of the marker
+    payload: int
+    end: int
+
+
+def _jpeg_segments(body: bytes) -> Iterator[_Segment]:
+    """The segments up to and including the start of the first scan."""
+    position = 2
+    for _ in range(MAX_PARTS):
+        start = body.find(b"\xff", position)
+        if start < 0 or start + 4 > len(body):
+            raise _undecodable("The JPEG file is cut short: it ends before its pixels begin.")
+        marker = body[start + 1]
+        if marker in (0x00, 0xFF):  # a stuffed byte, or padding before a marker
+            position = start + 1
+        elif marker in _BARE_MARKERS:
+            position = start + 2
+        elif marker == _EOI:
+            raise _undecodable("The JPEG file holds no pixels.")
+        else:
+            position = start + 2 + int.from_bytes(body[start + 2 : start + 4], "big")
+            yield _Segment(marker, start, start + 4, position)
+            if marker == _SOS:
+                return
+    raise _undecodable(f"The JPEG file has over {MAX_PARTS} segments; save it again with an image editor.")
+
+
+def _read_jpeg(body: bytes) -> tuple[int, int, bytes, bytes]:
+    """Width, height, the Exif block, and the file without application data and comments."""
+    width = height = 0
+    exif, kept, is_framed = b"", [b"\xff\xd8"], False
+    for segment in _jpeg_segments(body):
+        payload = body[segment.payload : segment.end]
+        if segment.marker in _SOF_MARKERS and len(payload) >= 5:
+            height, width = struct.unpack_from(">HH", payload, 1)
+            is_framed = True
+        if segment.marker == _APP1 and not exif and payload.startswith(b"Exif\0\0"):
+            exif = payload
+        if segment.marker == _SOS:
+            kept.append(body[segment.start :])
+        elif segment.marker not in _METADATA_MARKERS:
+            kept.append(body[segment.start : segment.end])
+    if not is_framed:
+        raise _undecodable("The JPEG file is damaged: it does not say how large the picture is.")
+    return width, height, exif, b"".join(kept)
+
+
+def _webp_size(body: bytes) -> tuple[int, int]:
+    if len(body) < 30 or int.from_bytes(body[4:8], "little") + 8 > len(body):
+        raise _undecodable(f"The WebP file is cut short: {len(body)} bytes are not all of it.")
+    chunk = body[12:16]
+    if chunk == b"VP8X":
+        if body[20] & 0x02:
+            raise _undecodable("The WebP file is animated; send a picture of exactly one frame.")
+        return 1 + int.from_bytes(body[24:27], "little"), 1 + int.from_bytes(body[27:30], "little")
+    if chunk == b"VP8L" and body[20] == 0x2F:
+        bits = int.from_bytes(body[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if chunk == b"VP8 " and body[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", body, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise _undecodable("The WebP file is damaged: it does not begin with a picture.")
+
+
+def _webp_exif(body: bytes) -> bytes:
+    position = 12
+    for _ in range(MAX_PARTS):
+        if position + 8 > len(body):
+            break
+        kind, length = struct.unpack_from("<4sI", body, position)
+        if kind == b"EXIF":
+            return body[position + 8 : position + 8 + length]
+        position += 8 + length + (length & 1)
+    return b""
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in an Exif block, 1 where there is none; slices past its end are empty, so junk is harmless."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    if tiff[:2] not in (b"II", b"MM"):
+        return 1
+    order: Literal["little", "big"] = "little" if tiff.startswith(b"II") else "big"
+    directory = int.from_bytes(tiff[4:8], order)
+    num_entries = int.from_bytes(tiff[directory : directory + 2], order)
+    for entry in range(directory + 2, directory + 2 + 12 * num_entries, 12):
+        if int.from_bytes(tiff[entry : entry + 2], order) == _ORIENTATION_TAG:
+            value = int.from_bytes(tiff[entry + 8 : entry + 10], order)
+            return value if 1 <= value <= 8 else 1
+    return 1

@@ -1,0 +1,208 @@
+"""From the bytes of a picture to the uint8 tensor that an image graph takes, and back to PNG.
+
+It owns decoding, transparency, orientation and resizing. It knows neither networks nor HTTP: the service and training
+share it, so both see the same pixels. Headers are read by `image_header.py`, light backgrounds by `backgrounds.py`.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from models import backgrounds
+from models.image_header import Format, Header, ImageError, ImageLimits, read_header, read_size
+
+__all__ = [
+    "Image",
+    "ImageError",
+    "ImageLimits",
+    "Invert",
+    "decode",
+    "encode_png",
+    "fit",
+    "pixels_of",
+    "prepare",
+]
+
+Pixels = NDArray[np.uint8]
+Invert = Literal["auto", "true", "false"]
+
+DEFAULT_LIMITS: Final = ImageLimits()
+DEFAULT_MARGIN: Final = 1 / 14
+"""Between MNIST's 1/7 and Fashion-MNIST's 0."""
+
+# The plug-ins are called directly: `Image.open` would try others, adopt multi-picture files, and warn.
+_PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {"PNG": PngImageFile, "JPEG": JpegImageFile, "WEBP": WebPImageFile}
+
+_UPRIGHT: dict[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_NEARLY_WHITE = 240.0
+_WORKING_SIDES = 8  # an object is looked for in a picture at most this many times larger than the network's
+
+
+def pixels_of(body: bytes) -> int:
+    """The number of pixels by the header alone: cheap enough to decide where to decode.
+
+    Raises: ImageError.
+    """
+    width, height = read_size(body)
+    return width * height
+
+
+def decode(
+    body: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, enough_side: int | None = None, grey: bool = False
+) -> Image.Image:
+    """Decode a PNG, JPEG or WebP file into an upright, opaque "L" or "RGB" image.
+
+    With `enough_side`, a larger JPEG may come out up to 8 times smaller, its sides at least that long; `grey` spares it
+    the colours. Whatever is transparent is laid on white, or on black where all that is visible is white itself.
+
+    Raises: ImageError, always in words of our own.
+    """
+    header = read_header(body, limits)
+    try:
+        image = _load(header, enough_side, grey)
+        image = _opaque(_eight_bit(image))
+        transposition = _UPRIGHT.get(header.orientation)
+        return image if transposition is None else image.transpose(transposition)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise whatever they like on damaged files, MemoryError and struct.error too
+        raise ImageError("undecodable", f"The {header.format} file is damaged or cut short.") from error
+
+
+def _load(header: Header, enough_side: int | None, grey: bool) -> Image.Image:
+    image = _PLUGINS[header.format](BytesIO(header.essence))
+    if image.size != (header.width, header.height):
+        raise ImageError("undecodable", f"The {header.format} file is damaged: it gives its size twice, differently.")
+    if enough_side and header.format == "JPEG":
+        image.draft("L" if grey else None, (enough_side, enough_side))
+    image.load()
+    return image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """A 16-bit grey picture scaled to 8 bits, rounded; others unchanged, for the decoder has scaled them already."""
+    if not image.mode.startswith("I"):
+        return image
+    deep = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    if not image.has_transparency_data:
+        return image.convert("L" if image.mode == "1" else "RGB")
+    image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
+    alpha = image.getchannel("A")
+    colours = image.convert(image.mode[:-1])
+    ground = Image.new(colours.mode, image.size, _ground_shade(colours, alpha))
+    ground.paste(colours, mask=alpha)
+    return ground
+
+
+def _ground_shade(colours: Image.Image, alpha: Image.Image) -> str:
+    """White, unless the visible pixels are nearly white on the mean and would vanish on it."""
+    counts = np.array(colours.convert("L").histogram(alpha))
+    num_visible = counts.sum()
+    is_white = 0 < num_visible < alpha.width * alpha.height and counts @ np.arange(256) > _NEARLY_WHITE * num_visible
+    return "black" if is_white else "white"
+
+
+def fit(image: Image.Image, height: int, width: int, channels: int) -> Pixels:
+    """Resize to uint8 [H,W,C]; an image of that very size keeps its pixels.
+
+    Grey networks see the whole picture, centred and padded with the shade of its corners; colour networks see the
+    largest centred part of their shape, as classifiers of photographs are commonly evaluated.
+    """
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if image.size == (width, height):
+        return np.asarray(image).reshape(height, width, channels)
+    if channels == 1:
+        return _padded(image, height, width)[:, :, None]
+    side = min(image.width / width, image.height / height)
+    left, top = (image.width - width * side) / 2, (image.height - height * side) / 2
+    box = (left, top, left + width * side, top + height * side)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
+
+
+def _padded(image: Image.Image, height: int, width: int) -> Pixels:
+    ground = backgrounds.median_of_corners(np.asarray(image))
+    scale = min(height / image.height, width / image.width)
+    size = min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale)))
+    tile = np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
+    canvas = np.full((height, width), ground, np.uint8)
+    top, left = (height - tile.shape[0]) // 2, (width - tile.shape[1]) // 2
+    canvas[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return canvas
+
+
+def prepare(
+    body: bytes,
+    height: int,
+    width: int,
+    channels: int,
+    light_on_dark: bool = False,
+    invert: Invert = "auto",
+    limits: ImageLimits = DEFAULT_LIMITS,
+    margin: float = DEFAULT_MARGIN,
+) -> Pixels:
+    """Decode and resize a picture for a network that takes uint8 [H,W,C].
+
+    `invert` "true" and "false" are obeyed; "auto" inverts what has a light background, for a grey `light_on_dark`
+    network. A picture of another size that is inverted for such a network is also cut out (`backgrounds.cut_out`,
+    which explains `margin`); one of the exact size keeps its pixels, or their inverse.
+
+    Raises: ImageError.
+    """
+    enough_side = max(height, width) * (_WORKING_SIDES if channels == 1 else 2)
+    image = decode(body, limits, enough_side=enough_side, grey=channels == 1)
+    if not light_on_dark or channels != 1:
+        pixels = fit(image, height, width, channels)
+        return 255 - pixels if invert == "true" else pixels
+    if image.size == (width, height):
+        pixels = fit(image, height, width, channels)
+        return 255 - pixels if _is_inverted(pixels[:, :, 0], invert) else pixels
+    grey = _working_copy(image, enough_side)
+    if not _is_inverted(np.asarray(grey), invert):
+        return fit(grey, height, width, channels)
+    found = backgrounds.cut_out(np.asarray(grey), height, width, margin)
+    return 255 - fit(grey, height, width, channels) if found is None else found[:, :, None]
+
+
+def _is_inverted(grey: Pixels, invert: Invert) -> bool:
+    return invert == "true" or (invert == "auto" and backgrounds.has_light_background(grey))
+
+
+def _working_copy(image: Image.Image, enough_side: int) -> Image.Image:
+    """The image in grey, averaged down by a whole factor where it is much larger than needed."""
+    if image.mode != "L":
+        image = image.convert("L")
+    factor = max(image.size) // enough_side
+    return image.reduce(min(factor, *image.size)) if factor > 1 else image
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """Encode uint8 [H,W,1], [H,W,3] or [H,W] as a PNG file."""
+    flat = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(flat)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,5 @@
+"""`python -m service`: the same as `hotplate`."""
+
+from service.cli import main
+
+main()

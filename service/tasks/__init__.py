@@ -1,0 +1,1 @@
+"""One module per task, HTTP-free: bytes and parameters in, tensors out, and back."""

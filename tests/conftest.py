@@ -1,0 +1,44 @@
+"""What many tests share: a repository of small real models, and one running service on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.networks import LinearClassifier
+from tests.servers import RunningService
+
+PHOTO_SHAPE = (12, 10, 3)
+
+
+@pytest.fixture(scope="session")
+def network() -> LinearClassifier:
+    """The network that is served as `tiny`."""
+    return LinearClassifier()
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier) -> Path:
+    """A repository with `tiny` (grey), `tiny-dark` (grey, light objects on black) and `photo` (colour, version 2)."""
+    folder = tmp_path_factory.mktemp("repository")
+    network.write(folder, "tiny")
+    network.write(folder, "tiny-dark", light_on_dark=True)
+    LinearClassifier(3, PHOTO_SHAPE).write(folder, "photo", "2")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def service(repository: Path) -> Iterator[RunningService]:
+    """The real service with two API processes; tests must leave it as they found it."""
+    with RunningService(repository, "--workers", "2", "--instances", "2") as running:
+        yield running.wait_until_ready()
+
+
+@pytest.fixture
+def client(service: RunningService) -> Iterator[httpx.Client]:
+    """An HTTP client of the running service."""
+    with httpx.Client(base_url=service.url, timeout=30) as client:
+        yield client

@@ -1,0 +1,158 @@
+"""Headers: sizes, limits, orientation and metadata, without decoding."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from PIL import Image
+
+from models.image_header import MAX_PARTS, ImageError, ImageLimits, read_header, read_size, sniff
+from tests.models.samples import encoded, jpeg_with, noise, png_chunk, png_header, png_with, sample
+
+LIMITS = ImageLimits()
+
+
+def exif(orientation: int, order: str = "II") -> bytes:
+    mark = "<" if order == "II" else ">"
+    entries = struct.pack(f"{mark}HHIHHHHIHH", 0x0100, 3, 1, 9, 0, 0x0112, 3, 1, orientation, 0)
+    return b"Exif\0\0" + order.encode() + struct.pack(f"{mark}HIH", 42, 8, 2) + entries
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("WEBP", {"lossless": True})],
+)
+def test_the_size_is_read_from_every_format(kind: str, options: dict[str, bool]) -> None:
+    body = encoded(Image.fromarray(noise(21, 34)), kind, **options)
+    assert read_size(body) == (34, 21)
+    assert read_header(body, LIMITS)[:4] == (kind, 34, 21, 1)
+
+
+def test_an_extended_webp_tells_its_canvas() -> None:
+    body = encoded(Image.fromarray(noise(21, 34, 4)), "WEBP", exif=exif(1))
+    assert body[12:16] == b"VP8X"
+    assert read_size(body) == (34, 21)
+
+
+@pytest.mark.parametrize("body", [b"GIF89a" + bytes(40), b"%!PS-Adobe-3.0", b"II*\0" + bytes(40), b"\0", b"<svg/>"])
+def test_other_formats_are_unsupported(body: bytes) -> None:
+    with pytest.raises(ImageError, match=r"send a PNG, JPEG or WebP file\.") as caught:
+        sniff(body)
+    assert caught.value.kind == "unsupported"
+
+
+def test_an_empty_body_is_undecodable() -> None:
+    with pytest.raises(ImageError, match="The picture is empty") as caught:
+        sniff(b"")
+    assert caught.value.kind == "undecodable"
+
+
+def test_a_header_that_claims_too_many_pixels_is_enough_to_refuse() -> None:
+    with pytest.raises(ImageError, match="81000000 pixels; at most 25000000 are accepted") as caught:
+        read_header(png_header(9000, 9000), LIMITS)
+    assert caught.value.kind == "too_large"
+
+
+def test_a_side_that_is_too_long_is_refused() -> None:
+    with pytest.raises(ImageError, match="16385x1 pixels; a side may have at most 16384") as caught:
+        read_header(png_header(16385, 1), LIMITS)
+    assert caught.value.kind == "too_large"
+
+
+def test_the_limits_themselves_are_allowed() -> None:
+    body = encoded(Image.new("L", (20, 10)))
+    assert read_header(body, ImageLimits(max_pixels=200, max_side=20)).width == 20
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+def test_a_picture_without_pixels_is_undecodable(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match="each side must be at least 1") as caught:
+        read_header(png_header(*size), LIMITS)
+    assert caught.value.kind == "undecodable"
+
+
+@pytest.mark.parametrize("order", ["II", "MM"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_orientation_is_found_in_both_byte_orders(kind: str, order: str) -> None:
+    body = encoded(Image.fromarray(noise(8, 8)), kind, exif=exif(6, order))
+    assert read_header(body, LIMITS).orientation == 6
+
+
+@pytest.mark.parametrize(
+    "junk", [exif(0), exif(9), b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0XX", exif(6)[:24]]
+)
+def test_a_senseless_orientation_counts_as_upright(junk: bytes) -> None:
+    body = jpeg_with(0xE1, junk, encoded(Image.fromarray(noise(8, 8)), "JPEG"))
+    assert read_header(body, LIMITS).orientation == 1
+
+
+def test_metadata_never_reaches_a_decoder() -> None:
+    png = encoded(Image.fromarray(noise(8, 8)))
+    text = png_chunk(b"tEXt", b"Comment\0secret")
+    assert read_header(png_with(text, png), LIMITS).essence == png
+    jpeg = encoded(Image.fromarray(noise(8, 8)), "JPEG")
+    for marker in (0xE1, 0xE2, 0xED, 0xFE):
+        assert read_header(jpeg_with(marker, b"secret", jpeg), LIMITS).essence == jpeg
+
+
+def test_a_single_frame_animation_chunk_is_harmless_and_dropped() -> None:
+    png = encoded(Image.fromarray(noise(8, 8)))
+    assert read_header(png_with(png_chunk(b"acTL", b"\0\0\0\1\0\0\0\0"), png), LIMITS).essence == png
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_an_animation_is_refused(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), shade) for shade in ("red", "blue", "green")]
+    body = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
+    with pytest.raises(ImageError, match="is animated; send a picture of exactly one frame") as caught:
+        read_header(body, LIMITS)
+    assert caught.value.kind == "undecodable"
+
+
+@pytest.mark.parametrize("name", ["shirt.png", "running_shoe.webp"])
+def test_a_container_that_is_cut_anywhere_is_said_to_be_cut(name: str) -> None:
+    body = sample(name)
+    for length in range(16, len(body), max(1, len(body) // 200)):
+        with pytest.raises(ImageError, match="cut short"):
+            read_header(body[:length], LIMITS)
+
+
+def test_a_jpeg_that_ends_before_its_pixels_is_said_to_be_cut() -> None:
+    body = sample("ship.jpg")
+    for length in range(3, body.index(b"\xff\xda") + 3):
+        with pytest.raises(ImageError, match="cut short"):
+            read_size(body[:length])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IDAT", bytes(30)), "does not begin with its header"),
+        (b"\xff\xd8\xff\xd9" + bytes(8), "holds no pixels"),
+        (b"\xff\xd8\xff\xda\x00\x08" + bytes(8), "does not say how large"),
+        (b"RIFF" + struct.pack("<I", 40) + b"WEBPVP9 " + bytes(40), "does not begin with a picture"),
+    ],
+)
+def test_a_damaged_container_is_undecodable(body: bytes, message: str) -> None:
+    with pytest.raises(ImageError, match=message) as caught:
+        read_size(body)
+    assert caught.value.kind == "undecodable"
+
+
+def test_stray_bytes_between_jpeg_segments_are_skipped() -> None:
+    body = sample("ship.jpg")
+    assert read_size(body[:2] + b"\xff\xff\x00junk\xff\xd0\xff" + body[2:]) == (32, 32)
+
+
+def test_a_file_of_countless_parts_is_refused_quickly() -> None:
+    png = encoded(Image.new("L", (4, 4)))
+    with pytest.raises(ImageError, match=f"over {MAX_PARTS} chunks"):
+        read_header(png_with(png_chunk(b"tEXt", b"") * MAX_PARTS, png), LIMITS)
+    with pytest.raises(ImageError, match=f"over {MAX_PARTS} segments"):
+        read_size(b"\xff\xd8" + b"\xff\xfe\x00\x02" * (MAX_PARTS + 1) + bytes(8))
+
+
+def test_a_webp_of_countless_parts_is_taken_without_its_exif() -> None:
+    body = sample("running_shoe.webp") + (b"JUNK" + bytes(4)) * (MAX_PARTS + 1) + b"EXIF\x20\0\0\0" + exif(6)
+    assert read_header(body, LIMITS).orientation == 1

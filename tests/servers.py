@@ -1,0 +1,125 @@
+"""Starts the real service, as a user would, on a free port, and ends it by its own process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+START_SECONDS = 60.0
+
+
+class RunningService:
+    """One `hotplate serve` with all its processes."""
+
+    def __init__(self, repository: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--repository", str(repository)]
+        self.process = subprocess.Popen(
+            [*command, "--log-format", "json", "--device", "cpu", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | (environment or {}),
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines.extend(iter(self.process.stderr.readline, ""))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The log so far, line by line."""
+        return [json.loads(line) for line in list(self.lines) if line.startswith("{")]
+
+    @property
+    def url(self) -> str:
+        """Where the service listens."""
+        records = until(lambda: [r for r in self.records if r["message"].startswith("listening on ")], self.describe)
+        return str(records[0]["message"].removeprefix("listening on "))
+
+    def wait_until_ready(self) -> Self:
+        """Wait until every model is served."""
+        url = self.url
+        until(lambda: _status(f"{url}/readyz") == 200, self.describe)
+        return self
+
+    def describe(self) -> str:
+        """The end of the log, for a test that fails."""
+        return f"exit status {self.process.poll()}; log:\n" + "".join(self.lines[-30:])
+
+    def children(self, module: str) -> list[int]:
+        """The process ids of the children that run a module."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == self.process.pid and module.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except (OSError, ValueError, IndexError):
+                continue
+        return found
+
+    def terminate(self) -> None:
+        """Ask for a graceful end."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds: float = 30.0) -> int:
+        """Wait for the end and return the exit status."""
+        status = self.process.wait(seconds)
+        self._reader.join(5)
+        return status
+
+    def kill(self) -> None:
+        """End all its processes now; the children notice that their parent is gone."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+def until(condition: Callable[[], Any], describe: Callable[[], str] = str, seconds: float = START_SECONDS) -> Any:
+    """Poll until a condition holds and return what it gave; fail after a bounded time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"It did not come true within {seconds} s. {describe()}")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _status(address: str) -> int:
+    try:
+        return httpx.get(address, timeout=5).status_code
+    except httpx.TransportError:
+        return 0

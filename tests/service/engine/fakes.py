@@ -1,0 +1,83 @@
+"""A clock that tests turn, and an instance that computes when told: the batcher's seams."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from service.engine.batches import BatchBuffer
+from service.engine.instance import BatchOutcome
+
+
+@dataclass(order=True)
+class FakeTimer:
+    when: float
+    order: int
+    callback: Callable[[], None] = field(compare=False)
+    is_cancelled: bool = field(default=False, compare=False)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class FakeLoop:
+    """The batcher's scheduler, whose time passes only in `advance`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._order = itertools.count()
+        self._timers: list[FakeTimer] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> FakeTimer:
+        timer = FakeTimer(when, next(self._order), callback)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def call_soon(self, callback: Callable[[], None]) -> FakeTimer:
+        return self.call_at(self.now, callback)
+
+    def advance(self, seconds: float = 0.0) -> None:
+        """Let time pass and make every call that falls due."""
+        end = self.now + seconds
+        while self._timers and self._timers[0].when <= end:
+            timer = heapq.heappop(self._timers)
+            self.now = max(self.now, timer.when)
+            if not timer.is_cancelled:
+                timer.callback()
+        self.now = end
+
+
+class HeldInstance:
+    """Doubles every row of the input `x` into the output `y`, but only when told to."""
+
+    def __init__(self, loop: FakeLoop) -> None:
+        self._loop = loop
+        self._job: tuple[BatchBuffer, Callable[[BatchBuffer, BatchOutcome], None]] | None = None
+        self.sizes: list[int] = []
+
+    @property
+    def is_busy(self) -> bool:
+        return self._job is not None
+
+    def start(self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
+        assert self._job is None, "an instance was given a second batch"
+        self._job = (batch, on_done)
+        self.sizes.append(batch.num_rows)
+        self._started_at = self._loop.time()
+
+    def finish(self, outcome: BatchOutcome | None = None) -> None:
+        """Complete the batch in hand."""
+        assert self._job is not None
+        (batch, on_done), self._job = self._job, None
+        if outcome is None:
+            values = batch.arrays["x"][: batch.num_rows].astype(np.int64) * 2
+            outcome = BatchOutcome(self._started_at, 0.001, {"y": values})
+        on_done(batch, outcome)
+        self._loop.advance()
