@@ -46,7 +46,7 @@ async def serve(launch: Launch) -> None:
     client = EngineClient(launch.engine_socket, settings)
     app = create_app(settings, client, metrics, drain)
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         http=limited(settings),
         ws="none",
         lifespan="off",

@@ -27,7 +27,9 @@ from service.launch import MULTIPROC_VARIABLE
 from service.logs import configure_logging
 from service.settings import Settings
 
-app = typer.Typer(help="Serve the networks that Hotplate trained, and ask them.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Serve the networks that Hotplate trained, and ask them.", no_args_is_help=True, add_completion=False
+)
 models_app = typer.Typer(help="List the models of a running service, or show one's card.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
 console = Console()
@@ -85,7 +87,7 @@ def _options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
         option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False)
         if field.annotation is bool:
             option = typer.Option(f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}", help=help_text)
-        annotation = Annotated[_plain(field.annotation) | None, option]  # type: ignore[operator]
+        annotation: Any = Annotated.__class_getitem__((_plain(field.annotation) | None, option))  # type: ignore[attr-defined]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -77,6 +77,13 @@ class UnsupportedMedia(ServiceError):
     code = "unsupported_media_type"
 
 
+class HeadTooLarge(ServiceError):
+    """The request line and the headers together exceed the limit."""
+
+    status = 431
+    code = "head_too_large"
+
+
 class InvalidParameter(ServiceError):
     """A parameter is out of range, ill-typed or unknown."""
 

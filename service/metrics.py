@@ -7,6 +7,8 @@ any API process can answer a scrape for all of them (`exposition`). It does not 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -25,67 +27,53 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.requests = Counter(
-            "hotplate_requests", "Requests answered.", ("route", "model", "status"), registry=registry
+        self._declare_http()
+        self._declare_engine()
+        self._declare_processes()
+
+    def _declare_http(self) -> None:
+        self.requests = self._counter("requests", "Requests answered.", "route", "model", "status")
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time from a request's head to the last byte of its answer.", SECONDS, "route", "model"
         )
-        self.request_seconds = Histogram(
-            "hotplate_request_seconds",
-            "Time from the first byte of a request's head to the last byte of its answer.",
-            ("route", "model"),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.requests_in_flight = Gauge(
-            "hotplate_requests_in_flight",
-            "Requests being worked on; the signal to scale on.",
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.request_bytes = Counter("hotplate_request_bytes", "Body bytes received.", ("route",), registry=registry)
-        self.response_bytes = Counter("hotplate_response_bytes", "Body bytes sent.", ("route",), registry=registry)
-        self.decode_seconds = Histogram(
-            "hotplate_decode_seconds", "Time to decode and fit one picture.", buckets=SECONDS, registry=registry
-        )
-        self.queue_seconds = Histogram(
-            "hotplate_queue_seconds",
+        self.requests_in_flight = self._gauge("requests_in_flight", "Requests being worked on; the signal to scale on.")
+        self.request_bytes = self._counter("request_bytes", "Body bytes received.", "route")
+        self.response_bytes = self._counter("response_bytes", "Body bytes sent.", "route")
+        self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one picture.", SECONDS)
+
+    def _declare_engine(self) -> None:
+        self.queue_seconds = self._histogram(
+            "queue_seconds",
             "Time from a request's arrival at the engine to the start of its first batch.",
-            GRAPH_LABELS,
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
+            *GRAPH_LABELS,
         )
-        self.compute_seconds = Histogram(
-            "hotplate_compute_seconds", "Time to compute one batch.", GRAPH_LABELS, buckets=SECONDS, registry=registry
+        self.compute_seconds = self._histogram("compute_seconds", "Time to compute one batch.", SECONDS, *GRAPH_LABELS)
+        self.batch_size = self._histogram("batch_size", "Rows in one batch.", BATCH_SIZES, *GRAPH_LABELS)
+        self.rows = self._counter("rows", "Rows computed and answered.", *GRAPH_LABELS)
+        self.failures = self._counter(
+            "failures", "Requests that the engine refused, cancelled or failed, by reason.", *GRAPH_LABELS, "reason"
         )
-        self.batch_size = Histogram(
-            "hotplate_batch_size", "Rows in one batch.", GRAPH_LABELS, buckets=BATCH_SIZES, registry=registry
+        self.queue_depth = self._gauge("queue_depth", "Rows waiting.", *GRAPH_LABELS)
+        self.model_state = self._gauge(
+            "model_state", "1 for the state that a model version is in, else 0.", "model", "version", "state"
         )
-        self.rows = Counter("hotplate_rows", "Rows computed and answered.", GRAPH_LABELS, registry=registry)
-        self.failures = Counter(
-            "hotplate_failures",
-            "Requests that the engine refused, cancelled or failed, by reason.",
-            (*GRAPH_LABELS, "reason"),
-            registry=registry,
+
+    def _declare_processes(self) -> None:
+        self.engine_restarts = self._counter("engine_restarts", "Engine processes that died and were replaced.")
+        self.resident_bytes = self._gauge(
+            "process_resident_bytes", "Resident memory, summed over the processes of a kind.", "process"
         )
-        self.queue_depth = Gauge(
-            "hotplate_queue_depth", "Rows waiting.", GRAPH_LABELS, multiprocess_mode="livesum", registry=registry
-        )
-        self.model_state = Gauge(
-            "hotplate_model_state",
-            "1 for the state that a model version is in, else 0.",
-            ("model", "version", "state"),
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
-        self.engine_restarts = Counter(
-            "hotplate_engine_restarts", "Engine processes that died and were replaced.", registry=registry
-        )
-        self.resident_bytes = Gauge(
-            "hotplate_process_resident_bytes",
-            "Resident memory, summed over the processes of a kind.",
-            ("process",),
-            multiprocess_mode="livesum",
-            registry=registry,
-        )
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"hotplate_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        # Summed over the processes that live: the values of a dead one are gone with it.
+        return Gauge(f"hotplate_{name}", help_text, labels, multiprocess_mode="livesum", registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"hotplate_{name}", help_text, labels, buckets=buckets, registry=self.registry)
 
     def set_model_state(self, model: str, version: str, state: str) -> None:
         """Say which state a model version is in."""
@@ -103,8 +91,8 @@ class GraphMetrics:
         self.rows = metrics.rows.labels(*labels)
         self._compute_seconds = metrics.compute_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
-        self._failures = {}
-        self._bind_failure = lambda reason: metrics.failures.labels(*labels, reason)
+        self._failures: dict[str, Counter] = {}
+        self._bind_failure: Callable[[str], Counter] = partial(metrics.failures.labels, *labels)
         self.num_batches = 0
         self.num_rows = 0
         self.num_failures = 0
@@ -141,7 +129,7 @@ def exposition(registry: CollectorRegistry) -> bytes:
     if MULTIPROC_VARIABLE not in os.environ:
         return generate_latest(registry)
     combined = CollectorRegistry()
-    MultiProcessCollector(combined)
+    MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
     return generate_latest(combined)
 
 

@@ -29,7 +29,8 @@ class Settings(BaseSettings):
     )
     workers: Count = Field(1, description="API processes in front of the engine.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
-        "auto", description="Where networks run: `auto`, `cpu`, `cuda` or `cuda:1`. CUDA that cannot be had is an error."
+        "auto",
+        description="Where networks run: `auto`, `cpu`, `cuda` or `cuda:1`. CUDA that cannot be had is an error.",
     )
     repository: Path = Field(SHIPPED_REPOSITORY, description="Folder of models: `<model>/<version>/manifest.json`.")
     models: str = Field("", description="Comma-separated names of the models to serve; empty serves all.")

@@ -110,7 +110,7 @@ class Supervisor:
             started_at = loop.time()
             status = await child.run_once()
             assert child.process is not None
-            multiprocess.mark_process_dead(child.process.pid)
+            multiprocess.mark_process_dead(child.process.pid)  # type: ignore[no-untyped-call]
             if self._is_stopping:
                 return
             if status == EXIT_STARTUP:

@@ -1,4 +1,4 @@
-"""Builds small real ONNX classifiers with known weights, whose outputs NumPy can tell: what the engine's tests serve."""
+"""Builds small real ONNX classifiers with known weights, whose outputs NumPy can tell: what the tests serve."""
 
 from __future__ import annotations
 
@@ -102,10 +102,7 @@ def _serialize(nodes: list[onnx.NodeProto], initializers: dict[str, Any], shape:
         nodes,
         "linear",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", *shape])],
-        [
-            helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, ["batch", *spec.row_shape])
-            for spec in OUTPUTS
-        ],
+        [helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, ["batch", *spec.row_shape]) for spec in OUTPUTS],
         [numpy_helper.from_array(value, name) for name, value in initializers.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -1,1 +1,1 @@
-"""HTTP surfaces, one module each. They parse, await the engine and render; they know neither batches nor ONNX Runtime."""
+"""HTTP surfaces, one module each. They parse, await the engine and render; they know no batches."""

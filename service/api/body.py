@@ -96,7 +96,9 @@ def query_parameters(scope: Scope) -> dict[str, str]:
     if not scope["query_string"]:
         return {}
     try:
-        pairs = parse_qsl(scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32)
+        pairs = parse_qsl(
+            scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=32
+        )
     except ValueError as error:
         raise InvalidParameter("The query must be percent-encoded UTF-8 with at most 32 parameters.") from error
     return _unique(pairs)
@@ -143,7 +145,9 @@ def _checked(pictures: Pictures, settings: Settings) -> Pictures:
     if not pictures.encoded:
         raise InvalidParameter("There is no picture in the request; at least one is needed.")
     if len(pictures.encoded) > settings.max_images:
-        raise PayloadTooLarge(f"There are {len(pictures.encoded)} pictures; at most {settings.max_images} are accepted.")
+        raise PayloadTooLarge(
+            f"There are {len(pictures.encoded)} pictures; at most {settings.max_images} are accepted."
+        )
     return pictures
 
 

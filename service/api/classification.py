@@ -76,7 +76,7 @@ def _row_shape(model: ReadyModel) -> tuple[int, ...]:
 
 
 def _payload(rows: list[Pixels]) -> list[bytes | memoryview]:
-    return [memoryview(row).cast("B") for row in rows]
+    return [row.reshape(-1).data for row in rows]
 
 
 class Classify(ClassifierRoute):

@@ -78,7 +78,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 def classifier_request(*, explains: bool) -> dict[str, Any]:
     """The parameters and bodies that the classifier routes take."""
-    invert = {"type": "string", "enum": ["auto", "true", "false"], "default": "auto"}
+    invert: dict[str, Any] = {"type": "string", "enum": ["auto", "true", "false"], "default": "auto"}
     parameters = {"invert": invert}
     if explains:
         parameters |= {"top_k": {"type": "integer", "minimum": 1, "default": 5}, "explain": {"type": "boolean"}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from service.settings import Settings
 _encode = msgspec.json.Encoder().encode
 
 
-class InferenceRoute:
+class InferenceRoute(ABC):
     """Base of the routes on `/v1/models/{model}/...`: a plain ASGI application, for it is the hot path."""
 
     task = ""
@@ -42,9 +43,9 @@ class InferenceRoute:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    @abstractmethod
     async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Any:
         """The answer as JSON values; each route's own."""
-        raise AssertionError("A route must say what it answers.")
 
     def resolve(self, reference: str) -> ReadyModel:
         """The model, if it does this route's task.
@@ -88,6 +89,8 @@ def request_timeout_seconds(scope: Scope, settings: Settings) -> float:
                 seconds = math.nan
             if not 0 < seconds <= largest:
                 shown = value.decode("latin-1")[:40]
-                raise InvalidParameter(f"X-Request-Timeout is {shown!r}; it must be seconds, above 0 up to {largest:g}.")
+                raise InvalidParameter(
+                    f"X-Request-Timeout is {shown!r}; it must be seconds, above 0 up to {largest:g}."
+                )
             return seconds
     return settings.request_timeout_seconds

@@ -68,7 +68,7 @@ class BatchBuffer:
     def __init__(self, inputs: Sequence[TensorSpec], max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
         self.arrays: Arrays = {s.name: np.zeros((max_batch_size, *s.row_shape), s.dtype) for s in inputs}
-        self._flat = [(memoryview(a).cast("B"), a.nbytes // max_batch_size) for a in self.arrays.values()]
+        self._flat = [(a.reshape(-1).view(np.uint8).data, a.nbytes // max_batch_size) for a in self.arrays.values()]
         self.spans: list[Span] = []
         self.num_rows = 0
 

@@ -1,7 +1,7 @@
 """The engine's face in an API process: which models there are, and inference as an awaitable.
 
-It re-sends what was in flight once when the engine dies, and answers for it when it does not come back. It knows nothing
-of HTTP, nor of how the engine batches.
+It re-sends what was in flight once when the engine dies, and answers for it when it does not come back. It knows
+nothing of HTTP, nor of how the engine batches.
 """
 
 from __future__ import annotations

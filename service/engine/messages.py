@@ -80,7 +80,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):
-    """Every model version that the engine was asked to serve; sent on connecting, on each change (id 0) and on Describe."""
+    """Every model version that is wanted; sent on connecting, on each change (id 0) and on Describe."""
 
     id: int
     models: tuple[ModelStatus, ...]

@@ -62,7 +62,7 @@ def choose_device(wanted: str) -> Device:
         return Device("cuda") if has_cuda and os.path.exists("/dev/nvidiactl") else Device("cpu")
     if not has_cuda:
         raise StartupError(
-            f"--device {wanted} was asked for, but this ONNX Runtime offers {', '.join(ort.get_available_providers())}. "
+            f"--device {wanted} was asked for, but this ONNX Runtime has {', '.join(ort.get_available_providers())}. "
             "Install the extra 'gpu' instead of 'cpu', or choose --device cpu."
         )
     return Device("cuda", int(wanted.partition(":")[2] or 0))
@@ -148,8 +148,8 @@ class CpuRunner:
 class CudaRunner:
     """Runs a session on a CUDA device for one instance.
 
-    The batch is padded to a bucket, copied from pinned memory into device memory of its own, computed with every address
-    bound, and only wanted outputs come back. Two instances share the session: while one computes, the other copies.
+    The batch is padded to a bucket, copied from pinned memory into device memory of its own, computed with every
+    address bound, and only wanted outputs come back. Two instances share the session: while one computes, the other copies.
     """
 
     def __init__(

@@ -44,7 +44,8 @@ class PeerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand every complete message to the engine."""
-        assert self._peer is not None and self._transport is not None
+        assert self._peer is not None
+        assert self._transport is not None
         try:
             for message, payload in self._reader.feed(data):
                 self._engine.handle(self._peer, message, payload)

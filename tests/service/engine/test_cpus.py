@@ -12,7 +12,12 @@ HOST_CPUS = len(os.sched_getaffinity(0))
 
 @pytest.mark.parametrize(
     ("quota", "expected"),
-    [("max 100000", HOST_CPUS), ("50000 100000", 1), ("150000 100000", min(2, HOST_CPUS)), ("10000000 100000", HOST_CPUS)],
+    [
+        ("max 100000", HOST_CPUS),
+        ("50000 100000", 1),
+        ("150000 100000", min(2, HOST_CPUS)),
+        ("10000000 100000", HOST_CPUS),
+    ],
 )
 def test_the_quota_of_cgroup_v2_bounds_the_cpus(tmp_path: Path, quota: str, expected: int) -> None:
     (tmp_path / "cpu.max").write_text(quota + "\n")

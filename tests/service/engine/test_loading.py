@@ -103,7 +103,7 @@ def test_golden_outputs_of_another_shape_are_rejected(folder: Path) -> None:
     outputs: dict[str, Any] = {**network.outputs(images), "embedding": np.zeros((2, 99), np.float32)}
     write_golden(folder, {"model": Golden({"image": images}, outputs)})
 
-    with pytest.raises(VersionRejected, match="deviates .* by inf"):
+    with pytest.raises(VersionRejected, match=r"deviates .* by inf"):
         load_version(folder, SETTINGS, CPU)
 
 

@@ -1,0 +1,137 @@
+"""Imports run one way: loadtests -> HTTP -> service -> models <- training, and within the service HTTP above engine."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STANDARD = set(sys.stdlib_module_names)
+OWN = {"service", "models", "training", "loadtests", "tests"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield node.module or ""
+
+
+def offending(package: str, forbidden: set[str]) -> list[str]:
+    return [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in modules(package)
+        for name in imports(file)
+        if name.split(".")[0] in forbidden or name in forbidden
+    ]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("service", {"torch", "onnx", "onnxscript", "training", "loadtests", "tests", "pickle", "marshal", "dill"}),
+        ("models", OWN - {"models"} | {"torch", "onnx", "onnxruntime", "fastapi", "pickle"}),
+        ("training", {"service", "loadtests", "tests", "pickle"}),
+        ("loadtests", {"service", "training", "tests", "torch", "pickle"}),
+        ("service/tasks", {"fastapi", "starlette", "uvicorn", "service.api", "service.engine", "onnxruntime"}),
+        ("service/engine", {"fastapi", "starlette", "uvicorn", "service.api", "service.app"}),
+        ("service/api", {"onnxruntime", "service.engine.engine", "service.engine.worker", "service.engine.runtime"}),
+    ],
+)
+def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
+    assert offending(package, forbidden) == []
+
+
+def test_the_contract_needs_only_numpy_and_pillow() -> None:
+    allowed = STANDARD | {"models", "numpy", "PIL"}
+
+    assert [f"{f.name}: {n}" for f in modules("models") for n in imports(f) if n.split(".")[0] not in allowed] == []
+
+
+def test_the_scheduler_decides_without_a_clock_or_io() -> None:
+    names = set(imports(ROOT / "service" / "engine" / "scheduling.py"))
+
+    assert names <= {"__future__", "math", "collections.abc", "dataclasses"}
+
+
+def test_there_is_no_import_cycle() -> None:
+    graph = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): set(imports(file))
+        for package in ("service", "models", "training", "loadtests")
+        for file in modules(package)
+    }
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        for name in sorted(graph.get(module, ())):
+            if name in graph and name not in done:
+                visit(name, (*path, module))
+        done.add(module)
+
+    done: set[str] = set()
+    for module in graph:
+        visit(module, ())
+
+
+def test_the_service_runs_without_torch_in_memory() -> None:
+    parts = "service.cli, service.supervisor, service.api_process, service.engine.worker"
+    code = f"import sys, {parts}; print('torch' in sys.modules)"
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert shown.stdout.strip() == "False"
+
+
+def test_every_module_says_what_it_owns() -> None:
+    packages = ("service", "models", "training", "loadtests")
+    silent = [
+        str(f)
+        for p in packages
+        for f in modules(p)
+        if f.stat().st_size and not ast.get_docstring(ast.parse(f.read_text()))
+    ]
+
+    assert silent == []
+
+
+def test_files_and_functions_stay_small() -> None:
+    large = []
+    for package in ("service", "models", "training", "loadtests"):
+        for file in modules(package):
+            text = file.read_text()
+            if text.count("\n") > 320:
+                large.append(f"{file.relative_to(ROOT)}: {text.count(chr(10))} lines")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                    length = node.end_lineno - node.lineno
+                    if length > 45:
+                        large.append(f"{file.relative_to(ROOT)}: {node.name} has {length} lines")
+
+    assert large == []
+
+
+def test_both_runtimes_are_never_asked_for_together() -> None:
+    import tomllib
+
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    holders = {name: [d for d in wanted if d.startswith("onnxruntime")] for name, wanted in extras.items()}
+
+    assert {name for name, found in holders.items() if found} == {"cpu", "gpu"}
+
+
+def test_the_shipped_models_stay_within_their_budget() -> None:
+    files = [f for f in (ROOT / "models" / "repository").rglob("*") if f.is_file()]
+
+    assert sum(f.stat().st_size for f in files) < 100e6
+    assert all(f.stat().st_size < 30e6 for f in files)
