@@ -16,9 +16,10 @@ from service import __version__
 from service.api import problems
 from service.api.catalog import catalog_router
 from service.api.classification import Classify, Embed
-from service.api.documentation import PROBLEMS, Classified, Embedded, classifier_request
+from service.api.documentation import ANY_PROBLEM, PROBLEMS, Classified, Embedded, classifier_request
 from service.api.envelope import Drain, Envelope
 from service.api.health import health_router
+from service.api.hotpath import HotPath, hot_path
 from service.engine.client import EngineClient
 from service.errors import ServiceError
 from service.metrics import Metrics
@@ -32,6 +33,8 @@ def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain
         version=__version__,
         description="Batched inference for the networks that this project trains.",
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the caller's Host header
+        responses=ANY_PROBLEM,
     )
     app.add_exception_handler(ServiceError, problems.on_service_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
@@ -40,11 +43,11 @@ def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain
     decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
     classify = Classify(client, settings, metrics, decoders)
     embed = Embed(client, settings, metrics, decoders)
-    _add_hot_route(app, "/v1/models/{model}/classify", classify, Classified, classifier_request(explains=True))
-    _add_hot_route(app, "/v1/models/{model}/embed", embed, Embedded, classifier_request(explains=False))
+    _add_hot_route(app, hot_path("classify"), classify, Classified, classifier_request(explains=True))
+    _add_hot_route(app, hot_path("embed"), embed, Embedded, classifier_request(explains=False))
     app.include_router(catalog_router(client))
     app.include_router(health_router(client, metrics, drain))
-    return Envelope(app, settings, metrics, drain)
+    return Envelope(HotPath(app, {"classify": classify, "embed": embed}), settings, metrics, drain)
 
 
 def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, answer: Any, request: dict[str, Any]) -> None:

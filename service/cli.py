@@ -32,7 +32,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="List the models of a running service, or show one's card.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
-console = Console()
+console = Console(markup=False)  # what a service says is shown as it is
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
@@ -192,13 +192,14 @@ def _ask(method: str, address: str, **arguments: Any) -> Any:
         raise _fail(f"{address!r} is not an address: {error}.", 2) from error
     except httpx.TransportError as error:
         raise _fail(f"No service answers at {address}: {error}. Start one with `hotplate serve`.") from error
-    if response.is_success:
-        return response.json()
     try:
-        detail = response.json()["detail"]
-    except (ValueError, KeyError):
-        detail = response.text[:200]
-    raise _fail(f"{response.status_code}: {detail}")
+        answer = response.json()
+        if response.is_success:
+            return answer
+        detail = answer["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = f"the answer is not Hotplate's: {response.text[:200]!r}"
+    raise _fail(f"{response.status_code} at {address}: {detail}")
 
 
 # --- bench ---

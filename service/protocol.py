@@ -10,13 +10,14 @@ import asyncio
 import secrets
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.exchange import exchange_of
 from service.api.problems import problem_response
+from service.coalescing import CoalescingTransport
 from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, ServiceError
 from service.settings import Settings
 
@@ -42,7 +43,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a whole head within the time for one."""
-        super().connection_made(transport)
+        # Head and body of an answer leave in one write.
+        super().connection_made(cast(asyncio.Transport, CoalescingTransport(transport, self.loop)))
         self._expect("head")
 
     def data_received(self, data: bytes) -> None:

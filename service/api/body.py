@@ -6,6 +6,7 @@ It knows HTTP bodies and nothing of what a picture becomes.
 from __future__ import annotations
 
 import binascii
+import json
 import re
 from base64 import b64decode
 from collections.abc import AsyncGenerator
@@ -33,6 +34,7 @@ _ACCEPTED = (
     "for one raw tensor, application/octet-stream"
 )
 _MAX_FIELD_BYTES = 4096
+_PLACE = re.compile(r"at `(\$[^`]{0,60})`$")
 
 
 @dataclass(slots=True)
@@ -107,8 +109,8 @@ def query_parameters(scope: Scope) -> dict[str, str]:
 def _unique(pairs: list[tuple[str, str]]) -> dict[str, str]:
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise InvalidParameter(f"The parameters {sorted({n for n in names if names.count(n) > 1})} are given twice.")
+        shown = ", ".join(_repeated([name for name, _ in pairs]))
+        raise InvalidParameter(f"Parameters are given twice: {shown}.")
     return parameters
 
 
@@ -155,9 +157,10 @@ def _from_json(body: bytes, settings: Settings) -> Pictures:
     try:
         fields = _json_decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidParameter(f"The JSON body does not fit: {error}.") from error
+        raise InvalidParameter(_misfit(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest("The body is not valid JSON.") from error
+    _check_names(body)
     pictures = Pictures()
     for index, text in enumerate(fields.images):
         try:
@@ -169,6 +172,27 @@ def _from_json(body: bytes, settings: Settings) -> Pictures:
         if value is not None:
             pictures.parameters[name] = str(value).lower()
     return _checked(pictures, settings)
+
+
+def _misfit(error: msgspec.ValidationError) -> str:
+    """What is wrong in our words; of the decoder's we take the place alone, which names only members that we know."""
+    found = _PLACE.search(str(error))
+    place = f" at {found[1]}" if found else ""
+    return (
+        f"The JSON body does not fit{place}; it must be an object of `images`, a list of base64 texts, "
+        "and, if wanted, `top_k`, `explain` and `invert`."
+    )
+
+
+def _check_names(body: bytes) -> None:
+    """Refuse a member given twice, which the fast decoder does not see; the body is known to be flat by now."""
+    names = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
+    if len(set(names)) < len(names):
+        raise InvalidParameter(f"JSON members are given twice: {', '.join(_repeated(names))}.")
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({ascii(name[:60]) for name in names if names.count(name) > 1})
 
 
 async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> Pictures:
@@ -186,17 +210,17 @@ async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> Pic
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise MalformedRequest(
-            f"The body is not valid multipart/form-data with at most {settings.max_images} files."
-        ) from error
-    except (KeyError, ValueError, IndexError, AssertionError) as error:
+        if error.message.startswith("Too many files"):
+            raise PayloadTooLarge(f"At most {settings.max_images} pictures are accepted.") from error
+        raise MalformedRequest("The body is not valid multipart/form-data.") from error
+    except (LookupError, ValueError, AssertionError) as error:
         raise MalformedRequest("The body is not valid multipart/form-data.") from error
     pictures = Pictures()
     fields: list[tuple[str, str]] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if name != "file":
-                raise InvalidParameter(f"The file field is named {name!r}; it must be named 'file'.")
+                raise InvalidParameter(f"The file field is named {name[:60]!a}; it must be named 'file'.")
             pictures.encoded.append(await value.read())
             await value.close()
         else:

@@ -8,6 +8,7 @@ import msgspec
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from service.api.documentation import MODEL_PROBLEMS
 from service.engine.client import EngineClient
 from service.engine.messages import ModelStatus
 from service.errors import UnknownModel
@@ -92,7 +93,7 @@ def catalog_router(client: EngineClient) -> APIRouter:
         """List the model versions, ready or not."""
         return ModelList(data=[_listed(status) for status in client.statuses])
 
-    @router.get("/{model}")
+    @router.get("/{model}", responses=MODEL_PROBLEMS)
     async def show_model(model: str) -> ModelCard:
         """Show the card of `name` or `name@version`."""
         name, at, version = model.partition("@")

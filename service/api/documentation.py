@@ -65,12 +65,18 @@ _STATUSES = {
     503: "The model is not ready, the queue is full or the deadline cannot be met; see Retry-After.",
     504: "The deadline passed.",
 }
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": text,
-        "content": {"application/problem+json": {"schema": Problem.model_json_schema()}},
-    }
-    for status, text in _STATUSES.items()
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = Problem.model_json_schema()
+    return {"description": description, "content": {"application/problem+json": {"schema": schema}}}
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(text) for status, text in _STATUSES.items()}
+ANY_PROBLEM: dict[int | str, dict[str, Any]] = {"default": _problem("Any other error, in the same form.")}
+MODEL_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    404: PROBLEMS[404],
+    503: _problem("The engine is starting; its models are not known yet."),
 }
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest
 from models.strict import build
+from service.coalescing import CoalescingTransport
 from service.engine.batches import Arrays, Receipt
 from service.engine.messages import (
     Cancel,
@@ -78,7 +79,7 @@ class EngineClient:
         self._socket_path = socket_path
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
+        self._transport: CoalescingTransport | None = None
         self._calls: dict[int, Call] = {}
         self._descriptions: dict[int, asyncio.Future[tuple[ModelStatus, ...]]] = {}
         self._last_id = 0
@@ -101,7 +102,7 @@ class EngineClient:
                 continue
             await self._lost.wait()
 
-    def connected(self, transport: asyncio.Transport) -> None:
+    def connected(self, transport: CoalescingTransport) -> None:
         """Start to use a new connection; calls wait until the engine says that their model is ready."""
         self._transport = transport
         self._lost.clear()
@@ -295,7 +296,8 @@ class _Connection(asyncio.Protocol):
         self._reader = FrameReader()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._client.connected(cast(asyncio.Transport, transport))
+        loop = asyncio.get_running_loop()
+        self._client.connected(CoalescingTransport(cast(asyncio.Transport, transport), loop))
 
     def data_received(self, data: bytes) -> None:
         for message, payload in self._reader.feed(data):

@@ -149,7 +149,8 @@ class CudaRunner:
     """Runs a session on a CUDA device for one instance.
 
     The batch is padded to a bucket, copied from pinned memory into device memory of its own, computed with every
-    address bound, and only wanted outputs come back. Two instances share the session: while one computes, the other copies.
+    address bound, and only wanted outputs come back. Two instances share the session: while one computes, the other
+    copies.
     """
 
     def __init__(

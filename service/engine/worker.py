@@ -14,6 +14,7 @@ from typing import cast
 
 import uvloop
 
+from service.coalescing import CoalescingTransport
 from service.engine.engine import Engine, Peer
 from service.engine.messages import FrameError, FrameReader
 from service.engine.repository import find_versions
@@ -29,17 +30,18 @@ RESIDENT_INTERVAL_SECONDS = 5.0
 
 
 class PeerConnection(asyncio.Protocol):
-    """One API process's connection: bytes to messages. The loop writes a turn's frames together."""
+    """One API process's connection: bytes to messages; the answers of a batch leave in one write."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._reader = FrameReader()
-        self._transport: asyncio.Transport | None = None
+        self._transport: CoalescingTransport | None = None
         self._peer: Peer | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Introduce the peer to the engine."""
-        self._transport = cast(asyncio.Transport, transport)
+        loop = asyncio.get_running_loop()
+        self._transport = CoalescingTransport(cast(asyncio.Transport, transport), loop)
         self._peer = self._engine.connect(self._transport.write)
 
     def data_received(self, data: bytes) -> None:
