@@ -80,14 +80,23 @@ def _relief(grey: Pixels) -> NDArray[np.float32]:
 
 
 def _bounding_box(relief: NDArray[np.float32]) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of the object; rows and columns that hold only a speck do not count."""
+    """Top, bottom, left and right of the object."""
     is_object = relief > _OBJECT_LEVEL
-    speck = max(relief.shape) // 100
-    rows = np.flatnonzero(is_object.sum(axis=1) > speck)
-    columns = np.flatnonzero(is_object.sum(axis=0) > speck)
-    if not len(rows) or not len(columns):
+    if not is_object.any():
         return None
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    top, bottom = _extent(is_object.sum(axis=1))
+    left, right = _extent(is_object.sum(axis=0))
+    return top, bottom, left, right
+
+
+def _extent(counts: NDArray[Any]) -> tuple[int, int]:
+    """The first line of the object and the one behind its last, by the pixels in each line.
+
+    Lines with no more than a speck of dust do not count, unless the object itself is that thin.
+    """
+    speck = min(len(counts) // 100, int(np.median(counts[counts > 0])) // 2)
+    lines = np.flatnonzero(counts > speck)
+    return int(lines[0]), int(lines[-1]) + 1
 
 
 def _placed(tile: Pixels, height: int, width: int, margin: float) -> Pixels:

@@ -20,7 +20,6 @@ from models import backgrounds
 from models.image_header import Format, Header, ImageError, ImageLimits, read_header, read_size
 
 __all__ = [
-    "Image",
     "ImageError",
     "ImageLimits",
     "Invert",

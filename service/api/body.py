@@ -103,10 +103,14 @@ def query_parameters(scope: Scope) -> dict[str, str]:
         )
     except ValueError as error:
         raise InvalidParameter("The query must be percent-encoded UTF-8 with at most 32 parameters.") from error
-    return _unique(pairs)
+    return unique(pairs)
 
 
-def _unique(pairs: list[tuple[str, str]]) -> dict[str, str]:
+def unique(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """The parameters as a mapping.
+
+    Raises: InvalidParameter for one given twice.
+    """
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
         shown = ", ".join(_repeated([name for name, _ in pairs]))
@@ -225,5 +229,5 @@ async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> Pic
             await value.close()
         else:
             fields.append((name, value))
-    pictures.parameters = _unique(fields)
+    pictures.parameters = unique(fields)
     return _checked(pictures, settings)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from starlette.types import Receive
 
 from models.images import ImageLimits, Invert
-from service.api.body import Pictures, media_type_of, query_parameters, read_body, read_pictures
+from service.api.body import Pictures, media_type_of, query_parameters, read_body, read_pictures, unique
 from service.api.exchange import Exchange, Scope
 from service.api.inference import InferenceRoute
 from service.engine.client import EngineClient, ReadyModel
@@ -50,7 +50,7 @@ class ClassifierRoute(InferenceRoute):
         body = await read_body(scope, receive, self.settings.max_body_bytes)
         exchange.request_bytes = len(body)
         pictures = await read_pictures(media_type, header, body, prod(_row_shape(model)), self.settings)
-        pictures.parameters = query_parameters(scope) | pictures.parameters
+        pictures.parameters = unique([*query_parameters(scope).items(), *pictures.parameters.items()])
         return pictures
 
     async def rows(self, model: ReadyModel, pictures: Pictures, invert: Invert) -> list[Pixels]:

@@ -139,7 +139,7 @@ class Batcher:
         if self._limits.max_queue_delay_seconds:
             seconds = self._cost.scaled(self._drift).seconds(self._filling.num_rows)
             slack = min(span.request.deadline for span in self._filling.spans) - now - seconds
-        return scheduling.decide(self._filling.num_rows, now - oldest.arrival, slack, True, self._limits)
+        return scheduling.decide(self._filling.num_rows, now - oldest.arrival, slack, len(self._idle), self._limits)
 
     def _dispatch(self, now: float) -> None:
         batch, self._filling = self._filling, self._free.pop()

@@ -21,7 +21,7 @@ from service.engine.instance import ThreadInstance, as_bytes
 from service.engine.loading import LoadedVersion, VersionRejected, load_version
 from service.engine.messages import Cancel, Describe, Description, Failure, Infer, Message, ModelStatus, Result, frame
 from service.engine.runtime import Device
-from service.engine.scheduling import Limits
+from service.engine.scheduling import Limits, efficient_rows
 from service.errors import InferenceFailed, InvalidParameter, ModelNotReady, ServiceError
 from service.metrics import GraphMetrics, Metrics
 from service.settings import Settings
@@ -107,6 +107,7 @@ class Engine:
                 self._settings.max_queue_delay_seconds,
                 self._settings.max_queue_rows,
                 len(instances),
+                efficient_rows(graph.bucket_seconds),
             )
             batcher = Batcher(graph.graph.inputs, instances, limits, graph.cost, self._loop, metrics)
             graphs[name] = ServedGraph(graph.graph, batcher, metrics)

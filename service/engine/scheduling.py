@@ -21,6 +21,7 @@ class Limits:
     max_queue_delay_seconds: float
     max_queue_rows: int
     num_instances: int = 1
+    efficient_rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +62,21 @@ class Refusal:
 
 
 def decide(
-    waiting_rows: int, oldest_age_seconds: float, tightest_slack_seconds: float, has_idle_instance: bool, limits: Limits
+    waiting_rows: int, oldest_age_seconds: float, tightest_slack_seconds: float, num_idle: int, limits: Limits
 ) -> Dispatch | Wait:
     """Decide whether the queued rows leave now.
 
-    Work-conserving: with no delay configured an idle instance takes whatever is queued. Otherwise it waits for a full
-    batch, at most until the oldest request has waited the delay or the tightest deadline leaves no slack.
+    Work-conserving: with no delay configured an idle device takes whatever is queued. Otherwise it waits for a full
+    batch, at most until the oldest request has waited the delay or the tightest deadline leaves no slack. While one
+    instance computes, another joins in only for a batch of `efficient_rows`: several small batches at once would cost
+    more than they hasten, and the rows leave in any case when the running batch is done.
     """
-    if not waiting_rows or not has_idle_instance:
+    if not waiting_rows or not num_idle:
         return Wait(None)
     if waiting_rows >= limits.max_batch_size:
         return Dispatch()
+    if num_idle < limits.num_instances and waiting_rows < limits.efficient_rows:
+        return Wait(None)
     remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
     return Dispatch() if remaining_seconds <= CLOCK_RESOLUTION_SECONDS else Wait(remaining_seconds)
 
@@ -103,6 +108,12 @@ def expected_seconds(num_rows: int, waiting_rows: int, computing_rows: int, cost
 def bucket_for(num_rows: int, buckets: Sequence[int]) -> int:
     """The smallest bucket that holds `num_rows`; the buckets rise and the last one holds any batch."""
     return next(bucket for bucket in buckets if bucket >= num_rows)
+
+
+def efficient_rows(seconds_by_bucket: Mapping[int, float], tolerance: float = 1.2) -> int:
+    """The smallest measured batch whose rows cost at most `tolerance` times those of the best batch."""
+    best = min(seconds / size for size, seconds in seconds_by_bucket.items())
+    return min(size for size, seconds in seconds_by_bucket.items() if seconds / size <= tolerance * best)
 
 
 def fit_cost(seconds_by_bucket: Mapping[int, float]) -> Cost:

@@ -18,7 +18,7 @@ def small_results() -> Results:
     """A run of two cells."""
     batches = Histogram({"8.0": 3.0, "32.0": 1.0}, 50.0)
     cells = [
-        Cell(name, LIGHT, RAW, 64, [Round(rate, 1.0, 2.0, 0, 1.5, 1000.0, None, sizes)])
+        Cell(name, LIGHT, RAW, 64, [Round(rate, 1.0, 2.0, 0, 1.5, 1000.0, None, 0.3 if sizes is None else 0.02, sizes)])
         for name, rate, sizes in ((SERVICE, 750.0, batches), ("litserve", 100.0, None))
     ]
     bare = {LIGHT: [{"setting": "b", "images_per_second": 1000.0, "p50_ms": 1.0, "threads": 1, "instances": 1}]}
@@ -55,6 +55,7 @@ def test_tables_tell_what_was_reached_and_what_was_not_measured() -> None:
     assert "hotplate / litserve, fashion-mnist, raw, 64 callers: 7.50" in text
     assert "mosec: pip failed: no such package" in text
     assert "<=8:75%" in text
+    assert "1 of 2 rounds lie between bare bursts that differ by more than 15%" in text
 
 
 def test_a_run_is_written_as_json_and_as_a_chart(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ def measured(
     server: str, rates: list[float], concurrency: int = 64, bare: float = 1000.0, media_type: str = RAW
 ) -> Cell:
     """A cell whose rounds differ in their rate only."""
-    rounds = [Round(rate, 1.5, 3.0, 0, 1.0, bare, 1.2 if concurrency == 1 else None, None) for rate in rates]
+    rounds = [Round(rate, 1.5, 3.0, 0, 1.0, bare, 1.2 if concurrency == 1 else None, 0.0, None) for rate in rates]
     return Cell(server, LIGHT, media_type, concurrency, rounds)
 
 
@@ -51,7 +51,7 @@ def test_nothing_measured_is_nothing_reached() -> None:
 
 
 def test_every_target_is_judged_when_all_was_measured() -> None:
-    heavy = Cell(SERVICE, HEAVY, RAW, 16, [Round(57.0, 250.0, 400.0, 0, 2.0, 60.0, None, None)])
+    heavy = Cell(SERVICE, HEAVY, RAW, 16, [Round(57.0, 250.0, 400.0, 0, 2.0, 60.0, None, 0.0, None)])
     cells = [
         measured(SERVICE, [750.0]),
         measured(SERVICE, [500.0], concurrency=1),

@@ -17,7 +17,9 @@ from tests.models.samples import encoded, noise, png_chunk, sample
 from tests.models.test_image_header import exif
 
 SAMPLES = ["ankle_boot.png", "shirt.png", "ship.jpg", "ankle_boot_on_paper.jpg", "running_shoe.webp"]
-LIBRARY_WORDS = re.compile(r"0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|truncated|libpng|zlib|unpack|cannot", re.IGNORECASE)
+LIBRARY_WORDS = re.compile(
+    r"0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|truncated|libpng|zlib|unpack|cannot", re.IGNORECASE
+)
 
 
 @pytest.mark.parametrize("name", ["ankle_boot.png", "shirt.png", "seven.png"])

@@ -15,6 +15,7 @@ from service.engine.scheduling import (
     bucket_for,
     decide,
     drifted,
+    efficient_rows,
     expected_seconds,
     fit_cost,
 )
@@ -25,35 +26,48 @@ FOREVER = float("inf")
 
 
 def test_an_idle_instance_takes_a_single_row_at_once() -> None:
-    assert decide(1, 0.0, FOREVER, True, GREEDY) == Dispatch()
+    assert decide(1, 0.0, FOREVER, 1, GREEDY) == Dispatch()
 
 
 def test_nothing_leaves_while_every_instance_computes() -> None:
-    assert decide(8, 5.0, FOREVER, False, GREEDY) == Wait(None)
+    assert decide(8, 5.0, FOREVER, 0, GREEDY) == Wait(None)
 
 
 def test_an_empty_queue_waits_for_an_event() -> None:
-    assert decide(0, 0.0, FOREVER, True, GREEDY) == Wait(None)
+    assert decide(0, 0.0, FOREVER, 1, GREEDY) == Wait(None)
 
 
 def test_a_full_batch_leaves_without_waiting() -> None:
-    assert decide(8, 0.0, FOREVER, True, PATIENT) == Dispatch()
+    assert decide(8, 0.0, FOREVER, 1, PATIENT) == Dispatch()
 
 
 def test_the_window_is_measured_from_the_oldest_request() -> None:
-    decision = decide(3, 0.004, FOREVER, True, PATIENT)
+    decision = decide(3, 0.004, FOREVER, 1, PATIENT)
 
     assert isinstance(decision, Wait)
     assert decision.seconds == pytest.approx(0.006)
 
 
 def test_a_part_batch_leaves_when_the_window_ends() -> None:
-    assert decide(3, 0.010, FOREVER, True, PATIENT) == Dispatch()
+    assert decide(3, 0.010, FOREVER, 1, PATIENT) == Dispatch()
 
 
 def test_a_tight_deadline_ends_the_window_early() -> None:
-    assert decide(3, 0.0, 0.002, True, PATIENT) == Wait(0.002)
-    assert decide(3, 0.0, -0.001, True, PATIENT) == Dispatch()
+    assert decide(3, 0.0, 0.002, 1, PATIENT) == Wait(0.002)
+    assert decide(3, 0.0, -0.001, 1, PATIENT) == Dispatch()
+
+
+def test_a_second_instance_joins_in_only_for_an_efficient_batch() -> None:
+    two = Limits(8, 0.0, 16, num_instances=2, efficient_rows=4)
+
+    assert decide(3, 0.0, FOREVER, 2, two) == Dispatch()
+    assert decide(3, 0.0, FOREVER, 1, two) == Wait(None)
+    assert decide(4, 0.0, FOREVER, 1, two) == Dispatch()
+
+
+def test_a_batch_is_efficient_when_its_rows_cost_little_more_than_the_cheapest() -> None:
+    assert efficient_rows({1: 1.0, 2: 1.2, 4: 1.6, 8: 2.8}) == 4
+    assert efficient_rows({1: 0.5, 2: 1.0, 4: 2.0}) == 1
 
 
 def test_a_request_is_admitted_while_the_queue_has_room() -> None:

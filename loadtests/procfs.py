@@ -1,0 +1,76 @@
+"""What a tree of processes uses, read from /proc (Linux): CPU seconds, resident and proportional memory.
+
+It knows only process ids. Source: proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_MEBI = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of a tree; `pss_mib` shares common pages out, `rss_mib` counts them once a process."""
+
+    rss_mib: float
+    pss_mib: float
+
+
+def _stat_fields(pid: int) -> list[str]:
+    # The command name may hold spaces and brackets, so the fields are counted from the last bracket.
+    return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+
+
+def process_tree(root: int) -> list[int]:
+    """The process `root` and all its living descendants."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                children.setdefault(int(_stat_fields(int(entry.name))[1]), []).append(int(entry.name))
+            except (OSError, IndexError):
+                continue
+    tree = [root]
+    for pid in tree:
+        tree.extend(children.get(pid, ()))
+    return tree
+
+
+def cpu_seconds(root: int) -> float:
+    """User and system time that the living processes of the tree have used so far."""
+    ticks = 0
+    for pid in process_tree(root):
+        try:
+            fields = _stat_fields(pid)
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / _TICKS_PER_SECOND
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in ticks since boot: tells it from a later one with the same id."""
+    try:
+        return int(_stat_fields(pid)[19])
+    except (OSError, IndexError):
+        return None
+
+
+def memory(root: int) -> Memory:
+    """The memory of the tree now."""
+    rss_kib = pss_kib = 0
+    for pid in process_tree(root):
+        try:
+            lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:] if line.endswith("kB")}
+        rss_kib += sizes.get("Rss", 0)
+        pss_kib += sizes.get("Pss", 0)
+    return Memory(rss_kib * 1024 / _MEBI, pss_kib * 1024 / _MEBI)

@@ -1,0 +1,146 @@
+"""Starts servers as processes, waits until they answer, and ends them and their children, by process id.
+
+It knows HTTP and processes, not models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from loadtests import procfs
+
+ROOT = Path(__file__).resolve().parent.parent
+_STOP_SECONDS = 10.0
+
+
+class ServerError(RuntimeError):
+    """A server did not start or gave a wrong reply; the message quotes its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server: where it listens, the process it started as, and how long it took to be ready."""
+
+    name: str
+    port: int
+    pid: int
+    ready_seconds: float
+    log: Path
+
+    def url(self, path: str) -> str:
+        """The address of `path` on this server."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def end_on_sigterm() -> None:
+    """Treat SIGTERM as Ctrl-C, so that `running` ends its servers: they would outlive this process otherwise."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def fetch(
+    url: str, body: bytes | None = None, media_type: str = "", timeout_seconds: float = 10.0
+) -> tuple[int, bytes]:
+    """GET `url`, or POST `body` to it: the status, and the reply's body whatever the status is.
+
+    Raises: OSError when nobody answers.
+    """
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": media_type} if media_type else {})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_seconds) as reply:
+            return int(reply.status), bytes(reply.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def hotplate_command(repository: Path, port: int, *options: str) -> list[str]:
+    """The command that serves `repository`, from the interpreter's own folder."""
+    script = Path(sys.executable).with_name("hotplate")
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--repository", str(repository)]
+    return [str(script), "serve", *flags, *options]
+
+
+def _log_tail(log: Path) -> str:
+    return log.read_text(errors="replace").strip()[-1500:] or "(its log is empty)"
+
+
+def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log: Path, limit_seconds: float) -> None:
+    deadline = time.monotonic() + limit_seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(f"{name} ended with status {process.returncode} before it was ready:\n{_log_tail(log)}")
+        with contextlib.suppress(OSError):
+            if fetch(url, timeout_seconds=2.0)[0] == 200:
+                return
+        time.sleep(0.02)
+    raise ServerError(f"{name} was not ready after {limit_seconds:.0f} s:\n{_log_tail(log)}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    tree = {pid: procfs.start_ticks(pid) for pid in procfs.process_tree(process.pid)}
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_STOP_SECONDS)
+    for pid, started in tree.items():
+        # The start time guards against an id that was given to somebody else in the meantime.
+        if started is not None and procfs.start_ticks(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextlib.contextmanager
+def running(
+    name: str, command: Sequence[str], port: int, ready_path: str, logs: Path, limit_seconds: float = 60.0
+) -> Iterator[Server]:
+    """Run `command` until the block ends; it gets a session of its own, so Ctrl-C reaches only the caller.
+
+    Raises: ServerError when it ends early or is not ready in time.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{name.replace(' ', '-')}.log"
+    started = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+        )
+    try:
+        _wait_until_ready(name, process, f"http://127.0.0.1:{port}{ready_path}", log, limit_seconds)
+        yield Server(name, port, process.pid, time.monotonic() - started, log)
+    finally:
+        _stop(process)
+
+
+def require_answer(server: Server, path: str, body: bytes, media_type: str) -> bytes:
+    """Post once and return the reply.
+
+    Raises: ServerError when the status is not 200 or the reply is empty.
+    """
+    status, reply = fetch(server.url(path), body, media_type, timeout_seconds=30.0)
+    if status != 200 or not reply:
+        raise ServerError(f"{server.name} answered {status} to {len(body)} bytes of {media_type}: {reply[:300]!r}.")
+    return reply

@@ -1,0 +1,68 @@
+"""Golden rows survive the file, repeat to any batch, and tell a difference from NaN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.golden import Golden, largest_error, read_golden, write_golden
+from models.manifest import GOLDEN_FILE
+
+ENCODER = Golden(
+    {"image": np.arange(12, dtype=np.uint8).reshape(3, 2, 2)}, {"mean": np.array([[0.5], [1.5], [2.5]], np.float32)}
+)
+DECODER = Golden({"latent": np.ones((3, 1), np.float32)}, {"image": np.zeros((3, 4), np.uint8)})
+
+
+def test_golden_rows_survive_the_file(tmp_path: Path) -> None:
+    write_golden(tmp_path, {"encoder": ENCODER, "decoder": DECODER})
+    read = read_golden(tmp_path)
+    assert set(read) == {"encoder", "decoder"}
+    for golden, expected in ((read["encoder"], ENCODER), (read["decoder"], DECODER)):
+        for side, expected_side in ((golden.inputs, expected.inputs), (golden.outputs, expected.outputs)):
+            assert set(side) == set(expected_side)
+            for name, tensor in expected_side.items():
+                assert side[name].dtype == tensor.dtype
+                assert np.array_equal(side[name], tensor)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 7])
+def test_rows_are_cycled_to_any_number(num_rows: int) -> None:
+    repeated = ENCODER.repeated(num_rows)
+    assert repeated.inputs["image"].shape == (num_rows, 2, 2)
+    for row in range(num_rows):
+        assert np.array_equal(repeated.inputs["image"][row], ENCODER.inputs["image"][row % 3])
+        assert np.array_equal(repeated.outputs["mean"][row], ENCODER.outputs["mean"][row % 3])
+
+
+@pytest.mark.parametrize("key", ["image", "model/input", "model/sideways/image", "a/input/b/c"])
+def test_a_key_of_another_form_is_refused(tmp_path: Path, key: str) -> None:
+    with (tmp_path / GOLDEN_FILE).open("wb") as file:
+        np.savez(file, allow_pickle=False, **{key: np.zeros(1)})
+    with pytest.raises(ValueError, match="keys look like 'model/input/image'"):
+        read_golden(tmp_path)
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    with (tmp_path / GOLDEN_FILE).open("wb") as file:
+        np.savez(file, allow_pickle=True, **{"model/input/image": np.array([{}], object)})
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        read_golden(tmp_path)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_golden(tmp_path)
+
+
+def test_the_largest_error_is_absolute_and_does_not_wrap_around() -> None:
+    assert largest_error(np.array([1.0, 2.0]), np.array([1.5, 1.0])) == 1.0
+    assert largest_error(np.array([0], np.uint8), np.array([255], np.uint8)) == 255.0
+    assert largest_error(np.zeros((0, 3)), np.zeros((0, 3))) == 0.0
+
+
+@pytest.mark.parametrize("actual", [[1.0, np.nan], [np.inf, 1.0], [1.0], [[1.0, 1.0]]])
+def test_another_shape_or_a_value_that_is_not_finite_is_infinitely_wrong(actual: list[float]) -> None:
+    assert largest_error(np.array([1.0, 1.0]), np.array(actual)) == float("inf")

@@ -1,0 +1,139 @@
+"""Manifests survive a round trip; whatever breaks the schema is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.manifest import (
+    MANIFEST_FILE,
+    NUMPY_DTYPES,
+    Batching,
+    Evaluation,
+    Graph,
+    Manifest,
+    Parity,
+    TensorSpec,
+    Training,
+    parse_manifest,
+    read_manifest,
+    sha256_hex,
+    write_manifest,
+)
+from models.strict import StrictError
+
+IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(-1, 28, 28, 1))
+PROBABILITIES = TensorSpec(name="probabilities", datatype="FP32", shape=(-1, 2))
+GRAPH = Graph(file="model.onnx", sha256="0" * 64, inputs=(IMAGE,), outputs=(PROBABILITIES,))
+MANIFEST = Manifest(
+    name="shoes",
+    version="3",
+    task="image-classification",
+    description="Bottes et chaussures: à pied.",
+    graphs={"model": GRAPH},
+    batching=Batching(max_batch_size=4, buckets=(1, 2, 4)),
+    labels=("boot", "shoe"),
+    light_on_dark=True,
+    evaluation=(Evaluation(metric="accuracy", value=0.5, dataset="shoes", split="test", count=2),),
+    training=Training(
+        script="training.train_classifier",
+        config={"epochs": 1, "rates": [0.1, None]},
+        seed=1,
+        dataset_sha256="f" * 64,
+        commit="abc",
+        seconds=1.5,
+        device="cpu",
+        parameters=10,
+        libraries={"torch": "2"},
+    ),
+    parity=Parity(max_abs_error=1e-6, batch_sizes=(1, 2)),
+)
+
+
+def changed(**members: Any) -> str:
+    return json.dumps(MANIFEST.to_json() | members)
+
+
+def changed_graph(**members: Any) -> str:
+    return changed(graphs={"model": dataclasses.asdict(GRAPH) | members})
+
+
+def test_a_manifest_survives_a_round_trip(tmp_path: Path) -> None:
+    folder = tmp_path / "shoes" / "3"
+    folder.mkdir(parents=True)
+    write_manifest(folder, MANIFEST)
+    assert read_manifest(folder) == MANIFEST
+    assert "à pied" in (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+
+
+def test_only_graphs_and_batching_are_needed_for_tensors() -> None:
+    text = json.dumps(
+        {"name": "a", "version": "1", "task": "tensors", "description": ""}
+        | {"graphs": {"model": dataclasses.asdict(GRAPH)}, "batching": {"max_batch_size": 1, "buckets": [1]}}
+    )
+    manifest = parse_manifest(text)
+    assert (manifest.labels, manifest.evaluation, manifest.training) == (None, (), None)
+
+
+def test_a_manifest_must_repeat_the_names_of_its_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "shoes" / "4"
+    folder.mkdir(parents=True)
+    write_manifest(folder, MANIFEST)
+    with pytest.raises(StrictError, match="names 'shoes' version '3', but lies in shoes/4"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", b"\xff", "[1,]"])
+def test_what_is_not_json_is_refused(text: str | bytes) -> None:
+    with pytest.raises(StrictError, match=r"manifest\.json is not JSON"):
+        parse_manifest(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (changed(name="Shoes"), "name is 'Shoes'; it must match"),
+        (changed(name="../etc"), "name is '../etc'"),
+        (changed(version="0"), "version is '0'"),
+        (changed(version="v1"), "version is 'v1'"),
+        (changed(task="cooking"), "task is 'cooking'; valid are 'image-classification'"),
+        (changed(graphs={}), "graphs is empty"),
+        (changed(labels=None), "labels are missing"),
+        (changed(labels=[]), "labels are missing"),
+        (changed(extra=1), r"unknown keys \['extra'\]"),
+        (changed_graph(file="../model.onnx"), r"graphs\.model: file is '\.\./model\.onnx'"),
+        (changed_graph(file=".hidden"), "file is '.hidden'"),
+        (changed_graph(sha256="0" * 63), "sha256 is '0"),
+        (changed_graph(inputs=[{"name": "x", "datatype": "BF16", "shape": [1]}]), "datatype is 'BF16'"),
+        (changed(batching={"max_batch_size": 0, "buckets": [1]}), "max_batch_size is 0; it must be at least 1"),
+        (changed(batching={"max_batch_size": 4, "buckets": []}), r"buckets are \[\]"),
+        (changed(batching={"max_batch_size": 4, "buckets": [2, 1, 4]}), "must be positive and rise"),
+        (changed(batching={"max_batch_size": 4, "buckets": [1, 1, 4]}), "must be positive and rise"),
+        (changed(batching={"max_batch_size": 4, "buckets": [0, 4]}), "must be positive and rise"),
+        (changed(batching={"max_batch_size": 4, "buckets": [1, 2]}), "the last bucket is 2; it must be max_batch_size"),
+    ],
+)
+def test_what_breaks_the_schema_is_refused(text: str, message: str) -> None:
+    with pytest.raises(StrictError, match=message):
+        parse_manifest(text)
+
+
+def test_a_manifest_never_holds_nan(tmp_path: Path) -> None:
+    broken = dataclasses.replace(MANIFEST, parity=Parity(max_abs_error=float("nan"), batch_sizes=(1,)))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_manifest(tmp_path, broken)
+
+
+def test_a_tensor_tells_its_numpy_type_and_its_row() -> None:
+    assert IMAGE.dtype == np.dtype(np.uint8)
+    assert IMAGE.row_shape == (28, 28, 1)
+    assert NUMPY_DTYPES["FP16"].itemsize == 2
+
+
+def test_the_hash_is_sha256() -> None:
+    assert sha256_hex(b"") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
