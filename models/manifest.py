@@ -136,7 +136,11 @@ class Parity:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A model version, as `manifest.json` describes it."""
+    """A model version, as `manifest.json` describes it.
+
+    `light_on_dark` says that the network was trained on light objects on black; `margin`, which part of a side its
+    data set leaves free around an object.
+    """
 
     name: str
     version: str
@@ -146,6 +150,7 @@ class Manifest:
     batching: Batching
     labels: tuple[str, ...] | None = None
     light_on_dark: bool = False
+    margin: float = 0.0
     styles: tuple[str, ...] | None = None
     tokenizer: str | None = None
     evaluation: tuple[Evaluation, ...] = ()
@@ -159,6 +164,8 @@ class Manifest:
             raise ValueError("graphs is empty; a version needs at least one.")
         if self.task == "image-classification" and not self.labels:
             raise ValueError("labels are missing; an image classifier needs them.")
+        if not 0 <= self.margin < 0.5:
+            raise ValueError(f"margin is {self.margin}; it must be at least 0 and below 0.5.")
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values."""

@@ -60,7 +60,8 @@ class ClassifierRoute(InferenceRoute):
         return [await self._decoded(body, model, invert) for body in pictures.encoded]
 
     async def _decoded(self, body: bytes, model: ReadyModel, invert: Invert) -> Pixels:
-        arguments = (body, _row_shape(model), model.manifest.light_on_dark, invert, self._limits)
+        manifest = model.manifest
+        arguments = (body, _row_shape(model), manifest.light_on_dark, invert, self._limits, manifest.margin)
         started = perf_counter()
         if classification.num_pixels(body) <= INLINE_PIXELS:
             row = classification.image_row(*arguments)

@@ -1,0 +1,132 @@
+"""The exported graph equals the network, at any batch size, and a bad export leaves the old version in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.golden import read_golden
+from models.manifest import Evaluation, Training, read_manifest, sha256_hex
+from training.export import ExportError, ModelCard, check_parity, export_classifier, run_torch, write_graph
+from training.networks.resnet import ARCHITECTURES, OUTPUT_NAMES, ResNet, ServedClassifier
+
+CARD = ModelCard(
+    name="sample",
+    version="3",
+    description="A sample.",
+    labels=("a", "b", "c"),
+    light_on_dark=True,
+    margin=0.0,
+    evaluation=(Evaluation(metric="accuracy", value=0.5, dataset="sample", split="test", count=2),),
+    training=Training(
+        script="none",
+        config={},
+        seed=0,
+        dataset_sha256="0" * 64,
+        commit="unknown",
+        seconds=0.0,
+        device="cpu",
+        parameters=1,
+        libraries={},
+    ),
+)
+
+
+def served(seed: int = 0) -> ServedClassifier:
+    torch.manual_seed(seed)
+    network = ResNet(ARCHITECTURES["tiny"], 3, 3, dropout=0.5)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -1, 1)  # type: ignore[arg-type]
+            torch.nn.init.uniform_(module.weight, -1, 1)
+    return ServedClassifier(network, [0.5, 0.4, 0.3], [0.2, 0.3, 0.4]).eval()
+
+
+def pixels(batch: int = 9) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (batch, 16, 12, 3), dtype=np.uint8)
+
+
+def test_the_served_form_normalises_and_explains_its_class() -> None:
+    module, images = served(), pixels()
+    outputs = run_torch(module, images)
+    np.testing.assert_allclose(outputs["probabilities"].sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(outputs["embedding"], axis=1), 1, atol=1e-6)
+    scaled = (images / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.3, 0.4])
+    logits = module.network(torch.from_numpy(scaled).float().permute(0, 3, 1, 2))
+    # The mean of a class activation map, with the bias, is the class's logit.
+    from_map = outputs["activation_map"].mean((2, 3)) + module.network.head.bias.detach().numpy()
+    np.testing.assert_allclose(from_map, logits.detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(outputs["probabilities"], logits.softmax(1).detach().numpy(), atol=1e-5)
+
+
+def test_a_version_holds_graph_golden_and_manifest(tmp_path: Path) -> None:
+    folder = export_classifier(served(), pixels(), CARD, tmp_path)
+    manifest = read_manifest(folder)
+    assert folder == tmp_path / "sample" / "3"
+    assert sorted(path.name for path in folder.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+    graph = manifest.graphs["model"]
+    assert graph.sha256 == sha256_hex((folder / "model.onnx").read_bytes())
+    assert [(spec.name, spec.datatype, spec.shape) for spec in graph.inputs] == [("image", "UINT8", (-1, 16, 12, 3))]
+    assert [spec.shape for spec in graph.outputs] == [(-1, 3), (-1, 16), (-1, 3, 4, 3)]
+    assert manifest.parity is not None
+    assert manifest.parity.max_abs_error < 1e-4
+    assert manifest.parity.batch_sizes == (1, 2, 7, 64)
+    assert manifest.light_on_dark
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == ["batch", 16, 12, 3]
+    golden = read_golden(folder)["model"]
+    for name, output in zip(OUTPUT_NAMES, session.run(list(OUTPUT_NAMES), golden.inputs), strict=True):
+        np.testing.assert_allclose(output, golden.outputs[name], atol=1e-4)
+
+
+def test_exporting_again_replaces_the_version_and_leaves_no_scraps(tmp_path: Path) -> None:
+    first = export_classifier(served(1), pixels(), CARD, tmp_path)
+    before = (first / "model.onnx").read_bytes()
+    export_classifier(served(2), pixels(), CARD, tmp_path)
+    assert (first / "model.onnx").read_bytes() != before
+    assert [path.name for path in first.parent.iterdir()] == ["3"]
+
+
+def test_a_graph_that_differs_is_refused_and_the_old_version_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = export_classifier(served(1), pixels(), CARD, tmp_path)
+    before = (first / "model.onnx").read_bytes()
+    monkeypatch.setattr("training.export.write_graph", lambda _, example, path: write_graph(served(5), example, path))
+    with pytest.raises(ExportError, match=r"differs by .* at batch 1"):
+        export_classifier(served(2), pixels(), CARD, tmp_path)
+    assert (first / "model.onnx").read_bytes() == before
+    assert [path.name for path in first.parent.iterdir()] == ["3"]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch.export's own
+def test_a_graph_with_a_fixed_batch_is_refused(tmp_path: Path) -> None:
+    module, images = served(), pixels()
+    path = tmp_path / "fixed.onnx"
+    program = torch.onnx.export(
+        module, (torch.from_numpy(images[:2]),), input_names=["image"], output_names=list(OUTPUT_NAMES), verbose=False
+    )
+    assert program is not None
+    program.save(path)
+    assert check_parity(module, path, images, (2,)).max_abs_error < 1e-4
+    with pytest.raises(ExportError, match="does not run at batch 1"):
+        check_parity(module, path, images, (2, 1))
+
+
+def test_training_mode_is_left_before_the_export(tmp_path: Path) -> None:
+    module = served()
+    module.train()
+    export_classifier(module, pixels(), CARD, tmp_path)
+    assert not module.network.dropout.training
+
+
+def test_the_network_takes_any_image_size() -> None:
+    network = ResNet(ARCHITECTURES["garment"], 1, 10)
+    logits: Tensor = network(torch.zeros(2, 1, 40, 36))
+    assert logits.shape == (2, 10)

@@ -1,0 +1,122 @@
+"""A family of small residual CNNs with a global-average-pooling head, for images of 28 to 64 pixels.
+
+It owns the layers and the exported wrapper (uint8 in; probabilities, embedding and class activation map out). It knows
+neither data sets nor optimisers. Class activation maps: Zhou et al. 2016, arXiv 1512.04150; the pooled stages follow
+Page 2018 (DAWNBench ResNet-9) and Jordan 2024, arXiv 2404.00498, with residual blocks only after the pooling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+INPUT_NAME = "image"
+OUTPUT_NAMES = ("probabilities", "embedding", "activation_map")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One resolution of the network: a convolution to `width`, an optional 2x2 max-pool, then residual blocks."""
+
+    width: int
+    blocks: int
+    pool: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """The widths and depths of one member of the family; `stem` is the width at full resolution."""
+
+    stem: int
+    stages: tuple[Stage, ...]
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "tiny": Architecture(stem=8, stages=(Stage(width=8, blocks=1), Stage(width=16, blocks=1))),
+    "digit": Architecture(stem=16, stages=(Stage(width=64, blocks=1), Stage(width=96, blocks=1))),
+    "garment": Architecture(
+        stem=32, stages=(Stage(width=64, blocks=1), Stage(width=128, blocks=1), Stage(width=128, blocks=1, pool=False))
+    ),
+    "object": Architecture(
+        stem=32, stages=(Stage(width=64, blocks=1), Stage(width=192, blocks=1), Stage(width=256, blocks=1))
+    ),
+}
+
+
+class ConvNormReLU(nn.Sequential):
+    """A 3x3 convolution, an optional 2x2 max-pool, batch normalisation and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, pool: bool = False) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)]
+        if pool:
+            # Before the normalisation: a quarter of the pixels to normalise, and the same maximum up to a sign.
+            layers.append(nn.MaxPool2d(2))
+        super().__init__(*layers, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions around an identity shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = ConvNormReLU(width, width)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.relu(features + self.norm(self.second(self.first(features))))
+
+
+class ResNet(nn.Module):
+    """The classifier in training form: float [B,C,H,W], already normalised, to logits [B,K]."""
+
+    def __init__(self, architecture: Architecture, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [ConvNormReLU(in_channels, architecture.stem)]
+        width = architecture.stem
+        for stage in architecture.stages:
+            layers.append(ConvNormReLU(width, stage.width, pool=stage.pool))
+            layers.extend(ResidualBlock(stage.width) for _ in range(stage.blocks))
+            width = stage.width
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = self.features(images).mean((2, 3))
+        logits: Tensor = self.head(self.dropout(pooled))
+        return logits
+
+
+class ServedClassifier(nn.Module):
+    """The exported form: uint8[B,H,W,C] to probabilities [B,K], embedding [B,D] and activation_map [B,K,h,w].
+
+    The embedding is the pooled feature vector at unit length; the map is the evidence for each class before its bias.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: ResNet, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("scale", 1 / torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        pixels = image.permute(0, 3, 1, 2).to(torch.float32) / 255
+        features = self.network.features((pixels - self.mean) * self.scale)
+        pooled = features.mean((2, 3))
+        probabilities = functional.softmax(self.network.head(pooled), dim=1)
+        embedding = functional.normalize(pooled, dim=1)
+        activation_map = torch.einsum("bdhw,kd->bkhw", features, self.network.head.weight)
+        return probabilities, embedding, activation_map
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,127 @@
+"""Optimisers by name, learning-rate schedules with warm-up, and an exponential moving average of weights.
+
+It owns how parameters are grouped: weights of two and more dimensions decay, biases and normalisation do not; Muon
+takes convolutions as matrices and leaves the rest to AdamW. It knows neither data nor losses. Muon: Jordan 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam", "adamw", "muon"]
+ScheduleName = Literal["cosine", "linear", "step", "constant"]
+OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
+SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
+
+
+class MatrixMuon(torch.optim.Muon):
+    """`torch.optim.Muon`, which takes matrices only, for convolutions: it sees each kernel as [out, in*h*w].
+
+    The matrices are copies, read from and written back to the kernels around each step: kernels may have any layout.
+    """
+
+    def __init__(self, kernels: Iterable[Tensor], **options: Any) -> None:
+        self.kernels = list(kernels)
+        matrices = [nn.Parameter(kernel.detach().reshape(len(kernel), -1).clone()) for kernel in self.kernels]
+        super().__init__(matrices, **options)
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """The two-dimensional twins, in the order of the kernels."""
+        return [matrix for group in self.param_groups for matrix in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take one step on the matrices and write it into the kernels."""
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            matrix.copy_(kernel.reshape(matrix.shape))
+            matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape).clone()
+        loss = super().step(closure)  # type: ignore[no-untyped-call]
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            kernel.copy_(matrix.reshape(kernel.shape))
+        return loss
+
+
+def make_optimizers(
+    name: OptimizerName, network: nn.Module, *, learning_rate: float, weight_decay: float, momentum: float
+) -> list[torch.optim.Optimizer]:
+    """Make the optimiser called `name`; Muon comes as two (matrices, and AdamW for the rest)."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    match name:
+        case "sgd":
+            return [torch.optim.SGD(groups, lr=learning_rate)]
+        case "momentum":
+            return [torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=True)]
+        case "rmsprop":
+            return [torch.optim.RMSprop(groups, lr=learning_rate, momentum=momentum)]
+        case "adam":
+            return [torch.optim.Adam(groups, lr=learning_rate)]
+        case "adamw":
+            return [torch.optim.AdamW(groups, lr=learning_rate)]
+        case "muon":
+            return _make_muon(network, learning_rate, weight_decay, momentum)
+
+
+def _make_muon(
+    network: nn.Module, learning_rate: float, weight_decay: float, momentum: float
+) -> list[torch.optim.Optimizer]:
+    # The first convolution sees pixels: few, strongly correlated inputs, which AdamW suits better.
+    kernels = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)][1:]
+    taken = {id(kernel) for kernel in kernels}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
+    return [
+        MatrixMuon(kernels, lr=learning_rate, weight_decay=weight_decay, momentum=momentum, nesterov=True),
+        # AdamW's steps are about its rate in every weight; Muon's are about its rate in every singular value.
+        torch.optim.AdamW(rest, lr=learning_rate * 0.1, weight_decay=0.0),
+    ]
+
+
+def rate_factor(schedule: ScheduleName, progress: float, warmup: float) -> float:
+    """Compute the factor on the peak rate at `progress` (0 to 1); a linear warm-up takes the part `warmup`.
+
+    `linear` with warm-up is one-cycle; `step` divides by ten at 50 % and 75 % of what follows the warm-up.
+    """
+    if progress < warmup:
+        return progress / warmup
+    decayed = (progress - warmup) / max(1 - warmup, 1e-9)
+    match schedule:
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(decayed, 1.0)))
+        case "linear":
+            return max(1 - decayed, 0.0)
+        case "step":
+            return 1.0 if decayed < 0.5 else 0.1 if decayed < 0.75 else 0.01
+        case "constant":
+            return 1.0
+
+
+class WeightAverage:
+    """An exponential moving average of a network's parameters and normalisation statistics.
+
+    The decay rises with the number of updates, so the random start is soon forgotten.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move the average towards the network; integer buffers (batch counters) are copied."""
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        for name, tensor in network.state_dict().items():
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, 1 - decay)
+            else:
+                self.state[name].copy_(tensor)
