@@ -43,6 +43,13 @@ _HEAVY_BURSTS = [
 ]
 
 
+# Networks with random weights that the bench builds itself, and their batch buckets.
+BUILT: dict[str, tuple[resnet.Residual, tuple[int, ...]]] = {
+    HEAVY: (resnet.RESNET18, (1, 2, 4, 8)),
+    resnet.SMALL.name: (resnet.SMALL, (1, 2, 4, 8, 16, 32)),
+}
+
+
 class Bench:
     """One run: its options, where it writes, and what it has measured so far."""
 
@@ -54,14 +61,16 @@ class Bench:
         self.rounds: int = 1 if options.quick else options.rounds
         self.seconds: float = 1.0 if options.quick else options.duration
         self.burst_seconds = 0.4 if options.quick else 0.8
-        self.light, self.heavy = self._repository(LIGHT), self._repository(HEAVY)
+        self.light_model: str = options.light
+        self.results.light = self.light_model
+        self.light, self.heavy = self._repository(self.light_model), self._repository(HEAVY)
 
     def _repository(self, model: str) -> Path:
         """A repository that holds only `model`: copied from the shipped ones, or built with random weights."""
         folder = self.output / "repository" / model
         shutil.rmtree(folder, ignore_errors=True)
-        if model == HEAVY:
-            resnet.write_residual(folder, resnet.RESNET18, (1, 2, 4, 8))
+        if model in BUILT:
+            resnet.write_residual(folder, *BUILT[model])
             return folder
         source = Path(self.options.repository) / model / "1"
         if not (source / "model.onnx").is_file():
@@ -111,7 +120,7 @@ class Bench:
     def run_batching(self, body: Path) -> None:
         """Two services, with batches and without, in turn at concurrency 1."""
         self.say("hotplate with and without batches, 1 caller")
-        path = f"/v1/models/{LIGHT}/classify"
+        path = f"/v1/models/{self.light_model}/classify"
         with (
             running("batching", *self.serve(self.light)) as batching,
             running("single", *self.serve(self.light, "--max-batch-size", "1")) as single,
@@ -142,7 +151,7 @@ class Bench:
 
     def light_steps(self, gauge: Gauge) -> dict[str, list[Callable[[], None]]]:
         """What each section of the light model does."""
-        folder = self.light / LIGHT / "1"
+        folder = self.light / self.light_model / "1"
         raw = write_bodies(folder, self.output / "bodies")[RAW]
         model = ["--model", str(folder / "model.onnx")]
 
@@ -162,8 +171,8 @@ class Bench:
         """All sections that were asked for."""
         wanted = self.options.only or SECTIONS
         if set(wanted) - {"heavy"}:
-            with running_bare(self.light / LIGHT / "1" / "model.onnx") as bare:
-                steps = self.light_steps(self.gauge(LIGHT, bare, _LIGHT_BURSTS, all_cores=False))
+            with running_bare(self.light / self.light_model / "1" / "model.onnx") as bare:
+                steps = self.light_steps(self.gauge(self.light_model, bare, _LIGHT_BURSTS, all_cores=False))
                 for step in (step for section in steps if section in wanted for step in steps[section]):
                     step()
         if "heavy" in wanted:
@@ -178,6 +187,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--duration", type=float, default=3.0, metavar="SECONDS", help="load a round (default 3)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds a cell, of which the median counts (default 3)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="measure only these sections")
+    parser.add_argument(
+        "--light",
+        choices=(LIGHT, resnet.SMALL.name),
+        default=LIGHT,
+        help="the light model: the shipped one, or one so small that serving is what costs (random weights)",
+    )
     parser.add_argument("--serve-flags", default="", metavar="FLAGS", help='for hotplate serve, as in "--workers 2"')
     parser.add_argument("--repository", default=str(ROOT / "models" / "repository"), help="where fashion-mnist lies")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench", help="where JSON and PNG go")

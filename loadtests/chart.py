@@ -14,7 +14,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from loadtests.measure import RAW, Cell
-from loadtests.targets import EMPTY, HEAVY, LIGHT, SERVICE, Results
+from loadtests.targets import EMPTY, HEAVY, SERVICE, Results
 
 _CALLERS = (1, 16, 64)
 _OURS, _OTHERS = "#c8501e", "#8a9aa8"
@@ -27,7 +27,7 @@ def _label(cell: Cell) -> str:
 
 def _draw_rates(axes: Axes, results: Results) -> None:
     """Requests a second of every server on the light model, a group a number of callers."""
-    cells = [cell for cell in results.cells if cell.model == LIGHT]
+    cells = [cell for cell in results.cells if cell.model == results.light]
     labels = list(dict.fromkeys(_label(cell) for cell in cells))
     colours = pyplot.get_cmap("tab10")
     height = 0.8 / max(1, len(labels))
@@ -41,18 +41,18 @@ def _draw_rates(axes: Axes, results: Results) -> None:
     axes.set_yticks(range(len(_CALLERS)), [f"{callers} caller{'s' * (callers > 1)}" for callers in _CALLERS])
     axes.invert_yaxis()
     axes.set_xlabel("requests/s")
-    axes.set_title(f"{LIGHT}: rate")
+    axes.set_title(f"{results.light}: rate")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
 
 
 def _one_thread(results: Results) -> list[dict[str, float]]:
-    return [row for row in results.bare.get(LIGHT, []) if row["threads"] * row["instances"] == 1]
+    return [row for row in results.bare.get(results.light, []) if row["threads"] * row["instances"] == 1]
 
 
 def _draw_fractions(axes: Axes, results: Results) -> None:
     """The fraction of bare that every server reaches: light at 64 callers, heavy at 16."""
     # The empty endpoint runs no network, so it has no fraction of one.
-    wanted = ((LIGHT, 64), (HEAVY, 16))
+    wanted = ((results.light, 64), (HEAVY, 16))
     cells = [c for c in results.cells if (c.model, c.concurrency) in wanted and c.server != EMPTY]
     names = [f"{_label(cell)}\n{cell.model}, {cell.concurrency} callers" for cell in cells]
     colours = [_OURS if cell.server == SERVICE else _OTHERS for cell in cells]
@@ -68,7 +68,7 @@ def _draw_fractions(axes: Axes, results: Results) -> None:
 
 def _draw_batches(axes: Axes, results: Results) -> None:
     """The share of batches a size, for the service on the light model."""
-    cells = [c for c in results.cells if (c.server, c.model, c.media_type) == (SERVICE, LIGHT, RAW)]
+    cells = [c for c in results.cells if (c.server, c.model, c.media_type) == (SERVICE, results.light, RAW)]
     sizes = [cell.rounds[-1].batch_sizes for cell in cells]
     bounds = sorted({bound for size in sizes if size for bound in size.counts}, key=float)
     for index, (cell, size) in enumerate(zip(cells, sizes, strict=True)):
@@ -80,7 +80,7 @@ def _draw_batches(axes: Axes, results: Results) -> None:
     axes.set_xticks(range(len(bounds)), [f"≤{bound.removesuffix('.0')}" for bound in bounds], fontsize=8)
     axes.set_xlabel("rows in a batch")
     axes.set_ylabel("share of batches")
-    axes.set_title(f"{SERVICE}, {LIGHT}, raw: batch sizes")
+    axes.set_title(f"{SERVICE}, {results.light}, raw: batch sizes")
     if axes.containers:
         axes.legend(fontsize=7)
 

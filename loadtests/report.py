@@ -20,7 +20,7 @@ from rich.table import Table
 
 from loadtests.chart import draw
 from loadtests.measure import RAW, Cell
-from loadtests.targets import EMPTY, LIGHT, PLAIN, SERVICE, Results, Verdict, ratio_to
+from loadtests.targets import EMPTY, PLAIN, SERVICE, Results, Verdict, ratio_to
 
 _VERDICT = {True: "[green]reached[/green]", False: "[red]missed[/red]", None: "not measured"}
 
@@ -132,7 +132,7 @@ def print_tables(console: Console, results: Results, verdicts: list[Verdict]) ->
         console.print(_server_table(results))
     for name, ratio in ratios(results).items():
         if ratio is not None:
-            console.print(f"{SERVICE} / {name}, {LIGHT}, raw, 64 callers: {ratio:.2f}")
+            console.print(f"{SERVICE} / {name}, {results.light}, raw, 64 callers: {ratio:.2f}")
     for name, reason in results.unavailable.items():
         console.print(f"Not measured: {name}: {reason}")
     console.print(_target_table(verdicts))

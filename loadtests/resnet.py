@@ -39,6 +39,7 @@ class Residual:
 
 
 RESNET18 = Residual("resnet18")
+SMALL = Residual("small-resnet", depths=(1, 1, 1), width=32, image_size=28, num_channels=1, num_classes=10)
 RESNET50 = Residual("resnet50", depths=(3, 4, 6, 3), bottleneck=True)
 RESNET50_HALF = Residual("resnet50-fp16", depths=(3, 4, 6, 3), bottleneck=True, half=True)
 

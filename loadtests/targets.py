@@ -30,8 +30,9 @@ class ServerFacts:
 
 @dataclass(slots=True)
 class Results:
-    """Everything one run measured; `batching_gain` is default over max_batch_size 1, at concurrency 1, a round each."""
+    """Everything one run measured; `batching_ratios` are default over max_batch_size 1, at concurrency 1, by round."""
 
+    light: str = LIGHT
     bare: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     cells: list[Cell] = field(default_factory=list)
     servers: list[ServerFacts] = field(default_factory=list)
@@ -73,8 +74,9 @@ def _ratio(cell: Cell | None, peers: Sequence[Cell | None]) -> float | None:
 
 def ratio_to(results: Results, peers: Sequence[str], concurrency: int = 64) -> float | None:
     """The service's fraction of bare over the best of the peers', light model, raw tensors."""
-    served = results.cell(SERVICE, LIGHT, RAW, concurrency)
-    return _ratio(served, [results.cell(peer, LIGHT, RAW, concurrency) for peer in peers])
+    light = results.light
+    served = results.cell(SERVICE, light, RAW, concurrency)
+    return _ratio(served, [results.cell(peer, light, RAW, concurrency) for peer in peers])
 
 
 def _fraction(cell: Cell | None) -> float | None:
@@ -83,19 +85,20 @@ def _fraction(cell: Cell | None) -> float | None:
 
 def judge(results: Results) -> list[Verdict]:
     """Hold a run against every target."""
-    alone = results.cell(SERVICE, LIGHT, RAW, 1)
-    idle = next((s.idle_cores * 100 for s in results.servers if (s.name, s.model) == (SERVICE, LIGHT)), None)
+    light = results.light
+    alone = results.cell(SERVICE, light, RAW, 1)
+    idle = next((s.idle_cores * 100 for s in results.servers if (s.name, s.model) == (SERVICE, light)), None)
     ratios = sorted(results.batching_ratios)
     kept = ratios[len(ratios) // 2] if ratios else None
     cell = results.cell
     return [
-        Verdict("raw, 64 callers: fraction of bare, 1 thread", 0.70, _fraction(cell(SERVICE, LIGHT, RAW, 64))),
+        Verdict("raw, 64 callers: fraction of bare, 1 thread", 0.70, _fraction(cell(SERVICE, light, RAW, 64))),
         Verdict("raw, 64 callers: times plain FastAPI", 3.0, ratio_to(results, PLAIN)),
         Verdict("raw, 64 callers: times litserve", 5.0, ratio_to(results, ["litserve"])),
         Verdict("raw, 64 callers: times mosec", 1.0, ratio_to(results, ["mosec"])),
         Verdict("raw, 1 caller: p50 over bare session.run, ms", 0.40, alone.added_ms if alone else None, at_most=True),
         Verdict("1 caller: rate with batching over max batch 1", 0.95, kept),
         Verdict("idle: % of a core", 1.0, idle, at_most=True),
-        Verdict("PNG, 64 callers: fraction of bare, 1 thread", 0.40, _fraction(cell(SERVICE, LIGHT, PNG, 64))),
+        Verdict("PNG, 64 callers: fraction of bare, 1 thread", 0.40, _fraction(cell(SERVICE, light, PNG, 64))),
         Verdict("heavy, 16 callers: fraction of bare, all cores", 0.95, _fraction(cell(SERVICE, HEAVY, RAW, 16))),
     ]

@@ -62,7 +62,12 @@ def test_a_command_of_the_readme_prints_what_it_shows(shipped: RunningService, c
     environment = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin", "HOTPLATE_URL": shipped.url}
 
     ran = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, timeout=60, env=environment | {"COLUMNS": "80"}
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        env=environment | {"COLUMNS": "80"},
     )
 
     assert ran.returncode == 0, ran.stderr

@@ -23,7 +23,7 @@ def small_results() -> Results:
     ]
     bare = {LIGHT: [{"setting": "b", "images_per_second": 1000.0, "p50_ms": 1.0, "threads": 1, "instances": 1}]}
     facts = [ServerFacts(SERVICE, LIGHT, 1.0, 0.004, 120.0, 90.0)]
-    return Results(bare, cells, facts, unavailable={"mosec": "pip failed: no such package"})
+    return Results(bare=bare, cells=cells, servers=facts, unavailable={"mosec": "pip failed: no such package"})
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
