@@ -13,7 +13,8 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
@@ -43,13 +44,18 @@ def main() -> None:
     app()
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
-        console.print(f"hotplate {__version__}")
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hotplate {__version__}")
         raise typer.Exit
+
+
+_Version = Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version)]
+
+
+@app.callback()
+def _root(_version: _Version = False) -> None:
+    return
 
 
 def _fail(message: str, status: int = 1) -> typer.Exit:
@@ -78,27 +84,26 @@ def _serve(**overrides: Any) -> None:
             raise _fail(str(error)) from error
 
 
+_METAVARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
+
+
 def _options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one option for each setting, so that no setting is forgotten or described twice."""
     parameters = []
     for name, field in Settings.model_fields.items():
         default = field.get_default()
         help_text = f"{field.description} [default: {default if default != '' else 'empty'}]"
-        option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False)
+        metavar = _METAVARS.get(field.annotation, "TEXT")
+        option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False, metavar=metavar)
         if field.annotation is bool:
             option = typer.Option(f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}", help=help_text)
-        annotation: Any = Annotated.__class_getitem__((_plain(field.annotation) | None, option))  # type: ignore[attr-defined]
+        # Text, for the settings object checks it and quotes what is wrong.
+        kind: Any = bool if field.annotation is bool else str
+        annotation: Any = Annotated.__class_getitem__((kind | None, option))  # type: ignore[attr-defined]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
-
-
-def _plain(annotation: Any) -> Any:
-    """The type that the command line parses; the settings object checks the rest."""
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    return str if get_origin(annotation) is Literal else annotation
 
 
 _serve.__doc__ = "Start the service. Every option may also be set as HOTPLATE_<NAME> in the environment."
@@ -110,7 +115,7 @@ app.command("serve")(_options_from_settings(_serve))
 
 @models_app.callback()
 def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
-    context.obj = url
+    context.obj = url.rstrip("/")
     if context.invoked_subcommand is None:
         list_models(context)
 
@@ -128,7 +133,7 @@ def list_models(context: typer.Context) -> None:
 @models_app.command("show")
 def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help="name or name@version")]) -> None:
     """Show the card of one model."""
-    card = _ask("GET", f"{context.obj}/v1/models/{model}")
+    card = _ask("GET", f"{context.obj}/v1/models/{quote(model, safe='@')}")
     manifest = card["manifest"]
     table = Table(show_header=False)
     table.add_row("model", f"{card['id']}@{card['version']} ({card['state']})")
@@ -168,7 +173,7 @@ def predict(
     for file in files:
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         parameters = {"top_k": str(top_k), "invert": invert, "explain": str(explain is not None).lower()}
-        address = f"{url}/v1/models/{model}/classify"
+        address = f"{url.rstrip('/')}/v1/models/{quote(model, safe='@')}/classify"
         answer = _ask("POST", address, params=parameters, content=file.read_bytes(), headers={"content-type": kind})
         result = answer["results"][0]
         for rank, prediction in enumerate(result["predictions"]):

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import annotated_types
-from pydantic import Field
+from pydantic import AllowInfNan, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 SHIPPED_REPOSITORY = Path(__file__).resolve().parent.parent / "models" / "repository"
 
-Positive = Annotated[float, annotated_types.Gt(0)]
+Positive = Annotated[float, annotated_types.Gt(0), AllowInfNan(False)]
+NotNegative = Annotated[float, annotated_types.Ge(0), AllowInfNan(False)]
 Count = Annotated[int, annotated_types.Ge(1)]
 
 
@@ -38,7 +39,7 @@ class Settings(BaseSettings):
     max_batch_size: Annotated[int, annotated_types.Ge(0)] = Field(
         0, description="Upper bound on every model's batch; 0 leaves it to the manifests."
     )
-    max_queue_delay_seconds: Annotated[float, annotated_types.Ge(0)] = Field(
+    max_queue_delay_seconds: NotNegative = Field(
         0.0, description="How long an idle device waits for a fuller batch, from the oldest request on; 0 never waits."
     )
     max_queue_rows: Count = Field(1024, description="Rows that may wait for one model; more are refused with 503.")
@@ -63,7 +64,7 @@ class Settings(BaseSettings):
     max_images: Count = Field(64, description="Pictures in one request.")
     decode_threads: Count = Field(2, description="Threads of an API process that decode large pictures.")
 
-    drain_seconds: Annotated[float, annotated_types.Ge(0)] = Field(
+    drain_seconds: NotNegative = Field(
         1.0, description="After SIGTERM: how long new requests are still served while readiness is already down."
     )
     grace_seconds: Positive = Field(30.0, description="After SIGTERM: how long requests in flight may take in all.")

@@ -25,7 +25,7 @@ class RunningService:
     def __init__(self, repository: Path, *options: str, environment: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "service", "serve", "--port", "0", "--repository", str(repository)]
         self.process = subprocess.Popen(
-            [*command, "--log-format", "json", "--device", "cpu", *options],
+            [*command, "--log-format", "json", "--device", "cpu", "--drain-seconds", "0", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -92,9 +92,13 @@ class RunningService:
         return status
 
     def kill(self) -> None:
-        """End all its processes now; the children notice that their parent is gone."""
+        """End all its processes: gracefully, so that the coverage of its children counts, or else at once."""
         if self.process.poll() is None:
-            self.process.kill()
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
         self.wait()
         assert self.process.stderr is not None
         self.process.stderr.close()

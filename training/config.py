@@ -62,6 +62,16 @@ class ClassifierConfig:
         return dataclasses.asdict(self)
 
 
+# The settings that suit an optimiser, for a run that names another one than its recipe does.
+OPTIMIZER_DEFAULTS: dict[str, dict[str, float]] = {
+    "sgd": {"learning_rate": 0.5, "weight_decay": 5e-4},
+    "momentum": {"learning_rate": 0.2, "weight_decay": 5e-4, "momentum": 0.9},
+    "rmsprop": {"learning_rate": 0.001, "weight_decay": 1e-5, "momentum": 0.9},
+    "adam": {"learning_rate": 0.003, "weight_decay": 1e-5},
+    "adamw": {"learning_rate": 0.003, "weight_decay": 0.05},
+    "muon": {"learning_rate": 0.05, "weight_decay": 0.1, "momentum": 0.8},
+}
+
 # What ships was trained with these: measured minutes and scores are in the manifest of each version.
 RECIPES: dict[str, ClassifierConfig] = {
     "mnist": ClassifierConfig(
@@ -94,3 +104,12 @@ RECIPES: dict[str, ClassifierConfig] = {
         erase_max_area=0.2,
     ),
 }
+
+
+def configure(given: dict[str, Any]) -> ClassifierConfig:
+    """Complete the settings that were given: from the optimiser's defaults when it is one of them, then the recipe.
+
+    Raises: ValueError when a setting is refused.
+    """
+    own = OPTIMIZER_DEFAULTS[given["optimizer"]] if "optimizer" in given else {}
+    return dataclasses.replace(RECIPES[given["dataset"]], **{**own, **given})

@@ -32,7 +32,7 @@ _FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz"
 _CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
 _CIFAR_JPEG_ARCHIVE = "cifar10-jpeg.tar.xz"
-_EDITIONS = {"cifar10-jpeg": "cifar10-jpeg, a JPEG re-encoding of CIFAR-10 (scores are on re-encoded images)"}
+_EDITIONS = {"cifar10-jpeg": "a JPEG re-encoding of CIFAR-10, on which its scores are measured too,"}
 _IDX_STEMS = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -43,8 +43,9 @@ _IDX_STEMS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One data set: label names, channels, official files, and folders where a system package may have put it."""
+    """One data set: its names, channels, official files, and folders where a system package may have put it."""
 
+    title: str
     labels: tuple[str, ...]
     channels: int
     light_on_dark: bool
@@ -55,6 +56,7 @@ class Source:
 
 SOURCES: dict[str, Source] = {
     "mnist": Source(
+        title="MNIST",
         labels=tuple("0123456789"),
         channels=1,
         light_on_dark=True,
@@ -79,6 +81,7 @@ SOURCES: dict[str, Source] = {
         ),
     ),
     "fashion-mnist": Source(
+        title="Fashion-MNIST",
         labels=(
             "T-shirt/top",
             "Trouser",
@@ -115,6 +118,7 @@ SOURCES: dict[str, Source] = {
         system_folders=(Path("/usr/share/datasets/fashion-mnist"),),  # Debian's dataset-fashion-mnist
     ),
     "cifar10": Source(
+        title="CIFAR-10",
         labels=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
         channels=3,
         light_on_dark=False,
@@ -195,7 +199,7 @@ def _load_idx(name: str, folder: Path) -> Dataset:
             raise DataError(f"{folder} has images of shape {images.shape} and labels of shape {labels.shape}.")
     return Dataset(
         name=name,
-        description=name,
+        description=SOURCES[name].title,
         labels=SOURCES[name].labels,
         train_images=train_images[..., None],
         train_labels=train_labels.astype(np.int64),
@@ -213,7 +217,7 @@ def _load_cifar_binary(path: Path) -> Dataset:
     test_images, test_labels = read_cifar_records(batches["test_batch.bin"], "test_batch.bin")
     return Dataset(
         name="cifar10",
-        description="cifar10",
+        description=SOURCES["cifar10"].title,
         labels=SOURCES["cifar10"].labels,
         train_images=np.concatenate([images for images, _ in train]),
         train_labels=np.concatenate([labels for _, labels in train]),

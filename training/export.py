@@ -135,12 +135,12 @@ def check_parity(
             raise ExportError(f"the graph does not run at batch {size}: {error}.") from error
         actual = dict(zip(OUTPUT_NAMES, outputs, strict=True))
         for name, expected in run_torch(served, rows).items():
-            error = largest_error(expected, actual[name])
-            if error > MAX_PARITY_ERROR:
+            deviation = largest_error(expected, actual[name])
+            if deviation > MAX_PARITY_ERROR:
                 raise ExportError(
-                    f"{name} differs by {error:.2g} at batch {size}; valid is {MAX_PARITY_ERROR} at most."
+                    f"{name} differs by {deviation:.2g} at batch {size}; valid is {MAX_PARITY_ERROR} at most."
                 )
-            worst = max(worst, error)
+            worst = max(worst, deviation)
     return Parity(max_abs_error=worst, batch_sizes=tuple(batch_sizes))
 
 

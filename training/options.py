@@ -8,9 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from typing import Any, TypeVar
-
-T = TypeVar("T")
+from typing import Any
 
 
 def add_flags(parser: argparse._ActionsContainer, kind: type[Any], *, skip: tuple[str, ...] = ()) -> None:
@@ -31,12 +29,7 @@ def add_flags(parser: argparse._ActionsContainer, kind: type[Any], *, skip: tupl
             parser.add_argument(flag, type=hint, metavar=hint.__name__.upper(), **common)
 
 
-def override(recipe: T, arguments: argparse.Namespace) -> T:
-    """Return `recipe` with the values of the flags that were given.
-
-    Raises: ValueError when the dataclass refuses them.
-    """
-    names = {field.name for field in dataclasses.fields(recipe)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(arguments).items() if name in names}
-    replaced: T = dataclasses.replace(recipe, **given)  # type: ignore[type-var]
-    return replaced
+def given_settings(kind: type[Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `kind` whose flags were given."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {name: value for name, value in vars(arguments).items() if name in names}

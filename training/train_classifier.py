@@ -19,14 +19,14 @@ import torch
 from tqdm import tqdm
 
 from models.manifest import Evaluation, Training, read_manifest
-from training.config import RECIPES, ClassifierConfig
+from training.config import RECIPES, ClassifierConfig, configure
 from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset
 from training.evaluate import Scores, predict_logits, score
 from training.export import ExportError, ModelCard, export_classifier
 from training.formats import DataError
 from training.loop import CHECKPOINT_FILE, Part, Progress, Trainer
 from training.networks.resnet import ARCHITECTURES, ResNet, ServedClassifier, num_parameters
-from training.options import add_flags, override
+from training.options import add_flags, given_settings
 from training.provenance import commit_of, describe_device, library_versions
 from training.report import REPORT_FILE, Report, write_report
 
@@ -113,7 +113,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     Raises: DataError, ExportError, ValueError.
     """
-    config = override(RECIPES[arguments.dataset], arguments)
+    config = configure(given_settings(ClassifierConfig, arguments))
     if arguments.dry_run:
         with tempfile.TemporaryDirectory(prefix="hotplate-dry-run-") as scratch:
             config = dataclasses.replace(config, epochs=1, batch_size=16, held_out=20)

@@ -60,7 +60,7 @@ def test_the_jpeg_archive_is_named_for_what_it_is(tmp_path: Path) -> None:
                 add(archive, f"cifar10-jpeg/{split}/{label}/0000.jpg", jpeg(20 * number + shade))
     dataset = load_dataset("cifar10", folder=tmp_path)
     assert dataset.name == "cifar10-jpeg"
-    assert "JPEG re-encoding" in dataset.description
+    assert "JPEG re-encoding of CIFAR-10" in dataset.description
     assert dataset.labels == SOURCES["cifar10"].labels
     assert dataset.train_images.shape == (10, 32, 32, 3)
     assert dataset.train_images[dataset.train_labels == 9].mean() == pytest.approx(180, abs=2)

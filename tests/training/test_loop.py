@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_run_learns_and_records_its_history(tmp_path: Path) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, precision="fp32")
+    config = dataclasses.replace(CONFIG, **cast("dict[str, Any]", {"optimizer": optimizer, "precision": "fp32"}))
     whole = trainer(config)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
@@ -93,7 +94,8 @@ def test_the_selected_weights_are_those_of_the_best_epoch(tmp_path: Path, monkey
 
     monkeypatch.setattr("training.loop.predict_logits", scored)
     progress = run.run(tmp_path)
-    assert (progress.best_epoch, progress.best_accuracy) == (3, pytest.approx(0.9))
+    assert progress.best_epoch == 3
+    assert progress.best_accuracy == pytest.approx(0.9)
     assert all(torch.equal(run.network.state_dict()[name], tensor) for name, tensor in averages[2].items())
 
 
@@ -120,4 +122,4 @@ def test_an_image_is_mirrored_in_every_other_epoch() -> None:
 )
 def test_senseless_settings_are_refused(setting: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(CONFIG, **{setting: value})
+        dataclasses.replace(CONFIG, **cast("dict[str, Any]", {setting: value}))

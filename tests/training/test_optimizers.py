@@ -74,8 +74,8 @@ def test_muon_takes_the_later_convolutions_and_adamw_the_rest() -> None:
 def test_muon_on_a_convolution_is_torchs_muon_on_its_matrix() -> None:
     kernel = nn.Parameter(torch.randn(4, 3, 3, 3))
     matrix = nn.Parameter(kernel.detach().reshape(4, 27).clone())
-    options = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.8}
-    ours, theirs = MatrixMuon([kernel], **options), torch.optim.Muon([matrix], **options)
+    ours = MatrixMuon([kernel], lr=0.1, weight_decay=0.1, momentum=0.8)
+    theirs = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.1, momentum=0.8)
     for _ in range(3):
         kernel.grad = torch.randn(4, 3, 3, 3)
         matrix.grad = kernel.grad.reshape(4, 27).clone()
@@ -114,9 +114,9 @@ def test_the_average_follows_weights_and_normalisation_statistics() -> None:
     average = WeightAverage(network, decay=0.5)
     before = {name: tensor.clone() for name, tensor in average.state.items()}
     with torch.no_grad():
-        network[5].bias += 1
-        network[3].running_mean += 2
-        network[3].num_batches_tracked += 7
+        network.get_parameter("5.bias").add_(1)
+        network.get_buffer("3.running_mean").add_(2)
+        network.get_buffer("3.num_batches_tracked").add_(7)
     for _ in range(12):
         average.update(network)
     assert torch.allclose(average.state["5.bias"], before["5.bias"] + 1, atol=2e-3)
@@ -129,6 +129,6 @@ def test_an_average_without_decay_is_the_network() -> None:
     network = small_network()
     average = WeightAverage(network, decay=0.0)
     with torch.no_grad():
-        network[5].bias += 1
+        network.get_parameter("5.bias").add_(1)
     average.update(network)
-    assert torch.equal(average.state["5.bias"], network[5].bias)
+    assert torch.equal(average.state["5.bias"], network.get_parameter("5.bias"))

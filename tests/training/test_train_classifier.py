@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from models.manifest import read_manifest
-from training.config import RECIPES, ClassifierConfig
+from training.config import OPTIMIZER_DEFAULTS, RECIPES, ClassifierConfig, configure
 from training.networks.resnet import ARCHITECTURES, ResNet, num_parameters
 from training.optimizers import OPTIMIZERS
 from training.train_classifier import main
@@ -135,6 +135,14 @@ def test_the_recipes_stay_within_their_parameter_budgets() -> None:
     ):
         network = ResNet(ARCHITECTURES[RECIPES[dataset].network], channels, 10)
         assert num_parameters(network) <= budget
+
+
+def test_another_optimiser_brings_its_own_rate_unless_one_is_given() -> None:
+    assert configure({"dataset": "mnist"}) == RECIPES["mnist"]
+    config = configure({"dataset": "mnist", "optimizer": "adamw"})
+    assert (config.learning_rate, config.weight_decay, config.epochs) == (0.003, 0.05, RECIPES["mnist"].epochs)
+    assert configure({"dataset": "mnist", "optimizer": "adamw", "learning_rate": 0.1}).learning_rate == 0.1
+    assert sorted(OPTIMIZER_DEFAULTS) == sorted(OPTIMIZERS)
 
 
 def test_settings_survive_json() -> None:

@@ -68,6 +68,7 @@ class ResidualBlock(nn.Module):
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, features: Tensor) -> Tensor:
+        """Keep [B,C,H,W] as it is in shape."""
         return functional.relu(features + self.norm(self.second(self.first(features))))
 
 
@@ -87,6 +88,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Compute logits [B,K] for [B,C,H,W]."""
         pooled = self.features(images).mean((2, 3))
         logits: Tensor = self.head(self.dropout(pooled))
         return logits
@@ -98,21 +100,23 @@ class ServedClassifier(nn.Module):
     The embedding is the pooled feature vector at unit length; the map is the evidence for each class before its bias.
     """
 
-    mean: Tensor
-    scale: Tensor
+    gain: Tensor
+    offset: Tensor
 
     def __init__(self, network: ResNet, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("scale", 1 / torch.tensor(std).view(1, -1, 1, 1))
+        # One multiplication and one subtraction: (pixels / 255 - mean) / std.
+        self.register_buffer("gain", 1 / (255 * torch.tensor(std).view(1, -1, 1, 1)))
+        self.register_buffer("offset", (torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = image.permute(0, 3, 1, 2).to(torch.float32) / 255
-        features = self.network.features((pixels - self.mean) * self.scale)
+        """Compute the three outputs, in the order of `OUTPUT_NAMES`."""
+        pixels = image.permute(0, 3, 1, 2).to(torch.float32)
+        features = self.network.features(pixels * self.gain - self.offset)
         pooled = features.mean((2, 3))
         probabilities = functional.softmax(self.network.head(pooled), dim=1)
-        embedding = functional.normalize(pooled, dim=1)
+        embedding = pooled / pooled.square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()
         activation_map = torch.einsum("bdhw,kd->bkhw", features, self.network.head.weight)
         return probabilities, embedding, activation_map
 

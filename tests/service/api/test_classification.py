@@ -49,14 +49,14 @@ def test_every_format_gets_the_answer_for_its_pixels(
     body = encoded(colour.images(1)[0], kind, **options)
     decoded = np.asarray(Image.open(BytesIO(body)))[None]
 
-    response = client.post(
-        "/v1/models/photo/classify", content=body, headers={"content-type": f"image/{kind.lower()}"}
-    )
+    response = client.post("/v1/models/photo/classify", content=body, headers={"content-type": f"image/{kind.lower()}"})
 
     assert_classified(response, colour, decoded)
 
 
-@pytest.mark.parametrize("media_type", ["application/x-www-form-urlencoded", "application/octet-stream", "", "IMAGE/PNG"])
+@pytest.mark.parametrize(
+    "media_type", ["application/x-www-form-urlencoded", "application/octet-stream", "", "IMAGE/PNG"]
+)
 def test_a_picture_is_known_by_its_bytes_whatever_curl_calls_it(
     client: httpx.Client, network: LinearClassifier, media_type: str
 ) -> None:
@@ -185,7 +185,7 @@ def test_a_well_formed_request_id_is_echoed(client: httpx.Client, given: str) ->
 
 @pytest.mark.parametrize("given", ["", "x" * 129, "two words", "<script>", "caf\u00e9"])
 def test_an_ill_formed_request_id_is_replaced(client: httpx.Client, given: str) -> None:
-    headers = {"x-request-id": given.encode("utf-8")}
+    headers = httpx.Headers([(b"x-request-id", given.encode())])
 
     answered = [client.get("/livez", headers=headers).headers["x-request-id"] for _ in range(2)]
 

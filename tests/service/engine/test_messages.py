@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.messages import Cancel, Describe, Failure, FrameError, FrameReader, Infer, Result, frame
+from service.engine.messages import Cancel, Describe, Failure, FrameError, FrameReader, Infer, Message, Result, frame
 
-MESSAGES = [
+MESSAGES: list[tuple[Message, bytes]] = [
     (Infer(1, "m", "1", "g", 2, ("y",), 0.5), b"rows"),
     (Cancel(2), b""),
     (Describe(3), b""),

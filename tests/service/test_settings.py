@@ -1,0 +1,77 @@
+"""Settings: every field checked, described, and settable from the environment."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import SHIPPED_REPOSITORY, Settings
+
+
+def test_the_defaults_are_local_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.repository == SHIPPED_REPOSITORY
+    assert settings.max_body_bytes == 10 * 2**20
+    assert settings.max_image_pixels == 25_000_000
+    assert settings.wanted_models == ()
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_described(name: str) -> None:
+    description = Settings.model_fields[name].description
+
+    assert description
+    assert description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("port", 65536),
+        ("port", -1),
+        ("workers", 0),
+        ("device", "gpu"),
+        ("device", "cuda:x"),
+        ("max_batch_size", -1),
+        ("max_queue_delay_seconds", -0.1),
+        ("max_queue_rows", 0),
+        ("request_timeout_seconds", 0),
+        ("max_body_bytes", 0),
+        ("header_timeout_seconds", -1),
+        ("max_images", 0),
+        ("decode_threads", 0),
+        ("grace_seconds", 0),
+        ("golden_tolerance", "small"),
+        ("log_format", "xml"),
+        ("log_level", "loud"),
+        ("no_such_setting", 1),
+    ],
+)
+def test_a_value_out_of_range_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Settings.model_validate({name: value})
+
+
+@pytest.mark.parametrize("name", ["request_timeout_seconds", "body_timeout_seconds", "max_queue_delay_seconds"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_time_is_finite(name: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=name):
+        Settings.model_validate({name: value})
+
+
+def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOTPLATE_PORT", "8123")
+    monkeypatch.setenv("HOTPLATE_MODELS", " mnist, ,cifar10 ")
+    monkeypatch.setenv("HOTPLATE_CUDA_GRAPHS", "true")
+
+    assert Settings().port == 8123
+    assert Settings(port=9).port == 9
+    assert Settings().wanted_models == ("mnist", "cifar10")
+    assert Settings().cuda_graphs is True
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().__setattr__("port", 1)
