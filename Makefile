@@ -17,8 +17,7 @@ serve: $(BIN)/.serving ## Serve the shipped models on PORT (8000); more options 
 	$(BIN)/hotplate serve --port $(PORT) $(ARGS)
 
 test: $(BIN)/.developing ## Run all tests, with coverage
-	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
-	$(BIN)/coverage combine --quiet --keep; $(BIN)/coverage report
+	$(BIN)/python -m pytest --cov $(ARGS)
 
 lint: $(BIN)/.developing ## Check style and types
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy

@@ -191,3 +191,16 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.progress = Progress(**state["progress"])
+
+
+def read_selected_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the weights that a run selected, so that another may start from them.
+
+    Raises: ValueError when the file is not such a checkpoint.
+    """
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = state["progress"]["best_state"]
+    except Exception as error:  # what torch.load raises shares no base class
+        raise ValueError(f"{str(checkpoint)!r} is not the checkpoint of a run with selected weights.") from error
+    return weights

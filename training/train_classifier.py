@@ -24,7 +24,7 @@ from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset
 from training.evaluate import Scores, predict_logits, score
 from training.export import ExportError, ModelCard, export_classifier
 from training.formats import DataError
-from training.loop import CHECKPOINT_FILE, Part, Progress, Trainer
+from training.loop import CHECKPOINT_FILE, Part, Progress, Trainer, read_selected_weights
 from training.networks.resnet import ARCHITECTURES, ResNet, ServedClassifier, num_parameters
 from training.options import add_flags, given_settings
 from training.provenance import commit_of, describe_device, library_versions
@@ -48,6 +48,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--model-version", default="1", metavar="N", help="version to export as (default: 1)")
     how = parser.add_argument_group("running")
     how.add_argument("--resume", action="store_true", help="continue the run in --output from its last epoch")
+    how.add_argument(
+        "--start-from", type=Path, metavar="CHECKPOINT", help="begin with the selected weights of a finished run"
+    )
     how.add_argument("--dry-run", action="store_true", help="one step on synthetic data, exported to a scratch folder")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     how.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
@@ -137,6 +140,8 @@ def run(
     channels = dataset.train_images.shape[3]
     network = ResNet(ARCHITECTURES[config.network], channels, len(dataset.labels), config.dropout)
     train_part, held_out = split_train(dataset, config)
+    if arguments.start_from is not None:
+        network.load_state_dict(read_selected_weights(arguments.start_from))
     trainer = Trainer(network, config, train_part, held_out, device)
     _open_run(trainer, output, resume=arguments.resume)
     tqdm.write(f"{dataset.name}: {len(train_part.labels):,} images, {num_parameters(network):,} parameters, {device}")
@@ -145,7 +150,7 @@ def run(
         held_out, images=to_tensor(dataset.test_images), labels=torch.from_numpy(dataset.test_labels)
     )
     scores = {"test": score_part(network, test_part, device), "held-out": score_part(network, held_out, device)}
-    card = _card(config, dataset, progress, scores, network, device, arguments.model_version)
+    card = _card(config, dataset, progress, scores, network, device, arguments)
     served = ServedClassifier(network, held_out.mean.tolist(), held_out.std.tolist())
     folder = export_classifier(served, dataset.test_images[:64], card, repository)
     report = Report(
@@ -188,7 +193,7 @@ def _card(
     scores: dict[str, Scores],
     network: ResNet,
     device: torch.device,
-    version: str,
+    arguments: argparse.Namespace,
 ) -> ModelCard:
     """Describe the run; a data set that is not the official edition is named for what it is."""
     evaluation = tuple(
@@ -197,7 +202,7 @@ def _card(
     )
     lineage = Training(
         script="training.train_classifier",
-        config=config.to_json(),
+        config=config.to_json() | ({"start_from": str(arguments.start_from)} if arguments.start_from else {}),
         seed=config.seed,
         dataset_sha256=dataset.sha256(),
         commit=commit_of(Path(__file__).parent),
@@ -208,7 +213,7 @@ def _card(
     )
     return ModelCard(
         name=config.dataset,
-        version=version,
+        version=arguments.model_version,
         description=f"A residual CNN that tells the {len(dataset.labels)} classes of {dataset.description} apart.",
         labels=dataset.labels,
         light_on_dark=SOURCES[config.dataset].light_on_dark,

@@ -205,9 +205,9 @@ class CudaRunner:
             binding = self._session.io_binding()
             for spec in self._graph.inputs:
                 binding.bind_ortvalue_input(spec.name, self._inputs[spec.name, bucket])
-            for spec in self._graph.outputs:
-                if spec.name in outputs:
-                    binding.bind_ortvalue_output(spec.name, self._allocate(spec, bucket))
+            specs = {spec.name: spec for spec in self._graph.outputs}
+            for name in outputs:  # in this order they come back
+                binding.bind_ortvalue_output(name, self._allocate(specs[name], bucket))
             self._bindings[bucket, outputs] = binding
         return self._bindings[bucket, outputs]
 
@@ -219,7 +219,7 @@ class CudaRunner:
 
     def _allocate(self, spec: TensorSpec, num_rows: int) -> ort.OrtValue:
         shape = [num_rows, *spec.row_shape]
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, spec.dtype, "cuda", self._device.index)
+        return ort.OrtValue.ortvalue_from_shape_and_type(shape, spec.dtype, self._device.kind, self._device.index)
 
     def _allocate_pinned(self, spec: TensorSpec) -> Any:
         shape = [self._buckets[-1], *spec.row_shape]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from training.config import RECIPES, ClassifierConfig
-from training.loop import CHECKPOINT_FILE, Part, Trainer
+from training.loop import CHECKPOINT_FILE, Part, Trainer, read_selected_weights
 from training.networks.resnet import ARCHITECTURES, ResNet
 
 CONFIG = dataclasses.replace(
@@ -123,3 +123,22 @@ def test_an_image_is_mirrored_in_every_other_epoch() -> None:
 def test_senseless_settings_are_refused(setting: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **cast("dict[str, Any]", {setting: value}))
+
+
+def test_another_run_may_start_from_the_selected_weights(tmp_path: Path) -> None:
+    progress = trainer(CONFIG).run(tmp_path)
+
+    weights = read_selected_weights(tmp_path / CHECKPOINT_FILE)
+
+    assert weights.keys() == progress.best_state.keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in progress.best_state.items())
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no checkpoint"])
+def test_a_file_that_is_no_checkpoint_cannot_be_started_from(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / CHECKPOINT_FILE
+    if content is not None:
+        file.write_bytes(content)
+
+    with pytest.raises(ValueError, match="not the checkpoint of a run"):
+        read_selected_weights(file)
