@@ -68,3 +68,20 @@ def score(logits: NDArray[Any], labels: NDArray[np.int64], num_wrongest: int = 3
         confidence=confidence,
         wrongest=errors[np.argsort(-confidence[errors], kind="stable")][:num_wrongest],
     )
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Find the divisor of the logits that makes the probabilities of [B,K] fit the labels best (least cross entropy).
+
+    Label smoothing teaches a network to be less sure than it is right; this undoes it without changing any ranking.
+    Source: Guo et al. 2017, arXiv 1706.04599, section 4.2.
+    """
+
+    def cross_entropy(temperature: float) -> float:
+        scaled = logits.astype(np.float64) / temperature
+        largest = scaled.max(axis=1, keepdims=True)
+        log_sums = largest[:, 0] + np.log(np.exp(scaled - largest).sum(axis=1))
+        return float((log_sums - scaled[np.arange(len(labels)), labels]).mean())
+
+    candidates = np.geomspace(0.1, 10.0, 400)
+    return float(candidates[int(np.argmin([cross_entropy(temperature) for temperature in candidates]))])

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from models.manifest import Evaluation, Training, read_manifest
 from training.config import RECIPES, ClassifierConfig, configure
 from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset
-from training.evaluate import Scores, predict_logits, score
+from training.evaluate import Scores, fit_temperature, predict_logits, score
 from training.export import ExportError, ModelCard, export_classifier
 from training.formats import DataError
 from training.loop import CHECKPOINT_FILE, Part, Progress, Trainer, read_selected_weights
@@ -151,7 +151,9 @@ def run(
     )
     scores = {"test": score_part(network, test_part, device), "held-out": score_part(network, held_out, device)}
     card = _card(config, dataset, progress, scores, network, device, arguments)
-    served = ServedClassifier(network, held_out.mean.tolist(), held_out.std.tolist())
+    logits = predict_logits(network, held_out.images, held_out.normalized, device)
+    temperature = fit_temperature(logits.numpy(), held_out.labels.numpy())
+    served = ServedClassifier(network, held_out.mean.tolist(), held_out.std.tolist(), temperature)
     folder = export_classifier(served, dataset.test_images[:64], card, repository)
     report = Report(
         manifest=read_manifest(folder),

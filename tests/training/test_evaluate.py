@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluate import score
+from training.evaluate import fit_temperature, score
 
 
 def test_scores_count_right_and_wrong_by_class() -> None:
@@ -31,3 +31,13 @@ def test_a_class_without_images_has_no_accuracy() -> None:
 def test_huge_logits_do_not_overflow() -> None:
     scores = score(np.array([[1e4, -1e4]], np.float32), np.array([0]))
     assert scores.confidence.tolist() == [1.0]
+
+
+def test_the_temperature_undoes_a_known_scaling_of_the_logits() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 5)).astype(np.float32) * 2
+    odds = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(5, p=row / row.sum()) for row in odds.astype(np.float64)])
+
+    assert fit_temperature(logits, labels) == pytest.approx(1.0, rel=0.08)
+    assert fit_temperature(logits / 3, labels) == pytest.approx(1 / 3, rel=0.08)

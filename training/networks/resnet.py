@@ -98,14 +98,16 @@ class ServedClassifier(nn.Module):
     """The exported form: uint8[B,H,W,C] to probabilities [B,K], embedding [B,D] and activation_map [B,K,h,w].
 
     The embedding is the pooled feature vector at unit length; the map is the evidence for each class before its bias.
+    Logits are divided by `temperature` before the softmax (Guo et al. 2017, arXiv 1706.04599).
     """
 
     gain: Tensor
     offset: Tensor
 
-    def __init__(self, network: ResNet, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, network: ResNet, mean: Sequence[float], std: Sequence[float], temperature: float = 1.0) -> None:
         super().__init__()
         self.network = network
+        self.temperature = temperature
         # One multiplication and one subtraction: (pixels / 255 - mean) / std.
         self.register_buffer("gain", 1 / (255 * torch.tensor(std).view(1, -1, 1, 1)))
         self.register_buffer("offset", (torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1))
@@ -115,7 +117,7 @@ class ServedClassifier(nn.Module):
         pixels = image.permute(0, 3, 1, 2).to(torch.float32)
         features = self.network.features(pixels * self.gain - self.offset)
         pooled = features.mean((2, 3))
-        probabilities = functional.softmax(self.network.head(pooled), dim=1)
+        probabilities = functional.softmax(self.network.head(pooled) / self.temperature, dim=1)
         embedding = pooled / pooled.square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()
         activation_map = torch.einsum("bdhw,kd->bkhw", features, self.network.head.weight)
         return probabilities, embedding, activation_map
