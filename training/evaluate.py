@@ -70,7 +70,7 @@ def score(logits: NDArray[Any], labels: NDArray[np.int64], num_wrongest: int = 3
     )
 
 
-def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
     """Find the divisor of the logits that makes the probabilities of [B,K] fit the labels best (least cross entropy).
 
     Label smoothing teaches a network to be less sure than it is right; this undoes it without changing any ranking.

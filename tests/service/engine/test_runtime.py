@@ -84,7 +84,7 @@ def test_a_cuda_error_ends_the_process_for_its_context_is_lost(monkeypatch: pyte
     def end(status: int) -> None:
         raise EndedError(status)
 
-    monkeypatch.setattr(runtime.os, "_exit", end)
+    monkeypatch.setattr("service.engine.runtime.os._exit", end)
 
     with pytest.raises(EndedError, match=str(EXIT_DEVICE_LOST)):
         bound_runner(FailingSession("CUDA failure 700: an illegal memory access")).run(
