@@ -18,7 +18,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = (
     ("fashion-mnist", "ankle_boot_on_paper.jpg"),
-    ("fashion-mnist", "running_shoe.webp"),
+    ("fashion-mnist", "shirt.png"),
     ("mnist", "zero_on_paper_turned.jpg"),
     ("cifar10", "ship.jpg"),
 )

@@ -1,7 +1,7 @@
-"""Random changes to a batch of images: shift, small affine warp, flip and erasing, all vectorised over the batch.
+"""Random changes to a batch of images: shift, small affine warp, flip, erasing and mixing, vectorised over the batch.
 
-It owns the geometry and takes its randomness from the generator it is given. It knows neither data sets nor epochs,
-except that the flip may alternate with the epoch's parity (Jordan 2024, arXiv 2404.00498). Erasing: arXiv 1708.04896.
+It owns the geometry and takes its randomness from the generator it is given. It knows neither data sets nor epochs.
+Sources: alternating flip, Jordan 2024, arXiv 2404.00498; erasing, arXiv 1708.04896; mixing is CutMix, arXiv 1905.04899.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Augmentation:
     flip: bool = False
     erase_probability: float = 0.0
     erase_max_area: float = 0.33
+    mix_probability: float = 0.0
     rotation_degrees: float = 0.0
     zoom: float = 0.0
 
@@ -69,9 +70,28 @@ def erase(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
     """
     if not settings.erase_probability:
         return images
+    inside = _random_boxes(images, settings.erase_probability, settings.erase_max_area, generator)
+    noise = torch.randn(images.shape, generator=generator)
+    return torch.where(inside, noise, images)
+
+
+def mix(images: Tensor, settings: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Paste a rectangle (up to half the image) of another row into a share of the rows.
+
+    Returns the images, the row each one borrows from, and the part of its pixels that is borrowed, [B] each.
+    """
+    if not settings.mix_probability:
+        return images, torch.arange(len(images)), torch.zeros(len(images))
+    partners = torch.randperm(len(images), generator=generator)
+    inside = _random_boxes(images, settings.mix_probability, 0.5, generator)
+    return torch.where(inside, images[partners], images), partners, inside.float().mean((1, 2, 3))
+
+
+def _random_boxes(images: Tensor, probability: float, max_area: float, generator: torch.Generator) -> Tensor:
+    """Mark one rectangle in each of a share of the rows: bool [B,1,H,W]."""
     batch, _, height, width = images.shape
     chosen, area, aspect, place_y, place_x = torch.rand(5, batch, generator=generator)
-    area = (0.02 + area * (settings.erase_max_area - 0.02)) * height * width
+    area = (0.02 + area * (max_area - 0.02)) * height * width
     aspect = torch.exp((aspect * 2 - 1) * math.log(1 / 0.3))
     box_height = (area * aspect).sqrt().clamp(max=height).round()
     box_width = (area / aspect).sqrt().clamp(max=width).round()
@@ -79,6 +99,5 @@ def erase(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
     rows, columns = torch.arange(height).view(1, -1), torch.arange(width).view(1, -1)
     inside_y = (rows >= top.view(-1, 1)) & (rows < (top + box_height).view(-1, 1))
     inside_x = (columns >= left.view(-1, 1)) & (columns < (left + box_width).view(-1, 1))
-    inside = inside_y.unsqueeze(2) & inside_x.unsqueeze(1) & (chosen < settings.erase_probability).view(-1, 1, 1)
-    noise = torch.randn(images.shape, generator=generator)
-    return torch.where(inside.unsqueeze(1), noise, images)
+    inside = inside_y.unsqueeze(2) & inside_x.unsqueeze(1) & (chosen < probability).view(-1, 1, 1)
+    return inside.unsqueeze(1)

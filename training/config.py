@@ -39,6 +39,7 @@ class ClassifierConfig:
     flip: bool = _setting(False, "mirror every image in every other epoch")
     erase_probability: float = _setting(0.0, "share of images that lose a random rectangle to noise")
     erase_max_area: float = _setting(0.33, "largest erased part of an image")
+    mix_probability: float = _setting(0.0, "share of images that get a rectangle of another image (CutMix)")
     rotation_degrees: float = _setting(0.0, "largest random rotation either way")
     zoom: float = _setting(0.0, "largest random stretch of either axis, as a part")
     average_decay: float = _setting(0.99, "decay of the moving average of the weights, which is what ships; 0: off")
@@ -51,9 +52,12 @@ class ClassifierConfig:
         for name in ("epochs", "batch_size", "held_out", "evaluate_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("dropout", "warmup", "label_smoothing", "erase_probability", "average_decay", "momentum"):
-            if not 0 <= getattr(self, name) < 1 and not (name == "erase_probability" and self.erase_probability == 1):
+        for name in ("dropout", "warmup", "label_smoothing", "average_decay", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0 and below 1.")
+        for name in ("erase_probability", "mix_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1.")
         if self.learning_rate <= 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be positive.")
 

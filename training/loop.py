@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from training.augmentation import Augmentation, erase, move
+from training.augmentation import Augmentation, erase, mix, move
 from training.config import ClassifierConfig
 from training.evaluate import predict_logits
 from training.optimizers import WeightAverage, make_optimizers, rate_factor
@@ -133,17 +133,27 @@ class Trainer:
         flips = self.flip_parity[rows] ^ bool(epoch % 2)
         images = move(self.train.images[rows].float() / 255, flips, self.augmentation, generator)
         images = erase(self.train.normalized(images), self.augmentation, generator)
+        images, partners, shares = mix(images, self.augmentation, generator)
         images = images.to(self.device, memory_format=torch.channels_last)
         labels = self.train.labels[rows].to(self.device)
         with self._autocast():
             logits = self.network(images)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
+        loss = self._loss(logits.float(), labels, partners.to(self.device), shares.to(self.device))
         self.network.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         for optimizer in self.optimizers:
             optimizer.step()
         self.average.update(self.network)
         return loss.item(), int((logits.argmax(1) == labels).sum())
+
+    def _loss(self, logits: Tensor, labels: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
+        """Cross-entropy; a mixed image counts for both its labels, by their parts of its pixels."""
+        smoothing = self.config.label_smoothing
+        if not self.config.mix_probability:
+            return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        own = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        borrowed = functional.cross_entropy(logits, labels[partners], label_smoothing=smoothing, reduction="none")
+        return torch.lerp(own, borrowed, shares).mean()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
@@ -182,7 +192,7 @@ class Trainer:
         Raises: ValueError when it was written by a run with other settings.
         """
         state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != self.config.to_json():
+        if ClassifierConfig(**state["config"]) != self.config:
             changed = {k: v for k, v in state["config"].items() if v != self.config.to_json().get(k)}
             raise ValueError(f"{path} was written with other settings: {changed}. Use the same, or another --output.")
         self.network.load_state_dict(state["network"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.augmentation import Augmentation, erase, move
+from training.augmentation import Augmentation, erase, mix, move
 
 
 def generator(seed: int = 3) -> torch.Generator:
@@ -66,6 +66,23 @@ def test_erasing_overwrites_one_rectangle_in_the_given_share_of_rows() -> None:
         rows, columns = mask.any(1), mask.any(0)
         assert torch.equal(mask, rows[:, None] & columns[None, :])
         assert mask.sum() <= 0.3 * 120 + 12
+
+
+def test_mixing_borrows_one_rectangle_from_the_partner_and_says_how_much() -> None:
+    batch = torch.arange(400.0).view(-1, 1, 1, 1).expand(400, 2, 12, 10)
+    mixed, partners, shares = mix(batch, Augmentation(mix_probability=0.5), generator())
+    borrowed = mixed != batch
+    assert torch.allclose(borrowed.float().mean((1, 2, 3)), shares * (partners != torch.arange(400)))
+    assert torch.equal(mixed[borrowed], batch[partners][borrowed])
+    assert 0.4 < (shares > 0).float().mean() < 0.6
+    assert 0.3 < shares.max() < 0.6
+
+
+def test_without_mixing_every_image_is_its_own() -> None:
+    mixed, partners, shares = mix(images(), Augmentation(), generator())
+    assert torch.equal(mixed, images())
+    assert torch.equal(partners, torch.arange(6))
+    assert not shares.any()
 
 
 def test_the_same_generator_state_gives_the_same_batch() -> None:

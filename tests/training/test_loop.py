@@ -51,6 +51,29 @@ def test_a_run_learns_and_records_its_history(tmp_path: Path) -> None:
     assert (tmp_path / CHECKPOINT_FILE).is_file()
 
 
+def test_a_mixed_image_counts_for_both_labels() -> None:
+    run = trainer(dataclasses.replace(CONFIG, mix_probability=0.5, label_smoothing=0.0))
+    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    labels, partners = torch.tensor([0, 1]), torch.tensor([1, 0])
+    both = run._loss(logits, labels, partners, torch.tensor([0.25, 0.0]))
+    own, borrowed, other = (-logits.log_softmax(1)[row, label] for row, label in ((0, 0), (0, 1), (1, 1)))
+    assert both == pytest.approx(float(0.75 * own + 0.25 * borrowed + other) / 2)
+
+
+def test_a_run_learns_from_mixed_images(tmp_path: Path) -> None:
+    assert trainer(dataclasses.replace(CONFIG, mix_probability=0.5)).run(tmp_path).best_accuracy > 0.9
+
+
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default(tmp_path: Path) -> None:
+    trainer().save(tmp_path / CHECKPOINT_FILE)
+    state = torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)
+    del state["config"]["mix_probability"]
+    torch.save(state, tmp_path / CHECKPOINT_FILE)
+    trainer().restore(tmp_path / CHECKPOINT_FILE)
+    with pytest.raises(ValueError, match="was written with other settings"):
+        trainer(dataclasses.replace(CONFIG, mix_probability=0.5)).restore(tmp_path / CHECKPOINT_FILE)
+
+
 @pytest.mark.parametrize("optimizer", ["momentum", "muon"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
@@ -117,6 +140,7 @@ def test_an_image_is_mirrored_in_every_other_epoch() -> None:
     [
         ("epochs", 0, "epochs is 0; it must be at least 1"),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
+        ("mix_probability", 1.5, "mix_probability is 1.5; it must be from 0 to 1"),
         ("learning_rate", -1.0, "learning_rate is -1.0; it must be positive"),
     ],
 )
