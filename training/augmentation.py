@@ -100,4 +100,5 @@ def _random_boxes(images: Tensor, probability: float, max_area: float, generator
     inside_y = (rows >= top.view(-1, 1)) & (rows < (top + box_height).view(-1, 1))
     inside_x = (columns >= left.view(-1, 1)) & (columns < (left + box_width).view(-1, 1))
     inside = inside_y.unsqueeze(2) & inside_x.unsqueeze(1) & (chosen < probability).view(-1, 1, 1)
-    return inside.unsqueeze(1)
+    boxes: Tensor = inside.unsqueeze(1)
+    return boxes
