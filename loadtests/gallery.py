@@ -43,9 +43,9 @@ def draw(url: str, output: Path) -> None:
         file = ROOT / "tests" / "data" / name
         result = ask(url, model, file)
         left.imshow(Image.open(file).convert("RGB"))
-        left.set_title(f"{name}, sent to {model}", fontsize=8)
+        left.set_title(f"{name}\nsent to {model}", fontsize=8)
         middle.imshow(Image.open(io.BytesIO(b64decode(result["explanation"]))))
-        middle.set_title("what it was fed, and what it looked at", fontsize=8)
+        middle.set_title("what it was fed,\nand what it looked at", fontsize=8)
         left.axis("off")
         middle.axis("off")
         predictions = result["predictions"][::-1]
