@@ -71,17 +71,83 @@ class TensorSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A file of initializers beside the graphs, which several of them may share."""
+
+    file: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _require(_FILE, self.file, "file")
+        _require(_SHA256, self.sha256, "sha256")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """One ONNX file of a version and its signature."""
+    """One ONNX file of a version and its signature; `max_batch_size` bounds this graph below the version's batching."""
 
     file: str
     sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    weights: Weights | None = None
+    max_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         _require(_FILE, self.file, "file")
         _require(_SHA256, self.sha256, "sha256")
+        if self.max_batch_size is not None and self.max_batch_size < 1:
+            raise ValueError(f"max_batch_size is {self.max_batch_size}; it must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StateSpec:
+    """What a decoder keeps of one sequence; `shape` is one slot's.
+
+    `length_axis` is the axis of `shape` that counts tokens (a key-value cache); None says that the state holds the
+    latest token's only (a recurrent network).
+    """
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+    length_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(size < 1 for size in self.shape):
+            raise ValueError(f"the state {self.name!r} has the shape {list(self.shape)}; every size must be positive.")
+        if self.length_axis is not None and not 0 <= self.length_axis < len(self.shape):
+            raise ValueError(f"length_axis is {self.length_axis}; the state {self.name!r} has {len(self.shape)} axes.")
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The NumPy type of the state."""
+        return NUMPY_DTYPES[self.datatype]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Language:
+    """What a text generator's graphs agree on: tokens, the longest sequence, and the state of a slot.
+
+    `context` counts every token of a sequence: the beginning, the prompt and what is generated. `attention_tokens` is
+    the fixed length of the graph that explains, 0 without one.
+    """
+
+    vocab_size: int
+    context: int
+    bos_token: int
+    eos_token: int
+    states: tuple[StateSpec, ...]
+    attention_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context < 2:
+            raise ValueError(f"context is {self.context}; it must be at least 2.")
+        for name, token in (("bos_token", self.bos_token), ("eos_token", self.eos_token)):
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"{name} is {token}; it must be at least 0 and below {self.vocab_size}.")
+        if not self.states:
+            raise ValueError("states is empty; a decoder needs at least one.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +219,7 @@ class Manifest:
     margin: float = 0.0
     styles: tuple[str, ...] | None = None
     tokenizer: str | None = None
+    language: Language | None = None
     evaluation: tuple[Evaluation, ...] = ()
     training: Training | None = None
     parity: Parity | None = None
@@ -164,6 +231,8 @@ class Manifest:
             raise ValueError("graphs is empty; a version needs at least one.")
         if self.task == "image-classification" and not self.labels:
             raise ValueError("labels are missing; an image classifier needs them.")
+        if self.task == "text-generation" and not (self.language and self.tokenizer):
+            raise ValueError("language or tokenizer is missing; a text generator needs both.")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin is {self.margin}; it must be at least 0 and below 0.5.")
 
