@@ -18,7 +18,9 @@ from service.launch import MULTIPROC_VARIABLE
 
 SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 GRAPH_LABELS = ("model", "version", "graph")
+VERSION_LABELS = ("model", "version")
 MODEL_STATES = ("loading", "ready", "failed")
 
 
@@ -29,6 +31,7 @@ class Metrics:
         self.registry = registry
         self._declare_http()
         self._declare_engine()
+        self._declare_language()
         self._declare_processes()
 
     def _declare_http(self) -> None:
@@ -57,6 +60,40 @@ class Metrics:
         self.queue_depth = self._gauge("queue_depth", "Rows waiting.", *GRAPH_LABELS)
         self.model_state = self._gauge(
             "model_state", "1 for the state that a model version is in, else 0.", "model", "version", "state"
+        )
+
+    def _declare_language(self) -> None:
+        self.time_to_first_token_seconds = self._histogram(
+            "time_to_first_token_seconds",
+            "Time from a prompt's arrival at the engine to its first token.",
+            SECONDS,
+            *VERSION_LABELS,
+        )
+        self.inter_token_seconds = self._histogram(
+            "inter_token_seconds", "Time between two tokens of one text.", SECONDS[1:], *VERSION_LABELS
+        )
+        self.step_seconds = self._histogram(
+            "step_seconds", "Time of one step: prompts, one token of every text, sampling.", SECONDS, *VERSION_LABELS
+        )
+        self.step_sequences = self._histogram(
+            "step_sequences", "Texts that one step continued.", BATCH_SIZES, *VERSION_LABELS
+        )
+        self.step_prefill_tokens = self._histogram(
+            "step_prefill_tokens", "Prompt tokens that one step computed, where it did any.", TOKENS, *VERSION_LABELS
+        )
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of admitted prompts.", *VERSION_LABELS)
+        self.generated_tokens = self._counter("generated_tokens", "Tokens generated.", *VERSION_LABELS)
+        self.prefix_query_tokens = self._counter(
+            "prefix_query_tokens", "Prompt tokens that were looked for in the slots' states.", *VERSION_LABELS
+        )
+        self.prefix_hit_tokens = self._counter(
+            "prefix_hit_tokens", "Prompt tokens that a slot's state held already.", *VERSION_LABELS
+        )
+        self.finished = self._counter("finished", "Texts that ended, by reason.", *VERSION_LABELS, "reason")
+        self.sequences_running = self._gauge("sequences_running", "Texts with a slot.", *VERSION_LABELS)
+        self.sequences_waiting = self._gauge("sequences_waiting", "Texts that wait for a slot.", *VERSION_LABELS)
+        self.cache_used_ratio = self._gauge(
+            "cache_used_ratio", "Tokens of running texts, of all that the slots can hold.", *VERSION_LABELS
         )
 
     def _declare_processes(self) -> None:

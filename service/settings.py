@@ -49,6 +49,15 @@ class Settings(BaseSettings):
     threads: Annotated[int, annotated_types.Ge(0)] = Field(
         0, description="ONNX Runtime threads of an instance; 0 measures what is best."
     )
+    max_sequences: Count = Field(
+        32, description="Texts that a language model continues at once: slots, each with memory for a whole context."
+    )
+    max_step_tokens: Count = Field(
+        256, description="Tokens in one step of a language model: one for each text that runs, the rest of prompts."
+    )
+    max_waiting_sequences: Count = Field(
+        256, description="Texts that may wait for a slot of one language model; more are refused with 503."
+    )
     cuda_graphs: bool = Field(False, description="Capture one CUDA graph for each batch bucket (GPU only).")
     golden_tolerance: Positive = Field(1e-3, description="Largest deviation from the golden outputs on a CPU.")
     golden_tolerance_cuda: Positive = Field(2e-2, description="The same on a GPU, whose TF32 convolutions round more.")

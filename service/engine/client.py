@@ -1,4 +1,4 @@
-"""The engine's face in an API process: which models there are, and inference as an awaitable.
+"""The engine's face in an API process: which models there are, inference as an awaitable, texts as iterators.
 
 It re-sends what was in flight once when the engine dies, and answers for it when it does not come back. It knows
 nothing of HTTP, nor of how the engine batches.
@@ -9,16 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
-
-from models.manifest import Manifest
-from models.strict import build
 from service.coalescing import CoalescingTransport
-from service.engine.batches import Arrays, Receipt
+from service.engine.calls import Call, Outstanding, ReadyModel
+from service.engine.generation import Generation, Token
 from service.engine.messages import (
     Cancel,
     Describe,
@@ -28,7 +23,8 @@ from service.engine.messages import (
     Infer,
     Message,
     ModelStatus,
-    Result,
+    Sampled,
+    Sampling,
     frame,
 )
 from service.errors import (
@@ -42,34 +38,13 @@ from service.errors import (
 )
 from service.settings import Settings
 
+__all__ = ["Call", "EngineClient", "Generation", "ReadyModel"]
+
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.05
 # The engine answers at the deadline itself; this is for an engine that no longer answers at all.
 DEADLINE_SLACK_SECONDS = 0.1
-
-
-class Call(asyncio.Future[tuple[Arrays, Receipt]]):
-    """One inference on its way: await it for the outputs and what they cost."""
-
-    def __init__(self, infer: Infer, payload: Sequence[bytes | memoryview], deadline: float) -> None:
-        super().__init__()
-        self.infer = infer
-        self.payload = payload
-        self.deadline = deadline
-        self.num_sent = 0
-        self.is_stranded = False  # the engine that held it is gone
-        self.timer: asyncio.TimerHandle | None = None
-
-
-class ReadyModel:
-    """A model version as an API process sees it: its status and its manifest, decoded once."""
-
-    def __init__(self, status: ModelStatus) -> None:
-        self.status = status
-        self.manifest = build(Manifest, status.manifest)
-        self.name = status.name
-        self.version = status.version
 
 
 class EngineClient:
@@ -80,7 +55,7 @@ class EngineClient:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._transport: CoalescingTransport | None = None
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, Outstanding] = {}
         self._descriptions: dict[int, asyncio.Future[tuple[ModelStatus, ...]]] = {}
         self._last_id = 0
         self._models: dict[tuple[str, str], ReadyModel] = {}
@@ -102,6 +77,12 @@ class EngineClient:
                 continue
             await self._lost.wait()
 
+    def close(self) -> None:
+        """Leave the engine for good."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.close()
+
     def connected(self, transport: CoalescingTransport) -> None:
         """Start to use a new connection; calls wait until the engine says that their model is ready."""
         self._transport = transport
@@ -116,7 +97,10 @@ class EngineClient:
             waiter.cancel()
         self._descriptions.clear()
         for call in list(self._calls.values()):
-            if call.num_sent >= 2:
+            if isinstance(call, Generation) and call.is_complete:
+                self._forget(call)
+                call.finish()
+            elif call.num_sent >= 2:
                 message = "The engine was lost twice while it held this request."
                 self._settle(call, EngineUnavailable(message, retry_after_seconds=1))
             else:
@@ -199,13 +183,9 @@ class EngineClient:
 
         Raises: EngineUnavailable at once while the engine is away; the rest comes through the awaited call.
         """
-        if self._transport is None:
-            raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
-        self._last_id += 1
-        infer = Infer(self._last_id, model.name, model.version, graph, num_rows, outputs, timeout_seconds)
+        infer = Infer(self._next_id(), model.name, model.version, graph, num_rows, outputs, timeout_seconds)
         call = Call(infer, payload, self._loop.time() + timeout_seconds)
-        self._calls[infer.id] = call
-        self._send(call, infer)
+        self._send(call, timeout_seconds)
         return call
 
     def cancel(self, call: Call) -> None:
@@ -213,29 +193,55 @@ class EngineClient:
         if not call.done():
             self._withdraw(call, Cancelled("The caller left."))
 
-    def _send(self, call: Call, infer: Infer) -> None:
+    # --- texts ---
+
+    def generate(
+        self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
+    ) -> Generation:
+        """Continue a prompt, whose first token is the beginning.
+
+        Raises: EngineUnavailable at once while the engine is away; the rest comes through the iteration.
+        """
+        generation = Generation(self._next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
+        self._send(generation, timeout_seconds)
+        return generation
+
+    def cancel_generation(self, generation: Generation) -> None:
+        """Give up the rest of a text: its slot is free at the engine's next step."""
+        if generation.id in self._calls:
+            self._withdraw(generation, Cancelled("The caller left."))
+
+    # --- what both have in common ---
+
+    def _next_id(self) -> int:
+        if self._transport is None:
+            raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
+        self._last_id += 1
+        return self._last_id
+
+    def _send(self, call: Outstanding, timeout_seconds: float) -> None:
         assert self._transport is not None
+        self._calls[call.id] = call
         call.num_sent += 1
         self._arm(call, call.deadline + DEADLINE_SLACK_SECONDS, DeadlineExceeded("The deadline passed."))
-        self._transport.write(frame(infer, *call.payload))
+        self._transport.write(call.encode(timeout_seconds))
 
-    def _arm(self, call: Call, when: float, error: ServiceError) -> None:
+    def _arm(self, call: Outstanding, when: float, error: ServiceError) -> None:
         if call.timer is not None:
             call.timer.cancel()
         call.timer = self._loop.call_at(when, self._withdraw, call, error)
 
-    def _withdraw(self, call: Call, error: ServiceError) -> None:
-        if self._transport is not None and call.infer.id in self._calls:
-            self._transport.write(frame(Cancel(call.infer.id)))
+    def _withdraw(self, call: Outstanding, error: ServiceError) -> None:
+        if self._transport is not None and call.id in self._calls:
+            self._transport.write(frame(Cancel(call.id)))
         self._settle(call, error)
 
-    def _settle(self, call: Call, error: ServiceError) -> None:
+    def _settle(self, call: Outstanding, error: ServiceError) -> None:
         self._forget(call)
-        if not call.done():
-            call.set_exception(error)
+        call.fail(error)
 
-    def _forget(self, call: Call) -> None:
-        self._calls.pop(call.infer.id, None)
+    def _forget(self, call: Outstanding) -> None:
+        self._calls.pop(call.id, None)
         if call.timer is not None:
             call.timer.cancel()
             call.timer = None
@@ -244,18 +250,18 @@ class EngineClient:
 
     def handle(self, message: Message, payload: memoryview) -> None:
         """Act on one message of the engine."""
-        if isinstance(message, Result):
-            if (call := self._calls.get(message.id)) is not None:
-                self._forget(call)
-                if not call.done():
-                    receipt = Receipt(message.queue_seconds, message.compute_seconds, message.batch_size)
-                    call.set_result((_arrays(message, payload), receipt))
-        elif isinstance(message, Failure):
-            if (call := self._calls.get(message.id)) is not None:
-                kind = BY_CODE.get(message.code, ServiceError)
-                self._settle(call, kind(message.message, retry_after_seconds=message.retry_after_seconds))
+        if isinstance(message, Sampled):
+            for id_, token, logprob, top in message.items:
+                if isinstance(generation := self._calls.get(id_), Generation):
+                    generation.push(Token(token, logprob, top))
         elif isinstance(message, Description):
             self._learn(message)
+        elif (call := self._calls.get(message.id)) is not None:
+            if isinstance(message, Failure):
+                kind = BY_CODE.get(message.code, ServiceError)
+                self._settle(call, kind(message.message, retry_after_seconds=message.retry_after_seconds))
+            elif call.receive(message, payload):
+                self._forget(call)
 
     def _learn(self, description: Description) -> None:
         if (waiter := self._descriptions.get(description.id)) is not None and not waiter.done():
@@ -280,12 +286,11 @@ class EngineClient:
         """Send again what the lost engine held, as soon as its model is ready."""
         now = self._loop.time()
         for call in [call for call in self._calls.values() if call.is_stranded]:
-            infer = call.infer
-            if (infer.model, infer.version) in self._models:
+            if (call.model, call.version) in self._models:
                 call.is_stranded = False
-                self._send(call, msgspec.structs.replace(infer, timeout_seconds=call.deadline - now))
+                self._send(call, call.deadline - now)
             elif self.is_settled:
-                self._settle(call, ModelNotReady(f"{infer.model}@{infer.version} is no longer served."))
+                self._settle(call, ModelNotReady(f"{call.model}@{call.version} is no longer served."))
 
 
 class _Connection(asyncio.Protocol):
@@ -305,15 +310,3 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.disconnected()
-
-
-def _arrays(result: Result, payload: memoryview) -> Arrays:
-    arrays: dict[str, NDArray[Any]] = {}
-    offset = 0
-    for name, dtype, shape in result.outputs:
-        count = 1
-        for size in shape:
-            count *= size
-        arrays[name] = np.frombuffer(payload, dtype, count, offset).reshape(shape)
-        offset += arrays[name].nbytes
-    return arrays

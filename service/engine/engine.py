@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,26 +16,30 @@ import msgspec
 from models.manifest import Graph
 from service.engine.batcher import Batcher
 from service.engine.batches import Receipt, Request
+from service.engine.generator import Generator
 from service.engine.instance import ThreadInstance, as_bytes
-from service.engine.loading import LoadedVersion, VersionRejected, load_version
-from service.engine.messages import Cancel, Describe, Description, Failure, Infer, Message, ModelStatus, Result, frame
+from service.engine.loading import LoadedGraph, LoadedVersion, load_version
+from service.engine.messages import (
+    Cancel,
+    Describe,
+    Description,
+    Generate,
+    Infer,
+    Message,
+    ModelStatus,
+    Result,
+    frame,
+)
+from service.engine.peers import Peer, Send, failure_frame
 from service.engine.runtime import Device
 from service.engine.scheduling import Limits, efficient_rows
-from service.errors import InferenceFailed, InvalidParameter, ModelNotReady, ServiceError
+from service.engine.version_files import VersionRejected
+from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
+from service.language_metrics import LanguageMetrics
 from service.metrics import GraphMetrics, Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
-
-Send = Callable[[bytes], None]
-
-
-@dataclass(slots=True, eq=False)
-class Peer:
-    """One API process: how to answer it, and its unanswered requests by id."""
-
-    send: Send
-    requests: dict[int, tuple[Request, Batcher]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -50,10 +53,11 @@ class ServedGraph:
 
 @dataclass(slots=True)
 class Version:
-    """One version that was asked for: its state, and its graphs once it is ready."""
+    """One version that was asked for: its state, and its graphs once it is ready, with the generator of a language."""
 
     status: ModelStatus
     graphs: dict[str, ServedGraph] = field(default_factory=dict)
+    generator: Generator | None = None
 
 
 class Engine:
@@ -94,25 +98,15 @@ class Engine:
         return True
 
     def _serve(self, loaded: LoadedVersion) -> None:
-        manifest = loaded.manifest
-        graphs = {}
-        for name, graph in loaded.graphs.items():
-            metrics = GraphMetrics(self._metrics, manifest.name, manifest.version, name)
-            instances = [
-                ThreadInstance(runner, self._loop.call_soon_threadsafe, f"{manifest.name}.{name}.{i}")
-                for i, runner in enumerate(graph.runners)
-            ]
-            limits = Limits(
-                graph.batching.max_batch_size,
-                self._settings.max_queue_delay_seconds,
-                self._settings.max_queue_rows,
-                len(instances),
-                efficient_rows(graph.bucket_seconds),
-            )
-            batcher = Batcher(graph.graph.inputs, instances, limits, graph.cost, self._loop, metrics)
-            graphs[name] = ServedGraph(graph.graph, batcher, metrics)
+        name, version = loaded.manifest.name, loaded.manifest.version
+        graphs = {key: self._serve_graph(name, version, key, graph) for key, graph in loaded.graphs.items()}
+        generator = None
+        if loaded.decoder is not None:
+            metrics = LanguageMetrics(self._metrics, name, version)
+            time, call = self._loop.time, self._loop.call_soon_threadsafe
+            generator = Generator(loaded.decoder, self._settings, metrics, time, call, name)
         status = _ready_status(loaded, self._device)
-        self._set_status(status, graphs)
+        self._set_status(status, graphs, generator)
         log.info(
             "a model is ready",
             extra={
@@ -126,8 +120,26 @@ class Engine:
             },
         )
 
-    def _set_status(self, status: ModelStatus, graphs: dict[str, ServedGraph] | None = None) -> None:
-        self._versions[status.name, status.version] = Version(status, graphs or {})
+    def _serve_graph(self, model: str, version: str, name: str, graph: LoadedGraph) -> ServedGraph:
+        metrics = GraphMetrics(self._metrics, model, version, name)
+        instances = [
+            ThreadInstance(runner, self._loop.call_soon_threadsafe, f"{model}.{name}.{i}")
+            for i, runner in enumerate(graph.runners)
+        ]
+        limits = Limits(
+            graph.batching.max_batch_size,
+            self._settings.max_queue_delay_seconds,
+            self._settings.max_queue_rows,
+            len(instances),
+            efficient_rows(graph.bucket_seconds),
+        )
+        batcher = Batcher(graph.graph.inputs, instances, limits, graph.cost, self._loop, metrics)
+        return ServedGraph(graph.graph, batcher, metrics)
+
+    def _set_status(
+        self, status: ModelStatus, graphs: dict[str, ServedGraph] | None = None, generator: Generator | None = None
+    ) -> None:
+        self._versions[status.name, status.version] = Version(status, graphs or {}, generator)
         self._metrics.set_model_state(status.name, status.version, status.state)
         self._announce()
 
@@ -140,8 +152,10 @@ class Engine:
         models = []
         for version in self._versions.values():
             statistics: dict[str, float] = {}
+            if version.generator is not None:
+                statistics |= version.generator.statistics()
             for name, graph in version.graphs.items():
-                prefix = "" if len(version.graphs) == 1 else f"{name}."
+                prefix = "" if len(version.graphs) == 1 and version.generator is None else f"{name}."
                 statistics |= {prefix + key: value for key, value in graph.metrics.statistics().items()}
                 statistics[prefix + "queued_rows"] = graph.batcher.waiting_rows
             models.append(msgspec.structs.replace(version.status, statistics=statistics))
@@ -159,27 +173,39 @@ class Engine:
     def disconnect(self, peer: Peer) -> None:
         """Forget an API process and all that it waited for."""
         self._peers.discard(peer)
-        for request, batcher in list(peer.requests.values()):
-            batcher.cancel(request)
+        for cancel in list(peer.cancels.values()):
+            cancel()
 
     def handle(self, peer: Peer, message: Message, payload: memoryview) -> None:
         """Act on one message of an API process."""
-        if isinstance(message, Infer):
+        if isinstance(message, Infer | Generate):
             try:
-                self._infer(peer, message, payload)
+                if isinstance(message, Infer):
+                    self._infer(peer, message, payload)
+                else:
+                    self._generate(peer, message, payload)
             except ServiceError as error:
-                peer.send(_failure(message.id, error))
+                peer.send(failure_frame(message.id, error))
         elif isinstance(message, Cancel):
-            if message.id in peer.requests:
-                request, batcher = peer.requests[message.id]
-                batcher.cancel(request)
+            if message.id in peer.cancels:
+                peer.cancels[message.id]()
         elif isinstance(message, Describe):
             peer.send(self._description(message.id))
 
-    def _infer(self, peer: Peer, message: Infer, payload: memoryview) -> None:
+    def _ready(self, message: Infer | Generate) -> Version:
         version = self._versions.get((message.model, message.version))
-        if version is None or not version.graphs:
+        if version is None or version.status.state != "ready":
             raise ModelNotReady(f"{message.model}@{message.version} is not loaded.", retry_after_seconds=1)
+        return version
+
+    def _generate(self, peer: Peer, message: Generate, payload: memoryview) -> None:
+        generator = self._ready(message).generator
+        if generator is None:
+            raise UnsupportedTask(f"{message.model!r} is no language model.")
+        generator.generate(peer, message, payload)
+
+    def _infer(self, peer: Peer, message: Infer, payload: memoryview) -> None:
+        version = self._ready(message)
         served = version.graphs.get(message.graph)
         if served is None:
             raise InvalidParameter(f"{message.model!r} has no graph {message.graph!r}; it has {list(version.graphs)}.")
@@ -193,49 +219,58 @@ class Engine:
         now = self._loop.time()
 
         def on_done(request: Request, outcome: ServiceError | Receipt) -> None:
-            peer.requests.pop(message.id, None)
+            peer.cancels.pop(message.id, None)
             peer.send(_answer(message.id, request, outcome))
 
         request = Request(message.num_rows, payload, message.outputs, now, now + message.timeout_seconds, on_done)
-        peer.requests[message.id] = (request, served.batcher)
+        peer.cancels[message.id] = lambda: served.batcher.cancel(request)
         served.batcher.submit(request)
 
 
 def _answer(id_: int, request: Request, outcome: ServiceError | Receipt) -> bytes:
     if isinstance(outcome, ServiceError):
-        return _failure(id_, outcome)
+        return failure_frame(id_, outcome)
     arrays = request.joined()
     outputs = tuple((name, array.dtype.str, array.shape) for name, array in arrays.items())
     result = Result(id_, outcome.queue_seconds, outcome.compute_seconds, outcome.batch_size, outputs)
     return frame(result, *(as_bytes(array) for array in arrays.values()))
 
 
-def _failure(id_: int, error: ServiceError) -> bytes:
-    if isinstance(error, InferenceFailed) and error.__cause__ is not None:
-        log.warning("a request failed", extra={"code": error.code, "cause": str(error.__cause__)[:500]})
-    return frame(Failure(id_, error.code, error.message, error.retry_after_seconds))
-
-
 def _ready_status(loaded: LoadedVersion, device: Device) -> ModelStatus:
-    manifest, graphs = loaded.manifest, loaded.graphs
-    first = next(iter(graphs.values()))
+    manifest, graphs, decoder = loaded.manifest, loaded.graphs, loaded.decoder
     seconds = {
-        (str(bucket) if len(graphs) == 1 else f"{name}.{bucket}"): spent
+        (str(bucket) if len(graphs) == 1 and decoder is None else f"{name}.{bucket}"): spent
         for name, graph in graphs.items()
         for bucket, spent in graph.bucket_seconds.items()
     }
-    return ModelStatus(
+    status = ModelStatus(
         name=manifest.name,
         version=manifest.version,
         state="ready",
         manifest=manifest.to_json(),
         device=str(device),
-        providers=first.providers,
-        max_batch_size=first.batching.max_batch_size,
-        buckets=first.batching.buckets,
-        instances=len(first.runners),
-        threads=first.num_threads,
-        golden_error=max(graph.golden_error for graph in graphs.values()),
+        golden_error=max((graph.golden_error for graph in graphs.values()), default=0.0),
         load_seconds=loaded.load_seconds,
         bucket_seconds=seconds,
+    )
+    if decoder is None:
+        first = next(iter(graphs.values()))
+        return msgspec.structs.replace(
+            status,
+            providers=first.providers,
+            max_batch_size=first.batching.max_batch_size,
+            buckets=first.batching.buckets,
+            instances=len(first.runners),
+            threads=first.num_threads,
+        )
+    steps = decoder.cost.decode_seconds
+    return msgspec.structs.replace(
+        status,
+        providers=decoder.providers,
+        max_batch_size=decoder.decoder.num_slots,
+        buckets=tuple(steps),
+        instances=1,
+        threads=decoder.num_threads,
+        golden_error=max(status.golden_error, decoder.golden_error),
+        bucket_seconds={f"decode.{size}": spent for size, spent in steps.items()} | seconds,
     )

@@ -17,22 +17,19 @@ import onnxruntime as ort
 
 from models import golden as golden_io
 from models.golden import Golden
-from models.manifest import Batching, Graph, Manifest, read_manifest, sha256_hex
-from models.strict import StrictError
+from models.manifest import Batching, Graph, Manifest
 from service.engine.batches import Arrays
 from service.engine.cpus import available_cpus
 from service.engine.instance import Runner
-from service.engine.runtime import CpuRunner, CudaRunner, Device, open_session, signature_mismatch
+from service.engine.language_loading import LANGUAGE_GRAPHS, LoadedDecoder, load_decoder
+from service.engine.runtime import CpuRunner, CudaRunner, Device, signature_mismatch
 from service.engine.scheduling import Cost, fit_cost
-from service.errors import InferenceFailed, ServiceError
+from service.engine.version_files import VersionFiles, VersionRejected, read_version, rejection
+from service.errors import InferenceFailed
 from service.settings import Settings
 
 WARM_UP_SECONDS = 0.05
 TRIAL_SECONDS = 0.25
-
-
-class VersionRejected(Exception):
-    """A version is not fit to serve; the message says why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +57,7 @@ class LoadedVersion:
     manifest: Manifest
     graphs: dict[str, LoadedGraph]
     load_seconds: float
+    decoder: LoadedDecoder | None = None
 
 
 def load_version(folder: Path, settings: Settings, device: Device) -> LoadedVersion:
@@ -68,27 +66,22 @@ def load_version(folder: Path, settings: Settings, device: Device) -> LoadedVers
     Raises: VersionRejected; StartupError where CUDA is not truly in force.
     """
     started = time.monotonic()
-    try:
-        manifest = read_manifest(folder)
-        goldens = golden_io.read_golden(folder)
-        contents = {name: _read_graph(folder, graph) for name, graph in manifest.graphs.items()}
-    except (StrictError, OSError, ValueError) as error:
-        raise VersionRejected(str(error)) from error
-    batching = _bounded(manifest.batching, settings.max_batch_size)
+    files = read_version(folder)
+    manifest = files.manifest
+    decoder = None
+    if manifest.task == "text-generation":
+        decoder = load_decoder(files, settings, device)
+        # The graph that explains is seldom asked: one instance, and no second copy of the weights.
+        settings = settings.model_copy(update={"instances": 1, "threads": settings.threads or 1})
     graphs = {}
     for name, graph in manifest.graphs.items():
-        if name not in goldens:
+        if decoder is not None and name in LANGUAGE_GRAPHS:
+            continue
+        if name not in files.goldens:
             raise VersionRejected(f"golden.npz has nothing for the graph {name!r}.")
-        graphs[name] = _load_graph(graph, contents[name], goldens[name], batching, settings, device)
-    return LoadedVersion(manifest, graphs, time.monotonic() - started)
-
-
-def _read_graph(folder: Path, graph: Graph) -> bytes:
-    # The same bytes are hashed and loaded: the file cannot be swapped in between.
-    content = (folder / graph.file).read_bytes()
-    if sha256_hex(content) != graph.sha256:
-        raise ValueError(f"{graph.file} has the SHA-256 {sha256_hex(content)}, the manifest says {graph.sha256}.")
-    return content
+        batching = _bounded(_bounded(manifest.batching, settings.max_batch_size), graph.max_batch_size or 0)
+        graphs[name] = _load_graph(name, files, batching, settings, device)
+    return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder)
 
 
 def _bounded(batching: Batching, max_batch_size: int) -> Batching:
@@ -98,13 +91,12 @@ def _bounded(batching: Batching, max_batch_size: int) -> Batching:
     return Batching(max_batch_size=max_batch_size, buckets=(*buckets, max_batch_size))
 
 
-def _load_graph(
-    graph: Graph, content: bytes, golden: Golden, batching: Batching, settings: Settings, device: Device
-) -> LoadedGraph:
+def _load_graph(name: str, files: VersionFiles, batching: Batching, settings: Settings, device: Device) -> LoadedGraph:
+    graph, golden = files.manifest.graphs[name], files.goldens[name]
     if any(size < 0 for spec in graph.inputs for size in spec.row_shape):
         raise VersionRejected("a graph with inputs of varying size is not served by this version of the service.")
     try:
-        session = open_session(content, device, settings.threads or 1)
+        session = files.open(name, device, settings.threads or 1, is_prepacked=graph.weights is None)
         if mismatch := signature_mismatch(graph, session):
             raise VersionRejected(mismatch)
         tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
@@ -112,16 +104,12 @@ def _load_graph(
             runners: tuple[Runner, ...] = _cuda_runners(session, graph, batching, settings, device)
             num_threads = 1
         else:
-            runners, num_threads, session = _cpu_runners(session, content, golden, batching, settings, device)
+            runners, num_threads, session = _cpu_runners(session, name, files, batching, settings, device)
         error = max(_verify(runners[0], graph, golden, n, tolerance) for n in {1, batching.max_batch_size})
         seconds = {bucket: _bucket_seconds(runners, golden, graph, bucket) for bucket in batching.buckets}
     except InferenceFailed as error_:
-        raise VersionRejected(f"{error_.message} {_cause(error_)}") from error_
+        raise rejection(error_) from error_
     return LoadedGraph(graph, batching, runners, num_threads, seconds, error, tuple(session.get_providers()))
-
-
-def _cause(error: ServiceError) -> str:
-    return str(error.__cause__ or "").splitlines()[0][:300] if error.__cause__ else ""
 
 
 def _cuda_runners(
@@ -137,8 +125,8 @@ def _cuda_runners(
 
 def _cpu_runners(
     session: ort.InferenceSession,
-    content: bytes,
-    golden: Golden,
+    name: str,
+    files: VersionFiles,
     batching: Batching,
     settings: Settings,
     device: Device,
@@ -149,8 +137,8 @@ def _cpu_runners(
         runner = CpuRunner(session)
         instances = settings.instances or max(1, cpus // (settings.threads or 1))
         return (runner,) * instances, settings.threads or 1, session
-    wide_session = open_session(content, device, cpus)
-    batch = golden.repeated(batching.max_batch_size)
+    wide_session = files.open(name, device, cpus)
+    batch = files.goldens[name].repeated(batching.max_batch_size)
     narrow, wide = CpuRunner(session), CpuRunner(wide_session)
     narrow_rate = _rows_per_second((narrow,) * cpus, batch.inputs, tuple(batch.outputs))
     wide_rate = _rows_per_second((wide,), batch.inputs, tuple(batch.outputs))

@@ -40,6 +40,40 @@ class Describe(msgspec.Struct, array_like=True, frozen=True, tag=3):
     id: int
 
 
+class Sampling(msgspec.Struct, array_like=True, frozen=True):
+    """How a text is continued.
+
+    `temperature` 0 takes the likeliest token; `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing. `num_logprobs` and
+    `prompt_logprobs`: -1 none, 0 those of the tokens themselves, k also of the k likeliest. `first_step` tokens of the
+    answer are at the end of the prompt already: random numbers go on from there.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int = 0
+    num_logprobs: int = -1
+    prompt_logprobs: int = -1
+    ignore_eos: bool = False
+    first_step: int = 0
+
+
+class Generate(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """Continue the prompt in the payload (int32 tokens, the beginning included), within `timeout_seconds`."""
+
+    id: int
+    model: str
+    version: str
+    sampling: Sampling
+    timeout_seconds: float
+
+
 class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):
     """The outputs of request `id`; `outputs` holds name, datatype and shape of each tensor in the payload."""
 
@@ -57,6 +91,39 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, tag=5):
     code: str
     message: str
     retry_after_seconds: float | None
+
+
+SampledItem = tuple[int, int, float | None, tuple[tuple[int, float], ...]]
+
+
+class Sampled(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """The tokens of one step: request id, token, its log probability, the likeliest tokens with theirs."""
+
+    items: tuple[SampledItem, ...]
+
+
+class Scored(msgspec.Struct, array_like=True, frozen=True, tag=9):
+    """What the prompt of request `id` scores, before its first token.
+
+    The payload holds, for the P - 1 tokens after the first: log probabilities float32 [P - 1], the likeliest tokens
+    int32 [P - 1, num_top] and their log probabilities float32 [P - 1, num_top].
+    """
+
+    id: int
+    num_top: int
+
+
+class Finished(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """Request `id` has all its tokens: `reason` is `stop` (the end token, which was sent too) or `length`."""
+
+    id: int
+    reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    steps: int
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
@@ -87,7 +154,7 @@ class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):
     settled: bool
 
 
-Message = Infer | Cancel | Describe | Result | Failure | Description
+Message = Infer | Cancel | Describe | Result | Failure | Description | Generate | Sampled | Scored | Finished
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -68,8 +68,25 @@ def choose_device(wanted: str) -> Device:
     return Device("cuda", int(wanted.partition(":")[2] or 0))
 
 
-def open_session(content: bytes, device: Device, num_threads: int) -> ort.InferenceSession:
-    """Create a session from the bytes of an ONNX file.
+@dataclass(frozen=True, slots=True)
+class SharedWeights:
+    """The content of a file of initializers, under the name that the graphs know it by."""
+
+    file: str
+    content: bytes
+
+
+def open_session(
+    content: bytes,
+    device: Device,
+    num_threads: int,
+    weights: SharedWeights | None = None,
+    *,
+    is_prepacked: bool = True,
+) -> ort.InferenceSession:
+    """Create a session from the bytes of an ONNX file and of the weights beside it.
+
+    Packing the weights for speed doubles their memory: a graph that is seldom used may do without.
 
     Raises: InferenceFailed where the file does not load; StartupError where CUDA is not truly in force.
     """
@@ -78,9 +95,14 @@ def open_session(content: bytes, device: Device, num_threads: int) -> ort.Infere
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not is_prepacked:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if device.is_cuda:
         ort.preload_dlls()
     try:
+        if weights is not None:
+            sizes = [len(weights.content)]
+            options.add_external_initializers_from_files_in_memory([weights.file], [weights.content], sizes)
         session = ort.InferenceSession(content, options, providers=_providers(device))
     except Exception as error:
         raise InferenceFailed("ONNX Runtime cannot load the graph.") from error

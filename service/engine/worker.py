@@ -15,8 +15,9 @@ from typing import cast
 import uvloop
 
 from service.coalescing import CoalescingTransport
-from service.engine.engine import Engine, Peer
+from service.engine.engine import Engine
 from service.engine.messages import FrameError, FrameReader
+from service.engine.peers import Peer
 from service.engine.repository import find_versions
 from service.engine.runtime import choose_device
 from service.errors import StartupError

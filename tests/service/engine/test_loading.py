@@ -11,9 +11,10 @@ import pytest
 from models.golden import Golden, write_golden
 from models.manifest import MANIFEST_FILE
 from service.engine import loading
-from service.engine.loading import VersionRejected, load_version
+from service.engine.loading import load_version
 from service.engine.repository import find_versions
 from service.engine.runtime import Device, choose_device
+from service.engine.version_files import VersionRejected
 from service.errors import StartupError
 from service.settings import Settings
 from tests.networks import SHAPE, LinearClassifier

@@ -6,7 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.messages import Cancel, Describe, Failure, FrameError, FrameReader, Infer, Message, Result, frame
+from service.engine.messages import (
+    Cancel,
+    Describe,
+    Failure,
+    Finished,
+    FrameError,
+    FrameReader,
+    Generate,
+    Infer,
+    Message,
+    Result,
+    Sampled,
+    Sampling,
+    Scored,
+    frame,
+)
 
 MESSAGES: list[tuple[Message, bytes]] = [
     (Infer(1, "m", "1", "g", 2, ("y",), 0.5), b"rows"),
@@ -14,6 +29,10 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Describe(3), b""),
     (Result(4, 0.1, 0.2, 8, (("y", "<f4", (2, 3)),)), b"x" * 24),
     (Failure(5, "queue_full", "It is full.", 1.5), b""),
+    (Generate(6, "m", "1", Sampling(max_tokens=3, seed=2**63, logit_bias={5: -1.5}), 0.5), b"tokens"),
+    (Sampled(((6, 17, None, ()), (7, 3, -0.25, ((3, -0.25), (9, -4.5))))), b""),
+    (Scored(6, 2), b"scores"),
+    (Finished(6, "stop", 3, 1, 0.1, 0.2, 0.3, 4), b""),
 ]
 
 
