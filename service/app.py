@@ -16,10 +16,15 @@ from service import __version__
 from service.api import problems
 from service.api.catalog import catalog_router
 from service.api.classification import Classify, Embed
-from service.api.documentation import ANY_PROBLEM, PROBLEMS, Classified, Embedded, classifier_request
+from service.api.documentation import ANY_PROBLEM
+from service.api.entries import ENTRIES, Entry
 from service.api.envelope import Drain, Envelope
+from service.api.generation import Generate
 from service.api.health import health_router
 from service.api.hotpath import HotPath, hot_path
+from service.api.language import Attention, Detokenize, NextToken, Score, Tokenize
+from service.api.openai import COMPLETIONS, Completions
+from service.api.tokenizers import Tokenizers
 from service.engine.client import EngineClient
 from service.errors import ServiceError
 from service.metrics import Metrics
@@ -40,31 +45,45 @@ def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
     app.add_exception_handler(Exception, problems.on_unexpected)
-    decoders = ThreadPoolExecutor(settings.decode_threads, "decode")
-    classify = Classify(client, settings, metrics, decoders)
-    embed = Embed(client, settings, metrics, decoders)
-    _add_hot_route(app, hot_path("classify"), classify, Classified, classifier_request(explains=True))
-    _add_hot_route(app, hot_path("embed"), embed, Embedded, classifier_request(explains=False))
+    threads = ThreadPoolExecutor(settings.decode_threads, "decode")
+    tokenizers = Tokenizers(settings.repository, threads)
+    handlers: dict[str, ASGIApp] = {
+        "classify": Classify(client, settings, metrics, threads),
+        "embed": Embed(client, settings, metrics, threads),
+        "generate": Generate(client, settings, tokenizers),
+        "next-token": NextToken(client, settings, tokenizers),
+        "tokenize": Tokenize(client, settings, tokenizers),
+        "detokenize": Detokenize(client, settings, tokenizers),
+        "score": Score(client, settings, tokenizers),
+        "attention": Attention(client, settings, tokenizers),
+    }
+    whole: dict[str, ASGIApp] = {COMPLETIONS: Completions(client, settings, tokenizers)}
+    for verb, handler in handlers.items():
+        _add_hot_route(app, hot_path(verb), handler, ENTRIES[verb])
+    for path, handler in whole.items():
+        _add_hot_route(app, path, handler, ENTRIES[path])
     app.include_router(catalog_router(client))
     app.include_router(health_router(client, metrics, drain))
-    return Envelope(HotPath(app, {"classify": classify, "embed": embed}), settings, metrics, drain)
+    return Envelope(HotPath(app, handlers, whole), settings, metrics, drain)
 
 
-def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, answer: Any, request: dict[str, Any]) -> None:
+def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, entry: Entry) -> None:
     """Route to a plain ASGI handler, and keep the entry in the OpenAPI document that FastAPI would make."""
 
     async def documented(model: str) -> Any: ...
 
-    documented.__name__ = path.rpartition("/")[2]
-    documented.__doc__ = type(handler).__doc__
-    endpoint: Callable[..., Any] = documented
+    async def documented_whole() -> Any: ...
+
+    endpoint: Callable[..., Any] = documented if "{model}" in path else documented_whole
+    endpoint.__name__ = path.rpartition("/")[2].replace("-", "_")
+    endpoint.__doc__ = entry.description
     app.add_api_route(
         path,
         endpoint,
         methods=["POST"],
-        response_model=answer,
-        responses=PROBLEMS,
-        openapi_extra=request,
+        response_model=entry.answer,
+        responses=entry.responses,
+        openapi_extra=entry.request,
         summary=(handler.answer.__doc__ or "").strip() if hasattr(handler, "answer") else None,
         tags=["inference"],
     )

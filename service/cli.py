@@ -1,17 +1,18 @@
-"""The console script `hotplate`: serve · models · predict · bench.
+"""The console script `hotplate`: serve · models · predict · complete · bench.
 
 It parses arguments and prints; what a command does is elsewhere. It imports little, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import mimetypes
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -22,7 +23,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from service import __version__
+from service import __version__, completing
 from service.errors import StartupError
 from service.launch import MULTIPROC_VARIABLE
 from service.logs import configure_logging
@@ -190,13 +191,60 @@ def _write_explanation(folder: Path, file: Path, png: str) -> None:
     (folder / f"{file.stem}.explanation.png").write_bytes(b64decode(png))
 
 
-def _ask(method: str, address: str, **arguments: Any) -> Any:
+# --- complete ---
+
+
+@app.command()
+def complete(
+    prompt: Annotated[str, typer.Argument(help="The text to go on with; empty begins a new one.")] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help="name or name@version [default: the first]")] = "",
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest tokens that have this share.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw among this many likeliest tokens.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Tell tokens, speed and seed at the end.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print a prompt and what a model writes after it, as it comes."""
+    asked = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    body = {"prompt": prompt, "stop": stop or None} | asked
+    address = url.rstrip("/")
+    with _reaching(address):
+        try:
+            model = model or completing.choose_model(_ask("GET", f"{address}/v1/models")["data"])
+            begin = iter([prompt])  # printed once the service has taken it
+
+            def show(text: str) -> None:
+                text = "".join([*begin, text])
+                typer.echo(completing.for_terminal(text) if sys.stdout.isatty() else text, nl=False)
+
+            end = completing.stream_text(address, model, body, show)
+        except completing.CompletionFailed as error:
+            raise _fail(str(error)) from error
+    typer.echo()
+    if stats:
+        count, speed = end["usage"]["completion_tokens"], end["timing"]["tokens_per_second"]
+        typer.secho(f"{count} tokens, {speed:.0f} tokens/s, seed {end['seed']}, {end['model']}", dim=True, err=True)
+
+
+# --- talking to a service ---
+
+
+@contextlib.contextmanager
+def _reaching(address: str) -> Iterator[None]:
     try:
-        response = httpx.request(method, address, timeout=60, **arguments)
+        yield
     except httpx.InvalidURL as error:
         raise _fail(f"{address!r} is not an address: {error}.", 2) from error
     except httpx.TransportError as error:
         raise _fail(f"No service answers at {address}: {error}. Start one with `hotplate serve`.") from error
+
+
+def _ask(method: str, address: str, **arguments: Any) -> Any:
+    with _reaching(address):
+        response = httpx.request(method, address, timeout=60, **arguments)
     try:
         answer = response.json()
         if response.is_success:

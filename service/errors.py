@@ -12,10 +12,11 @@ class ServiceError(Exception):
     status = 500
     code = "internal_error"
 
-    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None, parameter: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_seconds = retry_after_seconds
+        self.parameter = parameter
 
 
 # --- The request is at fault ---
@@ -26,6 +27,20 @@ class MalformedRequest(ServiceError):
 
     status = 400
     code = "malformed_request"
+
+
+class ContextExceeded(ServiceError):
+    """The prompt, or the prompt with what is to follow, has more tokens than the model's context."""
+
+    status = 400
+    code = "context_length_exceeded"
+
+
+class UnknownToken(ServiceError):
+    """A token id is not in the model's vocabulary."""
+
+    status = 400
+    code = "unknown_token"
 
 
 class Unauthorized(ServiceError):

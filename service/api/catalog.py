@@ -36,9 +36,12 @@ class ModelList(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """All that is known of one model version: manifest, device, batching, live statistics."""
+    """All that is known of one model version, beside what OpenAI's clients expect: manifest, device, statistics."""
 
     id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: Literal["hotplate"] = "hotplate"
     version: str
     state: str
     reason: str | None = None

@@ -15,7 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Send
 
 from service.api.exchange import Exchange, Scope, open_exchange
-from service.api.problems import on_unexpected, problem_response
+from service.api.problems import error_response, unexpected_response
 from service.errors import ServiceError, ShuttingDown
 from service.metrics import Metrics
 from service.settings import Settings
@@ -70,10 +70,10 @@ class Envelope:
         self._metrics.requests_in_flight.inc()
         try:
             await self._serve(scope, receive, reply)
-        except Exception as error:
+        except Exception:
             log.exception("a request failed unexpectedly", extra={"request_id": exchange.request_id})
             if not started:
-                await (await on_unexpected(None, error))(scope, receive, reply)  # type: ignore[arg-type]
+                await unexpected_response(scope["path"])(scope, receive, reply)
         finally:
             self._drain.num_in_flight -= 1
             self._metrics.requests_in_flight.dec()
@@ -82,12 +82,12 @@ class Envelope:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._drain.is_refusing and scope["path"] not in _ALWAYS_ANSWERED:
             refusal = ShuttingDown("The service is shutting down.", retry_after_seconds=1)
-            await problem_response(refusal)(scope, receive, send)
+            await error_response(scope["path"], refusal)(scope, receive, send)
             return
         try:
             await self._app(scope, receive, send)
         except ServiceError as error:
-            await problem_response(error)(scope, receive, send)
+            await error_response(scope["path"], error)(scope, receive, send)
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
@@ -101,9 +101,10 @@ class Envelope:
         if receipt is None:
             timing = f"total;dur={total_ms:.3f}"
         else:
+            batch = f'batch;desc="{receipt.batch_size}", ' if receipt.batch_size else ""  # a sequence is in many
             timing = (
                 f"queue;dur={receipt.queue_seconds * 1e3:.3f}, compute;dur={receipt.compute_seconds * 1e3:.3f}, "
-                f'batch;desc="{receipt.batch_size}", total;dur={total_ms:.3f}'
+                f"{batch}total;dur={total_ms:.3f}"
             )
         headers = [(b"x-request-id", exchange.request_id.encode()), (b"server-timing", timing.encode())]
         if self._drain.is_draining:

@@ -24,11 +24,12 @@ class HotRoute:
 
 
 class HotPath:
-    """Dispatches `POST /v1/models/{model}/{verb}` itself and hands the rest to the application."""
+    """Dispatches `POST /v1/models/{model}/{verb}` and some whole paths itself; the rest goes to the application."""
 
-    def __init__(self, app: ASGIApp, handlers: dict[str, ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, handlers: dict[str, ASGIApp], whole: dict[str, ASGIApp]) -> None:
         self._app = app
         self._routes = {verb: HotRoute(hot_path(verb), handler) for verb, handler in handlers.items()}
+        self._whole = {path: HotRoute(path, handler) for path, handler in whole.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -41,6 +42,10 @@ class HotPath:
                 scope["path_params"] = {"model": model}
                 await route.handler(scope, receive, send)
                 return
+        elif (route := self._whole.get(path)) is not None and scope["method"] == "POST":
+            scope["route"] = route
+            await route.handler(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Send
 
+from service.api.events import EventAnswer, EventStream
 from service.api.exchange import Exchange, Scope, exchange_of
 from service.api.problems import problem_response
 from service.engine.batches import Arrays
@@ -17,7 +18,7 @@ from service.engine.client import EngineClient, ReadyModel
 from service.errors import InvalidParameter, ServiceError, UnsupportedTask
 from service.settings import Settings
 
-_encode = msgspec.json.Encoder().encode
+encode_json = msgspec.json.Encoder().encode
 
 
 class InferenceRoute(ABC):
@@ -35,27 +36,20 @@ class InferenceRoute(ABC):
         try:
             model = self.resolve(scope["path_params"]["model"])
             exchange.model = model.name
-            body = _encode(await self.answer(model, scope, receive, exchange))
+            await send_answer(await self.answer(model, scope, receive, exchange), send)
         except ServiceError as error:
             await problem_response(error)(scope, receive, send)
-            return
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
 
     @abstractmethod
     async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Any:
-        """The answer as JSON values; each route's own."""
+        """The answer as JSON values or as events; each route's own."""
 
     def resolve(self, reference: str) -> ReadyModel:
         """The model, if it does this route's task.
 
         Raises: UnknownModel, ModelNotReady, UnsupportedTask.
         """
-        model = self.client.resolve(reference)
-        if model.manifest.task != self.task:
-            raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; this route needs {self.task}.")
-        return model
+        return resolve_for_task(self.client, reference, self.task)
 
     async def infer(
         self,
@@ -64,15 +58,42 @@ class InferenceRoute(ABC):
         exchange: Exchange,
         rows: Sequence[bytes | memoryview],
         outputs: tuple[str, ...],
+        *,
+        graph: str = "model",
     ) -> Arrays:
-        """Compute outputs of the model's only graph for rows of its only input."""
+        """Compute outputs of a graph for rows of its only input."""
         timeout_seconds = request_timeout_seconds(scope, self.settings)
-        call = self.client.infer(model, "model", outputs, rows, len(rows), timeout_seconds)
+        call = self.client.infer(model, graph, outputs, rows, len(rows), timeout_seconds)
         if exchange.is_disconnected:
             self.client.cancel(call)
         exchange.on_disconnect = lambda: self.client.cancel(call)
         arrays, exchange.receipt = await call
         return arrays
+
+
+def resolve_for_task(client: EngineClient, reference: str, task: str) -> ReadyModel:
+    """The model `name` or `name@version`, if it does this task.
+
+    Raises: UnknownModel, ModelNotReady, UnsupportedTask.
+    """
+    model = client.resolve(reference)
+    if model.manifest.task != task:
+        raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; this route needs {task}.")
+    return model
+
+
+async def send_answer(answer: Any, send: Send) -> None:
+    """Send JSON values, or the events of an answer that comes in pieces.
+
+    Raises: ServiceError, only as long as nothing was sent.
+    """
+    if isinstance(answer, EventAnswer):
+        await answer.write(EventStream(send))
+        return
+    body = encode_json(answer)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def request_timeout_seconds(scope: Scope, settings: Settings) -> float:

@@ -1,4 +1,4 @@
-"""Renders errors as RFC 9457 problem details: the only place where an exception becomes an answer.
+"""Renders errors: the only place where an exception becomes an answer. RFC 9457, or OpenAI's object on its routes.
 
 It never repeats a library's text nor the rejected input as such: messages come from our own errors.
 """
@@ -8,38 +8,76 @@ from __future__ import annotations
 import json
 import math
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.errors import InvalidParameter, MethodNotAllowed, NotFound, ServiceError
+from service.errors import InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
 
 MEDIA_TYPE = "application/problem+json"
+# Also the routes of OpenAI that this service does not have: their callers read errors in that form.
+_OPENAI_PATHS = ("/v1/completions", "/v1/chat/", "/v1/embeddings", "/v1/responses")
 
 
 def problem_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
     """The answer that tells a caller of an error."""
-    title = HTTPStatus(error.status).phrase if error.status != 499 else "Client Closed Request"
-    problem = {
+    return _response(problem_of(error), error, error.status, headers, MEDIA_TYPE)
+
+
+def problem_of(error: ServiceError) -> dict[str, Any]:
+    """An error as problem details."""
+    return {
         "type": f"urn:hotplate:problem:{error.code}",
-        "title": title,
+        "title": HTTPStatus(error.status).phrase if error.status != 499 else "Client Closed Request",
         "status": error.status,
         "detail": error.message,
         "code": error.code,
     }
+
+
+def openai_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
+    """The answer that tells a caller of OpenAI's routes of an error; what is 422 elsewhere is 400 there."""
+    status = 400 if error.status == 422 else error.status
+    return _response(openai_error(error), error, status, headers, "application/json")
+
+
+def openai_error(error: ServiceError) -> dict[str, Any]:
+    """An error as OpenAI's object."""
+    is_unknown_model = isinstance(error, UnknownModel)
+    return {
+        "error": {
+            "message": error.message,
+            "type": "invalid_request_error" if error.status < 500 else "server_error",
+            "param": "model" if is_unknown_model else error.parameter,
+            "code": "model_not_found" if is_unknown_model else error.code,
+        }
+    }
+
+
+def error_response(path: str, error: ServiceError, headers: dict[str, str] | None = None) -> Response:
+    """The answer that tells of an error in the form that the path's callers read."""
+    if path.startswith(_OPENAI_PATHS):
+        return openai_response(error, headers)
+    return problem_response(error, headers)
+
+
+def _response(
+    content: dict[str, Any], error: ServiceError, status: int, headers: dict[str, str] | None, media_type: str
+) -> Response:
     # json escapes to pure ASCII, so that even a lone surrogate in a quoted value can be written.
-    response = Response(json.dumps(problem), error.status, headers, MEDIA_TYPE)
+    response = Response(json.dumps(content), status, headers, media_type)
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     return response
 
 
-async def on_service_error(_request: Request, error: Exception) -> Response:
+async def on_service_error(request: Request, error: Exception) -> Response:
     """Render an error of ours."""
     assert isinstance(error, ServiceError)
-    return problem_response(error)
+    return error_response(request.scope["path"], error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -49,10 +87,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     path = request.scope["path"]
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         allowed = headers.get("Allow", "")
-        return problem_response(
-            MethodNotAllowed(f"{request.method} is not allowed on {path!r}; {allowed} is."), headers
-        )
-    return problem_response(NotFound(f"There is no {path!r}; /docs lists what there is."), headers)
+        refusal = MethodNotAllowed(f"{request.method} is not allowed on {path!r}; {allowed} is.")
+        return error_response(path, refusal, headers)
+    return error_response(path, NotFound(f"There is no {path!r}; /docs lists what there is."), headers)
 
 
 async def on_validation_error(_request: Request, error: Exception) -> Response:
@@ -62,6 +99,12 @@ async def on_validation_error(_request: Request, error: Exception) -> Response:
     return problem_response(InvalidParameter(f"These do not fit: {', '.join(places)}."))
 
 
-async def on_unexpected(_request: Request, _error: Exception) -> Response:
+async def on_unexpected(request: Request, _error: Exception) -> Response:
     """Render a defect of ours, without a word of it; the log has it."""
-    return problem_response(ServiceError("The service made an error; its log says which, under this request's id."))
+    return unexpected_response(request.scope["path"])
+
+
+def unexpected_response(path: str) -> Response:
+    """The answer that tells of a defect of ours."""
+    error = ServiceError("The service made an error; its log says which, under this request's id.")
+    return error_response(path, error)

@@ -43,7 +43,9 @@ def picture(tmp_path: Path, network: LinearClassifier) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [(), ("serve",), ("models",), ("models", "list"), ("models", "show"), ("predict",)])
+@pytest.mark.parametrize(
+    "command", [(), ("serve",), ("models",), ("models", "list"), ("models", "show"), ("predict",), ("complete",)]
+)
 def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")
 

@@ -11,6 +11,8 @@ from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import SECONDS
+from service.tasks.parameters import read_parameters
+from service.tasks.text_parameters import GENERATE, NEXT_TOKEN, OPENAI, TEXT, TOKENS
 from tests.networks import LABELS, LinearClassifier
 from tests.servers import RunningService
 from tests.service.api.calls import CLASSIFY, RAW, as_json, assert_classified
@@ -19,6 +21,13 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
     ("post", "/v1/models/{model}/embed"),
+    ("post", "/v1/models/{model}/generate"),
+    ("post", "/v1/models/{model}/next-token"),
+    ("post", "/v1/models/{model}/tokenize"),
+    ("post", "/v1/models/{model}/detokenize"),
+    ("post", "/v1/models/{model}/score"),
+    ("post", "/v1/models/{model}/attention"),
+    ("post", "/v1/completions"),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model}"),
     ("get", "/livez"),
@@ -178,9 +187,10 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
 
 def test_every_route_documents_its_errors(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    wanted = {
-        "/v1/models/{model}/classify": {"400", "404", "408", "413", "415", "422", "500", "503", "504"},
-        "/v1/models/{model}/embed": {"400", "404", "408", "413", "415", "422", "500", "503", "504"},
+    hot = {"400", "404", "408", "413", "415", "500", "503", "504"}
+    verbs = ("classify", "embed", "generate", "next-token", "tokenize", "detokenize", "score", "attention")
+    wanted = {f"/v1/models/{{model}}/{verb}": hot | {"422"} for verb in verbs} | {
+        "/v1/completions": hot,
         "/v1/models/{model}": {"404", "503"},
         "/readyz": {"503"},
     }
@@ -190,7 +200,29 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
             responses = operation["responses"]
             assert wanted.get(path, set()) | {"200", "default"} <= responses.keys()
             problems = [r for status, r in responses.items() if status != "200" and path != "/readyz"]
-            assert all(set(r["content"]) == {"application/problem+json"} for r in problems)
+            form = "application/json" if path == "/v1/completions" else "application/problem+json"
+            assert all(set(r["content"]) == {form} for r in problems)
+
+
+def test_every_example_of_a_text_route_is_one_that_it_takes(client: httpx.Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    known = {
+        "/v1/completions": OPENAI,
+        "/v1/models/{model}/generate": GENERATE,
+        "/v1/models/{model}/next-token": NEXT_TOKEN,
+        "/v1/models/{model}/tokenize": TEXT,
+        "/v1/models/{model}/detokenize": TOKENS,
+        "/v1/models/{model}/score": TEXT,
+        "/v1/models/{model}/attention": TEXT,
+    }
+
+    for path, parameters in known.items():
+        body = paths[path]["post"]["requestBody"]["content"]["application/json"]
+        assert read_parameters(body["example"], parameters)
+        assert set(body["schema"]["properties"]) == set(parameters)
+        assert all(member["description"] for member in body["schema"]["properties"].values())
+    for path in ("/v1/completions", "/v1/models/{model}/generate"):
+        assert set(paths[path]["post"]["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
 
 
 def test_the_documentation_page_is_there(client: httpx.Client) -> None:

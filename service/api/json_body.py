@@ -1,0 +1,56 @@
+"""Reads a request body that is one JSON object. It knows HTTP bodies and nothing of what the members mean."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from starlette.types import Receive
+
+from service.api.body import JSON_TYPE, media_type_of, read_body
+from service.api.exchange import Exchange, Scope
+from service.errors import InvalidParameter, MalformedRequest, UnsupportedMedia
+
+# What curl -d says when it is told nothing.
+_UNTOLD_TYPES = (b"", b"application/x-www-form-urlencoded")
+
+
+async def read_json_object(scope: Scope, receive: Receive, exchange: Exchange, max_bytes: int) -> dict[str, Any]:
+    """Read the body, which must be one JSON object.
+
+    Raises: UnsupportedMedia, PayloadTooLarge, MalformedRequest, InvalidParameter, Cancelled.
+    """
+    media_type, _ = media_type_of(scope)
+    if media_type != JSON_TYPE and media_type not in _UNTOLD_TYPES:
+        shown = media_type.decode("latin-1")[:80]
+        raise UnsupportedMedia(f"The media type {shown!r} is not accepted; send application/json.")
+    body = await read_body(scope, receive, max_bytes)
+    exchange.request_bytes = len(body)
+    return parse_json_object(body)
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """Parse one JSON object, strictly: no NaN, no member twice.
+
+    Raises: MalformedRequest, InvalidParameter.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
+        raise MalformedRequest("The body is not valid JSON.") from error
+    if not isinstance(value, dict):
+        raise InvalidParameter("The JSON body must be an object.")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = sorted({ascii(name[:60]) for name in names if names.count(name) > 1})
+        raise InvalidParameter(f"JSON members are given twice: {', '.join(repeated)}.")
+    return members
+
+
+def _refuse(_constant: str) -> NoReturn:
+    raise ValueError("JSON has no such number")
