@@ -75,7 +75,7 @@ def export_classifier(served: nn.Module, images: NDArray[np.uint8], card: ModelC
     Raises: ExportError when the graph and torch disagree, or the batch axis is not dynamic.
     """
     served = served.cpu().float().eval()
-    with _replaced_folder(repository / card.name / card.version) as folder:
+    with replaced_folder(repository / card.name / card.version) as folder:
         write_graph(served, images[:2], folder / GRAPH_FILE)
         parity = check_parity(served, folder / GRAPH_FILE, images)
         golden = Golden({INPUT_NAME: images[:_NUM_GOLDEN_ROWS]}, run_torch(served, images[:_NUM_GOLDEN_ROWS]))
@@ -169,7 +169,7 @@ def _manifest(card: ModelCard, graph: Graph, parity: Parity) -> Manifest:
 
 
 @contextmanager
-def _replaced_folder(target: Path) -> Iterator[Path]:
+def replaced_folder(target: Path) -> Iterator[Path]:
     """Yield a scratch folder beside `target` that takes its place when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from models.manifest import Evaluation, Training, read_manifest
 from training.config import RECIPES, ClassifierConfig, configure
 from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset
+from training.device import choose_device
 from training.evaluate import Scores, fit_temperature, predict_logits, score
 from training.export import ExportError, ModelCard, export_classifier
 from training.formats import DataError
@@ -97,18 +98,6 @@ def split_train(dataset: Dataset, config: ClassifierConfig) -> tuple[Part, Part]
 def to_tensor(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
     """Turn [B,H,W,C] into a contiguous [B,C,H,W] tensor."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-def choose_device(name: str) -> torch.device:
-    """Resolve `auto`; a device that was asked for and is not there is an error.
-
-    Raises: ValueError.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device is {name!r}, but torch finds no CUDA device; valid are auto and cpu.")
-    return torch.device(name)
 
 
 def train(arguments: argparse.Namespace) -> None:

@@ -1,0 +1,1 @@
+"""Language models: corpora, tokenizers, training, evaluation and export. Never imports the service."""

@@ -1,0 +1,163 @@
+"""A decoder-only Transformer with the Llama block: RMSNorm, rotary positions, SwiGLU, grouped queries, no biases.
+
+It owns the architecture; `tokens int64 [B,T]` become `logits [B,T,V]`. It knows neither text nor training, nor how it
+is cached when it serves. Llama: Touvron et al. 2023; rotary positions: Su et al. 2021; grouped queries: Ainslie 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from training.networks.dropout import LockedDropout
+
+ROTARY_BASE = 10_000.0
+NORM_EPSILON = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerShape:
+    """The sizes of a Transformer; `num_kv_heads` below `num_heads` shares keys and values among heads."""
+
+    vocab_size: int
+    context: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    hidden_width: int
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
+            raise ValueError(
+                f"width {self.width}, heads {self.num_heads} and key-value heads {self.num_kv_heads} do not fit: "
+                "each must divide the one before."
+            )
+
+    @property
+    def head_width(self) -> int:
+        """The size D of one head."""
+        return self.width // self.num_heads
+
+
+def rotary_tables(context: int, head_width: int) -> tuple[Tensor, Tensor]:
+    """Compute the cosines and sines [T, D/2] by which positions turn the halves of a head."""
+    steps = torch.arange(0, head_width, 2, dtype=torch.float64) / head_width
+    angles = torch.outer(torch.arange(context, dtype=torch.float64), ROTARY_BASE**-steps)
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn heads [B,H,T,D] by their positions' angles [T,D/2]: the first half of a head pairs with the second."""
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention; queries, keys and values come from one matrix."""
+
+    def __init__(self, shape: TransformerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.qkv = nn.Linear(shape.width, (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_width, bias=False)
+        self.output = nn.Linear(shape.width, shape.width, bias=False)
+
+    def split(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Project hidden [B,T,W] to queries [B,H,T,D], keys and values [B,K,T,D]."""
+        shape = self.shape
+        sizes = [shape.num_heads, shape.num_kv_heads, shape.num_kv_heads]
+        heads = self.qkv(hidden).unflatten(-1, (-1, shape.head_width)).transpose(1, 2)
+        queries, keys, values = heads.split(sizes, dim=1)
+        return queries, keys, values
+
+    def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        """Attend from every position to itself and those before."""
+        queries, keys, values = self.split(hidden)
+        queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
+        # Keys and values are widened by hand: the CPU's fused kernel takes equal numbers of heads only.
+        groups = self.shape.num_heads // self.shape.num_kv_heads
+        attended = functional.scaled_dot_product_attention(
+            queries.to(values.dtype),
+            keys.to(values.dtype).repeat_interleave(groups, dim=1),
+            values.repeat_interleave(groups, dim=1),
+            is_causal=True,
+        )
+        projected: Tensor = self.output(attended.transpose(1, 2).flatten(2))
+        return projected
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: a gated hidden layer; gate and value come from one matrix (Shazeer 2020)."""
+
+    def __init__(self, shape: TransformerShape) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(shape.width, 2 * shape.hidden_width, bias=False)
+        self.down = nn.Linear(shape.hidden_width, shape.width, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Transform every position by itself."""
+        gate, up = self.gate_up(hidden).chunk(2, dim=-1)
+        projected: Tensor = self.down(functional.silu(gate) * up)
+        return projected
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each on normalised input and added to it."""
+
+    def __init__(self, shape: TransformerShape, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
+        self.attention = Attention(shape)
+        self.feed_forward_norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
+        self.feed_forward = FeedForward(shape)
+        self.dropout = LockedDropout(dropout)
+
+    def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        """Transform hidden [B,T,W]."""
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), cosines, sines))
+        result: Tensor = hidden + self.dropout(self.feed_forward(self.feed_forward_norm(hidden)))
+        return result
+
+
+class Transformer(nn.Module):
+    """The whole decoder; the output projection is the embedding table."""
+
+    cosines: Tensor
+    sines: Tensor
+
+    def __init__(self, shape: TransformerShape, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embedding = nn.Embedding(shape.vocab_size, shape.width)
+        self.blocks = nn.ModuleList(Block(shape, dropout) for _ in range(shape.num_layers))
+        self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
+        self.dropout = LockedDropout(dropout)
+        cosines, sines = rotary_tables(shape.context, shape.head_width)
+        self.register_buffer("cosines", cosines, persistent=False)
+        self.register_buffer("sines", sines, persistent=False)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                # The residual stream grows with depth; its writers start smaller (GPT-2).
+                is_writer = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.shape.num_layers) if is_writer else 0.02)
+
+    def hidden_states(self, tokens: Tensor) -> Tensor:
+        """Compute the normalised hidden states [B,T,W] of tokens [B,T], which start at position 0."""
+        hidden = self.dropout(self.embedding(tokens))
+        num_tokens = tokens.shape[1]
+        cosines, sines = self.cosines[:num_tokens], self.sines[:num_tokens]
+        for block in self.blocks:
+            hidden = block(hidden, cosines, sines)
+        normalized: Tensor = self.norm(hidden)
+        return normalized
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Compute the logits [B,T,V] of the token after each position."""
+        return functional.linear(self.hidden_states(tokens), self.embedding.weight)
