@@ -7,6 +7,7 @@ an uninterrupted one. It never sees the test text.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import sys
 import time
@@ -69,7 +70,7 @@ class LanguageTrainer:
         self.optimizers = make_language_optimizers(network, config)
         self.peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         # At most 96 windows, spread over the validation text: as good as all for choosing, and quick.
-        stride = max(config.context, (len(validation) - config.context) // VALIDATION_WINDOWS)
+        stride = max(config.context, math.ceil((len(validation) - config.context) / VALIDATION_WINDOWS))
         starts = np.arange(0, len(validation) - config.context, stride)
         self.validation = cut(validation, starts, config.context, begin)
         self.loss = torch.compile(self._plain_loss, dynamic=False) if compiles else self._plain_loss

@@ -1,0 +1,52 @@
+"""How the benchmark of language models talks to an engine's process: a JSON job a line in, a JSON answer a line out.
+
+It runs in the peers' own environments, so it needs nothing beyond the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TextIO
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Prompts to continue all at once, greedily, each by `num_tokens`; as texts, and as the tokens of these."""
+
+    texts: list[str]
+    prompts: list[list[int]]
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """For each prompt its tokens, and when each of them was there, in seconds from the job's beginning."""
+
+    tokens: list[list[int]]
+    times: list[list[float]]
+
+
+Generate = Callable[[Job], Answer]
+
+
+def serve(load: Callable[[], Generate], jobs: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:
+    """Load the engine, say that it is ready or why it is not there, and answer jobs until their end."""
+
+    def say(value: object) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    try:
+        generate = load()
+    except ImportError as error:
+        say({"unavailable": f"not installed: {error}"})
+        return
+    except Exception as error:  # whatever a peer raises is its reason
+        say({"unavailable": f"{type(error).__name__}: {error}"})
+        return
+    say({"ready": True})
+    for line in jobs:
+        say(asdict(generate(Job(**json.loads(line)))))

@@ -1,0 +1,59 @@
+"""Hugging Face transformers as a peer: `generate` on all prompts of a job in one batch. Source: transformers 5.23.
+
+Threads are those of OMP_NUM_THREADS, which the benchmark sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from loadtests.language_peers.protocol import Answer, Generate, Job, serve
+
+
+def load(source: Path) -> Generate:
+    """Open the model in float32."""
+    import transformers  # type: ignore[import-not-found,unused-ignore]
+
+    model: Any = transformers.LlamaForCausalLM.from_pretrained(str(source)).float().eval()
+
+    def generate(job: Job) -> Answer:
+        started = time.perf_counter()
+        times: list[float] = []
+
+        def note(tokens: Any, _scores: Any, **_: Any) -> Any:
+            times.append(time.perf_counter() - started)
+            # Never the end: false for every row.
+            return tokens[:, 0] != tokens[:, 0]
+
+        inputs: Any = transformers.BatchEncoding(
+            {"input_ids": job.prompts, "attention_mask": [[1] * len(prompt) for prompt in job.prompts]},
+            tensor_type="pt",
+        )
+        output = model.generate(
+            **inputs,
+            max_new_tokens=job.num_tokens,
+            min_new_tokens=job.num_tokens,
+            do_sample=False,
+            stopping_criteria=transformers.StoppingCriteriaList([note]),
+        )
+        rows = output[:, len(job.prompts[0]) :].tolist()
+        return Answer(rows, [times] * len(rows))
+
+    return generate
+
+
+def main() -> None:
+    """Answer jobs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", type=Path, required=True, help="the Hugging Face folder")
+    parser.add_argument("--scratch", type=Path, help="not needed")
+    parser.add_argument("--threads", type=int, help="not needed")
+    given = parser.parse_args()
+    serve(lambda: load(given.source))
+
+
+if __name__ == "__main__":
+    main()
