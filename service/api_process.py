@@ -21,13 +21,12 @@ from service.app import create_app
 from service.engine.client import EngineClient
 from service.launch import Launch, end_with_parent, read_launch
 from service.logs import configure_logging
-from service.metrics import Metrics, resident_bytes
+from service.metrics import Metrics, report_memory
 from service.protocol import limited
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-RESIDENT_INTERVAL_SECONDS = 5.0
 POLL_SECONDS = 0.02
 
 
@@ -64,7 +63,7 @@ async def serve(launch: Launch) -> None:
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
     connecting = asyncio.create_task(client.run())
-    reporting = asyncio.create_task(_report(metrics))
+    reporting = asyncio.create_task(report_memory(metrics, "api"))
     draining = asyncio.create_task(_drain(stopping, server, drain, settings))
     await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
     for task in (connecting, reporting, draining):
@@ -83,13 +82,6 @@ async def _drain(stopping: asyncio.Event, server: ApiServer, drain: Drain, setti
         await asyncio.sleep(POLL_SECONDS)
     log.info("drained", extra={"abandoned_requests": drain.num_in_flight})
     server.should_exit = True
-
-
-async def _report(metrics: Metrics) -> None:
-    memory = metrics.resident_bytes.labels("api")
-    while True:
-        memory.set(resident_bytes())
-        await asyncio.sleep(RESIDENT_INTERVAL_SECONDS)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ any API process can answer a scrape for all of them (`exposition`). It does not 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +23,7 @@ TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 GRAPH_LABELS = ("model", "version", "graph")
 VERSION_LABELS = ("model", "version")
 MODEL_STATES = ("loading", "ready", "failed")
+_MEMORY_INTERVAL_SECONDS = 5.0
 
 
 class Metrics:
@@ -168,6 +170,14 @@ def exposition(registry: CollectorRegistry) -> bytes:
     combined = CollectorRegistry()
     MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
     return generate_latest(combined)
+
+
+async def report_memory(metrics: Metrics, process: str) -> None:
+    """Keep the resident memory of this process up to date, for ever."""
+    gauge = metrics.resident_bytes.labels(process)
+    while True:
+        gauge.set(resident_bytes())
+        await asyncio.sleep(_MEMORY_INTERVAL_SECONDS)
 
 
 def resident_bytes() -> int:

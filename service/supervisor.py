@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, multiprocess
 
 from service.errors import StartupError
 from service.launch import EXIT_STARTUP, Launch
-from service.metrics import Metrics, resident_bytes
+from service.metrics import Metrics, report_memory
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         keepers = {child: asyncio.create_task(self._keep(child)) for child in (self._engine, *self._apis)}
-        report = asyncio.create_task(self._report())
+        report = asyncio.create_task(report_memory(self._metrics, "supervisor"))
         await self._stopped.wait()
         report.cancel()
         await self._stop(keepers)
@@ -147,11 +147,6 @@ class Supervisor:
             for child in children:
                 child.signal(signal.SIGKILL)
             await asyncio.wait(late)
-
-    async def _report(self) -> None:
-        while True:
-            self._metrics.resident_bytes.labels("supervisor").set(resident_bytes())
-            await asyncio.sleep(5)
 
 
 def listen(host: str, port: int) -> socket.socket:

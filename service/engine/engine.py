@@ -17,7 +17,7 @@ from models.manifest import Graph
 from service.engine.batcher import Batcher
 from service.engine.batches import Receipt, Request
 from service.engine.generator import Generator
-from service.engine.instance import ThreadInstance, as_bytes
+from service.engine.instance import ThreadInstance
 from service.engine.loading import LoadedGraph, LoadedVersion, load_version
 from service.engine.messages import (
     Cancel,
@@ -233,7 +233,7 @@ def _answer(id_: int, request: Request, outcome: ServiceError | Receipt) -> byte
     arrays = request.joined()
     outputs = tuple((name, array.dtype.str, array.shape) for name, array in arrays.items())
     result = Result(id_, outcome.queue_seconds, outcome.compute_seconds, outcome.batch_size, outputs)
-    return frame(result, *(as_bytes(array) for array in arrays.values()))
+    return frame(result, *(array.tobytes() for array in arrays.values()))
 
 
 def _ready_status(loaded: LoadedVersion, device: Device) -> ModelStatus:

@@ -11,10 +11,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.engine.batches import Arrays, BatchBuffer
 from service.errors import InferenceFailed, NonFiniteOutput, ServiceError
@@ -130,8 +129,3 @@ class ThreadInstance:
             failed.__cause__ = error
             errors: dict[int, ServiceError] = dict.fromkeys(range(batch.num_rows), failed)
             return BatchOutcome(monotonic(), errors=errors)
-
-
-def as_bytes(array: NDArray[Any]) -> bytes:
-    """The raw bytes of an array, row-major."""
-    return array.tobytes()

@@ -23,11 +23,9 @@ from service.engine.runtime import choose_device
 from service.errors import StartupError
 from service.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
 from service.logs import configure_logging
-from service.metrics import Metrics, resident_bytes
+from service.metrics import Metrics, report_memory
 
 log = logging.getLogger(__name__)
-
-RESIDENT_INTERVAL_SECONDS = 5.0
 
 
 class PeerConnection(asyncio.Protocol):
@@ -73,18 +71,11 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     server = await loop.create_unix_server(lambda: PeerConnection(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
     async with server:
-        report = asyncio.create_task(_report_memory(metrics))
+        report = asyncio.create_task(report_memory(metrics, "engine"))
         loading = asyncio.create_task(engine.load(wanted))
         await run_until_stopped(loading)
         report.cancel()
         loading.cancel()
-
-
-async def _report_memory(metrics: Metrics) -> None:
-    gauge = metrics.resident_bytes.labels("engine")
-    while True:
-        gauge.set(resident_bytes())
-        await asyncio.sleep(RESIDENT_INTERVAL_SECONDS)
 
 
 def main() -> None:
