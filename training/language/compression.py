@@ -12,7 +12,7 @@ import pyppmd
 
 # Room for all contexts of some 20 MB of text: the model is never thrown away and begun anew.
 PPMD_MEMORY_BYTES = 1 << 30
-PPMD_ORDERS = (5, 6, 8, 12)
+PPMD_ORDERS = (6, 10, 16)
 
 Compress = Callable[[Iterable[bytes]], int]
 
