@@ -65,6 +65,8 @@ BODIES: dict[str, bytes] = {
     "truncated": b'{"images": ["aGk=',
     "trailing": b'{"images": ["aGk="]} {}',
 }
+COMPLETIONS = "/v1/completions"
+TEXT_ROUTES = ("generate", "next-token", "tokenize", "detokenize", "score", "attention")
 PATHS = [
     "%ed%a0%80",
     "%ff",
@@ -100,6 +102,19 @@ def test_a_hostile_body_is_refused_by_every_route_that_reads_one(
     assert_healthy(client, network)
 
 
+# An empty object asks for a text without a prompt, which is fair.
+@pytest.mark.parametrize("name", sorted(set(BODIES) - {"no images"}))
+def test_a_hostile_body_is_refused_by_every_route_of_texts(languages: httpx.Client, name: str) -> None:
+    for verb in TEXT_ROUTES:
+        assert_refused(languages.post(f"/v1/models/tiny-transformer/{verb}", content=BODIES[name], headers=JSON))
+    refused = languages.post(COMPLETIONS, content=BODIES[name], headers=JSON)
+    assert 400 <= refused.status_code < 500, (refused.status_code, refused.text[:300])
+    assert refused.json()["error"]["message"]
+    assert not any(leak in refused.text for leak in LEAKS), refused.text[:300]
+    answer = languages.post("/v1/models/tiny-transformer/generate", json={"prompt": "a", "max_tokens": 2})
+    assert answer.status_code == 200, answer.text
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_a_hostile_body_changes_nothing_where_none_is_read(client: httpx.Client, name: str) -> None:
     for method, path in live_routes(client):
@@ -107,7 +122,10 @@ def test_a_hostile_body_changes_nothing_where_none_is_read(client: httpx.Client,
             response = client.request(method, path, content=BODIES[name], headers=JSON)
             assert response.status_code == 200, (path, response.text)
         refused = client.request("PUT", path, content=BODIES[name], headers=JSON)
-        assert_problem(refused, 405, "method_not_allowed")
+        if path == COMPLETIONS:
+            assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
+        else:
+            assert_problem(refused, 405, "method_not_allowed")
 
 
 @pytest.mark.parametrize("name", PATHS, ids=ascii)
