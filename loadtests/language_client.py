@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import time
+from typing import cast
 
 import httptools
 import uvloop
@@ -33,8 +34,7 @@ class Stream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        transport.write(self._request)
+        cast(asyncio.WriteTransport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
         """Take what came."""

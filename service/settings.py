@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )
     grace_seconds: Positive = Field(30.0, description="After SIGTERM: how long requests in flight may take in all.")
     engine_restart_seconds: Positive = Field(
-        10.0, description="How long a request waits for an engine that is being restarted, within its deadline."
+        20.0, description="How long a request waits for an engine that is being restarted, within its deadline."
     )
 
     log_format: Literal["auto", "console", "json"] = Field(

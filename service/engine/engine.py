@@ -10,6 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 
 import msgspec
 
@@ -103,8 +104,8 @@ class Engine:
         generator = None
         if loaded.decoder is not None:
             metrics = LanguageMetrics(self._metrics, name, version)
-            time, call = self._loop.time, self._loop.call_soon_threadsafe
-            generator = Generator(loaded.decoder, self._settings, metrics, time, call, name)
+            call = self._loop.call_soon_threadsafe
+            generator = Generator(loaded.decoder, self._settings, metrics, monotonic, call, name)
         status = _ready_status(loaded, self._device)
         self._set_status(status, graphs, generator)
         log.info(

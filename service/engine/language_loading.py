@@ -85,7 +85,7 @@ def _thread_counts(settings: Settings, device: Device) -> list[int]:
 def _measured(
     files: VersionFiles, language: Language, num_threads: int, settings: Settings, device: Device
 ) -> _Candidate:
-    sessions = {name: files.open(name, device, num_threads) for name in LANGUAGE_GRAPHS}
+    sessions = {name: files.open(name, device, num_threads, spins=num_threads > 1) for name in LANGUAGE_GRAPHS}
     for name, session in sessions.items():
         if mismatch := signature_mismatch(files.manifest.graphs[name], session) or _misfit(files, name, language):
             raise VersionRejected(f"{name}: {mismatch}")

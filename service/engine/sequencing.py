@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+# Readers do not notice a pause this long, and short chunks would keep the next texts waiting.
+PROMPT_SECONDS = 0.008
 # While others decode, a chunk of a prompt is at least this long: shorter ones cost a step as much.
 MIN_CHUNK_TOKENS = 16
 # A prompt that has waited this long may take twice the share of a step, and so on.
@@ -69,14 +71,15 @@ class StepCost:
 def chunk_budget(num_decoding: int, waited_seconds: float, cost: StepCost, max_step_tokens: int) -> int:
     """How many prompt tokens a step may compute.
 
-    While nobody decodes: all that a step may hold. Otherwise about as many as double the step's time, so that the
-    streams stay even; more, the longer the oldest prompt has waited, and never none, so that it does not starve.
+    While nobody decodes: all that a step may hold. Otherwise as many as take 8 ms, or as long as the decoding, so that
+    the streams stay even; more, the longer the oldest prompt has waited, and never none, so that it does not starve.
     """
     room = max(max_step_tokens - num_decoding, 1)
     if not num_decoding:
         return room
     share = 1 + waited_seconds / AGEING_SECONDS
-    fair = int(share * cost.decode(num_decoding) / max(cost.prefill_token_seconds, 1e-9))
+    seconds = max(cost.decode(num_decoding), PROMPT_SECONDS)
+    fair = int(share * seconds / max(cost.prefill_token_seconds, 1e-9))
     return min(max(fair, MIN_CHUNK_TOKENS), room)
 
 

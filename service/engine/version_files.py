@@ -37,14 +37,17 @@ class VersionFiles:
     graphs: dict[str, bytes]
     weights: dict[str, SharedWeights]
 
-    def open(self, name: str, device: Device, num_threads: int, *, is_prepacked: bool = True) -> ort.InferenceSession:
+    def open(
+        self, name: str, device: Device, num_threads: int, *, is_prepacked: bool = True, spins: bool = False
+    ) -> ort.InferenceSession:
         """Create a session of a graph.
 
         Raises: InferenceFailed where it does not load; StartupError where CUDA is not truly in force.
         """
         file = self.manifest.graphs[name].weights
         weights = self.weights[file.file] if file is not None else None
-        return open_session(self.graphs[name], device, num_threads, weights, is_prepacked=is_prepacked)
+        content = self.graphs[name]
+        return open_session(content, device, num_threads, weights, is_prepacked=is_prepacked, spins=spins)
 
 
 def read_version(folder: Path) -> VersionFiles:

@@ -23,7 +23,7 @@ from service.language_metrics import LanguageMetrics
 from service.metrics import Metrics
 from tests.decoders import AttentionDecoder, RecurrentDecoder, TinyDecoder
 
-COST = StepCost({1: 0.001, 32: 0.002}, 0.0001)
+COST = StepCost({1: 0.001, 32: 0.002}, 0.0005)
 
 
 @cache
