@@ -5,6 +5,7 @@ It runs while a version is being loaded and touches no queue. It knows neither t
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
         raise VersionRejected(f"a text generator needs the graphs {list(LANGUAGE_GRAPHS)}; {missing} are missing.")
     if "sequence" not in files.goldens:
         raise VersionRejected("golden.npz has nothing for 'sequence', which a text generator needs.")
+    _choose_attention_kernel(device)
     try:
         candidates = [_measured(files, language, n, settings, device) for n in _thread_counts(settings, device)]
         best = min(candidates, key=_seconds)
@@ -74,6 +76,13 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
         raise rejection(failure) from failure
     cost = StepCost(best.decode_seconds, best.chunk_seconds / min(MEASURED_CHUNK, best.decoder.max_chunk))
     return LoadedDecoder(best.decoder, cost, best.num_threads, error, best.decoder.providers)
+
+
+def _choose_attention_kernel(device: Device) -> None:
+    # Measured on a CPU, caches of up to 512 tokens: the plain kernel is 5 to 20 % faster than the tiled one in decoding
+    # and in prompts. ONNX Runtime reads this when it creates a session; a user's own setting stands.
+    if not device.is_cuda:
+        os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
 
 
 def _thread_counts(settings: Settings, device: Device) -> list[int]:

@@ -54,6 +54,8 @@ class Draws:
             0.0,
         )
         self.is_adjusted = self.has_penalties or bool(sampling.logit_bias)
+        # Nothing but the likeliest token is asked for.
+        self.is_plain = self.mode is Mode.GREEDY and not self.is_adjusted and sampling.num_logprobs < 0
         self._bias_tokens = np.fromiter(sampling.logit_bias.keys(), np.int64)
         self._bias_values = np.fromiter(sampling.logit_bias.values(), np.float32)
         self._counts = np.bincount(tokens, minlength=vocab_size).astype(np.float32) if self.has_penalties else None
@@ -103,6 +105,11 @@ def uniforms(seed: int, first_step: int, count: int) -> list[float]:
 
 def choose(logits: Floats, draws: list[Draws]) -> list[Choice | None]:
     """Choose a token for each row of `logits` [B, V]; None where the row is not finite. The logits stay as they are."""
+    if all(draw.is_plain for draw in draws):
+        tokens = logits.argmax(axis=1)
+        # A row with NaN has its place as the likeliest, so one look at each row's best suffices.
+        if np.isfinite(logits[np.arange(len(draws)), tokens]).all():
+            return [Choice(token) for token in tokens.tolist()]
     with np.errstate(invalid="ignore", over="ignore"):
         is_finite = np.isfinite(logits.sum(axis=1))
     if is_finite.all():
