@@ -21,6 +21,7 @@ from loadtests.targets import Verdict
 JSON_FILE, PNG_FILE = "language.json", "language.png"
 _VERDICT = {True: "[green]reached[/green]", False: "[red]missed[/red]", None: "not measured"}
 _OURS = "#c8501e"
+_PLACES = {"repository", "hf", "peers_python", "output"}
 
 
 def print_tables(console: Console, results: Results, verdicts: list[Verdict]) -> None:
@@ -65,7 +66,8 @@ def write_files(folder: Path, results: Results, verdicts: list[Verdict], options
     """Write the JSON and the picture into `folder`."""
     page = {
         "machine": machine(),
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
+        # Folders say where this machine keeps things, not how it was measured.
+        "options": {name: value for name, value in vars(options).items() if name not in _PLACES},
         **results.to_json(),
         "targets": [verdict.to_json() for verdict in verdicts],
     }
