@@ -3,6 +3,7 @@
 PORT ?= 8000
 DATASET ?= mnist fashion-mnist cifar10
 ARGS ?=
+BENCH ?= bench
 PYTHON ?= python3
 VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
@@ -25,8 +26,8 @@ lint: $(BIN)/.developing ## Check style and types
 train: $(BIN)/.developing ## Train and export the classifiers in DATASET (all three)
 	for dataset in $(DATASET); do $(BIN)/python -m training.train_classifier --dataset $$dataset $(ARGS) || exit 1; done
 
-bench: $(BIN)/.developing ## Measure the service beside bare ONNX Runtime and its peers (needs wrk)
-	$(BIN)/python -m loadtests.bench $(ARGS)
+bench: $(BIN)/.developing ## Measure the service beside its peers (needs wrk); BENCH=bench_language for texts
+	$(BIN)/python -m loadtests.$(BENCH) $(ARGS)
 
 clean: ## Remove .venv, caches and build results
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info

@@ -1,0 +1,61 @@
+"""Streams of the shipped novelist while the service's processes die or end: no word is lost, none comes twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.servers import RunningService
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent / "models" / "repository"
+PROMPT = {"prompt": "The sea", "max_tokens": 400, "temperature": 0.9, "seed": 11}
+GENERATE = "/v1/models/novelist/generate"
+
+
+@pytest.fixture
+def service() -> Iterator[RunningService]:
+    """The real service with the shipped Transformer alone."""
+    with RunningService(REPOSITORY, "--models", "novelist", "--threads", "1") as running:
+        yield running.wait_until_ready()
+
+
+def stream(service: RunningService, on_first: Callable[[], None]) -> tuple[str, dict[str, Any]]:
+    """Stream the answer, call once when the first piece is there; the text and the last event."""
+    pieces: list[str] = []
+    last: dict[str, Any] = {}
+    body = {**PROMPT, "stream": True}
+    with httpx.stream("POST", f"{service.url}{GENERATE}", json=body, timeout=60) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                last = json.loads(line[6:])
+                pieces.append(last.get("text", ""))
+                if len(pieces) == 1:
+                    on_first()
+    return "".join(pieces), last
+
+
+def test_a_text_goes_on_as_if_nothing_had_happened_when_the_engine_is_killed(service: RunningService) -> None:
+    whole = httpx.post(f"{service.url}{GENERATE}", json=PROMPT, timeout=60).json()
+
+    (engine,) = service.children("service.engine.worker")
+    text, last = stream(service, lambda: os.kill(engine, signal.SIGKILL))
+
+    assert text == whole["results"][0]["text"]
+    assert last["usage"]["completion_tokens"] == 400
+    assert service.children("service.engine.worker") != [engine]
+
+
+def test_a_stream_is_finished_before_the_service_ends(service: RunningService) -> None:
+    text, last = stream(service, service.terminate)
+
+    assert last["usage"]["completion_tokens"] == 400
+    assert len(text) > 400
+    assert service.wait() == 0
