@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtests import procfs, report, resnet
+from loadtests.attempt import INTERRUPTED, attempt
 from loadtests.bare import BareProcess, Burst, running_bare
 from loadtests.measure import PNG, RAW, Gauge, Load, idle_cores
 from loadtests.peer_env import PeerError, peer_python
@@ -204,21 +205,15 @@ def main() -> int:
     options = build_parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     end_on_sigterm()
-    status = 0
     try:
         require_wrk()
         bench = Bench(options, console)
     except WrkError as error:
         console.print(str(error), markup=False)
         return 1
-    try:
-        bench.run()
-    except (RuntimeError, OSError) as error:
-        console.print(f"The benchmark stopped early: {error}", style="red", markup=False)
-        status = 1
-    except KeyboardInterrupt:
-        console.print("Interrupted; every server that was started has been stopped.")
-        return 130
+    status = attempt(bench.run, console)
+    if status == INTERRUPTED:
+        return status
     verdicts = judge(bench.results)
     report.print_tables(console, bench.results, verdicts)
     report.write_files(bench.output, bench.results, verdicts, options)

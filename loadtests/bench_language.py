@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from loadtests import language_report
+from loadtests.attempt import INTERRUPTED, attempt
 from loadtests.language_cells import CONCURRENCIES, JUDGED, SERVICE, Results, agreement, judge, round_of
 from loadtests.language_engines import EngineProcess, EngineUnavailable, peer_commands, running_engine
 from loadtests.language_peers.protocol import Answer, Job
@@ -205,15 +206,9 @@ def main() -> int:
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     end_on_sigterm()
     bench = Bench(options, console)
-    status = 0
-    try:
-        bench.run()
-    except (RuntimeError, OSError) as error:
-        console.print(f"The benchmark stopped early: {error}", style="red", markup=False)
-        status = 1
-    except KeyboardInterrupt:
-        console.print("Interrupted; every process that was started has been stopped.")
-        return 130
+    status = attempt(bench.run, console)
+    if status == INTERRUPTED:
+        return status
     verdicts = judge(bench.results)
     language_report.print_tables(console, bench.results, verdicts)
     language_report.write_files(bench.output, bench.results, verdicts, options)

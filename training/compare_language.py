@@ -18,13 +18,13 @@ from tqdm import tqdm
 from models.manifest import Manifest, read_manifest
 from models.strict import StrictError
 from training.data import DEFAULT_CACHE
+from training.export import DEFAULT_REPOSITORY
 from training.formats import DataError
 from training.language.baselines import Baseline, choose, measure_baselines
 from training.language.config import configure
 from training.language.corpus import CORPORA, Corpus, load_corpus, read_corpus
 from training.language.tokenizing import train_tokenizer
 
-DEFAULT_REPOSITORY = Path(__file__).parent.parent / "models" / "repository"
 METRIC = "bits_per_byte"
 MODEL_KIND = "model"
 _HEADER = ("predictor", "bits per byte, validation", "bits per byte, test")

@@ -38,6 +38,7 @@ from models.manifest import (
 )
 from training.networks.resnet import INPUT_NAME, OUTPUT_NAMES
 
+DEFAULT_REPOSITORY = Path(__file__).parent.parent / "models" / "repository"
 OPSET = 20
 PARITY_BATCH_SIZES = (1, 2, 7, 64)
 MAX_PARITY_ERROR = 1e-4

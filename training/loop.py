@@ -19,11 +19,10 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from training.augmentation import Augmentation, erase, mix, move
+from training.checkpoints import CHECKPOINT_FILE, write_checkpoint
 from training.config import ClassifierConfig
 from training.evaluate import predict_logits
 from training.optimizers import WeightAverage, make_optimizers, rate_factor
-
-CHECKPOINT_FILE = "checkpoint.pt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,9 +181,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": dataclasses.asdict(self.progress),
         }
-        partial = path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_checkpoint(path, state)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint.

@@ -19,19 +19,19 @@ import torch
 from tqdm import tqdm
 
 from models.manifest import Evaluation, Training, read_manifest
+from training.checkpoints import open_run
 from training.config import RECIPES, ClassifierConfig, configure
 from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset
 from training.device import choose_device
 from training.evaluate import Scores, fit_temperature, predict_logits, score
-from training.export import ExportError, ModelCard, export_classifier
+from training.export import DEFAULT_REPOSITORY, ExportError, ModelCard, export_classifier
 from training.formats import DataError
-from training.loop import CHECKPOINT_FILE, Part, Progress, Trainer, read_selected_weights
-from training.networks.resnet import ARCHITECTURES, ResNet, ServedClassifier, num_parameters
+from training.loop import Part, Progress, Trainer, read_selected_weights
+from training.networks.resnet import ARCHITECTURES, ResNet, ServedClassifier
+from training.networks.size import num_parameters
 from training.options import add_flags, given_settings
 from training.provenance import commit_of, describe_device, library_versions
 from training.report import REPORT_FILE, Report, write_report
-
-DEFAULT_REPOSITORY = Path(__file__).parent.parent / "models" / "repository"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -132,7 +132,7 @@ def run(
     if arguments.start_from is not None:
         network.load_state_dict(read_selected_weights(arguments.start_from))
     trainer = Trainer(network, config, train_part, held_out, device)
-    _open_run(trainer, output, resume=arguments.resume)
+    open_run(trainer.restore, output, resume=arguments.resume)
     tqdm.write(f"{dataset.name}: {len(train_part.labels):,} images, {num_parameters(network):,} parameters, {device}")
     progress = trainer.run(output)
     test_part = dataclasses.replace(
@@ -156,19 +156,6 @@ def run(
     write_report(output, report)
     tqdm.write(f"held-out accuracy {scores['held-out'].accuracy:.2%}, test accuracy {scores['test'].accuracy:.2%}")
     return folder
-
-
-def _open_run(trainer: Trainer, output: Path, *, resume: bool) -> None:
-    """Make the run folder, and restore its checkpoint when asked to.
-
-    Raises: ValueError when a checkpoint would be overwritten, or is of a run with other settings.
-    """
-    checkpoint = output / CHECKPOINT_FILE
-    output.mkdir(parents=True, exist_ok=True)
-    if resume and checkpoint.exists():
-        trainer.restore(checkpoint)
-    elif checkpoint.exists():
-        raise ValueError(f"{checkpoint} exists; add --resume to continue that run, or choose another --output.")
 
 
 def score_part(network: ResNet, part: Part, device: torch.device) -> Scores:

@@ -19,11 +19,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from models.tokenizer import TOKENIZER_FILE
+from training.checkpoints import open_run
 from training.data import DEFAULT_CACHE
 from training.device import choose_device
-from training.export import ExportError
+from training.export import DEFAULT_REPOSITORY, ExportError
 from training.formats import DataError
-from training.language.architecture import LanguageModel, make_network, num_parameters
+from training.language.architecture import LanguageModel, make_network
 from training.language.card import model_card
 from training.language.config import LanguageConfig, configure
 from training.language.corpus import CORPORA, Corpus, load_corpus, made_up_corpus, read_corpus
@@ -34,10 +35,9 @@ from training.language.huggingface import save_llama
 from training.language.report import REPORT_FILE, write_language_report
 from training.language.sampling import sample_tokens
 from training.language.tokenizing import boundary_token, encode_texts, train_tokenizer
-from training.language.trainer import CHECKPOINT_FILE, LanguageTrainer, can_compile
+from training.language.trainer import LanguageTrainer, can_compile
+from training.networks.size import num_parameters
 from training.options import add_flags, given_settings
-
-DEFAULT_REPOSITORY = Path(__file__).parent.parent / "models" / "repository"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -152,7 +152,7 @@ def learn(
         write_sample=write_sample,
         compiles=arguments.compile and can_compile(network, device),
     )
-    _open_run(trainer, output, resume=arguments.resume)
+    open_run(trainer.restore, output, resume=arguments.resume)
     tqdm.write(f"{corpus.name}: {len(trainer.train):,} tokens, {num_parameters(network):,} parameters, {device}")
     progress = trainer.run(output)
     parts = {"validation": corpus.validation} | ({"test": corpus.test} if corpus.test else {})
@@ -198,14 +198,6 @@ def score_part(
         for text in texts
     ]
     return total_score(scores)
-
-
-def _open_run(trainer: LanguageTrainer, output: Path, *, resume: bool) -> None:
-    checkpoint = output / CHECKPOINT_FILE
-    if resume and checkpoint.exists():
-        trainer.restore(checkpoint)
-    elif checkpoint.exists():
-        raise ValueError(f"{checkpoint} exists; add --resume to continue that run, or choose another --output.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ The model folder is made from the Hugging Face folder by its own builder, once.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtests.language_peers.protocol import Answer, Generate, Job, serve
+from loadtests.language_peers.protocol import Answer, Generate, Job, serve_peer
 
 _BUILD_SECONDS = 500
 
@@ -68,15 +67,5 @@ def load(source: Path, folder: Path, threads: int) -> Generate:
     return generate
 
 
-def main() -> None:
-    """Answer jobs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="the Hugging Face folder")
-    parser.add_argument("--scratch", type=Path, required=True, help="where what is built from it is kept")
-    parser.add_argument("--threads", type=int, required=True)
-    given = parser.parse_args()
-    serve(lambda: load(given.source, given.scratch / "genai", given.threads))
-
-
 if __name__ == "__main__":
-    main()
+    serve_peer(lambda source, scratch, threads: load(source, scratch / "genai", threads), __doc__)

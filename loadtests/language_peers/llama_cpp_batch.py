@@ -5,7 +5,6 @@ The GGUF file is written from the Hugging Face folder, in float32. Source: llama
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from loadtests.language_peers.gguf_file import write_gguf
-from loadtests.language_peers.protocol import Answer, Generate, Job, serve
+from loadtests.language_peers.protocol import Answer, Generate, Job, serve_peer
 
 _MAX_SEQUENCES, _MAX_TOKENS = 32, 256
 
@@ -87,15 +86,5 @@ def load(source: Path, file: Path, threads: int) -> Generate:
     return generate
 
 
-def main() -> None:
-    """Answer jobs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="the Hugging Face folder")
-    parser.add_argument("--scratch", type=Path, required=True, help="where what is built from it is kept")
-    parser.add_argument("--threads", type=int, required=True)
-    given = parser.parse_args()
-    serve(lambda: load(given.source, given.scratch / "model.gguf", given.threads))
-
-
 if __name__ == "__main__":
-    main()
+    serve_peer(lambda source, scratch, threads: load(source, scratch / "model.gguf", threads), __doc__)

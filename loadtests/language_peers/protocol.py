@@ -5,10 +5,12 @@ It runs in the peers' own environments, so it needs nothing beyond the standard 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TextIO
 
 
@@ -50,3 +52,13 @@ def serve(load: Callable[[], Generate], jobs: TextIO = sys.stdin, answers: TextI
     say({"ready": True})
     for line in jobs:
         say(asdict(generate(Job(**json.loads(line)))))
+
+
+def serve_peer(load: Callable[[Path, Path, int], Generate], description: str | None) -> None:
+    """Answer jobs with the engine that `load` opens: from a folder, with scratch space, on threads."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--source", type=Path, required=True, help="the Hugging Face folder")
+    parser.add_argument("--scratch", type=Path, required=True, help="where what is built from it is kept")
+    parser.add_argument("--threads", type=int, required=True)
+    given = parser.parse_args()
+    serve(lambda: load(given.source, given.scratch, given.threads))

@@ -5,12 +5,11 @@ Threads are those of OMP_NUM_THREADS, which the benchmark sets.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import Any
 
-from loadtests.language_peers.protocol import Answer, Generate, Job, serve
+from loadtests.language_peers.protocol import Answer, Generate, Job, serve_peer
 
 
 def load(source: Path) -> Generate:
@@ -45,15 +44,5 @@ def load(source: Path) -> Generate:
     return generate
 
 
-def main() -> None:
-    """Answer jobs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="the Hugging Face folder")
-    parser.add_argument("--scratch", type=Path, help="not needed")
-    parser.add_argument("--threads", type=int, help="not needed")
-    given = parser.parse_args()
-    serve(lambda: load(given.source))
-
-
 if __name__ == "__main__":
-    main()
+    serve_peer(lambda source, _scratch, _threads: load(source), __doc__)

@@ -191,6 +191,14 @@ def _misfit(error: msgspec.ValidationError) -> str:
 def _check_names(body: bytes) -> None:
     """Refuse a member given twice, which the fast decoder does not see; the body is known to be flat by now."""
     names = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
+    require_distinct(names)
+
+
+def require_distinct(names: list[str]) -> None:
+    """Refuse a JSON object that names a member twice.
+
+    Raises: InvalidParameter.
+    """
     if len(set(names)) < len(names):
         raise InvalidParameter(f"JSON members are given twice: {', '.join(_repeated(names))}.")
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from starlette.types import Receive
 
-from service.api.body import JSON_TYPE, media_type_of, read_body
+from service.api.body import JSON_TYPE, media_type_of, read_body, require_distinct
 from service.api.exchange import Exchange, Scope
 from service.errors import InvalidParameter, MalformedRequest, UnsupportedMedia
 
@@ -44,12 +44,8 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = sorted({ascii(name[:60]) for name in names if names.count(name) > 1})
-        raise InvalidParameter(f"JSON members are given twice: {', '.join(repeated)}.")
-    return members
+    require_distinct([name for name, _ in pairs])
+    return dict(pairs)
 
 
 def _refuse(_constant: str) -> NoReturn:

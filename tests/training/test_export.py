@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.golden import read_golden
-from models.manifest import Evaluation, Training, read_manifest, sha256_hex
+from models.manifest import Evaluation, read_manifest, sha256_hex
+from tests.training.lineage import UNTRAINED
 from training.export import ExportError, ModelCard, check_parity, export_classifier, run_torch, write_graph
 from training.networks.resnet import ARCHITECTURES, OUTPUT_NAMES, ResNet, ServedClassifier
 
@@ -24,17 +25,7 @@ CARD = ModelCard(
     light_on_dark=True,
     margin=0.0,
     evaluation=(Evaluation(metric="accuracy", value=0.5, dataset="sample", split="test", count=2),),
-    training=Training(
-        script="none",
-        config={},
-        seed=0,
-        dataset_sha256="0" * 64,
-        commit="unknown",
-        seconds=0.0,
-        device="cpu",
-        parameters=1,
-        libraries={},
-    ),
+    training=UNTRAINED,
 )
 
 

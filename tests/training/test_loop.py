@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from training.checkpoints import CHECKPOINT_FILE
 from training.config import RECIPES, ClassifierConfig
-from training.loop import CHECKPOINT_FILE, Part, Trainer, read_selected_weights
+from training.loop import Part, Trainer, read_selected_weights
 from training.networks.resnet import ARCHITECTURES, ResNet
 
 CONFIG = dataclasses.replace(

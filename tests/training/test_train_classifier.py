@@ -10,7 +10,8 @@ import pytest
 
 from models.manifest import read_manifest
 from training.config import OPTIMIZER_DEFAULTS, RECIPES, ClassifierConfig, configure
-from training.networks.resnet import ARCHITECTURES, ResNet, num_parameters
+from training.networks.resnet import ARCHITECTURES, ResNet
+from training.networks.size import num_parameters
 from training.optimizers import OPTIMIZERS
 from training.train_classifier import main
 

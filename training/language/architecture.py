@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from training.language.config import LanguageConfig
 from training.networks.lstm import LstmLanguageModel, LstmShape
 from training.networks.transformer import Transformer, TransformerShape
@@ -31,8 +29,3 @@ def make_network(config: LanguageConfig, vocab_size: int) -> LanguageModel:
         hidden_width=config.hidden_width,
     )
     return Transformer(shape, config.dropout)
-
-
-def num_parameters(network: nn.Module) -> int:
-    """Count the trained numbers."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from training.language.compression import PPMD_ORDERS, bits_per_byte, ppmd_bytes, primed_bits_per_byte, xz_bytes
-from training.language.corpus import END_OF_TEXT, Corpus
+from training.language.corpus import Corpus
 from training.language.ngram import SMOOTHINGS, NgramModel
-from training.language.tokenizing import encode_texts
+from training.language.tokenizing import boundary_token, encode_texts
 
 NGRAM_ORDERS = (3, 4, 5, 6)
 Say = Callable[[str], None]
@@ -37,9 +37,7 @@ def _bits_per_byte(nats: float, texts: tuple[str, ...]) -> float:
 
 def measure_ngrams(corpus: Corpus, tokenizer: Tokenizer, orders: tuple[int, ...] = NGRAM_ORDERS) -> Iterator[Baseline]:
     """Measure n-gram models over the tokenizer's tokens; each text is scored from its beginning."""
-    begin = tokenizer.token_to_id(END_OF_TEXT)
-    if begin is None:
-        raise ValueError(f"the tokenizer has no token {END_OF_TEXT!r}; take one that train_language made.")
+    begin = boundary_token(tokenizer)
     train = encode_texts(tokenizer, corpus.train)
     parts = {name: texts for name in ("validation", "test") if (texts := getattr(corpus, name))}
     # The end of a text is no byte of it, so it is not scored.

@@ -11,7 +11,8 @@ from pathlib import Path
 from models.manifest import Evaluation, Training
 from training.language.evaluation import TextScore
 from training.language.export import LanguageCard
-from training.language.report import FinishedRun
+from training.language.finished import FinishedRun
+from training.networks.size import num_parameters
 from training.provenance import LIBRARIES, commit_of, describe_device, library_versions
 
 _ARCHITECTURES = {"transformer": "A decoder-only Transformer", "lstm": "An LSTM"}
@@ -29,7 +30,7 @@ def model_card(finished: FinishedRun, version: str) -> LanguageCard:
         commit=commit_of(Path(__file__).parent),
         seconds=round(finished.progress.seconds, 1),
         device=describe_device(finished.device),
-        parameters=sum(parameter.numel() for parameter in finished.network.parameters()),
+        parameters=num_parameters(finished.network),
         libraries=library_versions((*LIBRARIES, "tokenizers")),
     )
     description = f"{_ARCHITECTURES[config.network]} over {_UNITS[config.tokenizer]} that continues text, "

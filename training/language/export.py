@@ -28,11 +28,11 @@ from models.manifest import (
 )
 from models.tokenizer import TOKENIZER_FILE
 from training.export import BUCKETS, ExportError, replaced_folder
+from training.language.architecture import LanguageModel
 from training.language.graphs import WEIGHTS_FILE, BuiltGraph, PackedWeights
 from training.language.lstm_graphs import LstmGraphs, lstm_weights, recurrent_states
 from training.language.parity import (
     MAX_ROWS,
-    LanguageModel,
     Tokens,
     WorstError,
     check_attention_parity,

@@ -20,11 +20,10 @@ from torch import Tensor
 from models.golden import largest_error
 from models.manifest import StateSpec
 from training.export import MAX_PARITY_ERROR, ExportError
+from training.language.architecture import LanguageModel
 from training.language.graphs import Floats
-from training.networks.lstm import LstmLanguageModel
 from training.networks.transformer import Transformer, rotate
 
-LanguageModel = Transformer | LstmLanguageModel
 Tokens = NDArray[np.int64]
 
 CHUNK_SIZES = (64, 7, 1)

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
-import torch
 from matplotlib.figure import Figure
-from torch import nn
 
-from training.language.config import LanguageConfig
-from training.language.corpus import Corpus
 from training.language.evaluation import TextScore
+from training.language.finished import FinishedRun
 from training.language.trainer import Progress
+from training.networks.size import num_parameters
 from training.provenance import LIBRARIES, commit_of, describe_device, library_versions
 
 CURVES_FILE = "curves.png"
@@ -24,42 +21,6 @@ REPORT_FILE = "report.md"
 _ROOT = Path(__file__).resolve().parent.parent.parent
 # Validations that the page lists; the picture shows all.
 _NUM_ROWS = 12
-
-
-class FinishedRun(Protocol):
-    """What the page is made of; `train_language` keeps more."""
-
-    @property
-    def name(self) -> str:
-        """The name of the exported model."""
-
-    @property
-    def config(self) -> LanguageConfig:
-        """The settings."""
-
-    @property
-    def corpus(self) -> Corpus:
-        """The text."""
-
-    @property
-    def network(self) -> nn.Module:
-        """The network with the selected weights."""
-
-    @property
-    def progress(self) -> Progress:
-        """The run's history."""
-
-    @property
-    def scores(self) -> Mapping[str, TextScore]:
-        """The scores of the selected weights by split."""
-
-    @property
-    def sample(self) -> str:
-        """A text that the selected weights wrote."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it was trained."""
 
 
 def write_language_report(output: Path, finished: FinishedRun, folder: Path) -> Path:
@@ -89,7 +50,7 @@ def _figures(finished: FinishedRun) -> list[tuple[str, str]]:
     config, progress = finished.config, finished.progress
     num_tokens = progress.step * config.tokens_per_step
     rate = num_tokens / max(progress.seconds, 1e-9)
-    parameters = sum(parameter.numel() for parameter in finished.network.parameters())
+    parameters = num_parameters(finished.network)
     return [
         ("parameters", f"{parameters:,}"),
         ("tokens read in training", f"{num_tokens:,}"),

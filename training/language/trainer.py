@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from training.checkpoints import CHECKPOINT_FILE, write_checkpoint
 from training.language.config import LanguageConfig
 from training.language.evaluation import token_losses
 from training.language.tokenizing import Tokens
 from training.language.windows import Windows, cut
 from training.optimizers import rate_factor
 
-CHECKPOINT_FILE = "checkpoint.pt"
 VALIDATION_WINDOWS = 96
 
 
@@ -166,9 +166,7 @@ class LanguageTrainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": dataclasses.asdict(self.progress),
         }
-        partial = path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_checkpoint(path, state)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint.

@@ -121,8 +121,3 @@ class ServedClassifier(nn.Module):
         embedding = pooled / pooled.square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()
         activation_map = torch.einsum("bdhw,kd->bkhw", features, self.network.head.weight)
         return probabilities, embedding, activation_map
-
-
-def num_parameters(network: nn.Module) -> int:
-    """Count the trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())

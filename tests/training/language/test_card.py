@@ -14,7 +14,7 @@ from training.language.card import model_card
 from training.language.config import LanguageConfig
 from training.language.corpus import Corpus
 from training.language.evaluation import TextScore
-from training.language.report import FinishedRun
+from training.language.finished import FinishedRun
 from training.language.trainer import Progress
 from training.networks.lstm import LstmLanguageModel
 

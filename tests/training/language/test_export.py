@@ -12,29 +12,21 @@ import pytest
 from tokenizers import Tokenizer
 
 from models.golden import read_golden
-from models.manifest import Evaluation, Training, read_manifest, sha256_hex
+from models.manifest import Evaluation, read_manifest, sha256_hex
 from tests.tokenizers import SAMPLE, byte_level
+from tests.training.lineage import UNTRAINED
 from tests.training.networks import small_lstm, small_transformer
 from training.export import ExportError
+from training.language.architecture import LanguageModel
 from training.language.export import LanguageCard, export_language_model
-from training.language.parity import LanguageModel, full_attention, full_logits
+from training.language.parity import full_attention, full_logits
 
 CARD = LanguageCard(
     name="sample",
     version="2",
     description="A sample.",
     evaluation=(Evaluation(metric="bits_per_byte", value=2.0, dataset="sample", split="test", count=9),),
-    training=Training(
-        script="none",
-        config={},
-        seed=0,
-        dataset_sha256="0" * 64,
-        commit="unknown",
-        seconds=0.0,
-        device="cpu",
-        parameters=1,
-        libraries={},
-    ),
+    training=UNTRAINED,
 )
 
 NETWORKS: dict[str, Callable[[int], LanguageModel]] = {

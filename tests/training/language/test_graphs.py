@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from tests.training.networks import VOCAB_SIZE, random_tokens, small_lstm, small_transformer
 from training.export import ExportError
+from training.language.architecture import LanguageModel
 from training.language.export import build_graphs, write_graphs
 from training.language.parity import (
     CachedDecoder,
-    LanguageModel,
     WorstError,
     check_attention_parity,
     full_attention,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from training.language.config import LanguageConfig
 from training.language.corpus import Corpus
 from training.language.evaluation import TextScore
+from training.language.finished import FinishedRun
 from training.language.report import CURVES_FILE, draw_curves, write_language_report
 from training.language.trainer import Progress
 
@@ -49,8 +51,12 @@ class Run:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
+def finished(**given: Any) -> FinishedRun:
+    return cast(FinishedRun, Run(**given))
+
+
 def test_the_page_tells_scores_and_how_they_were_measured(tmp_path: Path) -> None:
-    page = write_language_report(tmp_path, Run(), tmp_path / "novelist" / "3").read_text()
+    page = write_language_report(tmp_path, finished(), tmp_path / "novelist" / "3").read_text()
     assert page.startswith("# novelist, version 3\n\nA language model (transformer, bpe tokens) of two novels.")
     assert "| test | 3.5000 | 1.4026 | 200 | 720 |" in page
     assert "| validation | 3.0000 | 1.2022 | 100 | 360 |" in page
@@ -59,20 +65,20 @@ def test_the_page_tells_scores_and_how_they_were_measured(tmp_path: Path) -> Non
     assert "| parameters | 1,240 |" in page
     assert "| training time | 30.0 minutes on cpu" in page
     assert "| selected step | 29 of 30 |" in page
-    assert f"| data SHA-256 | {Run().corpus.sha256()} |" in page
+    assert f"| data SHA-256 | {finished().corpus.sha256()} |" in page
     assert "| learning_rate | 0.02 |" in page
     assert "| torch | " in page
 
 
 def test_a_sample_stays_a_block_of_text_whatever_it_says(tmp_path: Path) -> None:
-    page = write_language_report(tmp_path, Run(), tmp_path / "novelist" / "1").read_text()
+    page = write_language_report(tmp_path, finished(), tmp_path / "novelist" / "1").read_text()
     assert "\n    He | she\n    \n    # said\n" in page
-    empty = write_language_report(tmp_path, Run(sample=""), tmp_path / "novelist" / "1").read_text()
+    empty = write_language_report(tmp_path, finished(sample=""), tmp_path / "novelist" / "1").read_text()
     assert "\n    (nothing)\n" in empty
 
 
 def test_a_split_without_a_test_part_says_so(tmp_path: Path) -> None:
-    run = Run(scores={"validation": TextScore(300.0, 100, 360)})
+    run = finished(scores={"validation": TextScore(300.0, 100, 360)})
     page = write_language_report(tmp_path, run, tmp_path / "shakespeare" / "1").read_text()
     assert "This split has no test part" in page
     assert "| test |" not in page
@@ -80,14 +86,14 @@ def test_a_split_without_a_test_part_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("num_rows", "num_shown"), [(1, 1), (12, 12), (30, 10), (31, 11)])
 def test_the_history_is_thinned_out_and_keeps_its_end(tmp_path: Path, num_rows: int, num_shown: int) -> None:
-    page = write_language_report(tmp_path, Run(progress=progress(num_rows)), tmp_path / "1").read_text()
+    page = write_language_report(tmp_path, finished(progress=progress(num_rows)), tmp_path / "1").read_text()
     rows = page.split("| step |")[1].split("\n\n")[0].splitlines()[2:]
     assert len(rows) == num_shown
     assert rows[-1].startswith(f"| {num_rows} |")
 
 
 def test_the_picture_is_opaque_and_shows_both_losses(tmp_path: Path) -> None:
-    write_language_report(tmp_path, Run(), tmp_path / "1")
+    write_language_report(tmp_path, finished(), tmp_path / "1")
     with Image.open(tmp_path / CURVES_FILE) as picture:
         pixels = picture.convert("RGBA")
     assert pixels.getchannel("A").getextrema() == (255, 255)

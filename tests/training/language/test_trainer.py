@@ -12,16 +12,15 @@ import pytest
 import torch
 from torch import nn
 
+from training.checkpoints import CHECKPOINT_FILE
+from training.language.architecture import make_network
 from training.language.config import RECIPES, LanguageConfig, configure
 from training.language.trainer import (
-    CHECKPOINT_FILE,
     VALIDATION_WINDOWS,
     LanguageTrainer,
     can_compile,
     make_language_optimizers,
 )
-from training.networks.lstm import LstmLanguageModel, LstmShape
-from training.networks.transformer import Transformer, TransformerShape
 
 BEGIN, VOCAB_SIZE = 0, 24
 CONFIG = LanguageConfig(
@@ -52,19 +51,7 @@ def changed(**settings: object) -> LanguageConfig:
 
 def network(config: LanguageConfig) -> nn.Module:
     torch.manual_seed(config.seed)
-    if config.network == "lstm":
-        lstm = LstmShape(vocab_size=VOCAB_SIZE, context=config.context, width=config.width, num_layers=2)
-        return LstmLanguageModel(lstm, config.dropout)
-    shape = TransformerShape(
-        vocab_size=VOCAB_SIZE,
-        context=config.context,
-        width=config.width,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        num_kv_heads=config.num_kv_heads,
-        hidden_width=config.hidden_width,
-    )
-    return Transformer(shape, config.dropout)
+    return make_network(dataclasses.replace(config, num_layers=2) if config.network == "lstm" else config, VOCAB_SIZE)
 
 
 def trainer(config: LanguageConfig = CONFIG, validation_tokens: int = 100) -> LanguageTrainer:
