@@ -1,12 +1,14 @@
 """Reads what a PNG, JPEG or WebP file says of itself, without decoding a pixel, and checks it against limits.
 
 It owns the formats that are accepted, the errors, and what metadata a decoder gets to see. It does not decode.
-Sources: PNG 1.2 chapters 3 and 4, JPEG (T.81) annex B, the WebP container specification, Exif 2.32 section 4.6.
+Sources: PNG 1.2 chapters 3 and 4, JPEG (T.81) annex B, the WebP container specification, Exif 2.32 section 4.6,
+ICC.1:2022 section 7.2 and annex B.
 """
 
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -23,8 +25,10 @@ _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 # Application data and comments, save what tells the colour space: APP0 (JFIF) and APP14 (Adobe).
 _METADATA_MARKERS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
-_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_SOS, _EOI, _APP1, _APP2 = 0xDA, 0xD9, 0xE1, 0xE2
 _ORIENTATION_TAG = 0x0112
+_ICC_LABEL = b"ICC_PROFILE\0"
+_MAX_PROFILE_BYTES = 2**20
 
 
 class ImageError(ValueError):
@@ -104,7 +108,7 @@ def read_header(body: bytes, limits: ImageLimits) -> Header:
     else:
         width, height = _webp_size(body)
         _check(width, height, limits)
-        exif, essence = _webp_exif(body), body
+        exif, essence = _riff_chunk(body, b"EXIF"), body
     return Header(kind, width, height, _orientation(exif) if exif else 1, essence)
 
 
@@ -219,13 +223,13 @@ def _webp_size(body: bytes) -> tuple[int, int]:
     raise _undecodable("The WebP file is damaged: it does not begin with a picture.")
 
 
-def _webp_exif(body: bytes) -> bytes:
+def _riff_chunk(body: bytes, wanted: bytes) -> bytes:
     position = 12
     for _ in range(MAX_PARTS):
         if position + 8 > len(body):
             break
         kind, length = struct.unpack_from("<4sI", body, position)
-        if kind == b"EXIF":
+        if kind == wanted:
             return body[position + 8 : position + 8 + length]
         position += 8 + length + (length & 1)
     return b""
@@ -244,3 +248,42 @@ def _orientation(exif: bytes) -> int:
             value = int.from_bytes(tiff[entry + 8 : entry + 10], order)
             return value if 1 <= value <= 8 else 1
     return 1
+
+
+def read_rgb_profile(body: bytes) -> bytes:
+    """The ICC profile of RGB colours that a file carries, up to 1 MiB; empty where there is none of that kind.
+
+    It is looked at no further than its header: whoever shows the picture interprets it.
+    """
+    kind = sniff(body)
+    if kind == "JPEG":
+        found = _jpeg_profile(body)
+    else:
+        found = _png_profile(body) if kind == "PNG" else _riff_chunk(body, b"ICCP")
+    is_fit = 132 <= len(found) <= _MAX_PROFILE_BYTES and int.from_bytes(found[:4], "big") == len(found)
+    return found if is_fit and found[16:20] == b"RGB " and found[36:40] == b"acsp" else b""
+
+
+def _jpeg_profile(body: bytes) -> bytes:
+    parts = {}
+    for segment in _jpeg_segments(body):
+        payload = body[segment.payload : segment.end]
+        if segment.marker == _APP2 and payload.startswith(_ICC_LABEL) and len(payload) > 14:
+            parts[payload[12]] = payload[14:]  # numbered from 1, of so many
+    return b"".join(parts[number] for number in sorted(parts))
+
+
+def _png_profile(body: bytes) -> bytes:
+    position = 33
+    for _ in range(MAX_PARTS):
+        length, kind = struct.unpack_from(">I4s", body, position) if position + 8 <= len(body) else (0, b"IDAT")
+        if kind == b"iCCP":
+            _name, _, packed = body[position + 8 : position + 8 + length].partition(b"\0")
+            try:
+                return zlib.decompressobj().decompress(packed[1:], _MAX_PROFILE_BYTES + 1)
+            except zlib.error:
+                break
+        if kind == b"IDAT":  # a profile stands before the pixels
+            break
+        position += 12 + length
+    return b""

@@ -1,13 +1,16 @@
-"""From the bytes of a picture to the uint8 tensor that an image graph takes, and back to PNG.
+"""From the bytes of a picture to the uint8 tensor that an image graph takes or to a photograph, and back to a file.
 
-It owns decoding, transparency, orientation and resizing. It knows neither networks nor HTTP: the service and training
-share it, so both see the same pixels. Headers are read by `image_header.py`, light backgrounds by `backgrounds.py`.
+It owns decoding, transparency, orientation, resizing and encoding. It knows neither networks nor HTTP: the service and
+training share it, so both see the same pixels. Headers are read by `image_header.py`, light backgrounds by
+`backgrounds.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from typing import Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +20,17 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models import backgrounds
-from models.image_header import Format, Header, ImageError, ImageLimits, read_header, read_size
+from models.image_header import Format, Header, ImageError, ImageLimits, read_header, read_rgb_profile, read_size
 
 __all__ = [
+    "Format",
     "ImageError",
     "ImageLimits",
     "Invert",
+    "Photo",
     "decode",
+    "decode_photo",
+    "encode_photo",
     "encode_png",
     "fit",
     "pixels_of",
@@ -50,8 +57,21 @@ _UPRIGHT: dict[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# PNG: twice as fast as the library's own choice, and 5 % larger. JPEG gets full colours from this quality on.
+_PNG_LEVEL = 4
+_FULL_COLOURS_QUALITY = 90
+_STRIP_ROWS = 256
 _NEARLY_WHITE = 240.0
 _WORKING_SIDES = 8  # an object is looked for in a picture at most this many times larger than the network's
+
+
+class Photo(NamedTuple):
+    """A photograph, upright: "RGB" colours, "L" alpha where it has one, its format, its RGB profile (may be empty)."""
+
+    colours: Image.Image
+    alpha: Image.Image | None
+    format: Format
+    profile: bytes
 
 
 def pixels_of(body: bytes) -> int:
@@ -74,15 +94,38 @@ def decode(
     Raises: ImageError, always in words of our own.
     """
     header = read_header(body, limits)
+    with _in_our_words(header):
+        return _opaque(_upright(header, enough_side, grey))
+
+
+def decode_photo(body: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Photo:
+    """Decode a PNG, JPEG or WebP file into upright colours and, where it may have any transparency, its alpha.
+
+    Colours stay as they are below the alpha, and in the space of the file's RGB profile. Memory: at most 9 bytes per
+    pixel beside the file, of which 5 stay, or 4 without alpha.
+
+    Raises: ImageError, always in words of our own.
+    """
+    header = read_header(body, limits)
+    with _in_our_words(header):
+        colours, alpha = _split(_upright(header))
+        return Photo(colours, alpha, header.format, read_rgb_profile(body))
+
+
+@contextmanager
+def _in_our_words(header: Header) -> Iterator[None]:
     try:
-        image = _load(header, enough_side, grey)
-        image = _opaque(_eight_bit(image))
-        transposition = _UPRIGHT.get(header.orientation)
-        return image if transposition is None else image.transpose(transposition)
+        yield
     except ImageError:
         raise
     except Exception as error:  # decoders raise whatever they like on damaged files, MemoryError and struct.error too
         raise ImageError("undecodable", f"The {header.format} file is damaged or cut short.") from error
+
+
+def _upright(header: Header, enough_side: int | None = None, grey: bool = False) -> Image.Image:
+    image = _eight_bit(_load(header, enough_side, grey))
+    transposition = _UPRIGHT.get(header.orientation)
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _load(header: Header, enough_side: int | None, grey: bool) -> Image.Image:
@@ -99,8 +142,21 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """A 16-bit grey picture scaled to 8 bits, rounded; others unchanged, for the decoder has scaled them already."""
     if not image.mode.startswith("I"):
         return image
-    deep = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+    scaled = Image.new("L", image.size)
+    for top in range(0, image.height, _STRIP_ROWS):
+        deep = np.asarray(image.crop((0, top, image.width, min(top + _STRIP_ROWS, image.height)))).astype(np.uint32)
+        scaled.paste(Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8)), (0, top))
+    return scaled
+
+
+def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    alpha = None
+    if image.has_transparency_data:
+        image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
+        alpha = image.getchannel("A")
+    image = image.convert("RGB") if image.mode != "RGB" else image
+    image.info = {}  # the library would write some of it into files
+    return image, alpha
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -204,4 +260,28 @@ def encode_png(pixels: Pixels) -> bytes:
     flat = pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     buffer = BytesIO()
     Image.fromarray(np.ascontiguousarray(flat)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_photo(photo: Photo, quality: int) -> bytes:
+    """Encode a photograph in its format, with its profile and no other metadata.
+
+    A JPEG shows what is transparent on white. `quality` 1 to 100 is for JPEG and WebP; the latter keeps alpha exactly.
+    Memory: 5 bytes per pixel at most beside the photograph and the file.
+    """
+    colours, alpha, kind, profile = photo
+    if alpha is not None and kind == "JPEG":
+        ground = Image.new("RGB", colours.size, "white")
+        ground.paste(colours, mask=alpha)
+        colours = ground
+    elif alpha is not None:
+        colours = colours.copy()
+        colours.putalpha(alpha)
+    options: dict[str, Any] = {"quality": quality, "icc_profile": profile or None}
+    if kind == "PNG":
+        options = {"compress_level": _PNG_LEVEL, "icc_profile": profile or None}
+    elif kind == "JPEG" and quality >= _FULL_COLOURS_QUALITY:
+        options["subsampling"] = 0
+    buffer = BytesIO()
+    colours.save(buffer, kind, **options)
     return buffer.getvalue()

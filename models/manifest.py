@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from models import strict
+from models.stylization import Stylization
 
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -42,13 +43,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def _require(pattern: re.Pattern[str], value: str, what: str) -> None:
-    if not pattern.fullmatch(value):
-        raise ValueError(f"{what} is {value!r}; it must match {pattern.pattern}.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +73,17 @@ class Weights:
     sha256: str
 
     def __post_init__(self) -> None:
-        _require(_FILE, self.file, "file")
-        _require(_SHA256, self.sha256, "sha256")
+        strict.require_match(strict.FILE_NAME, self.file, "file")
+        strict.require_match(_SHA256, self.sha256, "sha256")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """One ONNX file of a version and its signature; `max_batch_size` bounds this graph below the version's batching."""
+    """One ONNX file of a version and its signature.
+
+    `max_batch_size` bounds this graph below the version's batching; `max_batch_elements` bounds the elements of its
+    inputs in one batch, where rows vary in size (one row is always taken).
+    """
 
     file: str
     sha256: str
@@ -92,12 +91,14 @@ class Graph:
     outputs: tuple[TensorSpec, ...]
     weights: Weights | None = None
     max_batch_size: int | None = None
+    max_batch_elements: int | None = None
 
     def __post_init__(self) -> None:
-        _require(_FILE, self.file, "file")
-        _require(_SHA256, self.sha256, "sha256")
-        if self.max_batch_size is not None and self.max_batch_size < 1:
-            raise ValueError(f"max_batch_size is {self.max_batch_size}; it must be at least 1.")
+        strict.require_match(strict.FILE_NAME, self.file, "file")
+        strict.require_match(_SHA256, self.sha256, "sha256")
+        for name in ("max_batch_size", "max_batch_elements"):
+            if (bound := getattr(self, name)) is not None and bound < 1:
+                raise ValueError(f"{name} is {bound}; it must be at least 1.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +218,7 @@ class Manifest:
     labels: tuple[str, ...] | None = None
     light_on_dark: bool = False
     margin: float = 0.0
-    styles: tuple[str, ...] | None = None
+    stylization: Stylization | None = None
     tokenizer: str | None = None
     language: Language | None = None
     evaluation: tuple[Evaluation, ...] = ()
@@ -225,14 +226,16 @@ class Manifest:
     parity: Parity | None = None
 
     def __post_init__(self) -> None:
-        _require(_NAME, self.name, "name")
-        _require(_VERSION, self.version, "version")
+        strict.require_match(_NAME, self.name, "name")
+        strict.require_match(_VERSION, self.version, "version")
         if not self.graphs:
             raise ValueError("graphs is empty; a version needs at least one.")
         if self.task == "image-classification" and not self.labels:
             raise ValueError("labels are missing; an image classifier needs them.")
         if self.task == "text-generation" and not (self.language and self.tokenizer):
             raise ValueError("language or tokenizer is missing; a text generator needs both.")
+        if self.task == "style-transfer" and not self.stylization:
+            raise ValueError("stylization is missing; a stylizer needs it.")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin is {self.margin}; it must be at least 0 and below 0.5.")
 

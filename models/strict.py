@@ -6,12 +6,15 @@ It knows only annotations: what a field means is the dataclass's own affair (`__
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# A file in a version folder: no path, nothing hidden.
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class StrictError(ValueError):
@@ -97,3 +100,12 @@ def _convert_scalar(kind: Any, value: Any, path: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise StrictError(f"{path} is {value!r}; it must be of type {kind.__name__}.")
     return value
+
+
+def require_match(pattern: re.Pattern[str], value: str, what: str) -> None:
+    """Refuse a text that does not match a pattern as a whole.
+
+    Raises: ValueError.
+    """
+    if not pattern.fullmatch(value):
+        raise ValueError(f"{what} is {value!r}; it must match {pattern.pattern}.")

@@ -113,6 +113,13 @@ class UndecodableImage(ServiceError):
     code = "undecodable_image"
 
 
+class PictureTooSmall(ServiceError):
+    """The picture has fewer pixels than the model can work with."""
+
+    status = 422
+    code = "picture_too_small"
+
+
 class UnsupportedTask(ServiceError):
     """The model exists, but does another task."""
 

@@ -14,7 +14,8 @@ from models.manifest import TensorSpec
 from service.engine import scheduling
 from service.engine.batches import BatchBuffer, Receipt, Request
 from service.engine.instance import BatchOutcome
-from service.engine.scheduling import Cost, Dispatch, Limits
+from service.engine.pool import Pool
+from service.engine.scheduling import Backlog, Cost, Dispatch, Limits
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.metrics import GraphMetrics
 
@@ -47,7 +48,10 @@ class Scheduler(Protocol):
 
 
 class Batcher:
-    """Batches the requests of one graph across callers."""
+    """Batches the requests of one graph across callers, or those of one shape, where the graph's rows vary in size.
+
+    It may share the turns of a pool with others; `all_waiting_rows` is then what the graph's queue depth is taken from.
+    """
 
     def __init__(
         self,
@@ -57,16 +61,22 @@ class Batcher:
         cost: Cost,
         scheduler: Scheduler,
         metrics: GraphMetrics,
+        pool: Pool | None = None,
+        all_waiting_rows: Callable[[], int] | None = None,
     ) -> None:
-        self._idle = deque(instances)
+        self._inputs = inputs
+        self._instances = instances
         self._limits = limits
-        self._cost = cost
-        self._drift = 1.0
+        self._cost = self._real_cost = cost
+        self._real_cost_drift = 1.0
         self._scheduler = scheduler
         self._metrics = metrics
-        # One buffer for each running batch, and one that fills meanwhile.
-        self._free = [BatchBuffer(inputs, limits.max_batch_size) for _ in instances]
+        self._all_waiting_rows = all_waiting_rows
+        # One buffer fills; there will be one more for each running batch.
         self._filling = BatchBuffer(inputs, limits.max_batch_size)
+        self._free: list[BatchBuffer] = []
+        self._num_buffers = 1
+        self._row_bytes = self._filling.row_bytes
         self._overflow: deque[Request] = deque()
         self._waiting: dict[Request, None] = {}
         self._timer: Timer | None = None
@@ -74,11 +84,37 @@ class Batcher:
         self._is_pump_due = False
         self.waiting_rows = 0
         self.computing_rows = 0
+        self._pool = pool or Pool(len(instances))
+        self._pool.join(self)
 
     @property
-    def row_bytes(self) -> int:
-        """The bytes of one row over all inputs."""
-        return self._filling.row_bytes
+    def is_idle(self) -> bool:
+        """Whether nothing waits or is being computed."""
+        return not (self._waiting or self.computing_rows)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """The memory reserved for batches."""
+        return self._num_buffers * self._limits.max_batch_size * self._row_bytes
+
+    @property
+    def oldest_arrival(self) -> float:
+        """When the request arrived that waits longest; infinite where none waits."""
+        return self._filling.spans[0].request.arrival if self._filling.num_rows else float("inf")
+
+    @property
+    def backlog(self) -> Backlog:
+        """The work that waits or is being computed."""
+        rows = self.waiting_rows + self.computing_rows / 2
+        seconds = scheduling.work_seconds(rows, self._drifted_cost(), self._limits)
+        return Backlog(self.waiting_rows, self.waiting_rows * self._row_bytes, seconds)
+
+    def close(self) -> None:
+        """Leave the pool; nothing may wait or be computed."""
+        assert self.is_idle
+        self._pool.leave(self)
+        if self._timer is not None:
+            self._timer.cancel()
 
     @property
     def num_waiting(self) -> int:
@@ -87,10 +123,16 @@ class Batcher:
 
     def submit(self, request: Request) -> None:
         """Queue a request; it is answered through its `on_done`, also when it is refused."""
-        cost = self._cost.scaled(self._drift)
         timeout_seconds = request.deadline - request.arrival
         refusal = scheduling.admit(
-            request.num_rows, self.waiting_rows, self.computing_rows, timeout_seconds, cost, self._limits
+            request.num_rows,
+            self.waiting_rows,
+            self.computing_rows,
+            timeout_seconds,
+            self._drifted_cost(),
+            self._limits,
+            row_bytes=self._row_bytes,
+            beside=self._pool.backlog_beside(self),
         )
         if refusal is not None:
             self._settle(request, _refused(refusal, timeout_seconds, self._limits))
@@ -103,6 +145,12 @@ class Batcher:
     def cancel(self, request: Request) -> None:
         """Drop a request whose caller left: queued rows are never computed, running ones are thrown away."""
         self._drop(request, Cancelled("The caller left."))
+
+    def _drifted_cost(self) -> Cost:
+        if self._real_cost_drift != self._pool.drift:
+            self._real_cost_drift = self._pool.drift
+            self._real_cost = self._cost.scaled(self._pool.drift)
+        return self._real_cost
 
     def _place(self, request: Request) -> None:
         if not self._overflow and self._filling.num_rows < self._limits.max_batch_size:
@@ -121,28 +169,30 @@ class Batcher:
         # All that arrives in one turn of the loop may share the batch.
         if not self._is_pump_due:
             self._is_pump_due = True
-            self._scheduler.call_soon(self._pump)
+            self._scheduler.call_soon(self.pump)
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Start every batch that is due, and set the timer for the next event."""
         self._is_pump_due = False
         now = self._scheduler.time()
         while isinstance(decision := self._decide(now), Dispatch):
             self._dispatch(now)
         self._arm(now, decision.seconds)
-        self._metrics.queue_depth.set(self.waiting_rows)
+        self._metrics.queue_depth.set(self._all_waiting_rows() if self._all_waiting_rows else self.waiting_rows)
 
     def _decide(self, now: float) -> Dispatch | scheduling.Wait:
-        if not self._filling.num_rows or not self._idle:
+        num_idle = len(self._pool.idle)
+        if not self._filling.num_rows or not num_idle:
             return scheduling.Wait(None)
         oldest = self._filling.spans[0].request
         slack = float("inf")
         if self._limits.max_queue_delay_seconds:
-            seconds = self._cost.scaled(self._drift).seconds(self._filling.num_rows)
+            seconds = self._drifted_cost().seconds(self._filling.num_rows)
             slack = min(span.request.deadline for span in self._filling.spans) - now - seconds
-        return scheduling.decide(self._filling.num_rows, now - oldest.arrival, slack, len(self._idle), self._limits)
+        return scheduling.decide(self._filling.num_rows, now - oldest.arrival, slack, num_idle, self._limits)
 
     def _dispatch(self, now: float) -> None:
-        batch, self._filling = self._filling, self._free.pop()
+        batch, self._filling = self._filling, self._free.pop() if self._free else self._new_buffer()
         self.waiting_rows -= batch.num_rows
         self.computing_rows += batch.num_rows
         for span in batch.spans:
@@ -151,20 +201,23 @@ class Batcher:
             if span.first == 0:
                 self._metrics.queue_seconds.observe(now - span.request.arrival)
         self._refill()
-        instance = self._idle.popleft()
-        instance.start(batch, lambda batch, outcome: self._complete(instance, batch, outcome))
+        turn = self._pool.idle.popleft()
+        self._instances[turn].start(batch, lambda batch, outcome: self._complete(turn, batch, outcome))
 
-    def _complete(self, instance: Instance, batch: BatchBuffer, outcome: BatchOutcome) -> None:
+    def _new_buffer(self) -> BatchBuffer:
+        self._num_buffers += 1
+        return BatchBuffer(self._inputs, self._limits.max_batch_size)
+
+    def _complete(self, turn: int, batch: BatchBuffer, outcome: BatchOutcome) -> None:
         expected = self._cost.seconds(batch.num_rows)
-        self._drift = scheduling.drifted(self._drift, expected, outcome.compute_seconds)
+        self._pool.drift = scheduling.drifted(self._pool.drift, expected, outcome.compute_seconds)
         self._metrics.observe_batch(batch.num_rows, outcome.compute_seconds)
         self.computing_rows -= batch.num_rows
         spans = batch.spans
         size = batch.num_rows
         batch.clear()
         self._free.append(batch)
-        self._idle.append(instance)
-        self._pump()
+        self._pool.release(turn, self)
         for span in spans:
             request = span.request
             if request.is_settled:
@@ -220,13 +273,14 @@ class Batcher:
         for request in [request for request in self._waiting if request.deadline <= now]:
             waited = now - request.arrival
             self._drop(request, DeadlineExceeded(f"The deadline passed after {waited:.3f} s in the queue."))
-        self._pump()
+        self.pump()
 
 
 def _refused(refusal: scheduling.Refusal, timeout_seconds: float, limits: Limits) -> ServiceError:
     if refusal.is_queue_full:
+        most_bytes = "" if limits.max_queue_bytes is None else f" or {limits.max_queue_bytes} bytes"
         return QueueFull(
-            f"The queue is full: it holds {limits.max_queue_rows} rows.",
+            f"The queue is full: it holds {limits.max_queue_rows} rows{most_bytes}.",
             retry_after_seconds=refusal.retry_after_seconds,
         )
     return DeadlineUnreachable(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import TensorSpec
+from service.engine.rows import RowShapes
 from service.errors import ServiceError
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,6 +40,7 @@ class Request:
     arrival: float
     deadline: float
     on_done: Callable[[Request, ServiceError | Receipt], None]
+    row_shapes: RowShapes = ()
     placed_rows: int = 0
     done_rows: int = 0
     is_settled: bool = False

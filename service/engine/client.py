@@ -178,12 +178,17 @@ class EngineClient:
         payload: Sequence[bytes | memoryview],
         num_rows: int,
         timeout_seconds: float,
+        *,
+        row_shapes: tuple[tuple[int, ...], ...] = (),
     ) -> Call:
         """Compute some outputs of a graph for rows of raw tensors, inputs in the graph's order.
 
+        `row_shapes`: the shape of one row of each input, where the manifest leaves a size open.
+
         Raises: EngineUnavailable at once while the engine is away; the rest comes through the awaited call.
         """
-        infer = Infer(self._next_id(), model.name, model.version, graph, num_rows, outputs, timeout_seconds)
+        id_ = self._next_id()
+        infer = Infer(id_, model.name, model.version, graph, num_rows, outputs, timeout_seconds, row_shapes)
         call = Call(infer, payload, self._loop.time() + timeout_seconds)
         self._send(call, timeout_seconds)
         return call

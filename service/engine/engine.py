@@ -14,12 +14,9 @@ from time import monotonic
 
 import msgspec
 
-from models.manifest import Graph
-from service.engine.batcher import Batcher
 from service.engine.batches import Receipt, Request
 from service.engine.generator import Generator
-from service.engine.instance import ThreadInstance
-from service.engine.loading import LoadedGraph, LoadedVersion, load_version
+from service.engine.loading import LoadedVersion, load_version
 from service.engine.messages import (
     Cancel,
     Describe,
@@ -33,23 +30,14 @@ from service.engine.messages import (
 )
 from service.engine.peers import Peer, Send, failure_frame
 from service.engine.runtime import Device
-from service.engine.scheduling import Limits, efficient_rows
+from service.engine.serving import ServedGraph, serve_graphs
 from service.engine.version_files import VersionRejected
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
 from service.language_metrics import LanguageMetrics
-from service.metrics import GraphMetrics, Metrics
+from service.metrics import Metrics
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class ServedGraph:
-    """One graph with its queue."""
-
-    graph: Graph
-    batcher: Batcher
-    metrics: GraphMetrics
 
 
 @dataclass(slots=True)
@@ -100,11 +88,11 @@ class Engine:
 
     def _serve(self, loaded: LoadedVersion) -> None:
         name, version = loaded.manifest.name, loaded.manifest.version
-        graphs = {key: self._serve_graph(name, version, key, graph) for key, graph in loaded.graphs.items()}
+        call = self._loop.call_soon_threadsafe
+        graphs = serve_graphs(loaded, self._settings, self._loop, call, self._metrics)
         generator = None
         if loaded.decoder is not None:
             metrics = LanguageMetrics(self._metrics, name, version)
-            call = self._loop.call_soon_threadsafe
             generator = Generator(loaded.decoder, self._settings, metrics, monotonic, call, name)
         status = _ready_status(loaded, self._device)
         self._set_status(status, graphs, generator)
@@ -120,22 +108,6 @@ class Engine:
                 "seconds": round(status.load_seconds, 2),
             },
         )
-
-    def _serve_graph(self, model: str, version: str, name: str, graph: LoadedGraph) -> ServedGraph:
-        metrics = GraphMetrics(self._metrics, model, version, name)
-        instances = [
-            ThreadInstance(runner, self._loop.call_soon_threadsafe, f"{model}.{name}.{i}")
-            for i, runner in enumerate(graph.runners)
-        ]
-        limits = Limits(
-            graph.batching.max_batch_size,
-            self._settings.max_queue_delay_seconds,
-            self._settings.max_queue_rows,
-            len(instances),
-            efficient_rows(graph.bucket_seconds),
-        )
-        batcher = Batcher(graph.graph.inputs, instances, limits, graph.cost, self._loop, metrics)
-        return ServedGraph(graph.graph, batcher, metrics)
 
     def _set_status(
         self, status: ModelStatus, graphs: dict[str, ServedGraph] | None = None, generator: Generator | None = None
@@ -158,7 +130,7 @@ class Engine:
             for name, graph in version.graphs.items():
                 prefix = "" if len(version.graphs) == 1 and version.generator is None else f"{name}."
                 statistics |= {prefix + key: value for key, value in graph.metrics.statistics().items()}
-                statistics[prefix + "queued_rows"] = graph.batcher.waiting_rows
+                statistics[prefix + "queued_rows"] = graph.queue.waiting_rows
             models.append(msgspec.structs.replace(version.status, statistics=statistics))
         return frame(Description(id_, tuple(models), self._is_settled))
 
@@ -210,10 +182,9 @@ class Engine:
         served = version.graphs.get(message.graph)
         if served is None:
             raise InvalidParameter(f"{message.model!r} has no graph {message.graph!r}; it has {list(version.graphs)}.")
-        if message.num_rows < 1 or len(payload) != message.num_rows * served.batcher.row_bytes:
-            raise InvalidParameter(
-                f"{len(payload)} bytes are not {message.num_rows} rows of {served.batcher.row_bytes} bytes."
-            )
+        row_bytes = served.rules.row_bytes(message.row_shapes)
+        if message.num_rows < 1 or len(payload) != message.num_rows * row_bytes:
+            raise InvalidParameter(f"{len(payload)} bytes are not {message.num_rows} rows of {row_bytes} bytes.")
         known = {spec.name for spec in served.graph.outputs}
         if not message.outputs or not known.issuperset(message.outputs):
             raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(known)}.")
@@ -223,9 +194,10 @@ class Engine:
             peer.cancels.pop(message.id, None)
             peer.send(_answer(message.id, request, outcome))
 
-        request = Request(message.num_rows, payload, message.outputs, now, now + message.timeout_seconds, on_done)
-        peer.cancels[message.id] = lambda: served.batcher.cancel(request)
-        served.batcher.submit(request)
+        deadline = now + message.timeout_seconds
+        request = Request(message.num_rows, payload, message.outputs, now, deadline, on_done, message.row_shapes)
+        peer.cancels[message.id] = lambda: served.queue.cancel(request)
+        served.queue.submit(request)
 
 
 def _answer(id_: int, request: Request, outcome: ServiceError | Receipt) -> bytes:

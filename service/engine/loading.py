@@ -12,29 +12,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
-from models import golden as golden_io
-from models.golden import Golden
 from models.manifest import Batching, Graph, Manifest
 from service.engine.batches import Arrays
 from service.engine.cpus import available_cpus
+from service.engine.cuda import CudaRunner
 from service.engine.instance import Runner
 from service.engine.language_loading import LANGUAGE_GRAPHS, LoadedDecoder, load_decoder
-from service.engine.runtime import CpuRunner, CudaRunner, Device, signature_mismatch
+from service.engine.rows import RowRules, max_rows, num_elements, rules_of
+from service.engine.runtime import CpuRunner, Device, signature_mismatch
+from service.engine.samples import golden_sample, usual_sample
 from service.engine.scheduling import Cost, fit_cost
+from service.engine.verification import verify
 from service.engine.version_files import VersionFiles, VersionRejected, read_version, rejection
 from service.errors import InferenceFailed
 from service.settings import Settings
 
 WARM_UP_SECONDS = 0.05
+SLOW_SECONDS = 0.5
 TRIAL_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedGraph:
-    """One graph on the device: a runner for each instance, and what its batches cost."""
+    """One graph on the device: a runner for each instance, and what batches of rows of `cost_elements` cost."""
 
     graph: Graph
     batching: Batching
@@ -43,6 +45,8 @@ class LoadedGraph:
     bucket_seconds: dict[int, float]
     golden_error: float
     providers: tuple[str, ...]
+    rules: RowRules
+    cost_elements: int
 
     @property
     def cost(self) -> Cost:
@@ -81,6 +85,10 @@ def load_version(folder: Path, settings: Settings, device: Device) -> LoadedVers
             raise VersionRejected(f"golden.npz has nothing for the graph {name!r}.")
         batching = _bounded(_bounded(manifest.batching, settings.max_batch_size), graph.max_batch_size or 0)
         graphs[name] = _load_graph(name, files, batching, settings, device)
+        if manifest.task == "style-transfer":
+            # The graphs are parts of one network: what is best for one is best for all.
+            chosen = {"instances": len(graphs[name].runners), "threads": graphs[name].num_threads}
+            settings = settings.model_copy(update=chosen)
     return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder)
 
 
@@ -92,24 +100,36 @@ def _bounded(batching: Batching, max_batch_size: int) -> Batching:
 
 
 def _load_graph(name: str, files: VersionFiles, batching: Batching, settings: Settings, device: Device) -> LoadedGraph:
-    graph, golden = files.manifest.graphs[name], files.goldens[name]
-    if any(size < 0 for spec in graph.inputs for size in spec.row_shape):
-        raise VersionRejected("a graph with inputs of varying size is not served by this version of the service.")
+    graph = files.manifest.graphs[name]
+    rules = rules_of(files.manifest, graph)
     try:
-        session = files.open(name, device, settings.threads or 1, is_prepacked=graph.weights is None)
+        session = _open(name, files, rules, settings.threads or 1, device)
         if mismatch := signature_mismatch(graph, session):
             raise VersionRejected(mismatch)
-        tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
+        golden = golden_sample(files.goldens[name], graph, rules)
+        sample, buckets = golden, batching.buckets
+        if rules.varies:
+            sample = usual_sample(golden, graph, rules, CpuRunner(session))
+            buckets = tuple(sorted({1, max_rows(sample.row_shapes, batching.max_batch_size, graph.max_batch_elements)}))
         if device.is_cuda:
             runners: tuple[Runner, ...] = _cuda_runners(session, graph, batching, settings, device)
             num_threads = 1
         else:
-            runners, num_threads, session = _cpu_runners(session, name, files, batching, settings, device)
-        error = max(_verify(runners[0], graph, golden, n, tolerance) for n in {1, batching.max_batch_size})
-        seconds = {bucket: _bucket_seconds(runners, golden, graph, bucket) for bucket in batching.buckets}
+            inputs = sample.inputs(1 if rules.varies else buckets[-1])
+            runners, num_threads, session = _cpu_runners(session, name, files, rules, inputs, settings, device)
+        tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
+        largest = max_rows(golden.row_shapes, batching.max_batch_size, graph.max_batch_elements)
+        error = max(verify(runners[0], graph, golden.rows, n, tolerance) for n in {1, largest})
+        seconds = {bucket: _bucket_seconds(runners, sample.inputs(bucket), graph, bucket) for bucket in buckets}
     except InferenceFailed as error_:
         raise rejection(error_) from error_
-    return LoadedGraph(graph, batching, runners, num_threads, seconds, error, tuple(session.get_providers()))
+    providers, elements = tuple(session.get_providers()), num_elements(sample.row_shapes)
+    return LoadedGraph(graph, batching, runners, num_threads, seconds, error, providers, rules, elements)
+
+
+def _open(name: str, files: VersionFiles, rules: RowRules, num_threads: int, device: Device) -> ort.InferenceSession:
+    is_prepacked = files.manifest.graphs[name].weights is None
+    return files.open(name, device, num_threads, is_prepacked=is_prepacked, varies=rules.varies)
 
 
 def _cuda_runners(
@@ -127,21 +147,22 @@ def _cpu_runners(
     session: ort.InferenceSession,
     name: str,
     files: VersionFiles,
-    batching: Batching,
+    rules: RowRules,
+    inputs: Arrays,
     settings: Settings,
     device: Device,
 ) -> tuple[tuple[Runner, ...], int, ort.InferenceSession]:
     """Choose instances x threads: as set, or whichever of "one for each CPU" and "all CPUs for one" computes more."""
     cpus = available_cpus()
     if settings.instances or settings.threads or cpus == 1:
-        runner = CpuRunner(session)
+        runner = CpuRunner(session, varies=rules.varies)
         instances = settings.instances or max(1, cpus // (settings.threads or 1))
         return (runner,) * instances, settings.threads or 1, session
-    wide_session = files.open(name, device, cpus)
-    batch = files.goldens[name].repeated(batching.max_batch_size)
-    narrow, wide = CpuRunner(session), CpuRunner(wide_session)
-    narrow_rate = _rows_per_second((narrow,) * cpus, batch.inputs, tuple(batch.outputs))
-    wide_rate = _rows_per_second((wide,), batch.inputs, tuple(batch.outputs))
+    wide_session = _open(name, files, rules, cpus, device)
+    narrow, wide = (CpuRunner(each, varies=rules.varies) for each in (session, wide_session))
+    outputs = [spec.name for spec in files.manifest.graphs[name].outputs]
+    narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs)
+    wide_rate = _rows_per_second((wide,), inputs, outputs)
     # Threads within one run meet at barriers, which a busy machine punishes: they must win clearly.
     if wide_rate > 1.1 * narrow_rate:
         return (wide,), cpus, wide_session
@@ -167,33 +188,13 @@ def _rows_per_second(runners: Sequence[Runner], inputs: Arrays, outputs: Sequenc
     return sum(counts) * num_rows / (time.monotonic() - started)
 
 
-def _verify(runner: Runner, graph: Graph, golden: Golden, num_rows: int, tolerance: float) -> float:
-    """The largest deviation from the golden outputs at one batch size.
-
-    Raises: VersionRejected where it exceeds the tolerance.
-    """
-    wanted = golden.repeated(num_rows)
-    names = [spec.name for spec in graph.outputs]
-    if set(wanted.inputs) != {s.name for s in graph.inputs} or set(wanted.outputs) != set(names):
-        raise VersionRejected("golden.npz does not name the graph's inputs and outputs.")
-    actual = runner.run(wanted.inputs, num_rows, names)
-    worst = max((golden_io.largest_error(wanted.outputs[name], actual[name]), name) for name in names)
-    if worst[0] > tolerance:
-        raise VersionRejected(
-            f"output {worst[1]!r} deviates from its golden value by {worst[0]:.3g} at batch {num_rows}; "
-            f"at most {tolerance:.3g} is allowed."
-        )
-    return worst[0]
-
-
-def _bucket_seconds(runners: Sequence[Runner], golden: Golden, graph: Graph, bucket: int) -> float:
+def _bucket_seconds(runners: Sequence[Runner], inputs: Arrays, graph: Graph, bucket: int) -> float:
     """Warm a bucket on every runner and measure it on the first."""
-    inputs = {name: np.ascontiguousarray(array) for name, array in golden.repeated(bucket).inputs.items()}
     outputs = [spec.name for spec in graph.outputs]
     for runner in dict.fromkeys(runners):
         runner.run(inputs, bucket, outputs)
     seconds: list[float] = []
-    while len(seconds) < 3 or (len(seconds) < 10 and sum(seconds) < WARM_UP_SECONDS):
+    while (len(seconds) < 3 and sum(seconds) < SLOW_SECONDS) or (len(seconds) < 10 and sum(seconds) < WARM_UP_SECONDS):
         started = time.monotonic()
         runners[0].run(inputs, bucket, outputs)
         seconds.append(time.monotonic() - started)

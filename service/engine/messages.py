@@ -17,7 +17,10 @@ MAX_FRAME_BYTES = 2**30
 
 
 class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """Compute `outputs` of a graph for the rows in the payload, within `timeout_seconds` from arrival."""
+    """Compute `outputs` of a graph for the rows in the payload, within `timeout_seconds` from arrival.
+
+    `row_shapes` holds the shape of one row of each input, where the manifest leaves a size open.
+    """
 
     id: int
     model: str
@@ -26,6 +29,7 @@ class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     num_rows: int
     outputs: tuple[str, ...]
     timeout_seconds: float
+    row_shapes: tuple[tuple[int, ...], ...] = ()
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=2):

@@ -1,13 +1,12 @@
-"""ONNX Runtime: sessions and runners on a CPU or a CUDA device, and the one place where its exceptions are translated.
+"""ONNX Runtime: devices, sessions and the runner of a CPU.
 
-It knows arrays and graphs, neither requests nor batches. CUDA: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
+It knows arrays and graphs, neither requests nor batches; a CUDA device is run in `cuda.py`. Its options: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from models.manifest import NUMPY_DTYPES, Graph, TensorSpec
-from service.engine import scheduling
+from service.engine.arena import ArenaGuard, use_shared_arena
 from service.engine.batches import Arrays
 from service.errors import InferenceFailed, StartupError
 
@@ -84,6 +83,7 @@ def open_session(
     *,
     is_prepacked: bool = True,
     spins: bool = False,
+    varies: bool = False,
 ) -> ort.InferenceSession:
     """Create a session from the bytes of an ONNX file and of the weights beside it.
 
@@ -99,6 +99,8 @@ def open_session(
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
+    if varies and not device.is_cuda:
+        use_shared_arena(options)
     if not is_prepacked:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if device.is_cuda:
@@ -155,8 +157,9 @@ def _shapes_agree(spec: TensorSpec, shape: Sequence[int | str | None]) -> bool:
 class CpuRunner:
     """Runs a session on the CPU, on views of the batch arrays; any number of threads may share it."""
 
-    def __init__(self, session: ort.InferenceSession) -> None:
+    def __init__(self, session: ort.InferenceSession, *, varies: bool = False) -> None:
         self._session = session
+        self._arena = ArenaGuard() if varies else None
 
     def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
         """Compute the first `num_rows` rows.
@@ -164,100 +167,9 @@ class CpuRunner:
         Raises: InferenceFailed.
         """
         feed = {name: array[:num_rows] for name, array in arrays.items()}
+        options = self._arena.run_options() if self._arena is not None else None
         try:
-            values = self._session.run(list(outputs), feed)
+            values = self._session.run(list(outputs), feed, options)
         except Exception as error:
             raise InferenceFailed("The model could not compute this input.") from error
         return dict(zip(outputs, values, strict=True))
-
-
-class CudaRunner:
-    """Runs a session on a CUDA device for one instance.
-
-    The batch is padded to a bucket, copied from pinned memory into device memory of its own, computed with every
-    address bound, and only wanted outputs come back. Two instances share the session: while one computes, the other
-    copies.
-    """
-
-    def __init__(
-        self,
-        session: ort.InferenceSession,
-        graph: Graph,
-        buckets: Sequence[int],
-        device: Device,
-        compute_lock: threading.Lock,
-        graph_id_base: int | None,
-    ) -> None:
-        self._session = session
-        self._graph = graph
-        self._buckets = tuple(buckets)
-        self._device = device
-        self._lock = compute_lock
-        self._graph_id_base = graph_id_base
-        self._pinned = {spec.name: self._allocate_pinned(spec) for spec in graph.inputs}
-        self._inputs = {(s.name, n): self._allocate(s, n) for s in graph.inputs for n in self._buckets}
-        self._bindings: dict[tuple[int, tuple[str, ...]], ort.IOBinding] = {}
-
-    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
-        """Compute the first `num_rows` rows.
-
-        Raises: InferenceFailed. A CUDA error ends the process: the device context is lost with it.
-        """
-        bucket = scheduling.bucket_for(num_rows, self._buckets)
-        try:
-            self._copy_in(arrays, num_rows, bucket)
-            binding = self._binding(bucket, tuple(outputs))
-            with self._lock:
-                binding.synchronize_inputs()
-                self._session.run_with_iobinding(binding, self._run_options(bucket))
-                binding.synchronize_outputs()
-            values = [value.numpy() for value in binding.get_outputs()]
-        except Exception as error:
-            if "CUDA" in str(error) or "CUDNN" in str(error):
-                log.critical("the CUDA device failed; the engine ends and is replaced", exc_info=error)
-                os._exit(EXIT_DEVICE_LOST)
-            raise InferenceFailed("The model could not compute this input.") from error
-        return {name: value[:num_rows] for name, value in zip(outputs, values, strict=True)}
-
-    def _copy_in(self, arrays: Arrays, num_rows: int, bucket: int) -> None:
-        for name, array in arrays.items():
-            pinned = self._pinned[name]
-            pinned[:num_rows] = array[:num_rows]
-            pinned[num_rows:bucket] = 0
-            self._inputs[name, bucket].update_inplace(pinned[:bucket])
-
-    def _binding(self, bucket: int, outputs: tuple[str, ...]) -> ort.IOBinding:
-        if (bucket, outputs) not in self._bindings:
-            binding = self._session.io_binding()
-            for spec in self._graph.inputs:
-                binding.bind_ortvalue_input(spec.name, self._inputs[spec.name, bucket])
-            specs = {spec.name: spec for spec in self._graph.outputs}
-            for name in outputs:  # in this order they come back
-                binding.bind_ortvalue_output(name, self._allocate(specs[name], bucket))
-            self._bindings[bucket, outputs] = binding
-        return self._bindings[bucket, outputs]
-
-    def _run_options(self, bucket: int) -> ort.RunOptions:
-        options = ort.RunOptions()
-        if self._graph_id_base is not None:
-            options.add_run_config_entry("gpu_graph_id", str(self._graph_id_base + bucket))
-        return options
-
-    def _allocate(self, spec: TensorSpec, num_rows: int) -> ort.OrtValue:
-        shape = [num_rows, *spec.row_shape]
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, spec.dtype, self._device.kind, self._device.index)
-
-    def _allocate_pinned(self, spec: TensorSpec) -> Any:
-        shape = [self._buckets[-1], *spec.row_shape]
-        memory = _pinned_memory(self._device)
-        if memory is None:
-            return np.zeros(shape, spec.dtype)
-        return ort.OrtValue.ortvalue_from_shape_and_type(shape, spec.dtype, memory_info=memory).numpy()
-
-
-def _pinned_memory(device: Device) -> Any:
-    matching = [d for d in ort.get_ep_devices() if d.ep_name == CUDA]
-    if device.index >= len(matching):
-        log.warning("this ONNX Runtime offers no pinned memory; batches are copied from pageable memory")
-        return None
-    return matching[device.index].memory_info(ort.OrtDeviceMemoryType.HOST_ACCESSIBLE)

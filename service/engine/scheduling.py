@@ -22,6 +22,7 @@ class Limits:
     max_queue_rows: int
     num_instances: int = 1
     efficient_rows: int = 1
+    max_queue_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,18 @@ class Cost:
     def scaled(self, factor: float) -> Cost:
         """The same line, `factor` times as slow."""
         return Cost(self.seconds_per_row * factor, self.seconds_per_batch * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Work that shares the instances: the rows that wait, their bytes, and the time of one instance to do it all."""
+
+    rows: int
+    num_bytes: int
+    seconds: float
+
+
+NO_BACKLOG = Backlog(0, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +95,47 @@ def decide(
 
 
 def admit(
-    num_rows: int, waiting_rows: int, computing_rows: int, timeout_seconds: float, cost: Cost, limits: Limits
+    num_rows: int,
+    waiting_rows: int,
+    computing_rows: int,
+    timeout_seconds: float,
+    cost: Cost,
+    limits: Limits,
+    *,
+    row_bytes: int = 0,
+    beside: Backlog = NO_BACKLOG,
 ) -> Refusal | None:
     """Let a request in (None), or refuse it: the queue is full, or its deadline cannot be met.
 
     A request with more rows than the queue holds is let into an empty queue: it could never be served otherwise.
+    `beside` is the work of other queues that share the instances.
     """
-    expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits)
-    if waiting_rows and waiting_rows + num_rows > limits.max_queue_rows:
-        return Refusal(True, expected_seconds(0, waiting_rows, computing_rows, cost, limits), expected)
+    expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits, beside.seconds)
+    rows = waiting_rows + beside.rows
+    is_full = rows + num_rows > limits.max_queue_rows
+    if limits.max_queue_bytes is not None:
+        num_bytes = (waiting_rows + num_rows) * row_bytes + beside.num_bytes
+        is_full = is_full or num_bytes > limits.max_queue_bytes
+    if rows and is_full:
+        return Refusal(True, expected_seconds(0, waiting_rows, computing_rows, cost, limits, beside.seconds), expected)
     if expected > timeout_seconds:
         return Refusal(False, expected - timeout_seconds, expected)
     return None
 
 
-def expected_seconds(num_rows: int, waiting_rows: int, computing_rows: int, cost: Cost, limits: Limits) -> float:
+def expected_seconds(
+    num_rows: int, waiting_rows: int, computing_rows: int, cost: Cost, limits: Limits, seconds_beside: float = 0.0
+) -> float:
     """The time until `num_rows` more rows are computed, behind those waiting and half of those computing."""
-    rows_ahead = waiting_rows + computing_rows / 2
-    full_batches, rest = divmod(rows_ahead + num_rows, limits.max_batch_size)
-    seconds = full_batches * cost.seconds(limits.max_batch_size) + (cost.seconds(math.ceil(rest)) if rest else 0.0)
+    seconds = work_seconds(num_rows + waiting_rows + computing_rows / 2, cost, limits) + seconds_beside
     # Instances share the work, but the request's own last batch takes its full time.
     return max(seconds / limits.num_instances, cost.seconds(min(num_rows, limits.max_batch_size)) if num_rows else 0.0)
+
+
+def work_seconds(num_rows: float, cost: Cost, limits: Limits) -> float:
+    """The time that one instance takes for some rows, in batches as large as they may be."""
+    full_batches, rest = divmod(num_rows, limits.max_batch_size)
+    return full_batches * cost.seconds(limits.max_batch_size) + (cost.seconds(math.ceil(rest)) if rest else 0.0)
 
 
 def bucket_for(num_rows: int, buckets: Sequence[int]) -> int:

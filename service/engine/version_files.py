@@ -38,7 +38,14 @@ class VersionFiles:
     weights: dict[str, SharedWeights]
 
     def open(
-        self, name: str, device: Device, num_threads: int, *, is_prepacked: bool = True, spins: bool = False
+        self,
+        name: str,
+        device: Device,
+        num_threads: int,
+        *,
+        is_prepacked: bool = True,
+        spins: bool = False,
+        varies: bool = False,
     ) -> ort.InferenceSession:
         """Create a session of a graph.
 
@@ -47,7 +54,9 @@ class VersionFiles:
         file = self.manifest.graphs[name].weights
         weights = self.weights[file.file] if file is not None else None
         content = self.graphs[name]
-        return open_session(content, device, num_threads, weights, is_prepacked=is_prepacked, spins=spins)
+        return open_session(
+            content, device, num_threads, weights, is_prepacked=is_prepacked, spins=spins, varies=varies
+        )
 
 
 def read_version(folder: Path) -> VersionFiles:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
+import zlib
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from models.image_header import MAX_PARTS, ImageError, ImageLimits, read_header, read_size, sniff
+from models.image_header import MAX_PARTS, ImageError, ImageLimits, read_header, read_rgb_profile, read_size, sniff
 from tests.models.samples import encoded, jpeg_with, noise, png_chunk, png_header, png_with, sample
 
 LIMITS = ImageLimits()
@@ -156,3 +161,40 @@ def test_a_file_of_countless_parts_is_refused_quickly() -> None:
 def test_a_webp_of_countless_parts_is_taken_without_its_exif() -> None:
     body = sample("running_shoe.webp") + (b"JUNK" + bytes(4)) * (MAX_PARTS + 1) + b"EXIF\x20\0\0\0" + exif(6)
     assert read_header(body, LIMITS).orientation == 1
+
+
+def rgb_profile(num_bytes: int = 500) -> bytes:
+    """An ICC profile that has a head and no sense."""
+    profile = bytearray(np.random.default_rng(2).integers(0, 256, num_bytes, np.uint8).tobytes())
+    profile[0:4] = num_bytes.to_bytes(4, "big")
+    profile[16:20], profile[36:40] = b"RGB ", b"acsp"
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("num_bytes", [132, 500, 200_000])  # the last in several segments of a JPEG
+def test_the_profile_of_rgb_colours_is_found(kind: str, num_bytes: int) -> None:
+    profile = rgb_profile(num_bytes)
+    body = encoded(Image.new("RGB", (8, 8)), kind, icc_profile=profile)
+
+    assert read_rgb_profile(body) == profile
+    assert read_rgb_profile(encoded(Image.new("RGB", (8, 8)), kind)) == b""
+
+
+def test_a_profile_that_unpacks_to_more_than_it_may_is_not_unpacked_whole() -> None:
+    body = encoded(Image.new("RGB", (8, 8)))
+    bomb = png_chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(50_000_000)))
+
+    assert read_rgb_profile(png_with(bomb, body)) == b""
+    assert read_rgb_profile(png_with(png_chunk(b"iCCP", b"name\0\0junk"), body)) == b""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
+def test_a_damaged_profile_is_dropped_or_the_file_refused(kind: str, data: st.DataObject) -> None:
+    body = bytearray(encoded(Image.new("RGB", (8, 8)), kind, icc_profile=rgb_profile()))
+    for at, value in data.draw(st.lists(st.tuples(st.integers(12, 600), st.integers(0, 255)), max_size=6)):
+        body[min(at, len(body) - 1)] = value
+    with contextlib.suppress(ImageError):
+        found = read_rgb_profile(bytes(body))
+        assert found == b"" or len(found) == int.from_bytes(found[:4], "big")

@@ -9,10 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from models import images
-from models.images import ImageError, ImageLimits, decode, encode_png, fit, pixels_of, prepare
+from models.images import (
+    ImageError,
+    ImageLimits,
+    decode,
+    decode_photo,
+    encode_photo,
+    encode_png,
+    fit,
+    pixels_of,
+    prepare,
+)
 from tests.models.samples import encoded, noise, png_chunk, sample
 from tests.models.test_image_header import exif
 
@@ -179,6 +189,54 @@ def test_a_second_header_that_contradicts_the_first_is_refused() -> None:
     second = png_chunk(b"IHDR", bytes.fromhex("00001000000010000800000000"))
     with pytest.raises(ImageError, match="gives its size twice, differently"):
         decode(body[:33] + second + body[33:])
+
+
+def test_a_photograph_comes_with_its_alpha_and_its_colours_below_it() -> None:
+    pixels = noise(9, 7, 4)
+    photo = decode_photo(encoded(Image.fromarray(pixels)))
+    assert photo.format == "PNG"
+    assert np.array_equal(np.asarray(photo.colours), pixels[:, :, :3])
+    assert photo.alpha is not None
+    assert np.array_equal(np.asarray(photo.alpha), pixels[:, :, 3])
+    assert np.array_equal(np.asarray(Image.open(BytesIO(encode_photo(photo, 90)))), pixels)
+    assert photo.colours.mode == "RGB"  # writing it left it as it was
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_colours_and_alpha_of_a_photograph_are_turned_together(orientation: int) -> None:
+    pixels = noise(24, 16, 4)
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    body = encoded(Image.fromarray(pixels), exif=tags.tobytes())
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(body))))
+    photo = decode_photo(body)
+    assert photo.alpha is not None
+    assert np.array_equal(np.dstack([np.asarray(photo.colours), np.asarray(photo.alpha)]), expected)
+
+
+def test_an_opaque_photograph_has_no_alpha() -> None:
+    assert decode_photo(sample("ankle_boot_on_paper.jpg")).alpha is None
+    assert decode_photo(sample("shirt.png")).colours.mode == "RGB"
+
+
+def test_a_transparent_photograph_lies_on_white_as_a_jpeg() -> None:
+    photo = decode_photo(encoded(Image.new("LA", (16, 16), (100, 51))))._replace(format="JPEG")
+    assert np.abs(np.asarray(Image.open(BytesIO(encode_photo(photo, 95)))).astype(int) - 224).max() <= 1
+
+
+@pytest.mark.parametrize(("kind", "cut"), [("JPEG", 300), ("PNG", 60), ("WEBP", 40)])
+def test_a_photograph_that_is_cut_short_is_undecodable(kind: str, cut: int) -> None:
+    body = encoded(Image.fromarray(noise(64, 64)), kind)
+    with pytest.raises(ImageError) as caught:
+        decode_photo(body[:-cut])
+    assert caught.value.kind == "undecodable"
+    assert not LIBRARY_WORDS.search(str(caught.value))
+
+
+def test_a_large_picture_of_16_bits_is_scaled_strip_by_strip() -> None:
+    deep = np.random.default_rng(5).integers(0, 65536, (600, 5), np.uint16)
+    expected = np.rint(deep / 257).astype(np.uint8)
+    assert np.abs(np.asarray(decode(encoded(Image.fromarray(deep)))).astype(int) - expected).max() == 0
 
 
 def test_a_png_returns_what_it_was_given() -> None:

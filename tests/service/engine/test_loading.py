@@ -18,6 +18,7 @@ from service.engine.version_files import VersionRejected
 from service.errors import StartupError
 from service.settings import Settings
 from tests.networks import SHAPE, LinearClassifier
+from tests.painters import TinyPainter, write_painter
 
 CPU = Device("cpu")
 SETTINGS = Settings(instances=1, threads=1)
@@ -172,12 +173,71 @@ def test_a_file_that_is_hashed_but_no_graph_is_rejected(folder: Path) -> None:
         load_version(folder, SETTINGS, CPU)
 
 
-def test_an_input_of_varying_size_is_rejected_with_a_reason(folder: Path) -> None:
+def test_a_size_that_only_the_manifest_leaves_open_is_rejected(folder: Path) -> None:
     graph = json.loads((folder / MANIFEST_FILE).read_text())["graphs"]["model"]
     graph["inputs"][0]["shape"] = [-1, -1, -1, 1]
     edit_manifest(folder, graphs={"model": graph})
 
-    with pytest.raises(VersionRejected, match="varying size"):
+    with pytest.raises(VersionRejected, match=r"has the shape .* in the graph, not \(-1, -1, -1, 1\)"):
+        load_version(folder, SETTINGS, CPU)
+
+
+def test_a_stylizer_is_loaded_with_all_its_graphs(tmp_path: Path) -> None:
+    painter = write_painter(tmp_path)
+
+    loaded = load_version(tmp_path / "tiny-painter" / "1", SETTINGS, CPU)
+
+    assert list(loaded.graphs) == ["model", "statistics", "tile"]
+    assert all(graph.golden_error <= 1 / 255 and graph.rules.varies for graph in loaded.graphs.values())
+    # Golden pictures of 24x32 repeated as often as the bound of 128x128 pixels allows; 4 of them are within a batch.
+    graph = loaded.graphs["model"]
+    assert graph.cost_elements == 96 * 128 * 3 + 3
+    assert list(graph.bucket_seconds) == [1, 4]
+    pictures, weights = painter.pictures(2, 36, 44), painter.pure("fields", 2)
+    arrays: dict[str, Any] = {"image": pictures, "style_weights": weights}
+    painted = graph.runners[0].run(arrays, 2, ("painting",))["painting"]
+    assert np.abs(painted.astype(int) - painter.paint(pictures, weights)).max() <= 1
+
+
+def test_batches_of_varying_rows_are_measured_within_their_bound(tmp_path: Path) -> None:
+    write_painter(tmp_path, max_batch_elements=2 * (96 * 128 * 3 + 3 + 2 * 8))
+
+    loaded = load_version(tmp_path / "tiny-painter" / "1", SETTINGS, CPU)
+
+    assert [list(graph.bucket_seconds) for graph in loaded.graphs.values()] == [[1, 2]] * 3
+
+
+def test_the_graphs_of_a_stylizer_are_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_painter(tmp_path)
+    rates = iter([100.0, 150.0])
+    monkeypatch.setattr(loading, "available_cpus", lambda: 2)
+    monkeypatch.setattr(loading, "_rows_per_second", lambda *_arguments: next(rates))
+
+    loaded = load_version(tmp_path / "tiny-painter" / "1", Settings(), CPU)
+
+    assert [(len(graph.runners), graph.num_threads) for graph in loaded.graphs.values()] == [(1, 2)] * 3
+
+
+@pytest.mark.parametrize("graph", ["model", "statistics", "tile"])
+def test_a_stylizer_that_paints_otherwise_than_its_golden_picture_is_rejected(tmp_path: Path, graph: str) -> None:
+    painter = write_painter(tmp_path)
+    folder = tmp_path / "tiny-painter" / "1"
+    golden = painter.golden()
+    golden[graph] = TinyPainter(seed=5).golden()[graph]
+    write_golden(folder, golden)
+
+    with pytest.raises(VersionRejected, match="deviates from its golden value"):
+        load_version(folder, SETTINGS, CPU)
+
+
+def test_golden_pictures_off_the_stride_are_rejected(tmp_path: Path) -> None:
+    painter = write_painter(tmp_path)
+    folder = tmp_path / "tiny-painter" / "1"
+    pictures, weights = painter.pictures(1, 33, 47), painter.pure("waves")
+    painted = Golden({"image": pictures, "style_weights": weights}, {"painting": painter.paint(pictures, weights)})
+    write_golden(folder, painter.golden() | {"model": painted})
+
+    with pytest.raises(VersionRejected, match=r"does not fit the graph: .* multiples of 4"):
         load_version(folder, SETTINGS, CPU)
 
 

@@ -25,6 +25,7 @@ from service.engine.messages import (
 
 MESSAGES: list[tuple[Message, bytes]] = [
     (Infer(1, "m", "1", "g", 2, ("y",), 0.5), b"rows"),
+    (Infer(11, "m", "1", "g", 1, ("y",), 0.5, ((32, 48, 3), (6,))), b"row"),
     (Cancel(2), b""),
     (Describe(3), b""),
     (Result(4, 0.1, 0.2, 8, (("y", "<f4", (2, 3)),)), b"x" * 24),

@@ -10,10 +10,12 @@ import onnxruntime as ort
 import pytest
 
 from models.manifest import Graph
-from service.engine import runtime
-from service.engine.runtime import EXIT_DEVICE_LOST, CpuRunner, CudaRunner, Device, open_session
+from service.engine import cuda, runtime
+from service.engine.cuda import CudaRunner
+from service.engine.runtime import EXIT_DEVICE_LOST, CpuRunner, Device, open_session
 from service.errors import InferenceFailed, StartupError
 from tests.networks import OUTPUTS, SHAPE, LinearClassifier
+from tests.painters import TinyPainter
 
 CPU = Device("cpu")
 NETWORK = LinearClassifier()
@@ -56,6 +58,52 @@ def test_a_bucket_can_be_run_again_with_other_rows() -> None:
         assert np.allclose(actual, NETWORK.outputs(images)["embedding"], atol=1e-5)
 
 
+PAINTER = TinyPainter()
+
+
+def painting_runner(buckets: tuple[int, ...] = (1, 4)) -> CudaRunner:
+    inputs, outputs = PAINTER.signature("model")
+    graph = Graph(file="model.onnx", sha256="0" * 64, inputs=inputs, outputs=outputs)
+    session = open_session(PAINTER.onnx("model"), CPU, 1, varies=True)
+    return CudaRunner(session, graph, buckets, CPU, threading.Lock(), graph_id_base=1)
+
+
+def test_bound_memory_follows_rows_that_vary_in_size() -> None:
+    runner = painting_runner()
+
+    for num_rows, height, width in ((1, 32, 48), (3, 32, 48), (3, 20, 24), (2, 32, 48), (1, 32, 48)):
+        arrays: dict[str, Any] = {
+            "image": PAINTER.pictures(4, height, width, num_rows),
+            "style_weights": PAINTER.pure("night", 4),
+        }
+        actual = runner.run(arrays, num_rows, ("painting",))["painting"]
+        expected = PAINTER.paint(arrays["image"][:num_rows], arrays["style_weights"][:num_rows])
+        assert actual.shape == expected.shape
+        assert np.abs(actual.astype(int) - expected).max() <= 1
+    assert runner.num_buffers == 3
+
+
+def test_memory_is_bound_for_a_bounded_number_of_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "MAX_VARYING_BUFFERS", 2)
+    runner = painting_runner()
+
+    for width in (8, 12, 16, 8):
+        arrays: dict[str, Any] = {"image": PAINTER.pictures(1, 8, width), "style_weights": PAINTER.pure("waves")}
+        actual = runner.run(arrays, 1, ("painting",))["painting"]
+        assert np.abs(actual.astype(int) - PAINTER.paint(**arrays)).max() <= 1
+
+    assert runner.num_buffers == 2
+
+
+def test_rows_of_a_wrong_shape_take_no_new_memory_where_the_shape_is_fixed() -> None:
+    runner = bound_runner()
+
+    with pytest.raises(InferenceFailed, match="could not compute"):
+        runner.run({"image": np.zeros((1, 9, 9, 1), np.uint8)}, 1, ("embedding",))
+
+    assert runner.num_buffers == 3
+
+
 class FailingSession:
     """A session whose runs fail as ONNX Runtime's do."""
 
@@ -84,7 +132,7 @@ def test_a_cuda_error_ends_the_process_for_its_context_is_lost(monkeypatch: pyte
     def end(status: int) -> None:
         raise EndedError(status)
 
-    monkeypatch.setattr("service.engine.runtime.os._exit", end)
+    monkeypatch.setattr("service.engine.cuda.os._exit", end)
 
     with pytest.raises(EndedError, match=str(EXIT_DEVICE_LOST)):
         bound_runner(FailingSession("CUDA failure 700: an illegal memory access")).run(

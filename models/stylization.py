@@ -1,0 +1,59 @@
+"""What a stylizer's version says of itself: its styles, and how pictures of any size go through its graphs.
+
+It is a part of the manifest (`manifest.py`) and knows neither networks nor pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from models import strict
+
+_STYLE = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """One style of a stylizer: its name, and the file beside the graphs that shows it."""
+
+    name: str
+    thumbnail: str
+
+    def __post_init__(self) -> None:
+        strict.require_match(_STYLE, self.name, "style")
+        strict.require_match(strict.FILE_NAME, self.thumbnail, "thumbnail")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stylization:
+    """How pictures of any size go through a stylizer's graphs.
+
+    Sides are multiples of `stride`. A picture of up to `max_pixels` goes through the graph `model` at once. A larger
+    one is cut into squares of `tile_pixels` a side for the graph `tile`, of which a border of `halo_pixels` is thrown
+    away: that far a pixel sees.
+    """
+
+    styles: tuple[Style, ...]
+    stride: int
+    max_pixels: int
+    tile_pixels: int
+    halo_pixels: int
+
+    def __post_init__(self) -> None:
+        names = [style.name for style in self.styles]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"styles are {names}; there must be at least one, and each only once.")
+        for name in ("stride", "max_pixels", "tile_pixels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.tile_pixels % self.stride or self.halo_pixels % self.stride:
+            raise ValueError(
+                f"tile_pixels {self.tile_pixels} and halo_pixels {self.halo_pixels} "
+                f"must be multiples of the stride {self.stride}."
+            )
+        if not 0 <= 2 * self.halo_pixels < self.tile_pixels or self.tile_pixels**2 > self.max_pixels:
+            raise ValueError(
+                f"tile_pixels is {self.tile_pixels}; a tile must exceed two halos of {self.halo_pixels} "
+                f"and hold at most {self.max_pixels} pixels."
+            )

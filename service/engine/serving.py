@@ -1,0 +1,84 @@
+"""Puts loaded graphs behind queues: instances with threads, limits, and turns where a version's graphs share them.
+
+It knows neither messages nor peers (`engine.py`), nor how a graph was loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.manifest import Graph
+from service.engine.batcher import Batcher, Instance, Scheduler
+from service.engine.instance import ThreadInstance
+from service.engine.lanes import Lanes, RowCost
+from service.engine.loading import LoadedGraph, LoadedVersion
+from service.engine.pool import Pool
+from service.engine.rows import RowRules
+from service.engine.scheduling import Limits, efficient_rows
+from service.metrics import GraphMetrics, Metrics
+from service.settings import Settings
+
+# What a row in a batch of varying rows may cost, of what it costs in the best batch.
+MAX_INEFFICIENCY = 1.05
+
+
+@dataclass(slots=True)
+class ServedGraph:
+    """One graph with its queue."""
+
+    graph: Graph
+    rules: RowRules
+    queue: Batcher | Lanes
+    metrics: GraphMetrics
+
+
+def serve_graphs(
+    loaded: LoadedVersion,
+    settings: Settings,
+    scheduler: Scheduler,
+    call_in_loop: Callable[..., object],
+    metrics: Metrics,
+) -> dict[str, ServedGraph]:
+    """Open a queue for each graph of a version.
+
+    Graphs whose rows vary in size share their turns: what one batch of large rows takes in memory is taken once for
+    each turn, not once for each turn of each graph.
+    """
+    manifest = loaded.manifest
+    num_turns = min((len(graph.runners) for graph in loaded.graphs.values() if graph.rules.varies), default=0)
+    pool = Pool(num_turns)
+    served = {}
+    for name, graph in loaded.graphs.items():
+        instances: list[Instance] = [
+            ThreadInstance(runner, call_in_loop, f"{manifest.name}.{name}.{i}")
+            for i, runner in enumerate(graph.runners[:num_turns] if graph.rules.varies else graph.runners)
+        ]
+        graph_metrics = GraphMetrics(metrics, manifest.name, manifest.version, name)
+        queue = _open_queue(graph, instances, settings, scheduler, graph_metrics, pool)
+        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics)
+    return served
+
+
+def _open_queue(
+    graph: LoadedGraph,
+    instances: list[Instance],
+    settings: Settings,
+    scheduler: Scheduler,
+    metrics: GraphMetrics,
+    pool: Pool,
+) -> Batcher | Lanes:
+    limits = Limits(
+        graph.batching.max_batch_size,
+        settings.max_queue_delay_seconds,
+        settings.max_queue_rows,
+        len(instances),
+        efficient_rows(graph.bucket_seconds),
+    )
+    if not graph.rules.varies:
+        return Batcher(graph.graph.inputs, instances, limits, graph.cost, scheduler, metrics)
+    cost = RowCost(graph.cost, graph.cost_elements)
+    # Rows beyond those that make a batch efficient are better off in another instance's batch.
+    efficient_elements = efficient_rows(graph.bucket_seconds, MAX_INEFFICIENCY) * graph.cost_elements
+    bound = min(graph.graph.max_batch_elements or efficient_elements, efficient_elements)
+    return Lanes(graph.rules, instances, limits, cost, scheduler, metrics, pool, bound)
