@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from service import __version__
@@ -24,6 +25,8 @@ from service.api.health import health_router
 from service.api.hotpath import HotPath, hot_path
 from service.api.language import Attention, Detokenize, NextToken, Score, Tokenize
 from service.api.openai import COMPLETIONS, Completions
+from service.api.styles import Thumbnails, styles_router
+from service.api.stylization import Stylize
 from service.api.tokenizers import Tokenizers
 from service.engine.client import EngineClient
 from service.errors import ServiceError
@@ -50,6 +53,7 @@ def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain
     handlers: dict[str, ASGIApp] = {
         "classify": Classify(client, settings, metrics, threads),
         "embed": Embed(client, settings, metrics, threads),
+        "stylize": Stylize(client, settings, metrics, threads),
         "generate": Generate(client, settings, tokenizers),
         "next-token": NextToken(client, settings, tokenizers),
         "tokenize": Tokenize(client, settings, tokenizers),
@@ -63,6 +67,7 @@ def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain
     for path, handler in whole.items():
         _add_hot_route(app, path, handler, ENTRIES[path])
     app.include_router(catalog_router(client))
+    app.include_router(styles_router(client, Thumbnails(settings.repository, threads)))
     app.include_router(health_router(client, metrics, drain))
     return Envelope(HotPath(app, handlers, whole), settings, metrics, drain)
 
@@ -82,6 +87,7 @@ def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, entry: Entry) -> N
         endpoint,
         methods=["POST"],
         response_model=entry.answer,
+        response_class=JSONResponse if entry.answer else Response,
         responses=entry.responses,
         openapi_extra=entry.request,
         summary=(handler.answer.__doc__ or "").strip() if hasattr(handler, "answer") else None,

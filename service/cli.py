@@ -1,29 +1,29 @@
-"""The console script `hotplate`: serve · models · predict · complete · bench.
+"""The console script `hotplate`: serve · models · predict · complete · stylize · bench.
 
 It parses arguments and prints; what a command does is elsewhere. It imports little, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import mimetypes
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import httpx
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
-from service import __version__, completing
+from service import __version__, completing, stylizing
+from service.asking import ask, fail, first_model, reaching
 from service.errors import StartupError
 from service.launch import MULTIPROC_VARIABLE
 from service.logs import configure_logging
@@ -35,6 +35,7 @@ app = typer.Typer(
 models_app = typer.Typer(help="List the models of a running service, or show one's card.", invoke_without_command=True)
 app.add_typer(models_app, name="models")
 console = Console(markup=False)  # what a service says is shown as it is
+errors = Console(markup=False, stderr=True)
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
@@ -59,11 +60,6 @@ def _root(_version: _Version = False) -> None:
     return
 
 
-def _fail(message: str, status: int = 1) -> typer.Exit:
-    typer.secho(message, fg=typer.colors.RED, err=True)
-    return typer.Exit(status)
-
-
 # --- serve ---
 
 
@@ -72,7 +68,7 @@ def _serve(**overrides: Any) -> None:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))} is {e['input']!r}: {e['msg']}." for e in error.errors()]
-        raise _fail("\n".join(lines), 2) from error
+        raise fail("\n".join(lines), 2) from error
     configure_logging(settings, "supervisor")
     with tempfile.TemporaryDirectory(prefix="hotplate-") as folder:
         os.environ[MULTIPROC_VARIABLE] = folder
@@ -82,7 +78,7 @@ def _serve(**overrides: Any) -> None:
         try:
             supervisor.serve(settings, Path(folder))
         except StartupError as error:
-            raise _fail(str(error)) from error
+            raise fail(str(error)) from error
 
 
 _METAVARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
@@ -125,7 +121,7 @@ def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
 def list_models(context: typer.Context) -> None:
     """List the models that a running service was asked to serve."""
     table = Table("model", "version", "task", "state", "description")
-    for model in _ask("GET", f"{context.obj}/v1/models")["data"]:
+    for model in ask("GET", f"{context.obj}/v1/models")["data"]:
         state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
         table.add_row(model["id"], model["version"], model["task"] or "", state, model["description"] or "")
     console.print(table)
@@ -134,7 +130,7 @@ def list_models(context: typer.Context) -> None:
 @models_app.command("show")
 def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help="name or name@version")]) -> None:
     """Show the card of one model."""
-    card = _ask("GET", f"{context.obj}/v1/models/{quote(model, safe='@')}")
+    card = ask("GET", f"{context.obj}/v1/models/{quote(model, safe='@')}")
     manifest = card["manifest"]
     table = Table(show_header=False)
     table.add_row("model", f"{card['id']}@{card['version']} ({card['state']})")
@@ -175,7 +171,7 @@ def predict(
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
         parameters = {"top_k": str(top_k), "invert": invert, "explain": str(explain is not None).lower()}
         address = f"{url.rstrip('/')}/v1/models/{quote(model, safe='@')}/classify"
-        answer = _ask("POST", address, params=parameters, content=file.read_bytes(), headers={"content-type": kind})
+        answer = ask("POST", address, params=parameters, content=file.read_bytes(), headers={"content-type": kind})
         result = answer["results"][0]
         for rank, prediction in enumerate(result["predictions"]):
             table.add_row("" if rank else file.name, prediction["label"], f"{prediction['probability']:.3f}")
@@ -211,9 +207,9 @@ def complete(
     asked = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     body = {"prompt": prompt, "stop": stop or None} | asked
     address = url.rstrip("/")
-    with _reaching(address):
+    with reaching(address):
         try:
-            model = model or completing.choose_model(_ask("GET", f"{address}/v1/models")["data"])
+            model = model or completing.choose_model(ask("GET", f"{address}/v1/models")["data"])
             begin = iter([prompt])  # printed once the service has taken it
 
             def show(text: str) -> None:
@@ -222,37 +218,68 @@ def complete(
 
             end = completing.stream_text(address, model, body, show)
         except completing.CompletionFailed as error:
-            raise _fail(str(error)) from error
+            raise fail(str(error)) from error
     typer.echo()
     if stats:
         count, speed = end["usage"]["completion_tokens"], end["timing"]["tokens_per_second"]
         typer.secho(f"{count} tokens, {speed:.0f} tokens/s, seed {end['seed']}, {end['model']}", dim=True, err=True)
 
 
-# --- talking to a service ---
+# --- stylize ---
 
 
-@contextlib.contextmanager
-def _reaching(address: str) -> Iterator[None]:
+@app.command()
+def stylize(
+    photos: Annotated[list[Path] | None, typer.Argument(help="Pictures, or folders of them.", exists=True)] = None,
+    style: Annotated[list[str] | None, typer.Option(help="The style; repeated, they are blended equally.")] = None,
+    blend: Annotated[str, typer.Option(help='Styles with their weights: "great_wave:0.6,udnie:0.4".')] = "",
+    strength: Annotated[float | None, typer.Option(help="From 0, the photograph, to 1, the painting.")] = None,
+    preserve_color: Annotated[bool, typer.Option("--preserve-color", help="Keep the photograph's colours.")] = False,
+    kind: Annotated[str, typer.Option("--format", help="jpeg, png or webp [default: the picture's own]")] = "",
+    quality: Annotated[int | None, typer.Option(help="1 to 100, for JPEG and WebP.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="File, or folder for several.", metavar="PATH")] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help="name or name@version [default: the first]")] = "",
+    list_styles: Annotated[bool, typer.Option("--list-styles", help="Name the styles and exit.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Have photographs painted in the manner of a painter; without -o, photo.jpg becomes photo.great_wave.jpg."""
+    address = url.rstrip("/")
+    wanted = {"strength": strength, "quality": quality, "preserve_color": "true" if preserve_color else None}
+    parameters = {name: str(value) for name, value in wanted.items() if value is not None}
+    jobs = []
     try:
-        yield
-    except httpx.InvalidURL as error:
-        raise _fail(f"{address!r} is not an address: {error}.", 2) from error
-    except httpx.TransportError as error:
-        raise _fail(f"No service answers at {address}: {error}. Start one with `hotplate serve`.") from error
+        if not list_styles:
+            parameters |= stylizing.style_parameters(style or [], blend)
+            jobs = stylizing.plan_jobs(photos or [], output, kind, parameters)
+    except stylizing.StylizingFailed as error:
+        raise fail(str(error), 2) from error
+    if not model:
+        model = first_model(ask("GET", f"{address}/v1/models")["data"], stylizing.TASK) or ""
+    if not model:
+        raise fail("The service has no model that paints photographs.")
+    if list_styles:
+        for each in ask("GET", f"{address}/v1/models/{quote(model, safe='@')}/styles")["styles"]:
+            typer.echo(each["name"])
+        return
+    _stylize_all(address, model, jobs, parameters)
 
 
-def _ask(method: str, address: str, **arguments: Any) -> Any:
-    with _reaching(address):
-        response = httpx.request(method, address, timeout=60, **arguments)
-    try:
-        answer = response.json()
-        if response.is_success:
-            return answer
-        detail = answer["detail"]
-    except (ValueError, KeyError, TypeError):
-        detail = f"the answer is not Hotplate's: {response.text[:200]!r}"
-    raise _fail(f"{response.status_code} at {address}: {detail}")
+def _stylize_all(address: str, model: str, jobs: list[stylizing.Job], parameters: dict[str, str]) -> None:
+    is_shown = errors.is_terminal
+    with reaching(address), Progress(console=errors, transient=True, disable=not is_shown) as progress:
+        # Nobody knows how far a single picture is: its bar only moves.
+        task = progress.add_task(jobs[0].source.name, total=len(jobs) if len(jobs) > 1 else None)
+
+        def report(job: stylizing.Job) -> None:
+            progress.update(task, advance=1, description=job.source.name)
+
+        failures = stylizing.stylize_all(address, model, jobs, parameters, report)
+    failed = {failure.job for failure in failures}
+    for job in jobs:
+        if job not in failed:
+            typer.echo(job.target)
+    if failures:
+        raise fail("\n".join(map(str, failures)))
 
 
 # --- bench ---
@@ -263,5 +290,5 @@ def bench(context: typer.Context) -> None:
     """Measure this machine: bare ONNX Runtime, the service, and its peers (from a checkout; see `bench --help`)."""
     root = Path(__file__).resolve().parent.parent
     if not (root / "loadtests" / "bench.py").is_file():
-        raise _fail("The benchmark is not installed; run it from a checkout of the project.")
+        raise fail("The benchmark is not installed; run it from a checkout of the project.")
     raise typer.Exit(subprocess.call([sys.executable, "-m", "loadtests.bench", *context.args], cwd=root))

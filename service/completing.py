@@ -12,6 +12,8 @@ from urllib.parse import quote
 
 import httpx
 
+from service.asking import detail_of, first_model
+
 # Control characters could write anywhere on a terminal; tabs and line ends may.
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
 TASK = "text-generation"
@@ -28,11 +30,10 @@ def choose_model(models: list[dict[str, Any]]) -> str:
 
     Raises: CompletionFailed without one.
     """
-    generators = [model for model in models if model["task"] == TASK]
-    if not generators:
+    model = first_model(models, TASK)
+    if model is None:
         raise CompletionFailed("The service has no model that generates text.")
-    ready = [model for model in generators if model["state"] == "ready"]
-    return str((ready or generators)[0]["id"])
+    return model
 
 
 def stream_text(url: str, model: str, body: dict[str, Any], show: Callable[[str], None]) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def stream_text(url: str, model: str, body: dict[str, Any], show: Callable[[str]
     with httpx.stream("POST", address, json=body | {"stream": True}, timeout=TIMEOUT_SECONDS) as response:
         if not response.is_success:
             response.read()
-            raise CompletionFailed(f"{response.status_code} at {address}: {_detail(response)}")
+            raise CompletionFailed(f"{response.status_code} at {address}: {detail_of(response)}")
         for name, data in read_events(response.iter_lines()):
             if name == "error":
                 raise CompletionFailed(f"It broke off: {data['detail']}")
@@ -71,10 +72,3 @@ def read_events(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
 def for_terminal(text: str) -> str:
     """The text with control characters replaced."""
     return text.translate(_CONTROLS)
-
-
-def _detail(response: httpx.Response) -> str:
-    try:
-        return str(response.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return f"the answer is not Hotplate's: {response.text[:200]!r}"

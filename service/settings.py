@@ -64,7 +64,7 @@ class Settings(BaseSettings):
 
     request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
     max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")
-    max_body_bytes: Count = Field(10 * 2**20, description="Largest request body.")
+    max_body_bytes: Count = Field(32 * 2**20, description="Largest request body.")
     max_header_bytes: Count = Field(32 * 2**10, description="Largest request line and headers together.")
     header_timeout_seconds: Positive = Field(10.0, description="Time for a connection to send a whole request head.")
     body_timeout_seconds: Positive = Field(30.0, description="Time for a request to send its whole body.")

@@ -29,31 +29,28 @@ MULTIPART_TYPE = b"multipart/form-data"
 _UNTOLD_TYPES = (b"", b"application/x-www-form-urlencoded", b"*/*", b"image/*")
 _PICTURE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"image/webp")
 _MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
-_ACCEPTED = (
-    "image/png, image/jpeg, image/webp, multipart/form-data, application/json or, "
-    "for one raw tensor, application/octet-stream"
-)
+_ACCEPTED = "image/png, image/jpeg, image/webp, multipart/form-data, application/json"
 _MAX_FIELD_BYTES = 4096
 _PLACE = re.compile(r"at `(\$[^`]{0,60})`$")
 
 
 @dataclass(slots=True)
 class Pictures:
-    """What a body held: encoded pictures, or one raw row; and parameters that came with them."""
+    """What a body held: encoded pictures with their files' names (empty for none), or one raw row; and parameters."""
 
     encoded: list[bytes] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     raw: bytes | None = None
     parameters: dict[str, str] = field(default_factory=dict)
 
 
-class _JsonBody(msgspec.Struct, forbid_unknown_fields=True):
+class JsonPictures(msgspec.Struct, forbid_unknown_fields=True):
+    """A JSON body: base64 texts, and the parameters that a route adds in its own subclass, all optional."""
+
     images: list[str]
-    top_k: int | None = None
-    explain: bool | None = None
-    invert: str | bool | None = None
 
 
-_json_decoder = msgspec.json.Decoder(_JsonBody)
+JsonDecoder = msgspec.json.Decoder[JsonPictures]
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
@@ -126,25 +123,38 @@ def media_type_of(scope: Scope) -> tuple[bytes, bytes]:
     return b"", b""
 
 
-async def read_pictures(media_type: bytes, header: bytes, body: bytes, raw_bytes: int, settings: Settings) -> Pictures:
-    """Take the pictures, or the one raw row of exactly `raw_bytes`, out of a body.
+async def read_pictures(
+    scope: Scope, body: bytes, json_decoder: JsonDecoder, settings: Settings, *, raw_bytes: int | None = None
+) -> Pictures:
+    """Take the pictures out of a body, or the one raw row of exactly `raw_bytes` where the route takes one.
+
+    The query's parameters are joined with the body's.
 
     Raises: UnsupportedMedia, MalformedRequest, InvalidParameter, PayloadTooLarge.
     """
-    if media_type == RAW_TYPE:
-        if len(body) != raw_bytes and _MAGIC.match(body):
-            return Pictures(encoded=[body])
-        return Pictures(raw=body)
-    if media_type in _PICTURE_TYPES or (media_type in _UNTOLD_TYPES and (_MAGIC.match(body) or not body)):
-        if not body:
-            raise InvalidParameter("The body is empty; it must hold a picture.")
-        return Pictures(encoded=[body])
+    media_type, header = media_type_of(scope)
     if media_type == JSON_TYPE:
-        return _from_json(body, settings)
-    if media_type == MULTIPART_TYPE:
-        return await _from_multipart(header, body, settings)
-    shown = media_type.decode("latin-1")[:80]
-    raise UnsupportedMedia(f"The media type {shown!r} is not accepted; send {_ACCEPTED}.")
+        pictures = _from_json(body, json_decoder, settings)
+    elif media_type == MULTIPART_TYPE:
+        pictures = await _from_multipart(header, body, settings)
+    else:
+        pictures = _from_bare(media_type, body, raw_bytes)
+    pictures.parameters = unique([*query_parameters(scope).items(), *pictures.parameters.items()])
+    return pictures
+
+
+def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Pictures:
+    is_picture = _MAGIC.match(body) is not None
+    if media_type == RAW_TYPE and raw_bytes is not None and (len(body) == raw_bytes or not is_picture):
+        return Pictures(raw=body)
+    is_untold = media_type in _UNTOLD_TYPES or media_type == RAW_TYPE
+    if media_type not in _PICTURE_TYPES and not (is_untold and (is_picture or not body)):
+        shown = media_type.decode("latin-1")[:80]
+        accepted = _ACCEPTED if raw_bytes is None else f"{_ACCEPTED} or, for one raw tensor, application/octet-stream"
+        raise UnsupportedMedia(f"The media type {shown!r} is not accepted; send {accepted}.")
+    if not body:
+        raise InvalidParameter("The body is empty; it must hold a picture.")
+    return Pictures(encoded=[body], names=[""])
 
 
 def _checked(pictures: Pictures, settings: Settings) -> Pictures:
@@ -157,11 +167,12 @@ def _checked(pictures: Pictures, settings: Settings) -> Pictures:
     return pictures
 
 
-def _from_json(body: bytes, settings: Settings) -> Pictures:
+def _from_json(body: bytes, decoder: JsonDecoder, settings: Settings) -> Pictures:
+    names = decoder.type.__struct_fields__[1:]
     try:
-        fields = _json_decoder.decode(body)
+        fields = decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidParameter(_misfit(error)) from error
+        raise InvalidParameter(_misfit(error, names)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest("The body is not valid JSON.") from error
     _check_names(body)
@@ -171,20 +182,22 @@ def _from_json(body: bytes, settings: Settings) -> Pictures:
             pictures.encoded.append(b64decode(text, validate=True))
         except (binascii.Error, ValueError) as error:
             raise InvalidParameter(f"images[{index}] is not valid base64.") from error
-    for name in ("top_k", "explain", "invert"):
+        pictures.names.append("")
+    for name in names:
         value = getattr(fields, name)
         if value is not None:
-            pictures.parameters[name] = str(value).lower()
+            pictures.parameters[name] = value if isinstance(value, str) else str(value).lower()
     return _checked(pictures, settings)
 
 
-def _misfit(error: msgspec.ValidationError) -> str:
+def _misfit(error: msgspec.ValidationError, names: tuple[str, ...]) -> str:
     """What is wrong in our words; of the decoder's we take the place alone, which names only members that we know."""
     found = _PLACE.search(str(error))
     place = f" at {found[1]}" if found else ""
+    wanted = ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
     return (
         f"The JSON body does not fit{place}; it must be an object of `images`, a list of base64 texts, "
-        "and, if wanted, `top_k`, `explain` and `invert`."
+        f"and, if wanted, {wanted}."
     )
 
 
@@ -234,6 +247,7 @@ async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> Pic
             if name != "file":
                 raise InvalidParameter(f"The file field is named {name[:60]!a}; it must be named 'file'.")
             pictures.encoded.append(await value.read())
+            pictures.names.append(value.filename or "")
             await value.close()
         else:
             fields.append((name, value))

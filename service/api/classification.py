@@ -12,12 +12,13 @@ from math import prod
 from time import perf_counter
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive
 
 from models.images import ImageLimits, Invert
-from service.api.body import Pictures, media_type_of, query_parameters, read_body, read_pictures, unique
+from service.api.body import JsonPictures, Pictures, read_body, read_pictures
 from service.api.exchange import Exchange, Scope
 from service.api.inference import InferenceRoute
 from service.engine.client import EngineClient, ReadyModel
@@ -29,6 +30,15 @@ from service.tasks.explanation import explanation_png
 Pixels = NDArray[np.uint8]
 # Up to this many pixels, decoding costs less than handing the picture to a thread and back.
 INLINE_PIXELS = 128 * 128
+
+
+class _JsonBody(JsonPictures, forbid_unknown_fields=True):
+    top_k: int | None = None
+    explain: bool | None = None
+    invert: str | bool | None = None
+
+
+_json_decoder: msgspec.json.Decoder[JsonPictures] = msgspec.json.Decoder(_JsonBody)
 
 
 class ClassifierRoute(InferenceRoute):
@@ -46,12 +56,10 @@ class ClassifierRoute(InferenceRoute):
 
     async def read(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Pictures:
         """Read the body; its parameters are joined with the query's."""
-        media_type, header = media_type_of(scope)
         body = await read_body(scope, receive, self.settings.max_body_bytes)
         exchange.request_bytes = len(body)
-        pictures = await read_pictures(media_type, header, body, prod(_row_shape(model)), self.settings)
-        pictures.parameters = unique([*query_parameters(scope).items(), *pictures.parameters.items()])
-        return pictures
+        raw_bytes = prod(_row_shape(model))
+        return await read_pictures(scope, body, _json_decoder, self.settings, raw_bytes=raw_bytes)
 
     async def rows(self, model: ReadyModel, pictures: Pictures, invert: Invert) -> list[Pixels]:
         """The rows [H,W,C] that the network is fed: the raw one as it came, or every picture decoded and fitted."""

@@ -79,7 +79,14 @@ MODEL_PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: _problem("The engine is starting; its models are not known yet."),
 }
 
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+STYLES_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    404: PROBLEMS[404],
+    422: _problem("The model does another task."),
+    503: _problem("The model is not ready."),
+}
+
+TIMEOUT_HEADER = {"name": "X-Request-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def classifier_request(*, explains: bool) -> dict[str, Any]:
@@ -92,19 +99,18 @@ def classifier_request(*, explains: bool) -> dict[str, Any]:
     json_body = {"type": "object", "required": ["images"], "properties": {"images": images, **parameters}}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}
     form = {"type": "object", "required": ["file"], "properties": {"file": files, **parameters}}
-    timeout = {"name": "X-Request-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}}
     return {
         "parameters": [
             *({"name": name, "in": "query", "schema": schema} for name, schema in parameters.items()),
-            timeout,
+            TIMEOUT_HEADER,
         ],
         "requestBody": {
             "required": True,
             "content": {
-                "image/png": _BINARY,
-                "image/jpeg": _BINARY,
-                "image/webp": _BINARY,
-                "application/octet-stream": _BINARY,
+                "image/png": BINARY,
+                "image/jpeg": BINARY,
+                "image/webp": BINARY,
+                "application/octet-stream": BINARY,
                 "multipart/form-data": {"schema": form},
                 "application/json": {"schema": json_body},
             },

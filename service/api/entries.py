@@ -7,10 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.api import picture_documentation as pictures
 from service.api import text_documentation as texts
 from service.api.documentation import PROBLEMS, Classified, Embedded, classifier_request
 from service.api.openai import COMPLETIONS
 from service.tasks import text_parameters
+from service.tasks.stylization_parameters import STYLIZE
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -20,7 +22,7 @@ class Entry:
     """What the document says of one route."""
 
     description: str
-    answer: type[BaseModel]
+    answer: type[BaseModel] | None  # None: no JSON; `responses` says what
     request: dict[str, Any]
     responses: Responses
 
@@ -32,6 +34,14 @@ def _classifier(verb: str, answer: type[BaseModel], *, explains: bool) -> Entry:
 ENTRIES: dict[str, Entry] = {
     "classify": _classifier("classify", Classified, explains=True),
     "embed": _classifier("embed", Embedded, explains=False),
+    "stylize": Entry(
+        "Pictures of 32x32 pixels up to the service's limit. EXIF orientation is applied, alpha and the ICC profile "
+        "are kept (a JPEG shows what is transparent on white), other metadata is dropped. Without `X-Request-Timeout`, "
+        "large pictures have more time than other requests: the usual deadline for each 4 megapixels begun.",
+        None,
+        pictures.picture_request(STYLIZE),
+        pictures.PICTURE_RESPONSES,
+    ),
     "generate": Entry(
         "With `stream`, each event holds `index`, `text`, `tokens` and, if asked for, `logprobs`; the last of each "
         "answer has a `finish_reason`. An event `end` with `usage` and `timing` closes the stream, or an event `error` "

@@ -102,6 +102,7 @@ class Envelope:
             timing = f"total;dur={total_ms:.3f}"
         else:
             batch = f'batch;desc="{receipt.batch_size}", ' if receipt.batch_size else ""  # a sequence is in many
+            batch += f'tiles;desc="{exchange.num_tiles}", ' if exchange.num_tiles else ""
             timing = (
                 f"queue;dur={receipt.queue_seconds * 1e3:.3f}, compute;dur={receipt.compute_seconds * 1e3:.3f}, "
                 f"{batch}total;dur={total_ms:.3f}"

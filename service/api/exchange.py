@@ -22,7 +22,8 @@ class Exchange:
     model: str = ""
     request_bytes: int = 0
     receipt: Receipt | None = None
-    on_disconnect: Callable[[], None] | None = None
+    num_tiles: int = 0
+    on_disconnect: Callable[[], object] | None = None
     is_disconnected: bool = False
 
     def disconnect(self) -> None:

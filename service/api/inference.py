@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,6 +20,23 @@ from service.errors import InvalidParameter, ServiceError, UnsupportedTask
 from service.settings import Settings
 
 encode_json = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryAnswer:
+    """An answer that is no JSON, in pieces; between two of them the caller may catch up."""
+
+    media_type: str
+    pieces: Sequence[bytes]
+
+    async def write(self, send: Send) -> None:
+        """Send it."""
+        num_bytes = sum(map(len, self.pieces))
+        headers = [(b"content-type", self.media_type.encode("ascii")), (b"content-length", b"%d" % num_bytes)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in self.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 class InferenceRoute(ABC):
@@ -42,7 +60,7 @@ class InferenceRoute(ABC):
 
     @abstractmethod
     async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Any:
-        """The answer as JSON values or as events; each route's own."""
+        """The answer as JSON values, as bytes or as events; each route's own."""
 
     def resolve(self, reference: str) -> ReadyModel:
         """The model, if it does this route's task.
@@ -83,12 +101,15 @@ def resolve_for_task(client: EngineClient, reference: str, task: str) -> ReadyMo
 
 
 async def send_answer(answer: Any, send: Send) -> None:
-    """Send JSON values, or the events of an answer that comes in pieces.
+    """Send JSON values, a binary answer, or the events of an answer that comes in pieces.
 
     Raises: ServiceError, only as long as nothing was sent.
     """
     if isinstance(answer, EventAnswer):
         await answer.write(EventStream(send))
+        return
+    if isinstance(answer, BinaryAnswer):
+        await answer.write(send)
         return
     body = encode_json(answer)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]

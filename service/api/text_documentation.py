@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from service.api.documentation import PROBLEMS
+from service.api.documentation import PROBLEMS, TIMEOUT_HEADER
 from service.tasks.parameters import Parameter
 
 FinishReason = Literal["stop", "length"]
@@ -249,8 +249,6 @@ def json_request(parameters: Mapping[str, Parameter], example: dict[str, Any]) -
     if required := [name for name, parameter in parameters.items() if parameter.required]:
         schema["required"] = required
     return {
-        "parameters": [
-            {"name": "X-Request-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}}
-        ],
+        "parameters": [TIMEOUT_HEADER],
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
     }

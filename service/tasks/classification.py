@@ -14,17 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import images
-from service.errors import InvalidParameter, PayloadTooLarge, ServiceError, UndecodableImage, UnsupportedMedia
+from service.errors import InvalidParameter
+from service.tasks.pictures import service_errors
 
 DEFAULT_TOP_K = 5
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _INVERTS: dict[str, images.Invert] = {"auto": "auto", "true": "true", "false": "false"}
-_ERRORS: dict[str, type[ServiceError]] = {
-    "unsupported": UnsupportedMedia,
-    "too_large": PayloadTooLarge,
-    "undecodable": UndecodableImage,
-}
 
 
 class Prediction(TypedDict):
@@ -119,10 +115,8 @@ def image_row(
     Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
     """
     height, width, channels = row_shape
-    try:
+    with service_errors():
         return images.prepare(body, height, width, channels, light_on_dark, invert, limits, margin)
-    except images.ImageError as error:
-        raise _ERRORS[error.kind](str(error)) from error
 
 
 def num_pixels(body: bytes) -> int:
@@ -130,10 +124,8 @@ def num_pixels(body: bytes) -> int:
 
     Raises: UnsupportedMedia, UndecodableImage.
     """
-    try:
+    with service_errors():
         return images.pixels_of(body)
-    except images.ImageError as error:
-        raise _ERRORS[error.kind](str(error)) from error
 
 
 def raw_row(body: bytes, row_shape: tuple[int, ...]) -> NDArray[np.uint8]:

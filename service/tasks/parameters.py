@@ -1,10 +1,11 @@
-"""Declares what a JSON body may hold: kinds of values with their ranges, checked and described from one place.
+"""Declares what a body or a query may hold: kinds of values with their ranges, checked and described from one place.
 
 It knows neither HTTP nor what a parameter is for. Messages quote the value and say what would be valid.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,10 @@ from typing import Any
 from service.errors import InvalidParameter
 
 MAX_SHOWN = 60
+_FLAGS: dict[str, bool] = {"true": True, "1": True, "false": False, "0": False}
+# Short ASCII digits only: int() and float() would also take '1_0', ' 3 ', 'nan' and Arabic digits.
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"-?([0-9]{1,18}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,10 @@ class Parameter(ABC):
     def convert(self, value: Any) -> Any:
         """A value that fits, as the program wants it."""
         return value
+
+    def from_text(self, text: str) -> Any:
+        """The JSON value that a query or a form spells; text that spells none stays as it is, and will not fit."""
+        return text
 
     def read(self, name: str, value: Any) -> Any:
         """Check one value.
@@ -86,6 +95,10 @@ class Flag(Parameter):
         """Whether a JSON value fits."""
         return isinstance(value, bool)
 
+    def from_text(self, text: str) -> Any:
+        """The JSON value that a query or a form spells; text that spells none stays as it is, and will not fit."""
+        return _FLAGS.get(text, text)
+
     def schema(self) -> dict[str, Any]:
         """The JSON schema of a value."""
         return {"type": "boolean"}
@@ -111,6 +124,10 @@ class Whole(Parameter):
         """The JSON schema of a value."""
         return {"type": "integer", "minimum": self.low, "maximum": self.high}
 
+    def from_text(self, text: str) -> Any:
+        """The JSON value that a query or a form spells; text that spells none stays as it is, and will not fit."""
+        return int(text) if _WHOLE.fullmatch(text) else text
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Number(Parameter):
@@ -135,9 +152,33 @@ class Number(Parameter):
         low = {"exclusiveMinimum" if self.above else "minimum": self.low}
         return {"type": "number", **low, "maximum": self.high}
 
+    def from_text(self, text: str) -> Any:
+        """The JSON value that a query or a form spells; text that spells none stays as it is, and will not fit."""
+        return float(text) if _NUMBER.fullmatch(text) else text
+
     def convert(self, value: Any) -> float:
         """A value that fits, as the program wants it."""
         return float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(Parameter):
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def wanted(self) -> str:
+        """What a value must be, as the end of a sentence."""
+        return f"{', '.join(self.words[:-1])} or {self.words[-1]}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a JSON value fits."""
+        return isinstance(value, str) and value in self.words
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of a value."""
+        return {"type": "string", "enum": list(self.words)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +261,11 @@ class Biases(Parameter):
     def convert(self, value: Any) -> dict[int, float]:
         """A value that fits, as the program wants it."""
         return {int(name): float(bias) for name, bias in value.items()}
+
+
+def spelled(texts: Mapping[str, str], known: Mapping[str, Parameter]) -> dict[str, Any]:
+    """The values of a query or a form as JSON would write them; what is unknown or misspelt stays for the check."""
+    return {name: known[name].from_text(text) if name in known else text for name, text in texts.items()}
 
 
 def read_parameters(body: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def picture(tmp_path: Path, network: LinearClassifier) -> Path:
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("serve",), ("models",), ("models", "list"), ("models", "show"), ("predict",), ("complete",)]
+    "command",
+    [(), ("serve",), ("models",), ("models", "list"), ("models", "show"), ("predict",), ("complete",), ("stylize",)],
 )
 def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     result = run(*command, "--help")

@@ -13,7 +13,7 @@ def test_the_defaults_are_local_and_valid(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.repository == SHIPPED_REPOSITORY
-    assert settings.max_body_bytes == 10 * 2**20
+    assert settings.max_body_bytes == 32 * 2**20
     assert settings.max_image_pixels == 25_000_000
     assert settings.wanted_models == ()
 

@@ -276,7 +276,7 @@ def test_another_media_type_is_refused(languages: httpx.Client) -> None:
 
 
 def test_a_body_over_the_limit_is_refused(languages: httpx.Client) -> None:
-    response = languages.post(GENERATE, json={"prompt": "a" * (10 * 2**20)})
+    response = languages.post(GENERATE, json={"prompt": "a" * (32 * 2**20)})
 
     assert_problem(response, 413, "payload_too_large")
 

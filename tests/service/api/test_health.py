@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import SECONDS
 from service.tasks.parameters import read_parameters
+from service.tasks.stylization_parameters import STYLIZE
 from service.tasks.text_parameters import GENERATE, NEXT_TOKEN, OPENAI, TEXT, TOKENS
 from tests.networks import LABELS, LinearClassifier
 from tests.servers import RunningService
@@ -21,6 +22,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
     ("post", "/v1/models/{model}/embed"),
+    ("post", "/v1/models/{model}/stylize"),
     ("post", "/v1/models/{model}/generate"),
     ("post", "/v1/models/{model}/next-token"),
     ("post", "/v1/models/{model}/tokenize"),
@@ -30,6 +32,7 @@ ROUTES = {
     ("post", "/v1/completions"),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model}"),
+    ("get", "/v1/models/{model}/styles"),
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/metrics"),
@@ -188,10 +191,11 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
 def test_every_route_documents_its_errors(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     hot = {"400", "404", "408", "413", "415", "500", "503", "504"}
-    verbs = ("classify", "embed", "generate", "next-token", "tokenize", "detokenize", "score", "attention")
+    verbs = ("classify", "embed", "stylize", "generate", "next-token", "tokenize", "detokenize", "score", "attention")
     wanted = {f"/v1/models/{{model}}/{verb}": hot | {"422"} for verb in verbs} | {
         "/v1/completions": hot,
         "/v1/models/{model}": {"404", "503"},
+        "/v1/models/{model}/styles": {"404", "422", "503"},
         "/readyz": {"503"},
     }
 
@@ -223,6 +227,19 @@ def test_every_example_of_a_text_route_is_one_that_it_takes(client: httpx.Client
         assert all(member["description"] for member in body["schema"]["properties"].values())
     for path in ("/v1/completions", "/v1/models/{model}/generate"):
         assert set(paths[path]["post"]["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
+def test_the_route_of_pictures_is_documented_as_it_is(client: httpx.Client) -> None:
+    stylize = client.get("/openapi.json").json()["paths"]["/v1/models/{model}/stylize"]["post"]
+    bodies = stylize["requestBody"]["content"]
+
+    assert {p["name"] for p in stylize["parameters"] if p["in"] == "query"} == set(STYLIZE)
+    for form, own in (("multipart/form-data", "file"), ("application/json", "images")):
+        assert set(bodies[form]["schema"]["properties"]) == {own, *STYLIZE}
+        assert all(bodies[form]["schema"]["properties"][name]["description"] for name in STYLIZE)
+    pictures = {"image/jpeg", "image/png", "image/webp"}
+    assert set(bodies) == {"multipart/form-data", "application/json"} | pictures
+    assert set(stylize["responses"]["200"]["content"]) == {"multipart/mixed", "application/zip"} | pictures
 
 
 def test_the_documentation_page_is_there(client: httpx.Client) -> None:

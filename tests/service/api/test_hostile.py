@@ -120,7 +120,8 @@ def test_a_hostile_body_changes_nothing_where_none_is_read(client: httpx.Client,
     for method, path in live_routes(client):
         if method == "GET":
             response = client.request(method, path, content=BODIES[name], headers=JSON)
-            assert response.status_code == 200, (path, response.text)
+            fits = 422 if path.endswith("/styles") else 200  # a classifier has none
+            assert response.status_code == fits, (path, response.text)
         refused = client.request("PUT", path, content=BODIES[name], headers=JSON)
         if path == COMPLETIONS:
             assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")

@@ -300,7 +300,7 @@ def test_a_deadline_that_passes_is_raised(client: openai.OpenAI) -> None:
         ("POST", PATH, b"{", 400),
         ("POST", PATH, b"{}", 400),
         ("POST", PATH, b'{"model": "tiny-transformer", "prompt": "\\ud800"}', 400),
-        ("POST", PATH, b" " * (10 * 2**20 + 1), 413),
+        ("POST", PATH, b" " * (32 * 2**20 + 1), 413),
         ("GET", PATH, b"", 405),
         ("POST", f"{PATH}/more", b"{}", 404),
         ("POST", "/v1/chat/completions", b"{}", 404),

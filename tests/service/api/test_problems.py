@@ -55,24 +55,24 @@ def test_the_identity_coding_is_none(client: httpx.Client, network: LinearClassi
 
 
 def test_a_body_over_the_limit_is_refused_by_its_length(client: httpx.Client) -> None:
-    response = client.post(CLASSIFY, content=bytes(10 * 2**20 + 1), headers=PNG)
+    response = client.post(CLASSIFY, content=bytes(32 * 2**20 + 1), headers=PNG)
 
-    assert_problem(response, 413, "payload_too_large", str(10 * 2**20 + 1), str(10 * 2**20))
+    assert_problem(response, 413, "payload_too_large", str(32 * 2**20 + 1), str(32 * 2**20))
 
 
 def test_a_body_at_the_limit_is_read(client: httpx.Client) -> None:
-    response = client.post(CLASSIFY, content=bytes(10 * 2**20), headers=RAW)
+    response = client.post(CLASSIFY, content=bytes(32 * 2**20), headers=RAW)
 
-    assert_problem(response, 422, "invalid_parameter", str(10 * 2**20), "6x5x1")
+    assert_problem(response, 422, "invalid_parameter", str(32 * 2**20), "6x5x1")
 
 
 def test_a_chunked_body_over_the_limit_is_refused(client: httpx.Client) -> None:
     def chunks() -> Iterator[bytes]:
-        yield from [bytes(2**20)] * 11
+        yield from [bytes(2**20)] * 33
 
     response = client.post(CLASSIFY, content=chunks(), headers=PNG)
 
-    assert_problem(response, 413, "payload_too_large", str(10 * 2**20))
+    assert_problem(response, 413, "payload_too_large", str(32 * 2**20))
 
 
 def test_a_chunked_body_within_the_limit_is_read(client: httpx.Client, network: LinearClassifier) -> None:

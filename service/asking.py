@@ -1,0 +1,55 @@
+"""How the command line asks a running service: addresses, answers, and errors as one red line.
+
+It talks HTTP, as any other client. It knows no command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import typer
+
+
+def fail(message: str, status: int = 1) -> typer.Exit:
+    """Say what is wrong; raise what this returns."""
+    typer.secho(message, fg=typer.colors.RED, err=True)
+    return typer.Exit(status)
+
+
+@contextlib.contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """End the program with a word where no service answers."""
+    try:
+        yield
+    except httpx.InvalidURL as error:
+        raise fail(f"{address!r} is not an address: {error}.", 2) from error
+    except httpx.TransportError as error:
+        raise fail(f"No service answers at {address}: {error}. Start one with `hotplate serve`.") from error
+
+
+def ask(method: str, address: str, **arguments: Any) -> Any:
+    """The JSON that a service answers; end the program with a word where it is an error."""
+    with reaching(address):
+        response = httpx.request(method, address, timeout=60, **arguments)
+    if response.is_success:
+        with contextlib.suppress(ValueError):
+            return response.json()
+    raise fail(f"{response.status_code} at {address}: {detail_of(response)}")
+
+
+def detail_of(response: httpx.Response) -> str:
+    """What a service says of an error."""
+    try:
+        return str(response.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"the answer is not Hotplate's: {response.text[:200]!r}"
+
+
+def first_model(models: list[dict[str, Any]], task: str) -> str | None:
+    """The first model of a list that does a task, one that is ready if there is any."""
+    fit = [model for model in models if model["task"] == task]
+    ready = [model for model in fit if model["state"] == "ready"]
+    return str((ready or fit)[0]["id"]) if fit else None
