@@ -93,23 +93,44 @@ def export_classifier(served: nn.Module, images: NDArray[np.uint8], card: ModelC
 
 def write_graph(served: nn.Module, example: NDArray[np.uint8], path: Path) -> None:
     """Write the ONNX graph as one file with a dynamic batch axis; `example` has two rows."""
+    batch = {0: torch.export.Dim("batch", min=1)}
+    write_module(served, {INPUT_NAME: torch.from_numpy(example)}, {INPUT_NAME: batch}, OUTPUT_NAMES, path)
+
+
+def write_module(
+    served: nn.Module,
+    examples: dict[str, torch.Tensor],
+    dynamic_axes: dict[str, dict[int, Any]],
+    output_names: Sequence[str],
+    path: Path,
+) -> None:
+    """Write a module as one ONNX file; `examples` are its arguments by name, in order, each of two rows or more.
+
+    `dynamic_axes` gives a `torch.export.Dim` for every axis of an argument that may have any size.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators of packages that are not there
     with warnings.catch_warnings():
         # torch.export uses a deprecated part of its own pytree module.
         warnings.simplefilter("ignore", FutureWarning)
+        # Inputs that share an axis share its name, of which the exporter warns.
+        warnings.filterwarnings("ignore", "# The axis name", UserWarning)
         program = torch.onnx.export(
             served,
-            (torch.from_numpy(example),),
+            tuple(examples.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT_NAME],
-            output_names=list(OUTPUT_NAMES),
-            dynamic_shapes={INPUT_NAME: {0: torch.export.Dim("batch", min=1)}},
+            input_names=list(examples),
+            output_names=list(output_names),
+            dynamic_shapes=dynamic_axes,
             verbose=False,
         )
     if program is None:
         raise ExportError("torch.onnx.export returned no program.")
-    program.save(path, external_data=False)
+    model = program.model_proto
+    # The exporter notes the lines and the files of this machine that every node comes from.
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    path.write_bytes(model.SerializeToString())
 
 
 def run_torch(served: nn.Module, images: NDArray[np.uint8]) -> Tensors:
@@ -147,9 +168,14 @@ def check_parity(
 
 def _specs(tensors: dict[str, NDArray[Any]]) -> tuple[TensorSpec, ...]:
     return tuple(
-        TensorSpec(name=name, datatype=_DATATYPES[str(tensor.dtype)], shape=(-1, *tensor.shape[1:]))
+        TensorSpec(name=name, datatype=datatype_of(tensor), shape=(-1, *tensor.shape[1:]))
         for name, tensor in tensors.items()
     )
+
+
+def datatype_of(tensor: NDArray[Any]) -> Datatype:
+    """Name the type of an array that a graph takes or gives."""
+    return _DATATYPES[str(tensor.dtype)]
 
 
 def _manifest(card: ModelCard, graph: Graph, parity: Parity) -> Manifest:

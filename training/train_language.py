@@ -21,7 +21,7 @@ from tqdm import tqdm
 from models.tokenizer import TOKENIZER_FILE
 from training.checkpoints import open_run
 from training.data import DEFAULT_CACHE
-from training.device import choose_device
+from training.device import can_compile, choose_device
 from training.export import DEFAULT_REPOSITORY, ExportError
 from training.formats import DataError
 from training.language.architecture import LanguageModel, make_network
@@ -35,7 +35,7 @@ from training.language.huggingface import save_llama
 from training.language.report import REPORT_FILE, write_language_report
 from training.language.sampling import sample_tokens
 from training.language.tokenizing import boundary_token, encode_texts, train_tokenizer
-from training.language.trainer import LanguageTrainer, can_compile
+from training.language.trainer import LanguageTrainer
 from training.networks.size import num_parameters
 from training.options import add_flags, given_settings
 

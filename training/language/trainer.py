@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -199,10 +198,3 @@ def make_language_optimizers(network: nn.Module, config: LanguageConfig) -> list
         {"params": [p for _, p in named if p.ndim < 2], "weight_decay": 0.0},
     ]
     return [torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))]
-
-
-def can_compile(network: nn.Module, device: torch.device) -> bool:
-    """Whether compiling pays and can be done: not for an LSTM, and on a CPU only with a C++ compiler."""
-    if any(isinstance(module, nn.LSTM) for module in network.modules()):
-        return False
-    return device.type == "cuda" or shutil.which("g++") is not None

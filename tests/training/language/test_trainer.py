@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from training.checkpoints import CHECKPOINT_FILE
+from training.device import can_compile
 from training.language.architecture import make_network
 from training.language.config import RECIPES, LanguageConfig, configure
 from training.language.trainer import (
     VALIDATION_WINDOWS,
     LanguageTrainer,
-    can_compile,
     make_language_optimizers,
 )
 

@@ -1,0 +1,185 @@
+"""The command line: a dry run, a small real run with resume and scores, a style added to it, and refusals."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from models.manifest import read_manifest
+from tests.training.stylizers import write_pictures, write_vgg
+from training.networks.size import num_parameters
+from training.networks.stylizer import Stylizer, StylizerShape
+from training.style.config import StyleConfig
+from training.style.made_up import made_up_paintings, made_up_photographs
+from training.style.parity import sample_inputs
+from training.train_style import main
+
+SETTINGS = {
+    "--num-blocks": 1,
+    "--num-steps": 2,
+    "--evaluate-every": 1,
+    "--batch-size": 2,
+    "--held-out": 4,
+    "--threads": 1,
+    "--painting-pixels": 48,
+    "--crop-pixels": 32,
+    "--small-crop-pixels": 16,
+    "--score-steps": 3,
+}
+
+
+class Runs:
+    """A finished run of two styles, and one that adds a third to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repository = folder / "repository"
+        paintings = made_up_paintings(("stripes", "dots", "lines"))
+        write_pictures(folder / "styles", {painting.name: painting.picture for painting in paintings[:2]})
+        write_pictures(folder / "more", {"lines": paintings[2].picture})
+        photographs = made_up_photographs(4)
+        pictures = photographs.train + photographs.held_out
+        write_pictures(folder / "content", {f"photo_{i}": picture for i, picture in enumerate(pictures)})
+        self.vgg = write_vgg(folder / "vgg.npz")
+
+    def main(self, output: str, *more: str) -> int:
+        files = ["--styles", "styles", "--content", "content", "--output", output, "--repository", "repository"]
+        paths = [value if value.startswith("--") else str(self.folder / value) for value in files]
+        settings = [text for flag, value in SETTINGS.items() for text in (flag, str(value))]
+        return main([*paths, "--vgg", str(self.vgg), "--no-compile", *settings, *more])
+
+    def add(self, *more: str) -> int:
+        where = ["--add-style", str(self.folder / "more" / "lines.png"), "--from", str(self.folder / "run")]
+        return self.main("added", *where, "--model-version", "2", "--skip-scores", *more)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    made = Runs(tmp_path_factory.mktemp("runs"))
+    assert made.main("run") == 0
+    return made
+
+
+@pytest.fixture(scope="module")
+def added(runs: Runs) -> Path:
+    assert runs.add() == 0
+    return runs.folder / "added"
+
+
+def test_a_dry_run_passes_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dry-run", "--num-blocks", "1"]) == 0
+    assert "dry run passed" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_run_trains_scores_exports_and_reports(runs: Runs) -> None:
+    manifest = read_manifest(runs.repository / "painter" / "1")
+    assert manifest.stylization is not None
+    assert [style.name for style in manifest.stylization.styles] == ["dots", "stripes"]
+    assert manifest.training is not None
+    assert manifest.training.config["styles"] == ["dots", "stripes"]
+    assert manifest.training.parameters == num_parameters(Stylizer(StylizerShape(num_styles=2, num_blocks=1)))
+    scores = {(item.metric, item.split): item for item in manifest.evaluation}
+    assert len(scores) == 6
+    assert scores["gatys_k_lbfgs", "held-out"].count == 4
+    assert scores["gatys_k_adam", "held-out, dots"].dataset == "content"
+    page = (runs.folder / "run" / "report.md").read_text()
+    assert re.search(r"\| dots \| 2 \| ", page)
+    assert "**mean of the styles** | 4 |" in page
+    pictures = re.findall(r"\]\((.*?)\)", page)
+    assert pictures == ["preview.jpg", "curves.png"]
+    assert all((runs.folder / "run" / picture).stat().st_size > 5000 for picture in pictures)
+
+
+def test_a_style_more_leaves_the_paintings_of_the_others_as_they_were(runs: Runs, added: Path) -> None:
+    manifest = read_manifest(runs.repository / "painter" / "2")
+    assert manifest.stylization is not None
+    assert [style.name for style in manifest.stylization.styles] == ["dots", "stripes", "lines"]
+    assert manifest.training is not None
+    assert manifest.training.config["first_style"] == 2
+    assert "only the last style was trained" in (added / "report.md").read_text()
+    inputs = sample_inputs(made_up_photographs(2).held_out, 2, (2, 48, 64))
+    painted = []
+    for version, extra in (("1", 0), ("2", 1)):
+        weights = np.pad(inputs["style_weights"], ((0, 0), (0, extra)))
+        session = onnxruntime.InferenceSession(
+            runs.repository / "painter" / version / "model.onnx", providers=["CPUExecutionProvider"]
+        )
+        painted.append(session.run(None, {"image": inputs["image"], "style_weights": weights})[0])
+    assert np.array_equal(*painted)
+
+
+def test_a_run_can_only_be_scored(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs.folder / "run" / "scores.json").unlink()
+    before = read_manifest(runs.repository / "painter" / "1")
+
+    assert runs.main("run", "--score-only") == 0
+
+    document = json.loads((runs.folder / "run" / "scores.json").read_text())
+    assert len(document["pairs"]) == 4
+    assert "Gatys@k, mean of the styles" in capsys.readouterr().out
+    assert read_manifest(runs.repository / "painter" / "1") == before
+    assert runs.main("nothing", "--score-only") == 2
+    assert "holds no checkpoint to score." in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_exports_the_same_graph(runs: Runs) -> None:
+    folder = runs.repository / "painter" / "1"
+    first = read_manifest(folder)
+    (folder / "model.onnx").unlink()
+
+    assert runs.main("run", "--resume") == 0
+
+    assert read_manifest(folder).graphs == first.graphs
+    assert read_manifest(folder).evaluation == first.evaluation
+
+
+def test_what_does_not_fit_a_run_is_refused(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = [
+        (runs.main("run"), "add --resume to continue that run"),
+        (runs.main("run", "--resume", "--seed", "4"), "was written with other settings"),
+        (runs.main("run", "--resume", "--styles", str(runs.folder / "more")), "has the styles ['dots', 'stripes']"),
+        (runs.add("--width", "32"), "width is 32; the run to add a style to has 16."),
+        (runs.add("--styles", str(runs.folder / "more")), "lacks the paintings ['dots', 'stripes']"),
+        (runs.add("--add-style", str(runs.folder / "styles" / "dots.png")), "has a style 'dots' already"),
+        (runs.add("--from", str(runs.folder / "content")), "checkpoint.pt is missing"),
+    ]
+    errors = capsys.readouterr().err
+    for status, message in cases:
+        assert status == 2
+        assert message in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--styles and --content are required"),
+        (["--styles", "a", "--content", "b", "--add-style", "c.jpg"], "--add-style and --from go together"),
+        (["--dry-run", "--skip-scores", "--score-only"], "not allowed with"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in StyleConfig.__dataclass_fields__.items():
+        assert "--" + name.replace("_", "-") in text
+        assert field.metadata["help"].split()[0] in text

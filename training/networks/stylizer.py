@@ -1,0 +1,108 @@
+"""The stylizer: a feed-forward network that paints photographs, with one row of scale and shift for each style.
+
+Conditional instance normalisation after Dumoulin et al. 2017 (section 2.2), layers after Johnson et al. 2016 at half
+the width. It knows neither losses nor data. All rows of a style lie side by side in one table, so a style is one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPSILON = 1e-5
+# Photographs are halved twice, so their sides must be multiples of this.
+STRIDE = 4
+
+# (features [B,C,H,W], scale [B,C], shift [B,C]) -> features: each layer's normalisation, called in their order.
+Normalize = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StylizerShape:
+    """The sizes of a stylizer; widths are multiples of 16, the block in which CPUs compute convolutions."""
+
+    num_styles: int
+    widths: tuple[int, int, int] = (16, 32, 48)
+    num_blocks: int = 5
+
+
+class Convolution(nn.Module):
+    """A convolution between mirrored borders: zeros would paint a frame."""
+
+    def __init__(self, channels_in: int, channels_out: int, size: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.border = size // 2
+        # A normalisation takes the mean away, and a bias with it.
+        self.convolution = nn.Conv2d(channels_in, channels_out, size, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B,C,H,W] to [B,C',H/stride,W/stride]."""
+        convolved: Tensor = self.convolution(functional.pad(x, (self.border,) * 4, mode="reflect"))
+        return convolved
+
+
+class Stylizer(nn.Module):
+    """Paints RGB photographs in the manner of the styles, weighed by `style_weights`."""
+
+    def __init__(self, shape: StylizerShape) -> None:
+        super().__init__()
+        self.shape = shape
+        full, half, quarter = shape.widths
+        self.down = nn.ModuleList(
+            [
+                Convolution(3, full, 5),
+                Convolution(full, half, 3, stride=2),
+                Convolution(half, quarter, 3, stride=2),
+            ]
+        )
+        self.blocks = nn.ModuleList([Convolution(quarter, quarter, 3) for _ in range(2 * shape.num_blocks)])
+        self.up = nn.ModuleList([Convolution(quarter, half, 3), Convolution(half, full, 3)])
+        self.to_pixels = Convolution(full, 3, 3)
+        self.norm_widths = (full, half, quarter, *(quarter,) * len(self.blocks), half, full, 3)
+        self.scale = nn.Parameter(torch.ones(shape.num_styles, sum(self.norm_widths)))
+        self.shift = nn.Parameter(torch.zeros(shape.num_styles, sum(self.norm_widths)))
+
+    def forward(self, photographs: Tensor, style_weights: Tensor, normalize: Normalize | None = None) -> Tensor:
+        """Paint photographs [B,3,H,W] of 0 to 255, H and W multiples of 4, by weights [B,S]; returns the same shape."""
+        normalize = normalize or instance_norm
+        widths = list(self.norm_widths)
+        scales = iter(torch.split(style_weights @ self.scale, widths, 1))
+        shifts = iter(torch.split(style_weights @ self.shift, widths, 1))
+
+        def norm(features: Tensor) -> Tensor:
+            return normalize(features, next(scales), next(shifts))
+
+        x = photographs / 127.5 - 1
+        for layer in self.down:
+            x = norm(layer(x)).relu()
+        for first, second in zip(self.blocks[::2], self.blocks[1::2], strict=True):
+            x = x + norm(second(norm(first(x)).relu()))
+        for layer in self.up:
+            # Nearest neighbours and then a convolution: transposed convolutions leave checkerboards (Odena 2016).
+            x = norm(layer(functional.interpolate(x, scale_factor=2.0, mode="nearest"))).relu()
+        # A style says the mean and the contrast of each colour, too: its palette.
+        return 255 * torch.sigmoid(norm(self.to_pixels(x)).float())
+
+
+def instance_norm(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Normalise every channel of every picture by its own mean and deviation, then scale and shift."""
+    deviation, mean = torch.std_mean(features.float(), (2, 3), correction=0, keepdim=True)
+    factor = scale[:, :, None, None] / (deviation.square() + EPSILON).sqrt()
+    return (features * factor + (shift[:, :, None, None] - mean * factor)).to(features.dtype)
+
+
+def with_style(network: Stylizer) -> Stylizer:
+    """Make a network of one style more, whose row begins as the mean of the others; the rest is copied."""
+    shape = StylizerShape(
+        num_styles=network.shape.num_styles + 1, widths=network.shape.widths, num_blocks=network.shape.num_blocks
+    )
+    larger = Stylizer(shape)
+    state = network.state_dict()
+    for name in ("scale", "shift"):
+        state[name] = torch.cat([state[name], state[name].mean(0, keepdim=True)])
+    larger.load_state_dict(state)
+    return larger

@@ -1,0 +1,1 @@
+"""Style transfer: photographs, paintings, the perceptual loss, its two minimisers, scores and export."""
