@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,15 @@ _LOAD_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """How to run: `instances` sessions side by side, each of `threads` threads, on batches of `batch` rows."""
+    """How to run: `instances` sessions side by side, each of `threads` threads, on batches of `batch` rows.
+
+    `sizes` are those of the graph's open axes beyond the batch, in the order of its inputs.
+    """
 
     batch: int
     threads: int = 1
     instances: int = 1
+    sizes: tuple[int, ...] = ()
 
     def describe(self) -> str:
         """The setting in words."""
@@ -49,6 +53,11 @@ class BareProcess:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         """Take over a started process."""
         self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
 
     def run(self, burst: Burst, seconds: float) -> Pace:
         """Run one burst.
@@ -84,7 +93,8 @@ def running_bare(model: Path) -> Iterator[BareProcess]:
         process.communicate()
 
 
-def _open_session(model: str, threads: int) -> Any:
+def open_session(model: str, threads: int) -> Any:
+    """Open a graph on the CPU."""
     import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 
     options = onnxruntime.SessionOptions()
@@ -93,24 +103,42 @@ def _open_session(model: str, threads: int) -> Any:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _run_until(session: Any, feeds: dict[str, Any], deadline: float, laps: list[float]) -> None:
-    before = time.perf_counter()
-    while before < deadline:
-        session.run(["probabilities"], feeds)
-        after = time.perf_counter()
-        laps.append(after - before)
-        before = after
+def make_feeds(session: Any, batch: int, sizes: Sequence[int]) -> dict[str, Any]:
+    """Random bytes for each input of bytes; floats share 1 evenly along their last axis.
 
-
-def run_burst(sessions: list[Any], batch: int, seconds: float) -> Pace:
-    """Run every session in a thread of its own on random images; the first run of each is not counted."""
+    Raises: ValueError when the graph has more open axes than `sizes`.
+    """
     import numpy as np
 
-    spec = sessions[0].get_inputs()[0]
-    image = np.random.default_rng(0).integers(0, 256, (batch, *spec.shape[1:]), dtype=np.uint8)
-    feeds = {spec.name: image}
+    generator, left, feeds = np.random.default_rng(0), list(sizes), dict[str, Any]()
+    for spec in session.get_inputs():
+        shape = [batch]
+        for size in spec.shape[1:]:
+            if not isinstance(size, int) and not left:
+                raise ValueError(f"{spec.name} has the shape {spec.shape}; {list(sizes)} leave an axis open.")
+            shape.append(size if isinstance(size, int) else left.pop(0))
+        if spec.type == "tensor(uint8)":
+            feeds[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            feeds[spec.name] = np.full(shape, 1 / shape[-1], np.float32)
+    return feeds
+
+
+def _run_until(session: Any, feeds: dict[str, Any], deadline: float, laps: list[float]) -> None:
+    output = [session.get_outputs()[0].name]
+    after = time.perf_counter()
+    while not laps or after < deadline:
+        before = after
+        session.run(output, feeds)
+        after = time.perf_counter()
+        laps.append(after - before)
+
+
+def run_burst(sessions: list[Any], batch: int, seconds: float, sizes: Sequence[int] = ()) -> Pace:
+    """Run every session in a thread of its own, for its first output; the first run of each is not counted."""
+    feeds = make_feeds(sessions[0], batch, sizes)
     for session in sessions:
-        session.run(["probabilities"], feeds)
+        session.run([session.get_outputs()[0].name], feeds)
     laps: list[list[float]] = [[] for _ in sessions]
     started = time.perf_counter()
     runners = [
@@ -121,9 +149,9 @@ def run_burst(sessions: list[Any], batch: int, seconds: float) -> Pace:
         runner.start()
     for runner in runners:
         runner.join()
-    elapsed = time.perf_counter() - started
-    every_lap = [lap for lane in laps for lap in lane]
-    return Pace(batch * len(every_lap) / elapsed, statistics.median(every_lap) * 1000)
+    # A session that ends before the others is not waited for: its rate is its own.
+    rate = sum(len(lane) / sum(lane) for lane in laps)
+    return Pace(batch * rate, statistics.median(lap for lane in laps for lap in lane) * 1000)
 
 
 def main() -> None:
@@ -134,8 +162,8 @@ def main() -> None:
         asked = json.loads(line)
         pool = pools.setdefault(asked["threads"], [])
         while len(pool) < asked["instances"]:
-            pool.append(_open_session(model, asked["threads"]))
-        pace = run_burst(pool[: asked["instances"]], asked["batch"], asked["seconds"])
+            pool.append(open_session(model, asked["threads"]))
+        pace = run_burst(pool[: asked["instances"]], asked["batch"], asked["seconds"], asked["sizes"])
         sys.stdout.write(json.dumps(asdict(pace)) + "\n")
         sys.stdout.flush()
 

@@ -20,8 +20,9 @@ from rich.console import Console
 
 from loadtests import language_report
 from loadtests.attempt import INTERRUPTED, attempt
+from loadtests.engines import EngineProcess, EngineUnavailable, running_engine
 from loadtests.language_cells import CONCURRENCIES, JUDGED, SERVICE, Results, agreement, judge, round_of
-from loadtests.language_engines import EngineProcess, EngineUnavailable, peer_commands, running_engine
+from loadtests.language_engines import peer_commands
 from loadtests.language_peers.protocol import Answer, Job
 from loadtests.scrape import Histogram, parse_histogram
 from loadtests.servers import ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, require_answer, running
@@ -31,6 +32,7 @@ _CORES = len(os.sched_getaffinity(0))
 _STEP_METRIC = "hotplate_step_seconds"
 _JSON = "application/json"
 _TEXTS_A_CALL = 16
+Engine = EngineProcess[Answer]
 
 
 def post(server: Server, path: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -105,10 +107,10 @@ class Bench:
         """Tell the reader what is measured now."""
         self.console.print(f"[dim]{text}[/dim]")
 
-    def start_engines(self, stack: contextlib.ExitStack, port: int) -> list[EngineProcess]:
+    def start_engines(self, stack: contextlib.ExitStack, port: int) -> list[Engine]:
         """Start the client of the service and every peer that can run; the others get a reason."""
         client = [sys.executable, "-m", "loadtests.language_client", "--port", str(port), "--model", self.model]
-        engines = [stack.enter_context(running_engine(SERVICE, client, 1, self.logs))]
+        engines = [stack.enter_context(running_engine(SERVICE, client, 1, self.logs, Answer))]
         source: Path | None = self.options.hf.resolve() if self.options.hf else None
         peers = peer_commands(self.options.peers_python, source, self.scratch / "peers", _CORES)
         for name, command in peers.items():
@@ -117,12 +119,12 @@ class Bench:
                 if not command:
                     needs = "--hf" if source is None else "--peers-python"
                     raise EngineUnavailable(f"not measured: {needs} was not given.")
-                engines.append(stack.enter_context(running_engine(name, command, _CORES, self.logs)))
+                engines.append(stack.enter_context(running_engine(name, command, _CORES, self.logs, Answer)))
             except EngineUnavailable as error:
                 self.results.unavailable[name] = str(error)
         return engines
 
-    def measure(self, server: Server, engines: list[EngineProcess], bare: dict[int, EngineProcess]) -> None:
+    def measure(self, server: Server, engines: list[Engine], bare: dict[int, Engine]) -> None:
         """Rounds of every engine in turn, so that all see the same weather."""
         prompts = Prompts(server, self.model, self.begin)
         dead: set[str] = set()
@@ -143,7 +145,7 @@ class Bench:
                         step = round_of(engine.run(job)).gap_p50_ms
                         self.results.bare_step_ms.setdefault(threads, []).append(step)
 
-    def _run(self, server: Server, engine: EngineProcess, job: Job, index: int) -> Answer:
+    def _run(self, server: Server, engine: Engine, job: Job, index: int) -> Answer:
         if engine.name != SERVICE or len(job.prompts) != JUDGED or index < 0:
             return engine.run(job)
         before = self._steps(server)
@@ -176,7 +178,7 @@ class Bench:
                 own = [sys.executable, "-m", "loadtests.bare_decode", "--folder", str(self.version)]
                 name = f"bare {threads}"
                 bare[threads] = stack.enter_context(
-                    running_engine(name, [*own, "--threads", str(threads)], threads, self.logs)
+                    running_engine(name, [*own, "--threads", str(threads)], threads, self.logs, Answer)
                 )
             self.measure(server, engines, bare)
 

@@ -10,77 +10,46 @@ import argparse
 import asyncio
 import json
 import time
-from typing import cast
 
-import httptools
 import uvloop
 
+from loadtests.http_client import Caller, post
 from loadtests.language_peers.protocol import Answer, Generate, Job, serve
 
 _JOB_SECONDS = 300.0
 
 
-class Stream(asyncio.Protocol):
-    """One request and the tokens that came of it."""
+class Stream(Caller):
+    """A connection that takes the tokens of a reply as they come."""
 
-    def __init__(self, request: bytes) -> None:
-        """Keep what to send once there is a connection."""
-        self._request = request
-        self._parser = httptools.HttpResponseParser(self)
-        self._pending = bytearray()
+    def __init__(self) -> None:
+        """Begin without tokens."""
+        super().__init__()
         self.tokens: list[int] = []
         self.times: list[float] = []
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the request."""
-        cast(asyncio.WriteTransport, transport).write(self._request)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what came."""
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(f"the reply is no HTTP: {error}.")
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the reply: events end with an empty line."""
-        self._pending += body
-        while (end := self._pending.find(b"\n\n")) >= 0:
-            self._take(bytes(self._pending[:end]))
-            del self._pending[: end + 2]
+        self.body += body
+        while (end := self.body.find(b"\n\n")) >= 0:
+            self._take(bytes(self.body[:end]))
+            del self.body[: end + 2]
 
     def _take(self, event: bytes) -> None:
         now = time.perf_counter()
         data = event[event.find(b"data: ") + 6 :]
         if event.startswith(b"event: error"):
-            self._fail(data.decode())
+            self.fail(data.decode())
         elif not event.startswith(b"event: "):
             tokens = json.loads(data)["tokens"]
             self.tokens += tokens
             self.times += [now] * len(tokens)
 
-    def on_message_complete(self) -> None:
-        """Note the end."""
-        if self._parser.get_status_code() != 200:
-            self._fail(f"the service answered {self._parser.get_status_code()}: {bytes(self._pending[:300])!r}.")
-        elif not self.ended.done():
-            self.ended.set_result(None)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Fail when the reply was not whole."""
-        self._fail(f"the connection ended early: {error}.")
-
-    def _fail(self, reason: str) -> None:
-        if not self.ended.done():
-            self.ended.set_exception(RuntimeError(reason))
-
 
 def request_of(model: str, text: str, num_tokens: int) -> bytes:
     """The request that streams the continuation of a text."""
     body = json.dumps({"prompt": text, "max_tokens": num_tokens, "temperature": 0, "stream": True}).encode()
-    head = f"POST /v1/models/{model}/generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-    return head.encode() + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    return post(f"/v1/models/{model}/generate", body, "application/json", "Connection: close")
 
 
 async def stream_all(port: int, requests: list[bytes]) -> Answer:
@@ -88,8 +57,8 @@ async def stream_all(port: int, requests: list[bytes]) -> Answer:
     loop, started = asyncio.get_running_loop(), time.perf_counter()
 
     async def one(request: bytes) -> Stream:
-        _, stream = await loop.create_connection(lambda: Stream(request), "127.0.0.1", port)
-        await stream.ended
+        _, stream = await loop.create_connection(Stream, "127.0.0.1", port)
+        await stream.ask(request)
         return stream
 
     async with asyncio.timeout(_JOB_SECONDS):

@@ -15,13 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.language_cells import CONCURRENCIES, SERVICE, Results
-from loadtests.report import machine
+from loadtests.report import machine, target_table, told_options
 from loadtests.targets import Verdict
 
 JSON_FILE, PNG_FILE = "language.json", "language.png"
-_VERDICT = {True: "[green]reached[/green]", False: "[red]missed[/red]", None: "not measured"}
 _OURS = "#c8501e"
-_PLACES = {"repository", "hf", "peers_python", "output"}
 
 
 def print_tables(console: Console, results: Results, verdicts: list[Verdict]) -> None:
@@ -47,27 +45,14 @@ def print_tables(console: Console, results: Results, verdicts: list[Verdict]) ->
         console.print(f"{engine}: {share:.1%} of its tokens come before the first that differs from {SERVICE}'s")
     for engine, reason in results.unavailable.items():
         console.print(f"{engine}: {reason}", style="yellow", markup=False)
-    _print_targets(console, verdicts)
-
-
-def _print_targets(console: Console, verdicts: list[Verdict]) -> None:
-    table = Table(title="Targets", title_justify="left")
-    table.add_column("target")
-    for heading in ("wanted", "found", ""):
-        table.add_column(heading, justify="right")
-    for verdict in verdicts:
-        found = "-" if verdict.found is None else f"{verdict.found:.3f}"
-        sign = "<=" if verdict.at_most else ">="
-        table.add_row(verdict.goal, f"{sign} {verdict.wanted:g}", found, _VERDICT[verdict.reached])
-    console.print(table)
+    console.print(target_table(verdicts))
 
 
 def write_files(folder: Path, results: Results, verdicts: list[Verdict], options: argparse.Namespace) -> None:
     """Write the JSON and the picture into `folder`."""
     page = {
         "machine": machine(),
-        # Folders say where this machine keeps things, not how it was measured.
-        "options": {name: value for name, value in vars(options).items() if name not in _PLACES},
+        "options": told_options(options),
         **results.to_json(),
         "targets": [verdict.to_json() for verdict in verdicts],
     }

@@ -1,4 +1,4 @@
-"""A virtual environment for the peer servers, made when it is first needed, so that they stay out of the project's own.
+"""A virtual environment for the peers, made when it is first needed, so that they stay out of the project's own.
 
 It knows package names, not how the peers are run.
 """
@@ -36,8 +36,8 @@ def _runtime() -> str:
         return "onnxruntime"
 
 
-def peer_python(folder: Path, package: str) -> Path:
-    """The interpreter of the environment in `folder`, with `package` installed.
+def peer_python(folder: Path, package: str, requirement: str = "") -> Path:
+    """The interpreter of the environment in `folder`, with `package` installed; `requirement` says which, if not any.
 
     Raises: PeerError.
     """
@@ -46,5 +46,6 @@ def peer_python(folder: Path, package: str) -> Path:
         _run([sys.executable, "-m", "venv", str(folder)])
     found = subprocess.run([python, "-c", f"import {package}, onnxruntime, uvloop"], capture_output=True, timeout=60)
     if found.returncode != 0:
-        _run([str(python), "-m", "pip", "install", "--disable-pip-version-check", package, _runtime(), *_SHARED])
+        wanted = requirement or package
+        _run([str(python), "-m", "pip", "install", "--disable-pip-version-check", wanted, _runtime(), *_SHARED])
     return python

@@ -42,6 +42,30 @@ def process_tree(root: int) -> list[int]:
     return tree
 
 
+def find_process(root: int, argument: str) -> int:
+    """The process of the tree whose command line has this argument.
+
+    Raises: LookupError.
+    """
+    for pid in process_tree(root):
+        try:
+            arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if argument.encode() in arguments:
+            return pid
+    raise LookupError(f"no process below {root} was started with {argument!r}.")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most resident memory that one process has had so far (VmHWM).
+
+    Raises: OSError.
+    """
+    lines = (_PROC / str(pid) / "status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+
+
 def cpu_seconds(root: int) -> float:
     """User and system time that the living processes of the tree have used so far."""
     ticks = 0

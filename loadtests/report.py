@@ -22,7 +22,10 @@ from loadtests.chart import draw
 from loadtests.measure import RAW, Cell
 from loadtests.targets import EMPTY, PLAIN, SERVICE, Results, Verdict, ratio_to
 
-_VERDICT = {True: "[green]reached[/green]", False: "[red]missed[/red]", None: "not measured"}
+_VERDICT = {True: "reached", False: "missed", None: "not measured"}
+_COLOURS = {"reached": "[green]reached[/green]", "missed": "[red]missed[/red]"}
+_PLACES = {"repository", "hf", "peers_python", "photos", "output"}
+TARGET_HEADINGS = ("target", "wanted", "found", "")
 
 # Bare bursts a few seconds apart differ by less than this on a machine that does nothing else.
 _STEADY = 0.15
@@ -42,7 +45,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _number(value: float | None, digits: int = 2) -> str:
+def told_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options without folders: those say where this machine keeps things, not how it was measured."""
+    return {name: value for name, value in vars(options).items() if name not in _PLACES}
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure with so many decimals; a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
@@ -51,7 +60,7 @@ def _bare_table(model: str, rows: list[dict[str, Any]]) -> Table:
     for heading in ("setting", "images/s", "p50 of one run, ms"):
         table.add_column(heading, justify="left" if heading == "setting" else "right")
     for row in rows:
-        table.add_row(row["setting"], _number(row["images_per_second"], 0), _number(row["p50_ms"]))
+        table.add_row(row["setting"], number(row["images_per_second"], 0), number(row["p50_ms"]))
     return table
 
 
@@ -77,13 +86,13 @@ def _cell_table(cells: list[Cell]) -> Table:
             cell.model,
             "raw" if cell.media_type == RAW else "PNG",
             str(cell.concurrency),
-            _number(cell.rate, 0),
-            _number(cell.fraction_of_bare),
-            _number(cell.median(lambda r: r.p50_ms)),
-            _number(cell.median(lambda r: r.p99_ms)),
-            _number(cell.median(lambda r: r.cpu_cores)),
+            number(cell.rate, 0),
+            number(cell.fraction_of_bare),
+            number(cell.median(lambda r: r.p50_ms)),
+            number(cell.median(lambda r: r.p99_ms)),
+            number(cell.median(lambda r: r.cpu_cores)),
             str(sum(r.num_errors for r in cell.rounds)),
-            _number(cell.mean_batch_size, 1),
+            number(cell.mean_batch_size, 1),
             _batches(cell),
         )
     return table
@@ -97,7 +106,7 @@ def _server_table(results: Results) -> Table:
         table.add_column(heading, justify="right")
     for facts in results.servers:
         figures = (facts.ready_seconds, facts.idle_cores * 100, facts.rss_mib, facts.pss_mib)
-        table.add_row(facts.name, facts.model, *(_number(figure, 1) for figure in figures))
+        table.add_row(facts.name, facts.model, *(number(figure, 1) for figure in figures))
     return table
 
 
@@ -112,14 +121,20 @@ def count_unsteady(results: Results) -> int:
     return sum(r.bare_spread > _STEADY for cell in results.cells for r in cell.rounds)
 
 
-def _target_table(verdicts: list[Verdict]) -> Table:
+def target_cells(verdict: Verdict) -> tuple[str, str, str, str]:
+    """A target in words: goal, wanted, found, and whether it was reached."""
+    sign = "<=" if verdict.at_most else ">="
+    return verdict.goal, f"{sign} {verdict.wanted:g}", number(verdict.found, 3), _VERDICT[verdict.reached]
+
+
+def target_table(verdicts: list[Verdict]) -> Table:
+    """The targets and what became of them."""
     table = Table(title="Targets", title_justify="left")
-    table.add_column("target")
-    for heading in ("wanted", "found", ""):
-        table.add_column(heading, justify="right")
+    for heading in TARGET_HEADINGS:
+        table.add_column(heading, justify="left" if heading == "target" else "right")
     for verdict in verdicts:
-        sign = "<=" if verdict.at_most else ">="
-        table.add_row(verdict.goal, f"{sign} {verdict.wanted:g}", _number(verdict.found, 3), _VERDICT[verdict.reached])
+        *figures, word = target_cells(verdict)
+        table.add_row(*figures, _COLOURS.get(word, word))
     return table
 
 
@@ -135,7 +150,7 @@ def print_tables(console: Console, results: Results, verdicts: list[Verdict]) ->
             console.print(f"{SERVICE} / {name}, {results.light}, raw, 64 callers: {ratio:.2f}")
     for name, reason in results.unavailable.items():
         console.print(f"Not measured: {name}: {reason}")
-    console.print(_target_table(verdicts))
+    console.print(target_table(verdicts))
     if (num_unsteady := count_unsteady(results)) > 0:
         num_rounds = sum(len(cell.rounds) for cell in results.cells)
         console.print(
@@ -149,7 +164,7 @@ def write_files(folder: Path, results: Results, verdicts: list[Verdict], options
     """Write bench.json and bench.png into `folder`."""
     page = {
         "machine": machine(),
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()},
+        "options": told_options(options),
         "bare": results.bare,
         "cells": [cell.to_json() for cell in results.cells],
         "servers": [asdict(facts) for facts in results.servers],

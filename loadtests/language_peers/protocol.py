@@ -6,12 +6,13 @@ It runs in the peers' own environments, so it needs nothing beyond the standard 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from loadtests import lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +37,7 @@ Generate = Callable[[Job], Answer]
 
 def serve(load: Callable[[], Generate], jobs: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:
     """Load the engine, say that it is ready or why it is not there, and answer jobs until their end."""
-
-    def say(value: object) -> None:
-        answers.write(json.dumps(value) + "\n")
-        answers.flush()
-
-    try:
-        generate = load()
-    except ImportError as error:
-        say({"unavailable": f"not installed: {error}"})
-        return
-    except Exception as error:  # whatever a peer raises is its reason
-        say({"unavailable": f"{type(error).__name__}: {error}"})
-        return
-    say({"ready": True})
-    for line in jobs:
-        say(asdict(generate(Job(**json.loads(line)))))
+    lines.serve(load, Job, jobs, answers)
 
 
 def serve_peer(load: Callable[[Path, Path, int], Generate], description: str | None) -> None:

@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from loadtests import bench_language, language_report
+from loadtests.engines import EngineUnavailable, running_engine
 from loadtests.language_cells import SERVICE, Results, Round, agreement, judge, overhead, round_of
 from loadtests.language_client import request_of, stream_all
-from loadtests.language_engines import EngineUnavailable, peer_commands, running_engine
+from loadtests.language_engines import peer_commands
 from loadtests.language_peers.gguf_file import gguf_name, interleave, read_safetensors
 from loadtests.language_peers.protocol import Answer, Generate, Job, serve
 
@@ -109,7 +110,7 @@ def test_a_process_is_ready_answers_and_may_print_beside(tmp_path: Path) -> None
         "for line in sys.stdin:\n"
         " n = json.loads(line)['num_tokens']; print(json.dumps({'tokens': [[n]], 'times': [[0.1]]}), flush=True)"
     )
-    with running_engine("stand-in", [sys.executable, "-c", code], 1, tmp_path) as engine:
+    with running_engine("stand-in", [sys.executable, "-c", code], 1, tmp_path, Answer) as engine:
         assert engine.run(JOB) == Answer([[3]], [[0.1]])
 
 
@@ -125,7 +126,7 @@ def test_a_process_is_ready_answers_and_may_print_beside(tmp_path: Path) -> None
     ],
 )
 def test_a_process_that_cannot_serve_says_why(tmp_path: Path, command: list[str], reason: str) -> None:
-    with pytest.raises(EngineUnavailable, match=reason), running_engine("broken", command, 1, tmp_path):
+    with pytest.raises(EngineUnavailable, match=reason), running_engine("broken", command, 1, tmp_path, Answer):
         raise AssertionError("a broken engine must not be handed out")
 
 
