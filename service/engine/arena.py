@@ -14,7 +14,7 @@ import onnxruntime as ort
 from service.metrics import resident_bytes
 
 # What the process may keep between batches, beside what it had before the first such session.
-KEPT_BYTES = 384 * 2**20
+KEPT_BYTES = 1024 * 2**20
 
 
 @functools.cache
