@@ -23,7 +23,10 @@ Scalar = bool | int | float | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedOutput:
-    """One output that is asked for; `is_binary` None leaves the form to the request, `num_classes` 0 the tensor as is."""
+    """One output that is asked for.
+
+    `is_binary` None leaves the form to the request; `num_classes` above 0 asks for the best classes instead.
+    """
 
     name: str
     is_binary: bool | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
 from typing import Any
@@ -101,11 +102,8 @@ def test_bytes_come_through_raw_as_they_were(strings: list[bytes]) -> None:
 
 @given(st.binary(max_size=40), st.integers(0, 4))
 def test_bytes_that_are_no_strings_are_refused(raw: bytes, num_elements: int) -> None:
-    try:
+    with contextlib.suppress(InvalidParameter):
         strings = unpack_strings("x", raw, num_elements)
-    except InvalidParameter as error:
-        assert "uint32" in error.message
-    else:
         assert len(strings) == num_elements
         assert pack_strings(bytes(string) for string in strings) == raw
 
@@ -188,10 +186,8 @@ def test_a_request_that_is_none_is_refused(body: bytes) -> None:
 
 @given(st.binary(max_size=200), st.none() | st.integers(-5, 300))
 def test_any_bytes_are_parsed_or_refused(body: bytes, header_bytes: int | None) -> None:
-    try:
-        parse_request(body, header_bytes)
-    except ServiceError as error:
-        assert error.status in (400, 422)
+    with contextlib.suppress(MalformedRequest, InvalidParameter):
+        assert isinstance(parse_request(body, header_bytes), InferRequest)
 
 
 def test_what_json_cannot_say_is_refused_with_the_way_out() -> None:
