@@ -80,7 +80,7 @@ def fetch(
 def hotplate_command(repository: Path, port: int, *options: str) -> list[str]:
     """The command that serves `repository`, from the interpreter's own folder."""
     script = Path(sys.executable).with_name("hotplate")
-    flags = ["--host", "127.0.0.1", "--port", str(port), "--repository", str(repository)]
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--grpc-port", "off", "--repository", str(repository)]
     return [str(script), "serve", *flags, *options]
 
 

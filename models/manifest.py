@@ -23,7 +23,20 @@ GOLDEN_FILE = "golden.npz"
 
 Task = Literal["image-classification", "style-transfer", "text-generation", "image-generation", "tensors"]
 Datatype = Literal[
-    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64"
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "BF16",
+    "FP32",
+    "FP64",
+    "BYTES",
 ]
 
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -37,8 +50,10 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
+    "BF16": np.dtype(np.uint16),  # NumPy has no such type: its bits
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
 }
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -48,7 +63,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """One input or output of a graph; the first axis is the batch, -1 stands for any size."""
+    """One input or output of a graph; the first axis is the batch if the graph is batched, -1 stands for any size."""
 
     name: str
     datatype: Datatype
@@ -82,7 +97,8 @@ class Graph:
     """One ONNX file of a version and its signature.
 
     `max_batch_size` bounds this graph below the version's batching; `max_batch_elements` bounds the elements of its
-    inputs in one batch, where rows vary in size (one row is always taken).
+    inputs in one batch, where rows vary in size (one row is always taken). The tensors of a graph that is not batched
+    have no axis for rows: requests are computed one by one.
     """
 
     file: str
@@ -92,10 +108,15 @@ class Graph:
     weights: Weights | None = None
     max_batch_size: int | None = None
     max_batch_elements: int | None = None
+    is_batched: bool = True
 
     def __post_init__(self) -> None:
         strict.require_match(strict.FILE_NAME, self.file, "file")
         strict.require_match(_SHA256, self.sha256, "sha256")
+        if self.is_batched and any(spec.datatype == "BYTES" for spec in self.inputs):
+            raise ValueError(
+                "is_batched is true, but there are inputs of BYTES, which are computed request by request."
+            )
         for name in ("max_batch_size", "max_batch_elements"):
             if (bound := getattr(self, name)) is not None and bound < 1:
                 raise ValueError(f"{name} is {bound}; it must be at least 1.")

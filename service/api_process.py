@@ -1,6 +1,6 @@
 """An API process: `python -m service.api_process`, started by the supervisor.
 
-It runs uvicorn on the inherited listening socket and drains on SIGTERM. It knows no route.
+It runs uvicorn on the inherited listening socket, a gRPC server beside it, and drains on SIGTERM. It knows no route.
 """
 
 from __future__ import annotations
@@ -11,19 +11,24 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
 from service.api.envelope import Drain
-from service.app import create_app
+from service.api.open_inference.execution import Execution
+from service.app import create_app, create_execution
 from service.engine.client import EngineClient
 from service.launch import Launch, end_with_parent, read_launch
 from service.logs import configure_logging
 from service.metrics import Metrics, report_memory
 from service.protocol import limited
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.api.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +48,8 @@ async def serve(launch: Launch) -> None:
     """Serve until SIGTERM, then drain."""
     settings, metrics, drain = launch.settings, Metrics(CollectorRegistry()), Drain()
     client = EngineClient(launch.engine_socket, settings)
-    app = create_app(settings, client, metrics, drain)
+    execution = create_execution(settings, client, metrics)
+    app = create_app(settings, client, metrics, drain, execution)
     config = uvicorn.Config(
         app,
         http=limited(settings),
@@ -64,23 +70,42 @@ async def serve(launch: Launch) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
     connecting = asyncio.create_task(client.run())
     reporting = asyncio.create_task(report_memory(metrics, "api"))
-    draining = asyncio.create_task(_drain(stopping, server, drain, settings))
+    grpc_server = await _serve_grpc(launch, execution, metrics, drain)
+    draining = asyncio.create_task(_drain(stopping, server, grpc_server, drain, settings))
     await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
     for task in (connecting, reporting, draining):
         task.cancel()
 
 
-async def _drain(stopping: asyncio.Event, server: ApiServer, drain: Drain, settings: Settings) -> None:
+async def _serve_grpc(launch: Launch, execution: Execution, metrics: Metrics, drain: Drain) -> GrpcServer | None:
+    if not launch.grpc_address:
+        return None
+    # Only now: who serves HTTP alone does without the library's memory.
+    from service.api.grpc.server import GrpcServer
+
+    grpc_server = GrpcServer(execution, launch.settings, metrics, drain)
+    await grpc_server.start(launch.grpc_address)
+    return grpc_server
+
+
+async def _drain(
+    stopping: asyncio.Event, server: ApiServer, grpc_server: GrpcServer | None, drain: Drain, settings: Settings
+) -> None:
     """Readiness drops at once; new requests are served a while longer, then refused; those in flight finish."""
     await stopping.wait()
     log.info("draining: readiness is down", extra={"requests": drain.num_in_flight})
     drain.is_draining = True
     await asyncio.sleep(settings.drain_seconds)
     drain.is_refusing = True
-    deadline = asyncio.get_running_loop().time() + max(settings.grace_seconds - settings.drain_seconds, 0)
+    seconds = max(settings.grace_seconds - settings.drain_seconds, 0)
+    deadline = asyncio.get_running_loop().time() + seconds
+    refusing = asyncio.create_task(grpc_server.refuse(seconds)) if grpc_server else None
     while drain.num_in_flight and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(POLL_SECONDS)
     log.info("drained", extra={"abandoned_requests": drain.num_in_flight})
+    if grpc_server and refusing:
+        await grpc_server.stop()
+        await refusing
     server.should_exit = True
 
 

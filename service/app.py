@@ -22,8 +22,15 @@ from service.api.entries import ENTRIES, Entry
 from service.api.envelope import Drain, Envelope
 from service.api.generation import Generate
 from service.api.health import health_router
-from service.api.hotpath import HotPath, hot_path
+from service.api.hotpath import HotPath, hot_path, open_path
 from service.api.language import Attention, Detokenize, NextToken, Score, Tokenize
+from service.api.open_inference import text_routes as open_texts
+from service.api.open_inference.entries import ENTRIES as OPEN_ENTRIES
+from service.api.open_inference.execution import Execution
+from service.api.open_inference.repository_routes import declined_router, repository_router
+from service.api.open_inference.router import TAG as OPEN_TAG
+from service.api.open_inference.router import open_inference_router
+from service.api.open_inference.routes import Infer
 from service.api.openai import COMPLETIONS, Completions
 from service.api.styles import Thumbnails, styles_router
 from service.api.stylization import Stylize
@@ -34,7 +41,15 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 
-def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain: Drain) -> ASGIApp:
+def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
+    """Build what HTTP and gRPC share; its tokenizers and threads are those of the whole process."""
+    threads = ThreadPoolExecutor(settings.decode_threads, "decode")
+    return Execution(client, settings, metrics, threads, Tokenizers(threads))
+
+
+def create_app(
+    settings: Settings, client: EngineClient, metrics: Metrics, drain: Drain, execution: Execution
+) -> ASGIApp:
     """Build the application."""
     app = FastAPI(
         title="Hotplate",
@@ -44,12 +59,9 @@ def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain
         redirect_slashes=False,  # a redirect would repeat the caller's Host header
         responses=ANY_PROBLEM,
     )
-    app.add_exception_handler(ServiceError, problems.on_service_error)
-    app.add_exception_handler(HTTPException, problems.on_http_exception)
-    app.add_exception_handler(RequestValidationError, problems.on_validation_error)
-    app.add_exception_handler(Exception, problems.on_unexpected)
-    threads = ThreadPoolExecutor(settings.decode_threads, "decode")
-    tokenizers = Tokenizers(settings.repository, threads)
+    _add_error_handlers(app)
+    tokenizers = execution.tokenizers
+    threads = tokenizers.threads
     handlers: dict[str, ASGIApp] = {
         "classify": Classify(client, settings, metrics, threads),
         "embed": Embed(client, settings, metrics, threads),
@@ -66,20 +78,49 @@ def create_app(settings: Settings, client: EngineClient, metrics: Metrics, drain
         _add_hot_route(app, hot_path(verb), handler, ENTRIES[verb])
     for path, handler in whole.items():
         _add_hot_route(app, path, handler, ENTRIES[path])
+    open_inference = _add_open_inference(app, execution, settings, drain)
     app.include_router(catalog_router(client))
-    app.include_router(styles_router(client, Thumbnails(settings.repository, threads)))
+    app.include_router(styles_router(client, Thumbnails(threads)))
     app.include_router(health_router(client, metrics, drain))
-    return Envelope(HotPath(app, handlers, whole), settings, metrics, drain)
+    return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain)
 
 
-def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, entry: Entry) -> None:
+def _add_open_inference(app: FastAPI, execution: Execution, settings: Settings, drain: Drain) -> dict[str, ASGIApp]:
+    """Route all of `/v2`; return the handlers of its hot routes."""
+    threads = execution.tokenizers.threads
+    handlers: dict[str, ASGIApp] = {
+        "infer": Infer(execution, settings, threads),
+        "generate": open_texts.Generate(execution, settings, threads),
+        "generate_stream": open_texts.GenerateStream(execution, settings, threads),
+    }
+    for verb, handler in handlers.items():
+        for is_named in (False, True):
+            _add_hot_route(app, open_path(verb, is_named=is_named), handler, OPEN_ENTRIES[verb], OPEN_TAG)
+    app.include_router(open_inference_router(execution, drain))
+    app.include_router(repository_router(execution, settings))
+    app.include_router(declined_router())
+    return handlers
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ServiceError, problems.on_service_error)
+    app.add_exception_handler(HTTPException, problems.on_http_exception)
+    app.add_exception_handler(RequestValidationError, problems.on_validation_error)
+    app.add_exception_handler(Exception, problems.on_unexpected)
+
+
+def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, entry: Entry, tag: str = "inference") -> None:
     """Route to a plain ASGI handler, and keep the entry in the OpenAPI document that FastAPI would make."""
 
     async def documented(model: str) -> Any: ...
 
+    async def documented_version(model: str, version: str) -> Any: ...
+
     async def documented_whole() -> Any: ...
 
     endpoint: Callable[..., Any] = documented if "{model}" in path else documented_whole
+    if "{version}" in path:
+        endpoint = documented_version
     endpoint.__name__ = path.rpartition("/")[2].replace("-", "_")
     endpoint.__doc__ = entry.description
     app.add_api_route(
@@ -91,7 +132,7 @@ def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, entry: Entry) -> N
         responses=entry.responses,
         openapi_extra=entry.request,
         summary=(handler.answer.__doc__ or "").strip() if hasattr(handler, "answer") else None,
-        tags=["inference"],
+        tags=[tag],
     )
     route = app.router.routes[-1]
     assert isinstance(route, APIRoute)

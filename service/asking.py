@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import typer
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
 
 
 def fail(message: str, status: int = 1) -> typer.Exit:
@@ -33,8 +36,10 @@ def reaching(address: str) -> Iterator[None]:
 def ask(method: str, address: str, **arguments: Any) -> Any:
     """The JSON that a service answers; end the program with a word where it is an error."""
     with reaching(address):
-        response = httpx.request(method, address, timeout=60, **arguments)
+        response = httpx.request(method, address, **{"timeout": 60} | arguments)
     if response.is_success:
+        if not response.content:
+            return None
         with contextlib.suppress(ValueError):
             return response.json()
     raise fail(f"{response.status_code} at {address}: {detail_of(response)}")
@@ -43,7 +48,8 @@ def ask(method: str, address: str, **arguments: Any) -> Any:
 def detail_of(response: httpx.Response) -> str:
     """What a service says of an error."""
     try:
-        return str(response.json()["detail"])
+        answer = response.json()
+        return str(answer["detail"] if "detail" in answer else answer["error"])
     except (ValueError, KeyError, TypeError):
         return f"the answer is not Hotplate's: {response.text[:200]!r}"
 

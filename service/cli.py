@@ -1,4 +1,4 @@
-"""The console script `hotplate`: serve · models · predict · complete · stylize · bench.
+"""The console script `hotplate`: serve · models · check · predict · complete · stylize · bench.
 
 It parses arguments and prints; what a command does is elsewhere. It imports little, so that `--help` answers at once.
 """
@@ -23,22 +23,18 @@ from rich.progress import Progress
 from rich.table import Table
 
 from service import __version__, completing, stylizing
-from service.asking import ask, fail, first_model, reaching
+from service.asking import DEFAULT_URL, Url, ask, fail, first_model, reaching
 from service.errors import StartupError
 from service.launch import MULTIPROC_VARIABLE
 from service.logs import configure_logging
+from service.model_commands import check, models_app
 from service.settings import Settings
 
 app = typer.Typer(
     help="Serve the networks that Hotplate trained, and ask them.", no_args_is_help=True, add_completion=False
 )
-models_app = typer.Typer(help="List the models of a running service, or show one's card.", invoke_without_command=True)
-app.add_typer(models_app, name="models")
 console = Console(markup=False)  # what a service says is shown as it is
 errors = Console(markup=False, stderr=True)
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
 
 
 def main() -> None:
@@ -89,13 +85,14 @@ def _options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
     parameters = []
     for name, field in Settings.model_fields.items():
         default = field.get_default()
-        help_text = f"{field.description} [default: {default if default != '' else 'empty'}]"
+        shown = os.pathsep.join(map(str, default)) if isinstance(default, tuple) else default
+        help_text = f"{field.description} [default: {shown if shown != '' else 'empty'}]"
         metavar = _METAVARS.get(field.annotation, "TEXT")
         option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False, metavar=metavar)
         if field.annotation is bool:
             option = typer.Option(f"--{name.replace('_', '-')}/--no-{name.replace('_', '-')}", help=help_text)
         # Text, for the settings object checks it and quotes what is wrong.
-        kind: Any = bool if field.annotation is bool else str
+        kind: Any = bool if field.annotation is bool else list[str] if name == "repository" else str
         annotation: Any = Annotated.__class_getitem__((kind | None, option))  # type: ignore[attr-defined]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -109,48 +106,8 @@ app.command("serve")(_options_from_settings(_serve))
 
 # --- models ---
 
-
-@models_app.callback()
-def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
-    context.obj = url.rstrip("/")
-    if context.invoked_subcommand is None:
-        list_models(context)
-
-
-@models_app.command("list")
-def list_models(context: typer.Context) -> None:
-    """List the models that a running service was asked to serve."""
-    table = Table("model", "version", "task", "state", "description")
-    for model in ask("GET", f"{context.obj}/v1/models")["data"]:
-        state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
-        table.add_row(model["id"], model["version"], model["task"] or "", state, model["description"] or "")
-    console.print(table)
-
-
-@models_app.command("show")
-def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help="name or name@version")]) -> None:
-    """Show the card of one model."""
-    card = ask("GET", f"{context.obj}/v1/models/{quote(model, safe='@')}")
-    manifest = card["manifest"]
-    table = Table(show_header=False)
-    table.add_row("model", f"{card['id']}@{card['version']} ({card['state']})")
-    table.add_row("description", manifest.get("description", ""))
-    for score in manifest.get("evaluation", []):
-        where = f"{score['dataset']}, {score['split']}, n={score['count']}"
-        table.add_row(score["metric"], f"{score['value']:.4f} ({where})")
-    training = manifest.get("training") or {}
-    if training:
-        table.add_row("parameters", f"{training['parameters']:,}")
-        table.add_row("trained", f"{training['seconds'] / 60:.0f} min on {training['device']}, seed {training['seed']}")
-    batching = card["batching"]
-    table.add_row("runs on", f"{card['device']} ({', '.join(card['execution_providers'])})")
-    table.add_row("instances x threads", f"{batching.get('instances')} x {batching.get('threads')}")
-    for size, seconds in batching.get("bucket_seconds", {}).items():
-        table.add_row(f"batch {size}", f"{seconds * 1e3:.2f} ms")
-    table.add_row("golden deviation", f"{card['golden']['max_abs_error']:.2g}")
-    for name, value in card["statistics"].items():
-        table.add_row(name.replace("_", " "), f"{value:g}")
-    console.print(table)
+app.add_typer(models_app, name="models")
+app.command("check")(check)
 
 
 # --- predict ---

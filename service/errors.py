@@ -143,6 +143,13 @@ class NonFiniteOutput(InferenceFailed):
     code = "non_finite_output"
 
 
+class Unsupported(ServiceError):
+    """A protocol has it, this service does not."""
+
+    status = 501
+    code = "unsupported"
+
+
 class Unavailable(ServiceError):
     """The service cannot take the request now, but will be able to later."""
 

@@ -25,19 +25,24 @@ class _Line(msgspec.Struct):
     settings: dict[str, Any]
     engine_socket: str
     listen_fd: int
+    grpc_address: str
 
 
 class Launch:
-    """The orders of one child: settings, the engine's socket and, for an API process, the listening socket."""
+    """The orders of one child: settings, the engine's socket and, for an API process, where it listens.
 
-    def __init__(self, settings: Settings, engine_socket: str, listen_fd: int = -1) -> None:
+    `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC.
+    """
+
+    def __init__(self, settings: Settings, engine_socket: str, listen_fd: int = -1, grpc_address: str = "") -> None:
         self.settings = settings
         self.engine_socket = engine_socket
         self.listen_fd = listen_fd
+        self.grpc_address = grpc_address
 
     def encode(self) -> bytes:
         """The launch as one JSON line."""
-        line = _Line(self.settings.model_dump(mode="json"), self.engine_socket, self.listen_fd)
+        line = _Line(self.settings.model_dump(mode="json"), self.engine_socket, self.listen_fd, self.grpc_address)
         return msgspec.json.encode(line) + b"\n"
 
 
@@ -47,7 +52,7 @@ def read_launch() -> Launch:
     while (byte := os.read(_STDIN, 1)) not in (b"\n", b""):
         line += byte
     fields = msgspec.json.decode(bytes(line), type=_Line)
-    return Launch(Settings(**fields.settings), fields.engine_socket, fields.listen_fd)
+    return Launch(Settings(**fields.settings), fields.engine_socket, fields.listen_fd, fields.grpc_address)
 
 
 def end_with_parent() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from service.engine.graph_statistics import GraphRecord
 from service.launch import MULTIPROC_VARIABLE
 
 SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -22,7 +23,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 GRAPH_LABELS = ("model", "version", "graph")
 VERSION_LABELS = ("model", "version")
-MODEL_STATES = ("loading", "ready", "failed")
+MODEL_STATES = ("loading", "ready", "unloading", "unavailable", "failed")
 _MEMORY_INTERVAL_SECONDS = 5.0
 
 
@@ -63,6 +64,9 @@ class Metrics:
         self.queue_depth = self._gauge("queue_depth", "Rows waiting.", *GRAPH_LABELS)
         self.model_state = self._gauge(
             "model_state", "1 for the state that a model version is in, else 0.", "model", "version", "state"
+        )
+        self.load_failures = self._counter(
+            "load_failures", "Times that a model version was rejected when it was loaded.", *VERSION_LABELS
         )
 
     def _declare_language(self) -> None:
@@ -133,6 +137,7 @@ class GraphMetrics:
         self._batch_size = metrics.batch_size.labels(*labels)
         self._failures: dict[str, Counter] = {}
         self._bind_failure: Callable[[str], Counter] = partial(metrics.failures.labels, *labels)
+        self.record = GraphRecord()
         self.num_batches = 0
         self.num_rows = 0
         self.num_failures = 0

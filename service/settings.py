@@ -5,18 +5,27 @@ It reads the environment (prefix `HOTPLATE_`); the command line overrides it (`c
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import annotated_types
-from pydantic import AllowInfNan, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AllowInfNan, BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SHIPPED_REPOSITORY = Path(__file__).resolve().parent.parent / "models" / "repository"
 
 Positive = Annotated[float, annotated_types.Gt(0), AllowInfNan(False)]
 NotNegative = Annotated[float, annotated_types.Ge(0), AllowInfNan(False)]
 Count = Annotated[int, annotated_types.Ge(1)]
+Port = Annotated[int, annotated_types.Interval(ge=0, le=65535)]
+
+
+def _paths(value: object) -> object:
+    """Take a path, several joined as in PATH, or a list of them."""
+    if isinstance(value, str):
+        return tuple(part for part in value.split(os.pathsep) if part)
+    return (value,) if isinstance(value, Path) else value
 
 
 class Settings(BaseSettings):
@@ -25,16 +34,30 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HOTPLATE_", frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Annotated[int, annotated_types.Interval(ge=0, le=65535)] = Field(
-        8000, description="TCP port to listen on; 0 takes a free one."
+    port: Port = Field(8000, description="TCP port to listen on; 0 takes a free one.")
+    grpc_port: Port | Literal["off"] = Field(
+        8001, description="TCP port for gRPC, on the same address; 0 takes a free one, `off` serves HTTP alone."
     )
     workers: Count = Field(1, description="API processes in front of the engine.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto",
         description="Where networks run: `auto`, `cpu`, `cuda` or `cuda:1`. CUDA that cannot be had is an error.",
     )
-    repository: Path = Field(SHIPPED_REPOSITORY, description="Folder of models: `<model>/<version>/manifest.json`.")
-    models: str = Field("", description="Comma-separated names of the models to serve; empty serves all.")
+    repository: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
+        (SHIPPED_REPOSITORY,),
+        description="Folder of models, `<model>/<version>/manifest.json` or `model.onnx`; may be repeated. "
+        "Of a model that lies in several, the first is taken.",
+    )
+    models: str = Field(
+        "",
+        description="Comma-separated names of the models to serve; empty serves all, or none where models are loaded "
+        "on request.",
+    )
+    model_control: Literal["none", "explicit", "poll"] = Field(
+        "none",
+        description="Whether models change while the service runs: `none`; `explicit`, on request; `poll`, whenever "
+        "their files change.",
+    )
 
     max_batch_size: Annotated[int, annotated_types.Ge(0)] = Field(
         0, description="Upper bound on every model's batch; 0 leaves it to the manifests."
@@ -86,6 +109,11 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     access_log: bool = Field(False, description="Log every request, not only those that failed with 5xx.")
+
+    @property
+    def repositories(self) -> tuple[Path, ...]:
+        """The folders of models."""
+        return self.repository
 
     @property
     def wanted_models(self) -> tuple[str, ...]:

@@ -6,11 +6,13 @@ It is the parent of all and serves nothing itself. First SIGTERM or SIGINT: drai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, multiprocess
@@ -63,7 +65,9 @@ class Child:
 class Supervisor:
     """The parent of one engine process and the API processes in front of it."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, metrics: Metrics, run_folder: Path) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, grpc_address: str, metrics: Metrics, run_folder: Path
+    ) -> None:
         engine_socket = str(run_folder / "engine.sock")
         fd = listener.fileno()
         self._settings = settings
@@ -71,7 +75,7 @@ class Supervisor:
         self._engine = Child("engine", "service.engine.worker", Launch(settings, engine_socket))
         self._engine_socket = Path(engine_socket)
         self._apis = [
-            Child("api", "service.api_process", Launch(settings, engine_socket, fd), (fd,))
+            Child("api", "service.api_process", Launch(settings, engine_socket, fd, grpc_address), (fd,))
             for _ in range(settings.workers)
         ]
         self._is_stopping = False
@@ -162,17 +166,43 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(f"Cannot listen on {host}:{port}: {reason}.") from error
 
 
+@contextlib.contextmanager
+def reserve(host: str, port: int) -> Iterator[str]:
+    """Keep a port for servers that listen on it themselves, each with SO_REUSEPORT; yield it as `host:port`.
+
+    Raises: StartupError where somebody has it.
+    """
+    with listen(host, port) as probe:  # alone on its port: what SO_REUSEPORT does not ask for
+        family, (address, port) = probe.family, probe.getsockname()[:2]
+    with socket.socket(family) as holder:  # bound, never listening: connections go to the servers alone
+        # Not SO_REUSEADDR: with it, others could take the port for as long as no server listens.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        try:
+            holder.bind((address, port))
+        except OSError as error:
+            raise StartupError(f"Cannot listen on {address}:{port}: {error.strerror}.") from error
+        yield _shown(address, port)
+
+
+def _shown(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def serve(settings: Settings, run_folder: Path) -> None:
     """Run the service until it is told to stop; sockets and metrics live in the private `run_folder`.
 
     Raises: StartupError.
     """
-    with listen(settings.host, settings.port) as listener:
-        host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        log.info("listening on http://%s:%d", shown, port)
-        asyncio.run(_run(settings, listener, run_folder))
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(listen(settings.host, settings.port))
+        grpc_address = ""
+        if settings.grpc_port != "off":
+            grpc_address = stack.enter_context(reserve(settings.host, settings.grpc_port))
+        log.info("listening on http://%s", _shown(*listener.getsockname()[:2]))
+        if grpc_address:
+            log.info("listening on grpc://%s", grpc_address)
+        asyncio.run(_run(settings, listener, grpc_address, run_folder))
 
 
-async def _run(settings: Settings, listener: socket.socket, run_folder: Path) -> None:
-    await Supervisor(settings, listener, Metrics(CollectorRegistry()), run_folder).run()
+async def _run(settings: Settings, listener: socket.socket, grpc_address: str, run_folder: Path) -> None:
+    await Supervisor(settings, listener, grpc_address, Metrics(CollectorRegistry()), run_folder).run()

@@ -23,9 +23,10 @@ class RunningService:
     """One `hotplate serve` with all its processes."""
 
     def __init__(self, repository: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "service", "serve", "--port", "0", "--repository", str(repository)]
+        command = [sys.executable, "-m", "service", "serve", "--repository", str(repository)]
+        ports = ["--port", "0", "--grpc-port", "0"]
         self.process = subprocess.Popen(
-            [*command, "--log-format", "json", "--device", "cpu", "--drain-seconds", "0", *options],
+            [*command, *ports, "--log-format", "json", "--device", "cpu", "--drain-seconds", "0", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -56,8 +57,16 @@ class RunningService:
     @property
     def url(self) -> str:
         """Where the service listens."""
-        records = until(lambda: [r for r in self.records if r["message"].startswith("listening on ")], self.describe)
-        return str(records[0]["message"].removeprefix("listening on "))
+        return self._told("listening on http://", "http://")
+
+    @property
+    def grpc_address(self) -> str:
+        """Where the service listens for gRPC, as `host:port`."""
+        return self._told("listening on grpc://")
+
+    def _told(self, beginning: str, kept: str = "") -> str:
+        records = until(lambda: [r for r in self.records if r["message"].startswith(beginning)], self.describe)
+        return kept + str(records[0]["message"].removeprefix(beginning))
 
     def wait_until_ready(self) -> Self:
         """Wait until every model is served."""

@@ -53,15 +53,15 @@ class JsonPictures(msgspec.Struct, forbid_unknown_fields=True):
 JsonDecoder = msgspec.json.Decoder[JsonPictures]
 
 
-async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Read the whole body.
+async def read_body(scope: Scope, receive: Receive, max_bytes: int, *, may_be_coded: bool = False) -> bytes:
+    """Read the whole body; one with a content coding is refused, or given as it came where the caller decodes it.
 
     Raises: PayloadTooLarge, as soon as it is known; UnsupportedMedia for a content coding; Cancelled.
     """
     for name, value in scope["headers"]:
         if name == b"content-length" and (len(value) > 18 or int(value) > max_bytes):
             raise PayloadTooLarge(f"The body has {value.decode()[:24]} bytes; at most {max_bytes} are accepted.")
-        if name == b"content-encoding" and value.strip().lower() != b"identity":
+        if name == b"content-encoding" and value.strip().lower() != b"identity" and not may_be_coded:
             raise UnsupportedMedia("The body must come without a Content-Encoding.")
     message = await receive()
     if not message.get("more_body") and message["type"] == "http.request":

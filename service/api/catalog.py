@@ -50,6 +50,7 @@ class ModelCard(BaseModel):
     batching: dict[str, Any]
     golden: dict[str, float]
     load_seconds: float
+    config: dict[str, Any]
     statistics: dict[str, float]
     manifest: dict[str, Any]
 
@@ -82,6 +83,7 @@ def _card(status: ModelStatus) -> ModelCard:
         },
         golden={"max_abs_error": status.golden_error},
         load_seconds=status.load_seconds,
+        config=msgspec.to_builtins(status.config),
         statistics=status.statistics,
         manifest=msgspec.to_builtins(status.manifest),
     )

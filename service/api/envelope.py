@@ -10,10 +10,10 @@ import logging
 import re
 import secrets
 from time import perf_counter
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Send
 
+from service.api.accounts import Accounts
 from service.api.exchange import Exchange, Scope, open_exchange
 from service.api.problems import error_response, unexpected_response
 from service.errors import ServiceError, ShuttingDown
@@ -23,7 +23,7 @@ from service.settings import Settings
 log = logging.getLogger("service.access")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics")
+_ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 
 
 class Drain:
@@ -41,13 +41,10 @@ class Envelope:
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, drain: Drain) -> None:
         self._app = app
         self._logs_all = settings.access_log
-        self._metrics = metrics
+        self._accounts = Accounts(metrics)
         self._drain = drain
         self._id_prefix = secrets.token_hex(6)
         self._ids = itertools.count(1)
-        self._counters: dict[tuple[str, str, int], Any] = {}
-        self._histograms: dict[tuple[str, str], Any] = {}
-        self._bytes: dict[str, tuple[Any, Any]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
@@ -67,7 +64,7 @@ class Envelope:
             await send(message)
 
         self._drain.num_in_flight += 1
-        self._metrics.requests_in_flight.inc()
+        self._accounts.enter()
         try:
             await self._serve(scope, receive, reply)
         except Exception:
@@ -76,7 +73,6 @@ class Envelope:
                 await unexpected_response(scope["path"])(scope, receive, reply)
         finally:
             self._drain.num_in_flight -= 1
-            self._metrics.requests_in_flight.dec()
             self._note(scope, exchange, status or 499, sent_bytes)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -113,19 +109,8 @@ class Envelope:
         return headers
 
     def _note(self, scope: Scope, exchange: Exchange, status: int, sent_bytes: int) -> None:
-        seconds = perf_counter() - exchange.started_at
         route = getattr(scope.get("route"), "path", "unmatched")
-        key = (route, exchange.model, status)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = self._metrics.requests.labels(route, exchange.model, str(status))
-            self._histograms[key[:2]] = self._metrics.request_seconds.labels(route, exchange.model)
-            self._bytes[route] = (self._metrics.request_bytes.labels(route), self._metrics.response_bytes.labels(route))
-        counter.inc()
-        self._histograms[key[:2]].observe(seconds)
-        received, sent = self._bytes[route]
-        received.inc(exchange.request_bytes)
-        sent.inc(sent_bytes)
+        seconds = self._accounts.leave(route, str(status), exchange, sent_bytes)
         if self._logs_all or (status >= 500 and route not in _ALWAYS_ANSWERED):
             log.log(
                 logging.WARNING if status >= 500 else logging.INFO,

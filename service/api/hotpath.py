@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Send
 from service.api.exchange import Scope
 
 PREFIX = "/v1/models/"
+OPEN_PREFIX = "/v2/models/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,25 @@ class HotRoute:
 
 
 class HotPath:
-    """Dispatches `POST /v1/models/{model}/{verb}` and some whole paths itself; the rest goes to the application."""
+    """Dispatches `POST /v1/models/{model}/{verb}` and some whole paths itself; the rest goes to the application.
 
-    def __init__(self, app: ASGIApp, handlers: dict[str, ASGIApp], whole: dict[str, ASGIApp]) -> None:
+    So it does `POST /v2/models/{model}[/versions/{version}]/{verb}` with the handlers in `open_inference`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        handlers: dict[str, ASGIApp],
+        whole: dict[str, ASGIApp],
+        open_inference: dict[str, ASGIApp] | None = None,
+    ) -> None:
         self._app = app
         self._routes = {verb: HotRoute(hot_path(verb), handler) for verb, handler in handlers.items()}
+        self._open = {
+            (verb, is_named): HotRoute(open_path(verb, is_named=is_named), handler)
+            for verb, handler in (open_inference or {}).items()
+            for is_named in (False, True)
+        }
         self._whole = {path: HotRoute(path, handler) for path, handler in whole.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,6 +57,15 @@ class HotPath:
                 scope["path_params"] = {"model": model}
                 await route.handler(scope, receive, send)
                 return
+        elif path.startswith(OPEN_PREFIX) and scope["method"] == "POST":
+            parts = path[len(OPEN_PREFIX) :].split("/")
+            is_named = len(parts) == 4 and parts[1] == "versions" and bool(parts[2])
+            route = self._open.get((parts[-1], is_named)) if is_named or len(parts) == 2 else None
+            if route is not None and parts[0]:
+                scope["route"] = route
+                scope["path_params"] = {"model": parts[0], "version": parts[2] if is_named else None}
+                await route.handler(scope, receive, send)
+                return
         elif (route := self._whole.get(path)) is not None and scope["method"] == "POST":
             scope["route"] = route
             await route.handler(scope, receive, send)
@@ -52,3 +76,8 @@ class HotPath:
 def hot_path(verb: str) -> str:
     """The template of an inference route's path."""
     return f"{PREFIX}{{model}}/{verb}"
+
+
+def open_path(verb: str, *, is_named: bool) -> str:
+    """The template of a route's path in the Open Inference Protocol, with or without a version that is named."""
+    return f"{OPEN_PREFIX}{{model}}{'/versions/{version}' if is_named else ''}/{verb}"

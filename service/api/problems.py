@@ -1,6 +1,7 @@
-"""Renders errors: the only place where an exception becomes an answer. RFC 9457, or OpenAI's object on its routes.
+"""Renders errors: the only place where an exception becomes an answer.
 
-It never repeats a library's text nor the rejected input as such: messages come from our own errors.
+RFC 9457, or on the routes of OpenAI and of the Open Inference Protocol the form that those have. It never repeats a
+library's text nor the rejected input as such: messages come from our own errors.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.api.open_inference.faults import fault_of
 from service.errors import InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
 
 MEDIA_TYPE = "application/problem+json"
 # Also the routes of OpenAI that this service does not have: their callers read errors in that form.
 _OPENAI_PATHS = ("/v1/completions", "/v1/chat/", "/v1/embeddings", "/v1/responses")
+OPEN_INFERENCE_PATH = "/v2"
 
 
 def problem_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
@@ -57,10 +60,18 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
     }
 
 
+def open_inference_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
+    """The answer that tells a caller of the Open Inference Protocol of an error."""
+    status = fault_of(error).http_status
+    return _response({"error": error.message}, error, status, headers, "application/json")
+
+
 def error_response(path: str, error: ServiceError, headers: dict[str, str] | None = None) -> Response:
     """The answer that tells of an error in the form that the path's callers read."""
     if path.startswith(_OPENAI_PATHS):
         return openai_response(error, headers)
+    if path == OPEN_INFERENCE_PATH or path.startswith(f"{OPEN_INFERENCE_PATH}/"):
+        return open_inference_response(error, headers)
     return problem_response(error, headers)
 
 
@@ -92,11 +103,11 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     return error_response(path, NotFound(f"There is no {path!r}; /docs lists what there is."), headers)
 
 
-async def on_validation_error(_request: Request, error: Exception) -> Response:
+async def on_validation_error(request: Request, error: Exception) -> Response:
     """Name the fields that do not fit; never their values, which may not even be printable."""
     assert isinstance(error, RequestValidationError)
     places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
-    return problem_response(InvalidParameter(f"These do not fit: {', '.join(places)}."))
+    return error_response(request.scope["path"], InvalidParameter(f"These do not fit: {', '.join(places)}."))
 
 
 async def on_unexpected(request: Request, _error: Exception) -> Response:

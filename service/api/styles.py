@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter
@@ -37,8 +36,7 @@ class Styles(BaseModel):
 class Thumbnails:
     """Finds the styles of a model version."""
 
-    def __init__(self, repository: Path, threads: ThreadPoolExecutor) -> None:
-        self._repository = repository
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
         self._threads = threads
         self._known: WeakKeyDictionary[ReadyModel, Styles] = WeakKeyDictionary()
 
@@ -54,11 +52,10 @@ class Thumbnails:
         return styles
 
     def _read(self, model: ReadyModel) -> Styles:
-        folder = self._repository / model.name / model.version
         styles = []
         for style in stylization_of(model).styles:
             try:
-                content = (folder / style.thumbnail).read_bytes()
+                content = (model.folder / style.thumbnail).read_bytes()
                 media_type = f"image/{sniff(content).lower()}"
             except (OSError, ImageError) as error:
                 raise ModelNotReady(

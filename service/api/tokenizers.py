@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from models.manifest import Language
@@ -23,8 +22,7 @@ INLINE_CHARACTERS = 4096
 class Tokenizers:
     """Finds the tokenizer of a model version."""
 
-    def __init__(self, repository: Path, threads: ThreadPoolExecutor) -> None:
-        self._repository = repository
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
         self.threads = threads
         self._known: WeakKeyDictionary[ReadyModel, Tokenizer] = WeakKeyDictionary()
 
@@ -43,7 +41,7 @@ class Tokenizers:
     def _read(self, model: ReadyModel) -> Tokenizer:
         which = f"{TOKENIZER_FILE} of {model.name}@{model.version}"
         try:
-            tokenizer = Tokenizer((self._repository / model.name / model.version / TOKENIZER_FILE).read_bytes())
+            tokenizer = Tokenizer((model.folder / TOKENIZER_FILE).read_bytes())
         except OSError as error:
             raise ModelNotReady(f"{which} cannot be read.", retry_after_seconds=1) from error
         except TokenizerError as error:

@@ -156,7 +156,15 @@ class Batcher:
         if not self._overflow and self._filling.num_rows < self._limits.max_batch_size:
             self._filling.place(request)
         if request.placed_rows < request.num_rows:
-            self._overflow.append(request)
+            self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
+        """Queue a request behind those of its priority; whose rows have begun to leave is never overtaken."""
+        place = len(self._overflow)
+        rank = scheduling.rank(request.priority)
+        while place and not (ahead := self._overflow[place - 1]).placed_rows and scheduling.rank(ahead.priority) > rank:
+            place -= 1
+        self._overflow.insert(place, request)
 
     def _refill(self) -> None:
         while self._overflow and self._filling.num_rows < self._limits.max_batch_size:
@@ -199,19 +207,23 @@ class Batcher:
             if span.request.placed_rows == span.request.num_rows:
                 self._waiting.pop(span.request, None)
             if span.first == 0:
+                span.request.left_at = now
                 self._metrics.queue_seconds.observe(now - span.request.arrival)
         self._refill()
         turn = self._pool.idle.popleft()
-        self._instances[turn].start(batch, lambda batch, outcome: self._complete(turn, batch, outcome))
+        self._instances[turn].start(batch, lambda batch, outcome: self._complete(turn, batch, outcome, now))
 
     def _new_buffer(self) -> BatchBuffer:
         self._num_buffers += 1
         return BatchBuffer(self._inputs, self._limits.max_batch_size)
 
-    def _complete(self, turn: int, batch: BatchBuffer, outcome: BatchOutcome) -> None:
+    def _complete(self, turn: int, batch: BatchBuffer, outcome: BatchOutcome, left_at: float) -> None:
         expected = self._cost.seconds(batch.num_rows)
         self._pool.drift = scheduling.drifted(self._pool.drift, expected, outcome.compute_seconds)
         self._metrics.observe_batch(batch.num_rows, outcome.compute_seconds)
+        ended_at = outcome.started_at + outcome.compute_seconds
+        moments = (left_at, outcome.started_at, ended_at, self._scheduler.time())
+        self._metrics.record.computed(batch.num_rows, moments)
         self.computing_rows -= batch.num_rows
         spans = batch.spans
         size = batch.num_rows
@@ -222,6 +234,8 @@ class Batcher:
             request = span.request
             if request.is_settled:
                 continue
+            request.started_at = min(request.started_at, outcome.started_at)
+            request.ended_at = max(request.ended_at, ended_at)
             error = outcome.error_in(span.start, span.count)
             if error is not None:
                 self._drop(request, error)
@@ -247,10 +261,14 @@ class Batcher:
     def _settle(self, request: Request, outcome: ServiceError | Receipt) -> None:
         request.is_settled = True
         request.payload = b""
+        now = self._scheduler.time()
         if isinstance(outcome, ServiceError):
             self._metrics.count_failure(outcome.code)
+            self._metrics.record.failed(now - request.arrival)
         else:
             self._metrics.rows.inc(request.num_rows)
+            moments = (request.arrival, request.left_at, request.started_at, request.ended_at, now)
+            self._metrics.record.answered(request.num_rows, moments)
         request.on_done(request, outcome)
 
     def _arm(self, now: float, wait_seconds: float | None) -> None:

@@ -6,6 +6,7 @@ batch leaves nor what computes it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,10 +16,10 @@ from numpy.typing import NDArray
 
 from models.manifest import TensorSpec
 from service.engine.rows import RowShapes
+from service.engine.strings import Payload, take_apart
 from service.errors import ServiceError
 
 Arrays = dict[str, NDArray[Any]]
-Payload = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,10 @@ class Receipt:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Rows that one caller wants computed, where they stand, and whom to tell."""
+    """Rows that one caller wants computed, where they stand, and whom to tell.
+
+    `left_at` is when its first rows left the queue; its batches began at `started_at` and were done at `ended_at`.
+    """
 
     num_rows: int
     payload: Payload
@@ -41,9 +45,13 @@ class Request:
     deadline: float
     on_done: Callable[[Request, ServiceError | Receipt], None]
     row_shapes: RowShapes = ()
+    priority: int = 0
     placed_rows: int = 0
     done_rows: int = 0
     is_settled: bool = False
+    left_at: float = 0.0
+    started_at: float = math.inf
+    ended_at: float = 0.0
     parts: list[tuple[int, Arrays]] = field(default_factory=list)
 
     def joined(self) -> Arrays:
@@ -70,7 +78,11 @@ class BatchBuffer:
     def __init__(self, inputs: Sequence[TensorSpec], max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
         self.arrays: Arrays = {s.name: np.zeros((max_batch_size, *s.row_shape), s.dtype) for s in inputs}
-        self._flat = [(a.reshape(-1).view(np.uint8).data, a.nbytes // max_batch_size) for a in self.arrays.values()]
+        self._specs = inputs
+        # Texts have no place of a fixed size: a batch of them is one request's.
+        self._has_strings = any(spec.datatype == "BYTES" for spec in inputs)
+        fixed = [array for array in self.arrays.values() if not array.dtype.hasobject]
+        self._flat = [(a.reshape(-1).view(np.uint8).data, a.nbytes // max_batch_size) for a in fixed]
         self.spans: list[Span] = []
         self.num_rows = 0
 
@@ -83,11 +95,14 @@ class BatchBuffer:
         """Write as many unplaced rows of the request as there is room for."""
         count = min(request.num_rows - request.placed_rows, self.max_batch_size - self.num_rows)
         first, offset = request.placed_rows, 0
-        for target, row_bytes in self._flat:
-            source = offset + first * row_bytes
-            to = self.num_rows * row_bytes
-            target[to : to + count * row_bytes] = request.payload[source : source + count * row_bytes]
-            offset += request.num_rows * row_bytes
+        if self._has_strings:
+            self.arrays = take_apart(self._specs, request.num_rows, request.payload)
+        else:
+            for target, row_bytes in self._flat:
+                source = offset + first * row_bytes
+                to = self.num_rows * row_bytes
+                target[to : to + count * row_bytes] = request.payload[source : source + count * row_bytes]
+                offset += request.num_rows * row_bytes
         self.spans.append(Span(request, first, self.num_rows, count))
         self.num_rows += count
         request.placed_rows += count
@@ -102,7 +117,7 @@ class BatchBuffer:
 
     def _close_gap(self, span: Span) -> None:
         end = span.start + span.count
-        for target, row_bytes in self._flat:
+        for target, row_bytes in self._flat if not self._has_strings else ():
             tail = bytes(target[end * row_bytes : self.num_rows * row_bytes])
             target[span.start * row_bytes : span.start * row_bytes + len(tail)] = tail
         self.spans.remove(span)

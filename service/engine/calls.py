@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from models.manifest import Manifest
 from models.strict import build
 from service.engine.batches import Arrays, Receipt
 from service.engine.messages import Infer, Message, ModelStatus, Result, frame
+from service.engine.strings import unpack
 from service.errors import ServiceError
 
 
@@ -29,6 +31,11 @@ class ReadyModel:
         self.manifest = build(Manifest, status.manifest)
         self.name = status.name
         self.version = status.version
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return Path(self.status.repository) / self.name / self.version
 
 
 class Outstanding(ABC):
@@ -89,12 +96,19 @@ class Call(asyncio.Future[tuple[Arrays, Receipt]], Outstanding):
 
 
 def _arrays(result: Result, payload: memoryview) -> Arrays:
+    """The tensors of a payload; of BYTES, as arrays of bytes objects."""
     arrays: dict[str, NDArray[Any]] = {}
     offset = 0
     for name, dtype, shape in result.outputs:
         count = 1
         for size in shape:
             count *= size
+        if dtype == "|O":
+            items, offset = unpack(payload, count, offset)
+            texts = np.empty(count, object)
+            texts[:] = items
+            arrays[name] = texts.reshape(shape)
+            continue
         arrays[name] = np.frombuffer(payload, dtype, count, offset).reshape(shape)
         offset += arrays[name].nbytes
     return arrays

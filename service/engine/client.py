@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from collections.abc import Sequence
-from typing import cast
 
 from service.coalescing import CoalescingTransport
 from service.engine.calls import Call, Outstanding, ReadyModel
+from service.engine.connection import Connection
 from service.engine.generation import Generation, Token
+from service.engine.known_models import KnownModels
 from service.engine.messages import (
     Cancel,
+    Control,
     Describe,
     Description,
     Failure,
-    FrameReader,
     Infer,
     Message,
     ModelStatus,
+    Released,
     Sampled,
     Sampling,
     frame,
 )
-from service.errors import (
-    BY_CODE,
-    Cancelled,
-    DeadlineExceeded,
-    EngineUnavailable,
-    ModelNotReady,
-    ServiceError,
-    UnknownModel,
-)
+from service.engine.questions import Questions
+from service.errors import BY_CODE, Cancelled, DeadlineExceeded, EngineUnavailable, ModelNotReady, ServiceError
 from service.settings import Settings
 
 __all__ = ["Call", "EngineClient", "Generation", "ReadyModel"]
@@ -56,14 +52,11 @@ class EngineClient:
         self._loop = asyncio.get_running_loop()
         self._transport: CoalescingTransport | None = None
         self._calls: dict[int, Outstanding] = {}
-        self._descriptions: dict[int, asyncio.Future[tuple[ModelStatus, ...]]] = {}
+        self._questions = Questions()
         self._last_id = 0
-        self._models: dict[tuple[str, str], ReadyModel] = {}
-        self._newest: dict[str, ReadyModel] = {}
+        self._models = KnownModels()
         self._closed = False
         self._lost = asyncio.Event()
-        self.statuses: tuple[ModelStatus, ...] = ()
-        self.is_settled = False
 
     # --- connection ---
 
@@ -71,7 +64,7 @@ class EngineClient:
         """Stay connected to the engine, for ever; an engine that died is sought until it is back."""
         while not self._closed:
             try:
-                await self._loop.create_unix_connection(lambda: _Connection(self), self._socket_path)
+                await self._loop.create_unix_connection(lambda: Connection(self), self._socket_path)
             except OSError:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
@@ -91,11 +84,9 @@ class EngineClient:
     def disconnected(self) -> None:
         """Keep the calls that may be sent once more, fail the others."""
         self._transport = None
-        self.is_settled = False
+        self._models.is_settled = False
         self._lost.set()
-        for waiter in self._descriptions.values():
-            waiter.cancel()
-        self._descriptions.clear()
+        self._questions.fail(EngineUnavailable("The engine was lost meanwhile.", retry_after_seconds=1))
         for call in list(self._calls.values()):
             if isinstance(call, Generation) and call.is_complete:
                 self._forget(call)
@@ -123,50 +114,75 @@ class EngineClient:
     # --- models ---
 
     @property
+    def statuses(self) -> tuple[ModelStatus, ...]:
+        """Every version that the engine knows, without live statistics."""
+        return self._models.statuses
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the engine has tried to load all that it was started with."""
+        return self._models.is_settled
+
+    @property
     def unready(self) -> list[str]:
         """The wanted models without a ready version; all of them while the engine is away."""
-        ready = self._newest if self.is_connected else {}
-        return sorted({status.name for status in self.statuses} - set(ready))
+        return sorted(self._models.wanted - (self._models.served if self.is_connected else set()))
 
     @property
     def is_ready(self) -> bool:
         """Whether every wanted model can be served now."""
-        return self.is_connected and self.is_settled and bool(self.statuses) and not self.unready
+        return self.is_connected and self.is_settled and not self.unready
 
     def resolve(self, reference: str) -> ReadyModel:
         """Find the model `name` (its newest ready version) or `name@version`.
 
+        Whoever holds it keeps its version loaded.
+
         Raises: UnknownModel, ModelNotReady.
         """
-        name, at, version = reference.partition("@")
-        model = self._models.get((name, version)) if at else self._newest.get(name)
-        if model is not None:
-            return model
-        versions = {status.version: status for status in self.statuses if status.name == name}
-        if not versions:
-            if not self.is_settled:
-                raise ModelNotReady("The engine is starting; its models are not known yet.", retry_after_seconds=1)
-            known = ", ".join(sorted({status.name for status in self.statuses}))
-            raise UnknownModel(f"There is no model {name!r}; there are: {known}.")
-        if at and version not in versions:
-            raise UnknownModel(f"{name!r} has no version {version!r}; it has: {', '.join(sorted(versions))}.")
-        status = versions[version] if at else next(iter(versions.values()))
-        reason = f" ({status.reason})" if status.reason else ""
-        raise ModelNotReady(f"{name}@{status.version} is {status.state}{reason}", retry_after_seconds=1)
+        return self._models.resolve(reference)
+
+    async def load(self, name: str, config: str = "") -> None:
+        """Load a model, or load it again; `config` is JSON with members as in `config.toml`, in place of the file.
+
+        Returns once the versions that its policy names are ready.
+
+        Raises: UnknownModel, InvalidParameter, ModelNotReady saying which versions failed (what was served before still
+        is), Unavailable where models are not controlled by callers, EngineUnavailable.
+        """
+        await self._ask(Control(self._next_id(), "load", name, config))
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer; returns when its last request is answered and its memory is free.
+
+        Raises: UnknownModel, Unavailable where models are not controlled by callers, EngineUnavailable.
+        """
+        await self._ask(Control(self._next_id(), "unload", name))
+
+    async def refresh(self) -> None:
+        """Look at the repositories again, so that `statuses` holds what is there now.
+
+        Raises: EngineUnavailable.
+        """
+        await self._ask(Control(self._next_id(), "index"))
 
     async def describe(self) -> tuple[ModelStatus, ...]:
         """Every model with its live statistics; the last known ones while the engine is away."""
         if self._transport is None:
             return self.statuses
-        self._last_id += 1
-        waiter = self._descriptions[self._last_id] = self._loop.create_future()
-        self._transport.write(frame(Describe(self._last_id)))
         try:
-            return await asyncio.wait_for(waiter, timeout=1.0)
-        except (TimeoutError, asyncio.CancelledError):
+            return await asyncio.wait_for(self._ask(Describe(self._next_id())), timeout=1.0)
+        except (TimeoutError, EngineUnavailable):
             return self.statuses
-        finally:
-            self._descriptions.pop(self._last_id, None)
+
+    async def _ask(self, question: Control | Describe) -> tuple[ModelStatus, ...]:
+        """Ask what is answered with a description; raise the error that comes instead."""
+        self._tell(question)
+        return await self._questions.answer_to(question.id)
+
+    def _tell(self, message: Message) -> None:
+        if self._transport is not None:
+            self._transport.write(frame(message))
 
     # --- inference ---
 
@@ -180,15 +196,17 @@ class EngineClient:
         timeout_seconds: float,
         *,
         row_shapes: tuple[tuple[int, ...], ...] = (),
+        priority: int = 0,
     ) -> Call:
         """Compute some outputs of a graph for rows of raw tensors, inputs in the graph's order.
 
-        `row_shapes`: the shape of one row of each input, where the manifest leaves a size open.
+        `row_shapes`: the shape of one row of each input, where the manifest leaves a size open; of a graph that is not
+        batched, whose `num_rows` is 1, the whole shapes. `priority`: 1 is served first, 0 is the usual one.
 
         Raises: EngineUnavailable at once while the engine is away; the rest comes through the awaited call.
         """
         id_ = self._next_id()
-        infer = Infer(id_, model.name, model.version, graph, num_rows, outputs, timeout_seconds, row_shapes)
+        infer = Infer(id_, model.name, model.version, graph, num_rows, outputs, timeout_seconds, row_shapes, priority)
         call = Call(infer, payload, self._loop.time() + timeout_seconds)
         self._send(call, timeout_seconds)
         return call
@@ -261,31 +279,25 @@ class EngineClient:
                     generation.push(Token(token, logprob, top))
         elif isinstance(message, Description):
             self._learn(message)
-        elif (call := self._calls.get(message.id)) is not None:
+        elif not isinstance(message, Released) and (call := self._calls.get(message.id)) is not None:
             if isinstance(message, Failure):
-                kind = BY_CODE.get(message.code, ServiceError)
-                self._settle(call, kind(message.message, retry_after_seconds=message.retry_after_seconds))
+                self._settle(call, _error(message))
             elif call.receive(message, payload):
                 self._forget(call)
+        elif isinstance(message, Failure):
+            self._questions.fail(_error(message), message.id)
 
     def _learn(self, description: Description) -> None:
-        if (waiter := self._descriptions.get(description.id)) is not None and not waiter.done():
-            waiter.set_result(description.models)
-        self.statuses = description.models
-        self.is_settled = description.settled
-        ready = [status for status in description.models if status.state == "ready"]
-        for status in ready:
-            known = self._models.get((status.name, status.version))
-            if known is None or known.status.manifest != status.manifest:
-                self._models[status.name, status.version] = ReadyModel(status)
-            else:
-                known.status = status
-        keys = {(status.name, status.version) for status in ready}
-        self._models = {key: model for key, model in self._models.items() if key in keys}
-        self._newest = {}
-        for name, version in sorted(keys, key=lambda key: int(key[1])):
-            self._newest[name] = self._models[name, version]
+        for dropped in self._models.learn(description):
+            # Whoever resolved the model may still ask things of it; the engine waits for the last to let go.
+            weakref.finalize(dropped, self._released, dropped.name, dropped.version).atexit = False
+        self._questions.answer(description.id, description.models)
         self._resend()
+
+    def _released(self, name: str, version: str) -> None:
+        # The last reference may have been a thread's.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell, Released(name, version))
 
     def _resend(self) -> None:
         """Send again what the lost engine held, as soon as its model is ready."""
@@ -298,20 +310,6 @@ class EngineClient:
                 self._settle(call, ModelNotReady(f"{call.model}@{call.version} is no longer served."))
 
 
-class _Connection(asyncio.Protocol):
-    """Bytes to messages."""
-
-    def __init__(self, client: EngineClient) -> None:
-        self._client = client
-        self._reader = FrameReader()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        loop = asyncio.get_running_loop()
-        self._client.connected(CoalescingTransport(cast(asyncio.Transport, transport), loop))
-
-    def data_received(self, data: bytes) -> None:
-        for message, payload in self._reader.feed(data):
-            self._client.handle(message, payload)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._client.disconnected()
+def _error(failure: Failure) -> ServiceError:
+    kind = BY_CODE.get(failure.code, ServiceError)
+    return kind(failure.message, retry_after_seconds=failure.retry_after_seconds)

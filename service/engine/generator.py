@@ -51,6 +51,16 @@ class Generator:
             metrics=metrics,
         )
         self._thread = SequencerThread(sequencer, f"{name}.sequencer")
+        self._num_open = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every text has ended."""
+        return not self._num_open
+
+    def close(self) -> None:
+        """End the thread; every text must have ended."""
+        self._thread.close()
 
     def statistics(self) -> dict[str, float]:
         """What it has done since the start, and does now."""
@@ -66,6 +76,7 @@ class Generator:
         owner: Owner = (peer, message.id)
         sequence = Sequence(prompt, message.sampling, self.language, now, now + message.timeout_seconds, owner)
         peer.cancels[message.id] = lambda: self._thread.cancel(sequence)
+        self._num_open += 1
         self._thread.submit(sequence)
 
     def _prompt(self, payload: memoryview) -> NDArray[np.int32]:
@@ -80,7 +91,11 @@ class Generator:
         return prompt
 
     def _post(self, events: StepEvents) -> None:
-        self._call_in_loop(deliver, events)
+        self._call_in_loop(self._deliver, events)
+
+    def _deliver(self, events: StepEvents) -> None:
+        self._num_open -= len(events.ended)
+        deliver(events)
 
 
 def deliver(events: StepEvents) -> None:

@@ -53,7 +53,9 @@ class BatchOutcome:
         return {name: self.outputs[name][start : start + count] for name in outputs}
 
 
-def compute(runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> BatchOutcome:
+def compute(
+    runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequence[str], *, must_be_finite: bool = True
+) -> BatchOutcome:
     """Compute a batch; where it fails as a whole, compute it row by row, so that only the poisonous rows fail."""
     outcome = BatchOutcome(started_at=monotonic())
     try:
@@ -64,7 +66,8 @@ def compute(runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequence[str
         else:
             log.warning("a batch failed and is retried row by row", extra={"rows": num_rows, "reason": error.message})
             _compute_rows(runner, arrays, num_rows, outputs, outcome)
-    _find_non_finite(outcome, num_rows)
+    if must_be_finite:
+        _find_non_finite(outcome, num_rows)
     outcome.compute_seconds = monotonic() - outcome.started_at
     return outcome
 
@@ -95,8 +98,11 @@ def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
 class ThreadInstance:
     """An instance with a thread of its own; ONNX Runtime frees the interpreter while it computes."""
 
-    def __init__(self, runner: Runner, call_in_loop: Callable[..., object], name: str) -> None:
+    def __init__(
+        self, runner: Runner, call_in_loop: Callable[..., object], name: str, *, must_be_finite: bool = True
+    ) -> None:
         self._runner = runner
+        self._must_be_finite = must_be_finite
         self._call_in_loop = call_in_loop
         self._jobs: queue.SimpleQueue[tuple[BatchBuffer, OnDone] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -122,7 +128,8 @@ class ThreadInstance:
 
     def _compute(self, batch: BatchBuffer) -> BatchOutcome:
         try:
-            return compute(self._runner, batch.arrays, batch.num_rows, batch.wanted_outputs())
+            wanted = batch.wanted_outputs()
+            return compute(self._runner, batch.arrays, batch.num_rows, wanted, must_be_finite=self._must_be_finite)
         except Exception as error:  # a defect of ours must fail this batch, never the thread
             log.exception("a batch failed unexpectedly")
             failed = InferenceFailed("The batch failed unexpectedly.")

@@ -95,6 +95,12 @@ class Lanes:
         if (lane := self._lanes.get(request.row_shapes)) is not None:
             lane.cancel(request)
 
+    def close(self) -> None:
+        """Leave the pool; nothing may wait or be computed."""
+        for lane in self._lanes.values():
+            lane.close()
+        self._lanes.clear()
+
     def _open(self, row_shapes: RowShapes) -> Batcher:
         elements = num_elements(row_shapes)
         limits = replace(

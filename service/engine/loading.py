@@ -14,16 +14,19 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from models.manifest import Batching, Graph, Manifest
+from models.config import ModelConfig
+from models.manifest import GOLDEN_FILE, MANIFEST_FILE, Batching, Graph, Manifest
 from service.engine.batches import Arrays
 from service.engine.cpus import available_cpus
 from service.engine.cuda import CudaRunner
+from service.engine.derivation import derive_version
 from service.engine.instance import Runner
 from service.engine.language_loading import LANGUAGE_GRAPHS, LoadedDecoder, load_decoder
 from service.engine.rows import RowRules, max_rows, num_elements, rules_of
-from service.engine.runtime import CpuRunner, Device, signature_mismatch
-from service.engine.samples import golden_sample, usual_sample
+from service.engine.runtime import CPU, CpuRunner, Device, signature_mismatch
+from service.engine.samples import Sample, golden_sample, usual_sample
 from service.engine.scheduling import Cost, fit_cost
+from service.engine.tensor_runner import TensorRunner
 from service.engine.verification import verify
 from service.engine.version_files import VersionFiles, VersionRejected, read_version, rejection
 from service.errors import InferenceFailed
@@ -32,6 +35,8 @@ from service.settings import Settings
 WARM_UP_SECONDS = 0.05
 SLOW_SECONDS = 0.5
 TRIAL_SECONDS = 0.25
+GUESSED_SECONDS = 0.001
+DEFAULT_CONFIG = ModelConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +69,16 @@ class LoadedVersion:
     decoder: LoadedDecoder | None = None
 
 
-def load_version(folder: Path, settings: Settings, device: Device) -> LoadedVersion:
-    """Load, verify and warm the version in a folder.
+def load_version(
+    folder: Path, settings: Settings, device: Device, config: ModelConfig = DEFAULT_CONFIG
+) -> LoadedVersion:
+    """Load, verify and warm the version in a folder; `settings` are overridden by the model's own.
 
     Raises: VersionRejected; StartupError where CUDA is not truly in force.
     """
     started = time.monotonic()
-    files = read_version(folder)
+    settings = settings.model_copy(update=config.overrides())
+    files = _read(folder, device)
     manifest = files.manifest
     decoder = None
     if manifest.task == "text-generation":
@@ -81,15 +89,25 @@ def load_version(folder: Path, settings: Settings, device: Device) -> LoadedVers
     for name, graph in manifest.graphs.items():
         if decoder is not None and name in LANGUAGE_GRAPHS:
             continue
-        if name not in files.goldens:
+        if name not in files.goldens and not files.is_derived:
             raise VersionRejected(f"golden.npz has nothing for the graph {name!r}.")
         batching = _bounded(_bounded(manifest.batching, settings.max_batch_size), graph.max_batch_size or 0)
-        graphs[name] = _load_graph(name, files, batching, settings, device)
+        graphs[name] = _load_graph(name, files, batching, settings, device, config.warm_up)
         if manifest.task == "style-transfer":
             # The graphs are parts of one network: what is best for one is best for all.
             chosen = {"instances": len(graphs[name].runners), "threads": graphs[name].num_threads}
             settings = settings.model_copy(update=chosen)
     return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder)
+
+
+def _read(folder: Path, device: Device) -> VersionFiles:
+    # Golden outputs without a manifest: that was lost, and what it says must not be guessed.
+    if (folder / MANIFEST_FILE).exists() or (folder / GOLDEN_FILE).exists():
+        return read_version(folder)
+    try:
+        return derive_version(folder, device)
+    except InferenceFailed as error:
+        raise rejection(error) from error
 
 
 def _bounded(batching: Batching, max_batch_size: int) -> Batching:
@@ -99,32 +117,61 @@ def _bounded(batching: Batching, max_batch_size: int) -> Batching:
     return Batching(max_batch_size=max_batch_size, buckets=(*buckets, max_batch_size))
 
 
-def _load_graph(name: str, files: VersionFiles, batching: Batching, settings: Settings, device: Device) -> LoadedGraph:
+def _load_graph(
+    name: str, files: VersionFiles, batching: Batching, settings: Settings, device: Device, warm_up: bool
+) -> LoadedGraph:
     graph = files.manifest.graphs[name]
     rules = rules_of(files.manifest, graph)
     try:
         session = _open(name, files, rules, settings.threads or 1, device)
         if mismatch := signature_mismatch(graph, session):
             raise VersionRejected(mismatch)
+        if name not in files.goldens:
+            return _untried(graph, batching, session, rules, settings)
         golden = golden_sample(files.goldens[name], graph, rules)
         sample, buckets = golden, batching.buckets
         if rules.varies:
-            sample = usual_sample(golden, graph, rules, CpuRunner(session))
+            sample = usual_sample(golden, graph, rules, _runner(session, files, name, rules))
             buckets = tuple(sorted({1, max_rows(sample.row_shapes, batching.max_batch_size, graph.max_batch_elements)}))
-        if device.is_cuda:
+        if not warm_up:
+            buckets = buckets[:1]
+        if device.is_cuda and files.manifest.task != "tensors":
             runners: tuple[Runner, ...] = _cuda_runners(session, graph, batching, settings, device)
             num_threads = 1
         else:
             inputs = sample.inputs(1 if rules.varies else buckets[-1])
             runners, num_threads, session = _cpu_runners(session, name, files, rules, inputs, settings, device)
-        tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
-        largest = max_rows(golden.row_shapes, batching.max_batch_size, graph.max_batch_elements)
-        error = max(verify(runners[0], graph, golden.rows, n, tolerance) for n in {1, largest})
+        error = 0.0 if files.is_derived else _golden_error(runners[0], graph, golden, batching, settings, device)
         seconds = {bucket: _bucket_seconds(runners, sample.inputs(bucket), graph, bucket) for bucket in buckets}
     except InferenceFailed as error_:
         raise rejection(error_) from error_
     providers, elements = tuple(session.get_providers()), num_elements(sample.row_shapes)
     return LoadedGraph(graph, batching, runners, num_threads, seconds, error, providers, rules, elements)
+
+
+def _golden_error(
+    runner: Runner, graph: Graph, golden: Sample, batching: Batching, settings: Settings, device: Device
+) -> float:
+    tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
+    largest = max_rows(golden.row_shapes, batching.max_batch_size, graph.max_batch_elements)
+    return max(verify(runner, graph, golden.rows, n, tolerance) for n in {1, largest})
+
+
+def _untried(
+    graph: Graph, batching: Batching, session: ort.InferenceSession, rules: RowRules, settings: Settings
+) -> LoadedGraph:
+    """A graph that nobody knows an input for: what it costs is a guess until its first requests."""
+    runners: tuple[Runner, ...] = (TensorRunner(session, graph, uses_shared_arena=rules.varies),)
+    providers, threads = tuple(session.get_providers()), settings.threads or 1
+    runners *= settings.instances or 1
+    return LoadedGraph(graph, batching, runners, threads, {1: GUESSED_SECONDS}, 0.0, providers, rules, 1)
+
+
+def _runner(session: ort.InferenceSession, files: VersionFiles, name: str, rules: RowRules) -> Runner:
+    if files.manifest.task != "tensors":
+        return CpuRunner(session, varies=rules.varies)
+    uses_shared_arena = rules.varies and session.get_providers()[0] == CPU
+    return TensorRunner(session, files.manifest.graphs[name], uses_shared_arena=uses_shared_arena)
 
 
 def _open(name: str, files: VersionFiles, rules: RowRules, num_threads: int, device: Device) -> ort.InferenceSession:
@@ -154,12 +201,12 @@ def _cpu_runners(
 ) -> tuple[tuple[Runner, ...], int, ort.InferenceSession]:
     """Choose instances x threads: as set, or whichever of "one for each CPU" and "all CPUs for one" computes more."""
     cpus = available_cpus()
-    if settings.instances or settings.threads or cpus == 1:
-        runner = CpuRunner(session, varies=rules.varies)
+    if settings.instances or settings.threads or cpus == 1 or device.is_cuda:
+        runner = _runner(session, files, name, rules)
         instances = settings.instances or max(1, cpus // (settings.threads or 1))
         return (runner,) * instances, settings.threads or 1, session
     wide_session = _open(name, files, rules, cpus, device)
-    narrow, wide = (CpuRunner(each, varies=rules.varies) for each in (session, wide_session))
+    narrow, wide = (_runner(each, files, name, rules) for each in (session, wide_session))
     outputs = [spec.name for spec in files.manifest.graphs[name].outputs]
     narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs)
     wide_rate = _rows_per_second((wide,), inputs, outputs)

@@ -1,7 +1,8 @@
 """The messages between API processes and the engine, and how they are framed on a Unix stream socket.
 
 A frame is two little-endian uint32 (header bytes, payload bytes), a msgpack header, then raw tensors, row-major, in the
-order of the graph's inputs or of `Result.outputs`. Nothing here knows what a message leads to.
+order of the graph's inputs or of `Result.outputs`; of BYTES, each element follows its length as a little-endian uint32.
+Nothing here knows what a message leads to.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ MAX_FRAME_BYTES = 2**30
 class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     """Compute `outputs` of a graph for the rows in the payload, within `timeout_seconds` from arrival.
 
-    `row_shapes` holds the shape of one row of each input, where the manifest leaves a size open.
+    `row_shapes` holds the shape of one row of each input, where the manifest leaves a size open. A graph that is not
+    batched takes `num_rows` 1 and the whole shapes. `priority`: 1 is served first, 0 is the usual one.
     """
 
     id: int
@@ -30,6 +32,7 @@ class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     outputs: tuple[str, ...]
     timeout_seconds: float
     row_shapes: tuple[tuple[int, ...], ...] = ()
+    priority: int = 0
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=2):
@@ -42,6 +45,25 @@ class Describe(msgspec.Struct, array_like=True, frozen=True, tag=3):
     """Answer with a Description that carries this `id`."""
 
     id: int
+
+
+class Control(msgspec.Struct, array_like=True, frozen=True, tag=11):
+    """Load or unload a model, or look at the repositories again; answered with a Description (or Failure) when done.
+
+    `action` is `load`, `unload` or `index`; `config` is JSON with members as in `config.toml`, empty takes the file.
+    """
+
+    id: int
+    action: str
+    model: str = ""
+    config: str = ""
+
+
+class Released(msgspec.Struct, array_like=True, frozen=True, tag=12):
+    """No request of this API process will use a version any more that was said to be unloading."""
+
+    model: str
+    version: str
 
 
 class Sampling(msgspec.Struct, array_like=True, frozen=True):
@@ -79,7 +101,10 @@ class Generate(msgspec.Struct, array_like=True, frozen=True, tag=7):
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """The outputs of request `id`; `outputs` holds name, datatype and shape of each tensor in the payload."""
+    """The outputs of request `id`; `outputs` holds name, NumPy type and shape of each tensor in the payload.
+
+    The type is `|O` for BYTES, and `<u2` for the bits of BF16.
+    """
 
     id: int
     queue_seconds: float
@@ -130,8 +155,49 @@ class Finished(msgspec.Struct, array_like=True, frozen=True, tag=10):
     steps: int
 
 
+class Duration(msgspec.Struct, frozen=True):
+    """How often something happened, and how long it took in all, in nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class BatchStatistics(msgspec.Struct, frozen=True):
+    """The batches of one size: how many, and what each part of computing them took."""
+
+    batch_size: int
+    compute_input: Duration = Duration()
+    compute_infer: Duration = Duration()
+    compute_output: Duration = Duration()
+
+
+class GraphStatistics(msgspec.Struct, frozen=True):
+    """What one graph has done since it was loaded, as the Open Inference Protocol counts it.
+
+    `inference_count` counts rows that were computed and answered, `execution_count` batches, the durations requests;
+    `success.ns` is the sum of the others of the same requests. `last_inference_ms` is since the epoch.
+    """
+
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = Duration()
+    fail: Duration = Duration()
+    queue: Duration = Duration()
+    compute_input: Duration = Duration()
+    compute_infer: Duration = Duration()
+    compute_output: Duration = Duration()
+    cache_hit: Duration = Duration()
+    cache_miss: Duration = Duration()
+    batches: tuple[BatchStatistics, ...] = ()
+
+
 class ModelStatus(msgspec.Struct, frozen=True):
-    """What the engine says of one model version: its state, how it runs, what it has done."""
+    """What the engine says of one model version: its state, how it runs, what it has done.
+
+    `state`: `loading`, `ready`, `unloading`, `unavailable` (in the repository, not loaded) or `failed`. `reason` says
+    why it failed; of a ready version, why its reload failed. `config` is what `config.toml` holds, defaults included.
+    """
 
     name: str
     version: str
@@ -148,6 +214,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     load_seconds: float = 0.0
     bucket_seconds: dict[str, float] = {}
     statistics: dict[str, float] = {}
+    graph_statistics: dict[str, GraphStatistics] = {}
+    config: dict[str, Any] = {}
+    repository: str = ""
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):
@@ -158,7 +227,20 @@ class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):
     settled: bool
 
 
-Message = Infer | Cancel | Describe | Result | Failure | Description | Generate | Sampled | Scored | Finished
+Message = (
+    Infer
+    | Cancel
+    | Describe
+    | Control
+    | Released
+    | Result
+    | Failure
+    | Description
+    | Generate
+    | Sampled
+    | Scored
+    | Finished
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

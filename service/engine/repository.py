@@ -1,33 +1,82 @@
-"""Finds models on disk: `<repository>/<model>/<version>/`. It does not load them."""
+"""Finds models on disk: `<repository>/<model>/<version>/`, and tells when a version's files have changed.
+
+It does not load them.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import StartupError
 
+log = logging.getLogger(__name__)
+
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
+Fingerprint = tuple[tuple[str, int, int, int], ...]
 
-def find_versions(repository: Path, wanted: tuple[str, ...]) -> dict[str, list[Path]]:
-    """The version folders of each wanted model (of all, if none is named), newest first.
 
-    Raises: StartupError where the folder or a wanted model does not exist.
+@dataclass(frozen=True, slots=True)
+class FoundModel:
+    """A model's folder and those of its versions, newest first."""
+
+    folder: Path
+    versions: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.folder.name
+
+
+def find_models(repositories: Sequence[Path], wanted: Sequence[str] = ()) -> dict[str, FoundModel]:
+    """The wanted models (all, if none is named); of one that lies in several repositories, the first is taken.
+
+    Raises: StartupError where a folder or a wanted model does not exist.
     """
-    if not repository.is_dir():
-        raise StartupError(f"The model repository {str(repository)!r} is not a folder.")
-    found = {
-        folder.name: versions
-        for folder in sorted(repository.iterdir())
-        if folder.is_dir() and _MODEL.fullmatch(folder.name) and (versions := _versions(folder))
-    }
+    found: dict[str, FoundModel] = {}
+    for repository in repositories:
+        for model in _models(repository):
+            if model.name not in found:
+                found[model.name] = model
+            else:
+                where = {"model": model.name, "taken": str(found[model.name].folder), "left": str(model.folder)}
+                log.warning("a model lies in two repositories; the first is taken", extra=where)
     if missing := [name for name in wanted if name not in found]:
-        raise StartupError(f"The models {missing} are not in {str(repository)!r}; it holds {sorted(found)}.")
+        places = ", ".join(repr(str(repository)) for repository in repositories)
+        raise StartupError(f"The models {missing} are not in {places}; there are {sorted(found)}.")
     return {name: found[name] for name in (wanted or found)}
 
 
-def _versions(model: Path) -> list[Path]:
-    folders = (f for f in model.iterdir() if f.is_dir() and _VERSION.fullmatch(f.name))
-    return sorted(folders, key=lambda folder: int(folder.name), reverse=True)
+def _models(repository: Path) -> list[FoundModel]:
+    try:
+        folders = sorted(repository.iterdir())
+    except OSError as error:
+        raise StartupError(f"The model repository {str(repository)!r} is not a folder that can be read.") from error
+    found = (FoundModel(f, _versions(f)) for f in folders if _MODEL.fullmatch(f.name) and f.is_dir())
+    return [model for model in found if model.versions]
+
+
+def _versions(model: Path) -> tuple[Path, ...]:
+    try:
+        folders = [folder for folder in model.iterdir() if _VERSION.fullmatch(folder.name) and folder.is_dir()]
+    except OSError:  # it went away meanwhile, or may not be read
+        return ()
+    return tuple(sorted(folders, key=lambda folder: int(folder.name), reverse=True))
+
+
+def fingerprint_of(version: Path) -> Fingerprint:
+    """What changes whenever a file of a version does: names, sizes, times and inodes."""
+    found = []
+    for file in sorted(version.rglob("*")):
+        try:
+            status = file.stat()
+        except OSError:  # it went away meanwhile
+            continue
+        found.append((str(file.relative_to(version)), status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(found)

@@ -10,18 +10,23 @@ from dataclasses import replace
 from math import prod
 
 from models.manifest import Graph, Manifest, TensorSpec
+from service.engine.strings import Payload, take_apart
 from service.errors import InvalidParameter
 
 RowShapes = tuple[tuple[int, ...], ...]
 
 
 class RowRules:
-    """Tells valid rows from others; `stride` and `max_positions` bound the axes of an input that vary."""
+    """Tells valid rows from others; `stride`, `max_positions` and `min_size` bound the axes of an input that vary."""
 
-    def __init__(self, inputs: tuple[TensorSpec, ...], stride: int = 1, max_positions: int | None = None) -> None:
+    def __init__(
+        self, inputs: tuple[TensorSpec, ...], stride: int = 1, max_positions: int | None = None, min_size: int = 1
+    ) -> None:
         self.inputs = inputs
         self.stride = stride
         self.max_positions = max_positions
+        self.min_size = min_size
+        self.has_strings = any(spec.datatype == "BYTES" for spec in inputs)
         self.varies = any(size < 0 for spec in inputs for size in spec.row_shape)
         self._fixed_bytes = 0 if self.varies else sum(prod(s.row_shape) * s.dtype.itemsize for s in inputs)
 
@@ -34,6 +39,19 @@ class RowRules:
             return self._fixed_bytes
         self.check(row_shapes)
         return sum(prod(shape) * spec.dtype.itemsize for spec, shape in zip(self.inputs, row_shapes, strict=True))
+
+    def check_payload(self, num_rows: int, row_shapes: RowShapes, payload: Payload) -> None:
+        """Check that a payload holds whole rows of all inputs.
+
+        Raises: InvalidParameter.
+        """
+        if num_rows < 1:
+            raise InvalidParameter(f"There are {num_rows} rows; a request needs at least 1.")
+        if self.has_strings:
+            self.check(row_shapes)
+            take_apart(self.specs(row_shapes), num_rows, payload)
+        elif len(payload) != num_rows * (row_bytes := self.row_bytes(row_shapes)):
+            raise InvalidParameter(f"{len(payload)} bytes are not {num_rows} rows of {row_bytes} bytes.")
 
     def check(self, row_shapes: RowShapes) -> None:
         """Check one shape for each input, in the graph's order.
@@ -53,8 +71,8 @@ class RowRules:
                 f"A row of {spec.name!r} has the shape {list(shape)}; the graph takes {list(wanted)}, -1 for any size."
             )
         varying = [size for w, size in zip(wanted, shape, strict=True) if w == -1]
-        if any(size < 1 or size % self.stride for size in varying):
-            kind = f"positive multiples of {self.stride}" if self.stride > 1 else "at least 1"
+        if any(size < self.min_size or size % self.stride for size in varying):
+            kind = f"positive multiples of {self.stride}" if self.stride > 1 else f"at least {self.min_size}"
             raise InvalidParameter(f"A row of {spec.name!r} has the shape {list(shape)}; sizes must be {kind}.")
         if varying and self.max_positions is not None and prod(varying) > self.max_positions:
             raise InvalidParameter(
@@ -68,8 +86,8 @@ class RowRules:
 
 
 def num_elements(row_shapes: RowShapes) -> int:
-    """The elements of one row over all inputs."""
-    return sum(prod(shape) for shape in row_shapes)
+    """The elements of one row over all inputs, at least 1."""
+    return max(1, sum(prod(shape) for shape in row_shapes))
 
 
 def max_rows(row_shapes: RowShapes, max_batch_size: int, max_batch_elements: int | None) -> int:
@@ -80,7 +98,15 @@ def max_rows(row_shapes: RowShapes, max_batch_size: int, max_batch_elements: int
 
 
 def rules_of(manifest: Manifest, graph: Graph) -> RowRules:
-    """The rules of a graph: a stylizer bounds its pictures, whichever graph they go through."""
+    """The rules of a graph: a stylizer bounds its pictures, whichever graph they go through.
+
+    A graph that is not batched takes whole tensors for its only row.
+    """
+    if manifest.task == "tensors":
+        inputs = graph.inputs
+        if not graph.is_batched:
+            inputs = tuple(replace(spec, shape=(-1, *spec.shape)) for spec in inputs)
+        return RowRules(inputs, min_size=0)
     stylization = manifest.stylization
     if manifest.task != "style-transfer" or stylization is None:
         return RowRules(graph.inputs)

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 EXIT_DEVICE_LOST = 70
 
-_DATATYPES = {
+DATATYPES = {
     "tensor(bool)": "BOOL",
+    "tensor(string)": "BYTES",
+    "tensor(bfloat16)": "BF16",
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
@@ -76,7 +79,7 @@ class SharedWeights:
 
 
 def open_session(
-    content: bytes,
+    content: bytes | Path,
     device: Device,
     num_threads: int,
     weights: SharedWeights | None = None,
@@ -85,7 +88,9 @@ def open_session(
     spins: bool = False,
     varies: bool = False,
 ) -> ort.InferenceSession:
-    """Create a session from the bytes of an ONNX file and of the weights beside it.
+    """Create a session from the bytes of an ONNX file and of the weights beside it, or from a file.
+
+    Of a file, ONNX Runtime reads the weights itself, and refuses those that lie outside the file's folder.
 
     Packing the weights for speed doubles their memory: a graph that is seldom used may do without. Threads that spin
     wait for each other's part of an operator without sleeping, which pays where operators take microseconds; they stop
@@ -109,15 +114,31 @@ def open_session(
         if weights is not None:
             sizes = [len(weights.content)]
             options.add_external_initializers_from_files_in_memory([weights.file], [weights.content], sizes)
-        session = ort.InferenceSession(content, options, providers=_providers(device))
+        source = str(content) if isinstance(content, Path) else content
+        session = ort.InferenceSession(source, options, providers=_providers(device))
     except Exception as error:
-        raise InferenceFailed("ONNX Runtime cannot load the graph.") from error
+        raise InferenceFailed(f"ONNX Runtime cannot load the graph{_advice(str(error))}.") from error
     if device.is_cuda and session.get_providers()[0] != CUDA:
         raise StartupError(
             f"{device} was asked for, but the session runs on {session.get_providers()[0]}: "
             "the driver, CUDA 13 or cuDNN 9 do not fit this onnxruntime-gpu."
         )
     return session
+
+
+_ADVICE = {
+    "ValidateOpsetForDomain": "its opset is newer than this version of ONNX Runtime knows: export it with an older "
+    "one, or update ONNX Runtime",
+    "Unsupported model IR version": "its format is newer than this version of ONNX Runtime knows: save it with an "
+    "older ir_version, or update ONNX Runtime",
+    "External data path": "its external data must be files in its own folder, named without a way out of it",
+    "No Op registered for": "it has an operator that ONNX Runtime does not have: export it without custom operators",
+    "NOT_IMPLEMENTED": "it has an operator or a datatype that ONNX Runtime does not compute on this device",
+}
+
+
+def _advice(reason: str) -> str:
+    return next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in reason), "")
 
 
 def _providers(device: Device) -> list[Any]:
@@ -141,7 +162,7 @@ def signature_mismatch(graph: Graph, session: ort.InferenceSession) -> str | Non
         for spec in specs:
             if spec.name not in real:
                 return f"the graph has no {side} {spec.name!r}; it has {sorted(real)}."
-            if _DATATYPES.get(real[spec.name].type) != spec.datatype:
+            if DATATYPES.get(real[spec.name].type) != spec.datatype:
                 return f"{side} {spec.name!r} is {real[spec.name].type} in the graph, not {spec.datatype}."
             if side == "input" and not _shapes_agree(spec, real[spec.name].shape):
                 return f"input {spec.name!r} has the shape {real[spec.name].shape} in the graph, not {spec.shape}."

@@ -55,7 +55,7 @@ def usual_sample(golden: Sample, graph: Graph, rules: RowRules, runner: Runner) 
             spec.name: np.tile(
                 golden.rows.inputs[spec.name], (1, *(times if size < 0 else 1 for size in spec.row_shape))
             )
-            for spec in graph.inputs
+            for spec in rules.inputs
         }
         rows = Golden(inputs, {})
         sample = Sample(rows, _row_shapes(rows, graph))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 # A wait shorter than this would end before a clock shows that time has passed.
 CLOCK_RESOLUTION_SECONDS = 1e-6
+USUAL_PRIORITY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,11 @@ def fit_cost(seconds_by_bucket: Mapping[int, float]) -> Cost:
     covariance = sum((n - mean_size) * (s - mean_seconds) for n, s in zip(sizes, seconds, strict=True))
     per_row = max(covariance / variance, 0.0)
     return Cost(per_row, max(mean_seconds - per_row * mean_size, 0.0))
+
+
+def rank(priority: int) -> int:
+    """The place of a priority in the queue, small ones first: 1 goes ahead of those without one (0), 3 behind them."""
+    return priority or USUAL_PRIORITY
 
 
 def drifted(factor: float, expected: float, observed: float, weight: float = 0.05) -> float:

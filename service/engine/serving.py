@@ -5,7 +5,7 @@ It knows neither messages nor peers (`engine.py`), nor how a graph was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.manifest import Graph
@@ -31,6 +31,13 @@ class ServedGraph:
     rules: RowRules
     queue: Batcher | Lanes
     metrics: GraphMetrics
+    instances: list[ThreadInstance]
+
+    def close(self) -> None:
+        """End the queue, which must be idle, and the threads."""
+        self.queue.close()
+        for instance in self.instances:
+            instance.close()
 
 
 def serve_graphs(
@@ -50,19 +57,21 @@ def serve_graphs(
     pool = Pool(num_turns)
     served = {}
     for name, graph in loaded.graphs.items():
-        instances: list[Instance] = [
-            ThreadInstance(runner, call_in_loop, f"{manifest.name}.{name}.{i}")
+        # What is no number in arbitrary tensors is the caller's affair.
+        is_strict = manifest.task != "tensors"
+        instances = [
+            ThreadInstance(runner, call_in_loop, f"{manifest.name}.{name}.{i}", must_be_finite=is_strict)
             for i, runner in enumerate(graph.runners[:num_turns] if graph.rules.varies else graph.runners)
         ]
         graph_metrics = GraphMetrics(metrics, manifest.name, manifest.version, name)
         queue = _open_queue(graph, instances, settings, scheduler, graph_metrics, pool)
-        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics)
+        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics, instances)
     return served
 
 
 def _open_queue(
     graph: LoadedGraph,
-    instances: list[Instance],
+    instances: Sequence[Instance],
     settings: Settings,
     scheduler: Scheduler,
     metrics: GraphMetrics,
@@ -76,7 +85,7 @@ def _open_queue(
         efficient_rows(graph.bucket_seconds),
     )
     if not graph.rules.varies:
-        return Batcher(graph.graph.inputs, instances, limits, graph.cost, scheduler, metrics)
+        return Batcher(graph.rules.inputs, instances, limits, graph.cost, scheduler, metrics)
     cost = RowCost(graph.cost, graph.cost_elements)
     # Rows beyond those that make a batch efficient are better off in another instance's batch.
     efficient_elements = efficient_rows(graph.bucket_seconds, MAX_INEFFICIENCY) * graph.cost_elements

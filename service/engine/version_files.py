@@ -30,12 +30,13 @@ def rejection(error: ServiceError) -> VersionRejected:
 
 @dataclass(frozen=True, slots=True)
 class VersionFiles:
-    """A version in memory; graphs that share weights share their bytes."""
+    """A version in memory; graphs that share weights share their bytes. One without a manifest stays a file."""
 
     manifest: Manifest
     goldens: dict[str, Golden]
-    graphs: dict[str, bytes]
+    graphs: dict[str, bytes | Path]
     weights: dict[str, SharedWeights]
+    is_derived: bool = False
 
     def open(
         self,
@@ -67,7 +68,7 @@ def read_version(folder: Path) -> VersionFiles:
     try:
         manifest = read_manifest(folder)
         goldens = golden_io.read_golden(folder)
-        graphs = {name: _read(folder, graph) for name, graph in manifest.graphs.items()}
+        graphs: dict[str, bytes | Path] = {name: _read(folder, graph) for name, graph in manifest.graphs.items()}
         wanted = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
         weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in wanted}
     except (StrictError, OSError, ValueError) as error:

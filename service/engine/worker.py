@@ -18,12 +18,14 @@ from service.coalescing import CoalescingTransport
 from service.engine.engine import Engine
 from service.engine.messages import FrameError, FrameReader
 from service.engine.peers import Peer
-from service.engine.repository import find_versions
+from service.engine.repository import FoundModel, find_models
 from service.engine.runtime import choose_device
+from service.engine.watching import follow
 from service.errors import StartupError
 from service.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
 from service.logs import configure_logging
 from service.metrics import Metrics, report_memory
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +65,28 @@ class PeerConnection(asyncio.Protocol):
 async def serve(launch: Launch, metrics: Metrics) -> None:
     """Listen, load, and serve until told to stop."""
     settings = launch.settings
-    wanted = find_versions(settings.repository, settings.wanted_models)
-    if not wanted:
-        raise StartupError(f"The model repository {str(settings.repository)!r} holds no model.")
+    wanted = find_models(settings.repositories, settings.wanted_models)
+    if not wanted and settings.model_control == "none":
+        places = ", ".join(repr(str(repository)) for repository in settings.repositories)
+        raise StartupError(f"The model repository {places} holds no model.")
+    if settings.model_control == "explicit" and not settings.wanted_models:
+        wanted = {}
     engine = Engine(settings, choose_device(settings.device), metrics)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: PeerConnection(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
     async with server:
         report = asyncio.create_task(report_memory(metrics, "engine"))
-        loading = asyncio.create_task(engine.load(wanted))
+        loading = asyncio.create_task(_load(engine, wanted, settings))
         await run_until_stopped(loading)
         report.cancel()
         loading.cancel()
+
+
+async def _load(engine: Engine, wanted: dict[str, FoundModel], settings: Settings) -> None:
+    await engine.load(wanted)
+    if settings.model_control == "poll":
+        await follow(settings.repositories, engine.repository.reconcile)
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def test_what_is_not_json_is_refused(text: str | bytes) -> None:
         (changed_graph(file="../model.onnx"), r"graphs\.model: file is '\.\./model\.onnx'"),
         (changed_graph(file=".hidden"), "file is '.hidden'"),
         (changed_graph(sha256="0" * 63), "sha256 is '0"),
-        (changed_graph(inputs=[{"name": "x", "datatype": "BF16", "shape": [1]}]), "datatype is 'BF16'"),
+        (changed_graph(inputs=[{"name": "x", "datatype": "FP8", "shape": [1]}]), "datatype is 'FP8'"),
         (changed(batching={"max_batch_size": 0, "buckets": [1]}), "max_batch_size is 0; it must be at least 1"),
         (changed(batching={"max_batch_size": 4, "buckets": []}), r"buckets are \[\]"),
         (changed(batching={"max_batch_size": 4, "buckets": [2, 1, 4]}), "must be positive and rise"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -11,8 +14,9 @@ from service.settings import SHIPPED_REPOSITORY, Settings
 def test_the_defaults_are_local_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
 
-    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
-    assert settings.repository == SHIPPED_REPOSITORY
+    assert (settings.host, settings.port, settings.grpc_port) == ("127.0.0.1", 8000, 8001)
+    assert settings.repositories == (SHIPPED_REPOSITORY,)
+    assert settings.model_control == "none"
     assert settings.max_body_bytes == 32 * 2**20
     assert settings.max_image_pixels == 25_000_000
     assert settings.wanted_models == ()
@@ -31,6 +35,8 @@ def test_every_setting_is_described(name: str) -> None:
     [
         ("port", 65536),
         ("port", -1),
+        ("grpc_port", 65536),
+        ("grpc_port", "on"),
         ("workers", 0),
         ("device", "gpu"),
         ("device", "cuda:x"),
@@ -65,9 +71,12 @@ def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOTPLATE_PORT", "8123")
     monkeypatch.setenv("HOTPLATE_MODELS", " mnist, ,cifar10 ")
     monkeypatch.setenv("HOTPLATE_CUDA_GRAPHS", "true")
+    monkeypatch.setenv("HOTPLATE_GRPC_PORT", "off")
 
     assert Settings().port == 8123
     assert Settings(port=9).port == 9
+    assert Settings().grpc_port == "off"
+    assert Settings.model_validate({"grpc_port": "8123"}).grpc_port == 8123
     assert Settings().wanted_models == ("mnist", "cifar10")
     assert Settings().cuda_graphs is True
 
@@ -75,3 +84,11 @@ def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyP
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().__setattr__("port", 1)
+
+
+def test_several_repositories_are_named_as_in_a_search_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOTPLATE_REPOSITORY", os.pathsep.join(("/first", "/second")))
+
+    assert Settings().repositories == (Path("/first"), Path("/second"))
+    assert Settings(repository=["/third"]).repositories == (Path("/third"),)
+    assert Settings(**Settings().model_dump(mode="json")).repositories == (Path("/first"), Path("/second"))

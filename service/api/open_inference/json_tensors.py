@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import simdjson
@@ -26,7 +26,11 @@ from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 
 # What simdjson copies the numbers of an array to, by the kind of the datatype that is wanted.
-_BUFFERS = {"i": ("i", np.dtype("<i8")), "u": ("u", np.dtype("<u8")), "f": ("d", np.dtype("<f8"))}
+_BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
+    "i": ("i", np.dtype("<i8")),
+    "u": ("u", np.dtype("<u8")),
+    "f": ("d", np.dtype("<f8")),
+}
 RAW_ONLY = ("FP16", "BF16")
 
 

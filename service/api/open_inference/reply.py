@@ -19,6 +19,8 @@ from service.api.open_inference.tensors import Tensor, pack_strings
 from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 
+_NO_SCORES = ("BOOL", "BF16", "BYTES")
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -56,14 +58,14 @@ def classify(tensor: Tensor, num_classes: int, labels: Sequence[str] | None) -> 
 
     Raises: InvalidParameter where the tensor holds no scores.
     """
-    dtype = NUMPY_DTYPES.get(tensor.datatype)
-    if dtype is None or dtype.kind == "b" or not tensor.shape or tensor.num_elements == 0:
+    if tensor.datatype in _NO_SCORES or not tensor.shape or tensor.num_elements == 0:
         raise InvalidParameter(
             f"{shown(tensor.name)} is {tensor.datatype} of the shape {list(tensor.shape)}; "
             "classification needs numbers with a last axis of classes.",
             parameter="classification",
         )
-    scores = np.frombuffer(tensor.raw, dtype.newbyteorder("<")).reshape(-1, tensor.shape[-1])
+    dtype = NUMPY_DTYPES[tensor.datatype].newbyteorder("<")
+    scores = np.frombuffer(tensor.raw, dtype).reshape(-1, tensor.shape[-1])
     best = np.argsort(-scores.astype(np.float64), axis=1, kind="stable")[:, :num_classes]
     strings = [
         f"{float(row[index]):f}:{index}" + (f":{labels[index]}" if labels and index < len(labels) else "")

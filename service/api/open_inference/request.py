@@ -14,10 +14,11 @@ import simdjson
 
 from service.api.open_inference.json_tensors import tensor_from_json
 from service.api.open_inference.tensors import Tensor, raw_tensor
-from service.errors import InvalidParameter, MalformedRequest
+from service.errors import InvalidParameter, MalformedRequest, Unsupported
 from service.tasks.parameters import shown
 
 MAX_TENSORS = 256
+NO_SHARED_MEMORY = "This service reads no memory of its callers; send tensors with the binary tensor data extension."
 Scalar = bool | int | float | str
 
 
@@ -90,8 +91,8 @@ def _objects(document: simdjson.Object, name: str) -> list[simdjson.Object]:
         return []
     if not isinstance(items, simdjson.Array) or len(items) > MAX_TENSORS:
         raise MalformedRequest(f"`{name}` must be a list of up to {MAX_TENSORS} objects.")
-    objects = list(items)
-    if not all(isinstance(item, simdjson.Object) for item in objects):
+    objects = [item for item in items if isinstance(item, simdjson.Object)]
+    if len(objects) < len(items):
         raise MalformedRequest(f"`{name}` must be a list of objects.")
     return objects
 
@@ -106,7 +107,9 @@ def _inputs(items: list[simdjson.Object], raw: memoryview, *, is_binary: bool) -
             raise InvalidParameter(f"The datatype of {shown(name)} is missing; it must be a text.", parameter=name)
         if not isinstance(shape, simdjson.Array):
             raise InvalidParameter(f"The shape of {shown(name)} is missing; it must be a list.", parameter=name)
-        size = _parameters(item, shown(name)).get("binary_data_size")
+        parameters = _parameters(item, shown(name))
+        _refuse_shared_memory(parameters, name)
+        size = parameters.get("binary_data_size")
         if size is None:
             tensors.append(tensor_from_json(name, datatype, shape.as_list(), item.get("data")))
             continue
@@ -130,6 +133,7 @@ def _inputs(items: list[simdjson.Object], raw: memoryview, *, is_binary: bool) -
 def _output(item: simdjson.Object) -> WantedOutput:
     name = _name(item, "output")
     parameters = _parameters(item, shown(name))
+    _refuse_shared_memory(parameters, name)
     _require_type(parameters, "binary_data", bool)
     _require_type(parameters, "classification", int)
     num_classes = int(parameters.get("classification", 0))
@@ -137,6 +141,11 @@ def _output(item: simdjson.Object) -> WantedOutput:
         raise InvalidParameter(f"classification of {shown(name)} is {num_classes}; it must be at least 1.")
     binary = parameters.get("binary_data")
     return WantedOutput(name=name, is_binary=None if binary is None else bool(binary), num_classes=num_classes)
+
+
+def _refuse_shared_memory(parameters: Mapping[str, Scalar], name: str) -> None:
+    if "shared_memory_region" in parameters:
+        raise Unsupported(f"{shown(name)} is to be in shared memory. {NO_SHARED_MEMORY}", parameter=name)
 
 
 def _name(item: simdjson.Object, kind: str) -> str:

@@ -107,7 +107,7 @@ def unpack_strings(name: str, raw: bytes | memoryview, num_elements: int) -> lis
     Raises: InvalidParameter where there are not exactly so many.
     """
     view = memoryview(raw)
-    strings = []
+    strings: list[memoryview] = []
     position = 0
     while position < len(view) and len(strings) < num_elements:
         end = position + _LENGTH.size

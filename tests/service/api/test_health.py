@@ -176,7 +176,7 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
 
     OpenAPI.model_validate(document)
     operations = [(m, path, op) for path, methods in document["paths"].items() for m, op in methods.items()]
-    assert {(method, path) for method, path, _ in operations} == ROUTES
+    assert {(method, path) for method, path, _ in operations if not path.startswith("/v2")} == ROUTES
     assert len({operation["operationId"] for *_, operation in operations}) == len(operations)
     for reference in references(document):
         assert reference.removeprefix("#/components/schemas/") in document["components"]["schemas"]
@@ -200,6 +200,8 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
     }
 
     for path, methods in paths.items():
+        if path.startswith("/v2"):  # of another form: see tests/service/api/open_inference
+            continue
         for operation in methods.values():
             responses = operation["responses"]
             assert wanted.get(path, set()) | {"200", "default"} <= responses.keys()

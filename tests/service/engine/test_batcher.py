@@ -43,10 +43,11 @@ class Bench:
         self.batcher = Batcher(INPUTS, self.instances, self.limits, self.cost, self.loop, metrics)
         self.outcomes: dict[Request, ServiceError | Receipt] = {}
 
-    def submit(self, *values: int, timeout_seconds: float = 60.0) -> Request:
+    def submit(self, *values: int, timeout_seconds: float = 60.0, priority: int = 0) -> Request:
         rows = np.array([[value, value + 1] for value in values], np.uint16)
         deadline = self.loop.now + timeout_seconds
         request = Request(len(values), rows.tobytes(), ("y",), self.loop.now, deadline, self.outcomes.__setitem__)
+        request.priority = priority
         self.batcher.submit(request)
         return request
 
@@ -350,3 +351,33 @@ def test_whatever_happens_every_request_gets_its_own_answer(
             assert bench.answers(request) == [2 * value for value in values]
     assert bench.batcher.waiting_rows == bench.batcher.computing_rows == 0
     assert all(size <= 4 for instance in bench.instances for size in instance.sizes)
+
+
+def test_what_is_urgent_goes_ahead_of_what_waits_behind_the_next_batch() -> None:
+    bench = Bench(limits=Limits(1, 0.0, 16))
+    done: list[int] = []
+    requests = {value: bench.submit(value) for value in (1, 2)}
+    bench.loop.advance()
+    requests |= {value: bench.submit(value, priority=rank) for value, rank in ((3, 3), (4, 0), (5, 1))}
+
+    for _ in requests:
+        bench.instances[0].finish()
+        done += [v for v, request in requests.items() if request in bench.outcomes and v not in done]
+
+    # The first computes, the second is in the next batch; then 1 before none before 3.
+    assert done == [1, 2, 5, 4, 3]
+    assert [bench.answers(request) for request in requests.values()] == [[2], [4], [6], [8], [10]]
+
+
+def test_nothing_overtakes_a_request_whose_rows_have_begun_to_leave() -> None:
+    bench = Bench(limits=Limits(2, 0.0, 16))
+    large = bench.submit(1, 2, 3, 4, 5, priority=5)
+    urgent = bench.submit(6, priority=1)
+    bench.loop.advance()
+
+    for _ in range(3):
+        bench.instances[0].finish()
+
+    assert bench.answers(large) == [2, 4, 6, 8, 10]
+    assert bench.answers(urgent) == [12]
+    assert bench.instances[0].sizes == [2, 2, 2]

@@ -12,7 +12,7 @@ from models.golden import Golden, write_golden
 from models.manifest import MANIFEST_FILE
 from service.engine import loading
 from service.engine.loading import load_version
-from service.engine.repository import find_versions
+from service.engine.repository import find_models
 from service.engine.runtime import Device, choose_device
 from service.engine.version_files import VersionRejected
 from service.errors import StartupError
@@ -247,21 +247,21 @@ def test_versions_are_found_newest_first_by_number(tmp_path: Path) -> None:
     (tmp_path / "Bad Name" / "1").mkdir(parents=True)
     (tmp_path / "empty").mkdir()
 
-    found = find_versions(tmp_path, ())
+    found = find_models([tmp_path])
 
-    assert {name: [f.name for f in folders] for name, folders in found.items()} == {"tiny": ["10", "2", "1"]}
+    assert {name: [f.name for f in model.versions] for name, model in found.items()} == {"tiny": ["10", "2", "1"]}
 
 
 def test_a_wanted_model_that_does_not_exist_is_an_error_at_start(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "1").mkdir(parents=True)
 
-    with pytest.raises(StartupError, match=r"\['nope'\].*holds \['tiny'\]"):
-        find_versions(tmp_path, ("tiny", "nope"))
+    with pytest.raises(StartupError, match=r"\['nope'\].*there are \['tiny'\]"):
+        find_models([tmp_path], ("tiny", "nope"))
 
 
 def test_a_repository_that_is_no_folder_is_an_error_at_start(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="not a folder"):
-        find_versions(tmp_path / "nowhere", ())
+        find_models([tmp_path / "nowhere"])
 
 
 def test_cuda_that_this_runtime_lacks_is_an_error_and_never_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:

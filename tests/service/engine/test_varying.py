@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from service.engine.batches import Receipt
 from service.engine.client import EngineClient
 from service.engine.engine import Engine
+from service.engine.repository import find_models
 from service.engine.runtime import Device
 from service.engine.worker import PeerConnection
 from service.errors import Cancelled, InvalidParameter
@@ -39,7 +40,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def client_of(repository: Path, socket: str) -> AsyncIterator[EngineClient]:
     settings = Settings(repository=repository, instances=2, threads=1)
     engine = Engine(settings, Device("cpu"), Metrics(CollectorRegistry()))
-    await engine.load({folder.name: [folder / "1"] for folder in sorted(repository.iterdir())})
+    await engine.load(find_models(settings.repositories))
     server = await asyncio.get_running_loop().create_unix_server(lambda: PeerConnection(engine), socket)
     client = EngineClient(socket, settings)
     connection = asyncio.create_task(client.run())

@@ -1,0 +1,120 @@
+"""How a model is served, as `config.toml` beside its versions says: which versions, batches, queue, instances, cache.
+
+It owns the schema of that file and which versions a policy names. It knows neither a version's content nor a queue.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from models import strict
+
+CONFIG_FILE = "config.toml"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPolicy:
+    """Which versions are served: the `latest` n that are fit, all, or specific ones."""
+
+    latest: int | None = None
+    all: bool = False
+    specific: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.latest is not None) + self.all + bool(self.specific) != 1:
+            raise ValueError("version_policy must be one of {latest = n}, 'all' and {specific = [n, ...]}.")
+        if self.latest is not None and self.latest < 1:
+            raise ValueError(f"latest is {self.latest}; it must be at least 1.")
+
+    def candidates(self, versions: Sequence[str]) -> list[str]:
+        """The versions that may be served, in the order of `versions`."""
+        wanted = {str(version) for version in self.specific}
+        return [version for version in versions if not wanted or version in wanted]
+
+    @property
+    def most(self) -> float:
+        """How many versions are served at once."""
+        return self.latest if self.latest is not None else math.inf
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The settings of one model; None, and 0 for `max_batch_size`, leave it to the service or the manifest.
+
+    `request_timeout_seconds` bounds the deadline of every request. Without `warm_up` only the smallest batch is run
+    before a version is ready.
+    """
+
+    version_policy: VersionPolicy = VersionPolicy(latest=1)
+    max_batch_size: int = 0
+    max_queue_delay_seconds: float | None = None
+    max_queue_rows: int | None = None
+    instances: int | None = None
+    threads: int | None = None
+    request_timeout_seconds: float | None = None
+    cache_bytes: int = 0
+    warm_up: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
+        for name in ("max_batch_size", "max_queue_delay_seconds", *least, "request_timeout_seconds", "cache_bytes"):
+            value = getattr(self, name)
+            if value is not None and not least.get(name, 0) <= value < math.inf:
+                raise ValueError(f"{name} is {value}; it must be at least {least.get(name, 0)}.")
+        if self.request_timeout_seconds == 0:
+            raise ValueError(f"request_timeout_seconds is {self.request_timeout_seconds}; it must be above 0.")
+
+    def overrides(self) -> dict[str, Any]:
+        """What it sets of the settings of the service, by their names."""
+        names = ("max_queue_delay_seconds", "max_queue_rows", "instances", "threads")
+        values = {name: getattr(self, name) for name in names}
+        values["max_batch_size"] = self.max_batch_size or None
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def build_config(value: Any) -> ModelConfig:
+    """Build the settings of a model from decoded TOML or JSON.
+
+    Raises: StrictError.
+    """
+    if isinstance(value, dict) and value.get("version_policy") == "all":
+        value = value | {"version_policy": {"all": True}}
+    return strict.build(ModelConfig, value, CONFIG_FILE)
+
+
+def parse_config(text: str) -> ModelConfig:
+    """Parse settings that come as JSON.
+
+    Raises: StrictError.
+    """
+    try:
+        return build_config(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, strict.StrictError):
+            raise
+        raise strict.StrictError(f"The configuration is not JSON: {error}.") from error
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Read `config.toml` of a model's folder; without one, the defaults.
+
+    Raises: StrictError, OSError.
+    """
+    try:
+        content = (folder / CONFIG_FILE).read_bytes()
+    except FileNotFoundError:
+        return ModelConfig()
+    try:
+        return build_config(tomllib.loads(content.decode("utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise strict.StrictError(f"{CONFIG_FILE} is not TOML: {error}.") from error

@@ -1,0 +1,76 @@
+"""Texts among tensors: their layout in a payload, each element behind its length, and as arrays of objects.
+
+It knows neither batches nor graphs. The layout is that of BYTES in the Open Inference Protocol's binary data.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.manifest import TensorSpec
+from service.errors import InvalidParameter
+
+Payload = bytes | memoryview
+_LENGTH = struct.Struct("<I")
+
+
+def pack(array: NDArray[Any]) -> bytes:
+    """Lay out an array of texts or bytes."""
+    parts = (item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist())
+    return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
+
+
+def unpack(payload: Payload, count: int, start: int = 0) -> tuple[list[bytes], int]:
+    """Take `count` elements from a payload; return them and where they end.
+
+    Raises: InvalidParameter.
+    """
+    view = memoryview(payload)
+    items: list[bytes] = []
+    for _ in range(count):
+        begin = start + _LENGTH.size
+        end = begin + _LENGTH.unpack_from(view, start)[0] if begin <= len(view) else len(view) + 1
+        if end > len(view):
+            raise InvalidParameter(f"The payload ends within element {len(items)} of {count} elements of BYTES.")
+        items.append(bytes(view[begin:end]))
+        start = end
+    return items, start
+
+
+def take_apart(specs: Sequence[TensorSpec], num_rows: int, payload: Payload) -> dict[str, NDArray[Any]]:
+    """The tensors of a payload, [num_rows, *row_shape] each; texts must be UTF-8, which is all that graphs take.
+
+    Raises: InvalidParameter.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    start = 0
+    for spec in specs:
+        shape = (num_rows, *spec.row_shape)
+        count = prod(shape)
+        if spec.datatype == "BYTES":
+            items, start = unpack(payload, count, start)
+            arrays[spec.name] = np.empty(count, object)
+            arrays[spec.name][:] = [_text(spec.name, item) for item in items]
+        else:
+            end = start + count * spec.dtype.itemsize
+            if end > len(payload):
+                raise InvalidParameter(f"The payload ends within {spec.name!r}, which has {end - start} bytes.")
+            arrays[spec.name] = np.frombuffer(payload, spec.dtype, count, start)
+            start = end
+        arrays[spec.name] = arrays[spec.name].reshape(shape)
+    if start != len(payload):
+        raise InvalidParameter(f"The payload has {len(payload)} bytes; its tensors end at {start}.")
+    return arrays
+
+
+def _text(name: str, item: bytes) -> str:
+    try:
+        return item.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidParameter(f"{name!r} holds {item[:40]!r}; the graph takes texts in UTF-8.") from error

@@ -1,0 +1,61 @@
+"""Builds bare ONNX files, as people have them: no manifest, no golden outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+
+
+def graph_bytes(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[tuple[str, int, Sequence[Any] | None]],
+    outputs: Sequence[tuple[str, int, Sequence[Any] | None]],
+    initializers: dict[str, Any] | None = None,
+    *,
+    opset: int = 20,
+    ir_version: int = 10,
+) -> bytes:
+    """An ONNX file with these nodes; inputs and outputs are name, element type and shape."""
+    graph = helper.make_graph(
+        list(nodes),
+        "bare",
+        [helper.make_tensor_value_info(*each) for each in inputs],
+        [helper.make_tensor_value_info(*each) for each in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (initializers or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    serialized: bytes = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version).SerializeToString()
+    return serialized
+
+
+def write_bare(repository: Path, name: str, content: bytes, version: str = "1") -> Path:
+    """Put an ONNX file into a repository as one step, as a careful copy does."""
+    folder = repository / name / version
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".model.part").write_bytes(content)
+    os.replace(folder / ".model.part", folder / "model.onnx")
+    return folder
+
+
+def scale_bytes(factor: float, width: int = 3) -> bytes:
+    """`y = factor * x` for rows of some numbers."""
+    return graph_bytes(
+        [helper.make_node("Mul", ["x", "factor"], ["y"])],
+        [("x", FLOAT, ["batch", width])],
+        [("y", FLOAT, ["batch", width])],
+        {"factor": np.float32(factor)},
+    )
+
+
+def one_node(operator: str, element: int, shape: Sequence[Any] | None, **attributes: Any) -> bytes:
+    """`y = operator(x)` with one type and shape for both."""
+    node = helper.make_node(operator, ["x"], ["y"], **attributes)
+    return graph_bytes([node], [("x", element, shape)], [("y", element, shape)])

@@ -1,0 +1,58 @@
+"""The real service follows its repository, and loads and unloads on request, through the command line as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import numpy as np
+from typer.testing import CliRunner
+
+from service.cli import app
+from tests.bare import scale_bytes, write_bare
+from tests.servers import RunningService, until
+
+RUNNER = CliRunner()
+
+
+def answer(url: str, model: str) -> float | None:
+    """What the model makes of 1, or None where it does not answer."""
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": np.ones(3).tolist()}
+    response = httpx.post(f"{url}/v2/models/{model}/infer", json={"inputs": [x]}, timeout=30)
+    return float(response.json()["outputs"][0]["data"][0]) if response.is_success else None
+
+
+def test_files_that_come_change_and_go_are_followed(tmp_path: Path) -> None:
+    write_bare(tmp_path, "first", scale_bytes(2))
+    with RunningService(tmp_path, "--model-control", "poll", "--instances", "1", "--threads", "1") as service:
+        url = service.wait_until_ready().url
+        assert answer(url, "first") == 2
+
+        write_bare(tmp_path, "second", scale_bytes(3))
+        until(lambda: answer(url, "second") == 3, service.describe)
+        write_bare(tmp_path, "second", scale_bytes(4), "2")
+        until(lambda: answer(url, "second") == 4, service.describe)
+        (tmp_path / "first").rename(tmp_path / ".first")
+        until(lambda: answer(url, "first") is None, service.describe)
+        assert answer(url, "second") == 4
+
+
+def test_the_command_line_loads_unloads_and_lists(tmp_path: Path) -> None:
+    write_bare(tmp_path, "scale", scale_bytes(2))
+    options = ("--model-control", "explicit", "--instances", "1", "--threads", "1", "--workers", "2")
+    with RunningService(tmp_path, *options) as service:
+        url = service.wait_until_ready().url
+
+        def models(*arguments: str) -> str:
+            result = RUNNER.invoke(app, ["models", "--url", url, *arguments], env={"COLUMNS": "200"})
+            return f"{result.exit_code} {result.output}"
+
+        assert "unavailable: not loaded" in models()
+        assert models("load", "scale") == "0 scale is loaded.\n"
+        assert answer(url, "scale") == 2
+        assert "1 x 1, batch 32" in models()
+        assert "x FP32 [-1, 3]" in models("show", "scale")
+        assert models("unload", "scale") == "0 scale is unloaded.\n"
+        until(lambda: answer(url, "scale") is None, service.describe)
+        assert models("load", "nope").startswith("1 ")
+        assert "'nope'" in models("load", "nope")
