@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
 import typer
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
 
 
 def fail(message: str, status: int = 1) -> typer.Exit:
