@@ -104,7 +104,7 @@ def open_session(model: str, threads: int) -> Any:
 
 
 def make_feeds(session: Any, batch: int, sizes: Sequence[int]) -> dict[str, Any]:
-    """Random bytes for each input of bytes; floats share 1 evenly along their last axis.
+    """Random bytes for each input of bytes; whole numbers are 0, floats share 1 evenly along their last axis.
 
     Raises: ValueError when the graph has more open axes than `sizes`.
     """
@@ -119,6 +119,8 @@ def make_feeds(session: Any, batch: int, sizes: Sequence[int]) -> dict[str, Any]
             shape.append(size if isinstance(size, int) else left.pop(0))
         if spec.type == "tensor(uint8)":
             feeds[spec.name] = generator.integers(0, 256, shape, dtype=np.uint8)
+        elif spec.type == "tensor(int64)":
+            feeds[spec.name] = np.zeros(shape, np.int64)
         else:
             feeds[spec.name] = np.full(shape, 1 / shape[-1], np.float32)
     return feeds

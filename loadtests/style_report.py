@@ -143,7 +143,8 @@ def print_tables(console: Console, results: cells.Results, verdicts: list[Verdic
     console.print(target_table(verdicts))
 
 
-def _machine_line(facts: dict[str, Any]) -> str:
+def machine_line(facts: dict[str, Any]) -> str:
+    """The machine and the libraries in one line."""
     load = ", ".join(f"{value:.2f}" for value in facts["load_average"])
     libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
     return f"{facts['cpu']}, {facts['cores']} cores, load average {load}; Python {facts['python']}, {libraries}."
@@ -154,7 +155,7 @@ def write_files(folder: Path, results: cells.Results, verdicts: list[Verdict], o
     facts, (markdown, page, chart) = machine(), FILES
     targets = Sheet("Targets", TARGET_HEADINGS, [target_cells(verdict) for verdict in verdicts])
     sheets = "\n".join(sheet.to_markdown() for sheet in [targets, *_sheets(results)])
-    head = [f"# {cells.SERVICE}: style transfer, {facts['finished']}", _machine_line(facts), *_notes(results)]
+    head = [f"# {cells.SERVICE}: style transfer, {facts['finished']}", machine_line(facts), *_notes(results)]
     text = "\n\n".join([*head, f"![Rates, seconds a photograph, memory]({chart})", sheets])
     (folder / markdown).write_text(text, encoding="utf-8")
     values = {"machine": facts, "options": told_options(options), **results.to_json()}

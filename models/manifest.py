@@ -257,6 +257,8 @@ class Manifest:
             raise ValueError("language or tokenizer is missing; a text generator needs both.")
         if self.task == "style-transfer" and not self.stylization:
             raise ValueError("stylization is missing; a stylizer needs it.")
+        if self.task == "image-generation" and not (self.labels and "decoder" in self.graphs):
+            raise ValueError("labels or the graph 'decoder' are missing; an image generator needs both.")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin is {self.margin}; it must be at least 0 and below 0.5.")
 

@@ -15,15 +15,19 @@ from starlette.types import ASGIApp
 
 from service import __version__
 from service.api import problems
+from service.api.by_task import ByTask
 from service.api.catalog import catalog_router
 from service.api.classification import Classify, Embed
 from service.api.documentation import ANY_PROBLEM
-from service.api.entries import ENTRIES, Entry
+from service.api.encoding import EmbedLatent, Encode, Reconstruct
+from service.api.entries import ENTRIES, GENERATE_BY_ADDRESS, Entry
 from service.api.envelope import Drain, Envelope
 from service.api.generation import Generate
+from service.api.generator_routes import Decode, GenerateByAddress, GeneratePictures
 from service.api.health import health_router
 from service.api.hotpath import HotPath, hot_path, open_path
 from service.api.language import Attention, Detokenize, NextToken, Score, Tokenize
+from service.api.latent_routes import Arithmetic, Interpolate
 from service.api.open_inference import text_routes as open_texts
 from service.api.open_inference.entries import ENTRIES as OPEN_ENTRIES
 from service.api.open_inference.execution import Execution
@@ -62,27 +66,43 @@ def create_app(
     _add_error_handlers(app)
     tokenizers = execution.tokenizers
     threads = tokenizers.threads
-    handlers: dict[str, ASGIApp] = {
-        "classify": Classify(client, settings, metrics, threads),
-        "embed": Embed(client, settings, metrics, threads),
-        "stylize": Stylize(client, settings, metrics, threads),
-        "generate": Generate(client, settings, tokenizers),
-        "next-token": NextToken(client, settings, tokenizers),
-        "tokenize": Tokenize(client, settings, tokenizers),
-        "detokenize": Detokenize(client, settings, tokenizers),
-        "score": Score(client, settings, tokenizers),
-        "attention": Attention(client, settings, tokenizers),
-    }
+    handlers = _handlers(settings, client, metrics, threads, tokenizers)
     whole: dict[str, ASGIApp] = {COMPLETIONS: Completions(client, settings, tokenizers)}
     for verb, handler in handlers.items():
         _add_hot_route(app, hot_path(verb), handler, ENTRIES[verb])
     for path, handler in whole.items():
         _add_hot_route(app, path, handler, ENTRIES[path])
+    by_address = GenerateByAddress(client, settings, metrics, threads)
+    _add_hot_route(app, hot_path("generate"), by_address, GENERATE_BY_ADDRESS, method="GET")
     open_inference = _add_open_inference(app, execution, settings, drain)
     app.include_router(catalog_router(client))
     app.include_router(styles_router(client, Thumbnails(threads)))
     app.include_router(health_router(client, metrics, drain))
     return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain)
+
+
+def _handlers(
+    settings: Settings, client: EngineClient, metrics: Metrics, threads: ThreadPoolExecutor, tokenizers: Tokenizers
+) -> dict[str, ASGIApp]:
+    """The handler of each verb on a model."""
+    pictures = (client, settings, metrics, threads)
+    texts = (client, settings, tokenizers)
+    return {
+        "classify": Classify(*pictures),
+        "embed": ByTask(Embed(*pictures), EmbedLatent(*pictures)),
+        "encode": Encode(*pictures),
+        "reconstruct": Reconstruct(*pictures),
+        "stylize": Stylize(*pictures),
+        "generate": ByTask(Generate(*texts), GeneratePictures(*pictures)),
+        "decode": Decode(*pictures),
+        "interpolate": Interpolate(*pictures),
+        "arithmetic": Arithmetic(*pictures),
+        "next-token": NextToken(*texts),
+        "tokenize": Tokenize(*texts),
+        "detokenize": Detokenize(*texts),
+        "score": Score(*texts),
+        "attention": Attention(*texts),
+    }
 
 
 def _add_open_inference(app: FastAPI, execution: Execution, settings: Settings, drain: Drain) -> dict[str, ASGIApp]:
@@ -109,7 +129,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, problems.on_unexpected)
 
 
-def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, entry: Entry, tag: str = "inference") -> None:
+def _add_hot_route(
+    app: FastAPI, path: str, handler: ASGIApp, entry: Entry, tag: str = "inference", method: str = "POST"
+) -> None:
     """Route to a plain ASGI handler, and keep the entry in the OpenAPI document that FastAPI would make."""
 
     async def documented(model: str) -> Any: ...
@@ -126,7 +148,7 @@ def _add_hot_route(app: FastAPI, path: str, handler: ASGIApp, entry: Entry, tag:
     app.add_api_route(
         path,
         endpoint,
-        methods=["POST"],
+        methods=[method],
         response_model=entry.answer,
         response_class=JSONResponse if entry.answer else Response,
         responses=entry.responses,

@@ -1,4 +1,4 @@
-"""The console script `hotplate`: serve · models · check · predict · complete · stylize · bench.
+"""The console script `hotplate`: serve · models · check · predict · complete · stylize · generate · bench.
 
 It parses arguments and prints; what a command does is elsewhere. It imports little, so that `--help` answers at once.
 """
@@ -19,11 +19,10 @@ from urllib.parse import quote
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from service import __version__, completing, stylizing
-from service.asking import DEFAULT_URL, Url, ask, fail, first_model, reaching
+from service import __version__, completing, picture_commands
+from service.asking import DEFAULT_URL, Url, ask, fail, reaching
 from service.errors import StartupError
 from service.launch import MULTIPROC_VARIABLE
 from service.logs import configure_logging
@@ -34,7 +33,6 @@ app = typer.Typer(
     help="Serve the networks that Hotplate trained, and ask them.", no_args_is_help=True, add_completion=False
 )
 console = Console(markup=False)  # what a service says is shown as it is
-errors = Console(markup=False, stderr=True)
 
 
 def main() -> None:
@@ -86,7 +84,7 @@ def _options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in Settings.model_fields.items():
         default = field.get_default()
         shown = os.pathsep.join(map(str, default)) if isinstance(default, tuple) else default
-        help_text = f"{field.description} [default: {shown if shown != '' else 'empty'}]"
+        help_text = f"{field.description} (default: {shown if shown != '' else 'empty'})"
         metavar = _METAVARS.get(field.annotation, "TEXT")
         option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, show_default=False, metavar=metavar)
         if field.annotation is bool:
@@ -150,7 +148,7 @@ def _write_explanation(folder: Path, file: Path, png: str) -> None:
 @app.command()
 def complete(
     prompt: Annotated[str, typer.Argument(help="The text to go on with; empty begins a new one.")] = "",
-    model: Annotated[str, typer.Option("--model", "-m", help="name or name@version [default: the first]")] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help="name or name@version (default: the first)")] = "",
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 always takes the likeliest token.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw among the likeliest tokens that have this share.")] = None,
@@ -182,61 +180,10 @@ def complete(
         typer.secho(f"{count} tokens, {speed:.0f} tokens/s, seed {end['seed']}, {end['model']}", dim=True, err=True)
 
 
-# --- stylize ---
+# --- stylize, generate ---
 
-
-@app.command()
-def stylize(
-    photos: Annotated[list[Path] | None, typer.Argument(help="Pictures, or folders of them.", exists=True)] = None,
-    style: Annotated[list[str] | None, typer.Option(help="The style; repeated, they are blended equally.")] = None,
-    blend: Annotated[str, typer.Option(help='Styles with their weights: "great_wave:0.6,udnie:0.4".')] = "",
-    strength: Annotated[float | None, typer.Option(help="From 0, the photograph, to 1, the painting.")] = None,
-    preserve_color: Annotated[bool, typer.Option("--preserve-color", help="Keep the photograph's colours.")] = False,
-    kind: Annotated[str, typer.Option("--format", help="jpeg, png or webp [default: the picture's own]")] = "",
-    quality: Annotated[int | None, typer.Option(help="1 to 100, for JPEG and WebP.")] = None,
-    output: Annotated[str, typer.Option("--output", "-o", help="File, or folder for several.", metavar="PATH")] = "",
-    model: Annotated[str, typer.Option("--model", "-m", help="name or name@version [default: the first]")] = "",
-    list_styles: Annotated[bool, typer.Option("--list-styles", help="Name the styles and exit.")] = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Have photographs painted in the manner of a painter; without -o, photo.jpg becomes photo.great_wave.jpg."""
-    address = url.rstrip("/")
-    wanted = {"strength": strength, "quality": quality, "preserve_color": "true" if preserve_color else None}
-    parameters = {name: str(value) for name, value in wanted.items() if value is not None}
-    jobs = []
-    try:
-        if not list_styles:
-            parameters |= stylizing.style_parameters(style or [], blend)
-            jobs = stylizing.plan_jobs(photos or [], output, kind, parameters)
-    except stylizing.StylizingFailed as error:
-        raise fail(str(error), 2) from error
-    if not model:
-        model = first_model(ask("GET", f"{address}/v1/models")["data"], stylizing.TASK) or ""
-    if not model:
-        raise fail("The service has no model that paints photographs.")
-    if list_styles:
-        for each in ask("GET", f"{address}/v1/models/{quote(model, safe='@')}/styles")["styles"]:
-            typer.echo(each["name"])
-        return
-    _stylize_all(address, model, jobs, parameters)
-
-
-def _stylize_all(address: str, model: str, jobs: list[stylizing.Job], parameters: dict[str, str]) -> None:
-    is_shown = errors.is_terminal
-    with reaching(address), Progress(console=errors, transient=True, disable=not is_shown) as progress:
-        # Nobody knows how far a single picture is: its bar only moves.
-        task = progress.add_task(jobs[0].source.name, total=len(jobs) if len(jobs) > 1 else None)
-
-        def report(job: stylizing.Job) -> None:
-            progress.update(task, advance=1, description=job.source.name)
-
-        failures = stylizing.stylize_all(address, model, jobs, parameters, report)
-    failed = {failure.job for failure in failures}
-    for job in jobs:
-        if job not in failed:
-            typer.echo(job.target)
-    if failures:
-        raise fail("\n".join(map(str, failures)))
+app.command()(picture_commands.stylize)
+app.command()(picture_commands.generate)
 
 
 # --- bench ---

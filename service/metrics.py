@@ -46,7 +46,9 @@ class Metrics:
         self.request_bytes = self._counter("request_bytes", "Body bytes received.", "route")
         self.response_bytes = self._counter("response_bytes", "Body bytes sent.", "route")
         self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one picture.", SECONDS)
-        self.encode_seconds = self._histogram("encode_seconds", "Time to encode one painted picture.", SECONDS)
+        self.encode_seconds = self._histogram(
+            "encode_seconds", "Time to encode a painted picture, or drawn ones together.", SECONDS
+        )
 
     def _declare_engine(self) -> None:
         self.queue_seconds = self._histogram(

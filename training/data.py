@@ -174,6 +174,24 @@ def load_dataset(name: str, *, folder: Path | None = None, cache: Path = DEFAULT
     return _load_local(name, target)
 
 
+def synthetic_dataset(name: str, num_rows: int = 40) -> Dataset:
+    """Random images of the data set's size and labels, to try the whole path without data."""
+    source = SOURCES[name]
+    rng = np.random.default_rng(0)
+    side = 28 if source.channels == 1 else 32
+    images = rng.integers(0, 256, (2, num_rows, side, side, source.channels), dtype=np.uint8)
+    labels = np.arange(num_rows) % len(source.labels)
+    return Dataset(
+        name="synthetic",
+        description="random noise",
+        labels=source.labels,
+        train_images=images[0],
+        train_labels=labels,
+        test_images=images[1],
+        test_labels=labels,
+    )
+
+
 def _load_local(name: str, folder: Path) -> Dataset:
     """Try the layouts in turn: idx files, CIFAR's archives, class-per-folder images."""
     for candidate in (folder, folder / name):

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from models.manifest import Manifest
 from training.evaluate import Scores
 from training.formats import Images, Labels
+from training.markdown import table
 
 CURVES_FILE = "curves.png"
 CONFUSION_FILE = "confusion.png"
@@ -52,7 +53,7 @@ def _sections(report: Report) -> list[str]:
     return [
         f"# {manifest.name}, version {manifest.version}",
         manifest.description,
-        _table(
+        table(
             ("figure", "value"),
             [
                 (f"test accuracy ({test_name}, {report.test.count:,} images)", f"{report.test.accuracy:.2%}"),
@@ -70,14 +71,9 @@ def _sections(report: Report) -> list[str]:
         "## Accuracy by class\n\n" + _class_table(report),
         f"## Confusion matrix\n\n![True class by predicted class, counts]({CONFUSION_FILE})",
         f"## Wrongest test images\n\nErrors by falling confidence.\n\n![Wrongest test images]({WRONGEST_FILE})",
-        "## Settings\n\n" + _table(("setting", "value"), [(k, str(v)) for k, v in training.config.items()]),
-        "## Libraries\n\n" + _table(("library", "version"), list(training.libraries.items())),
+        "## Settings\n\n" + table(("setting", "value"), [(k, str(v)) for k, v in training.config.items()]),
+        "## Libraries\n\n" + table(("library", "version"), list(training.libraries.items())),
     ]
-
-
-def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    lines = [header, ("---", "---"), *rows]
-    return "\n".join(f"| {left} | {right} |" for left, right in lines)
 
 
 def _class_table(report: Report) -> str:
@@ -85,7 +81,7 @@ def _class_table(report: Report) -> str:
     shares = report.test.class_accuracy
     counts = report.test.confusion.sum(axis=1)
     rows = [(label, f"{share:.2%} of {count}") for label, share, count in zip(labels, shares, counts, strict=True)]
-    return _table(("class", "accuracy"), rows)
+    return table(("class", "accuracy"), rows)
 
 
 def _curves(report: Report) -> Figure:

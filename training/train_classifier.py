@@ -21,7 +21,7 @@ from tqdm import tqdm
 from models.manifest import Evaluation, Training, read_manifest
 from training.checkpoints import open_run
 from training.config import RECIPES, ClassifierConfig, configure
-from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset
+from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset, synthetic_dataset
 from training.device import choose_device
 from training.evaluate import Scores, fit_temperature, predict_logits, score
 from training.export import DEFAULT_REPOSITORY, ExportError, ModelCard, export_classifier
@@ -58,24 +58,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     settings = parser.add_argument_group("settings")
     add_flags(settings, ClassifierConfig, skip=("dataset",))
     return parser.parse_args(arguments)
-
-
-def synthetic_dataset(name: str, num_rows: int = 40) -> Dataset:
-    """Random images of the data set's size and labels, to try the whole path without data."""
-    source = SOURCES[name]
-    rng = np.random.default_rng(0)
-    side = 28 if source.channels == 1 else 32
-    images = rng.integers(0, 256, (2, num_rows, side, side, source.channels), dtype=np.uint8)
-    labels = np.arange(num_rows) % len(source.labels)
-    return Dataset(
-        name="synthetic",
-        description="random noise",
-        labels=source.labels,
-        train_images=images[0],
-        train_labels=labels,
-        test_images=images[1],
-        test_labels=labels,
-    )
 
 
 def split_train(dataset: Dataset, config: ClassifierConfig) -> tuple[Part, Part]:

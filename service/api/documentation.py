@@ -41,7 +41,7 @@ class Classified(BaseModel):
 
 
 class Embedding(BaseModel):
-    """The unit-length feature vector of one picture."""
+    """The feature vector of one picture."""
 
     embedding: list[float]
 
@@ -89,12 +89,11 @@ TIMEOUT_HEADER = {"name": "X-Request-Timeout", "in": "header", "schema": {"type"
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-def classifier_request(*, explains: bool) -> dict[str, Any]:
-    """The parameters and bodies that the classifier routes take."""
+def classifier_request() -> dict[str, Any]:
+    """The parameters and bodies that `classify` takes."""
     invert: dict[str, Any] = {"type": "string", "enum": ["auto", "true", "false"], "default": "auto"}
-    parameters = {"invert": invert}
-    if explains:
-        parameters |= {"top_k": {"type": "integer", "minimum": 1, "default": 5}, "explain": {"type": "boolean"}}
+    top_k = {"type": "integer", "minimum": 1, "default": 5}
+    parameters = {"invert": invert, "top_k": top_k, "explain": {"type": "boolean"}}
     images = {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1}
     json_body = {"type": "object", "required": ["images"], "properties": {"images": images, **parameters}}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}

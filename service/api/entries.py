@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from service.api import encoder_documentation as encoders
+from service.api import generator_documentation as generators
 from service.api import picture_documentation as pictures
 from service.api import text_documentation as texts
 from service.api.documentation import PROBLEMS, Classified, Embedded, classifier_request
 from service.api.openai import COMPLETIONS
-from service.tasks import text_parameters
+from service.api.several import ZIP_TYPE
+from service.tasks import encoding_parameters, generation_parameters, text_parameters
 from service.tasks.stylization_parameters import STYLIZE
 
 Responses = dict[int | str, dict[str, Any]]
@@ -22,18 +23,32 @@ class Entry:
     """What the document says of one route."""
 
     description: str
-    answer: type[BaseModel] | None  # None: no JSON; `responses` says what
+    answer: Any  # a pydantic model or several; None: no JSON, `responses` says what
     request: dict[str, Any]
     responses: Responses
 
 
-def _classifier(verb: str, answer: type[BaseModel], *, explains: bool) -> Entry:
-    return Entry(f"`POST /v1/models/{{model}}/{verb}`.", answer, classifier_request(explains=explains), PROBLEMS)
-
-
 ENTRIES: dict[str, Entry] = {
-    "classify": _classifier("classify", Classified, explains=True),
-    "embed": _classifier("embed", Embedded, explains=False),
+    "classify": Entry("`POST /v1/models/{model}/classify`.", Classified, classifier_request(), PROBLEMS),
+    "embed": Entry(
+        "Classifiers: the unit-length feature vector. Image generators with an encoder: the mean of the latent.",
+        Embedded,
+        pictures.picture_request(encoding_parameters.ENCODE, takes_raw=True),
+        PROBLEMS,
+    ),
+    "encode": Entry(
+        "For image generators with an encoder; pictures are taken and prepared as by `classify`.",
+        encoders.Encoded,
+        pictures.picture_request(encoding_parameters.ENCODE, takes_raw=True),
+        PROBLEMS,
+    ),
+    "reconstruct": Entry(
+        "For image generators with an encoder; pictures are taken and prepared as by `classify`. Errors are in nats a "
+        "pixel, averaged over samples of the latent: black costs nothing, the hottest colour what guessing costs.",
+        encoders.Reconstructed,
+        pictures.picture_request(encoding_parameters.RECONSTRUCT, takes_raw=True),
+        generators.drawn_responses("image/png"),
+    ),
     "stylize": Entry(
         "Pictures of 32x32 pixels up to the service's limit. EXIF orientation is applied, alpha and the ICC profile "
         "are kept (a JPEG shows what is transparent on white), other metadata is dropped. Without `X-Request-Timeout`, "
@@ -43,12 +58,31 @@ ENTRIES: dict[str, Entry] = {
         pictures.PICTURE_RESPONSES,
     ),
     "generate": Entry(
-        "With `stream`, each event holds `index`, `text`, `tokens` and, if asked for, `logprobs`; the last of each "
-        "answer has a `finish_reason`. An event `end` with `usage` and `timing` closes the stream, or an event `error` "
-        "with a problem.",
-        texts.Generated,
-        texts.json_request(text_parameters.GENERATE, texts.GENERATE_EXAMPLE),
-        texts.GENERATE_RESPONSES,
+        "Text generators: with `stream`, each event holds `index`, `text`, `tokens` and, if asked for, `logprobs`; the "
+        "last of each answer has a `finish_reason`. An event `end` with `usage` and `timing` closes the stream, or an "
+        "event `error` with a problem. Image generators: each picture tells its own seed, which draws it again alone, "
+        "with the same label, temperature and truncation. With an empty body, the query may hold their parameters.",
+        generators.GENERATED,
+        generators.generate_request(),
+        generators.GENERATE_BOTH_RESPONSES,
+    ),
+    "decode": Entry(
+        "Latents are those that `encode` finds, or that `generate` tells with `latents`.",
+        generators.DecodedImages,
+        texts.json_request(generation_parameters.DECODE, generators.DECODE_EXAMPLE),
+        generators.drawn_responses("image/png", ZIP_TYPE),
+    ),
+    "interpolate": Entry(
+        "The ends of a walk between seeds are the pictures that `generate` draws from them.",
+        generators.DecodedImages,
+        texts.json_request(generation_parameters.INTERPOLATE, generators.INTERPOLATE_EXAMPLE),
+        generators.drawn_responses("image/png", "image/webp", "image/gif"),
+    ),
+    "arithmetic": Entry(
+        "For models with an encoder. Each of `a`, `b` and `c` may be a latent, a picture, or pictures to be averaged.",
+        generators.Reckoned,
+        texts.json_request(generation_parameters.ARITHMETIC, generators.ARITHMETIC_EXAMPLE),
+        generators.drawn_responses("image/png"),
     ),
     "next-token": Entry(
         "Probabilities are the model's own, at temperature 1 and without any filter.",
@@ -88,3 +122,9 @@ ENTRIES: dict[str, Entry] = {
         texts.COMPLETION_RESPONSES,
     ),
 }
+GENERATE_BY_ADDRESS = Entry(
+    "For image generators, in a browser or an `<img>`; a labelled grid where neither `format` nor `Accept` says more.",
+    generators.Drawn,
+    generators.query_request(generation_parameters.GENERATE),
+    generators.ADDRESS_RESPONSES,
+)

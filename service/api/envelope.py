@@ -99,9 +99,10 @@ class Envelope:
         else:
             batch = f'batch;desc="{receipt.batch_size}", ' if receipt.batch_size else ""  # a sequence is in many
             batch += f'tiles;desc="{exchange.num_tiles}", ' if exchange.num_tiles else ""
+            encode = f"encode;dur={exchange.encode_seconds * 1e3:.3f}, " if exchange.encode_seconds else ""
             timing = (
                 f"queue;dur={receipt.queue_seconds * 1e3:.3f}, compute;dur={receipt.compute_seconds * 1e3:.3f}, "
-                f"{batch}total;dur={total_ms:.3f}"
+                f"{encode}{batch}total;dur={total_ms:.3f}"
             )
         headers = [(b"x-request-id", exchange.request_id.encode()), (b"server-timing", timing.encode())]
         if self._drain.is_draining:

@@ -23,6 +23,7 @@ class Exchange:
     request_bytes: int = 0
     receipt: Receipt | None = None
     num_tiles: int = 0
+    encode_seconds: float = 0.0
     on_disconnect: Callable[[], object] | None = None
     is_disconnected: bool = False
 

@@ -28,12 +28,13 @@ class BinaryAnswer:
 
     media_type: str
     pieces: Sequence[bytes]
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
     async def write(self, send: Send) -> None:
         """Send it."""
         num_bytes = sum(map(len, self.pieces))
         headers = [(b"content-type", self.media_type.encode("ascii")), (b"content-length", b"%d" % num_bytes)]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.start", "status": 200, "headers": [*headers, *self.headers]})
         for piece in self.pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -89,14 +90,14 @@ class InferenceRoute(ABC):
         return arrays
 
 
-def resolve_for_task(client: EngineClient, reference: str, task: str) -> ReadyModel:
-    """The model `name` or `name@version`, if it does this task.
+def resolve_for_task(client: EngineClient, reference: str, *tasks: str) -> ReadyModel:
+    """The model `name` or `name@version`, if it does one of the tasks.
 
     Raises: UnknownModel, ModelNotReady, UnsupportedTask.
     """
     model = client.resolve(reference)
-    if model.manifest.task != task:
-        raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; this route needs {task}.")
+    if model.manifest.task not in tasks:
+        raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; this route needs {' or '.join(tasks)}.")
     return model
 
 

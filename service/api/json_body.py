@@ -1,15 +1,17 @@
-"""Reads a request body that is one JSON object. It knows HTTP bodies and nothing of what the members mean."""
+"""Reads a request's JSON object, or the query in its place. It knows HTTP and nothing of what the members mean."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from starlette.types import Receive
 
-from service.api.body import JSON_TYPE, media_type_of, read_body, require_distinct
+from service.api.body import JSON_TYPE, media_type_of, query_parameters, read_body, require_distinct
 from service.api.exchange import Exchange, Scope
 from service.errors import InvalidParameter, MalformedRequest, UnsupportedMedia
+from service.tasks.parameters import Parameter, shown, spelled
 
 # What curl -d says when it is told nothing.
 _UNTOLD_TYPES = (b"", b"application/x-www-form-urlencoded")
@@ -20,13 +22,36 @@ async def read_json_object(scope: Scope, receive: Receive, exchange: Exchange, m
 
     Raises: UnsupportedMedia, PayloadTooLarge, MalformedRequest, InvalidParameter, Cancelled.
     """
-    media_type, _ = media_type_of(scope)
-    if media_type != JSON_TYPE and media_type not in _UNTOLD_TYPES:
-        shown = media_type.decode("latin-1")[:80]
-        raise UnsupportedMedia(f"The media type {shown!r} is not accepted; send application/json.")
+    _require_json_type(scope)
     body = await read_body(scope, receive, max_bytes)
     exchange.request_bytes = len(body)
     return parse_json_object(body)
+
+
+async def read_object_or_query(
+    scope: Scope, receive: Receive, exchange: Exchange, max_bytes: int, known: Mapping[str, Parameter]
+) -> dict[str, Any]:
+    """Read the body, which must be one JSON object, or the query where the body is empty.
+
+    Raises: as `read_json_object`; InvalidParameter also where there are both.
+    """
+    query = query_parameters(scope)
+    body = await read_body(scope, receive, max_bytes)
+    exchange.request_bytes = len(body)
+    if not body:
+        return spelled(query, known)
+    _require_json_type(scope)
+    if query:
+        names = ", ".join(shown(name) for name in query)
+        raise InvalidParameter(f"There are parameters in the query ({names}) and in the body; give all in one of them.")
+    return parse_json_object(body)
+
+
+def _require_json_type(scope: Scope) -> None:
+    media_type, _ = media_type_of(scope)
+    if media_type != JSON_TYPE and media_type not in _UNTOLD_TYPES:
+        quoted = media_type.decode("latin-1")[:80]
+        raise UnsupportedMedia(f"The media type {quoted!r} is not accepted; send application/json.")
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from service.tasks.parameters import Parameter
 _PICTURES = ("image/jpeg", "image/png", "image/webp")
 
 
-def picture_request(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
-    """The bodies that a route of pictures takes, from the parameters that it checks."""
+def picture_request(parameters: Mapping[str, Parameter], *, takes_raw: bool = False) -> dict[str, Any]:
+    """The bodies that a route of pictures takes, from the parameters that it checks; with raw ones, also one tensor."""
+    raw = ("application/octet-stream",) if takes_raw else ()
     described = {name: parameter.described() for name, parameter in parameters.items()}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
     images = {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1}
@@ -27,7 +28,7 @@ def picture_request(parameters: Mapping[str, Parameter]) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                **dict.fromkeys(_PICTURES, BINARY),
+                **dict.fromkeys((*_PICTURES, *raw), BINARY),
                 "multipart/form-data": {"schema": form},
                 "application/json": {"schema": members | {"additionalProperties": False}},
             },

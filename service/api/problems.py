@@ -15,6 +15,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from service.api.open_inference.faults import fault_of
 from service.errors import InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
@@ -97,10 +98,21 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     path = request.scope["path"]
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        allowed = headers.get("Allow", "")
-        refusal = MethodNotAllowed(f"{request.method} is not allowed on {path!r}; {allowed} is.")
+        allowed = headers["Allow"] = _allowed_methods(request, headers.get("Allow", ""))
+        refusal = MethodNotAllowed(
+            f"{request.method} is not allowed on {path!r}; {allowed} {'are' if ',' in allowed else 'is'}."
+        )
         return error_response(path, refusal, headers)
     return error_response(path, NotFound(f"There is no {path!r}; /docs lists what there is."), headers)
+
+
+def _allowed_methods(request: Request, told: str) -> str:
+    """The methods of all routes of this path; the router tells those of the first."""
+    methods = {method.strip() for method in told.split(",")}
+    for route in request.app.routes:
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
+            methods |= route.methods or set()
+    return ", ".join(sorted(methods))
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from urllib.parse import quote
 
+from service.api.accept import preferred_type
 from service.api.exchange import Scope
 
 ZIP_TYPE = "application/zip"
@@ -34,13 +35,7 @@ class PictureFile:
 
 def wants_zip(scope: Scope) -> bool:
     """Whether the caller names zip files among what he accepts; `*/*` does not."""
-    for name, value in scope["headers"]:
-        if name == b"accept":
-            for part in value.decode("latin-1").lower().split(","):
-                media_type, *parameters = (piece.strip() for piece in part.split(";"))
-                if media_type == ZIP_TYPE and "q=0" not in parameters:
-                    return True
-    return False
+    return preferred_type(scope, (ZIP_TYPE,)) is not None
 
 
 def safe_names(given: Sequence[str], formats: Sequence[str]) -> list[str]:

@@ -52,8 +52,12 @@ class EngineWork:
         finally:
             exchange.on_disconnect = None
 
-    async def infer(self, graph: str, rows: Sequence[NDArray[Any]], outputs: tuple[str, ...]) -> Arrays:
-        """Compute outputs of a graph for one row of each of its inputs, within what is left of the time.
+    async def infer(
+        self, graph: str, rows: Sequence[NDArray[Any]], outputs: tuple[str, ...], *, num_rows: int | None = None
+    ) -> Arrays:
+        """Compute outputs of a graph for its inputs, in its order, within what is left of the time.
+
+        `rows` are one row of each input; or, where `num_rows` is told, so many, along the first axis of each.
 
         Raises: DeadlineExceeded and what the engine raises.
         """
@@ -61,8 +65,9 @@ class EngineWork:
         if seconds <= 0:
             raise self._deadline_passed()
         payload = [np.ascontiguousarray(row).reshape(-1).data.cast("B") for row in rows]
-        shapes = tuple(row.shape for row in rows)
-        call = self._client.infer(self.model, graph, outputs, payload, 1, seconds, row_shapes=shapes)
+        shapes = tuple(row.shape if num_rows is None else row.shape[1:] for row in rows)
+        count = 1 if num_rows is None else num_rows
+        call = self._client.infer(self.model, graph, outputs, payload, count, seconds, row_shapes=shapes)
         try:
             # Shielded: a future that is cancelled itself would look settled to the client, and the engine compute it.
             arrays, receipt = await asyncio.shield(call)

@@ -1,7 +1,6 @@
 """Draws a class activation map over the picture that the network saw.
 
-It knows neither networks nor classes: a picture and a map come in, a PNG goes out. The colours run from black over
-violet, red and orange to pale yellow with evenly rising lightness, as in matplotlib's inferno.
+It knows neither networks nor classes: a picture and a map come in, a PNG goes out. The colours are those of `heat.py`.
 """
 
 from __future__ import annotations
@@ -14,23 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import encode_png
+from service.tasks.heat import heat_colours
 
 Pixels = NDArray[np.uint8]
 
 MIN_LONGEST_SIDE = 224
 _PICTURE_SHARE = 0.45  # how much of the grey picture shows where the map is hottest
-_ANCHORS = "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa4"
-
-
-def _colour_table() -> Pixels:
-    """256 colours [256,3], linear between the anchors."""
-    anchors = np.array([list(bytes.fromhex(colour)) for colour in _ANCHORS.split()])
-    at = np.linspace(0, len(anchors) - 1, 256)
-    channels = [np.interp(at, np.arange(len(anchors)), anchors[:, c]) for c in range(3)]
-    return np.stack(channels, axis=1).round().astype(np.uint8)
-
-
-_COLOURS = _colour_table()
 
 
 def explanation_png(image: Pixels, activation_map: NDArray[Any]) -> bytes:
@@ -46,7 +34,7 @@ def explanation_png(image: Pixels, activation_map: NDArray[Any]) -> bytes:
     # Whole factor, nearest: the caller sees the very pixels that the network saw.
     grey = np.asarray(picture.convert("L").resize(size, Image.Resampling.NEAREST), np.float32)[:, :, None]
     heat = _heat(activation_map, size)
-    colours = _COLOURS[(heat * 255).round().astype(np.uint8)]
+    colours = heat_colours(heat)
     share = heat[:, :, None] ** 0.5 * (1 - _PICTURE_SHARE)
     return encode_png((grey * (1 - share) + colours * share).round().astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""What the tests of text generation and style transfer share: small models with known weights, and their services."""
+"""What the tests of texts, styles and drawings share: small models with known weights, and their services."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from models.manifest import Batching
 from tests.decoders import AttentionDecoder, RecurrentDecoder, TinyDecoder
+from tests.drawers import TinyDrawer, write_gan, write_vae
 from tests.networks import LinearClassifier
 from tests.painters import TinyPainter, write_painter
 from tests.servers import RunningService
@@ -83,4 +85,51 @@ def painter_service(painter_repository: Path) -> Iterator[RunningService]:
 def painters(painter_service: RunningService) -> Iterator[httpx.Client]:
     """An HTTP client of the service of stylizers."""
     with httpx.Client(base_url=painter_service.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def drawers_repository(
+    tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier, transformer: TinyDecoder
+) -> Path:
+    """A repository of generators: a GAN, one whose rows take long, and two VAEs; a classifier and a language model."""
+    folder = tmp_path_factory.mktemp("drawers")
+    write_gan(folder)
+    write_gan(folder, "tiny-slow-gan", num_burdens=4, batching=Batching(max_batch_size=4, buckets=(1, 4)))
+    write_vae(folder)
+    write_vae(folder, "tiny-labelled-vae", is_conditional=True)
+    network.write(folder, "tiny")
+    transformer.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gan() -> TinyDrawer:
+    """The network that is served as `tiny-gan`."""
+    return TinyDrawer(has_encoder=False, is_conditional=True)
+
+
+@pytest.fixture(scope="session")
+def vae() -> TinyDrawer:
+    """The network that is served as `tiny-vae`."""
+    return TinyDrawer(has_encoder=True, is_conditional=False, seed=1)
+
+
+@pytest.fixture(scope="session")
+def labelled_vae() -> TinyDrawer:
+    """The network that is served as `tiny-labelled-vae`."""
+    return TinyDrawer(has_encoder=True, is_conditional=True, seed=1)
+
+
+@pytest.fixture(scope="session")
+def drawer_service(drawers_repository: Path) -> Iterator[RunningService]:
+    """The real service on the generators; tests must leave it as they found it."""
+    with RunningService(drawers_repository, "--instances", "1", "--threads", "1") as running:
+        yield running.wait_until_ready()
+
+
+@pytest.fixture
+def drawers(drawer_service: RunningService) -> Iterator[httpx.Client]:
+    """An HTTP client of the service of generators."""
+    with httpx.Client(base_url=drawer_service.url, timeout=30) as client:
         yield client

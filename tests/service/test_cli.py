@@ -213,3 +213,11 @@ def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "service", "--version"], capture_output=True, text=True, timeout=30)
 
     assert done.stdout == f"hotplate {__version__}\n"
+
+
+def test_help_tells_the_default_of_every_setting() -> None:
+    page = " ".join(run("serve", "--help", COLUMNS="400").stdout.split())
+
+    for field in Settings.model_fields.values():
+        default = field.get_default()
+        assert f"(default: {default if default != '' else 'empty'})" in page

@@ -5,7 +5,7 @@ It owns the page's layout; it measures nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from training.language.evaluation import TextScore
 from training.language.finished import FinishedRun
 from training.language.trainer import Progress
+from training.markdown import table
 from training.networks.size import num_parameters
 from training.provenance import LIBRARIES, commit_of, describe_device, library_versions
 
@@ -36,13 +37,13 @@ def _sections(finished: FinishedRun, folder: Path) -> list[str]:
     return [
         f"# {finished.name}, version {folder.name}",
         f"A language model ({config.network}, {config.tokenizer} tokens) of {finished.corpus.description}.",
-        _table(("figure", "value"), _figures(finished)),
+        table(("figure", "value"), _figures(finished)),
         "## Scores\n\n" + _score_table(finished.scores) + "\n\n" + _how_scored(finished),
         "## Learning curves\n\n"
         f"![Training and validation loss by tokens read]({CURVES_FILE})\n\n" + _history_table(finished.progress),
         "## Sample\n\nFrom the beginning of a text, temperature 0.8:\n\n" + _quote(finished.sample),
-        "## Settings\n\n" + _table(("setting", "value"), [(k, str(v)) for k, v in config.to_json().items()]),
-        "## Libraries\n\n" + _table(("library", "version"), list(libraries.items())),
+        "## Settings\n\n" + table(("setting", "value"), [(k, str(v)) for k, v in config.to_json().items()]),
+        "## Libraries\n\n" + table(("library", "version"), list(libraries.items())),
     ]
 
 
@@ -68,7 +69,7 @@ def _score_table(scores: Mapping[str, TextScore]) -> str:
         (split, f"{s.nats_per_token:.4f}", f"{s.bits_per_byte:.4f}", f"{s.num_tokens:,}", f"{s.num_bytes:,}")
         for split, s in scores.items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _how_scored(finished: FinishedRun) -> str:
@@ -86,7 +87,7 @@ def _history_table(progress: Progress) -> str:
     rows = progress.history
     stride = -(-len(rows) // _NUM_ROWS)
     picked = [row for index, row in enumerate(rows) if index % stride == stride - 1 or index == len(rows) - 1]
-    return _table(
+    return table(
         ("step", "training loss", "validation loss", "minutes"),
         [
             (f"{r['step']:.0f}", f"{r['train_loss']:.4f}", f"{r['validation_loss']:.4f}", f"{r['seconds'] / 60:.1f}")
@@ -98,11 +99,6 @@ def _history_table(progress: Progress) -> str:
 def _quote(text: str) -> str:
     """Set a text as a code block whatever it contains: Markdown indents by four."""
     return "\n".join(f"    {line}" for line in text.splitlines()) or "    (nothing)"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def draw_curves(progress: Progress) -> Figure:

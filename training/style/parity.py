@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from models.golden import Tensors, largest_error
-from training.export import MAX_PARITY_ERROR, ExportError
+from training.export import MAX_PARITY_ERROR, ExportError, open_exposed
 from training.networks.stylizer import Stylizer
 from training.style.graphs import MODEL, OUTPUT_NAMES, STATISTICS, TILE, WRAPPERS, to_floats
 from training.style.pictures import Picture
@@ -51,15 +50,6 @@ def run_wrapper(network: Stylizer, graph: str, inputs: Tensors) -> Tensors:
 def all_inputs(network: Stylizer, inputs: Tensors) -> dict[str, Tensors]:
     """The inputs of each graph for the same pictures: tiles take the statistics that torch computes."""
     return {MODEL: inputs, STATISTICS: inputs, TILE: inputs | run_wrapper(network, STATISTICS, inputs)}
-
-
-def open_exposed(path: Path) -> onnxruntime.InferenceSession:
-    """Open a graph that paints with one output more: what it rounds, [B,3,H,W] of 0 to 255."""
-    model = onnx.load(path)
-    rounding = next(node for node in model.graph.node if node.op_type == "Round")
-    exposed = onnx.helper.make_tensor_value_info(rounding.input[0], onnx.TensorProto.FLOAT, None)
-    model.graph.output.append(exposed)
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 def check_style_parity(network: Stylizer, folder: Path, pictures: Sequence[Picture]) -> float:

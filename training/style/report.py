@@ -12,6 +12,7 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from models.manifest import Manifest
+from training.markdown import table
 from training.style.card import data_sha256
 from training.style.finished import FinishedStyleRun
 from training.style.optimization import OPTIMIZERS
@@ -39,13 +40,13 @@ def _sections(finished: FinishedStyleRun, manifest: Manifest) -> list[str]:
     return [
         f"# {manifest.name}, version {manifest.version}",
         manifest.description,
-        _table(("figure", "value"), _figures(finished, manifest)),
+        table(("figure", "value"), _figures(finished, manifest)),
         f"## Photographs and styles\n\n![Photographs down, styles across]({PREVIEW_FILE})\n\n"
         "The photographs were held out.",
         "## Gatys@k\n\n" + (score_table(scores) + "\n\n" + _how_scored(scores) if scores else "Not scored."),
         f"## Learning curves\n\n![Losses by step]({CURVES_FILE})\n\n" + _history_table(finished.progress),
-        "## Settings\n\n" + _table(("setting", "value"), [(k, str(v)) for k, v in training.config.items()]),
-        "## Libraries\n\n" + _table(("library", "version"), list(training.libraries.items())),
+        "## Settings\n\n" + table(("setting", "value"), [(k, str(v)) for k, v in training.config.items()]),
+        "## Libraries\n\n" + table(("library", "version"), list(training.libraries.items())),
     ]
 
 
@@ -84,7 +85,7 @@ def score_table(scores: Scores) -> str:
         rows.append((style, str(len(pairs)), *means, *medians, *terms, untouched))
     overall = [f"**{scores.mean_steps(name):.1f}**" for name in OPTIMIZERS]
     rows.append(("**mean of the styles**", str(len(scores.pairs)), *overall, *[""] * (len(header) - 4)))
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _steps(scores: Scores, optimizer: str, style: str) -> str:
@@ -118,18 +119,13 @@ def _history_table(progress: Progress) -> str:
     stride = -(-len(rows) // _NUM_ROWS)
     picked = [row for index, row in enumerate(rows) if index % stride == stride - 1 or index == len(rows) - 1]
     names = ("train_loss", "held_out_loss", "content", "style")
-    return _table(
+    return table(
         ("step", "training loss", "held-out loss", "content term", "style term", "minutes"),
         [
             (f"{row['step']:.0f}", *(f"{row[name]:.4f}" for name in names), f"{row['seconds'] / 60:.1f}")
             for row in picked
         ],
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def draw_curves(progress: Progress) -> Figure:

@@ -11,17 +11,26 @@ from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import SECONDS
-from service.tasks.parameters import read_parameters
+from service.tasks import generation_parameters
+from service.tasks.encoding_parameters import ENCODE, RECONSTRUCT
+from service.tasks.parameters import Parameter, read_parameters
 from service.tasks.stylization_parameters import STYLIZE
 from service.tasks.text_parameters import GENERATE, NEXT_TOKEN, OPENAI, TEXT, TOKENS
 from tests.networks import LABELS, LinearClassifier
 from tests.servers import RunningService
 from tests.service.api.calls import CLASSIFY, RAW, as_json, assert_classified
 
+GENERATE_PATH = "/v1/models/{model}/generate"
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
     ("post", "/v1/models/{model}/embed"),
+    ("post", "/v1/models/{model}/encode"),
+    ("post", "/v1/models/{model}/reconstruct"),
+    ("post", "/v1/models/{model}/decode"),
+    ("post", "/v1/models/{model}/interpolate"),
+    ("post", "/v1/models/{model}/arithmetic"),
+    ("get", "/v1/models/{model}/generate"),
     ("post", "/v1/models/{model}/stylize"),
     ("post", "/v1/models/{model}/generate"),
     ("post", "/v1/models/{model}/next-token"),
@@ -191,8 +200,9 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
 def test_every_route_documents_its_errors(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     hot = {"400", "404", "408", "413", "415", "500", "503", "504"}
-    verbs = ("classify", "embed", "stylize", "generate", "next-token", "tokenize", "detokenize", "score", "attention")
-    wanted = {f"/v1/models/{{model}}/{verb}": hot | {"422"} for verb in verbs} | {
+    pictures = ("classify", "embed", "stylize", "encode", "reconstruct", "decode", "interpolate", "arithmetic")
+    texts = ("generate", "next-token", "tokenize", "detokenize", "score", "attention")
+    wanted = {f"/v1/models/{{model}}/{verb}": hot | {"422"} for verb in (*pictures, *texts)} | {
         "/v1/completions": hot,
         "/v1/models/{model}": {"404", "503"},
         "/v1/models/{model}/styles": {"404", "422", "503"},
@@ -210,11 +220,13 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
             assert all(set(r["content"]) == {form} for r in problems)
 
 
-def test_every_example_of_a_text_route_is_one_that_it_takes(client: httpx.Client) -> None:
+def test_every_example_of_a_json_route_is_one_that_it_takes(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     known = {
         "/v1/completions": OPENAI,
-        "/v1/models/{model}/generate": GENERATE,
+        "/v1/models/{model}/decode": generation_parameters.DECODE,
+        "/v1/models/{model}/interpolate": generation_parameters.INTERPOLATE,
+        "/v1/models/{model}/arithmetic": generation_parameters.ARITHMETIC,
         "/v1/models/{model}/next-token": NEXT_TOKEN,
         "/v1/models/{model}/tokenize": TEXT,
         "/v1/models/{model}/detokenize": TOKENS,
@@ -227,8 +239,37 @@ def test_every_example_of_a_text_route_is_one_that_it_takes(client: httpx.Client
         assert read_parameters(body["example"], parameters)
         assert set(body["schema"]["properties"]) == set(parameters)
         assert all(member["description"] for member in body["schema"]["properties"].values())
-    for path in ("/v1/completions", "/v1/models/{model}/generate"):
-        assert set(paths[path]["post"]["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+    answers = {path: set(paths[path]["post"]["responses"]["200"]["content"]) for path in (*known, GENERATE_PATH)}
+    told = {"application/json", "text/event-stream"}
+    assert answers["/v1/completions"] == told
+    assert answers[GENERATE_PATH] == told | {"image/png", "application/zip"}
+
+
+def test_generate_is_documented_for_texts_and_for_pictures(client: httpx.Client) -> None:
+    operations = client.get("/openapi.json").json()["paths"][GENERATE_PATH]
+    body = operations["post"]["requestBody"]["content"]["application/json"]
+
+    for schema, example, parameters in zip(
+        body["schema"]["anyOf"], body["examples"].values(), (GENERATE, generation_parameters.GENERATE), strict=True
+    ):
+        assert set(schema["properties"]) == set(parameters)
+        assert read_parameters(example["value"], parameters)
+    for operation in operations.values():
+        query = {p["name"] for p in operation["parameters"] if p["in"] == "query"}
+        assert query == set(generation_parameters.GENERATE)
+
+
+@pytest.mark.parametrize(("verb", "known"), [("encode", ENCODE), ("embed", ENCODE), ("reconstruct", RECONSTRUCT)])
+def test_the_routes_of_encoders_are_documented_as_they_are(
+    client: httpx.Client, verb: str, known: dict[str, Parameter]
+) -> None:
+    operation = client.get("/openapi.json").json()["paths"][f"/v1/models/{{model}}/{verb}"]["post"]
+    bodies = operation["requestBody"]["content"]
+
+    assert {p["name"] for p in operation["parameters"] if p["in"] == "query"} == set(known)
+    assert set(bodies["application/json"]["schema"]["properties"]) == {"images", *known}
+    assert "application/octet-stream" in bodies
+    assert ("image/png" in operation["responses"]["200"]["content"]) == (verb == "reconstruct")
 
 
 def test_the_route_of_pictures_is_documented_as_it_is(client: httpx.Client) -> None:

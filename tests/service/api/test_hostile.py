@@ -67,6 +67,7 @@ BODIES: dict[str, bytes] = {
 }
 COMPLETIONS = "/v1/completions"
 TEXT_ROUTES = ("generate", "next-token", "tokenize", "detokenize", "score", "attention")
+LATENT_ROUTES = ("decode", "interpolate", "arithmetic")
 PATHS = [
     "%ed%a0%80",
     "%ff",
@@ -116,12 +117,21 @@ def test_a_hostile_body_is_refused_by_every_route_of_texts(languages: httpx.Clie
     assert answer.status_code == 200, answer.text
 
 
+# Without a body, or with an empty object, one picture of the service's choice is asked for.
+@pytest.mark.parametrize("name", BODIES)
+def test_a_hostile_body_is_refused_by_every_route_that_draws(drawers: httpx.Client, name: str) -> None:
+    for verb in LATENT_ROUTES if name in ("empty", "no images") else ("generate", *LATENT_ROUTES):
+        for model in ("tiny-vae", "tiny-gan"):
+            assert_refused(drawers.post(f"/v1/models/{model}/{verb}", content=BODIES[name], headers=JSON))
+    assert drawers.get("/v1/models/tiny-gan/generate", params={"seed": 1}).status_code == 200
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_a_hostile_body_changes_nothing_where_none_is_read(client: httpx.Client, name: str) -> None:
     for method, path in live_routes(client):
         if method == "GET":
             response = client.request(method, path, content=BODIES[name], headers=JSON)
-            fits = 422 if path.endswith("/styles") else 200  # a classifier has none
+            fits = 422 if path.endswith(("/styles", "/generate")) else 200  # a classifier has none and draws none
             assert response.status_code == fits, (path, response.text)
         refused = client.request("PUT", path, content=BODIES[name], headers=JSON)
         if path == COMPLETIONS:
@@ -217,6 +227,29 @@ bodies = st.one_of(
 @given(body=bodies | st.binary(max_size=300), path=st.sampled_from([CLASSIFY, EMBED]))
 def test_no_json_breaks_a_route(client: httpx.Client, body: bytes, path: str) -> None:
     assert_refused(client.post(path, content=body, headers=JSON))
+
+
+numbers = st.floats() | st.integers()
+latents = st.lists(st.lists(numbers, max_size=5) | values, max_size=3) | st.lists(numbers, min_size=4, max_size=4)
+drawings = st.dictionaries(
+    st.sampled_from(["num_images", "seed", "seeds", "label", "latents", "images", "steps", "a", "b", "c", "format"]),
+    values | latents | st.integers(-2, 300) | st.just("Bag"),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=drawings, verb=st.sampled_from(["generate", *LATENT_ROUTES]), model=st.sampled_from(["gan", "vae"]))
+def test_no_json_breaks_a_route_that_draws(drawers: httpx.Client, body: dict[str, Any], verb: str, model: str) -> None:
+    response = drawers.post(f"/v1/models/tiny-{model}/{verb}", content=json.dumps(body), headers=JSON)
+
+    if response.status_code != 200:
+        assert_refused(response)
+
+
+def test_no_drawing_was_an_error_of_the_service(drawer_service: RunningService) -> None:
+    assert [record for record in drawer_service.records if record["level"] == "ERROR"] == []
 
 
 kinds = st.sampled_from(["image/png", "image/webp", "image/jpeg", "multipart/form-data; boundary=b", "", "*/*"])

@@ -71,6 +71,23 @@ def test_rows_travel_with_their_shapes_and_costs_add_up() -> None:
     asyncio.run(scenario())
 
 
+def test_several_rows_travel_in_one_call() -> None:
+    async def scenario() -> None:
+        client, exchange = FakeClient(), Exchange("", 0.0)
+        work = work_of(client, exchange)
+        latents, labels = np.arange(12, dtype=np.float32).reshape(3, 4)[:, ::2], np.array([2, 0, 1])
+        job = asyncio.create_task(work.infer("decoder", (latents, labels), ("image",), num_rows=3))
+        await turns()
+        client.calls[0].set_result(({"image": ROW}, Receipt(0.25, 0.5, 3)))
+
+        assert (await job)["image"] is ROW
+        *_, payload, num_rows, _, row_shapes = client.asked[0]
+        assert [bytes(part) for part in payload] == [latents.tobytes(), labels.tobytes()]
+        assert (num_rows, row_shapes) == (3, ((2,), ()))
+
+    asyncio.run(scenario())
+
+
 def test_the_engine_is_told_when_the_caller_leaves() -> None:
     async def scenario() -> None:
         client, exchange = FakeClient(), Exchange("", 0.0)

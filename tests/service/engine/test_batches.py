@@ -27,6 +27,24 @@ def test_rows_of_several_inputs_land_in_their_own_arrays() -> None:
     assert batch.arrays["weights"][:3].tolist() == [0.5, 0.25, 2.0]
 
 
+def test_inputs_of_different_types_keep_their_values_over_batches() -> None:
+    label = TensorSpec(name="label", datatype="INT64", shape=(-1,))
+    batch = BatchBuffer([PIXELS, WEIGHTS, label], 2)
+    pixels, weights, labels = np.arange(9, dtype=np.uint8), np.array([0.5, -1e9, 3], np.float32), [2**40, -7, 1]
+    payload = pixels.tobytes() + weights.tobytes() + np.array(labels, np.int64).tobytes()
+    three = Request(3, payload, ("y",), 0.0, 1.0, lambda _request, _outcome: None)
+
+    batch.place(three)
+    assert batch.arrays["label"].tolist() == [2**40, -7]
+    assert batch.arrays["weights"].tolist() == [0.5, -1e9]
+    batch.clear()
+    batch.place(three)
+
+    assert (batch.num_rows, batch.row_bytes) == (1, 3 + 4 + 8)
+    assert batch.arrays["label"][0] == 1
+    assert batch.arrays["pixels"][0].tolist() == [6, 7, 8]
+
+
 def test_a_request_is_placed_as_far_as_there_is_room() -> None:
     batch = BatchBuffer([PIXELS, WEIGHTS], 2)
     long = request([[i] * 3 for i in range(3)], [0.0, 1.0, 2.0])

@@ -67,3 +67,14 @@ def test_a_batch_is_bounded_by_elements_but_takes_one_row_always(side: int, expe
 
 def test_without_a_bound_of_elements_only_rows_count() -> None:
     assert max_rows(((1024, 1024, 3),), 4, None) == 4
+
+
+def test_an_input_may_have_one_number_a_row() -> None:
+    latent = TensorSpec(name="latent", datatype="FP32", shape=(-1, 4))
+    label = TensorSpec(name="label", datatype="INT64", shape=(-1,))
+    rules = RowRules((latent, label))
+
+    assert rules.row_bytes(()) == rules.row_bytes(((4,), ())) == 4 * 4 + 8
+    assert num_elements(((4,), ())) == 5
+    with pytest.raises(InvalidParameter, match=r"'label' has the shape \[1\]; the graph takes \[\]"):
+        rules.row_bytes(((4,), (1,)))

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.tasks.explanation import _COLOURS, explanation_png
+from service.tasks.explanation import explanation_png
+from service.tasks.heat import COLOURS
 from tests.models.samples import noise
 
 
@@ -53,8 +54,8 @@ def test_small_pictures_are_enlarged_by_a_whole_factor(size: tuple[int, int], ex
 
 
 def test_lightness_rises_along_the_colours() -> None:
-    lightness = _COLOURS.astype(float) @ [0.2126, 0.7152, 0.0722]
-    assert _COLOURS.shape == (256, 3)
+    lightness = COLOURS.astype(float) @ [0.2126, 0.7152, 0.0722]
+    assert COLOURS.shape == (256, 3)
     assert (np.diff(lightness) > -1e-9).mean() > 0.9
     assert (np.diff(lightness[::16]) > 0).all()
     assert lightness[0] < 5

@@ -1,0 +1,98 @@
+"""The VAE's command line: dry runs on every data set, a small run that is resumed, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from models.manifest import read_manifest
+from tests.training.generators.small import pictures_in
+from training.generators.config import VaeConfig
+from training.train_vae import main
+
+SETTINGS = {
+    "--num-steps": 4,
+    "--evaluate-every": 2,
+    "--batch-size": 8,
+    "--held-out": 20,
+    "--latent": 3,
+    "--width": 2,
+    "--mixture-components": 2,
+    "--threads": 1,
+}
+
+
+def run(idx_folder: Path, folder: Path, *more: str) -> int:
+    where = ["--data", str(idx_folder), "--output", str(folder / "run"), "--repository", str(folder / "repository")]
+    settings = [text for flag, value in SETTINGS.items() for text in (flag, str(value))]
+    return main(["--dataset", "fashion-mnist", *where, *settings, "--no-compile", "--skip-scores", *more])
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist", "cifar10"])
+def test_a_dry_run_passes_and_leaves_nothing(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dataset", dataset, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "dry run passed" in said
+    assert "from N(0, 1)" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_conditional_run_exports_and_reports_and_resumes_to_the_same_graphs(
+    idx_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(idx_folder, tmp_path, "--conditional") == 0
+    folder = tmp_path / "repository" / "fashion-vae" / "1"
+    manifest = read_manifest(folder)
+    assert manifest.training is not None
+    assert manifest.training.config["conditional"] is True
+    assert manifest.description.startswith("A variational autoencoder of Fashion-MNIST, conditioned on the label")
+    decoder = onnxruntime.InferenceSession(folder / "decoder.onnx", providers=["CPUExecutionProvider"])
+    (image,) = decoder.run(None, {"latent": np.zeros((2, 3), np.float32), "label": np.array([1, 8])})
+    assert image.shape == (2, 28, 28, 1)
+    page = (tmp_path / "run" / "report.md").read_text()
+    assert set(pictures_in(page, tmp_path / "run")) == {
+        "reconstructions.png",
+        "samples.png",
+        "samples-standard-normal.png",
+        "walk.png",
+        "curves.png",
+    }
+    assert "Not scored." in page
+
+    (folder / "decoder.onnx").unlink()
+    assert run(idx_folder, tmp_path, "--conditional", "--resume") == 0
+    assert read_manifest(folder).graphs == manifest.graphs
+
+    assert run(idx_folder, tmp_path, "--conditional") == 2
+    assert "add --resume to continue that run" in capsys.readouterr().err
+    assert run(idx_folder, tmp_path, "--resume") == 2
+    assert "was written with other settings: {'conditional': True}" in capsys.readouterr().err
+
+
+def test_a_held_out_part_as_large_as_the_train_split_is_refused(
+    idx_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(idx_folder, tmp_path, "--held-out", "120") == 2
+    assert "held_out is 120; the train split has only 120 images." in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_out_of_range_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "mnist", "--data", str(tmp_path), "--free-bits", "-1"]) == 2
+    assert "free_bits is -1.0; it must be at least 0." in capsys.readouterr().err
+
+
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in VaeConfig.__dataclass_fields__.items():
+        assert "--" + name.replace("_", "-") in text
+        assert field.metadata.get("help", "").split(" ")[0] in text

@@ -1,0 +1,1 @@
+"""What the training of image generators, VAE and GAN, is made of."""
