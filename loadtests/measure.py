@@ -16,7 +16,7 @@ from loadtests import procfs
 from loadtests.bare import BareProcess, Burst
 from loadtests.scrape import Histogram, parse_histogram
 from loadtests.servers import Server, fetch
-from loadtests.wrk import run_wrk
+from loadtests.wrk import Latencies, run_wrk
 
 RAW, PNG = "application/octet-stream", "image/png"
 _BATCH_METRIC = "hotplate_batch_size"
@@ -24,11 +24,12 @@ _BATCH_METRIC = "hotplate_batch_size"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a client sends: the file it posts, as which media type, over how many connections."""
+    """What a client sends: the file it posts, as which media type, over how many connections, with which headers."""
 
     body: Path
     media_type: str
     concurrency: int
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +127,28 @@ class Gauge:
         return pace.images_per_second, self.bare.run(one, self.burst_seconds).p50_ms
 
     def run_round(self, server: Server, path: str, load: Load) -> Round:
-        """Bare, load, bare.
+        """Bare, a load of HTTP, bare.
 
         Raises: WrkError, OSError.
         """
-        before = self._neighbour(load.concurrency)
+        url = server.url(path)
+        return self.take_round(
+            server,
+            load.concurrency,
+            lambda: run_wrk(url, load.body, load.media_type, load.concurrency, self.seconds, load.headers),
+        )
+
+    def take_round(self, server: Server, concurrency: int, drive: Callable[[], Latencies]) -> Round:
+        """Bare, whatever `drive` loads the server with, bare.
+
+        Raises: OSError, and what `drive` raises.
+        """
+        before = self._neighbour(concurrency)
         sizes, cpu, started = batch_sizes(server, self.model), procfs.cpu_seconds(server.pid), time.monotonic()
-        seen = run_wrk(server.url(path), load.body, load.media_type, load.concurrency, self.seconds)
+        seen = drive()
         cpu_cores = (procfs.cpu_seconds(server.pid) - cpu) / (time.monotonic() - started)
         later_sizes = batch_sizes(server, self.model)
-        after = self._neighbour(load.concurrency)
+        after = self._neighbour(concurrency)
         bare_p50s = [p50 for _, p50 in (before, after) if p50 is not None]
         return Round(
             requests_per_second=seen.good_requests_per_second,

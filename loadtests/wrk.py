@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +53,18 @@ def require_wrk() -> str:
     return path
 
 
-def run_wrk(url: str, body: Path, media_type: str, concurrency: int, seconds: float) -> Latencies:
+def run_wrk(
+    url: str, body: Path, media_type: str, concurrency: int, seconds: float, headers: Sequence[str] = ()
+) -> Latencies:
     """Post `body` over `concurrency` connections; `seconds` is rounded up to whole ones, as wrk takes no others.
+
+    `headers` are further lines, as in "Accept: */*".
 
     Raises: WrkError.
     """
     whole_seconds = max(1, round(seconds + 0.499))
     options = ["-t1", f"-c{concurrency}", f"-d{whole_seconds}s", "--latency", "--timeout", "10s"]
-    command = [require_wrk(), *options, "-s", str(_SCRIPT), url, "--", str(body), media_type]
+    command = [require_wrk(), *options, "-s", str(_SCRIPT), url, "--", str(body), media_type, *headers]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=whole_seconds + _GRACE_SECONDS)
     except subprocess.TimeoutExpired as error:
