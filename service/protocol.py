@@ -16,7 +16,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.exchange import exchange_of
-from service.api.problems import problem_response
+from service.api.problems import error_response
 from service.coalescing import CoalescingTransport
 from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, ServiceError
 from service.settings import Settings
@@ -128,12 +128,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _rendered(self, error: ServiceError) -> bytes:
-        response = problem_response(error)
+        # What came of the target tells whose form of errors the caller reads; before a head, there is none.
+        path = self.url.partition(b"?")[0].decode("latin-1") if self._is_in_message else ""
+        response = error_response(path, error)
         timing = f"total;dur={(perf_counter() - self._began_at) * 1e3:.3f}"
         response.headers.update(
             {"connection": "close", "x-request-id": secrets.token_hex(8), "server-timing": timing},
         )
-        lines = [b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())]
+        lines = [b"HTTP/1.1 %d %s" % (response.status_code, HTTPStatus(response.status_code).phrase.encode())]
         lines += [name + b": " + value for name, value in response.raw_headers]
         return b"\r\n".join([*lines, b"", bytes(response.body)])
 

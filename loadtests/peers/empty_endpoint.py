@@ -17,7 +17,7 @@ _GRPC_SERVICE, _GRPC_METHOD = "inference.GRPCInferenceService", "ModelInfer"
 
 
 def build_app(grpc_port: int = 0) -> FastAPI:
-    """The application: `GET /ready`, and POST to `/classify` and below `/v1` and `/v2`; gRPC beside it where a port is named."""
+    """The application: `GET /ready`, and POST to `/classify`, `/v1/...` and `/v2/...`; gRPC on its own port."""
 
     @contextlib.asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:

@@ -192,12 +192,13 @@ class Batcher:
         num_idle = len(self._pool.idle)
         if not self._filling.num_rows or not num_idle:
             return scheduling.Wait(None)
-        oldest = self._filling.spans[0].request
+        rows, oldest = self._filling.num_rows, self._filling.spans[0].request
         slack = float("inf")
-        if self._limits.max_queue_delay_seconds:
-            seconds = self._drifted_cost().seconds(self._filling.num_rows)
-            slack = min(span.request.deadline for span in self._filling.spans) - now - seconds
-        return scheduling.decide(self._filling.num_rows, now - oldest.arrival, slack, num_idle, self._limits)
+        if self._limits.max_queue_delay_seconds or scheduling.joins_in_late(rows, num_idle, self._limits):
+            seconds = self._drifted_cost().seconds(rows)
+            requests = (span.request for span in self._filling.spans)
+            slack = min(scheduling.slack_seconds(each.arrival, each.deadline, now, seconds) for each in requests)
+        return scheduling.decide(rows, now - oldest.arrival, slack, num_idle, self._limits)
 
     def _dispatch(self, now: float) -> None:
         batch, self._filling = self._filling, self._free.pop() if self._free else self._new_buffer()

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 # A wait shorter than this would end before a clock shows that time has passed.
 CLOCK_RESOLUTION_SECONDS = 1e-6
+# What a window leaves of a request's time for a late wake-up and the way back: a share, but never more than this.
+RESERVE_SHARE = 0.25
+MAX_RESERVE_SECONDS = 0.05
 USUAL_PRIORITY = 2
 
 
@@ -82,17 +85,30 @@ def decide(
 
     Work-conserving: with no delay configured an idle device takes whatever is queued. Otherwise it waits for a full
     batch, at most until the oldest request has waited the delay or the tightest deadline leaves no slack. While one
-    instance computes, another joins in only for a batch of `efficient_rows`: several small batches at once would cost
-    more than they hasten, and the rows leave in any case when the running batch is done.
+    instance computes, another joins in only for a batch of `efficient_rows`, or for a deadline: several small batches
+    at once would cost more than they hasten, and the rows leave in any case when the running batch is done.
     """
     if not waiting_rows or not num_idle:
         return Wait(None)
     if waiting_rows >= limits.max_batch_size:
         return Dispatch()
-    if num_idle < limits.num_instances and waiting_rows < limits.efficient_rows:
-        return Wait(None)
-    remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
-    return Dispatch() if remaining_seconds <= CLOCK_RESOLUTION_SECONDS else Wait(remaining_seconds)
+    remaining_seconds = tightest_slack_seconds
+    if not joins_in_late(waiting_rows, num_idle, limits):
+        remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
+    if remaining_seconds <= CLOCK_RESOLUTION_SECONDS:
+        return Dispatch()
+    return Wait(remaining_seconds if math.isfinite(remaining_seconds) else None)
+
+
+def joins_in_late(waiting_rows: int, num_idle: int, limits: Limits) -> bool:
+    """Whether an idle instance leaves the queued rows to those that compute, unless a deadline presses."""
+    return num_idle < limits.num_instances and waiting_rows < limits.efficient_rows
+
+
+def slack_seconds(arrival: float, deadline: float, now: float, batch_seconds: float) -> float:
+    """How long a request may still wait for company: what its deadline leaves beside its batch and a reserve."""
+    reserve_seconds = min(RESERVE_SHARE * (deadline - arrival), MAX_RESERVE_SECONDS)
+    return deadline - reserve_seconds - batch_seconds - now
 
 
 def admit(

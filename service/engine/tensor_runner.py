@@ -55,7 +55,7 @@ class TensorRunner:
 
 
 def _value(array: NDArray[Any], is_bf16: bool) -> ort.OrtValue:
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
     if is_bf16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)

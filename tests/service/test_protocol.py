@@ -168,6 +168,31 @@ def test_a_head_over_the_limit_is_refused(impatient: RunningService, header: byt
     assert_refused(peer.read(), 431, "head_too_large")
 
 
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET /v2/models/tiny HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v2 HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+        (b"POST /v2/models/tiny/infer?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\n\r\nabcde", 400),
+        (b"GET /v2/models HTTP/1.1\r\nHost: h\r\nX: " + b"a" * 40_000 + b"\r\n\r\n", 400),
+        (b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 30\r\n\r\nabc", 408),
+        (b"GET /v2/health/live HTTP/1.1\r\n", 408),
+    ],
+    ids=["no host", "odd host", "odd length", "large head", "slow body", "slow head"],
+)
+def test_callers_of_the_open_inference_protocol_are_refused_in_its_form(
+    impatient: RunningService, request_bytes: bytes, status: int
+) -> None:
+    head, _, body = talk(impatient.url, request_bytes).partition(b"\r\n\r\n")
+
+    assert statuses(head) == [status]
+    assert b"\r\ncontent-type: application/json\r\n" in head
+    assert b"\r\nx-request-id: " in head
+    (message,) = json.loads(body).values()
+    assert list(json.loads(body)) == ["error"]
+    assert message.endswith(".")
+
+
 def test_a_long_target_is_refused(impatient: RunningService) -> None:
     assert_refused(
         talk(impatient.url, b"GET /" + b"a" * 33_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n"), 431, "head_too_large"

@@ -116,6 +116,35 @@ def test_a_part_batch_waits_for_the_window_of_its_oldest_request() -> None:
     assert bench.instances[0].sizes == [2]
 
 
+def test_a_deadline_within_the_window_ends_it_although_the_timer_fires_late() -> None:
+    bench = Bench(limits=Limits(4, 10.0, 16))
+    patient = bench.submit(1)
+    hasty = bench.submit(2, timeout_seconds=0.1)
+    bench.loop.advance(0.07)
+    assert bench.instances[0].sizes == []
+
+    bench.loop.now += 0.029  # the loop was busy for all but a moment of what is left
+    bench.loop.advance()
+    bench.instances[0].finish()
+
+    assert bench.instances[0].sizes == [2]
+    assert [bench.answers(request) for request in (patient, hasty)] == [[2], [4]]
+
+
+def test_an_idle_instance_helps_out_before_a_deadline_passes_behind_a_long_batch() -> None:
+    bench = Bench(num_instances=2, limits=Limits(4, 0.0, 16, num_instances=2, efficient_rows=4))
+    bench.submit(9)
+    bench.loop.advance()
+    hasty = bench.submit(2, timeout_seconds=0.1)
+    bench.loop.advance(0.05)
+    assert bench.instances[1].sizes == []
+
+    bench.loop.advance(0.03)
+    bench.instances[1].finish()
+
+    assert bench.answers(hasty) == [4]
+
+
 def test_a_request_of_many_rows_is_split_and_rejoined_in_order() -> None:
     bench = Bench()
     bench.submit(100)

@@ -18,6 +18,7 @@ from service.engine.scheduling import (
     efficient_rows,
     expected_seconds,
     fit_cost,
+    slack_seconds,
 )
 
 GREEDY = Limits(max_batch_size=8, max_queue_delay_seconds=0.0, max_queue_rows=16)
@@ -63,6 +64,24 @@ def test_a_second_instance_joins_in_only_for_an_efficient_batch() -> None:
     assert decide(3, 0.0, FOREVER, 2, two) == Dispatch()
     assert decide(3, 0.0, FOREVER, 1, two) == Wait(None)
     assert decide(4, 0.0, FOREVER, 1, two) == Dispatch()
+
+
+def test_a_second_instance_joins_in_for_a_deadline() -> None:
+    two = Limits(8, 0.0, 16, num_instances=2, efficient_rows=4)
+
+    assert decide(3, 5.0, 0.002, 1, two) == Wait(0.002)
+    assert decide(3, 5.0, 0.0, 1, two) == Dispatch()
+
+
+@pytest.mark.parametrize(
+    ("timeout_seconds", "batch_seconds", "slack"),
+    [(30.0, 0.01, 29.94), (0.1, 0.01, 0.065), (0.004, 0.0, 0.003), (0.1, 0.2, -0.125)],
+)
+def test_a_deadline_leaves_time_for_the_batch_and_a_reserve(
+    timeout_seconds: float, batch_seconds: float, slack: float
+) -> None:
+    assert slack_seconds(7.0, 7.0 + timeout_seconds, 7.0, batch_seconds) == pytest.approx(slack)
+    assert slack_seconds(7.0, 7.0 + timeout_seconds, 8.0, batch_seconds) == pytest.approx(slack - 1)
 
 
 def test_a_batch_is_efficient_when_its_rows_cost_little_more_than_the_cheapest() -> None:

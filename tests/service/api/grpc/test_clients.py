@@ -230,7 +230,7 @@ def test_a_cancelled_call_leaves_the_queue(echo_service: RunningService, channel
 def test_a_call_has_its_deadline(echo_service: RunningService, inference: triton.InferenceServerClient) -> None:
     x = given(np.ones((1, 3), np.float32))
 
-    by_client, _ = refused(lambda: inference.infer("patient", [x], client_timeout=0.3))
+    by_client, _ = refused(lambda: inference.infer("patient", [x], client_timeout=1e-5))
     by_parameter, _ = refused(lambda: inference.infer("patient", [x], timeout=1))
     in_time = inference.infer("echo-fp32", [x], timeout=20_000_000, priority=1)
 
@@ -238,6 +238,15 @@ def test_a_call_has_its_deadline(echo_service: RunningService, inference: triton
     assert by_parameter in ("StatusCode.DEADLINE_EXCEEDED", "StatusCode.UNAVAILABLE")
     assert in_time.as_numpy("y").tolist() == [[1, 1, 1]]
     until(lambda: metric(echo_service, "queue_depth", model="patient") == 0)
+
+
+@pytest.mark.parametrize("options", [{"client_timeout": 1.0}, {"timeout": 1_000_000}])
+def test_a_window_that_is_longer_than_a_deadline_ends_in_time(
+    inference: triton.InferenceServerClient, options: dict[str, Any]
+) -> None:
+    answer = inference.infer("patient", [given(np.ones((1, 3), np.float32))], **options)
+
+    assert answer.as_numpy("y").tolist() == [[2, 2, 2]]
 
 
 # --- what is told ---
@@ -273,7 +282,7 @@ def test_every_model_has_a_configuration(inference: triton.InferenceServerClient
 
     configs = {name: inference.get_model_config(name).config for name in names}
 
-    assert len(configs) == len(DATATYPES) + 2
+    assert len(configs) == 2 * len(DATATYPES) + 2
     assert all(config.name == name for name, config in configs.items())
     assert configs["tiny"].max_batch_size == 8
     assert list(configs["tiny"].input[0].dims) == list(SHAPE)
@@ -291,7 +300,7 @@ def test_statistics_count_what_was_asked(inference: triton.InferenceServerClient
         inference.infer("echo-int16", [given(array_of("INT16", num_rows), "INT16")])
 
     assert counts() == (rows + 4, requests + 2)
-    assert len(inference.get_inference_statistics().model_stats) >= len(DATATYPES) + 2
+    assert len(inference.get_inference_statistics().model_stats) >= 2 * len(DATATYPES) + 2
 
 
 def test_a_model_is_loaded_asked_and_unloaded(
