@@ -23,6 +23,7 @@ from service.engine.messages import (
     Description,
     Failure,
     Infer,
+    Learned,
     Message,
     ModelStatus,
     Released,
@@ -279,7 +280,7 @@ class EngineClient:
                     generation.push(Token(token, logprob, top))
         elif isinstance(message, Description):
             self._learn(message)
-        elif not isinstance(message, Released) and (call := self._calls.get(message.id)) is not None:
+        elif not isinstance(message, Released | Learned) and (call := self._calls.get(message.id)) is not None:
             if isinstance(message, Failure):
                 self._settle(call, _error(message))
             elif call.receive(message, payload):

@@ -1,4 +1,7 @@
-"""An API process's connection to the engine: bytes in, messages out. What a message means is the client's affair."""
+"""An API process's connection to the engine: bytes in, messages out; it confirms what the engine tells unasked.
+
+What a message means is the client's affair.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 from typing import Protocol, cast
 
 from service.coalescing import CoalescingTransport
-from service.engine.messages import FrameReader, Message
+from service.engine.messages import Description, FrameReader, Learned, Message, frame
 
 
 class Listener(Protocol):
@@ -28,16 +31,20 @@ class Connection(asyncio.Protocol):
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._reader = FrameReader()
+        self._transport: CoalescingTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand the transport over."""
         loop = asyncio.get_running_loop()
-        self._listener.connected(CoalescingTransport(cast(asyncio.Transport, transport), loop))
+        self._transport = CoalescingTransport(cast(asyncio.Transport, transport), loop)
+        self._listener.connected(self._transport)
 
     def data_received(self, data: bytes) -> None:
         """Hand every complete message over."""
         for message, payload in self._reader.feed(data):
             self._listener.handle(message, payload)
+            if isinstance(message, Description) and message.id == 0 and self._transport is not None:
+                self._transport.write(frame(Learned()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Say so."""

@@ -19,12 +19,13 @@ from service.engine.messages import (
     Description,
     Generate,
     Infer,
+    Learned,
     Message,
     Released,
     Result,
     frame,
 )
-from service.engine.peers import Peer, Send, failure_frame
+from service.engine.peers import Peer, Send, failure_frame, until_learned
 from service.engine.repository import FoundModel
 from service.engine.response_cache import CachedAnswer, key_of
 from service.engine.runtime import Device
@@ -56,7 +57,7 @@ class Engine:
     def _announce(self) -> None:
         message = self._description(0)
         for peer in self._peers:
-            peer.send(message)
+            peer.tell(message)
 
     def _description(self, id_: int) -> bytes:
         models = tuple(version.described() for version in self.repository.versions.values())
@@ -68,7 +69,7 @@ class Engine:
         """Greet an API process with the state of every model."""
         peer = Peer(send)
         self._peers.add(peer)
-        send(self._description(0))
+        peer.tell(self._description(0))
         return peer
 
     def disconnect(self, peer: Peer) -> None:
@@ -95,6 +96,8 @@ class Engine:
             peer.send(self._description(message.id))
         elif isinstance(message, Released):
             self.repository.released(peer, (message.model, message.version))
+        elif isinstance(message, Learned):
+            peer.num_learned += 1
         elif isinstance(message, Control):
             task = self._loop.create_task(self._control(peer, message))
             self._tasks.add(task)
@@ -104,6 +107,7 @@ class Engine:
         try:
             if message.action == "load":
                 await self.repository.load(message.model, message.config)
+                await until_learned(self._peers)
             elif message.action == "unload":
                 await self.repository.unload(message.model)
             else:
@@ -176,7 +180,7 @@ class Engine:
 def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:
     arrays = request.joined()
     if not is_batched:
-        arrays = {name: array[0] for name, array in arrays.items()}
+        arrays = {name: array[0, ...] for name, array in arrays.items()}  # a scalar stays an array
     outputs = tuple(
         (name, "|O" if array.dtype.hasobject else array.dtype.str, array.shape) for name, array in arrays.items()
     )

@@ -66,6 +66,10 @@ class Released(msgspec.Struct, array_like=True, frozen=True, tag=12):
     version: str
 
 
+class Learned(msgspec.Struct, array_like=True, frozen=True, tag=13):
+    """One more of the descriptions with id 0 is known to this API process."""
+
+
 class Sampling(msgspec.Struct, array_like=True, frozen=True):
     """How a text is continued.
 
@@ -233,6 +237,7 @@ Message = (
     | Describe
     | Control
     | Released
+    | Learned
     | Result
     | Failure
     | Description

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from service.engine.messages import Failure, frame
@@ -12,14 +13,38 @@ from service.errors import InferenceFailed, ServiceError
 log = logging.getLogger(__name__)
 
 Send = Callable[[bytes], None]
+STEP_SECONDS = 0.001
+PATIENCE_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """One API process: how to answer it, and for each unanswered request how to cancel it."""
+    """One API process: how to answer it, and for each unanswered request how to cancel it.
+
+    `num_told` and `num_learned`: descriptions of the models that were sent to it, and that it has taken over.
+    """
 
     send: Send
     cancels: dict[int, Callable[[], None]] = field(default_factory=dict)
+    num_told: int = 0
+    num_learned: int = 0
+
+    def tell(self, description: bytes) -> None:
+        """Send a description that it has not asked for."""
+        self.num_told += 1
+        self.send(description)
+
+
+async def until_learned(peers: Collection[Peer]) -> None:
+    """Wait, with bounded patience, until the API processes know the models as they are told of them now.
+
+    Otherwise one of them may refuse a model whose loading another has just confirmed.
+    """
+    loop = asyncio.get_running_loop()
+    limit = loop.time() + PATIENCE_SECONDS
+    awaited = {peer: peer.num_told for peer in peers}
+    while loop.time() < limit and any(p in peers and p.num_learned < told for p, told in awaited.items()):
+        await asyncio.sleep(STEP_SECONDS)
 
 
 def failure_frame(id_: int, error: ServiceError) -> bytes:

@@ -87,7 +87,7 @@ class Load:
 def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
     start: Callable[..., RunningService], network: LinearClassifier
 ) -> None:
-    service = start("--drain-seconds", "0.5").wait_until_ready()
+    service = start("--drain-seconds", "2").wait_until_ready()
     children = service.children(API) + service.children(ENGINE)
 
     with Load(service.url, network) as load:
