@@ -26,7 +26,7 @@ lint: $(BIN)/.developing ## Check style and types
 train: $(BIN)/.developing ## Train and export the classifiers in DATASET (all three)
 	for dataset in $(DATASET); do $(BIN)/python -m training.train_classifier --dataset $$dataset $(ARGS) || exit 1; done
 
-bench: $(BIN)/.developing ## Measure the service beside its peers (needs wrk); BENCH=bench_language for texts, bench_style for paintings, bench_generators for drawings
+bench: $(BIN)/.developing ## Measure the service beside its peers (needs wrk); BENCH=bench_language for texts, bench_style for paintings, bench_generators for drawings, bench_protocols for /v2 and gRPC
 	$(BIN)/python -m loadtests.$(BENCH) $(ARGS)
 
 clean: ## Remove .venv, caches and build results
