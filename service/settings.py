@@ -28,6 +28,11 @@ def _paths(value: object) -> object:
     return (value,) if isinstance(value, Path) else value
 
 
+def _words(value: object) -> object:
+    """Take words with commas between them, or a list of them."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """The settings of one service: what the command line, the environment and the defaults agree on."""
 
@@ -116,6 +121,15 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     access_log: bool = Field(False, description="Log every request, not only those that failed with 5xx.")
+
+    metrics_compat: Annotated[tuple[Literal["triton", "vllm"], ...], NoDecode, BeforeValidator(_words)] = Field(
+        (), description="Other servers' names to export metrics under as well: `triton`, `vllm` or `triton,vllm`."
+    )
+    otel_endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]\S*)?$")] = Field(
+        "",
+        description="Where traces are sent by OTLP over HTTP, as `http://collector:4318`; empty leaves it to the "
+        "standard `OTEL_` variables, and without those nothing is traced.",
+    )
 
     @property
     def repositories(self) -> tuple[Path, ...]:

@@ -14,12 +14,13 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Send
 
 from service.api.accounts import Accounts
-from service.api.exchange import Exchange, Scope, open_exchange
+from service.api.exchange import Exchange, Scope, attach
 from service.api.problems import error_response, unexpected_response
 from service.errors import ServiceError, ShuttingDown
 from service.metrics import Metrics
 from service.security import KeyRing
 from service.settings import Settings
+from service.tracing import Tracing
 
 log = logging.getLogger("service.access")
 
@@ -42,13 +43,20 @@ class Envelope:
     """The outermost ASGI application of an API process."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, metrics: Metrics, drain: Drain, keys: KeyRing | None = None
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        drain: Drain,
+        keys: KeyRing | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._logs_all = settings.access_log
         self._accounts = Accounts(metrics)
         self._drain = drain
         self._keys = keys
+        self._tracing = tracing
         self._needs_no_key = _NEEDS_NO_KEY if settings.metrics_need_key else (*_NEEDS_NO_KEY, "/metrics")
         self._id_prefix = secrets.token_hex(6)
         self._ids = itertools.count(1)
@@ -58,7 +66,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = open_exchange(scope, self._request_id(scope), perf_counter())
+        exchange = attach(scope, self._open(scope))
         status, sent_bytes, started = 0, 0, False
 
         async def reply(message: Message) -> None:
@@ -103,6 +111,13 @@ class Envelope:
         authorization, api_key = (headers.get(name) for name in (b"authorization", b"x-api-key"))
         return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
 
+    def _open(self, scope: Scope) -> Exchange:
+        request_id, started_at = self._request_id(scope), perf_counter()
+        if self._tracing is None or scope["path"] in _ALWAYS_ANSWERED:
+            return Exchange(request_id, started_at)
+        told = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
+        return self._tracing.begin(request_id, started_at, told)
+
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
@@ -123,6 +138,8 @@ class Envelope:
                 f"{encode}{batch}total;dur={total_ms:.3f}"
             )
         headers = [(b"x-request-id", exchange.request_id.encode()), (b"server-timing", timing.encode())]
+        if exchange.traceparent:
+            headers.append((b"traceparent", exchange.traceparent.encode()))
         if self._drain.is_draining:
             headers.append((b"connection", b"close"))
         return headers
@@ -130,6 +147,8 @@ class Envelope:
     def _note(self, scope: Scope, exchange: Exchange, status: int, sent_bytes: int) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         seconds = self._accounts.leave(route, str(status), exchange, sent_bytes)
+        if self._tracing is not None:
+            self._tracing.end_http(exchange, scope["method"], route, status)
         if self._logs_all or (status >= 500 and route not in _ALWAYS_ANSWERED):
             log.log(
                 logging.WARNING if status >= 500 else logging.INFO,

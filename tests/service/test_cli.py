@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -220,4 +221,5 @@ def test_help_tells_the_default_of_every_setting() -> None:
 
     for field in Settings.model_fields.values():
         default = field.get_default()
-        assert f"(default: {default if default != '' else 'empty'})" in page
+        shown = os.pathsep.join(map(str, default)) if isinstance(default, tuple) else default
+        assert f"(default: {shown if shown != '' else 'empty'})" in page

@@ -23,6 +23,7 @@ from service.errors import StartupError
 from service.metrics import Metrics
 from service.security import KeyRing
 from service.settings import Settings
+from service.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,18 @@ class GrpcServer:
     """A server of the Open Inference Protocol, grpc.health.v1 and reflection."""
 
     def __init__(
-        self, execution: Execution, settings: Settings, metrics: Metrics, drain: Drain, keys: KeyRing | None = None
+        self,
+        execution: Execution,
+        settings: Settings,
+        metrics: Metrics,
+        drain: Drain,
+        keys: KeyRing | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         def is_ready() -> bool:
             return readiness(execution.client, drain).status == "ready"
 
-        calls = Calls(settings, metrics, drain)
+        calls = Calls(settings, metrics, drain, tracing)
         methods = Methods(execution, calls, is_ready)
         health = Health(calls, is_ready, ("", NAME))
         self._streams = methods.streams
