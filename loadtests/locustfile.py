@@ -1,84 +1,45 @@
-"""Locust scenarios: users who classify sample images (as PNG, some as raw tensors), or have photographs painted.
+"""What Locust loads: the callers of each task, and the shape of the load. It works against any Hotplate service.
 
-Run: locust -f loadtests/locustfile.py --host http://127.0.0.1:8000. HOTPLATE_MODEL names the model, fashion-mnist if
-not set; its task chooses the scenario. A classifier's sample images are its golden inputs in models/repository. It
-knows the service by its HTTP interface only.
+Run: locust -f loadtests/locustfile.py --host http://127.0.0.1:8000, for its page; with --headless --shape steps
+--report DIR for a report and an exit status. The models and their tasks are asked of the host.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import sys
+import time
 from pathlib import Path
 
-from locust import HttpUser, between, task
+from locust import LoadTestShape
 
-_ROOT = Path(__file__).resolve().parent.parent
 # Locust loads this file by its path, so the project's folder is not on the module path yet.
-sys.path.insert(0, str(_ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from loadtests.photographs import SAMPLES, read_photographs, resized_jpeg  # noqa: E402
-from loadtests.sample import encode_png, golden_images  # noqa: E402
-from models.manifest import read_manifest  # noqa: E402
+from loadtests.scenarios import running
+from loadtests.scenarios.stages import SHAPES
+from loadtests.scenarios.users import Classifier, Drawer, Reader, Sitter
 
-MODEL = os.environ.get("HOTPLATE_MODEL", "fashion-mnist")
-_FOLDER = _ROOT / "models" / "repository" / MODEL / "1"
-_STYLIZATION = read_manifest(_FOLDER).stylization
-_STYLES = [style.name for style in _STYLIZATION.styles] if _STYLIZATION else []
-_PHOTOS = [resized_jpeg(photo, side, side) for side in (256, 512) for photo in read_photographs(SAMPLES)]
-_IMAGES = golden_images(_FOLDER)
-_PNGS = [encode_png(image) for image in _IMAGES]
-_RAWS = [image.tobytes() for image in _IMAGES]
+__all__ = ["Classifier", "Drawer", "Reader", "Sitter", "StagedShape"]
+
+_SPAWN_SECONDS = 0.5
+running.install()
 
 
-class Visitor(HttpUser):
-    """Someone who sends an image, looks at the answer, and sends the next one."""
+class StagedShape(LoadTestShape):
+    """The shape that --shape names; `constant` leaves the number of users to Locust's own options."""
 
-    abstract = bool(_STYLES)
-    wait_time = between(0.1, 0.5)
+    use_common_options = True
 
-    def _classify(self, body: bytes, media_type: str, name: str) -> None:
-        path = f"/v1/models/{MODEL}/classify"
-        with self.client.post(
-            path, data=body, headers={"Content-Type": media_type}, name=name, catch_response=True
-        ) as reply:
-            if reply.status_code != 200:
-                reply.failure(f"status {reply.status_code}: {reply.text[:200]}")
-            elif not reply.json()["results"][0]["predictions"]:
-                reply.failure("the reply holds no predictions.")
-
-    @task(8)
-    def classify_png(self) -> None:
-        """Send a picture."""
-        self._classify(random.choice(_PNGS), "image/png", "classify (PNG)")
-
-    @task(3)
-    def classify_raw(self) -> None:
-        """Send the bytes of a tensor."""
-        self._classify(random.choice(_RAWS), "application/octet-stream", "classify (raw)")
-
-    @task(1)
-    def list_models(self) -> None:
-        """Look at what is served."""
-        self.client.get("/v1/models", name="models")
-
-
-class Sitter(HttpUser):
-    """Someone who has a photograph painted, looks at it, and tries the next style."""
-
-    abstract = not _STYLES
-    wait_time = between(0.5, 2.0)
-
-    @task
-    def stylize(self) -> None:
-        """Send a photograph."""
-        path = f"/v1/models/{MODEL}/stylize?style={random.choice(_STYLES)}"
-        headers = {"Content-Type": "image/jpeg"}
-        with self.client.post(
-            path, data=random.choice(_PHOTOS), headers=headers, name="stylize", catch_response=True
-        ) as reply:
-            if reply.status_code != 200:
-                reply.failure(f"status {reply.status_code}: {reply.text[:200]}")
-            elif not reply.content.startswith(b"\xff\xd8"):
-                reply.failure("the reply is no JPEG.")
+    def tick(self) -> tuple[int, float] | None:
+        """The number of users now and how many a second may come or go; None at the end."""
+        assert self.runner is not None
+        options = self.runner.environment.parsed_options
+        assert options is not None
+        seconds, shape = time.perf_counter() - self.start_time, SHAPES.get(options.shape)
+        if shape is None:
+            if options.run_time and seconds >= options.run_time:
+                return None
+            return options.num_users or 1, options.spawn_rate or 1
+        most = options.shape_users or shape.users
+        users = shape.users_at(seconds, options.shape_seconds or shape.seconds, most)
+        return None if users is None else (users, max(1.0, most / _SPAWN_SECONDS))

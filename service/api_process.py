@@ -10,7 +10,9 @@ import contextlib
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -21,11 +23,14 @@ from service.api.envelope import Drain
 from service.api.open_inference.execution import Execution
 from service.app import create_app, create_execution
 from service.engine.client import EngineClient
-from service.launch import Launch, end_with_parent, read_launch
+from service.errors import StartupError
+from service.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch
 from service.logs import configure_logging
 from service.metrics import Metrics, report_memory
 from service.protocol import limited
+from service.security import KeyRing
 from service.settings import Settings
+from service.tracing import Tracing, open_tracing
 
 if TYPE_CHECKING:
     from service.api.grpc.server import GrpcServer
@@ -49,7 +54,9 @@ async def serve(launch: Launch) -> None:
     settings, metrics, drain = launch.settings, Metrics(CollectorRegistry()), Drain()
     client = EngineClient(launch.engine_socket, settings)
     execution = create_execution(settings, client, metrics)
-    app = create_app(settings, client, metrics, drain, execution)
+    keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
+    tracing = open_tracing(settings)
+    app = create_app(settings, client, metrics, drain, execution, keys, tracing)
     config = uvicorn.Config(
         app,
         http=limited(settings),
@@ -70,20 +77,29 @@ async def serve(launch: Launch) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
     connecting = asyncio.create_task(client.run())
     reporting = asyncio.create_task(report_memory(metrics, "api"))
-    grpc_server = await _serve_grpc(launch, execution, metrics, drain)
+    grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys, tracing)
     draining = asyncio.create_task(_drain(stopping, server, grpc_server, drain, settings))
     await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
     for task in (connecting, reporting, draining):
         task.cancel()
+    if tracing is not None:
+        await tracing.close()
 
 
-async def _serve_grpc(launch: Launch, execution: Execution, metrics: Metrics, drain: Drain) -> GrpcServer | None:
+async def _serve_grpc(
+    launch: Launch,
+    execution: Execution,
+    metrics: Metrics,
+    drain: Drain,
+    keys: KeyRing | None,
+    tracing: Tracing | None,
+) -> GrpcServer | None:
     if not launch.grpc_address:
         return None
     # Only now: who serves HTTP alone does without the library's memory.
     from service.api.grpc.server import GrpcServer
 
-    grpc_server = GrpcServer(execution, launch.settings, metrics, drain)
+    grpc_server = GrpcServer(execution, launch.settings, metrics, drain, keys, tracing)
     await grpc_server.start(launch.grpc_address)
     return grpc_server
 
@@ -114,7 +130,11 @@ def main() -> None:
     launch = read_launch()
     configure_logging(launch.settings, "api")
     end_with_parent()
-    uvloop.run(serve(launch))
+    try:
+        uvloop.run(serve(launch))
+    except StartupError as error:
+        log.critical("%s", error)
+        sys.exit(EXIT_STARTUP)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ from service.api.tokenizers import Tokenizers
 from service.engine.client import EngineClient
 from service.errors import ServiceError
 from service.metrics import Metrics
+from service.security import KeyRing
 from service.settings import Settings
+from service.tracing import Tracing
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
@@ -52,7 +54,13 @@ def create_execution(settings: Settings, client: EngineClient, metrics: Metrics)
 
 
 def create_app(
-    settings: Settings, client: EngineClient, metrics: Metrics, drain: Drain, execution: Execution
+    settings: Settings,
+    client: EngineClient,
+    metrics: Metrics,
+    drain: Drain,
+    execution: Execution,
+    keys: KeyRing | None,
+    tracing: Tracing | None = None,
 ) -> ASGIApp:
     """Build the application."""
     app = FastAPI(
@@ -77,8 +85,8 @@ def create_app(
     open_inference = _add_open_inference(app, execution, settings, drain)
     app.include_router(catalog_router(client))
     app.include_router(styles_router(client, Thumbnails(threads)))
-    app.include_router(health_router(client, metrics, drain))
-    return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain)
+    app.include_router(health_router(client, metrics, drain, settings))
+    return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain, keys, tracing)
 
 
 def _handlers(

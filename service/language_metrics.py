@@ -66,6 +66,7 @@ class LanguageMetrics:
         self._step_seconds = metrics.step_seconds.labels(*labels)
         self._step_sequences = metrics.step_sequences.labels(*labels)
         self._step_prefill = metrics.step_prefill_tokens.labels(*labels)
+        self._queue_seconds = metrics.queue_seconds.labels(*labels, "decode")
         self._prompt_tokens = metrics.prompt_tokens.labels(*labels)
         self._generated = metrics.generated_tokens.labels(*labels)
         self._prefix_queries = metrics.prefix_query_tokens.labels(*labels)
@@ -110,8 +111,9 @@ class LanguageMetrics:
         self._rate.add(count, now)
         self.num_generated_tokens += count
 
-    def count_prompt(self, num_tokens: int, num_reused: int) -> None:
-        """Count an admitted prompt."""
+    def count_prompt(self, num_tokens: int, num_reused: int, queue_seconds: float) -> None:
+        """Count an admitted prompt, which waited so long for its slot."""
+        self._queue_seconds.observe(queue_seconds)
         self._prompt_tokens.inc(num_tokens)
         self._prefix_queries.inc(num_tokens)
         self._prefix_hits.inc(num_reused)

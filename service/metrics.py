@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from service.engine.graph_statistics import GraphRecord
@@ -23,6 +23,9 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 GRAPH_LABELS = ("model", "version", "graph")
 VERSION_LABELS = ("model", "version")
+GPU_LABELS = ("gpu", "uuid")
+READY_NAME = "hotplate_ready"
+READY_HELP = "1 where the API process that answers this scrape is ready, else 0."
 MODEL_STATES = ("loading", "ready", "unloading", "unavailable", "failed")
 _MEMORY_INTERVAL_SECONDS = 5.0
 
@@ -53,7 +56,7 @@ class Metrics:
     def _declare_engine(self) -> None:
         self.queue_seconds = self._histogram(
             "queue_seconds",
-            "Time from a request's arrival at the engine to the start of its first batch.",
+            "Time from a request's arrival at the engine to the start of its first batch; of a text, to its slot.",
             SECONDS,
             *GRAPH_LABELS,
         )
@@ -64,6 +67,7 @@ class Metrics:
             "failures", "Requests that the engine refused, cancelled or failed, by reason.", *GRAPH_LABELS, "reason"
         )
         self.queue_depth = self._gauge("queue_depth", "Rows waiting.", *GRAPH_LABELS)
+        self.max_queue_rows = self._gauge("max_queue_rows", "Rows that may wait; more are refused.", *GRAPH_LABELS)
         self.model_state = self._gauge(
             "model_state", "1 for the state that a model version is in, else 0.", "model", "version", "state"
         )
@@ -101,6 +105,10 @@ class Metrics:
         self.finished = self._counter("finished", "Texts that ended, by reason.", *VERSION_LABELS, "reason")
         self.sequences_running = self._gauge("sequences_running", "Texts with a slot.", *VERSION_LABELS)
         self.sequences_waiting = self._gauge("sequences_waiting", "Texts that wait for a slot.", *VERSION_LABELS)
+        self.max_sequences = self._gauge("max_sequences", "Slots: texts that may run at once.", *VERSION_LABELS)
+        self.max_waiting_sequences = self._gauge(
+            "max_waiting_sequences", "Texts that may wait; more are refused.", *VERSION_LABELS
+        )
         self.cache_used_ratio = self._gauge(
             "cache_used_ratio", "Tokens of running texts, of all that the slots can hold.", *VERSION_LABELS
         )
@@ -110,6 +118,14 @@ class Metrics:
         self.resident_bytes = self._gauge(
             "process_resident_bytes", "Resident memory, summed over the processes of a kind.", "process"
         )
+        self.gpu_utilization_ratio = self._gauge(
+            "gpu_utilization_ratio", "Share of the last moments in which the GPU computed, by any program.", *GPU_LABELS
+        )
+        self.gpu_memory_used_bytes = self._gauge(
+            "gpu_memory_used_bytes", "Memory of the GPU in use, by any program.", *GPU_LABELS
+        )
+        self.gpu_memory_bytes = self._gauge("gpu_memory_bytes", "Memory that the GPU has.", *GPU_LABELS)
+        self.gpu_power_watts = self._gauge("gpu_power_watts", "Power that the GPU draws.", *GPU_LABELS)
 
     def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
         return Counter(f"hotplate_{name}", help_text, labels, registry=self.registry)
@@ -134,6 +150,7 @@ class GraphMetrics:
         labels = (model, version, graph)
         self.queue_seconds = metrics.queue_seconds.labels(*labels)
         self.queue_depth = metrics.queue_depth.labels(*labels)
+        self.max_queue_rows = metrics.max_queue_rows.labels(*labels)
         self.rows = metrics.rows.labels(*labels)
         self._compute_seconds = metrics.compute_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
@@ -171,13 +188,28 @@ class GraphMetrics:
         }
 
 
-def exposition(registry: CollectorRegistry) -> bytes:
-    """The Prometheus text of all processes together; of this one alone where it runs by itself."""
+def gather(registry: CollectorRegistry) -> list[Metric]:
+    """The metrics of all processes together; of this one alone where it runs by itself."""
     if MULTIPROC_VARIABLE not in os.environ:
-        return generate_latest(registry)
+        return list(registry.collect())
     combined = CollectorRegistry()
     MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
-    return generate_latest(combined)
+    return list(combined.collect())
+
+
+class _Gathered:
+    """What the client library asks of a registry that it writes out."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def exposition(metrics: Iterable[Metric]) -> bytes:
+    """The metrics in the Prometheus text format."""
+    return generate_latest(_Gathered(metrics))
 
 
 async def report_memory(metrics: Metrics, process: str) -> None:

@@ -28,6 +28,11 @@ def _paths(value: object) -> object:
     return (value,) if isinstance(value, Path) else value
 
 
+def _words(value: object) -> object:
+    """Take words with commas between them, or a list of them."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """The settings of one service: what the command line, the environment and the defaults agree on."""
 
@@ -85,6 +90,13 @@ class Settings(BaseSettings):
     golden_tolerance: Positive = Field(1e-3, description="Largest deviation from the golden outputs on a CPU.")
     golden_tolerance_cuda: Positive = Field(2e-2, description="The same on a GPU, whose TF32 convolutions round more.")
 
+    api_keys_file: str = Field(
+        "",
+        description="File of API keys, as `hotplate keys new NAME` writes it; empty asks for none. Probes and the "
+        "playground's files stay open.",
+    )
+    metrics_need_key: bool = Field(False, description="Whether `/metrics` asks for a key too.")
+
     request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
     max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")
     max_body_bytes: Count = Field(32 * 2**20, description="Largest request body.")
@@ -109,6 +121,15 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     access_log: bool = Field(False, description="Log every request, not only those that failed with 5xx.")
+
+    metrics_compat: Annotated[tuple[Literal["triton", "vllm"], ...], NoDecode, BeforeValidator(_words)] = Field(
+        (), description="Other servers' names to export metrics under as well: `triton`, `vllm` or `triton,vllm`."
+    )
+    otel_endpoint: Annotated[str, Field(pattern=r"^(https?://[^\s/]\S*)?$")] = Field(
+        "",
+        description="Where traces are sent by OTLP over HTTP, as `http://collector:4318`; empty leaves it to the "
+        "standard `OTEL_` variables, and without those nothing is traced.",
+    )
 
     @property
     def repositories(self) -> tuple[Path, ...]:

@@ -20,10 +20,12 @@ class Exchange:
     request_id: str
     started_at: float
     model: str = ""
+    caller: str = ""
     request_bytes: int = 0
     receipt: Receipt | None = None
     num_tiles: int = 0
     encode_seconds: float = 0.0
+    traceparent: str = ""
     on_disconnect: Callable[[], object] | None = None
     is_disconnected: bool = False
 
@@ -34,9 +36,9 @@ class Exchange:
             self.on_disconnect()
 
 
-def open_exchange(scope: Scope, request_id: str, started_at: float) -> Exchange:
-    """Attach a new exchange to an ASGI scope."""
-    exchange = scope[_KEY] = Exchange(request_id, started_at)
+def attach(scope: Scope, exchange: Exchange) -> Exchange:
+    """Attach a new exchange to an ASGI scope; return it."""
+    scope[_KEY] = exchange
     return exchange
 
 

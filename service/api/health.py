@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from service.api.envelope import Drain
+from service.api.scraping import Scraping
 from service.engine.client import EngineClient
-from service.metrics import Metrics, exposition
+from service.metrics import Metrics
+from service.settings import Settings
 
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -41,9 +42,10 @@ def readiness(client: EngineClient, drain: Drain) -> Readiness:
     return Readiness(status="degraded" if client.is_settled else "starting", not_ready=missing)
 
 
-def health_router(client: EngineClient, metrics: Metrics, drain: Drain) -> APIRouter:
+def health_router(client: EngineClient, metrics: Metrics, drain: Drain, settings: Settings) -> APIRouter:
     """The routes of probes and metrics."""
     router = APIRouter(tags=["operations"])
+    scraping = Scraping(client, metrics, settings, lambda: readiness(client, drain).status == "ready")
 
     @router.get("/livez")
     async def livez() -> Live:
@@ -60,7 +62,6 @@ def health_router(client: EngineClient, metrics: Metrics, drain: Drain) -> APIRo
     @router.get("/metrics", response_class=Response, responses={200: {"content": {EXPOSITION_TYPE: {}}}})
     async def prometheus_metrics() -> Response:
         """All metrics of all processes, in the Prometheus text format."""
-        content = await asyncio.to_thread(exposition, metrics.registry)
-        return Response(content, media_type=EXPOSITION_TYPE)
+        return Response(await scraping.text(), media_type=EXPOSITION_TYPE)
 
     return router

@@ -46,6 +46,7 @@ class Engine:
         self._peers: set[Peer] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_settled = False
+        self.device = device
         self.repository = LiveRepository(settings, device, metrics, self._announce, self._peers)
 
     async def load(self, models: dict[str, FoundModel]) -> None:

@@ -164,7 +164,8 @@ class Sequencer:
         sequence = self._prefilling = self._waiting.popleft()
         self._slots.take(sequence)
         sequence.admitted_at = self._clock()
-        self._metrics.count_prompt(sequence.num_prompt, sequence.num_reused)
+        queue_seconds = max(sequence.admitted_at - sequence.arrival, 0.0)
+        self._metrics.count_prompt(sequence.num_prompt, sequence.num_reused, queue_seconds)
         return sequence
 
     def _compute_chunk(self, sequence: Sequence, num_tokens: int) -> Floats | None:

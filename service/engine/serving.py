@@ -84,6 +84,7 @@ def _open_queue(
         len(instances),
         efficient_rows(graph.bucket_seconds),
     )
+    metrics.max_queue_rows.set(limits.max_queue_rows)
     if not graph.rules.varies:
         return Batcher(graph.rules.inputs, instances, limits, graph.cost, scheduler, metrics)
     cost = RowCost(graph.cost, graph.cost_elements)

@@ -70,6 +70,7 @@ class Version:
             prefix = "" if len(self.graphs) == 1 and self.generator is None else f"{name}."
             statistics |= {prefix + key: value for key, value in graph.metrics.statistics().items()}
             statistics[prefix + "queued_rows"] = graph.queue.waiting_rows
+            statistics[prefix + "queued_requests"] = graph.queue.num_waiting
         records = {name: graph.metrics.record.snapshot() for name, graph in self.graphs.items()}
         return msgspec.structs.replace(self.status, statistics=statistics, graph_statistics=records)
 
@@ -90,6 +91,8 @@ def open_version(
     generator = None
     if loaded.decoder is not None:
         of_language = LanguageMetrics(metrics, name, version)
+        metrics.max_sequences.labels(name, version).set(loaded.decoder.decoder.num_slots)
+        metrics.max_waiting_sequences.labels(name, version).set(settings.max_waiting_sequences)
         generator = Generator(loaded.decoder, settings, of_language, monotonic, call_in_loop, name)
     # A text that was drawn once is not the answer to the next who asks.
     cache = ResponseCache(config.cache_bytes) if config.cache_bytes and generator is None else None

@@ -76,11 +76,16 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     server = await loop.create_unix_server(lambda: PeerConnection(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
     async with server:
-        report = asyncio.create_task(report_memory(metrics, "engine"))
+        reports = [asyncio.create_task(report_memory(metrics, "engine"))]
+        if engine.device.is_cuda:
+            # Only now: who computes on a CPU does without the library.
+            from service.gpu_metrics import report_gpu
+
+            reports.append(asyncio.create_task(report_gpu(metrics, engine.device.index)))
         loading = asyncio.create_task(_load(engine, wanted, settings))
         await run_until_stopped(loading)
-        report.cancel()
-        loading.cancel()
+        for task in (*reports, loading):
+            task.cancel()
 
 
 async def _load(engine: Engine, wanted: dict[str, FoundModel], settings: Settings) -> None:

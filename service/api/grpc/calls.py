@@ -27,6 +27,7 @@ from service.api.grpc.codes import code_of
 from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
 from service.metrics import Metrics
 from service.settings import Settings
+from service.tracing import Tracing
 
 log = logging.getLogger("service.access")
 
@@ -57,11 +58,12 @@ class Refusal:
 class Calls:
     """What all calls of one process have in common."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, drain: Drain) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, drain: Drain, tracing: Tracing | None = None) -> None:
         self._body_timeout_seconds = settings.body_timeout_seconds
         self._logs_all = settings.access_log
         self._accounts = Accounts(metrics)
         self._drain = drain
+        self._tracing = tracing
         self._id_prefix = secrets.token_hex(6)
         self._ids = itertools.count(1)
 
@@ -79,7 +81,7 @@ class Calls:
         """
 
         async def handle(_messages: object, context: Context) -> bytes:
-            call = self.open(context, 0)
+            call = self.open(context, 0, is_probe=is_probe)
             refusal, reply = Refusal(StatusCode.CANCELLED, ""), b""
             try:
                 data = await self._read(context)
@@ -111,11 +113,17 @@ class Calls:
 
     # --- parts that streams use too ---
 
-    def open(self, context: Context, request_bytes: int) -> Call:
+    def open(self, context: Context, request_bytes: int, *, is_probe: bool = False) -> Call:
         """Begin to work on a request; `close` must follow."""
         self._drain.num_in_flight += 1
         self._accounts.enter()
-        exchange = Exchange(self._request_id(context), perf_counter(), request_bytes=request_bytes)
+        request_id, started_at = self._request_id(context), perf_counter()
+        if self._tracing is None or is_probe:
+            exchange = Exchange(request_id, started_at)
+        else:
+            told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+            exchange = self._tracing.begin(request_id, started_at, told)
+        exchange.request_bytes = request_bytes
         return Call(exchange, context.time_remaining())
 
     async def answer(
@@ -153,6 +161,8 @@ class Calls:
         """End the work on a request."""
         self._drain.num_in_flight -= 1
         seconds = self._accounts.leave(name, code.name, exchange, sent_bytes)
+        if self._tracing is not None:
+            self._tracing.end_call(exchange, name, code.name)
         is_fault = code in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
         if self._logs_all or is_fault:
             log.log(
@@ -189,6 +199,8 @@ def parse(kind: Callable[[], Request], data: bytes) -> Request:
 
 def _trailing(exchange: Exchange, refusal: Refusal) -> tuple[tuple[str, str], ...]:
     metadata = [("x-request-id", exchange.request_id)]
+    if exchange.traceparent:
+        metadata.append(("traceparent", exchange.traceparent))
     if refusal.retry_after_seconds is not None:
         metadata.append(("retry-after", str(max(1, round(refusal.retry_after_seconds)))))
     return tuple(metadata)

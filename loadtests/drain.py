@@ -1,0 +1,225 @@
+"""`python -m loadtests.drain`: ends a service under load and proves that no request which it took was lost.
+
+Callers keep asking, over connections kept open and over new ones, while SIGTERM falls; each request has one line in a
+ledger. The exit status is 0 when none was lost, refusals are as documented, and the service ended with 0 in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from loadtests import procfs
+from loadtests.attempt import INTERRUPTED
+from loadtests.http_client import post
+from loadtests.scenarios import payloads
+from loadtests.scenarios.catalog import CLASSIFY, COMPLETE, DRAW, STYLIZE, HostError, Served, read_catalog
+from loadtests.scenarios.kept_connection import KeptConnection, Reply
+from loadtests.scenarios.ledger import Entry, Fate, Ledger, fate_of
+from loadtests.scenarios.service import running_service
+from loadtests.servers import ServerError, end_on_sigterm
+
+DRAIN_SECONDS, GRACE_SECONDS = 1.0, 20.0
+_EXIT_MARGIN_SECONDS = 8.0
+_REFUSED_PAUSE_SECONDS = 0.02
+_POLL_SECONDS = 0.02
+_HEADINGS = {
+    "served": Fate.SERVED,
+    "503": Fate.REFUSED,
+    "refused": Fate.NOT_CONNECTED,
+    "silence": Fate.UNANSWERED,
+    "broken": Fate.BROKEN,
+    "wrong": Fate.WRONG,
+}
+_READY_REQUEST = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of request, sent again and again."""
+
+    name: str
+    requests: tuple[bytes, ...]
+    is_stream: bool = False
+    keeps_connection: bool = True
+
+
+def _text(model: Served, max_tokens: int) -> tuple[bytes, ...]:
+    wanted = {"max_tokens": max_tokens, "temperature": 0.8, "stream": True}
+    bodies = [json.dumps({"prompt": prompt, **wanted}).encode() for prompt in payloads.PROMPTS]
+    return tuple(post(f"/v1/models/{model.name}/generate", body, "application/json") for body in bodies)
+
+
+def kinds_of(catalog: dict[str, list[Served]]) -> list[Kind]:
+    """What can be asked of a host: pictures over kept and over new connections, paintings, streams, drawings."""
+    kinds = []
+    for model in catalog.get(CLASSIFY, ())[:1]:
+        path, bodies = f"/v1/models/{model.name}/classify", payloads.images(model)[0]
+        kept = tuple(post(path, body.data, body.media_type) for body in bodies)
+        fresh = tuple(post(path, body.data, body.media_type, "Connection: close") for body in bodies)
+        kinds += [Kind("classify", kept), Kind("classify, new connection", fresh, keeps_connection=False)]
+    for model in catalog.get(STYLIZE, ())[:1]:
+        path = f"/v1/models/{model.name}/stylize?style={model.styles[0]}"
+        kinds.append(Kind("stylize", tuple(post(path, b.data, b.media_type) for b in payloads.photographs(512))))
+    for model in catalog.get(COMPLETE, ())[:1]:
+        kinds.append(Kind("complete, streamed", _text(model, 400), is_stream=True))
+    for model in catalog.get(DRAW, ())[:1]:
+        body = json.dumps({"num_images": 16, "seed": 1}).encode()
+        kinds.append(Kind("draw", (post(f"/v1/models/{model.name}/generate", body, "application/json"),)))
+    return kinds
+
+
+class Drain:
+    """One run: callers, the signal, and the ledger."""
+
+    def __init__(self, port: int, pid: int) -> None:
+        self._port, self._pid = port, pid
+        self._signal_at: float | None = None
+        self._is_over = False
+        self.ledger = Ledger()
+        self._raw: list[tuple[Kind, float, float, Fate, str]] = []
+
+    async def _connect(self) -> KeptConnection | None:
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(KeptConnection, "127.0.0.1", self._port)
+        except OSError:
+            return None
+        return connection
+
+    async def _call(self, kind: Kind, requests: Iterator[bytes]) -> None:
+        """Ask until the service is gone."""
+        connection: KeptConnection | None = None
+        for request in requests:
+            if self._is_over:
+                break
+            if connection is None or not connection.is_open:
+                connection = await self._connect()
+            sent = time.monotonic()
+            if connection is None:
+                self._raw.append((kind, sent, sent, Fate.NOT_CONNECTED, ""))
+                await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
+                continue
+            reply = await connection.ask(request)
+            fate = fate_of(reply, is_stream=kind.is_stream)
+            self._raw.append((kind, sent, time.monotonic(), fate, _describe(reply)))
+            if reply.closes or not kind.keeps_connection or not reply.is_whole:
+                connection.close()
+                connection = None
+            if fate is not Fate.SERVED:
+                await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
+        if connection is not None:
+            connection.close()
+
+    async def _watch_readiness(self) -> None:
+        while not self._is_over:
+            connection = await self._connect()
+            if connection is not None:
+                asked = time.monotonic()
+                reply = await connection.ask(_READY_REQUEST)
+                if self._signal_at is not None and reply.status:
+                    self.ledger.ready_statuses.append((asked - self._signal_at, reply.status))
+                connection.close()
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def run(self, kinds: Sequence[Kind], callers_a_kind: int, before_seconds: float) -> Ledger:
+        """Load the service, end it, and follow every request to its fate."""
+        started_ticks = procfs.start_ticks(self._pid)
+        async with asyncio.TaskGroup() as group:
+            for kind in kinds:
+                for index in range(callers_a_kind):
+                    order = kind.requests[index % len(kind.requests) :] + kind.requests[: index % len(kind.requests)]
+                    group.create_task(self._call(kind, itertools.cycle(order)))
+            group.create_task(self._watch_readiness())
+            await asyncio.sleep(before_seconds)
+            self._signal_at = time.monotonic()
+            os.kill(self._pid, signal.SIGTERM)
+            await self._wait_for_end(started_ticks)
+            self._is_over = True
+        self.ledger.entries = [
+            Entry(kind.name, sent - self._signal_at, ended - self._signal_at, fate, detail)
+            for kind, sent, ended, fate, detail in self._raw
+        ]
+        return self.ledger
+
+    async def _wait_for_end(self, started_ticks: int | None) -> None:
+        assert self._signal_at is not None
+        deadline = self._signal_at + GRACE_SECONDS + _EXIT_MARGIN_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self._pid, os.WNOHANG)
+                if pid:
+                    self.ledger.exit_status = os.waitstatus_to_exitcode(status)
+            if self.ledger.exit_status is not None or procfs.start_ticks(self._pid) != started_ticks:
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        self.ledger.exit_seconds = time.monotonic() - self._signal_at
+
+
+def _describe(reply: Reply) -> str:
+    return "" if reply.status == 200 else f"status {reply.status}: {bytes(reply.body[:120])!r}"
+
+
+def print_ledger(ledger: Ledger, most_seconds: float, console: Console) -> None:
+    """Show what became of the requests."""
+    table = Table(title="SIGTERM under load")
+    table.add_column("requests")
+    for heading in _HEADINGS:
+        table.add_column(heading, justify="right")
+    counts = ledger.counts()
+    for kind in sorted({kind for kind, _ in counts}):
+        table.add_row(kind, *(str(counts[kind, fate] or "") for fate in _HEADINGS.values()))
+    console.print(table)
+    console.print(
+        f"In flight at SIGTERM and served: {ledger.num_in_flight}. Lost: {len(ledger.lost)}. First refusal after "
+        f"{ledger.first_refusal:.2f} s, end after {ledger.exit_seconds:.2f} s with status {ledger.exit_status}.",
+        highlight=False,
+    )
+    for problem in ledger.problems(DRAIN_SECONDS, most_seconds):
+        console.print(problem, style="red", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the scenario; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m loadtests.drain", description=__doc__)
+    parser.add_argument("--callers", type=int, default=4, help="Callers of each kind of request.")
+    parser.add_argument("--before", type=float, default=3.0, help="Seconds of load before SIGTERM.")
+    parser.add_argument("--serve", default="", help="Options of the service, as one string.")
+    parser.add_argument("--output", type=Path, help="The file to write the ledger's sums to, as JSON.")
+    options, console = parser.parse_args(arguments), Console()
+    end_on_sigterm()
+    most_seconds = GRACE_SECONDS + _EXIT_MARGIN_SECONDS
+    serve = ["--drain-seconds", str(DRAIN_SECONDS), "--grace-seconds", str(GRACE_SECONDS), *shlex.split(options.serve)]
+    try:
+        with running_service(serve) as server:
+            kinds = kinds_of(read_catalog(server.url("")))
+            ledger = asyncio.run(Drain(server.port, server.pid).run(kinds, options.callers, options.before))
+    except (ServerError, HostError, OSError) as error:
+        console.print(f"The scenario failed: {error}", style="red", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("Interrupted; every process that was started has been stopped.")
+        return INTERRUPTED
+    print_ledger(ledger, most_seconds, console)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        page = json.dumps(ledger.to_json(DRAIN_SECONDS, most_seconds), indent=1)
+        options.output.write_text(page + "\n", encoding="utf-8")
+    return 1 if ledger.problems(DRAIN_SECONDS, most_seconds) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
