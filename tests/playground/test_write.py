@@ -333,6 +333,8 @@ def test_attention_is_drawn_for_the_chosen_head(open_page: Open, api: Callable[.
     expect(page.get_by_role("radio", name="Layer 3, head 2")).to_be_checked()
     page.get_by_role("radio", name="Layer 6, head 1").check(force=True)
     expect(page.get_by_label("Layer", exact=True)).to_have_value("6")
+    card.locator(".token").first.hover()
+    expect(card.locator(".arcs-told")).to_contain_text("it looks at itself")
     page.get_by_label("Leave out the token that begins every text").uncheck()
     assert len(arcs(page)) > 0
 
@@ -408,6 +410,7 @@ def test_the_page_looks_as_it_should(
     expect(panel(page, "tokens").locator(".tokens-summary")).to_contain_text(re.compile(r"\d{3} tokens"))
     panel(page, "tokens").locator(".token").nth(12).hover()
     expect(panel(page, "tokens").locator(".is-here")).to_have_count(1)
+    page.mouse.move(0, 0)
 
     screenshot(page, f"write-{scheme}")
 

@@ -67,7 +67,8 @@ async function showFailure(error, signal) {
   const box = errorBox();
   const starting = error instanceof ApiError && (error.status === 503 || error.status === 0);
   box.show(error);
-  clear(main).append(h("h1", {}, starting ? "The service is not ready yet" : "This page cannot be shown"), box.element);
+  const refused = error.status === 401 ? "An API key is needed" : "This page cannot be shown";
+  clear(main).append(h("h1", {}, starting ? "The service is not ready yet" : refused), box.element);
   if (!starting) {
     main.append(h("p", {}, h("a", { href: "#/" }, "All models")));
     return;

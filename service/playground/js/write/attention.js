@@ -143,6 +143,7 @@ function mostVaried(attention) {
 
 function spoken(tokens, weights, at, least) {
   if (at < 0) return "";
+  if (at === 0) return "Nothing comes before the beginning: it looks at itself.";
   const name = (index) => (index === 0 ? "the beginning" : `“${visible(tokens[index].text)}”`);
   const rows = weights[at].slice(0, at + 1).map((weight, to) => ({ weight, to }));
   const best = rows.filter(({ to }) => to >= least).sort((a, b) => b.weight - a.weight).slice(0, NUM_TOLD);
