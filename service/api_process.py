@@ -11,6 +11,7 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -25,6 +26,7 @@ from service.launch import Launch, end_with_parent, read_launch
 from service.logs import configure_logging
 from service.metrics import Metrics, report_memory
 from service.protocol import limited
+from service.security import KeyRing
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ async def serve(launch: Launch) -> None:
     settings, metrics, drain = launch.settings, Metrics(CollectorRegistry()), Drain()
     client = EngineClient(launch.engine_socket, settings)
     execution = create_execution(settings, client, metrics)
-    app = create_app(settings, client, metrics, drain, execution)
+    keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
+    app = create_app(settings, client, metrics, drain, execution, keys)
     config = uvicorn.Config(
         app,
         http=limited(settings),
@@ -70,20 +73,22 @@ async def serve(launch: Launch) -> None:
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
     connecting = asyncio.create_task(client.run())
     reporting = asyncio.create_task(report_memory(metrics, "api"))
-    grpc_server = await _serve_grpc(launch, execution, metrics, drain)
+    grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys)
     draining = asyncio.create_task(_drain(stopping, server, grpc_server, drain, settings))
     await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
     for task in (connecting, reporting, draining):
         task.cancel()
 
 
-async def _serve_grpc(launch: Launch, execution: Execution, metrics: Metrics, drain: Drain) -> GrpcServer | None:
+async def _serve_grpc(
+    launch: Launch, execution: Execution, metrics: Metrics, drain: Drain, keys: KeyRing | None
+) -> GrpcServer | None:
     if not launch.grpc_address:
         return None
     # Only now: who serves HTTP alone does without the library's memory.
     from service.api.grpc.server import GrpcServer
 
-    grpc_server = GrpcServer(execution, launch.settings, metrics, drain)
+    grpc_server = GrpcServer(execution, launch.settings, metrics, drain, keys)
     await grpc_server.start(launch.grpc_address)
     return grpc_server
 

@@ -43,6 +43,7 @@ from service.api.tokenizers import Tokenizers
 from service.engine.client import EngineClient
 from service.errors import ServiceError
 from service.metrics import Metrics
+from service.security import KeyRing
 from service.settings import Settings
 
 
@@ -53,7 +54,7 @@ def create_execution(settings: Settings, client: EngineClient, metrics: Metrics)
 
 
 def create_app(
-    settings: Settings, client: EngineClient, metrics: Metrics, drain: Drain, execution: Execution
+    settings: Settings, client: EngineClient, metrics: Metrics, drain: Drain, execution: Execution, keys: KeyRing | None
 ) -> ASGIApp:
     """Build the application."""
     app = FastAPI(
@@ -79,8 +80,8 @@ def create_app(
     app.include_router(catalog_router(client))
     app.include_router(styles_router(client, Thumbnails(threads)))
     app.include_router(health_router(client, metrics, drain))
-    app.include_router(playground_router(settings))
-    return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain)
+    app.include_router(playground_router(settings, needs_key=keys is not None))
+    return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain, keys)
 
 
 def _handlers(

@@ -6,6 +6,7 @@ It talks HTTP, as any other client. It knows no command.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import httpx
 import typer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+KEY_VARIABLE = "HOTPLATE_API_KEY"
 Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
 
 
@@ -33,8 +35,15 @@ def reaching(address: str) -> Iterator[None]:
         raise fail(f"No service answers at {address}: {error}. Start one with `hotplate serve`.") from error
 
 
+def credentials() -> dict[str, str]:
+    """The header with the caller's key, if the environment has one."""
+    key = os.environ.get(KEY_VARIABLE, "")
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def ask(method: str, address: str, **arguments: Any) -> Any:
     """The JSON that a service answers; end the program with a word where it is an error."""
+    arguments["headers"] = credentials() | arguments.get("headers", {})
     with reaching(address):
         response = httpx.request(method, address, **{"timeout": 60} | arguments)
     if response.is_success:

@@ -1,4 +1,4 @@
-"""The console script `hotplate`: serve · models · check · predict · complete · stylize · generate · bench.
+"""The console script `hotplate`: serve · models · check · keys · predict · complete · stylize · generate · bench.
 
 It parses arguments and prints; what a command does is elsewhere. It imports little, so that `--help` answers at once.
 """
@@ -24,6 +24,7 @@ from rich.table import Table
 from service import __version__, completing, picture_commands
 from service.asking import DEFAULT_URL, Url, ask, fail, reaching
 from service.errors import StartupError
+from service.key_commands import keys_app
 from service.launch import MULTIPROC_VARIABLE
 from service.logs import configure_logging
 from service.model_commands import check, models_app
@@ -106,6 +107,7 @@ app.command("serve")(_options_from_settings(_serve))
 
 app.add_typer(models_app, name="models")
 app.command("check")(check)
+app.add_typer(keys_app, name="keys")
 
 
 # --- predict ---

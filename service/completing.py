@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.asking import detail_of, first_model
+from service.asking import credentials, detail_of, first_model
 
 # Control characters could write anywhere on a terminal; tabs and line ends may.
 _CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
@@ -42,7 +42,8 @@ def stream_text(url: str, model: str, body: dict[str, Any], show: Callable[[str]
     Raises: CompletionFailed, httpx.TransportError, httpx.InvalidURL.
     """
     address = f"{url}/v1/models/{quote(model, safe='@')}/generate"
-    with httpx.stream("POST", address, json=body | {"stream": True}, timeout=TIMEOUT_SECONDS) as response:
+    body = body | {"stream": True}
+    with httpx.stream("POST", address, json=body, headers=credentials(), timeout=TIMEOUT_SECONDS) as response:
         if not response.is_success:
             response.read()
             raise CompletionFailed(f"{response.status_code} at {address}: {detail_of(response)}")

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.asking import detail_of
+from service.asking import credentials, detail_of
 
 TASK = "image-generation"
 _TYPES = {"png": "image/png", "zip": "application/zip"}
@@ -96,7 +96,9 @@ def draw(address: str, model: str, body: dict[str, Any], target: Target) -> Draw
     """
     url = f"{address}/v1/models/{quote(model, safe='@')}/generate"
     # The service sets the time limit, for it knows how much is asked of it.
-    response = httpx.post(url, json=body | {"format": target.format}, timeout=httpx.Timeout(None, connect=10))
+    response = httpx.post(
+        url, json=body | {"format": target.format}, headers=credentials(), timeout=httpx.Timeout(None, connect=10)
+    )
     if not response.is_success:
         raise GeneratingFailed(f"{response.status_code} at {url}: {detail_of(response)}")
     seed = response.headers.get("x-seed", "")

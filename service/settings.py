@@ -85,6 +85,13 @@ class Settings(BaseSettings):
     golden_tolerance: Positive = Field(1e-3, description="Largest deviation from the golden outputs on a CPU.")
     golden_tolerance_cuda: Positive = Field(2e-2, description="The same on a GPU, whose TF32 convolutions round more.")
 
+    api_keys_file: str = Field(
+        "",
+        description="File of API keys, as `hotplate keys new NAME` writes it; empty asks for none. Probes and the "
+        "playground's files stay open.",
+    )
+    metrics_need_key: bool = Field(False, description="Whether `/metrics` asks for a key too.")
+
     request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
     max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")
     max_body_bytes: Count = Field(32 * 2**20, description="Largest request body.")

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.asking import detail_of
+from service.asking import credentials, detail_of
 
 TASK = "style-transfer"
 SUFFIXES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
@@ -141,7 +141,7 @@ def stylize(address: str, model: str, job: Job, parameters: dict[str, str]) -> N
             url,
             params=parameters | {"format": job.format},
             content=content,
-            headers={"content-type": "image/jpeg"},  # or another: the service goes by the bytes
+            headers=credentials() | {"content-type": "image/jpeg"},  # or another: the service goes by the bytes
             timeout=httpx.Timeout(None, connect=10),
         )
         if not response.is_success:

@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, multiprocess
 from service.errors import StartupError
 from service.launch import EXIT_STARTUP, Launch
 from service.metrics import Metrics, report_memory
+from service.security import read_names
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -193,6 +194,8 @@ def serve(settings: Settings, run_folder: Path) -> None:
 
     Raises: StartupError.
     """
+    if settings.api_keys_file:
+        read_names(Path(settings.api_keys_file))  # said now, in one line, rather than by each API process
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         grpc_address = ""

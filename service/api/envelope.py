@@ -18,12 +18,24 @@ from service.api.exchange import Exchange, Scope, open_exchange
 from service.api.problems import error_response, unexpected_response
 from service.errors import ServiceError, ShuttingDown
 from service.metrics import Metrics
+from service.security import KeyRing
 from service.settings import Settings
 
 log = logging.getLogger("service.access")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
+_NEEDS_NO_KEY = (
+    "/",
+    "/livez",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/docs",
+    "/openapi.json",
+    "/favicon.ico",
+)
+_OPEN_FOLDER = "/playground/"
 
 
 class Drain:
@@ -38,11 +50,15 @@ class Drain:
 class Envelope:
     """The outermost ASGI application of an API process."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, drain: Drain) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, drain: Drain, keys: KeyRing | None = None
+    ) -> None:
         self._app = app
         self._logs_all = settings.access_log
         self._accounts = Accounts(metrics)
         self._drain = drain
+        self._keys = keys
+        self._needs_no_key = _NEEDS_NO_KEY if settings.metrics_need_key else (*_NEEDS_NO_KEY, "/metrics")
         self._id_prefix = secrets.token_hex(6)
         self._ids = itertools.count(1)
 
@@ -66,7 +82,7 @@ class Envelope:
         self._drain.num_in_flight += 1
         self._accounts.enter()
         try:
-            await self._serve(scope, receive, reply)
+            await self._serve(scope, receive, reply, exchange)
         except Exception:
             log.exception("a request failed unexpectedly", extra={"request_id": exchange.request_id})
             if not started:
@@ -75,15 +91,26 @@ class Envelope:
             self._drain.num_in_flight -= 1
             self._note(scope, exchange, status or 499, sent_bytes)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         if self._drain.is_refusing and scope["path"] not in _ALWAYS_ANSWERED:
             refusal = ShuttingDown("The service is shutting down.", retry_after_seconds=1)
             await error_response(scope["path"], refusal)(scope, receive, send)
             return
         try:
+            if self._keys is not None and not self._is_open(scope["path"]):
+                exchange.caller = self._admit(self._keys, scope)
             await self._app(scope, receive, send)
         except ServiceError as error:
             await error_response(scope["path"], error)(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._needs_no_key or path.startswith(_OPEN_FOLDER)
+
+    @staticmethod
+    def _admit(keys: KeyRing, scope: Scope) -> str:
+        headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")}
+        authorization, api_key = (headers.get(name) for name in (b"authorization", b"x-api-key"))
+        return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
 
     def _request_id(self, scope: Scope) -> str:
         for name, value in scope["headers"]:
@@ -121,6 +148,7 @@ class Envelope:
                     "method": scope["method"],
                     "route": route,
                     "model": exchange.model,
+                    "caller": exchange.caller,
                     "status": status,
                     "ms": round(seconds * 1e3, 3),
                 },

@@ -20,6 +20,7 @@ class Exchange:
     request_id: str
     started_at: float
     model: str = ""
+    caller: str = ""
     request_bytes: int = 0
     receipt: Receipt | None = None
     num_tiles: int = 0

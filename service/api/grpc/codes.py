@@ -10,6 +10,7 @@ from service.errors import ServiceError
 CODES: dict[Fault, StatusCode] = {
     Fault.INVALID_ARGUMENT: StatusCode.INVALID_ARGUMENT,
     Fault.CANCELLED: StatusCode.CANCELLED,
+    Fault.UNAUTHENTICATED: StatusCode.UNAUTHENTICATED,
     Fault.NOT_FOUND: StatusCode.NOT_FOUND,
     Fault.WRONG_METHOD: StatusCode.UNIMPLEMENTED,
     Fault.SLOW_REQUEST: StatusCode.DEADLINE_EXCEEDED,

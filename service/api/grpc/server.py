@@ -14,12 +14,14 @@ from service.api.envelope import Drain
 from service.api.grpc.calls import Calls
 from service.api.grpc.health import NAME as HEALTH_NAME
 from service.api.grpc.health import Health
+from service.api.grpc.keys import KeyCheck
 from service.api.grpc.methods import NAME, Methods
 from service.api.grpc.reflection import enable_reflection
 from service.api.health import readiness
 from service.api.open_inference.execution import Execution
 from service.errors import StartupError
 from service.metrics import Metrics
+from service.security import KeyRing
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,9 @@ LAST_BYTES_SECONDS = 0.5
 class GrpcServer:
     """A server of the Open Inference Protocol, grpc.health.v1 and reflection."""
 
-    def __init__(self, execution: Execution, settings: Settings, metrics: Metrics, drain: Drain) -> None:
+    def __init__(
+        self, execution: Execution, settings: Settings, metrics: Metrics, drain: Drain, keys: KeyRing | None = None
+    ) -> None:
         def is_ready() -> bool:
             return readiness(execution.client, drain).status == "ready"
 
@@ -41,7 +45,8 @@ class GrpcServer:
         methods = Methods(execution, calls, is_ready)
         health = Health(calls, is_ready, ("", NAME))
         self._streams = methods.streams
-        self._server = grpc.aio.server(options=_options(settings))
+        checks = [KeyCheck(keys)] if keys is not None else []
+        self._server = grpc.aio.server(options=_options(settings), interceptors=checks)
         for name, handlers in ((NAME, methods.handlers()), (HEALTH_NAME, health.handlers())):
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         enable_reflection(self._server, (NAME, HEALTH_NAME))

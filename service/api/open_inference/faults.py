@@ -15,6 +15,7 @@ class Fault(Enum):
 
     INVALID_ARGUMENT = (400, "invalid argument")
     CANCELLED = (400, "cancelled")
+    UNAUTHENTICATED = (401, "unauthenticated")
     NOT_FOUND = (404, "not found")
     WRONG_METHOD = (405, "wrong method")
     SLOW_REQUEST = (408, "slow request")
@@ -36,7 +37,7 @@ _FAULTS: dict[type, Fault] = {
     errors.MalformedRequest: Fault.INVALID_ARGUMENT,
     errors.ContextExceeded: Fault.INVALID_ARGUMENT,
     errors.UnknownToken: Fault.INVALID_ARGUMENT,
-    errors.Unauthorized: Fault.INVALID_ARGUMENT,
+    errors.Unauthorized: Fault.UNAUTHENTICATED,
     errors.NotFound: Fault.NOT_FOUND,
     errors.UnknownModel: Fault.NOT_FOUND,
     errors.MethodNotAllowed: Fault.WRONG_METHOD,
