@@ -9,7 +9,10 @@ VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help serve test lint train bench clean
+LOCK = $(BIN)/uv pip compile --quiet pyproject.toml --constraint constraints.txt --generate-hashes --no-annotate \
+  --python-version 3.11 --python-platform linux --custom-compile-command "make lock"
+
+.PHONY: help serve test lint train bench loadtest image lock clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
@@ -28,6 +31,16 @@ train: $(BIN)/.developing ## Train and export the classifiers in DATASET (all th
 
 bench: $(BIN)/.developing ## Measure the service beside its peers (needs wrk); BENCH=bench_language for texts, bench_style for paintings, bench_generators for drawings, bench_protocols for /v2 and gRPC
 	$(BIN)/python -m loadtests.$(BENCH) $(ARGS)
+
+loadtest: $(BIN)/.developing ## Load a service with all models for a minute: table, report, exit status
+	$(BIN)/python -m loadtests.load $(ARGS)
+
+image: ## Build the container image hotplate:cpu or hotplate:gpu (VARIANT) with docker
+	docker build --build-arg VARIANT=$(VARIANT) --build-arg REVISION=$$(git rev-parse --short HEAD) --tag hotplate:$(VARIANT) .
+
+lock: $(BIN)/.developing ## Resolve anew what the images install
+	for variant in cpu gpu; do $(LOCK) --extra $$variant --extra otel --output-file service/requirements.$$variant.lock || exit 1; done
+	$(LOCK) --extra loadtests --output-file loadtests/requirements.lock
 
 clean: ## Remove .venv, caches and build results
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info

@@ -36,6 +36,7 @@ from service.api.open_inference.router import TAG as OPEN_TAG
 from service.api.open_inference.router import open_inference_router
 from service.api.open_inference.routes import Infer
 from service.api.openai import COMPLETIONS, Completions
+from service.api.playground import playground_router
 from service.api.styles import Thumbnails, styles_router
 from service.api.stylization import Stylize
 from service.api.tokenizers import Tokenizers
@@ -86,6 +87,7 @@ def create_app(
     app.include_router(catalog_router(client))
     app.include_router(styles_router(client, Thumbnails(threads)))
     app.include_router(health_router(client, metrics, drain, settings))
+    app.include_router(playground_router(settings, needs_key=keys is not None))
     return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain, keys, tracing)
 
 

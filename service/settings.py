@@ -116,6 +116,12 @@ class Settings(BaseSettings):
         20.0, description="How long a request waits for an engine that is being restarted, within its deadline."
     )
 
+    playground: bool = Field(True, description="Serve the page that shows and tries every model, at `/`.")
+    playground_burst: bool = Field(
+        False,
+        description="Let the page send its bursts of requests also where the service does not listen on loopback.",
+    )
+
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="Log lines as `console` text or `json`; `auto`: console on a terminal."
     )

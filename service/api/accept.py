@@ -1,4 +1,4 @@
-"""Which of the media types that a route can answer with a caller prefers (RFC 9110 section 12.5.1).
+"""Which media type a caller prefers, and whether he takes gzip (RFC 9110 sections 12.5.1 and 12.5.3).
 
 Wildcards choose nothing: whoever takes anything gets what the route gives by itself.
 """
@@ -27,6 +27,17 @@ def preferred_type(scope: Scope, offered: Sequence[str]) -> str | None:
                 if media_type in offered and quality > best_quality:
                     best, best_quality = media_type, quality
     return best
+
+
+def takes_gzip(scope: Scope) -> bool:
+    """Whether the caller names gzip and does not refuse it (q=0)."""
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            for part in value.decode("latin-1").lower().split(","):
+                coding, *parameters = (piece.strip() for piece in part.split(";"))
+                if coding == "gzip":
+                    return _quality(parameters) > 0
+    return False
 
 
 def _quality(parameters: Sequence[str]) -> float:

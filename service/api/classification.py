@@ -26,6 +26,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.tasks import classification
 from service.tasks.explanation import explanation_png
+from service.tasks.png import encode_png
 
 Pixels = NDArray[np.uint8]
 # Up to this many pixels, decoding costs less than handing the picture to a thread and back.
@@ -35,6 +36,7 @@ INLINE_PIXELS = 128 * 128
 class _JsonBody(JsonPictures, forbid_unknown_fields=True):
     top_k: int | None = None
     explain: bool | None = None
+    echo_input: bool | None = None
     invert: str | bool | None = None
 
 
@@ -92,7 +94,7 @@ class Classify(ClassifierRoute):
     """`POST /v1/models/{model}/classify`."""
 
     async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> dict[str, Any]:
-        """The likeliest labels of each picture, with an explanation where one is asked for."""
+        """The likeliest labels of each picture; where asked for, an explanation and what the network was fed."""
         pictures = await self.read(model, scope, receive, exchange)
         labels = model.manifest.labels or ()
         parameters = classification.parse_parameters(pictures.parameters, len(labels))
@@ -106,6 +108,9 @@ class Classify(ClassifierRoute):
         if parameters.explain:
             for result, row, maps in zip(results, rows, arrays["activation_map"], strict=True):
                 result["explanation"] = await self._explanation(row, maps[result["predictions"][0]["index"]])
+        if parameters.echo_input:
+            for result, row in zip(results, rows, strict=True):
+                result["input"] = b64encode(encode_png(row)).decode("ascii")
         return {"model": model.name, "version": model.version, "results": results}
 
     async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:

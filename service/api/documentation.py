@@ -26,10 +26,14 @@ class Prediction(BaseModel):
 
 
 class Classification(BaseModel):
-    """The likeliest labels of one picture; `explanation` is a PNG in base64."""
+    """The likeliest labels of one picture; `explanation` and `input` are PNGs in base64.
+
+    `input` holds the very pixels that the network was fed.
+    """
 
     predictions: list[Prediction]
     explanation: str | None = None
+    input: str | None = None
 
 
 class Classified(BaseModel):
@@ -93,7 +97,8 @@ def classifier_request() -> dict[str, Any]:
     """The parameters and bodies that `classify` takes."""
     invert: dict[str, Any] = {"type": "string", "enum": ["auto", "true", "false"], "default": "auto"}
     top_k = {"type": "integer", "minimum": 1, "default": 5}
-    parameters = {"invert": invert, "top_k": top_k, "explain": {"type": "boolean"}}
+    flag: dict[str, Any] = {"type": "boolean", "default": False}
+    parameters = {"invert": invert, "top_k": top_k, "explain": flag, "echo_input": flag}
     images = {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1}
     json_body = {"type": "object", "required": ["images"], "properties": {"images": images, **parameters}}
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}

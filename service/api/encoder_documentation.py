@@ -23,6 +23,8 @@ class Encoded(BaseModel):
 class ReconstructedPicture(BaseModel):
     """One picture as the model draws it and the heat of its errors, PNGs in base64; and its scores in nats.
 
+    `input`, where it is asked for, holds the very pixels that the network was fed.
+
     `negative_elbo`, `rate` and `distortion` together, is what the model needs for the picture; `anomaly_score` is that
     less what an optimised PNG file needs: the higher, the less the picture is like those that the model was trained on.
     """
@@ -33,6 +35,7 @@ class ReconstructedPicture(BaseModel):
     negative_elbo: float
     rate: float
     distortion: float
+    input: str | None = None
 
 
 class Reconstructed(BaseModel):

@@ -38,6 +38,7 @@ class _EncodeBody(JsonPictures, forbid_unknown_fields=True):
 
 class _ReconstructBody(_EncodeBody, forbid_unknown_fields=True):
     seed: int | None = None
+    echo_input: bool | None = None
     format: str | None = None
 
 
@@ -147,10 +148,11 @@ class Reconstruct(EncoderRoute):
         format_ = chosen_format(scope, asked["format"], ("json", "png"))
         noise = _noise(model, asked["seed"])
         arrays, rows = await self.infer_rows(model, pictures, asked, scope, exchange, "reconstruction", noise)
-        return await self.desk.write(exchange, lambda: _reconstructed(model, format_, arrays, rows))
+        echoes = asked["echo_input"]
+        return await self.desk.write(exchange, lambda: _reconstructed(model, format_, arrays, rows, echoes))
 
 
-def _reconstructed(model: ReadyModel, format_: str, arrays: Arrays, rows: Pixels) -> Any:
+def _reconstructed(model: ReadyModel, format_: str, arrays: Arrays, rows: Pixels, echoes: bool) -> Any:
     """The answer of `reconstruct`; runs beside the event loop."""
     rates, distortions = arrays["rate"].tolist(), arrays["distortion"].tolist()
     scores = [
@@ -171,6 +173,8 @@ def _reconstructed(model: ReadyModel, format_: str, arrays: Arrays, rows: Pixels
         {"image": in_base64(encode_png(picture)), "error_map": in_base64(encode_png(colours))} | score
         for picture, colours, score in zip(drawn, heat, scores, strict=True)
     ]
+    if echoes:
+        results = [result | {"input": in_base64(encode_png(row))} for result, row in zip(results, rows, strict=True)]
     return {"model": model.name, "version": model.version, "results": results}
 
 

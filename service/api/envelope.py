@@ -26,7 +26,16 @@ log = logging.getLogger("service.access")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
-_NEEDS_NO_KEY = ("/", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json")
+_NEEDS_NO_KEY = (
+    "/",
+    "/livez",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/docs",
+    "/openapi.json",
+    "/favicon.ico",
+)
 _OPEN_FOLDER = "/playground/"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from service.api.accept import takes_gzip
 from service.api.envelope import Drain
 from service.api.scraping import Scraping
 from service.engine.client import EngineClient
@@ -60,8 +63,13 @@ def health_router(client: EngineClient, metrics: Metrics, drain: Drain, settings
         return state
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {EXPOSITION_TYPE: {}}}})
-    async def prometheus_metrics() -> Response:
+    async def prometheus_metrics(request: Request) -> Response:
         """All metrics of all processes, in the Prometheus text format."""
-        return Response(await scraping.text(), media_type=EXPOSITION_TYPE)
+        headers = {"Vary": "Accept-Encoding"}
+        content = await scraping.text()
+        if takes_gzip(request.scope):  # as Prometheus does: a tenth of the bytes
+            content = await asyncio.to_thread(gzip.compress, content, 1)
+            headers["Content-Encoding"] = "gzip"
+        return Response(content, headers=headers, media_type=EXPOSITION_TYPE)
 
     return router

@@ -38,24 +38,28 @@ class ClassifyParameters:
     top_k: int
     explain: bool = False
     invert: images.Invert = "auto"
+    echo_input: bool = False
 
 
 def parse_parameters(query: Mapping[str, str], num_classes: int) -> ClassifyParameters:
-    """Read `top_k`, `explain` and `invert` from query values.
+    """Read `top_k`, `explain`, `invert` and `echo_input` from query values.
 
     Without `top_k` it is 5, or all classes where there are fewer.
 
-    Raises: InvalidParameter, also for a name that is none of the three.
+    Raises: InvalidParameter, also for a name that is none of the four.
     """
     if not query:
         return ClassifyParameters(min(DEFAULT_TOP_K, num_classes))
     for name in query:
-        if name not in ("top_k", "explain", "invert"):
-            raise InvalidParameter(f"Unknown parameter {_quoted(name)}; known are top_k, explain and invert.")
+        if name not in ("top_k", "explain", "invert", "echo_input"):
+            raise InvalidParameter(
+                f"Unknown parameter {_quoted(name)}; known are top_k, explain, invert and echo_input."
+            )
     return ClassifyParameters(
         top_k=_parse_top_k(query.get("top_k"), num_classes),
-        explain=_parse_explain(query.get("explain", "false")),
+        explain=_parse_flag("explain", query.get("explain", "false")),
         invert=parse_invert(query.get("invert", "auto")),
+        echo_input=_parse_flag("echo_input", query.get("echo_input", "false")),
     )
 
 
@@ -80,10 +84,10 @@ def _parse_top_k(value: str | None, num_classes: int) -> int:
     return top_k
 
 
-def _parse_explain(value: str) -> bool:
-    if (explain := _BOOLEANS.get(value)) is None:
-        raise InvalidParameter(f"explain is {_quoted(value)}; it must be true or false.")
-    return explain
+def _parse_flag(name: str, value: str) -> bool:
+    if (flag := _BOOLEANS.get(value)) is None:
+        raise InvalidParameter(f"{name} is {_quoted(value)}; it must be true or false.")
+    return flag
 
 
 def parse_invert(value: str) -> images.Invert:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.tasks.generation_parameters import Labels
 from service.tasks.latents import NUM_SEEDS
-from service.tasks.parameters import Choice, Parameter, Whole
+from service.tasks.parameters import Choice, Flag, Parameter, Whole
 
 ENCODE: dict[str, Parameter] = {
     "invert": Choice(
@@ -21,6 +21,7 @@ RECONSTRUCT: dict[str, Parameter] = ENCODE | {
         default=0,
         about="Of the noise that errors are averaged over; it is the same for every picture.",
     ),
+    "echo_input": Flag(default=False, about="Tell in the JSON answer the pixels that the network was fed, as `input`."),
     "format": Choice(
         words=("json", "png"),
         about="`png`: a line for each picture, with its reconstruction and its errors. "

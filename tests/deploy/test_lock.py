@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 from tests.deploy.tools import PROJECT
 
 EXTRAS = {
-    "service/requirements.cpu.lock": ("cpu",),
-    "service/requirements.gpu.lock": ("gpu",),
+    "service/requirements.cpu.lock": ("cpu", "otel"),
+    "service/requirements.gpu.lock": ("gpu", "otel"),
     "loadtests/requirements.lock": ("loadtests",),
 }
 AGAIN = "Resolve them again with `make lock`."

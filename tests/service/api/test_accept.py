@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.api.accept import preferred_type
+from service.api.accept import preferred_type, takes_gzip
 
 OFFERED = ("image/png", "application/zip", "application/json")
 
@@ -41,3 +41,20 @@ def test_several_headers_are_one() -> None:
 
 def test_who_says_nothing_prefers_nothing() -> None:
     assert preferred_type({"headers": []}, OFFERED) is None
+
+
+@pytest.mark.parametrize(
+    ("codings", "takes"),
+    [
+        ("gzip", True),
+        ("deflate, GZIP;q=0.1, br", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, identity", False),
+        ("*", False),
+        ("identity", False),
+        ("x-gzip2, gzipped", False),
+        ("", False),
+    ],
+)
+def test_gzip_is_for_those_who_name_it(codings: str, takes: bool) -> None:
+    assert takes_gzip({"headers": [(b"host", b"a"), (b"accept-encoding", codings.encode())]}) is takes

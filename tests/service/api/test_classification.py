@@ -8,6 +8,7 @@ from io import BytesIO
 import httpx
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import PHOTO_SHAPE
@@ -121,6 +122,27 @@ def test_a_raw_tensor_can_be_explained(client: httpx.Client, network: LinearClas
     response = client.post(f"{CLASSIFY}?explain=true", content=network.images(1).tobytes(), headers=RAW)
 
     assert Image.open(BytesIO(b64decode(response.json()["results"][0]["explanation"]))).format == "PNG"
+
+
+def test_the_pixels_that_the_network_was_fed_are_echoed_on_request(
+    client: httpx.Client, network: LinearClassifier, colour: LinearClassifier
+) -> None:
+    rows = network.images(2)
+    body = as_json(255 - rows, echo_input=True, invert=True)
+    photo = encoded(colour.images(1)[0])
+
+    inverted = client.post(CLASSIFY, json=body).json()["results"]
+    (coloured,) = client.post("/v1/models/photo/classify?echo_input=true", content=photo).json()["results"]
+    (plain,) = client.post(CLASSIFY, content=encoded(rows[0])).json()["results"]
+
+    for row, result in zip(rows, inverted, strict=True):
+        assert np.array_equal(_pixels(b64decode(result["input"])), row[:, :, 0])
+    assert np.array_equal(_pixels(b64decode(coloured["input"])), _pixels(photo))
+    assert "input" not in plain
+
+
+def _pixels(body: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(BytesIO(body)))
 
 
 def test_invert_is_obeyed(client: httpx.Client, network: LinearClassifier) -> None:

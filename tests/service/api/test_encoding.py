@@ -136,6 +136,18 @@ def test_a_reconstruction_comes_with_its_errors_and_its_score(drawers: httpx.Cli
         assert result["anomaly_score"] == pytest.approx(result["negative_elbo"] - complexity_nats(rows[index]))
 
 
+def test_a_reconstruction_echoes_what_the_network_was_fed(drawers: httpx.Client, vae: TinyDrawer) -> None:
+    rows = vae.pictures(2)
+
+    found = results(drawers.post(path("reconstruct"), json=as_json(rows, echo_input=True)))
+    turned = results(
+        drawers.post(path("reconstruct"), params={"echo_input": "true", "invert": "true"}, content=encoded(rows[0]))
+    )
+
+    np.testing.assert_array_equal([opened(one["input"]) for one in found], rows[..., 0])
+    np.testing.assert_array_equal(opened(turned[0]["input"]), 255 - rows[0, :, :, 0])
+
+
 def test_a_pictures_score_is_its_own_whoever_is_beside_it(drawers: httpx.Client, vae: TinyDrawer) -> None:
     rows = vae.pictures(20)
     together = results(drawers.post(path("reconstruct"), json=as_json(rows)))

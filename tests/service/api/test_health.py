@@ -66,6 +66,19 @@ def test_probes_answer(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"status": "ready", "not_ready": {}}
 
 
+def test_metrics_are_compressed_for_those_who_take_it(client: httpx.Client) -> None:
+    plain = client.get("/metrics", headers={"accept-encoding": "identity"})
+    packed = client.get("/metrics", headers={"accept-encoding": "gzip"})
+
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.headers["content-type"] == plain.headers["content-type"]
+    assert int(packed.headers["content-length"]) < 0.2 * len(plain.content)
+    helps = [[line for line in page.text.splitlines() if line.startswith("# HELP")] for page in (plain, packed)]
+    assert helps[0]
+    assert helps[0] == helps[1]
+
+
 def test_counts_of_all_api_processes_add_up(service: RunningService, network: LinearClassifier) -> None:
     with httpx.Client(base_url=service.url) as client:
         before = scrape(client)

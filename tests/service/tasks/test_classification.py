@@ -32,8 +32,8 @@ def test_defaults_fit_the_number_of_classes(num_classes: int, top_k: int) -> Non
 
 
 def test_every_parameter_is_read() -> None:
-    query = {"top_k": "10", "explain": "true", "invert": "false"}
-    assert parse_parameters(query, 10) == ClassifyParameters(10, True, "false")
+    query = {"top_k": "10", "explain": "true", "invert": "false", "echo_input": "1"}
+    assert parse_parameters(query, 10) == ClassifyParameters(10, True, "false", True)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,9 @@ def test_top_k_out_of_range_is_refused(value: str) -> None:
     [
         ({"explain": "maybe"}, r"explain is 'maybe'; it must be true or false\."),
         ({"explain": ""}, r"explain is ''; it must be true or false\."),
+        ({"echo_input": "yes"}, r"echo_input is 'yes'; it must be true or false\."),
         ({"invert": "TRUE"}, r"invert is 'TRUE'; it must be auto, true or false\."),
-        ({"topk": "1"}, r"Unknown parameter 'topk'; known are top_k, explain and invert\."),
+        ({"topk": "1"}, r"Unknown parameter 'topk'; known are top_k, explain, invert and echo_input\."),
         ({"a\r\nb": "1"}, r"Unknown parameter 'a\\r\\nb'"),
     ],
 )

@@ -1,0 +1,48 @@
+/** Pictures that a generator of this service draws while one looks: the proof that it runs. */
+
+import { json } from "../api.js";
+import { short } from "../charts.js";
+import { button, errorBox, latest } from "../controls.js";
+import { clear, h } from "../dom.js";
+
+const NUM_PICTURES = 10;
+const LARGEST_SEED = 1e6;
+
+/** Ten pictures of a model, with a button for ten others: `{element, draw()}`. */
+export function strip(model, signal) {
+  const pictures = h("ul", { class: "strip-pictures", "aria-label": `Pictures drawn by ${model.id}` });
+  const told = h("p", { class: "muted strip-told" }, "Drawing …");
+  const errors = errorBox();
+  const work = latest({ signal });
+  for (let index = 0; index < NUM_PICTURES; index += 1) pictures.append(h("li", { class: "strip-empty" }));
+
+  async function draw() {
+    const seed = Math.floor(Math.random() * LARGEST_SEED);
+    const path = `/v1/models/${encodeURIComponent(model.id)}/generate`;
+    try {
+      const began = performance.now();
+      const answer = await work.run((running) => json(path, { num_images: NUM_PICTURES, seed }, { signal: running }));
+      if (!answer) return;
+      const milliseconds = performance.now() - began;
+      clear(pictures).append(...answer.images.map(picture));
+      told.textContent = `Drawn just now by ${model.id} from ten random seeds, in ${short(milliseconds)} ms.`;
+      errors.hide();
+    } catch (error) {
+      errors.show(error);
+    }
+  }
+
+  const element = h(
+    "div",
+    { class: "strip" },
+    pictures,
+    h("div", { class: "row spread" }, told, button("Draw ten others", draw, { kind: "small" })),
+    errors.element,
+  );
+  return { element, draw };
+}
+
+function picture({ image, label, seed }) {
+  const words = label ? `${label}, seed ${seed}` : `seed ${seed}`;
+  return h("li", {}, h("img", { src: `data:image/png;base64,${image}`, alt: words, title: words, width: 84, height: 84 }));
+}

@@ -1,0 +1,96 @@
+/** Paints what a webcam sees, a frame at a time, as fast as the service answers. */
+
+import { pause } from "../controls.js";
+import { h } from "../dom.js";
+import { blobOf } from "../picture_files.js";
+
+const WINDOW_MILLISECONDS = 2000;
+const TROUBLE_MILLISECONDS = 1000;
+// One is painted while the other is written, sent and read.
+const FRAMES_IN_FLIGHT = 2;
+const JPEG_QUALITY = 0.85;
+
+/** Ask for a camera, at best with frames of 4:3; words of our own where there is none. */
+export async function openCamera() {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    throw new Error("The browser gives a camera only to pages from https or from this computer.");
+  }
+  try {
+    return await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 }, audio: false });
+  } catch (error) {
+    throw new Error(`The browser gave no camera: ${error.message || error.name}.`);
+  }
+}
+
+/**
+ * Run until the signal aborts: `paint(blob, signal)` gives the painted frame as a Blob, or nothing where the service refused
+ * (then the next is tried a second later), `longestSide()` the wanted size, `onFrame({video, canvas, rate, milliseconds})`
+ * hears of each frame. Frames wait while nobody looks.
+ */
+export async function runWebcam({ stream, longestSide, paint, onFrame, signal }) {
+  const video = h("video", { muted: true, playsInline: true, srcObject: stream, "aria-label": "The webcam" });
+  const canvas = h("canvas", { role: "img", "aria-label": "The webcam, painted" });
+  const finished = [];
+  let taken = 0;
+  let shown = 0;
+  await video.play();
+  await Promise.all(Array.from({ length: FRAMES_IN_FLIGHT }, follow));
+
+  async function follow() {
+    const frame = h("canvas", {});
+    while (!signal.aborted) {
+      await visible(signal);
+      taken += 1;
+      const number = taken;
+      const started = performance.now();
+      const painted = await paint(await grab(video, frame, longestSide()), signal);
+      if (!painted) await pause(TROUBLE_MILLISECONDS, signal);
+      else lay(number, await createImageBitmap(painted), started);
+    }
+  }
+
+  function lay(number, bitmap, started) {
+    // One that was overtaken would set time back.
+    if (!signal.aborted && number > shown) {
+      shown = number;
+      draw(bitmap, canvas);
+      onFrame({ video, canvas, rate: rateAt(performance.now()), milliseconds: performance.now() - started });
+    }
+    bitmap.close();
+  }
+
+  function rateAt(now) {
+    finished.push(now);
+    while (finished[0] < now - WINDOW_MILLISECONDS) finished.shift();
+    return finished.length > 1 ? ((finished.length - 1) * 1000) / (now - finished[0]) : 0;
+  }
+}
+
+function grab(video, frame, longestSide) {
+  const scale = Math.min(1, longestSide / Math.max(video.videoWidth, video.videoHeight));
+  frame.width = Math.round(video.videoWidth * scale);
+  frame.height = Math.round(video.videoHeight * scale);
+  frame.getContext("2d").drawImage(video, 0, 0, frame.width, frame.height);
+  return blobOf(frame, "image/jpeg", JPEG_QUALITY);
+}
+
+function draw(bitmap, canvas) {
+  if (canvas.width !== bitmap.width || canvas.height !== bitmap.height) {
+    canvas.width = bitmap.width;
+    canvas.height = bitmap.height;
+  }
+  canvas.getContext("2d").drawImage(bitmap, 0, 0);
+}
+
+function visible(signal) {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((resolve) => {
+    const done = () => {
+      document.removeEventListener("visibilitychange", done);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", done);
+    signal.addEventListener("abort", done);
+  });
+}

@@ -1,0 +1,268 @@
+"""The page of classifiers in a real Chromium: drawing, pictures from everywhere, the map, the command, the errors."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+from service.api.playground import FOLDER
+from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
+from tests.playground.shell import copied, run, saved
+
+DATA = Path(__file__).parent.parent / "data"
+SAMPLES = FOLDER / "samples"
+DIGITS = {"zero": "0", "two": "2", "four": "4", "seven": "7", "nine": "9"}
+SEVEN = ((0.3, 0.25), (0.7, 0.25), (0.45, 0.8))
+ONE = ((0.5, 0.2), (0.5, 0.8))
+CORNER_IS_LIGHT = """async (img) => {
+  await img.decode();
+  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  context.drawImage(img, 0, 0);
+  return context.getImageData(0, 0, 1, 1).data[0] > 200;
+}"""
+BRING = """([element, content, way]) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], "ship.jpg", {type: "image/jpeg"}));
+  const options = {bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data};
+  element.dispatchEvent(way === "drop" ? new DragEvent(way, options) : new ClipboardEvent(way, options));
+}"""
+
+
+def draw(page: Page, corners: tuple[tuple[float, float], ...], *, steps: int = 10, lift: bool = True) -> None:
+    """One stroke on the sheet through corners given as shares of its sides."""
+    box = page.get_by_role("img", name="Draw here").bounding_box()
+    assert box is not None
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in corners]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    for point in points[1:]:
+        page.mouse.move(*point, steps=steps)
+    if lift:
+        page.mouse.up()
+
+
+def bars(page: Page) -> Locator:
+    return page.get_by_role("list", name="The likeliest labels").get_by_role("listitem")
+
+
+def best(page: Page) -> Locator:
+    return bars(page).first.locator(".bar-label")
+
+
+def picture(page: Page, title: str) -> Locator:
+    return page.get_by_role("figure").filter(has_text=title).get_by_role("img")
+
+
+def natural_size(image: Locator) -> list[int]:
+    expect(image).to_be_visible()
+    size: list[int] = image.evaluate(
+        "async (img) => { await img.decode(); return [img.naturalWidth, img.naturalHeight]; }"
+    )
+    return size
+
+
+def test_a_digit_is_recognised_while_it_is_drawn_and_forgotten_when_it_is_cleared(open_page: Open) -> None:
+    page = open_page("#/classify/mnist")
+    expect(page.get_by_text("Draw, or choose a picture.")).to_be_visible()
+
+    draw(page, SEVEN, lift=False)
+    expect(best(page)).to_have_text("7")  # the pen is still on the paper
+    page.mouse.up()
+
+    expect(bars(page)).to_have_count(5)
+    assert natural_size(picture(page, "What the network was fed")) == [28, 28]
+    page.get_by_role("button", name="Clear").click()
+    expect(page.get_by_text("Draw, or choose a picture.")).to_be_visible()
+    expect(bars(page)).to_have_count(0)
+
+    draw(page, ONE)
+    expect(best(page)).to_have_text("1")
+    draw(page, ((0.3, 0.5), (0.7, 0.5)))
+    page.get_by_role("button", name="Undo").click()
+    expect(best(page)).to_have_text("1")
+
+
+def test_requests_that_newer_strokes_supersede_are_aborted(open_page: Open) -> None:
+    page = open_page("#/classify/mnist")
+    aborted: list[str] = []
+    page.on("requestfailed", lambda request: aborted.append(str(request.failure)))
+    slow = {"offline": False, "latency": 300, "downloadThroughput": -1, "uploadThroughput": -1}
+    expect(page.get_by_role("img", name="Draw here")).to_be_visible()
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+
+    draw(page, SEVEN, steps=40)
+
+    expect(best(page)).to_have_text("7")
+    assert aborted
+    assert set(aborted) == {"net::ERR_ABORTED"}
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_a_sample_is_classified_with_its_map_and_the_command_gives_the_same(open_page: Open, tmp_path: Path) -> None:
+    page = open_page("#/classify/fashion-mnist")
+    expect(best(page)).to_have_text("Ankle boot")  # the first sample, without a click
+    page.get_by_role("button", name="Sample: ankle_boot_on_paper.jpg").click()
+    page.get_by_role("switch", name="Activation map").check()
+    map_ = picture(page, "Where it looked")
+    assert natural_size(map_) == [224, 224]
+    shown = bars(page).locator(".bar-label").all_inner_texts()
+
+    saved(page, "Save ankle_boot_on_paper.jpg", tmp_path)
+    answer = json.loads(run(copied(page), tmp_path))
+
+    (result,) = answer["results"]
+    assert [each["label"] for each in result["predictions"]] == shown
+    assert picture(page, "What the network was fed").get_attribute("src") == f"data:image/png;base64,{result['input']}"
+    assert map_.get_attribute("src") == f"data:image/png;base64,{result['explanation']}"
+    page.get_by_role("switch", name="Activation map").uncheck()
+    expect(map_).to_be_hidden()
+
+
+def test_a_drawing_saved_for_the_command_is_what_was_sent(open_page: Open, tmp_path: Path) -> None:
+    page = open_page("#/classify/mnist")
+    draw(page, SEVEN)
+    expect(best(page)).to_have_text("7")
+
+    saved(page, "Save drawing.png", tmp_path)
+    answer = json.loads(run(copied(page), tmp_path))
+
+    assert answer["results"][0]["predictions"][0]["label"] == "7"
+    fed = np.asarray(Image.open(BytesIO(b64decode(answer["results"][0]["input"]))))
+    assert fed.shape == (28, 28)
+    assert fed.max() == 255  # ink became light
+
+
+def test_another_classifier_takes_over_in_place(open_page: Open) -> None:
+    page = open_page("#/classify/mnist")
+    draw(page, SEVEN)
+    expect(best(page)).to_have_text("7")
+
+    page.get_by_label("Model", exact=True).select_option("cifar10")
+
+    expect(best(page)).to_have_text("airplane")
+    assert page.url.endswith("#/classify/cifar10")
+    assert natural_size(picture(page, "What the network was fed")) == [32, 32]
+    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_hidden()  # it was trained on colours
+    for animal in ("frog", "dog"):
+        page.get_by_role("button", name=f"Sample: {animal}.jpg").click()
+        expect(best(page)).to_have_text(animal)
+
+
+def test_a_picture_of_ones_own_goes_with_one_to_another_classifier(open_page: Open) -> None:
+    page = open_page("#/classify/cifar10")
+    page.get_by_label("Choose a file").set_input_files(DATA / "shirt.png")
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("@shirt.png")
+
+    page.get_by_label("Model", exact=True).select_option("fashion-mnist")
+
+    expect(best(page)).to_have_text("Shirt")
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("@shirt.png")
+
+
+def test_the_ground_of_a_picture_can_be_told(open_page: Open) -> None:
+    page = open_page("#/classify/mnist")
+    page.get_by_role("button", name="Picture", exact=True).click()
+    page.get_by_role("button", name="Sample: seven.png").click()
+    expect(best(page)).to_have_text("7")
+
+    page.get_by_label("Light or dark ground").select_option("true")
+
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("invert=true")
+    fed = picture(page, "What the network was fed")
+    page.wait_for_function(CORNER_IS_LIGHT, arg=fed.element_handle())
+
+
+@pytest.mark.parametrize("model", ["mnist", "fashion-mnist", "cifar10"])
+def test_every_sample_is_what_its_name_says(open_page: Open, model: str) -> None:
+    page = open_page(f"#/classify/{model}")
+    if model == "mnist":
+        page.get_by_role("button", name="Picture", exact=True).click()
+    samples = page.get_by_role("list", name="Samples").get_by_role("button")
+    expect(samples.first).to_be_visible()
+    names = [Path(str(button.get_attribute("title"))) for button in samples.all()]
+    assert {name.name for name in names} == {file.name for file in (SAMPLES / model).iterdir()}
+
+    for name in names:
+        page.get_by_role("button", name=f"Sample: {name}").click()
+        expect(page.get_by_role("region", name="curl command")).to_contain_text(f"@{name}")
+        label = name.stem.removesuffix("_on_paper").replace("_", " ")
+        expect(best(page)).to_have_text(DIGITS.get(label, label), ignore_case=True)
+
+
+@pytest.mark.parametrize("way", ["choose", "drop", "paste"])
+def test_a_picture_is_taken_from_a_file_a_drop_and_the_clipboard(open_page: Open, way: str) -> None:
+    page = open_page("#/classify/cifar10")
+    expect(best(page)).to_have_text("airplane")
+    file = DATA / "ship.jpg"
+    if way == "choose":
+        page.get_by_label("Choose a file").set_input_files(file)
+    else:
+        target = page.locator(".drop") if way == "drop" else page.locator("body")
+        content = b64encode(file.read_bytes()).decode()
+        page.evaluate(BRING, [target.element_handle(), content, way])
+
+    expect(best(page)).to_have_text("ship")
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("--data-binary @ship.jpg")
+
+
+def test_the_camera_gives_a_picture(open_page: Open) -> None:
+    page = open_page("#/classify/cifar10")
+    page.get_by_role("button", name="Camera", exact=True).click()
+
+    page.get_by_role("button", name="Take the picture").click()
+
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("--data-binary @photo.jpg")
+    assert natural_size(picture(page, "What you gave"))[0] >= 320
+    expect(bars(page)).to_have_count(5)
+
+
+def test_what_is_no_picture_is_refused_in_the_words_of_the_service(
+    open_page: Open, watched: Watched, tmp_path: Path
+) -> None:
+    watched.expected = ("415",)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture at all")
+    page = open_page("#/classify/cifar10")
+    expect(best(page)).to_have_text("airplane")
+
+    page.get_by_label("Choose a file").set_input_files(broken)
+
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("415 Unsupported Media Type")
+    refused = json.loads(run(copied(page), tmp_path))
+    expect(alert).to_contain_text(refused["detail"])
+    page.get_by_role("button", name="Sample: dog.jpg").click()
+    expect(best(page)).to_have_text("dog")
+    expect(alert).to_be_hidden()
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")])
+def test_the_page_is_accessible_and_fits(
+    open_page: Open,
+    axe: Callable[[Page], list[str]],
+    screenshot: Callable[[Page, str], Path],
+    size: tuple[int, int],
+    scheme: str,
+) -> None:
+    page = open_page("#/classify/mnist", size=size, scheme=scheme)
+    draw(page, SEVEN)
+    page.get_by_role("switch", name="Activation map").check()
+    assert natural_size(picture(page, "Where it looked")) == [224, 224]
+    screenshot(page, "classify-draw")
+    assert not scrolls_sideways(page)
+    assert axe(page) == []
+
+    page.get_by_label("Model", exact=True).select_option("cifar10")
+    expect(best(page)).to_have_text("airplane")
+    screenshot(page, "classify-picture")
+    assert not scrolls_sideways(page)
+    assert axe(page) == []

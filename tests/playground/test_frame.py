@@ -1,0 +1,155 @@
+"""What all pages share: addresses, keyboard, theme, what is loaded and when it ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.playground.conftest import NARROW, Open, Watched, scrolls_sideways
+from tests.servers import RunningService
+
+MAX_FIRST_LOAD_BYTES = 150_000
+
+
+def test_the_first_load_is_light(playground: RunningService, browser: Browser) -> None:
+    context = browser.new_context(base_url=playground.url)
+    page = context.new_page()
+    session = context.new_cdp_session(page)
+    session.send("Network.enable")
+    received: list[float] = []  # on the wire: heads and compressed bodies
+    session.on("Network.loadingFinished", lambda event: received.append(event["encodedDataLength"]))
+
+    page.goto("/")
+    expect(page.get_by_text("Drawn just now by fashion-gan")).to_be_visible()
+    expect(page.locator(".model-score b")).to_have_count(8)
+    page.wait_for_load_state("networkidle")
+    context.close()
+
+    assert len(received) > 20
+    assert sum(received) < MAX_FIRST_LOAD_BYTES, f"{sum(received):.0f} bytes in {len(received)} answers"
+
+
+def test_a_page_is_loaded_only_when_it_is_opened(page: Page, watched: Watched) -> None:
+    expect(page.locator(".model-score b")).to_have_count(8)
+    before = {request.url for request in watched.requests}
+
+    page.get_by_role("navigation").get_by_role("link", name="Watch").click()
+    expect(page.get_by_role("heading", name="The engine at work")).to_be_visible()
+
+    assert not [url for url in before if url.endswith(("watch.js", "watch.css", "classify.js", "write.js"))]
+    assert page.title() == "Watch · Hotplate"
+
+
+def test_a_second_visit_asks_only_whether_files_changed(page: Page) -> None:
+    expect(page.locator(".model-score b")).to_have_count(8)
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    urls: dict[str, str] = {}
+    answers: list[tuple[str, int]] = []  # as they came over the wire; the page sees 200 of its cache
+
+    def on_request(event: dict[str, Any]) -> None:
+        urls[event["requestId"]] = event["request"]["url"]
+
+    def on_answer(event: dict[str, Any]) -> None:
+        answers.append((event["requestId"], event["statusCode"]))
+
+    session.on("Network.requestWillBeSent", on_request)
+    session.on("Network.responseReceivedExtraInfo", on_answer)
+    page.reload()
+    expect(page.locator(".model-score b")).to_have_count(8)
+
+    statuses = [status for request, status in answers if urls.get(request, "").endswith((".js", ".css"))]
+    assert statuses
+    assert set(statuses) == {304}
+
+
+def test_the_page_can_be_walked_with_the_keyboard(page: Page) -> None:
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(6)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    assert page.url.endswith("/")
+
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Classify pictures")).to_be_focused()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    page.get_by_role("link", name="Watch").focus()
+    page.keyboard.press("Enter")
+
+    assert outline == "solid"
+    expect(page.get_by_role("heading", name="The engine at work")).to_be_visible()
+    expect(page.get_by_role("main")).to_be_focused()
+    expect(page.get_by_role("link", name="Watch")).to_have_attribute("aria-current", "page")
+
+
+def test_the_theme_follows_the_system_until_one_is_chosen(open_page: Open) -> None:
+    page = open_page(scheme="dark")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+
+    page.get_by_role("button", name="Switch to the light theme").click()
+    light = page.evaluate(ground)
+    page.reload()
+    expect(page.get_by_role("button", name="Switch to the dark theme")).to_be_visible()
+
+    assert sum(map(int, dark[4:-1].split(","))) < 200 < 600 < sum(map(int, light[4:-1].split(",")))
+    assert page.evaluate(ground) == light
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("#/nothing", 'There is no page "nothing".'),
+        ("#/classify/novelist", '"novelist" is no model for this page; these are: mnist, cifar10, fashion-mnist.'),
+        ("#/write/%E0%A4%A", "is no model for this page"),
+    ],
+)
+def test_an_address_that_leads_nowhere_says_so(open_page: Open, watched: Watched, address: str, words: str) -> None:
+    watched.expected = (words.split('"')[-1].strip(),)
+
+    page = open_page(address)
+
+    expect(page.get_by_role("heading", name="This page cannot be shown")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text(words)
+    page.get_by_role("link", name="All models").click()
+    expect(page.locator(".model")).to_have_count(8)
+
+
+def test_what_a_page_began_ends_when_it_is_left(open_page: Open, watched: Watched) -> None:
+    page = open_page("#/watch")
+    with page.expect_request("**/metrics"):
+        pass
+    page.evaluate("location.hash = '#/nothing'")
+    watched.expected = ("There is no page",)
+    expect(page.get_by_role("heading", name="This page cannot be shown")).to_be_visible()
+    count = len(watched.requests)
+
+    page.wait_for_timeout(2500)
+
+    assert len(watched.requests) == count
+
+
+def test_pages_changed_in_haste_end_in_the_last_one(page: Page) -> None:
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(6)
+
+    page.evaluate("for (const to of ['#/watch', '#/', '#/classify', '#/', '#/watch']) location.hash = to")
+
+    expect(page.get_by_role("heading", name="The engine at work")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    expect(page.locator(".hero")).to_have_count(0)
+
+
+def test_the_bar_fits_a_small_screen(open_page: Open) -> None:
+    page = open_page(size=NARROW)
+
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(6)
+    assert not scrolls_sideways(page)
+    for link in page.get_by_role("navigation").get_by_role("link").all():
+        box = link.bounding_box()
+        assert box is not None
+        assert box["height"] >= 24  # WCAG 2.2, target size
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= NARROW[0]

@@ -1,0 +1,186 @@
+"""The list of models in a real Chromium: what it says is what the cards and the metrics say."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.networks import LinearClassifier
+from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
+from tests.servers import RunningService, until
+
+DATA = Path(__file__).parent.parent / "data"
+SCORES = {
+    "cifar10": "90.76 %",
+    "fashion-gan": "87.98 %",
+    "fashion-mnist": "95.21 %",
+    "fashion-vae": "79.86 %",
+    "mnist": "99.73 %",
+    "novelist": "1.473",
+    "novelist-lstm": "1.669",
+    "painter": "21",
+}
+
+
+def row(page: Page, model: str) -> Locator:
+    return page.locator(f".model[data-model='{model}']")
+
+
+def loaded(page: Page) -> Page:
+    expect(page.locator(".model-score b")).to_have_count(8)
+    expect(page.get_by_text("Drawn just now by fashion-gan")).to_be_visible()
+    return page
+
+
+def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: RunningService) -> None:
+    loaded(page)
+
+    for name, score in SCORES.items():
+        card: dict[str, Any] = httpx.get(f"{playground.url}/v1/models/{name}").json()
+        shown = row(page, name)
+        expect(shown).to_contain_text(card["manifest"]["description"])
+        expect(shown.locator(".model-score b")).to_have_text(score)
+        facts = shown.locator("dd").all_inner_texts()
+        manifest = card["manifest"]
+        assert facts == [
+            manifest["evaluation"][0]["dataset"],
+            f"{manifest['training']['parameters']:,}",
+            card["device"],
+        ]
+    expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
+
+
+@pytest.mark.parametrize(
+    ("model", "address"),
+    [
+        ("mnist", "#/classify/mnist"),
+        ("painter", "#/stylize/painter"),
+        ("novelist-lstm", "#/write/novelist-lstm"),
+        ("fashion-vae", "#/draw/fashion-vae"),
+    ],
+)
+def test_each_model_leads_to_the_page_of_its_task(page: Page, model: str, address: str) -> None:
+    loaded(page)
+
+    row(page, model).get_by_role("link", name=model, exact=True).press("Enter")
+
+    page.wait_for_url(f"**/{address}")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("heading", name="This page cannot be shown")).to_have_count(0)
+
+
+def test_the_pictures_of_the_head_are_drawn_by_the_service(page: Page, playground: RunningService) -> None:
+    loaded(page)
+    pictures = page.get_by_role("list", name="Pictures drawn by fashion-gan").get_by_role("img")
+    expect(pictures).to_have_count(10)
+
+    label, _, seed = (pictures.first.get_attribute("alt") or "").partition(", seed ")
+    asked = {"num_images": 10, "seed": int(seed)}
+    drawn = httpx.post(f"{playground.url}/v1/models/fashion-gan/generate", json=asked).json()["images"]
+
+    assert label == drawn[0]["label"]
+    shown = [picture.get_attribute("src") for picture in pictures.all()]
+    assert shown == [f"data:image/png;base64,{image['image']}" for image in drawn]
+
+
+def test_ten_others_are_drawn_on_demand(page: Page) -> None:
+    loaded(page)
+    pictures = page.get_by_role("list", name="Pictures drawn by fashion-gan").get_by_role("img")
+    before = pictures.first.get_attribute("alt")
+
+    page.get_by_role("button", name="Draw ten others").press("Enter")
+
+    expect(pictures.first).not_to_have_attribute("alt", before or "")
+    expect(pictures).to_have_count(10)
+
+
+@pytest.mark.timeout(180)
+def test_the_load_of_a_model_is_shown_as_it_happens(page: Page, playground: RunningService) -> None:
+    loaded(page)
+    live = row(page, "mnist").locator(".live")
+    expect(live.first.locator("b")).to_have_text("0")
+    picture = (DATA / "seven.png").read_bytes()
+
+    def is_shown() -> bool:
+        for _ in range(20):
+            httpx.post(f"{playground.url}/v1/models/mnist/classify", content=picture).raise_for_status()
+        page.wait_for_timeout(200)
+        return all(live.nth(index).locator("b").inner_text() not in ("0", "–") for index in (0, 1))  # noqa: RUF001
+
+    until(is_shown, playground.describe)
+
+    assert "ms" in live.nth(1).locator("b").inner_text()
+    words = live.first.get_by_role("img").get_attribute("aria-label")
+    assert words is not None
+    assert words.startswith("Requests per second: now")
+    assert "M" in (live.first.locator("path").get_attribute("d") or "")
+    assert row(page, "cifar10").locator(".live b").first.inner_text() == "0"
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")])
+def test_the_list_is_legible_everywhere(
+    open_page: Open,
+    axe: Callable[[Page], list[str]],
+    screenshot: Callable[[Page, str], Path],
+    size: tuple[int, int],
+    scheme: str,
+) -> None:
+    page = loaded(open_page(size=size, scheme=scheme))
+
+    screenshot(page, f"home-{scheme}")
+
+    assert axe(page) == []
+    assert not scrolls_sideways(page)
+
+
+def states(address: str) -> dict[str, str]:
+    return {model["id"]: model["state"] for model in httpx.get(f"{address}/v1/models").json()["data"]}
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service that listens on every address, of a model without a score and one that fails its golden outputs."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    LinearClassifier().write(folder, "plain")
+    LinearClassifier().write(folder, "broken")
+    (folder / "broken" / "1" / "golden.npz").write_bytes(b64encode(b"no arrays"))
+    with RunningService(folder, "--host", "0.0.0.0") as running:
+        address = running.url.replace("0.0.0.0", "127.0.0.1")
+        until(lambda: states(address) == {"plain": "ready", "broken": "failed"}, running.describe)
+        yield running
+
+
+def test_a_model_that_is_not_served_is_listed_with_its_reason(elsewhere: RunningService, browser: Browser) -> None:
+    address = elsewhere.url.replace("0.0.0.0", "127.0.0.1")
+    reason = {m["id"]: m["reason"] for m in httpx.get(f"{address}/v1/models").json()["data"]}["broken"]
+    context = browser.new_context(base_url=address)
+    watched = Watched(address)
+    page = context.new_page()
+    watched.watch(page)
+    page.goto("/")
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("One model runs here. Try it.")
+    expect(row(page, "broken")).to_contain_text("failed")
+    expect(row(page, "broken")).to_contain_text(reason)
+    expect(row(page, "broken").get_by_role("link")).to_have_count(0)
+    expect(row(page, "plain").get_by_role("link", name="plain")).to_have_attribute("href", "#/classify/plain")
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Models", "Classify", "Watch"])
+    expect(page.locator(".strip")).to_have_count(0)
+    context.close()
+    assert watched.faults() == []
+
+
+def test_no_burst_is_sent_where_others_can_reach_the_service(elsewhere: RunningService, browser: Browser) -> None:
+    context = browser.new_context(base_url=elsewhere.url.replace("0.0.0.0", "127.0.0.1"))
+    page = context.new_page()
+    page.goto("/#/watch")
+
+    expect(page.get_by_role("button", name="Send 200 requests")).to_be_disabled()
+    expect(page.get_by_text("--playground-burst turns them on")).to_be_visible()
+    context.close()

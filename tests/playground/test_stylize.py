@@ -1,0 +1,206 @@
+"""The page of stylizers in a real Chromium: styles and blends, the movable edge, sizes, the webcam, the command."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Locator, Page, expect
+
+from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
+from tests.playground.shell import copied, run, saved
+
+PAINTED = re.compile(r"^(\d+) . (\d+) pixels\. .* in the service")
+
+
+def command(page: Page) -> Locator:
+    return page.get_by_role("region", name="curl command")
+
+
+def status(page: Page) -> Locator:
+    return page.locator(".stylize-output .status")
+
+
+def painting(page: Page) -> Locator:
+    """The painting, once there is one for what the controls now say."""
+    expect(status(page)).to_have_text(PAINTED)
+    return page.get_by_role("img", name="The painting")
+
+
+def style_slider(page: Page, name: str) -> Locator:
+    return page.get_by_role("slider", name=name)
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    with Image.open(file) as picture:
+        return picture.size
+
+
+def test_a_photograph_is_painted_at_once_and_the_edge_moves_by_key(open_page: Open) -> None:
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+    expect(page.get_by_role("list", name="Styles").get_by_role("listitem")).to_have_count(6)
+    before = page.locator(".compare-before")
+    edge = page.get_by_role("slider", name="Photograph on the left")
+
+    edge.focus()
+    page.keyboard.press("Home")
+    expect(before).to_have_css("clip-path", "inset(0px 100% 0px 0px)")
+    expect(edge).to_have_attribute("aria-valuetext", "0 % photograph")
+    page.keyboard.press("End")
+    expect(before).to_have_css("clip-path", "inset(0px 0% 0px 0px)")
+    page.keyboard.press("ArrowLeft")
+    expect(before).to_have_css("clip-path", "inset(0px 1% 0px 0px)")
+
+
+def test_the_edge_follows_the_pointer(open_page: Open) -> None:
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+    box = page.locator(".compare").bounding_box()
+    assert box is not None
+
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 50, steps=5)
+    page.mouse.up()
+
+    value = page.get_by_role("slider", name="Photograph on the left").input_value()
+    assert abs(int(value) - 25) <= 1
+
+
+def test_a_blend_with_strength_and_colours_is_what_its_command_paints(open_page: Open, tmp_path: Path) -> None:
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+    page.get_by_role("button", name="Only Starry night").click()
+    expect(command(page)).to_contain_text("stylize?style=starry_night'")
+    expect(page.get_by_role("button", name="Only Great wave")).to_have_attribute("aria-pressed", "false")
+
+    style_slider(page, "Udnie").fill("40")
+    page.get_by_role("slider", name="Strength").fill("80")
+    page.get_by_role("switch", name="Keep the colours").check()
+    wanted = "stylize?styles=starry_night:1,udnie:0.4&strength=0.8&preserve_color=true'"
+    expect(command(page)).to_contain_text(wanted)
+    expect(painting(page)).to_be_visible()
+
+    photo = saved(page, "Save cat.jpg", tmp_path)
+    download = saved(page, "Download painted.jpg", tmp_path).rename(tmp_path / "downloaded.jpg")
+    run(copied(page), tmp_path)
+
+    assert (tmp_path / "painted.jpg").read_bytes() == download.read_bytes() != photo.read_bytes()
+    assert size_of(download) == size_of(photo)
+
+
+def test_no_style_at_all_is_refused_in_the_words_of_the_service(
+    open_page: Open, watched: Watched, tmp_path: Path
+) -> None:
+    watched.expected = ("422",)
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+
+    style_slider(page, "Great wave").fill("0")
+
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("422 Unprocessable")
+    saved(page, "Save cat.jpg", tmp_path)
+    run(copied(page), tmp_path)
+    expect(alert).to_contain_text(json.loads((tmp_path / "painted.jpg").read_text())["detail"])
+    style_slider(page, "The scream").fill("55")
+    expect(command(page)).to_contain_text("style=the_scream'")
+    expect(alert).to_be_hidden()
+
+
+def test_a_large_photograph_is_sent_smaller_unless_it_is_wanted_as_it_is(open_page: Open, tmp_path: Path) -> None:
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+    large = tmp_path / "large.png"
+    Image.effect_mandelbrot((1000, 500), (-2, -1, 1, 1), 40).save(large)
+
+    page.get_by_label("Choose a file").set_input_files(large)
+    expect(status(page)).to_have_text(re.compile("^768 . 384 pixels"))
+    expect(command(page)).to_contain_text("--data-binary @large-768.png")
+    assert size_of(saved(page, "Save large-768.png", tmp_path)) == (768, 384)
+
+    page.get_by_label("Longest side").select_option("as the picture is")
+    expect(status(page)).to_have_text(re.compile("^1000 . 500 pixels"))
+    expect(command(page)).to_contain_text("--data-binary @large.png")
+    assert saved(page, "Save large.png", tmp_path / "again").read_bytes() == large.read_bytes()
+
+
+def test_the_webcam_is_painted_frame_by_frame_until_it_is_switched_off(open_page: Open, watched: Watched) -> None:
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+    webcam = page.get_by_role("switch", name="Webcam")
+
+    webcam.check()
+    expect(status(page)).to_have_text(
+        re.compile(r"^[1-9][0-9.]* frames per second, \d+(\.\d)? ms a frame$"), timeout=15_000
+    )
+    frame = page.get_by_role("img", name="The webcam, painted")
+    expect(frame).to_be_visible()
+    first = page.evaluate("(canvas) => canvas.toDataURL()", frame.element_handle())
+    page.wait_for_function("([canvas, first]) => canvas.toDataURL() !== first", arg=[frame.element_handle(), first])
+    assert frame.evaluate("(canvas) => [canvas.width, canvas.height]") == [320, 240]
+    page.get_by_label("Frames", exact=True).select_option("192 pixels: most frames")
+    page.wait_for_function("(canvas) => canvas.width === 192", arg=frame.element_handle())
+    page.get_by_role("button", name="Only The scream").click()
+    expect(command(page)).to_contain_text("style=the_scream'")
+    expect(command(page)).to_contain_text("--data-binary @frame.jpg")
+
+    track = page.evaluate_handle("document.querySelector('video').srcObject.getTracks()[0]")
+    webcam.uncheck()
+    expect(painting(page)).to_be_visible()  # the photograph is back
+    assert track.evaluate("(track) => track.readyState") == "ended"
+    num_requests = len(watched.requests)
+    page.wait_for_timeout(300)
+    assert len(watched.requests) == num_requests
+
+
+def test_the_webcam_goes_on_after_the_service_refused_a_frame(open_page: Open, watched: Watched) -> None:
+    watched.expected = ("422",)
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+    page.get_by_role("switch", name="Webcam").check()
+    expect(page.get_by_role("img", name="The webcam, painted")).to_be_visible()
+
+    style_slider(page, "Great wave").fill("0")
+    expect(page.get_by_role("alert")).to_contain_text("422")
+    style_slider(page, "Udnie").fill("100")
+
+    expect(page.get_by_role("alert")).to_be_hidden()
+    expect(command(page)).to_contain_text("style=udnie'")
+
+
+def test_leaving_the_page_ends_the_webcam(open_page: Open) -> None:
+    page = open_page("#/stylize/painter")
+    expect(painting(page)).to_be_visible()
+    page.get_by_role("switch", name="Webcam").check()
+    expect(page.get_by_role("img", name="The webcam, painted")).to_be_visible()
+    track = page.evaluate_handle("document.querySelector('video').srcObject.getTracks()[0]")
+
+    page.get_by_role("link", name="Classify").click()
+
+    expect(page.get_by_role("heading", name="Classify")).to_be_visible()
+    page.wait_for_function("(track) => track.readyState === 'ended'", arg=track)
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")])
+def test_the_page_is_accessible_and_fits(
+    open_page: Open,
+    axe: Callable[[Page], list[str]],
+    screenshot: Callable[[Page, str], Path],
+    size: tuple[int, int],
+    scheme: str,
+) -> None:
+    page = open_page("#/stylize/painter", size=size, scheme=scheme)
+    style_slider(page, "Starry night").fill("60")
+    expect(command(page)).to_contain_text("styles=great_wave:1,starry_night:0.6'")
+    expect(painting(page)).to_be_visible()
+    for thumbnail in page.locator(".style img").all():
+        thumbnail.evaluate("(img) => img.decode()")
+    screenshot(page, "stylize")
+    assert not scrolls_sideways(page)
+    assert axe(page) == []

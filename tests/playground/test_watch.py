@@ -1,0 +1,227 @@
+"""The engine at work in a real Chromium: bursts that become batches, and numbers that are those of the metrics."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
+from tests.playground.shell import run
+from tests.servers import RunningService
+
+DATA = Path(__file__).parent.parent / "data"
+NUM_REQUESTS = 200
+BURST_MS = 60_000
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def watch(open_page: Open) -> Page:
+    """The page after its second scrape, so that rates are known."""
+    return ready(open_page("#/watch"))
+
+
+def ready(page: Page) -> Page:
+    expect(tile(page, "Requests/s")).to_have_text(re.compile(r"\d"))
+    return page
+
+
+def tile(page: Page, name: str) -> Locator:
+    return page.locator(".tile").filter(has_text=name).locator("dd").first
+
+
+def send(page: Page, model: str, *, at_once: int = 6, each: int = 1) -> list[str]:
+    """Send a burst and return the cells of its line in the table."""
+    lines = page.locator(".runs tbody tr")
+    before = lines.count()
+    page.get_by_label("Model", exact=True).select_option(model)
+    page.get_by_label("Requests at once").fill(str(at_once))
+    page.get_by_label("In each request").fill(str(each))
+    page.get_by_role("button", name=f"Send {NUM_REQUESTS} requests").click()
+    expect(lines).to_have_count(before + 1, timeout=BURST_MS)
+    return lines.first.locator("th, td").all_inner_texts()
+
+
+def counted(service: RunningService, name: str, *labels: str) -> float:
+    """The sum of a metric's samples that carry all these labels."""
+    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+    fitting = [line for line in lines if line.startswith(f"{name}{{") and all(label in line for label in labels)]
+    return sum(float(line.rpartition(" ")[2]) for line in fitting)
+
+
+def classified(service: RunningService, model: str) -> float:
+    return counted(service, "hotplate_requests_total", f'model="{model}"', 'route="/v1/models/{model}/classify"')
+
+
+def squares(page: Page) -> Locator:
+    return page.locator(".squares .square")
+
+
+def test_six_requests_at_once_become_batches(watch: Page, playground: RunningService) -> None:
+    before = classified(playground, "cifar10")
+
+    model, at_once, each, *_, rows_per_batch = send(watch, "cifar10")
+
+    assert (model, at_once, each) == ("cifar10", "6", "1")
+    assert classified(playground, "cifar10") - before == NUM_REQUESTS
+    assert float(rows_per_batch) > 1
+    expect(squares(watch)).to_have_count(NUM_REQUESTS)
+    shared = watch.locator(".squares").locator(".level-1, .level-2, .level-3")
+    alone = watch.locator(".squares .level-0")
+    assert shared.count() > 10
+    assert shared.count() + alone.count() == NUM_REQUESTS
+    expect(watch.locator(".burst .status")).to_contain_text("200 answers in")
+
+
+def test_one_request_at_a_time_is_computed_alone_and_compared(watch: Page) -> None:
+    alone = send(watch, "mnist", at_once=1)
+    expect(watch.locator(".squares .level-0")).to_have_count(NUM_REQUESTS)
+    several = send(watch, "mnist", at_once=3)
+
+    assert alone[-1] == "1"
+    assert float(several[-1]) >= 1
+    expect(watch.locator(".burst .status")).to_contain_text("times as many as one at a time")
+    assert watch.locator(".runs tbody th").all_inner_texts() == ["mnist", "mnist"]
+
+
+def test_several_pictures_in_a_request_share_a_batch(watch: Page, playground: RunningService) -> None:
+    before = counted(playground, "hotplate_rows_total", 'model="mnist"')
+
+    *_, rows_per_batch = send(watch, "mnist", at_once=2, each=5)
+
+    assert counted(playground, "hotplate_rows_total", 'model="mnist"') - before == 5 * NUM_REQUESTS
+    assert float(rows_per_batch) >= 5
+    expect(watch.locator(".squares .level-0")).to_have_count(0)
+
+
+def test_batch_sizes_are_counted_from_when_the_burst_began(watch: Page) -> None:
+    send(watch, "mnist", at_once=1)
+
+    def columns() -> dict[str, float]:
+        pairs = watch.locator(".column").evaluate_all(
+            "all => all.map((c) => [c.querySelector('.column-label').textContent, "
+            "c.querySelector('.column-count').textContent])"
+        )
+        return {label: float(count or 0) for label, count in pairs}
+
+    expect(watch.locator(".column-count").first).to_have_text(re.compile(r"^\d+$"))
+    watch.wait_for_timeout(1500)  # one more scrape
+    assert columns()["1"] >= NUM_REQUESTS
+    watch.get_by_role("button", name="Count anew").press("Enter")
+    assert sum(columns().values()) == 0
+
+
+def test_texts_are_written_together(watch: Page, playground: RunningService) -> None:
+    before = counted(playground, "hotplate_generated_tokens_total", 'model="novelist"')
+
+    send(watch, "novelist")
+
+    assert counted(playground, "hotplate_generated_tokens_total", 'model="novelist"') - before > 10 * NUM_REQUESTS
+    expect(squares(watch).and_(watch.locator(".done"))).to_have_count(NUM_REQUESTS)
+    label = watch.get_by_role("img", name=re.compile("^Tokens")).get_attribute("aria-label")
+    assert label is not None
+    assert "tokens/s" in label
+    path = watch.get_by_role("img", name=re.compile("^Tokens")).locator("path").get_attribute("d") or ""
+    heights = {float(point) for point in re.findall(r"[ML][\d.]+ ([\d.]+)", path)}
+    assert len(heights) > 1  # the line rose
+
+
+def test_pictures_are_drawn_in_a_burst(watch: Page, playground: RunningService) -> None:
+    before = counted(playground, "hotplate_requests_total", 'model="fashion-gan"', 'status="200"')
+
+    send(watch, "fashion-gan", each=2)
+
+    assert (
+        counted(playground, "hotplate_requests_total", 'model="fashion-gan"', 'status="200"') - before == NUM_REQUESTS
+    )
+
+
+def test_a_burst_can_be_stopped(watch: Page, playground: RunningService) -> None:
+    before = classified(playground, "cifar10")
+    watch.get_by_label("Model", exact=True).select_option("cifar10")
+    watch.get_by_label("In each request").fill("8")
+    watch.get_by_role("button", name=f"Send {NUM_REQUESTS} requests").press("Enter")
+    expect(watch.get_by_role("button", name="Stop")).to_be_focused()
+    expect(watch.get_by_role("button", name=f"Send {NUM_REQUESTS} requests")).to_be_disabled()
+
+    watch.keyboard.press("Enter")
+
+    expect(watch.get_by_role("button", name=f"Send {NUM_REQUESTS} requests")).to_be_focused()
+    after = classified(playground, "cifar10")
+    watch.wait_for_timeout(500)
+    assert classified(playground, "cifar10") <= after + 6  # those that were under way
+    assert after - before < NUM_REQUESTS
+
+
+@pytest.mark.parametrize(("model", "each"), [("mnist", 1), ("mnist", 3), ("novelist", 1), ("fashion-gan", 2)])
+def test_the_command_of_a_burst_does_the_same(watch: Page, tmp_path: Path, model: str, each: int) -> None:
+    shutil.copy(DATA / "seven.png", tmp_path / "picture.png")
+    send(watch, model, each=each)
+    watch.locator(".burst").get_by_role("button", name="Copy").click()
+    command = str(watch.evaluate("navigator.clipboard.readText()"))
+
+    assert command.startswith(f"seq {NUM_REQUESTS} | xargs -P 6 ")
+    few = command.replace(f"seq {NUM_REQUESTS}", "seq 3").replace("-o /dev/null", "-o /dev/null -w '%{http_code},'")
+    assert run(few, tmp_path) == "200,200,200,"
+
+
+def test_tiles_tell_what_the_service_is(watch: Page, playground: RunningService) -> None:
+    expect(tile(watch, "Models ready")).to_have_text("8 of 8")
+    expect(tile(watch, "Engine restarts")).to_have_text("0")
+    expect(tile(watch, "Memory")).to_have_text(re.compile(r"^\d+ MiB$"))
+    engine = counted(playground, "hotplate_process_resident_bytes", 'process="engine"') / 2**20
+    assert abs(float(tile(watch, "Memory").inner_text().split()[0]) - engine) < 0.3 * engine
+
+
+def test_charts_can_follow_one_model(watch: Page) -> None:
+    watch.get_by_label("Show").select_option("novelist")
+    send(watch, "mnist", at_once=2)
+    watch.wait_for_timeout(1500)  # one more scrape
+    throughput = watch.get_by_role("img", name=re.compile("^Throughput")).locator("path").first
+
+    def heights() -> set[float]:
+        return {float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", throughput.get_attribute("d") or "")}
+
+    assert len(heights()) == 1  # nothing of mnist
+    watch.get_by_label("Show").select_option("mnist")
+    assert heights() == set()  # it begins anew
+    send(watch, "mnist", at_once=2)
+    expect(watch.get_by_role("img", name=re.compile(r"^Latency: p50 [\d.]+ (ms|µs)"))).to_be_visible()
+    watch.wait_for_timeout(1200)
+    assert len(heights()) > 1
+
+
+def test_a_service_that_went_away_is_noticed(open_page: Open, watched: Watched) -> None:
+    page = ready(open_page("#/watch"))
+    watched.expected = ("net::ERR_",)
+
+    page.context.set_offline(True)
+    expect(page.get_by_role("alert").first).to_contain_text("The service did not answer.")
+    page.context.set_offline(False)
+
+    expect(page.get_by_role("alert").first).to_be_hidden()
+
+
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")])
+def test_the_watch_is_legible_everywhere(
+    open_page: Open,
+    axe: Callable[[Page], list[str]],
+    screenshot: Callable[[Page, str], Path],
+    size: tuple[int, int],
+    scheme: str,
+) -> None:
+    page = ready(open_page("#/watch", size=size, scheme=scheme))
+    send(page, "mnist")
+    page.wait_for_timeout(1200)  # one more scrape
+
+    screenshot(page, f"watch-{scheme}")
+
+    assert axe(page) == []
+    assert not scrolls_sideways(page)
