@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,6 @@ def draw(path: Path, summary: dict[str, Any]) -> None:
         panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend(fontsize=8)
-    figure.suptitle(summary["knee"] or "")
+    figure.suptitle("\n".join(textwrap.wrap(summary["knee"] or "", 100)), fontsize=11)
     figure.savefig(path, dpi=75)
     pyplot.close(figure)
