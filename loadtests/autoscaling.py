@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests.autoscaling_chart import draw
-from loadtests.autoscaling_day import DAY_SECONDS, Day, Plan, Pod, Signal, Traffic, simulate
+from loadtests.autoscaling_day import DAY_SECONDS, IN_FLIGHT, Day, Plan, Pod, Signal, Traffic, simulate
 from loadtests.servers import ROOT
 
 
@@ -26,7 +26,7 @@ def plans_of(pod: Pod, traffic: Traffic) -> list[Plan]:
     """The days that are compared: the chart's default, what changes it, and a fleet that never changes."""
     base = Plan("CPU 70 %, as in the chart", pod=pod, traffic=traffic)
     cpu, late = Signal(), Signal(lag_seconds=90)
-    few, many = Signal("in flight", target=4.0), Signal("in flight", target=16.0)
+    few, many = IN_FLIGHT, replace(IN_FLIGHT, target=16.0)
     most = math.ceil(max(map(traffic.rate, range(DAY_SECONDS))) / pod.requests_per_second / 0.7)
     fixed = replace(base.behavior, min_replicas=most, max_replicas=most)
     return [

@@ -39,6 +39,10 @@ class Signal:
     lag_seconds: int = 30
 
 
+IN_FLIGHT = Signal("in flight", target=4.0)
+"""The chart's other signal; as late as its default one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """A day: a wave between night and noon, and a spike that rises in `rise_seconds` and lasts."""

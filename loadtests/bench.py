@@ -23,6 +23,7 @@ from loadtests.measure import PNG, RAW, Gauge, Load, idle_cores
 from loadtests.peer_env import PeerError, peer_python
 from loadtests.sample import write_bodies
 from loadtests.servers import (
+    REPOSITORY,
     ROOT,
     Server,
     ServerError,
@@ -195,7 +196,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the light model: the shipped one, or one so small that serving is what costs (random weights)",
     )
     parser.add_argument("--serve-flags", default="", metavar="FLAGS", help='for hotplate serve, as in "--workers 2"')
-    parser.add_argument("--repository", default=str(ROOT / "models" / "repository"), help="where fashion-mnist lies")
+    parser.add_argument("--repository", default=str(REPOSITORY), help="where fashion-mnist lies")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "bench", help="where JSON and PNG go")
     return parser
 

@@ -21,7 +21,7 @@ from loadtests.attempt import INTERRUPTED, attempt
 from loadtests.bare import BareProcess, Burst, running_bare
 from loadtests.http_client import post
 from loadtests.scrape import Histogram, parse_histogram
-from loadtests.servers import ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, running
+from loadtests.servers import REPOSITORY, ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, running
 from loadtests.style_client import pace_of, run_load
 from models.manifest import Graph, read_manifest
 
@@ -148,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one short round of everything: noisy")
     parser.add_argument("--model", default="fashion-gan", help="the image generator (default: fashion-gan)")
     parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")
-    parser.add_argument("--repository", default=str(ROOT / "models" / "repository"), help="where the model lies")
+    parser.add_argument("--repository", default=str(REPOSITORY), help="where the model lies")
     parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (default: 5)")
     parser.add_argument("--duration", type=float, default=2.0, metavar="SECONDS", help="a step of a round (default: 2)")
     parser.add_argument(

@@ -25,7 +25,17 @@ from loadtests.language_cells import CONCURRENCIES, JUDGED, SERVICE, Results, ag
 from loadtests.language_engines import peer_commands
 from loadtests.language_peers.protocol import Answer, Job
 from loadtests.scrape import Histogram, parse_histogram
-from loadtests.servers import ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, require_answer, running
+from loadtests.servers import (
+    REPOSITORY,
+    ROOT,
+    Server,
+    end_on_sigterm,
+    fetch,
+    free_port,
+    hotplate_command,
+    require_answer,
+    running,
+)
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 128
 _CORES = len(os.sched_getaffinity(0))
@@ -188,7 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m loadtests.bench_language", description=__doc__)
     parser.add_argument("--model", default="novelist", help="the text generator (default: novelist)")
     parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")
-    parser.add_argument("--repository", default=str(ROOT / "models" / "repository"), help="where the model lies")
+    parser.add_argument("--repository", default=str(REPOSITORY), help="where the model lies")
     parser.add_argument("--hf", type=Path, metavar="DIR", help="its weights as train_language --save-hf wrote them")
     parser.add_argument("--peers-python", metavar="PATH", help="interpreter that has the peers' packages")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")

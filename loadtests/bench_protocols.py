@@ -30,7 +30,7 @@ from loadtests.protocol_bodies import (
     write_mean_bodies,
     write_mean_model,
 )
-from loadtests.servers import ROOT, Server, end_on_sigterm, free_port, hotplate_command, running
+from loadtests.servers import REPOSITORY, ROOT, Server, end_on_sigterm, free_port, hotplate_command, running
 from loadtests.targets import EMPTY, HEAVY, LIGHT, SERVICE
 from loadtests.wrk import WrkError, require_wrk
 
@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=[LIGHT, HEAVY, MEAN_MODEL],
         help=f"which to measure: shipped classifiers, {', '.join(BUILT)} (random weights), or {MEAN_MODEL}",
     )
-    parser.add_argument("--source", default=str(ROOT / "models" / "repository"), help="where shipped models lie")
+    parser.add_argument("--source", default=str(REPOSITORY), help="where shipped models lie")
     parser.add_argument("--serve-flags", default="", metavar="FLAGS", help='for hotplate serve, as in "--workers 2"')
     parser.add_argument(
         "--output", type=Path, default=ROOT / "loadtests" / "reports", help="where files go (loadtests/reports)"

@@ -29,7 +29,7 @@ from loadtests.engines import EngineProcess, EngineUnavailable, running_engine
 from loadtests.measure import batch_sizes
 from loadtests.peer_env import PeerError, peer_python
 from loadtests.photographs import SAMPLES, read_photographs, resized_jpeg
-from loadtests.servers import ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, running
+from loadtests.servers import REPOSITORY, ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, running
 from loadtests.style_client import pace_of, paint_once, run_load, stylize_request
 from loadtests.style_peers.protocol import Answer, Job, timed
 from models.manifest import Manifest, read_manifest
@@ -262,7 +262,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="one short round of everything: noisy")
     parser.add_argument("--model", default="painter", help="the stylizer (default: painter)")
     parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")
-    parser.add_argument("--repository", default=str(ROOT / "models" / "repository"), help="where the model lies")
+    parser.add_argument("--repository", default=str(REPOSITORY), help="where the model lies")
     parser.add_argument("--photos", type=Path, metavar="DIR", default=SAMPLES, help="photographs (loadtests/photos)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")
     parser.add_argument("--duration", type=float, default=3.0, metavar="SECONDS", help="load a round (default: 3)")

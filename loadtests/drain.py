@@ -35,6 +35,7 @@ from loadtests.servers import ServerError, end_on_sigterm
 
 DRAIN_SECONDS, GRACE_SECONDS = 1.0, 20.0
 _EXIT_MARGIN_SECONDS = 8.0
+_LAST_REPLY_SECONDS = 5.0
 _REFUSED_PAUSE_SECONDS = 0.02
 _POLL_SECONDS = 0.02
 _HEADINGS = {
@@ -103,52 +104,61 @@ class Drain:
     async def _call(self, kind: Kind, requests: Iterator[bytes]) -> None:
         """Ask until the service is gone."""
         connection: KeptConnection | None = None
-        for request in requests:
-            if self._is_over:
-                break
-            if connection is None or not connection.is_open:
-                connection = await self._connect()
-            sent = time.monotonic()
-            if connection is None:
-                self._raw.append((kind, sent, sent, Fate.NOT_CONNECTED, ""))
-                await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
-                continue
-            reply = await connection.ask(request)
-            fate = fate_of(reply, is_stream=kind.is_stream)
-            self._raw.append((kind, sent, time.monotonic(), fate, _describe(reply)))
-            if reply.closes or not kind.keeps_connection or not reply.is_whole:
+        try:
+            while not self._is_over:
+                if connection is None or not connection.is_open:
+                    connection = await self._connect()
+                if not await self._ask(kind, next(requests), connection):
+                    connection = None
+        finally:
+            if connection is not None:
                 connection.close()
-                connection = None
-            if fate is not Fate.SERVED:
-                await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
-        if connection is not None:
+
+    async def _ask(self, kind: Kind, request: bytes, connection: KeptConnection | None) -> bool:
+        """Ask once and note what became of it; says whether the connection can be used again."""
+        sent = time.monotonic()
+        if connection is None:
+            self._raw.append((kind, sent, sent, Fate.NOT_CONNECTED, ""))
+            await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
+            return False
+        reply = await connection.exchange(request)
+        fate = fate_of(reply, is_stream=kind.is_stream)
+        self._raw.append((kind, sent, time.monotonic(), fate, _describe(reply)))
+        is_spent = reply.closes or not kind.keeps_connection or not reply.is_whole
+        if is_spent:
             connection.close()
+        if fate is not Fate.SERVED:
+            await asyncio.sleep(_REFUSED_PAUSE_SECONDS)
+        return not is_spent
 
     async def _watch_readiness(self) -> None:
         while not self._is_over:
             connection = await self._connect()
             if connection is not None:
-                asked = time.monotonic()
-                reply = await connection.ask(_READY_REQUEST)
-                if self._signal_at is not None and reply.status:
-                    self.ledger.ready_statuses.append((asked - self._signal_at, reply.status))
-                connection.close()
+                with contextlib.closing(connection):
+                    asked = time.monotonic()
+                    reply = await connection.exchange(_READY_REQUEST)
+                    if self._signal_at is not None and reply.status:
+                        self.ledger.ready_statuses.append((asked - self._signal_at, reply.status))
             await asyncio.sleep(_POLL_SECONDS)
 
     async def run(self, kinds: Sequence[Kind], callers_a_kind: int, before_seconds: float) -> Ledger:
         """Load the service, end it, and follow every request to its fate."""
         started_ticks = procfs.start_ticks(self._pid)
         async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._watch_readiness())]
             for kind in kinds:
                 for index in range(callers_a_kind):
                     order = kind.requests[index % len(kind.requests) :] + kind.requests[: index % len(kind.requests)]
-                    group.create_task(self._call(kind, itertools.cycle(order)))
-            group.create_task(self._watch_readiness())
+                    tasks.append(group.create_task(self._call(kind, itertools.cycle(order))))
             await asyncio.sleep(before_seconds)
             self._signal_at = time.monotonic()
             os.kill(self._pid, signal.SIGTERM)
             await self._wait_for_end(started_ticks)
             self._is_over = True
+            # A service that did not end may never answer those who still wait; the ledger says that it did not end.
+            for task in (await asyncio.wait(tasks, timeout=_LAST_REPLY_SECONDS))[1]:
+                task.cancel()
         self.ledger.entries = [
             Entry(kind.name, sent - self._signal_at, ended - self._signal_at, fate, detail)
             for kind, sent, ended, fate, detail in self._raw

@@ -15,7 +15,8 @@ import httpx
 import matplotlib as mpl
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+from loadtests.servers import ROOT
+
 SAMPLES = (
     ("fashion-mnist", "ankle_boot_on_paper.jpg"),
     ("fashion-mnist", "shirt.png"),

@@ -23,6 +23,7 @@ from loadtests.measure import RAW, batch_sizes
 from loadtests.report import machine
 from loadtests.sample import write_bodies
 from loadtests.servers import (
+    REPOSITORY,
     ROOT,
     Server,
     ServerError,
@@ -214,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options of the report."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.gpu_report", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu is a dry run")
-    parser.add_argument("--repository", type=Path, default=ROOT / "models" / "repository")
+    parser.add_argument("--repository", type=Path, default=REPOSITORY)
     parser.add_argument("--output", type=Path, help="default: loadtests/reports, or build/gpu-dry-run for a dry run")
     parser.add_argument("--bare-only", action="store_true", help="leave the service out")
     parser.add_argument("--budget", type=float, default=400.0, metavar="SECONDS", help="start nothing after that")

@@ -37,10 +37,20 @@ class Caller(asyncio.Protocol):
         """
         if self._ended.done():
             self._begin()
-        if self._transport.is_closing():
+        if self.is_open:
+            self._transport.write(request)
+        else:
             self.fail("the service closed the connection.")
-        self._transport.write(request)
         await self._ended
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a further request can be sent."""
+        return not self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep where to send."""
@@ -65,12 +75,17 @@ class Caller(asyncio.Protocol):
         """Note the end."""
         if self._parser.get_status_code() != 200:
             self.fail(f"the service answered {self._parser.get_status_code()}: {bytes(self.body[:300])!r}.")
-        elif not self._ended.done():
-            self._ended.set_result(None)
+        else:
+            self.end()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail when the reply was not whole."""
         self.fail(f"the connection ended early: {error}.")
+
+    def end(self) -> None:
+        """End the wait for the reply."""
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     def fail(self, reason: str) -> None:
         """End the wait for the reply with an error."""

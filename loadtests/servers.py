@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +22,7 @@ from typing import NoReturn
 from loadtests import procfs
 
 ROOT = Path(__file__).resolve().parent.parent
+REPOSITORY = ROOT / "models" / "repository"
 _STOP_SECONDS = 10.0
 
 
@@ -62,13 +63,18 @@ def free_port() -> int:
 
 
 def fetch(
-    url: str, body: bytes | None = None, media_type: str = "", timeout_seconds: float = 10.0
+    url: str,
+    body: bytes | None = None,
+    media_type: str = "",
+    timeout_seconds: float = 10.0,
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[int, bytes]:
     """GET `url`, or POST `body` to it: the status, and the reply's body whatever the status is.
 
-    Raises: OSError when nobody answers.
+    Raises: OSError when nobody answers, ValueError for what is no URL.
     """
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": media_type} if media_type else {})
+    told = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
+    request = urllib.request.Request(url, data=body, headers=told)
     try:
         with urllib.request.urlopen(request, timeout=timeout_seconds) as reply:
             return int(reply.status), bytes(reply.read())
@@ -77,11 +83,11 @@ def fetch(
             return error.code, error.read()
 
 
-def hotplate_command(repository: Path, port: int, *options: str) -> list[str]:
-    """The command that serves `repository`, from the interpreter's own folder."""
-    script = Path(sys.executable).with_name("hotplate")
-    flags = ["--host", "127.0.0.1", "--port", str(port), "--grpc-port", "off", "--repository", str(repository)]
-    return [str(script), "serve", *flags, *options]
+def hotplate_command(repository: Path | None, port: int, *options: str) -> list[str]:
+    """The command that serves `repository` over HTTP, from this project's folder; None leaves it to the options."""
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--grpc-port", "off"]
+    flags += ["--repository", str(repository)] if repository else []
+    return [sys.executable, "-m", "service", "serve", *flags, *options]
 
 
 def _log_tail(log: Path) -> str:

@@ -16,6 +16,8 @@ from typing import Any
 from models import strict
 
 CONFIG_FILE = "config.toml"
+MAX_THREADS = 1024
+"""Of a model, as of each of its instances: a number of more digits was not meant."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,8 @@ class ModelConfig:
             value = getattr(self, name)
             if value is not None and not least.get(name, 0) <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be at least {least.get(name, 0)}.")
+            if name in ("instances", "threads") and value is not None and value > MAX_THREADS:
+                raise ValueError(f"{name} is {value}; it must be at most {MAX_THREADS}.")
         if self.request_timeout_seconds == 0:
             raise ValueError(f"request_timeout_seconds is {self.request_timeout_seconds}; it must be above 0.")
 
@@ -116,5 +120,5 @@ def read_config(folder: Path) -> ModelConfig:
         return ModelConfig()
     try:
         return build_config(tomllib.loads(content.decode("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise strict.StrictError(f"{CONFIG_FILE} is not TOML: {error}.") from error

@@ -5,6 +5,8 @@ It owns the file format (`golden.npz`) and the comparison. It knows neither torc
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,15 +51,25 @@ def read_golden(folder: Path) -> dict[str, Golden]:
     Raises: OSError, ValueError when the file is not what `write_golden` writes.
     """
     graphs: dict[str, Golden] = {}
-    with np.load(folder / GOLDEN_FILE, allow_pickle=False) as archive:
-        for key in archive.files:
-            parts = key.split("/")
-            if len(parts) != 3 or parts[1] not in ("input", "output"):
-                raise ValueError(f"{GOLDEN_FILE} holds {key!r}; keys look like 'model/input/image'.")
-            golden = graphs.setdefault(parts[0], Golden({}, {}))
-            side = golden.inputs if parts[1] == "input" else golden.outputs
-            side[parts[2]] = archive[key]
+    for key, tensor in _read_members(folder / GOLDEN_FILE).items():
+        parts = key.split("/")
+        if len(parts) != 3 or parts[1] not in ("input", "output"):
+            raise ValueError(f"{GOLDEN_FILE} holds {key!r}; keys look like 'model/input/image'.")
+        golden = graphs.setdefault(parts[0], Golden({}, {}))
+        side = golden.inputs if parts[1] == "input" else golden.outputs
+        side[parts[2]] = tensor
     return graphs
+
+
+def _read_members(file: Path) -> Tensors:
+    try:
+        with file.open("rb") as opened:  # NumPy leaves a damaged file open that it opened itself
+            archive = np.load(opened, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError(f"{file.name} is not an archive of arrays.")
+            return {key: archive[key] for key in archive.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{file.name} is damaged: {error}.") from error
 
 
 def largest_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:

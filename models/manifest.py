@@ -274,7 +274,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise strict.StrictError(f"{MANIFEST_FILE} is not JSON: {error}.") from error
     return strict.build(Manifest, value)
 

@@ -18,7 +18,7 @@ from service.metrics import Metrics
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 5.0
-MILLIWATTS = 1e-3
+WATTS_PER_MILLIWATT = 1e-3
 
 
 class Gpu:
@@ -39,7 +39,7 @@ class Gpu:
         self._set(self._utilization, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
         self._set(self._used, lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used)
         self._set(self._total, lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total)
-        self._set(self._power, lambda: nvml.nvmlDeviceGetPowerUsage(handle) * MILLIWATTS)
+        self._set(self._power, lambda: nvml.nvmlDeviceGetPowerUsage(handle) * WATTS_PER_MILLIWATT)
 
     def _set(self, gauge: Any, read: Any) -> None:
         try:

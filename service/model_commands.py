@@ -33,11 +33,13 @@ def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
 @models_app.command("list")
 def list_models(context: typer.Context) -> None:
     """List the models of a running service, and how those that are ready run."""
-    table = Table("model", "version", "task", "state", "runs as", "description")
+    table = Table("model", "version", "task", "state", "runs as")
+    for column in table.columns[:3]:
+        column.no_wrap = True
     for model in ask("GET", f"{context.obj}/v1/models")["data"]:
         state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
         runs = _runs_as(_card(context, f"{model['id']}@{model['version']}")) if model["state"] == "ready" else ""
-        table.add_row(model["id"], model["version"], model["task"] or "", state, runs, model["description"] or "")
+        table.add_row(model["id"], model["version"], model["task"] or "", state, runs)
     console.print(table)
 
 

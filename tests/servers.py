@@ -71,7 +71,7 @@ class RunningService:
     def wait_until_ready(self) -> Self:
         """Wait until every model is served."""
         url = self.url
-        until(lambda: _status(f"{url}/readyz") == 200, self.describe)
+        until(lambda: answers(f"{url}/readyz"), self.describe)
         return self
 
     def describe(self) -> str:
@@ -131,8 +131,9 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def _status(address: str) -> int:
+def answers(address: str) -> bool:
+    """Whether somebody answers there with 200."""
     try:
-        return httpx.get(address, timeout=5).status_code
+        return httpx.get(address, timeout=5).status_code == 200
     except httpx.TransportError:
-        return 0
+        return False

@@ -6,10 +6,10 @@ It asks GET /v1/models and the models' cards, so the load fits any host and any 
 from __future__ import annotations
 
 import json
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from typing import Any
+
+from loadtests.servers import fetch
 
 CLASSIFY, STYLIZE, COMPLETE, DRAW = "classify", "stylize", "complete", "draw"
 _ACTIONS = {
@@ -38,16 +38,13 @@ class Served:
 
 
 def _fetch(url: str, api_key: str) -> Any:
-    request = urllib.request.Request(url, headers=authorization(api_key))
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as reply:
-            return json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            text = error.read(300).decode(errors="replace")
-        raise HostError(f"{url} answered {error.code}: {text}.") from error
+        status, body = fetch(url, timeout_seconds=_TIMEOUT_SECONDS, headers=authorization(api_key))
+        if status == 200:
+            return json.loads(body)
     except (OSError, ValueError) as error:
         raise HostError(f"{url} cannot be read: {error}. A running service is needed.") from error
+    raise HostError(f"{url} answered {status}: {body[:300].decode(errors='replace')}.")
 
 
 def authorization(api_key: str) -> dict[str, str]:
@@ -85,13 +82,17 @@ def read_catalog(host: str, api_key: str = "") -> dict[str, list[Served]]:
 
     Raises: HostError when it does not answer, or serves nothing that a scenario exercises.
     """
-    models = _fetch(f"{host.rstrip('/')}/v1/models", api_key)["data"]
-    found: dict[str, list[Served]] = {}
-    for model in models:
-        if model["state"] == "ready" and model["task"] in _ACTIONS:
-            served = served_of(_fetch(f"{host.rstrip('/')}/v1/models/{model['id']}", api_key))
-            if served is not None:
-                found.setdefault(served.action, []).append(served)
+    base = f"{host.rstrip('/')}/v1/models"
+    try:
+        models = _fetch(base, api_key)["data"]
+        found: dict[str, list[Served]] = {}
+        for model in models:
+            if model["state"] == "ready" and model["task"] in _ACTIONS:
+                served = served_of(_fetch(f"{base}/{model['id']}", api_key))
+                if served is not None:
+                    found.setdefault(served.action, []).append(served)
+    except (KeyError, TypeError) as error:
+        raise HostError(f"{base} is no list of models with their tasks; {host} is another service.") from error
     if not found:
         states = ", ".join(f"{model['id']} ({model['task']}, {model['state']})" for model in models) or "no models"
         raise HostError(f"{host} serves {states}; a ready model with one of the tasks {', '.join(_ACTIONS)} is needed.")

@@ -5,11 +5,9 @@ It knows neither routes nor what replies mean. Source: RFC 9112, "Message Syntax
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
-from typing import cast
 
-import httptools
+from loadtests.http_client import Caller
 
 
 @dataclass(slots=True)
@@ -28,63 +26,32 @@ class Reply:
         return self.headers.get("connection", "").lower() == "close"
 
 
-class KeptConnection(asyncio.Protocol):
-    """A connection for one request after the other."""
+class KeptConnection(Caller):
+    """A connection for one request after the other, whose replies are taken as they come: none is an error."""
 
-    def __init__(self) -> None:
-        self._reply, self._ended = Reply(), asyncio.get_running_loop().create_future()
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.WriteTransport | None = None
-        self.is_open = False
+    def _begin(self) -> None:
+        super()._begin()
+        self._status, self._has_begun, self._is_whole = 0, False, False
 
-    async def ask(self, request: bytes) -> Reply:
+    async def exchange(self, request: bytes) -> Reply:
         """Send a request and return what came back, be it whole, in part or nothing."""
-        assert self._transport is not None
-        self._reply, self._ended = Reply(), asyncio.get_running_loop().create_future()
-        self._parser = httptools.HttpResponseParser(self)
-        self._transport.write(request)
-        await self._ended
-        return self._reply
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep where to send."""
-        self._transport, self.is_open = cast(asyncio.WriteTransport, transport), True
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """End the wait, whatever has come."""
-        self.is_open = False
-        self._end()
+        await self.ask(request)
+        return Reply(self._status, self.headers, self.body, self._has_begun, self._is_whole)
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a reply that is no HTTP ends with what was understood of it."""
-        self._reply.has_begun = True
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._end()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header, its name in lower case."""
-        self._reply.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._has_begun = True
+        super().data_received(data)
 
     def on_headers_complete(self) -> None:
         """Keep the status."""
-        self._reply.status = self._parser.get_status_code()
-
-    def on_body(self, body: bytes) -> None:
-        """Take a part of the reply."""
-        self._reply.body += body
+        self._status = self._parser.get_status_code()
 
     def on_message_complete(self) -> None:
         """Note the end."""
-        self._reply.is_whole = True
-        self._end()
+        self._is_whole = True
+        self.end()
 
-    def _end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+    def fail(self, reason: str) -> None:
+        """End the wait with what has come so far."""
+        self.end()

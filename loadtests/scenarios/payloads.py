@@ -13,10 +13,9 @@ import numpy as np
 from loadtests.photographs import SAMPLES, read_photographs, resized_jpeg
 from loadtests.sample import encode_png, golden_images
 from loadtests.scenarios.catalog import Served
-from loadtests.servers import ROOT
+from loadtests.servers import REPOSITORY
 
 JPEG, PNG, RAW = "image/jpeg", "image/png", "application/octet-stream"
-_REPOSITORY = ROOT / "models" / "repository"
 
 PROMPTS = (
     "It was the best of times",
@@ -58,7 +57,7 @@ def images(model: Served) -> tuple[tuple[Body, ...], tuple[Body, ...]]:
 
 
 def _golden(model: Served) -> list[np.ndarray]:
-    for file in sorted(_REPOSITORY.glob(f"{model.name}/*/golden.npz")):
+    for file in sorted(REPOSITORY.glob(f"{model.name}/*/golden.npz")):
         pixels = golden_images(file.parent)
         if pixels.shape[1:] == model.image_shape:
             return list(pixels)

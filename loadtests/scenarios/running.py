@@ -98,7 +98,8 @@ class Run:
         host, runner = self._environment.host or "", self._environment.runner
         try:
             catalog = read_catalog(host, self._options.api_key)
-            chosen = users.choose(catalog, self._options.mix, authorization(self._options.api_key))
+            headers = authorization(self._options.api_key)
+            chosen = [c for c in users.choose(catalog, self._options.mix, headers) if c in self._all_classes]
             if not chosen:
                 raise HostError(f"{host} serves nothing that the mix {self._options.mix!r} asks for: {list(catalog)}.")
         except HostError as error:
@@ -108,8 +109,7 @@ class Run:
             if runner is not None:
                 gevent.spawn(runner.quit)
             return
-        wanted = [c for c in chosen if c in self._all_classes]
-        self._environment.user_classes = list(wanted)
+        self._environment.user_classes = list(chosen)
         self._tally, self._recorder, self._moments = Tally(), Recorder(), {}
         self._is_measuring = True
         if not isinstance(runner, WorkerRunner):

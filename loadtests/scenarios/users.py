@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from locust import FastHttpUser, between, task
-from locust.contrib.fasthttp import ResponseContextManager
+from locust.contrib.fasthttp import FAILURE_EXCEPTIONS, ResponseContextManager
 
 from loadtests.scenarios import payloads
 from loadtests.scenarios.catalog import CLASSIFY, COMPLETE, DRAW, STYLIZE, Served
@@ -138,7 +138,7 @@ class Reader(Caller):
     def _read(self, reply: ResponseContextManager, started: float, name: str) -> None:
         """Take the events; a stream that ends without its last event has failed."""
         first_ms, num_tokens, num_bytes, ending = None, 0, 0, b""
-        while event := _next_event(reply):
+        for event in _events(reply):
             num_bytes += len(event)
             if event.startswith(b"event: "):
                 ending = event
@@ -157,12 +157,15 @@ class Reader(Caller):
                 listener(name, first_ms, num_tokens, seconds)
 
 
-def _next_event(reply: ResponseContextManager) -> bytes:
+def _events(reply: ResponseContextManager) -> Iterator[bytes]:
+    """The events of a stream; where it breaks off, a last one of our own that says how."""
     stream: Any = reply.stream
     try:
-        return bytes(stream.readline(b"\n\n"))
-    except (OSError, ConnectionError) as error:
-        return b"event: broken " + repr(error).encode()
+        while event := bytes(stream.readline(b"\n\n")):
+            yield event
+    except FAILURE_EXCEPTIONS as error:
+        # Out of the `with` of a request it would reach Locust's log only, and no count of failures.
+        yield b"event: broken " + repr(error).encode()
 
 
 class Drawer(Caller):

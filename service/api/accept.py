@@ -1,14 +1,16 @@
-"""Which media type a caller prefers, and whether he takes gzip (RFC 9110 sections 12.5.1 and 12.5.3).
+"""Which media type and which content coding a caller prefers (RFC 9110 sections 12.5.1 and 12.5.3).
 
-Wildcards choose nothing: whoever takes anything gets what the route gives by itself.
+Where several types are on offer, wildcards choose nothing: whoever takes anything gets what the route gives by itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from service.api.exchange import Scope
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 _QUALITY = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
@@ -19,25 +21,35 @@ def preferred_type(scope: Scope, offered: Sequence[str]) -> str | None:
     None where he names none of them, or only to refuse it (q=0).
     """
     best, best_quality = None, 0.0
-    for name, value in scope["headers"]:
-        if name == b"accept":
-            for part in value.decode("latin-1").lower().split(","):
-                media_type, *parameters = (piece.strip() for piece in part.split(";"))
-                quality = _quality(parameters)
-                if media_type in offered and quality > best_quality:
-                    best, best_quality = media_type, quality
+    for media_type, quality in _named(scope["headers"], b"accept"):
+        if media_type in offered and quality > best_quality:
+            best, best_quality = media_type, quality
     return best
 
 
 def takes_gzip(scope: Scope) -> bool:
     """Whether the caller names gzip and does not refuse it (q=0)."""
-    for name, value in scope["headers"]:
-        if name == b"accept-encoding":
+    codings = _named(scope["headers"], b"accept-encoding")
+    return next((quality > 0 for coding, quality in codings if coding == "gzip"), False)
+
+
+def accepted_coding(headers: Headers) -> str:
+    """The coding for an answer: gzip or deflate where the caller takes them, gzip if both alike, or empty."""
+    qualities = dict(_named(headers, b"accept-encoding"))
+    wildcard = qualities.get("*", 0.0)
+    gzip, deflate = qualities.get("gzip", wildcard), qualities.get("deflate", wildcard)
+    if max(gzip, deflate) <= 0 or max(gzip, deflate) < qualities.get("identity", 0.0):
+        return ""
+    return "gzip" if gzip >= deflate else "deflate"
+
+
+def _named(headers: Headers, wanted: bytes) -> Iterator[tuple[str, float]]:
+    """What all headers of a name list, each with its quality."""
+    for name, value in headers:
+        if name == wanted:
             for part in value.decode("latin-1").lower().split(","):
-                coding, *parameters = (piece.strip() for piece in part.split(";"))
-                if coding == "gzip":
-                    return _quality(parameters) > 0
-    return False
+                named, *parameters = (piece.strip() for piece in part.split(";"))
+                yield named, _quality(parameters)
 
 
 def _quality(parameters: Sequence[str]) -> float:

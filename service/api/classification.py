@@ -9,7 +9,6 @@ import asyncio
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
-from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive
 
-from models.images import ImageLimits, Invert
+from models.images import Invert
 from service.api.body import JsonPictures, Pictures, read_body, read_pictures
+from service.api.decoding import PictureDecoder, Pixels
 from service.api.exchange import Exchange, Scope
 from service.api.inference import InferenceRoute
 from service.engine.client import EngineClient, ReadyModel
@@ -27,10 +27,6 @@ from service.settings import Settings
 from service.tasks import classification
 from service.tasks.explanation import explanation_png
 from service.tasks.png import encode_png
-
-Pixels = NDArray[np.uint8]
-# Up to this many pixels, decoding costs less than handing the picture to a thread and back.
-INLINE_PIXELS = 128 * 128
 
 
 class _JsonBody(JsonPictures, forbid_unknown_fields=True):
@@ -52,9 +48,8 @@ class ClassifierRoute(InferenceRoute):
         self, client: EngineClient, settings: Settings, metrics: Metrics, decoders: ThreadPoolExecutor
     ) -> None:
         super().__init__(client, settings)
-        self._limits = ImageLimits(max_pixels=settings.max_image_pixels)
-        self._decode_seconds = metrics.decode_seconds
-        self._decoders = decoders
+        self._decoder = PictureDecoder(settings, metrics, decoders)
+        self._threads = decoders
 
     async def read(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Pictures:
         """Read the body; its parameters are joined with the query's."""
@@ -67,19 +62,7 @@ class ClassifierRoute(InferenceRoute):
         """The rows [H,W,C] that the network is fed: the raw one as it came, or every picture decoded and fitted."""
         if pictures.raw is not None:
             return [classification.raw_row(pictures.raw, _row_shape(model))]
-        return [await self._decoded(body, model, invert) for body in pictures.encoded]
-
-    async def _decoded(self, body: bytes, model: ReadyModel, invert: Invert) -> Pixels:
-        manifest = model.manifest
-        arguments = (body, _row_shape(model), manifest.light_on_dark, invert, self._limits, manifest.margin)
-        started = perf_counter()
-        if classification.num_pixels(body) <= INLINE_PIXELS:
-            row = classification.image_row(*arguments)
-        else:
-            loop = asyncio.get_running_loop()
-            row = await loop.run_in_executor(self._decoders, classification.image_row, *arguments)
-        self._decode_seconds.observe(perf_counter() - started)
-        return row
+        return [await self._decoder.row(body, model.manifest, _row_shape(model), invert) for body in pictures.encoded]
 
 
 def _row_shape(model: ReadyModel) -> tuple[int, ...]:
@@ -115,7 +98,7 @@ class Classify(ClassifierRoute):
 
     async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:
         loop = asyncio.get_running_loop()
-        png = await loop.run_in_executor(self._decoders, explanation_png, row, activation_map)
+        png = await loop.run_in_executor(self._threads, explanation_png, row, activation_map)
         return b64encode(png).decode("ascii")
 
 

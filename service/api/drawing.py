@@ -15,21 +15,18 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.images import ImageLimits, Invert
 from models.manifest import Manifest
+from service.api.decoding import Pixels
 from service.api.exchange import Exchange
 from service.api.work import EngineWork, together
 from service.engine.client import ReadyModel
 from service.errors import InvalidParameter, UnsupportedTask
 from service.metrics import Metrics
-from service.settings import Settings
-from service.tasks import classification
 from service.tasks.latents import Draws
 
 CHUNK_ROWS = 16
 CHUNKS_IN_FLIGHT = 2
 
-Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 Done = TypeVar("Done")
@@ -72,21 +69,11 @@ class Drawing:
 
 
 class Desk:
-    """Where the pictures of requests are read and written: threads beside the event loop, and a clock."""
+    """Where the pictures of answers are written: threads beside the event loop, and a clock."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
-        self._limits = ImageLimits(max_pixels=settings.max_image_pixels)
+    def __init__(self, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
         self._metrics = metrics
         self._threads = threads
-
-    async def read(self, body: bytes, manifest: Manifest, invert: Invert) -> Pixels:
-        """One encoded picture as the row [H, W, C] that the network takes, prepared as for a classifier."""
-        shape = manifest.graphs["decoder"].outputs[0].row_shape
-        arguments = (body, shape, manifest.light_on_dark, invert, self._limits, manifest.margin)
-        started = perf_counter()
-        row = await self._in_thread(lambda: classification.image_row(*arguments))
-        self._metrics.decode_seconds.observe(perf_counter() - started)
-        return row
 
     async def write(self, exchange: Exchange, encode: Callable[[], Done]) -> Done:
         """What an encoder of pictures gives."""
@@ -95,13 +82,10 @@ class Desk:
             started = perf_counter()
             return encode(), perf_counter() - started
 
-        encoded, seconds = await self._in_thread(timed)
+        encoded, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, timed)
         self._metrics.encode_seconds.observe(seconds)
         exchange.encode_seconds += seconds
         return encoded
-
-    async def _in_thread(self, function: Callable[[], Done]) -> Done:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
 def num_latents_of(manifest: Manifest) -> int:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from starlette.types import Receive
 
 from service.api.body import JsonDecoder, JsonPictures, Pictures, read_body, read_pictures
-from service.api.drawing import Drawing, Indices, Pixels, checked_labels, require_encoder
+from service.api.decoding import Pixels
+from service.api.drawing import Drawing, Indices, checked_labels, require_encoder
 from service.api.exchange import Exchange, Scope
 from service.api.generator_routes import DrawingRoute, chosen_format, in_base64
 from service.api.inference import BinaryAnswer
@@ -106,9 +107,9 @@ class EncoderRoute(DrawingRoute):
         """The rows [B,H,W,C] that the network is fed."""
         if pictures.raw is not None:
             return classification.raw_row(pictures.raw, _row_shape(model))[None]
-        return np.stack(
-            await together(self.desk.read(body, model.manifest, asked["invert"]) for body in pictures.encoded)
-        )
+        row_shape, invert = _row_shape(model), asked["invert"]
+        rows = (self.picture_decoder.row(body, model.manifest, row_shape, invert) for body in pictures.encoded)
+        return np.stack(await together(rows))
 
 
 class Encode(EncoderRoute):

@@ -5,10 +5,7 @@ Plain ASGI, outermost. It knows neither routes nor models beyond their names.
 
 from __future__ import annotations
 
-import itertools
 import logging
-import re
-import secrets
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Send
@@ -16,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from service.api.accounts import Accounts
 from service.api.exchange import Exchange, Scope, attach
 from service.api.problems import error_response, unexpected_response
+from service.api.request_ids import RequestIds
 from service.errors import ServiceError, ShuttingDown
 from service.metrics import Metrics
 from service.security import KeyRing
@@ -24,18 +22,9 @@ from service.tracing import Tracing
 
 log = logging.getLogger("service.access")
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_ALWAYS_ANSWERED = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
-_NEEDS_NO_KEY = (
-    "/",
-    "/livez",
-    "/readyz",
-    "/v2/health/live",
-    "/v2/health/ready",
-    "/docs",
-    "/openapi.json",
-    "/favicon.ico",
-)
+_PROBES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
+_ALWAYS_ANSWERED = (*_PROBES, "/metrics")
+_NEEDS_NO_KEY = (*_PROBES, "/", "/docs", "/openapi.json", "/favicon.ico")
 _OPEN_FOLDER = "/playground/"
 
 
@@ -67,8 +56,7 @@ class Envelope:
         self._keys = keys
         self._tracing = tracing
         self._needs_no_key = _NEEDS_NO_KEY if settings.metrics_need_key else (*_NEEDS_NO_KEY, "/metrics")
-        self._id_prefix = secrets.token_hex(6)
-        self._ids = itertools.count(1)
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
@@ -121,17 +109,11 @@ class Envelope:
         return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
 
     def _open(self, scope: Scope) -> Exchange:
-        request_id, started_at = self._request_id(scope), perf_counter()
+        request_id, started_at = self._ids.name(_told_id(scope)), perf_counter()
         if self._tracing is None or scope["path"] in _ALWAYS_ANSWERED:
             return Exchange(request_id, started_at)
         told = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
         return self._tracing.begin(request_id, started_at, told)
-
-    def _request_id(self, scope: Scope) -> str:
-        for name, value in scope["headers"]:
-            if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-                return str(value, "ascii")
-        return f"{self._id_prefix}-{next(self._ids):x}"
 
     def _headers(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
         total_ms = (perf_counter() - exchange.started_at) * 1e3
@@ -172,3 +154,7 @@ class Envelope:
                     "ms": round(seconds * 1e3, 3),
                 },
             )
+
+
+def _told_id(scope: Scope) -> str | None:
+    return next((str(value, "latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)

@@ -16,7 +16,8 @@ from starlette.types import Receive
 
 from service.api.accept import preferred_type
 from service.api.body import query_parameters
-from service.api.drawing import Desk, Drawing, Floats, Pixels, checked_labels, knows_labels, num_latents_of
+from service.api.decoding import PictureDecoder, Pixels
+from service.api.drawing import Desk, Drawing, Floats, checked_labels, knows_labels, num_latents_of
 from service.api.exchange import Exchange, Scope
 from service.api.inference import BinaryAnswer, InferenceRoute, request_timeout_seconds
 from service.api.json_body import read_json_object, read_object_or_query
@@ -50,7 +51,8 @@ class DrawingRoute(InferenceRoute):
 
     def __init__(self, client: EngineClient, settings: Settings, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
         super().__init__(client, settings)
-        self.desk = Desk(settings, metrics, threads)
+        self.desk = Desk(metrics, threads)
+        self.picture_decoder = PictureDecoder(settings, metrics, threads)
 
     def work(self, model: ReadyModel, scope: Scope, exchange: Exchange) -> EngineWork:
         """The engine calls of a request, which begin now."""

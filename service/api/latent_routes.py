@@ -13,12 +13,12 @@ import numpy as np
 from starlette.types import Receive
 
 from models.images import Invert
+from service.api.decoding import Pixels
 from service.api.drawing import (
     Desk,
     Drawing,
     Floats,
     Indices,
-    Pixels,
     checked_labels,
     knows_labels,
     num_latents_of,
@@ -58,11 +58,12 @@ class LatentRoute(DrawingRoute):
 
         Raises: InvalidParameter, UnsupportedMedia, PayloadTooLarge, UndecodableImage.
         """
+        bodies = {name: picture_bytes(name, text) for name, text in pictures.items()}  # all, before any is decoded
+        row_shape = drawing.manifest.graphs["encoder"].inputs[0].row_shape
 
         async def row(name: str) -> Pixels:
-            body = picture_bytes(name, pictures[name])
             try:
-                return await self.desk.read(body, drawing.manifest, invert)
+                return await self.picture_decoder.row(bodies[name], drawing.manifest, row_shape, invert)
             except ServiceError as error:
                 raise type(error)(f"{name}: {error.message}") from error
 
@@ -81,7 +82,7 @@ class Interpolate(LatentRoute):
     def __init__(self, client: EngineClient, settings: Settings, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
         super().__init__(client, settings, metrics, threads)
         # A thread of its own: an animation may take a second, and must not hold up what takes milliseconds.
-        self._animator = Desk(settings, metrics, ThreadPoolExecutor(1, "animate"))
+        self._animator = Desk(metrics, ThreadPoolExecutor(1, "animate"))
 
     async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, exchange: Exchange) -> Any:
         """The walk from one picture to another: as JSON, side by side, or as an animation."""

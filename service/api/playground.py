@@ -79,18 +79,15 @@ class Asset:
     def answer(self, request: Request) -> Response:
         """Answer GET and HEAD, also conditional ones (RFC 9110 section 13.1.2)."""
         packed = self.packed if takes_gzip(request.scope) else None
-        headers = _HEADERS | {"ETag": f'"{self.tag}{"-gzip" if packed else ""}"'}
-        if self._is_known(request.headers.getlist("if-none-match")):
+        tag = f'"{self.tag}-gzip"' if packed else f'"{self.tag}"'
+        headers = _HEADERS | {"ETag": tag}
+        if _names(request.headers.getlist("if-none-match"), tag):
             return Response(None, 304, headers)
         if packed:
             headers["Content-Encoding"] = "gzip"
         content = packed or self.content
         headers["Content-Length"] = str(len(content))
         return Response(b"" if request.method == "HEAD" else content, 200, headers, self.media_type)
-
-    def _is_known(self, fields: list[str]) -> bool:
-        tags = {tag.strip().removeprefix("W/").strip('"').removesuffix("-gzip") for tag in ",".join(fields).split(",")}
-        return self.tag in tags or "*" in tags
 
 
 def playground_router(settings: Settings, *, needs_key: bool = False, folder: Path = FOLDER) -> APIRouter:
@@ -126,6 +123,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _names(fields: list[str], tag: str) -> bool:
+    """Whether If-None-Match names a tag, weakly compared (RFC 9110 section 8.8.3.2)."""
+    named = {each.strip().removeprefix("W/") for each in ",".join(fields).split(",")}
+    return tag in named or "*" in named
+
+
 def _read(folder: Path) -> dict[str, Asset]:
     """Every file of the page by its path below the folder; what is of no known type is not served."""
     return {
@@ -141,8 +144,5 @@ def _config(settings: Settings, needs_key: bool) -> bytes:
         "version": __version__,
         "burst_allowed": settings.playground_burst or is_loopback(settings.host),
         "needs_key": needs_key,
-        "max_body_bytes": settings.max_body_bytes,
-        "max_image_pixels": settings.max_image_pixels,
-        "max_images": settings.max_images,
     }
     return json.dumps(told).encode()

@@ -40,10 +40,10 @@ class Scraping:
         return await asyncio.to_thread(self._text, self._is_ready(), statuses)
 
     async def _statuses(self) -> Sequence[ModelStatus]:
-        """What the engine says of its models; nothing where that takes long."""
+        """What the engine says of its models; nothing where that takes long: old counts would seem to have fallen."""
         try:
             async with asyncio.timeout(ENGINE_SECONDS):
-                return await self._client.describe()
+                return await self._client.ask_statuses()
         except (ServiceError, TimeoutError):
             return ()
 

@@ -13,10 +13,9 @@ from models.manifest import Manifest
 from models.strict import build
 from service.api.foreign_metrics import Family, Labels, Own
 from service.api.open_inference import statistics
-from service.api.open_inference.naming import graph_names, told_name
+from service.api.open_inference.naming import TEXT_TASK, graph_names, told_name
 from service.engine.messages import ModelStatus
 
-TEXT_TASK = "text-generation"
 REASONS = {
     "queue_full": "REJECTED",
     "deadline_unreachable": "REJECTED",

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from models.manifest import Manifest
 from models.strict import build
 from service.engine.batches import Arrays, Receipt
-from service.engine.messages import Infer, Message, ModelStatus, Result, frame
+from service.engine.messages import Failure, Infer, Message, ModelStatus, Result, frame
 from service.engine.strings import unpack
-from service.errors import ServiceError
+from service.errors import BY_CODE, ServiceError
 
 
 class ReadyModel:
@@ -93,6 +93,12 @@ class Call(asyncio.Future[tuple[Arrays, Receipt]], Outstanding):
             receipt = Receipt(message.queue_seconds, message.compute_seconds, message.batch_size)
             self.set_result((_arrays(message, payload), receipt))
         return isinstance(message, Result)
+
+
+def error_of(failure: Failure) -> ServiceError:
+    """The error that the engine told of."""
+    kind = BY_CODE.get(failure.code, ServiceError)
+    return kind(failure.message, retry_after_seconds=failure.retry_after_seconds)
 
 
 def _arrays(result: Result, payload: memoryview) -> Arrays:

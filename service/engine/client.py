@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 
 from service.coalescing import CoalescingTransport
-from service.engine.calls import Call, Outstanding, ReadyModel
+from service.engine.calls import Call, Outstanding, ReadyModel, error_of
 from service.engine.connection import Connection
 from service.engine.generation import Generation, Token
 from service.engine.known_models import KnownModels
@@ -32,7 +32,7 @@ from service.engine.messages import (
     frame,
 )
 from service.engine.questions import Questions
-from service.errors import BY_CODE, Cancelled, DeadlineExceeded, EngineUnavailable, ModelNotReady, ServiceError
+from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, ModelNotReady, ServiceError
 from service.settings import Settings
 
 __all__ = ["Call", "EngineClient", "Generation", "ReadyModel"]
@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 RECONNECT_SECONDS = 0.05
 # The engine answers at the deadline itself; this is for an engine that no longer answers at all.
 DEADLINE_SLACK_SECONDS = 0.1
+# Whoever lists the models must not wait for an engine that is busy or stopped.
+DESCRIBE_SECONDS = 1.0
 
 
 class EngineClient:
@@ -168,13 +170,19 @@ class EngineClient:
         await self._ask(Control(self._next_id(), "index"))
 
     async def describe(self) -> tuple[ModelStatus, ...]:
-        """Every model with its live statistics; the last known ones while the engine is away."""
-        if self._transport is None:
-            return self.statuses
+        """Every model with its live statistics; as they were last told while the engine is away."""
         try:
-            return await asyncio.wait_for(self._ask(Describe(self._next_id())), timeout=1.0)
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                return await self.ask_statuses()
         except (TimeoutError, EngineUnavailable):
             return self.statuses
+
+    async def ask_statuses(self) -> tuple[ModelStatus, ...]:
+        """Every model with its live statistics.
+
+        Raises: EngineUnavailable.
+        """
+        return await self._ask(Describe(self._next_id()))
 
     async def _ask(self, question: Control | Describe) -> tuple[ModelStatus, ...]:
         """Ask what is answered with a description; raise the error that comes instead."""
@@ -245,10 +253,11 @@ class EngineClient:
 
     def _send(self, call: Outstanding, timeout_seconds: float) -> None:
         assert self._transport is not None
+        data = call.encode(timeout_seconds)
         self._calls[call.id] = call
         call.num_sent += 1
         self._arm(call, call.deadline + DEADLINE_SLACK_SECONDS, DeadlineExceeded("The deadline passed."))
-        self._transport.write(call.encode(timeout_seconds))
+        self._transport.write(data)
 
     def _arm(self, call: Outstanding, when: float, error: ServiceError) -> None:
         if call.timer is not None:
@@ -282,11 +291,11 @@ class EngineClient:
             self._learn(message)
         elif not isinstance(message, Released | Learned) and (call := self._calls.get(message.id)) is not None:
             if isinstance(message, Failure):
-                self._settle(call, _error(message))
+                self._settle(call, error_of(message))
             elif call.receive(message, payload):
                 self._forget(call)
         elif isinstance(message, Failure):
-            self._questions.fail(_error(message), message.id)
+            self._questions.fail(error_of(message), message.id)
 
     def _learn(self, description: Description) -> None:
         for dropped in self._models.learn(description):
@@ -309,8 +318,3 @@ class EngineClient:
                 self._send(call, call.deadline - now)
             elif self.is_settled:
                 self._settle(call, ModelNotReady(f"{call.model}@{call.version} is no longer served."))
-
-
-def _error(failure: Failure) -> ServiceError:
-    kind = BY_CODE.get(failure.code, ServiceError)
-    return kind(failure.message, retry_after_seconds=failure.retry_after_seconds)

@@ -6,7 +6,6 @@ It lives in the engine process's event loop. It knows connections only as someth
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from time import monotonic
 
@@ -25,17 +24,15 @@ from service.engine.messages import (
     Result,
     frame,
 )
-from service.engine.peers import Peer, Send, failure_frame, until_learned
+from service.engine.peers import Peer, Send, tell_failure, until_learned
 from service.engine.repository import FoundModel
 from service.engine.response_cache import CachedAnswer, key_of
 from service.engine.runtime import Device
-from service.engine.strings import pack
+from service.engine.strings import pack_strings
 from service.engine.version import Version
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
 from service.metrics import Metrics
 from service.settings import Settings
-
-log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -88,8 +85,8 @@ class Engine:
                     self._infer(peer, message, payload)
                 else:
                     self._generate(peer, message, payload)
-            except ServiceError as error:
-                peer.send(failure_frame(message.id, error))
+            except Exception as error:  # else the connection would end, and with it all that the API process asked
+                tell_failure(peer, message.id, error)
         elif isinstance(message, Cancel):
             if message.id in peer.cancels:
                 peer.cancels[message.id]()
@@ -113,11 +110,8 @@ class Engine:
                 await self.repository.unload(message.model)
             else:
                 await self.repository.refresh()
-        except ServiceError as error:
-            peer.send(failure_frame(message.id, error))
-        except Exception:
-            log.exception("a model could not be loaded or unloaded")
-            peer.send(failure_frame(message.id, ServiceError(f"{message.action} of {message.model!r} failed.")))
+        except Exception as error:
+            tell_failure(peer, message.id, error)
         else:
             peer.send(self._description(message.id))
 
@@ -154,14 +148,17 @@ class Engine:
             served.metrics.record.missed(monotonic() - now)
 
         def on_done(request: Request, outcome: ServiceError | Receipt) -> None:
-            peer.cancels.pop(message.id, None)
             if isinstance(outcome, ServiceError):
-                peer.send(failure_frame(message.id, outcome))
+                tell_failure(peer, message.id, outcome)
                 return
-            answer = _answer(request, is_batched=served.graph.is_batched)
-            if key is not None and version.cache is not None:
-                version.cache.put(key, answer)
-            peer.send(_result(message.id, outcome, answer))
+            peer.cancels.pop(message.id, None)
+            try:
+                answer = _answer(request, is_batched=served.graph.is_batched)
+                if key is not None and version.cache is not None:
+                    version.cache.put(key, answer)
+                peer.send(_result(message.id, outcome, answer))
+            except Exception as error:  # the rest of its batch is answered behind it
+                tell_failure(peer, message.id, error)
 
         timeout_seconds = min(message.timeout_seconds, version.config.request_timeout_seconds or math.inf)
         request = Request(
@@ -185,7 +182,10 @@ def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:
     outputs = tuple(
         (name, "|O" if array.dtype.hasobject else array.dtype.str, array.shape) for name, array in arrays.items()
     )
-    parts = (pack(array) if array.dtype.hasobject else array.tobytes() for array in arrays.values())
+    parts = (
+        pack_strings(array.reshape(-1).tolist()) if array.dtype.hasobject else array.tobytes()
+        for array in arrays.values()
+    )
     return CachedAnswer(outputs, tuple(parts))
 
 

@@ -157,13 +157,11 @@ class LiveRepository:
         except (StrictError, OSError) as error:
             if config_text:
                 raise InvalidParameter(str(error)) from error
-            self._reject(model.versions[0], str(error))
-            return [str(error)]
+            return self._reject_model(model, str(error), retries=retries)
         wanted = set(config.version_policy.candidates([folder.name for folder in model.versions]))
         self._tidy(model, wanted)
         if not wanted:
-            self._reject(model.versions[0], "its version_policy names no version that is there.")
-            return ["its version_policy names no version that is there."]
+            return self._reject_model(model, "its version_policy names no version that is there.", retries=retries)
         kept: list[str] = []
         problems = []
         for folder in model.versions:
@@ -212,11 +210,17 @@ class LiveRepository:
             self._set(Version(self._status(folder, "loading"), config))
         try:
             loaded = await asyncio.to_thread(load_version, folder, self._settings, self._device, config)
-        except VersionRejected as error:
+            call = self._loop.call_soon_threadsafe
+            version = open_version(loaded, config, self._settings, self._device, self._metrics, self._loop, call)
+        except (VersionRejected, StartupError) as error:
             self._reject(folder, str(error), fingerprint, config)
+            if isinstance(error, StartupError):
+                raise
             return None
-        call = self._loop.call_soon_threadsafe
-        version = open_version(loaded, config, self._settings, self._device, self._metrics, self._loop, call)
+        except Exception:  # a defect of ours must not leave it loading for ever, nor end what is served
+            log.exception("a model version could not be loaded")
+            self._reject(folder, "loading it failed unexpectedly; the log says why.", fingerprint, config)
+            return None
         version.fingerprint = fingerprint
         version.status = msgspec.structs.replace(version.status, repository=str(folder.parent.parent))
         shown = version.status
@@ -233,6 +237,13 @@ class LiveRepository:
             },
         )
         return version
+
+    def _reject_model(self, model: FoundModel, reason: str, *, retries: bool) -> list[str]:
+        """Say of the newest version what is wrong with its model; once, where the files are only looked at again."""
+        known = self.versions.get((model.name, model.versions[0].name))
+        if retries or known is None or not known.status.reason.endswith(reason):
+            self._reject(model.versions[0], reason)
+        return [reason]
 
     def _reject(
         self, folder: Path, reason: str, fingerprint: Fingerprint = (), config: ModelConfig | None = None

@@ -252,13 +252,22 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 class FrameError(ValueError):
-    """The peer sent something that is not a frame."""
+    """Something is not a frame, or too large for one."""
+
+
+def _check_length(num_bytes: int) -> None:
+    if num_bytes > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {num_bytes} bytes exceeds {MAX_FRAME_BYTES}.")
 
 
 def frame(message: Message, *payload: bytes | memoryview) -> bytes:
-    """Encode one message and its tensors as one frame."""
+    """Encode one message and its tensors as one frame.
+
+    Raises: FrameError for one that the other side would not take.
+    """
     header = _encoder.encode(message)
     payload_bytes = sum(len(part) for part in payload)
+    _check_length(len(header) + payload_bytes)
     return b"".join((_LENGTHS.pack(len(header), payload_bytes), header, *payload))
 
 
@@ -286,8 +295,7 @@ class FrameReader:
         start = 0
         while len(view) - start >= _LENGTHS.size:
             header_bytes, payload_bytes = _LENGTHS.unpack_from(view, start)
-            if header_bytes + payload_bytes > MAX_FRAME_BYTES:
-                raise FrameError(f"a frame of {header_bytes + payload_bytes} bytes exceeds {MAX_FRAME_BYTES}.")
+            _check_length(header_bytes + payload_bytes)
             body = start + _LENGTHS.size
             end = body + header_bytes + payload_bytes
             if end > len(view):

@@ -47,6 +47,15 @@ async def until_learned(peers: Collection[Peer]) -> None:
         await asyncio.sleep(STEP_SECONDS)
 
 
+def tell_failure(peer: Peer, id_: int, error: Exception) -> None:
+    """Answer a request with its error; one that is not in the service's tree is a defect, of which the log tells."""
+    peer.cancels.pop(id_, None)
+    if not isinstance(error, ServiceError):
+        log.error("a request failed unexpectedly", exc_info=error)
+        error = ServiceError("The engine made an error; its log says which.")
+    peer.send(failure_frame(id_, error))
+
+
 def failure_frame(id_: int, error: ServiceError) -> bytes:
     """The answer to a request that failed; what ONNX Runtime said of it goes to the log only."""
     if isinstance(error, InferenceFailed) and error.__cause__ is not None:

@@ -5,6 +5,7 @@ It does not load them.
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 from collections.abc import Sequence
@@ -45,12 +46,18 @@ def find_models(repositories: Sequence[Path], wanted: Sequence[str] = ()) -> dic
             if model.name not in found:
                 found[model.name] = model
             else:
-                where = {"model": model.name, "taken": str(found[model.name].folder), "left": str(model.folder)}
-                log.warning("a model lies in two repositories; the first is taken", extra=where)
+                _tell_left(model.name, found[model.name].folder, model.folder)
     if missing := [name for name in wanted if name not in found]:
         places = ", ".join(repr(str(repository)) for repository in repositories)
         raise StartupError(f"The models {missing} are not in {places}; there are {sorted(found)}.")
     return {name: found[name] for name in (wanted or found)}
+
+
+@functools.lru_cache(maxsize=1024)
+def _tell_left(name: str, taken: Path, left: Path) -> None:
+    """Say once, however often the repositories are looked at, which folder of a model is not taken."""
+    where = {"model": name, "taken": str(taken), "left": str(left)}
+    log.warning("a model lies in two repositories; the first is taken", extra=where)
 
 
 def _models(repository: Path) -> list[FoundModel]:

@@ -13,12 +13,14 @@ from models.golden import Golden
 from models.manifest import Graph
 from service.engine.batches import Arrays
 from service.engine.instance import Runner
-from service.engine.rows import RowRules, RowShapes
+from service.engine.rows import RowRules, RowShapes, num_elements
 from service.engine.version_files import VersionRejected
 from service.errors import InferenceFailed, InvalidParameter
 
 # The size that varying axes are brought to, as far as whole repetitions of the golden rows come.
 USUAL_SIZE = 256
+# Of one row over all inputs: a graph with many varying axes would otherwise be given more than there is memory.
+MAX_ELEMENTS = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +53,16 @@ def golden_sample(golden: Golden, graph: Graph, rules: RowRules) -> Sample:
 def usual_sample(golden: Sample, graph: Graph, rules: RowRules, runner: Runner) -> Sample:
     """The golden rows, repeated along every axis that varies as often as the graph takes them; at worst once."""
     for times in range(_most_repetitions(golden.row_shapes, rules), 1, -1):
+        repetitions = [tuple(times if size < 0 else 1 for size in spec.row_shape) for spec in rules.inputs]
+        shapes = tuple(
+            tuple(size * n for size, n in zip(*each, strict=True))
+            for each in zip(golden.row_shapes, repetitions, strict=True)
+        )
+        if num_elements(shapes) > MAX_ELEMENTS:
+            continue
         inputs = {
-            spec.name: np.tile(
-                golden.rows.inputs[spec.name], (1, *(times if size < 0 else 1 for size in spec.row_shape))
-            )
-            for spec in rules.inputs
+            spec.name: np.tile(golden.rows.inputs[spec.name], (1, *each))
+            for spec, each in zip(rules.inputs, repetitions, strict=True)
         }
         rows = Golden(inputs, {})
         sample = Sample(rows, _row_shapes(rows, graph))

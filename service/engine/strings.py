@@ -6,7 +6,7 @@ It knows neither batches nor graphs. The layout is that of BYTES in the Open Inf
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
@@ -20,9 +20,9 @@ Payload = bytes | memoryview
 _LENGTH = struct.Struct("<I")
 
 
-def pack(array: NDArray[Any]) -> bytes:
-    """Lay out an array of texts or bytes."""
-    parts = (item if isinstance(item, bytes) else str(item).encode() for item in array.reshape(-1).tolist())
+def pack_strings(items: Iterable[bytes | str]) -> bytes:
+    """Lay out elements of BYTES, each after its length; texts as UTF-8."""
+    parts = (item.encode("utf-8") if isinstance(item, str) else item for item in items)
     return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 
 

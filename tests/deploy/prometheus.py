@@ -1,19 +1,29 @@
-"""A real Prometheus server that scrapes the real service, and what it answers to queries."""
+"""A real Prometheus server that scrapes the real service, what it answers to queries, and the names it may ask for."""
 
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from prometheus_client import CollectorRegistry
 
-from tests.servers import until
+from loadtests.servers import free_port
+from service.metrics import READY_NAME, Metrics
+from tests.servers import answers, until
 
 JOB, NAMESPACE = "hotplate", "inference"
+_SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+
+
+def exported() -> set[str]:
+    """The names of all samples that the service may export."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    return {READY_NAME} | {family.name + end for family in registry.collect() for end in _SUFFIXES[family.type]}
 
 
 class RunningPrometheus:
@@ -27,9 +37,9 @@ class RunningPrometheus:
         every = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
         # JSON is YAML.
         config.write_text(json.dumps({"global": every, "rule_files": list(map(str, rules)), "scrape_configs": jobs}))
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
-        self._client = httpx.Client(base_url=f"http://{address}", timeout=10)
+        address = f"127.0.0.1:{free_port()}"
+        self._url = f"http://{address}"
+        self._client = httpx.Client(base_url=self._url, timeout=10)
         options = {"config.file": config, "storage.tsdb.path": folder / "data", "web.listen-address": address}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
@@ -80,7 +90,4 @@ class RunningPrometheus:
 
     def _is_ready(self) -> bool:
         assert self._process.poll() is None, self.describe()
-        try:
-            return self._client.get("/-/ready").status_code == 200
-        except httpx.TransportError:
-            return False
+        return answers(f"{self._url}/-/ready")

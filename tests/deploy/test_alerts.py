@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.deploy.tools import PROJECT, require
+from tests.deploy.tools import PROJECT, promtool
 
 RULES = PROJECT / "helm" / "hotplate" / "rules" / "hotplate.yaml"
 UNIT_TESTS = Path(__file__).parent / "rules" / "hotplate.yaml"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def promtool() -> None:
-    require("promtool", packages=("prometheus",))
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -29,14 +19,14 @@ def alerts() -> list[dict[str, Any]]:
 
 
 def test_the_rules_are_valid() -> None:
-    done = run("check", "rules", RULES)
+    done = promtool("check", "rules", RULES)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"SUCCESS: {len(alerts())} rules found" in done.stdout
 
 
 def test_each_alert_fires_where_it_should_and_nowhere_else() -> None:
-    done = run("test", "rules", UNIT_TESTS)
+    done = promtool("test", "rules", UNIT_TESTS)
 
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -45,7 +35,7 @@ def test_a_rule_that_never_fires_fails_its_test(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(RULES.read_text().replace("> 0.05", "> 5"))
     (tmp_path / "tests.yaml").write_text(UNIT_TESTS.read_text().replace(unit_tests()["rule_files"][0], "rules.yaml"))
 
-    done = run("test", "rules", tmp_path / "tests.yaml")
+    done = promtool("test", "rules", tmp_path / "tests.yaml")
 
     assert done.returncode != 0
     assert "HotplateErrors" in done.stdout + done.stderr

@@ -87,6 +87,7 @@ def test_the_chart_is_of_the_service_s_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
 
     assert chart["appVersion"] == chart["version"] == __version__
+    assert f"docker build -t REGISTRY/hotplate:{__version__} ." in (CHART / "README.md").read_text()
 
 
 def test_rules_and_dashboards_arrive_as_they_were_written() -> None:

@@ -13,59 +13,45 @@ import httpx
 import pytest
 import yaml
 
+from loadtests.servers import free_port
 from tests.deploy.base_image import command
 from tests.deploy.chart import Values, one
-from tests.deploy.container import free_port
+from tests.deploy.container import Started
 from tests.deploy.tools import require
-from tests.servers import until
 
 pytestmark = pytest.mark.timeout(1200)  # the first build of the image
 VALUES: Values = {"grpc": {"enabled": False}}
 UNKNOWN_TO_PODMAN = ("ports", "startupProbe", "readinessProbe", "livenessProbe", "lifecycle")
 
 
-class Pod:
+class Pod(Started):
     """The chart's pod on the network of this machine."""
 
     def __init__(self, image: str, folder: Path) -> None:
-        self.url = f"http://127.0.0.1:{(port := free_port())}"
+        port = free_port()
         config = one(VALUES, "ConfigMap")
         config["data"]["HOTPLATE_HOST"] = "127.0.0.1"
         config["data"]["HOTPLATE_PORT"] = str(port)
         template = one(VALUES, "Deployment")["spec"]["template"]
-        template["metadata"]["name"] = f"chart-{port}"
-        self.container = template["spec"]["containers"][0]
+        self._pod = template["metadata"]["name"] = f"chart-{port}"
+        (self.container,) = template["spec"]["containers"]
         for key in UNKNOWN_TO_PODMAN:
             self.container.pop(key, None)
         self.container["image"] = image
         self._file = folder / "pod.yaml"
         self._file.write_text(yaml.safe_dump_all([config, {"apiVersion": "v1", "kind": "Pod"} | template]))
-        self._pod = template["metadata"]["name"]
-        self.id = f"{self._pod}-{self.container['name']}"
+        super().__init__(f"{self._pod}-{self.container['name']}", f"http://127.0.0.1:{port}")
 
     def start(self) -> None:
         command("podman", "play", "kube", "--network", "host", str(self._file))
-        until(self._is_ready, self.logs, 120)
+        self.wait_until_ready(120)
 
     def remove(self) -> None:
         command("podman", "pod", "rm", "--force", "--time", "5", self._pod, check=False)
 
-    def logs(self) -> str:
-        done = command("podman", "logs", self.id, check=False)
-        return done.stdout + done.stderr
-
-    def inspect(self, what: str) -> str:
-        return command("podman", "inspect", "--format", what, self.id).stdout.strip()
-
     def run(self, *words: str) -> tuple[int, str]:
-        done = command("podman", "exec", self.id, *words, check=False)
+        done = self.execute(*words)
         return done.returncode, done.stderr
-
-    def _is_ready(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
-        except httpx.TransportError:
-            return False
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +79,7 @@ def test_the_probe_of_helm_test_runs_in_the_image(pod: Pod) -> None:
 
 
 def test_its_security_context_holds_for_the_live_process(pod: Pod) -> None:
-    process = pod.inspect("{{.State.Pid}}")
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    status = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    status = pod.process_status()
 
     security: dict[str, Any] = one(VALUES, "Deployment")["spec"]["template"]["spec"]["securityContext"]
     assert {int(uid) for uid in status["Uid"].split()} == {security["runAsUser"]}
@@ -122,17 +106,13 @@ def test_its_memory_fits_the_request_and_the_limit_holds(pod: Pod) -> None:
         return int(quantity[:-2]) * bytes_in[quantity[-2:]]
 
     chart = pod.container["resources"]
-    process = pod.inspect("{{.State.Pid}}")
-    groups = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{process}/cgroup").read_text().splitlines())
-    new, old = Path("/sys/fs/cgroup" + groups.get("", "")), Path("/sys/fs/cgroup/memory" + groups.get("memory", ""))
-    used = old / "memory.usage_in_bytes" if "memory" in groups else new / "memory.current"
+    used = pod.memory("memory.current", "memory.usage_in_bytes")
 
     assert int(pod.inspect("{{.HostConfig.Memory}}")) == num_bytes(chart["limits"]["memory"])
-    assert int(used.read_text()) < num_bytes(chart["requests"]["memory"])
+    assert used < num_bytes(chart["requests"]["memory"])
 
 
 def test_sigterm_ends_it_in_good_order(pod: Pod) -> None:
     grace = one(VALUES, "Deployment")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    command("podman", "stop", "--time", str(grace), pod.id)
 
-    assert pod.inspect("{{.State.ExitCode}}") == "0", "137: it had to be killed"
+    assert pod.stop(grace) == 0, "137: it had to be killed"

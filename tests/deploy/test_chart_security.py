@@ -102,6 +102,14 @@ def test_what_is_writable_is_small_and_everything_else_is_mounted_for_reading(va
     assert {name for name, mount in mounts.items() if not mount.get("readOnly")} == {"temporary"}
 
 
+def test_a_node_does_not_evict_a_pod_for_the_models_that_it_fetched() -> None:
+    pod = pod_spec(MATRIX["fetched"])
+    (models,) = (volume["emptyDir"]["sizeLimit"] for volume in pod["volumes"] if volume["name"] == "models")
+    (fetch,) = pod["initContainers"]
+
+    assert fetch["resources"]["limits"] == {"cpu": "1", "memory": "512Mi", "ephemeral-storage": models}
+
+
 def test_keys_come_from_a_secret_as_a_file_and_never_through_the_environment() -> None:
     pod = pod_spec(MATRIX["keys"])
     container = pod["containers"][0]

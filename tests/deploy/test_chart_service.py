@@ -17,7 +17,7 @@ import pytest
 from service.settings import SHIPPED_REPOSITORY
 from tests.deploy.chart import one, pod_spec
 from tests.deploy.test_kserve_example import CONTAINER as KSERVE_CONTAINER
-from tests.servers import RunningService, until
+from tests.servers import RunningService, answers, until
 
 MARGIN = 3.0
 """How much slower than this machine a node may be."""
@@ -31,31 +31,24 @@ def test_the_service_answers_every_probe_within_the_start_up_budget(monkeypatch:
     startup = container["startupProbe"]
     begin = time.monotonic()
     with RunningService(SHIPPED_REPOSITORY, environment=own) as service:
-        until(lambda: _answers(service.url + startup["httpGet"]["path"]), service.describe, seconds=150)
+        until(lambda: answers(service.url + startup["httpGet"]["path"]), service.describe, seconds=150)
         seconds = time.monotonic() - begin
 
         assert seconds * MARGIN <= startup["periodSeconds"] * startup["failureThreshold"]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            assert _answers(service.url + container[probe]["httpGet"]["path"])
-            assert _answers(service.url + KSERVE_CONTAINER[probe]["httpGet"]["path"])
+            assert answers(service.url + container[probe]["httpGet"]["path"])
+            assert answers(service.url + KSERVE_CONTAINER[probe]["httpGet"]["path"])
         for asking in one({}, "Pod")["spec"]["containers"]:
             assert _run_as_helm_test(asking["command"], service.url) == (0, "")
 
 
-def test_the_probe_of_helm_test_fails_where_nothing_answers() -> None:
+def test_the_probe_of_helm_test_fails_where_nothinganswers() -> None:
     (asking, *_) = one({}, "Pod")["spec"]["containers"]
 
     status, said = _run_as_helm_test(asking["command"], "http://127.0.0.1:9")
 
     assert status == 1
     assert "does not answer /readyz" in said
-
-
-def _answers(address: str) -> bool:
-    try:
-        return httpx.get(address, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _run_as_helm_test(command: list[str], url: str) -> tuple[int, str]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
-from service.metrics import Metrics
 from service.settings import SHIPPED_REPOSITORY, Settings
 from tests.deploy.chart import KEDA, MATRIX, Resource, Values, one, pod_spec, resources
-from tests.deploy.tools import PROJECT, require
+from tests.deploy.prometheus import exported
+from tests.deploy.tools import PROJECT, promtool
 
 cases = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
 ADAPTER = PROJECT / "helm" / "examples" / "prometheus-adapter.yaml"
@@ -142,6 +140,8 @@ def test_the_end_of_a_pod_follows_the_settings() -> None:
     assert seconds({}) == 5 + 1 + 30 + 10
     assert seconds({"settings": {"drain_seconds": 0, "grace_seconds": 120.5}}) == 5 + 121 + 10
     assert seconds({"shutdown": {"terminationGracePeriodSeconds": 37}}) == 37
+    removed: Values = {"settings": {"log_format": None, "drain_seconds": None, "grace_seconds": None}}
+    assert seconds(removed) == seconds({}), "the service has the same defaults"
     assert "lifecycle" not in container({"shutdown": {"preStopSleepSeconds": 0}})
 
 
@@ -243,14 +243,6 @@ def test_pods_are_annotated_for_scraping_unless_a_monitor_scrapes() -> None:
 # --- the signals of the autoscalers ---
 
 
-def exported() -> set[str]:
-    """The names of all samples that the service may export."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    return {family.name + end for family in registry.collect() for end in suffixes[family.type]}
-
-
 def adapter_rules() -> list[dict[str, Any]]:
     rules: list[dict[str, Any]] = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"]
     return rules
@@ -281,7 +273,6 @@ def test_the_signals_are_metrics_of_the_service() -> None:
 
 
 def test_prometheus_computes_the_signals(tmp_path: Path) -> None:
-    require("promtool", packages=("prometheus",))
     labels = 'namespace="shop",service="release-hotplate"'
     series = []
     for pod, in_flight, seconds, count in (("a", 12, "0+6x20", "0+60x20"), ("b", 4, "0x20", "0x20")):
@@ -307,6 +298,6 @@ def test_prometheus_computes_the_signals(tmp_path: Path) -> None:
         yaml.safe_dump({"tests": [{"interval": "15s", "input_series": series, "promql_expr_test": checks}]})
     )
 
-    done = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True)
+    done = promtool("test", "rules", file)
 
     assert done.returncode == 0, done.stdout + done.stderr

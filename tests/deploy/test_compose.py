@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.deploy.container import HARDENED
-from tests.deploy.tools import PROJECT, require
+from tests.deploy.tools import PROJECT, promtool
 
 FOLDER = PROJECT / "loadtests" / "compose"
 
@@ -78,13 +78,12 @@ def test_grafana_finds_its_dashboards_and_asks_the_prometheus_beside_it(services
 
 
 def test_prometheus_takes_its_configuration_and_the_alerts(tmp_path: Path, services: dict[str, dict[str, Any]]) -> None:
-    require("promtool", packages=("prometheus",))
     mounts = dict(mount.split(":")[:2][::-1] for mount in services["prometheus"]["volumes"])
     text = (FOLDER / "prometheus.yml").read_text()
     shutil.copytree(FOLDER / mounts["/etc/prometheus/rules"], tmp_path / "rules")
     (tmp_path / "prometheus.yml").write_text(text.replace("/etc/prometheus/rules", str(tmp_path / "rules")))
 
-    done = subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True)
+    done = promtool("check", "config", tmp_path / "prometheus.yml")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"SUCCESS: \d+ rules found", done.stdout)

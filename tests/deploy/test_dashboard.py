@@ -11,11 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
-from service.metrics import READY_NAME, Metrics
 from tests.decoders import AttentionDecoder
-from tests.deploy.prometheus import JOB, NAMESPACE, RunningPrometheus
+from tests.deploy.prometheus import JOB, NAMESPACE, RunningPrometheus, exported
 from tests.deploy.test_alerts import RULES, alerts
 from tests.deploy.tools import PROJECT, require
 from tests.drawers import write_gan
@@ -183,13 +181,6 @@ def test_other_servers_names_have_data_too(prometheus: RunningPrometheus, expres
 # --- the files alone ---
 
 
-def known() -> set[str]:
-    registry = CollectorRegistry()
-    Metrics(registry)
-    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    return {READY_NAME} | {f.name + suffix for f in registry.collect() for suffix in suffixes[f.type]}
-
-
 def families(names: set[str]) -> set[str]:
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 
@@ -198,8 +189,8 @@ def test_the_dashboard_shows_every_metric_and_alerts_ask_for_real_ones() -> None
     shown = set().union(*(names_in(target["expr"]) for panel in PANELS for target in panel["targets"]))
     asked = set().union(*(names_in(alert["expr"]) for alert in alerts()))
 
-    assert shown - known() == asked - known() == set()
-    assert families(known()) - families(shown) == set()
+    assert shown - exported() == asked - exported() == set()
+    assert families(exported()) - families(shown) == set()
 
 
 def test_panels_lie_side_by_side_and_say_what_they_show() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.deploy.tools import require
+from tests.deploy.tools import promtool
 from tests.networks import LinearClassifier
 from tests.servers import RunningService
 
@@ -24,14 +23,13 @@ KNOWN_COMPLAINTS = (
 
 @pytest.mark.parametrize("names", ["", "triton,vllm"])
 def test_promtool_has_nothing_to_say_against_our_names(names: str, tmp_path: Path) -> None:
-    require("promtool", packages=("prometheus",))
     network = LinearClassifier()
     network.write(tmp_path, "tiny")
     with RunningService(tmp_path, "--instances", "1", "--threads", "1", "--metrics-compat", names) as service:
         service.wait_until_ready()
         text = httpx.get(f"{service.url}/metrics").text
 
-    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    done = promtool("check", "metrics", given=text)
     complaints = [line.split(" ", 1) for line in (done.stdout + done.stderr).splitlines()]
 
     assert bool(complaints) == bool(names)

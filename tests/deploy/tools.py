@@ -29,6 +29,12 @@ def require(*commands: str, packages: tuple[str, ...]) -> None:
         )
 
 
+def promtool(*arguments: object, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Prometheus's own tool, with a text on its standard input."""
+    require("promtool", packages=("prometheus",))
+    return subprocess.run(["promtool", *map(str, arguments)], input=given, capture_output=True, text=True)
+
+
 def missing(*commands: str) -> list[str]:
     """Name the commands that are not on PATH."""
     return [command for command in commands if shutil.which(command) is None]

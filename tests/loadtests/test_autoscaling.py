@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests import autoscaling
-from loadtests.autoscaling_day import Plan, Pod, Signal, Traffic, metric_value, simulate
+from loadtests.autoscaling_day import IN_FLIGHT, Plan, Pod, Signal, Traffic, metric_value, simulate
 from loadtests.autoscaling_rule import Autoscaler, Behavior, Direction, Policy, desired_replicas
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -118,6 +118,8 @@ def test_the_defaults_are_those_of_the_chart() -> None:
 
     assert (behavior.min_replicas, behavior.max_replicas) == (scaling["minReplicas"], scaling["maxReplicas"])
     assert Signal().target == scaling["cpu"]["targetUtilizationPercentage"]
+    for scaler in ("autoscaling", "keda"):
+        assert IN_FLIGHT.target == float(values[scaler]["inFlight"]["targetPerPod"])
     for direction, name in ((behavior.up, "scaleUp"), (behavior.down, "scaleDown")):
         assert direction.stabilization_seconds == scaling["behavior"][name]["stabilizationWindowSeconds"]
         assert policies(direction) == scaling["behavior"][name]["policies"]
@@ -170,3 +172,24 @@ def test_the_command_writes_a_chart_and_its_figures(tmp_path: Path, capsys: pyte
     assert (tmp_path / "autoscaling.png").stat().st_size < 150_000
     assert "as in the chart" in (tmp_path / "autoscaling.json").read_text()
     assert "a day of traffic" in capsys.readouterr().out
+
+
+def row_of(name: str) -> list[str]:
+    """The figures of a day on the page about scaling, as they are written."""
+    page = (ROOT / "helm" / "SCALING.md").read_text()
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| {name} |"))
+    return [cell.split()[0] for cell in row.split("|")[2:-1]]
+
+
+def test_the_page_has_a_row_for_each_day_that_is_compared() -> None:
+    assert all(len(row_of(plan.name)) == 4 for plan in autoscaling.plans_of(Pod(), Traffic()))
+
+
+@pytest.mark.parametrize("plan", [Plan("CPU 70 %, as in the chart"), Plan("in flight, 4 a pod", signals=(IN_FLIGHT,))])
+def test_the_page_says_of_the_chart_s_signals_what_the_simulation_finds(plan: Plan) -> None:
+    day = simulate(plan)
+
+    found = (100 * day.late / day.arrived, 100 * day.refused / day.arrived, max(day.wait_seconds), day.pod_hours)
+    for figure, written in zip(found, row_of(plan.name), strict=True):
+        decimals = len(written.partition(".")[2])
+        assert figure == pytest.approx(float(written), abs=0.501 * 10.0**-decimals)

@@ -2,16 +2,24 @@
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from loadtests import drain
 from loadtests.scenarios.kept_connection import KeptConnection, Reply
 from loadtests.scenarios.ledger import Entry, Fate, Ledger, fate_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(60)
+"""
 REFUSAL = b'{"status": 503, "code": "shutting_down"}'
 
 
@@ -38,6 +46,27 @@ def test_no_request_is_lost_when_the_service_ends_under_load(tmp_path: Path) -> 
     assert page["fates"][Fate.REFUSED] >= 1
     assert page["fates"][Fate.BROKEN] == page["fates"][Fate.WRONG] == 0
     assert page["readiness_down_seconds"] < 1.0 <= page["first_refusal_seconds"]
+
+
+def test_a_service_that_neither_answers_nor_ends_is_a_problem_and_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GRACE_SECONDS", "_EXIT_MARGIN_SECONDS", "_LAST_REPLY_SECONDS"):
+        monkeypatch.setattr(drain, name, 0.1)
+    silent = drain.Kind("silent", (b"GET / HTTP/1.1\r\n\r\n",))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"deaf\n"
+            run = drain.Drain(listener.getsockname()[1], process.pid).run([silent], 1, 0.1)
+            ledger = asyncio.run(asyncio.wait_for(run, 30))
+        finally:
+            process.kill()
+
+    assert "the service ended with status None; it must be 0." in ledger.problems(1.0, 0.2)
 
 
 def reply(status: int = 200, body: bytes = b"{}", **headers: str) -> Reply:
@@ -133,7 +162,7 @@ def test_a_connection_tells_how_far_the_answer_came(answer: bytes, fate: Fate) -
             port = server.sockets[0].getsockname()[1]
             _, connection = await asyncio.get_running_loop().create_connection(KeptConnection, "127.0.0.1", port)
             try:
-                return await asyncio.wait_for(connection.ask(b"GET / HTTP/1.1\r\n\r\n"), 10)
+                return await asyncio.wait_for(connection.exchange(b"GET / HTTP/1.1\r\n\r\n"), 10)
             finally:
                 connection.close()
 

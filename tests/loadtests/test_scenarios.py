@@ -3,6 +3,7 @@
 Locust patches sockets and threads of the process that imports it, so nothing here does.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import pytest
 from loadtests.scenarios import payloads
 from loadtests.scenarios.catalog import ACTIONS, CLASSIFY, COMPLETE, DRAW, STYLIZE, HostError, Served, read_catalog
 from loadtests.servers import free_port
-from tests.servers import RunningService, until
+from tests.servers import RunningService, answers, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = "fashion-mnist,fashion-gan,novelist,painter"
@@ -67,6 +68,21 @@ def test_the_models_of_a_host_are_found_by_task(service: RunningService) -> None
 def test_a_host_that_does_not_answer_is_named() -> None:
     with pytest.raises(HostError, match=r"cannot be read.*A running service is needed"):
         read_catalog(f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize("reply", [b"{}", b"[]", b'{"data": [{"id": "a"}]}', b'{"data": null}'])
+def test_a_host_that_is_another_service_is_named(reply: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(reply), reply))
+        writer.close()
+
+    async def read() -> None:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            await asyncio.to_thread(read_catalog, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+
+    with pytest.raises(HostError, match="is no list of models with their tasks"):
+        asyncio.run(read())
 
 
 def test_a_classifier_of_ones_own_gets_the_photographs_at_its_size() -> None:
@@ -159,7 +175,7 @@ def test_locusts_own_page_shows_the_charts_of_texts(service: RunningService) -> 
         cwd=ROOT,
     )
     try:
-        until(lambda: _answers(page))
+        until(lambda: answers(page))
         started = httpx.post(f"{page}/swarm", data={"user_count": 2, "spawn_rate": 2, "host": service.url})
         assert started.json()["success"] is True
 
@@ -172,13 +188,6 @@ def test_locusts_own_page_shows_the_charts_of_texts(service: RunningService) -> 
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
-
-
-def _answers(page: str) -> bool:
-    try:
-        return httpx.get(page, timeout=5).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _values_of_texts(page: str) -> dict[str, Any] | None:

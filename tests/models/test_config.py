@@ -71,6 +71,7 @@ def test_a_policy_names_versions(tmp_path: Path, text: str, wanted: list[str], m
         ("max_batch_size = '4'", r"config\.toml\.max_batch_size is '4'; it must be of type int"),
         ("max_batch_size = -1", "max_batch_size is -1; it must be at least 0"),
         ("instances = 0", "instances is 0; it must be at least 1"),
+        ("threads = 1000000", "threads is 1000000; it must be at most 1024"),
         ("max_queue_delay_seconds = inf", "max_queue_delay_seconds is inf"),
         ("max_queue_delay_seconds = nan", "max_queue_delay_seconds is nan"),
         ("request_timeout_seconds = 0", "request_timeout_seconds is 0.0; it must be above 0"),

@@ -52,6 +52,16 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
         read_golden(tmp_path)
 
 
+@pytest.mark.parametrize("num_bytes", [0, 10, 200])
+def test_a_damaged_file_is_refused(tmp_path: Path, num_bytes: int) -> None:
+    file = tmp_path / GOLDEN_FILE
+    write_golden(tmp_path, {"encoder": ENCODER})
+    assert file.stat().st_size > 200
+    file.write_bytes(file.read_bytes()[:num_bytes])
+    with pytest.raises(ValueError, match=r"golden\.npz is damaged|pickle"):
+        read_golden(tmp_path)
+
+
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_golden(tmp_path)

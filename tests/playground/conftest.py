@@ -38,16 +38,16 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playground() -> Iterator[RunningService]:
     """The service as it ships, every model; tests must leave it as they found it."""
     with RunningService(SHIPPED_REPOSITORY, "--instances", "1") as running:
         yield running.wait_until_ready()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, without a window. It ends with these tests: its event loop would be in the way of others'."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
         yield browser

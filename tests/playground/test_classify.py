@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from service.api.playground import FOLDER
+from tests.playground.commands import copied, run, saved
 from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
-from tests.playground.shell import copied, run, saved
+from tests.servers import until
 
 DATA = Path(__file__).parent.parent / "data"
 SAMPLES = FOLDER / "samples"
@@ -28,10 +29,10 @@ CORNER_IS_LIGHT = """async (img) => {
   context.drawImage(img, 0, 0);
   return context.getImageData(0, 0, 1, 1).data[0] > 200;
 }"""
-BRING = """([element, content, way]) => {
+BRING = """([element, name, content, way]) => {
   const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
   const data = new DataTransfer();
-  data.items.add(new File([bytes], "ship.jpg", {type: "image/jpeg"}));
+  data.items.add(new File([bytes], name, {type: "image/jpeg"}));
   const options = {bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data};
   element.dispatchEvent(way === "drop" ? new DragEvent(way, options) : new ClipboardEvent(way, options));
 }"""
@@ -178,7 +179,7 @@ def test_the_ground_of_a_picture_can_be_told(open_page: Open) -> None:
 
     expect(page.get_by_role("region", name="curl command")).to_contain_text("invert=true")
     fed = picture(page, "What the network was fed")
-    page.wait_for_function(CORNER_IS_LIGHT, arg=fed.element_handle())
+    until(lambda: fed.evaluate(CORNER_IS_LIGHT))
 
 
 @pytest.mark.parametrize("model", ["mnist", "fashion-mnist", "cifar10"])
@@ -198,31 +199,69 @@ def test_every_sample_is_what_its_name_says(open_page: Open, model: str) -> None
         expect(best(page)).to_have_text(DIGITS.get(label, label), ignore_case=True)
 
 
-@pytest.mark.parametrize("way", ["choose", "drop", "paste"])
-def test_a_picture_is_taken_from_a_file_a_drop_and_the_clipboard(open_page: Open, way: str) -> None:
+def test_a_picture_is_taken_from_a_file_a_drop_and_the_clipboard(open_page: Open) -> None:
     page = open_page("#/classify/cifar10")
     expect(best(page)).to_have_text("airplane")
-    file = DATA / "ship.jpg"
-    if way == "choose":
-        page.get_by_label("Choose a file").set_input_files(file)
-    else:
-        target = page.locator(".drop") if way == "drop" else page.locator("body")
-        content = b64encode(file.read_bytes()).decode()
-        page.evaluate(BRING, [target.element_handle(), content, way])
+    choose, command = page.get_by_label("Choose a file"), page.get_by_role("region", name="curl command")
+    content = b64encode((DATA / "ship.jpg").read_bytes()).decode()
 
+    choose.set_input_files(DATA / "ship.jpg")
     expect(best(page)).to_have_text("ship")
-    expect(page.get_by_role("region", name="curl command")).to_contain_text("--data-binary @ship.jpg")
+    expect(command).to_contain_text("--data-binary @ship.jpg")
+    for way, target, name in (("drop", ".drop", "a ship.jpg"), ("paste", "body", "it's one.jpg")):
+        page.get_by_role("button", name="Sample: frog.jpg").click()
+        expect(best(page)).to_have_text("frog")
+        page.evaluate(BRING, [page.locator(target).element_handle(), name, content, way])
+        expect(best(page)).to_have_text("ship")
+        expect(command).to_contain_text({"drop": "'@a ship.jpg'", "paste": r"'@it'\''s one.jpg'"}[way])
+    choose.set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"x"})
+    expect(page.get_by_text("a.txt is not a picture.")).to_be_visible()
 
 
-def test_the_camera_gives_a_picture(open_page: Open) -> None:
+def test_a_sample_that_comes_late_does_not_take_the_place_of_a_newer_one(open_page: Open) -> None:
     page = open_page("#/classify/cifar10")
-    page.get_by_role("button", name="Camera", exact=True).click()
+    expect(best(page)).to_have_text("airplane")
+    held: list[Route] = []
+    page.route("**/samples/cifar10/frog.jpg", lambda route: held.append(route))
+    page.get_by_role("button", name="Sample: frog.jpg").click()
 
-    page.get_by_role("button", name="Take the picture").click()
+    page.get_by_role("button", name="Sample: dog.jpg").click()
+    expect(best(page)).to_have_text("dog")
+
+    (late,) = held
+    assert late.request.failure == "net::ERR_ABORTED"
+
+
+COUNT_CAMERAS = """() => {
+  window.cameras = [];
+  const devices = navigator.mediaDevices;
+  const give = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = async (wanted) => {
+    const stream = await give(wanted);
+    window.cameras.push(stream.getTracks()[0]);
+    return stream;
+  };
+}"""
+CAMERA_STATES = "window.cameras.map((track) => track.readyState)"
+
+
+def test_the_camera_gives_a_picture_and_is_let_go(open_page: Open) -> None:
+    page = open_page("#/classify/cifar10")
+    expect(best(page)).to_have_text("airplane")
+    page.evaluate(COUNT_CAMERAS)
+    camera = page.get_by_role("button", name="Camera", exact=True)
+
+    camera.evaluate("(button) => { button.click(); button.click(); }")  # before the browser has given one
+    until(lambda: page.evaluate("window.cameras.length") == 2)
+    page.get_by_role("button", name="Take the picture").press("Enter")
 
     expect(page.get_by_role("region", name="curl command")).to_contain_text("--data-binary @photo.jpg")
     assert natural_size(picture(page, "What you gave"))[0] >= 320
     expect(bars(page)).to_have_count(5)
+    assert page.evaluate(CAMERA_STATES) == ["ended", "ended"]
+    camera.evaluate("(button) => { button.click(); location.hash = '#/'; }")
+    until(lambda: page.evaluate("window.cameras.length") == 3)
+    until(lambda: page.evaluate("window.cameras[2].readyState") == "ended")
 
 
 def test_what_is_no_picture_is_refused_in_the_words_of_the_service(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ SCORES = {
     "novelist-lstm": "1.669",
     "painter": "21",
 }
+SOMETHING_DRAWN = re.compile("^M")
 
 
 def row(page: Page, model: str) -> Locator:
@@ -56,23 +58,19 @@ def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: R
     expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
 
 
-@pytest.mark.parametrize(
-    ("model", "address"),
-    [
-        ("mnist", "#/classify/mnist"),
-        ("painter", "#/stylize/painter"),
-        ("novelist-lstm", "#/write/novelist-lstm"),
-        ("fashion-vae", "#/draw/fashion-vae"),
-    ],
-)
-def test_each_model_leads_to_the_page_of_its_task(page: Page, model: str, address: str) -> None:
-    loaded(page)
+def test_each_model_leads_to_the_page_of_its_task(page: Page) -> None:
+    pages = {
+        "mnist": ("#/classify/mnist", "Classify"),
+        "painter": ("#/stylize/painter", "Stylise"),
+        "novelist-lstm": ("#/write/novelist-lstm", "Write"),
+        "fashion-vae": ("#/draw/fashion-vae", "Draw"),
+    }
+    for model, (address, heading) in pages.items():
+        row(page, model).get_by_role("link", name=model, exact=True).press("Enter")
 
-    row(page, model).get_by_role("link", name=model, exact=True).press("Enter")
-
-    page.wait_for_url(f"**/{address}")
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
-    expect(page.get_by_role("heading", name="This page cannot be shown")).to_have_count(0)
+        page.wait_for_url(f"**/{address}")
+        expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+        page.get_by_role("link", name="Hotplate", exact=True).click()
 
 
 def test_the_pictures_of_the_head_are_drawn_by_the_service(page: Page, playground: RunningService) -> None:
@@ -150,7 +148,9 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServi
     LinearClassifier().write(folder, "plain")
     LinearClassifier().write(folder, "broken")
     (folder / "broken" / "1" / "golden.npz").write_bytes(b64encode(b"no arrays"))
-    with RunningService(folder, "--host", "0.0.0.0") as running:
+    with RunningService(
+        folder, "--host", "0.0.0.0", "--model-control", "explicit", "--models", "plain,broken"
+    ) as running:
         address = running.url.replace("0.0.0.0", "127.0.0.1")
         until(lambda: states(address) == {"plain": "ready", "broken": "failed"}, running.describe)
         yield running
@@ -174,6 +174,22 @@ def test_a_model_that_is_not_served_is_listed_with_its_reason(elsewhere: Running
     expect(page.locator(".strip")).to_have_count(0)
     context.close()
     assert watched.faults() == []
+
+
+def test_a_model_that_comes_or_goes_changes_the_list(elsewhere: RunningService, browser: Browser) -> None:
+    address = elsewhere.url.replace("0.0.0.0", "127.0.0.1")
+    context = browser.new_context(base_url=address)
+    page = context.new_page()
+    page.goto("/")
+    heading = page.get_by_role("heading", level=1)
+    expect(heading).to_have_text("One model runs here. Try it.")
+    expect(row(page, "plain").locator("path").first).to_have_attribute("d", SOMETHING_DRAWN)  # two scrapes
+
+    httpx.post(f"{address}/v2/repository/models/plain/unload").raise_for_status()
+    expect(heading).to_have_text("No model is ready yet.", timeout=10_000)
+    httpx.post(f"{address}/v2/repository/models/plain/load").raise_for_status()
+    expect(heading).to_have_text("One model runs here. Try it.", timeout=10_000)
+    context.close()
 
 
 def test_no_burst_is_sent_where_others_can_reach_the_service(elsewhere: RunningService, browser: Browser) -> None:

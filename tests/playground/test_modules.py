@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shlex
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -195,51 +194,3 @@ def test_numbers_are_short(blank: Page) -> None:
     assert shown == ["0", "1", "0.12", "10", "12.3", "100", "100", "1235", "12.3k", "2.5M"]
     times = call(blank, "charts", "[0, 25e-6, 0.0125, 1.5].map(m.seconds)")
     assert times == ["0", "25 µs", "12.5 ms", "1.5 s"]
-
-
-PICTURE_INPUT = """async () => {
-    const { pictureInput } = await import('/playground/js/picture_input.js');
-    window.taken = [];
-    const input = pictureInput({ onPicture: (blob, name) => window.taken.push([name, blob.type, blob.size]) });
-    input.element.id = 'under-test';
-    document.body.append(input.element);
-}"""
-
-
-@pytest.mark.parametrize("name", ["picture.png", "two words.jpg"])
-def test_a_picture_can_be_chosen_pasted_and_dropped(open_page: Open, name: str) -> None:
-    page = open_page("#/classify/mnist")
-    page.evaluate(PICTURE_INPUT)
-    data = (Path(__file__).parent.parent / "data" / "seven.png").read_bytes()
-    under_test = page.locator("#under-test")
-
-    under_test.locator("input[type=file]").set_input_files({"name": name, "mimeType": "image/png", "buffer": data})
-    for event, member in (("paste", "clipboardData"), ("drop", "dataTransfer")):
-        under_test.locator(".drop").evaluate(
-            """(zone, [event, member, name, bytes]) => {
-                const transfer = new DataTransfer();
-                transfer.items.add(new File([new Uint8Array(bytes)], name, {type: 'image/png'}));
-                const kind = event === 'paste' ? ClipboardEvent : DragEvent;
-                zone.dispatchEvent(new kind(event, {[member]: transfer, bubbles: true, cancelable: true}));
-            }""",
-            [event, member, name, list(data)],
-        )
-    under_test.locator("input[type=file]").set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"x"})
-
-    assert page.evaluate("window.taken") == [[name, "image/png", len(data)]] * 3
-    assert "a.txt is not a picture." in under_test.inner_text()
-
-
-def test_a_picture_can_be_taken_with_the_camera(open_page: Open) -> None:
-    page = open_page("#/classify/mnist")
-    page.evaluate(PICTURE_INPUT)
-    under_test = page.locator("#under-test")
-
-    under_test.get_by_role("button", name="Camera").press("Enter")
-    under_test.get_by_role("button", name="Take the picture").press("Enter")
-    page.wait_for_function("window.taken.length === 1")
-
-    (name, media_type, size) = page.evaluate("window.taken[0]")
-    assert (name, media_type) == ("photo.jpg", "image/jpeg")
-    assert size > 500
-    assert under_test.locator("video").count() == 0

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
+from tests.playground.commands import copied, run, saved
 from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
-from tests.playground.shell import copied, run, saved
+from tests.servers import until
 
 PAINTED = re.compile(r"^(\d+) . (\d+) pixels\. .* in the service")
 
@@ -142,10 +143,10 @@ def test_the_webcam_is_painted_frame_by_frame_until_it_is_switched_off(open_page
     frame = page.get_by_role("img", name="The webcam, painted")
     expect(frame).to_be_visible()
     first = page.evaluate("(canvas) => canvas.toDataURL()", frame.element_handle())
-    page.wait_for_function("([canvas, first]) => canvas.toDataURL() !== first", arg=[frame.element_handle(), first])
+    until(lambda: frame.evaluate("(canvas) => canvas.toDataURL()") != first)
     assert frame.evaluate("(canvas) => [canvas.width, canvas.height]") == [320, 240]
     page.get_by_label("Frames", exact=True).select_option("192 pixels: most frames")
-    page.wait_for_function("(canvas) => canvas.width === 192", arg=frame.element_handle())
+    until(lambda: frame.evaluate("(canvas) => canvas.width") == 192)
     page.get_by_role("button", name="Only The scream").click()
     expect(command(page)).to_contain_text("style=the_scream'")
     expect(command(page)).to_contain_text("--data-binary @frame.jpg")
@@ -184,7 +185,7 @@ def test_leaving_the_page_ends_the_webcam(open_page: Open) -> None:
     page.get_by_role("link", name="Classify").click()
 
     expect(page.get_by_role("heading", name="Classify")).to_be_visible()
-    page.wait_for_function("(track) => track.readyState === 'ended'", arg=track)
+    until(lambda: track.evaluate("(track) => track.readyState") == "ended")
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")])

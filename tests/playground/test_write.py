@@ -152,16 +152,17 @@ def test_a_suggestion_that_is_superseded_is_aborted(open_page: Open) -> None:
     assert failed == held == ["The whale"]
 
 
-def test_writing_on_streams_the_text_of_the_shown_command(open_page: Open) -> None:
+def test_writing_on_streams_the_text_of_the_shown_command(open_page: Open, watched: Watched) -> None:
     page = opened(open_page)
     area, card = write(page, "The old house stood"), panel(page, "text")
     set_slider(page, "Length", 24)
 
-    page.get_by_role("button", name="Write on").click()
+    page.get_by_role("button", name="Write on").evaluate("(button) => { button.click(); button.click(); }")
 
     expect(card.locator(".status")).to_have_text(
         re.compile(r"^24 tokens · \d+ tokens/s · first after \d+ ms · seed 11$")
     )
+    assert len([request for request in watched.requests if '"stream":true' in (request.post_data or "")]) == 1
     sent = commands.shown(card)
     assert '"temperature":0.8,"top_p":0.95,"seed":11,"stream":true' in sent
     written = "".join(event["text"] for event in commands.events(card) if "text" in event)
@@ -276,8 +277,10 @@ def test_arrow_keys_walk_over_the_tokens_and_a_candidate_is_appended(open_page: 
 
     first = card.locator(".candidate-pick").first
     word = str(first.text_content()).replace("·", " ")
-    first.click()
+    first.press("Enter")
     expect(area).to_have_value(f"It was the best of{word}")
+    expect(card.locator(".tokens-summary")).to_contain_text("6 tokens")
+    expect(first).to_be_focused()  # and the next one can be picked
 
 
 def test_places_are_counted_in_characters_not_in_utf_16_units(open_page: Open) -> None:
@@ -339,13 +342,6 @@ def test_attention_is_drawn_for_the_chosen_head(open_page: Open, api: Callable[.
     assert len(arcs(page)) > 0
 
 
-def test_a_recurrent_network_is_said_to_have_no_attention(open_page: Open) -> None:
-    page = opened(open_page, "novelist-lstm")
-
-    expect(panel(page, "attention")).to_contain_text("novelist-lstm has no attention: it is not a Transformer.")
-    expect(page.locator(".arc")).to_have_count(0)
-
-
 def test_both_models_write_the_same_prompt_side_by_side(open_page: Open) -> None:
     page = opened(open_page)
     write(page, "The old house stood")
@@ -386,13 +382,14 @@ def test_an_error_is_told_in_the_words_of_the_api(
     expect(panel(page, "text").locator(".status")).to_contain_text("seed 3")
 
 
-def test_the_text_stays_when_one_goes_to_the_other_model(open_page: Open) -> None:
+def test_the_text_stays_when_one_goes_to_a_recurrent_network_which_has_no_attention(open_page: Open) -> None:
     page = opened(open_page)
     write(page, "The old house stood")
 
     page.locator("#main header").get_by_label("Model").select_option("novelist-lstm")
 
-    expect(panel(page, "attention")).to_contain_text("no attention")
+    expect(panel(page, "attention")).to_contain_text("novelist-lstm has no attention: it is not a Transformer.")
+    expect(page.locator(".arc")).to_have_count(0)
     expect(text_area(page)).to_have_value("The old house stood")
     assert page.url.endswith("#/write/novelist-lstm")
 

@@ -103,6 +103,15 @@ def test_grpc_asks_for_the_key_too_but_not_of_probes(guarded: RunningService, ke
         assert client.get_model_metadata("tiny", headers={"authorization": f"Bearer {key}"}).name == "tiny"
 
 
+def test_the_log_names_the_caller_of_a_grpc_call(guarded: RunningService, key: str) -> None:
+    with triton.InferenceServerClient(guarded.grpc_address) as client:
+        client.is_model_ready("tiny", headers={"x-api-key": key, "x-request-id": "called-by-ana"})
+    records = until(lambda: [r for r in guarded.records if r.get("request_id") == "called-by-ana"], guarded.describe)
+
+    assert (records[0]["route"], records[0]["caller"]) == ("ModelReady", "ana")
+    assert key not in "".join(guarded.lines)
+
+
 def test_the_command_line_sends_the_key_of_its_environment(guarded: RunningService, keys_file: Path, key: str) -> None:
     refused = command("models", "--url", guarded.url, file=keys_file)
     listed = command("models", "--url", guarded.url, file=keys_file, key=key)

@@ -84,33 +84,62 @@ class Load:
                     time.sleep(0.01)
 
 
+class SlowUpload:
+    """A request whose body is still to come: until then the service has it in flight, however fast the machine is."""
+
+    def __init__(self, url: str, body: bytes) -> None:
+        address = httpx.URL(url)
+        self._body = body
+        self._socket = socket.create_connection((address.host, address.port), timeout=30)
+        head = (
+            "POST /v1/models/tiny/classify HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/octet-stream",
+            f"Content-Length: {len(body)}",
+            "Expect: 100-continue",
+        )
+        self._socket.sendall("\r\n".join((*head, "", "")).encode())
+        assert self._socket.recv(4096).startswith(b"HTTP/1.1 100")  # the route waits for the body
+
+    def finish(self) -> str:
+        """Send the body; return the status line."""
+        with self._socket:
+            self._socket.sendall(self._body)
+            return self._socket.recv(4096).decode().partition("\r\n")[0]
+
+
 def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
     start: Callable[..., RunningService], network: LinearClassifier
 ) -> None:
-    service = start("--drain-seconds", "2").wait_until_ready()
+    service = start("--drain-seconds", "0.2").wait_until_ready()
     children = service.children(API) + service.children(ENGINE)
+    upload = SlowUpload(service.url, network.images(1).tobytes())
 
     with Load(service.url, network) as load:
         service.terminate()
-        readiness = until(lambda: _json(f"{service.url}/readyz", 503))
-        until(lambda: 503 in load.statuses or load.broken, service.describe)
+        readiness = until(lambda: _json(f"{service.url}/readyz", 503), service.describe)
+        until(lambda: 503 in load.statuses, service.describe)
         load.stop()
+    answer = upload.finish()
     status = service.wait()
 
     assert status == 0, service.describe()
     assert readiness["status"] == "draining"
+    assert answer == "HTTP/1.1 200 OK"
+    assert not load.broken
     assert not load.wrong
     assert set(load.statuses) <= {200, 503}
     assert not any(is_alive(pid) for pid in children)
 
 
 def test_answers_say_connection_close_while_draining(start: Callable[..., RunningService]) -> None:
-    service = start("--drain-seconds", "2").wait_until_ready()
+    service = start("--drain-seconds", "60", "--grace-seconds", "60").wait_until_ready()
 
     with httpx.Client(base_url=service.url) as client:
         before = client.get("/livez")
         service.terminate()
         during = until(lambda: (r := httpx.get(f"{service.url}/livez")).headers.get("connection") == "close" and r)
+    service.terminate()  # at once
 
     assert before.headers.get("connection") != "close"
     assert during.status_code == 200

@@ -22,6 +22,16 @@
 {{- fail "keda.enabled is true and both its signals are off; enable inFlight or queueTime." -}}
 {{- end -}}
 {{- end -}}
+{{- if and (regexMatch "^0+%?$" (toString .rollout.maxSurge)) (regexMatch "^0+%?$" (toString .rollout.maxUnavailable)) -}}
+{{- fail "rollout.maxSurge and rollout.maxUnavailable are both 0: no update could ever begin; set rollout.maxUnavailable=1." -}}
+{{- end -}}
+{{- $ports := list (int .service.httpPort) (int .service.metricsPort) -}}
+{{- if .grpc.enabled -}}
+{{- $ports = append $ports (int .service.grpcPort) -}}
+{{- end -}}
+{{- if ne (len (uniq $ports)) (len $ports) -}}
+{{- fail (printf "service has the same port twice: %v for HTTP, metrics and gRPC." $ports) -}}
+{{- end -}}
 {{- with .modelRepository -}}
 {{- if and .persistentVolumeClaim.enabled .initContainer.enabled -}}
 {{- fail "modelRepository.persistentVolumeClaim and modelRepository.initContainer are both enabled; models come from one of them." -}}

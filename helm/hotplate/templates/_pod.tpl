@@ -93,7 +93,8 @@ failureThreshold: {{ .times.failureThreshold }}
   {{- with .env }}
   env: {{ toYaml . | nindent 4 }}
   {{- end }}
-  resources: {{ toYaml .resources | nindent 4 }}
+  # A node evicts a pod whose volumes outgrow the largest limit on disk that one of its containers has.
+  resources: {{ merge (deepCopy .resources) (dict "limits" (dict "ephemeral-storage" .sizeLimit)) | toYaml | nindent 4 }}
   securityContext: {{ include "hotplate.containerSecurity" $ | nindent 4 }}
   volumeMounts:
     - {name: models, mountPath: /models}

@@ -41,11 +41,8 @@ HOTPLATE_OTEL_ENDPOINT: {{ .Values.tracing.endpoint | quote }}
 
 {{/* Seconds from the first word of an end to the last answer: the sleep, the drain, the requests in flight. */}}
 {{- define "hotplate.shutdownSeconds" -}}
-{{- with .Values.settings -}}
-{{- $drain := hasKey . "drain_seconds" | ternary .drain_seconds 1 -}}
-{{- $grace := hasKey . "grace_seconds" | ternary .grace_seconds 30 -}}
-{{- ceil (addf $.Values.shutdown.preStopSleepSeconds $drain $grace) -}}
-{{- end -}}
+{{- $settings := .Values.settings | default dict -}}
+{{- ceil (addf .Values.shutdown.preStopSleepSeconds (dig "drain_seconds" 1 $settings) (dig "grace_seconds" 30 $settings)) -}}
 {{- end -}}
 
 {{- define "hotplate.terminationGracePeriodSeconds" -}}

@@ -6,12 +6,11 @@ What the HTTP envelope is to a request, this is to a call. It knows no method be
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import re
-import secrets
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from service.api.accounts import Accounts
 from service.api.envelope import Drain
 from service.api.exchange import Exchange
 from service.api.grpc.codes import code_of
+from service.api.request_ids import RequestIds
 from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
 from service.metrics import Metrics
 from service.settings import Settings
@@ -31,7 +31,8 @@ from service.tracing import Tracing
 
 log = logging.getLogger("service.access")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""Whose key came with the call that is being handled (`keys.py`); empty where none is asked for."""
 
 Context = Any  # grpc.aio.ServicerContext: the library has no types
 Done = TypeVar("Done")
@@ -64,8 +65,7 @@ class Calls:
         self._accounts = Accounts(metrics)
         self._drain = drain
         self._tracing = tracing
-        self._id_prefix = secrets.token_hex(6)
-        self._ids = itertools.count(1)
+        self._ids = RequestIds()
 
     def unary(
         self,
@@ -117,12 +117,13 @@ class Calls:
         """Begin to work on a request; `close` must follow."""
         self._drain.num_in_flight += 1
         self._accounts.enter()
-        request_id, started_at = self._request_id(context), perf_counter()
+        told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id, started_at = self._ids.name(told.get("x-request-id")), perf_counter()
         if self._tracing is None or is_probe:
             exchange = Exchange(request_id, started_at)
         else:
-            told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
             exchange = self._tracing.begin(request_id, started_at, told)
+        exchange.caller = caller.get()
         exchange.request_bytes = request_bytes
         return Call(exchange, context.time_remaining())
 
@@ -172,16 +173,11 @@ class Calls:
                     "request_id": exchange.request_id,
                     "route": name,
                     "model": exchange.model,
+                    "caller": exchange.caller,
                     "status": code.name,
                     "ms": round(seconds * 1e3, 3),
                 },
             )
-
-    def _request_id(self, context: Context) -> str:
-        for name, value in context.invocation_metadata() or ():
-            if name == "x-request-id" and isinstance(value, str) and _REQUEST_ID.fullmatch(value):
-                return value
-        return f"{self._id_prefix}-{next(self._ids):x}"
 
 
 def parse(kind: Callable[[], Request], data: bytes) -> Request:
@@ -202,7 +198,7 @@ def _trailing(exchange: Exchange, refusal: Refusal) -> tuple[tuple[str, str], ..
     if exchange.traceparent:
         metadata.append(("traceparent", exchange.traceparent))
     if refusal.retry_after_seconds is not None:
-        metadata.append(("retry-after", str(max(1, round(refusal.retry_after_seconds)))))
+        metadata.append(("retry-after", str(max(1, math.ceil(refusal.retry_after_seconds)))))
     return tuple(metadata)
 
 

@@ -9,7 +9,8 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from service.api.grpc.calls import Call, Calls, Context, parse
-from service.errors import NotFound
+from service.api.grpc.codes import code_of
+from service.errors import MalformedRequest, NotFound
 from service.tasks.parameters import shown
 
 NAME = "grpc.health.v1.Health"
@@ -39,7 +40,10 @@ class Health:
 
     async def _watch(self, data: bytes, context: Context) -> None:
         """Tell the status, and each change of it, until the caller leaves or the server ends."""
-        request = parse(HealthCheckRequest, data)
+        try:
+            request = parse(HealthCheckRequest, data)
+        except MalformedRequest as error:
+            await context.abort(code_of(error), error.message)
         told = None
         while True:
             if (status := self._status(request.service)) != told:

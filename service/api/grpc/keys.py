@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from service.api.grpc.calls import caller
 from service.api.grpc.codes import code_of
 from service.errors import Unauthorized
 from service.security import KeyRing
@@ -36,7 +37,7 @@ class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the library
             return await continuation(handler_call_details)
         metadata = dict(handler_call_details.invocation_metadata or ())
         try:
-            self._keys.admit(metadata.get("authorization"), metadata.get("x-api-key"))
+            caller.set(self._keys.admit(metadata.get("authorization"), metadata.get("x-api-key")))
         except Unauthorized as error:
             return _refusing(error)
         return await continuation(handler_call_details)

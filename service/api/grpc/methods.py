@@ -16,28 +16,24 @@ from service.api.grpc.requests import parameter_values, read_request, write_answ
 from service.api.grpc.streams import FINAL, Streams, Tell
 from service.api.grpc.streams import NAME as STREAM_NAME
 from service.api.grpc.texts import stream_text
+from service.api.open_inference.control import check_unload, read_load
 from service.api.open_inference.execution import Execution, TensorMetadata
+from service.api.open_inference.request import NO_SHARED_MEMORY
 from service.api.open_inference.router import EXTENSIONS
 from service.api.open_inference.router import NAME as SERVER_NAME
 from service.errors import Unsupported, UnsupportedTask
-from service.tasks.parameters import Flag, Parameter, Text, read_parameters, shown
+from service.tasks.parameters import shown
 
 NAME = "inference.GRPCInferenceService"
-TEXT_TASK = "text-generation"
 
-_SHARED_MEMORY = "Tensors travel in the messages; this service does not use the shared memory of its callers."
-_CUDA_MEMORY = "Tensors travel in the messages; this service does not use CUDA memory of its callers."
-_LOAD: dict[str, Parameter] = {"config": Text(default="", about="JSON in the place of the model's config.toml.")}
-_UNLOAD: dict[str, Parameter] = {"unload_dependents": Flag(default=False, about="No model here depends on another.")}
-_FILE = "file:"
 _REFUSED = {
-    "SystemSharedMemoryStatus": _SHARED_MEMORY,
-    "SystemSharedMemoryRegister": _SHARED_MEMORY,
-    "SystemSharedMemoryUnregister": _SHARED_MEMORY,
-    "CudaSharedMemoryStatus": _CUDA_MEMORY,
-    "CudaSharedMemoryRegister": _CUDA_MEMORY,
-    "CudaSharedMemoryUnregister": _CUDA_MEMORY,
-    "TraceSetting": "This service does not trace; Server-Timing and the metrics tell where time goes.",
+    "SystemSharedMemoryStatus": NO_SHARED_MEMORY,
+    "SystemSharedMemoryRegister": NO_SHARED_MEMORY,
+    "SystemSharedMemoryUnregister": NO_SHARED_MEMORY,
+    "CudaSharedMemoryStatus": NO_SHARED_MEMORY,
+    "CudaSharedMemoryRegister": NO_SHARED_MEMORY,
+    "CudaSharedMemoryUnregister": NO_SHARED_MEMORY,
+    "TraceSetting": "What is traced is set when the service is started: --otel-endpoint.",
     "LogSettings": "What is logged is set when the service is started: --log-level, --access-log.",
 }
 
@@ -107,8 +103,7 @@ class Methods:
         return await self._compute(request, call)
 
     def _writes_text(self, request: pb.ModelInferRequest) -> bool:
-        target = self._execution.find(request.model_name, request.model_version or None)
-        return target.model.manifest.task == TEXT_TASK and not target.graph_name
+        return self._execution.find(request.model_name, request.model_version or None).writes_text
 
     async def _compute(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         answer = await self._execution.infer(
@@ -147,15 +142,13 @@ class Methods:
 
     async def _load(self, request: pb.RepositoryModelLoadRequest, _call: Call) -> pb.RepositoryModelLoadResponse:
         _require_no_repository(request.repository_name)
-        if files := sorted(name for name in request.parameters if name.startswith(_FILE)):
-            raise Unsupported(f"{shown(files[0])} is a file; models are loaded from the repository's folders alone.")
-        values = read_parameters(parameter_values(request.parameters, "the load"), _LOAD)
-        await self._execution.load(request.model_name, values["config"])
+        config = read_load(parameter_values(request.parameters, "the load"))
+        await self._execution.load(request.model_name, config)
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: pb.RepositoryModelUnloadRequest, _call: Call) -> pb.RepositoryModelUnloadResponse:
         _require_no_repository(request.repository_name)
-        read_parameters(parameter_values(request.parameters, "the unload"), _UNLOAD)
+        check_unload(parameter_values(request.parameters, "the unload"))
         await self._execution.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 

@@ -11,7 +11,7 @@ from typing import Any
 from service.api.grpc.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.api.grpc.tensors import tensor_from_contents, tensor_from_raw
 from service.api.open_inference.execution import Answer
-from service.api.open_inference.request import MAX_TENSORS, InferRequest, WantedOutput
+from service.api.open_inference.request import MAX_TENSORS, NO_SHARED_MEMORY, InferRequest, WantedOutput
 from service.errors import InvalidParameter, Unsupported
 from service.tasks.parameters import shown
 
@@ -84,4 +84,4 @@ def parameter_values(messages: Mapping[str, Any], of: str) -> dict[str, Any]:
 
 def _require_own_memory(name: str, parameters: Mapping[str, Any]) -> None:
     if _SHARED_MEMORY in parameters:
-        raise Unsupported(f"{shown(name)} is in shared memory, which this service does not read or write.")
+        raise Unsupported(f"{shown(name)} is to be in shared memory. {NO_SHARED_MEMORY}")

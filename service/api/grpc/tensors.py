@@ -12,7 +12,8 @@ import numpy as np
 
 from models.manifest import NUMPY_DTYPES
 from service.api.grpc.open_inference_pb2 import ModelInferRequest
-from service.api.open_inference.tensors import Tensor, check_datatype, check_shape, pack_strings, raw_tensor
+from service.api.open_inference.tensors import Tensor, check_datatype, check_shape, raw_tensor
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 

@@ -11,9 +11,10 @@ from service.api.grpc.requests import read_request
 from service.api.grpc.streams import FINAL, Tell
 from service.api.open_inference.execution import Execution
 from service.api.open_inference.request import InferRequest
-from service.api.open_inference.tensors import pack_strings, unpack_strings
+from service.api.open_inference.tensors import unpack_strings
 from service.api.open_inference.text_routes import Prompted, begin_text
 from service.api.sequences import Running
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter
 from service.tasks.detokenization import Piece
 from service.tasks.parameters import shown

@@ -1,19 +1,18 @@
-"""Content codings of bodies, gzip and deflate: inflated within a limit, deflated where the caller takes one.
+"""Content codings of bodies, gzip and deflate: inflated within a limit, deflated in what the caller takes.
 
-Long bodies are worked on in a thread. It knows neither routes nor what the bytes mean. Source: RFC 9110.
+Long bodies are worked on in a thread. It knows neither routes nor what the bytes mean; which coding a caller takes,
+`api/accept.py` finds. Source: RFC 9110.
 """
 
 from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from service.api.accept import Headers
 from service.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
 from service.tasks.parameters import shown
-
-Headers = Iterable[tuple[bytes, bytes]]
 
 # zlib's window bits: 15 with zlib's own frame, which is what "deflate" means, 16 more for gzip's.
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -65,32 +64,8 @@ def _has_zlib_frame(body: bytes) -> bool:
     return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
 
 
-def accepted_coding(headers: Headers) -> str:
-    """The coding for an answer: gzip or deflate where the caller takes them, gzip if both alike, or empty."""
-    text = b",".join(value for name, value in headers if name == b"accept-encoding").decode("latin-1").lower()
-    if not text:
-        return ""
-    qualities = dict(_quality(part) for part in text.split(","))
-    wildcard = qualities.get("*", 0.0)
-    gzip, deflate = qualities.get("gzip", wildcard), qualities.get("deflate", wildcard)
-    if max(gzip, deflate) <= 0 or max(gzip, deflate) < qualities.get("identity", 0.0):
-        return ""
-    return "gzip" if gzip >= deflate else "deflate"
-
-
-def _quality(part: str) -> tuple[str, float]:
-    coding, _, parameter = part.partition(";")
-    name, _, value = parameter.partition("=")
-    if name.strip() != "q":
-        return coding.strip(), 1.0
-    try:
-        return coding.strip(), float(value)
-    except ValueError:
-        return coding.strip(), 0.0
-
-
 async def encoded(content: bytes, coding: str, threads: ThreadPoolExecutor) -> bytes:
-    """The content in a coding that `accepted_coding` named."""
+    """The content in a coding, gzip or deflate."""
     if len(content) <= INLINE_BYTES:
         return deflate(content, coding)
     return await asyncio.get_running_loop().run_in_executor(threads, deflate, content, coding)

@@ -60,7 +60,7 @@ def require_text(target: Target) -> None:
 
     Raises: UnsupportedTask, naming the graphs that can be asked for.
     """
-    if target.model.manifest.task != "text-generation":
+    if not target.writes_text:
         name = target.model.name
         graphs = ", ".join(f"{name}.{graph}" for graph in target.model.manifest.graphs)
         raise UnsupportedTask(f"{name!r} has several graphs and no main one; ask for one of {graphs}.")

@@ -15,13 +15,8 @@ import simdjson
 from numpy.typing import NDArray
 
 from models.manifest import NUMPY_DTYPES
-from service.api.open_inference.tensors import (
-    Tensor,
-    check_datatype,
-    check_shape,
-    pack_strings,
-    unpack_strings,
-)
+from service.api.open_inference.tensors import Tensor, check_datatype, check_shape, unpack_strings
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 
@@ -79,7 +74,7 @@ def _from_values(name: str, datatype: str, values: list[Any]) -> tuple[bytes, in
     for at, value in enumerate(values):
         if not isinstance(value, kind):
             raise _refusal(name, f"element {at} is {shown(value)}; {datatype} must be {what}")
-    raw = bytes(values) if datatype == "BOOL" else pack_strings(value.encode("utf-8") for value in values)
+    raw = bytes(values) if datatype == "BOOL" else pack_strings(values)
     return raw, len(values)
 
 

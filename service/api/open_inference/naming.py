@@ -16,6 +16,7 @@ from service.errors import UnknownModel
 from service.tasks.parameters import shown
 
 MAIN_GRAPH = "model"
+TEXT_TASK = "text-generation"
 # What a text generator runs by itself, token by token.
 _DECODER_GRAPHS = ("decode", "prefill")
 _VERSION = re.compile(r"[0-9]{1,18}")
@@ -32,6 +33,11 @@ class Target:
     def graph(self) -> Graph | None:
         """The graph; None of a text generator, or of a version with several graphs and none that is the main one."""
         return self.model.manifest.graphs.get(self.graph_name)
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it is a text generator as a whole, not one of its graphs."""
+        return self.model.manifest.task == TEXT_TASK and not self.graph_name
 
     @property
     def name(self) -> str:
@@ -70,7 +76,7 @@ def split_name(known: set[str], name: str) -> tuple[str, str]:
 
 def main_graph(manifest: Manifest) -> str:
     """The graph that a model's bare name stands for; empty where there is none."""
-    if manifest.task == "text-generation":
+    if manifest.task == TEXT_TASK:
         return ""
     if MAIN_GRAPH in manifest.graphs:
         return MAIN_GRAPH
@@ -80,7 +86,7 @@ def main_graph(manifest: Manifest) -> str:
 def graph_names(manifest: Manifest) -> list[str]:
     """The graphs that can be asked for, the main one first; of a text generator that is the generator itself."""
     main = main_graph(manifest)
-    is_text = manifest.task == "text-generation"
+    is_text = manifest.task == TEXT_TASK
     others = [name for name in manifest.graphs if name != main and not (is_text and name in _DECODER_GRAPHS)]
     return [main, *others] if main or is_text else others
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from models.manifest import Graph, TensorSpec
 from service.api.open_inference.reply import classify
 from service.api.open_inference.request import WantedOutput
-from service.api.open_inference.tensors import Tensor, pack_strings
+from service.api.open_inference.tensors import Tensor
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 
@@ -57,9 +58,7 @@ def answer_outputs(
 
 def _tensor(spec: TensorSpec, array: NDArray[Any]) -> Tensor:
     if spec.datatype == "BYTES":
-        raw: bytes | memoryview = pack_strings(
-            value.encode("utf-8") if isinstance(value, str) else bytes(value) for value in array.reshape(-1)
-        )
+        raw: bytes | memoryview = pack_strings(array.reshape(-1).tolist())
     else:
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     return Tensor(spec.name, spec.datatype, array.shape, raw)

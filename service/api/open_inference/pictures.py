@@ -1,33 +1,24 @@
 """Tensors of encoded pictures in the place of pixels: decoded as the model's task would, they become the UINT8 input.
 
-It knows neither routes nor the engine; what happens to pixels is said in `tasks/classification.py` and `models/images`.
+It knows neither routes nor the engine; how a picture is decoded, `api/decoding.py` says.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.images import ImageLimits, decode_photo
 from models.manifest import Graph, Manifest, TensorSpec
+from service.api.decoding import PictureDecoder, Pixels
 from service.api.open_inference.tensors import Tensor, unpack_strings
 from service.errors import InvalidParameter, ServiceError
 from service.metrics import Metrics
 from service.settings import Settings
-from service.tasks import classification
 from service.tasks.parameters import shown
 from service.tasks.pictures import service_errors
-
-Pixels = NDArray[np.uint8]
-Decode = Callable[[bytes], Pixels]
-# Up to this many pixels, decoding costs less than handing the picture to a thread and back.
-INLINE_PIXELS = 128 * 128
 
 
 class PictureRows:
@@ -35,8 +26,7 @@ class PictureRows:
 
     def __init__(self, settings: Settings, metrics: Metrics, decoders: ThreadPoolExecutor) -> None:
         self._settings = settings
-        self._decode_seconds = metrics.decode_seconds
-        self._decoders = decoders
+        self._decoder = PictureDecoder(settings, metrics, decoders)
 
     async def fill_in(self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tensors, those of pictures decoded to pixels [B,H,W,C].
@@ -61,11 +51,10 @@ class PictureRows:
                 f"the shape [B] or [B, 1], B up to {most}.",
                 parameter=tensor.name,
             )
-        decode = self._decode_photo(manifest) if -1 in spec.row_shape else self._decode_row(manifest, spec)
         rows = []
         for index, string in enumerate(unpack_strings(tensor.name, tensor.raw, tensor.num_elements)):
             try:
-                rows.append(await self._timed(decode, bytes(string)))
+                rows.append(await self._pixels(manifest, spec, bytes(string)))
             except ServiceError as error:
                 raise InvalidParameter(
                     f"{shown(tensor.name)}, picture {index}: {error.message}", parameter=tensor.name
@@ -76,34 +65,18 @@ class PictureRows:
         stacked = np.stack(rows)
         return Tensor(tensor.name, spec.datatype, stacked.shape, stacked.reshape(-1).data)
 
-    async def _timed(self, decode: Decode, body: bytes) -> Pixels:
-        started = perf_counter()
-        if classification.num_pixels(body) <= INLINE_PIXELS:
-            row = decode(body)
-        else:
-            row = await asyncio.get_running_loop().run_in_executor(self._decoders, decode, body)
-        self._decode_seconds.observe(perf_counter() - started)
-        return row
-
-    def _decode_row(self, manifest: Manifest, spec: TensorSpec) -> Decode:
-        limits = ImageLimits(max_pixels=self._settings.max_image_pixels)
-
-        def decode(body: bytes) -> Pixels:
-            arguments: tuple[Any, ...] = (spec.row_shape, manifest.light_on_dark, "auto", limits, manifest.margin)
-            return classification.image_row(body, *arguments)
-
-        return decode
-
-    def _decode_photo(self, manifest: Manifest) -> Decode:
+    async def _pixels(self, manifest: Manifest, spec: TensorSpec, body: bytes) -> Pixels:
+        if -1 not in spec.row_shape:
+            return await self._decoder.row(body, manifest, spec.row_shape)
         most = self._settings.max_image_pixels
         if manifest.stylization is not None:
             most = min(most, manifest.stylization.max_pixels)
+        return await self._decoder.decode(body, lambda body: _photo(body, ImageLimits(max_pixels=most)))
 
-        def decode(body: bytes) -> Pixels:
-            with service_errors():
-                return np.asarray(decode_photo(body, ImageLimits(max_pixels=most)).colours)
 
-        return decode
+def _photo(body: bytes, limits: ImageLimits) -> Pixels:
+    with service_errors():
+        return np.asarray(decode_photo(body, limits).colours)
 
 
 def takes_pictures(manifest: Manifest, spec: TensorSpec) -> bool:

@@ -11,7 +11,8 @@ from models.manifest import TensorSpec
 from service.api.open_inference.naming import Target
 from service.api.open_inference.pictures import takes_pictures
 from service.api.open_inference.request import InferRequest
-from service.api.open_inference.tensors import ELEMENT_BYTES, Tensor, pack_strings, raw_tensor
+from service.api.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 

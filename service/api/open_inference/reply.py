@@ -15,7 +15,8 @@ import orjson
 from models.manifest import NUMPY_DTYPES
 from service.api.open_inference.json_tensors import json_data
 from service.api.open_inference.request import InferRequest, WantedOutput
-from service.api.open_inference.tensors import Tensor, pack_strings
+from service.api.open_inference.tensors import Tensor
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 
@@ -73,4 +74,4 @@ def classify(tensor: Tensor, num_classes: int, labels: Sequence[str] | None) -> 
         for index in indices
     ]
     shape = (*tensor.shape[:-1], best.shape[1])
-    return Tensor(tensor.name, "BYTES", shape, pack_strings(string.encode("utf-8") for string in strings))
+    return Tensor(tensor.name, "BYTES", shape, pack_strings(strings))

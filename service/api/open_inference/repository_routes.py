@@ -15,17 +15,15 @@ from service.api.body import read_body
 from service.api.json_body import parse_json_object
 from service.api.open_inference import codings
 from service.api.open_inference import documentation as documents
+from service.api.open_inference.control import LOAD, UNLOAD, check_unload, read_load
 from service.api.open_inference.execution import Execution
 from service.api.open_inference.request import NO_SHARED_MEMORY
 from service.api.open_inference.router import TAG
 from service.errors import InvalidParameter, Unsupported
 from service.settings import Settings
-from service.tasks.parameters import Flag, Parameter, Text, read_parameters, shown
+from service.tasks.parameters import Flag, Parameter, read_parameters, shown
 
 _READY: dict[str, Parameter] = {"ready": Flag(default=False, about="Only versions that are ready.")}
-_LOAD: dict[str, Parameter] = {"config": Text(default="", about="JSON in the place of the model's config.toml.")}
-_UNLOAD: dict[str, Parameter] = {"unload_dependents": Flag(default=False, about="No model here depends on another.")}
-_FILE = "file:"
 
 
 def repository_router(execution: Execution, settings: Settings) -> APIRouter:
@@ -45,19 +43,16 @@ def repository_router(execution: Execution, settings: Settings) -> APIRouter:
         members = read_parameters(await members_of(request), _READY)
         return JSONResponse([asdict(entry) for entry in await execution.index(is_ready=members["ready"])])
 
-    @router.post("/models/{model}/load", openapi_extra=documents.json_body({}, _LOAD), response_model=None)
+    @router.post("/models/{model}/load", openapi_extra=documents.json_body({}, LOAD), response_model=None)
     async def load_model(model: str, request: Request) -> Response:
         """Load a model or load it again; it answers when the model is served."""
-        parameters = _parameters(await members_of(request))
-        if files := sorted(name for name in parameters if name.startswith(_FILE)):
-            raise Unsupported(f"{shown(files[0])} is a file; models are loaded from the repository's folders alone.")
-        await execution.load(model, read_parameters(parameters, _LOAD)["config"])
+        await execution.load(model, read_load(_parameters(await members_of(request))))
         return JSONResponse({})
 
-    @router.post("/models/{model}/unload", openapi_extra=documents.json_body({}, _UNLOAD), response_model=None)
+    @router.post("/models/{model}/unload", openapi_extra=documents.json_body({}, UNLOAD), response_model=None)
     async def unload_model(model: str, request: Request) -> Response:
         """Serve a model no longer; it answers when the last request is, and the memory is free."""
-        read_parameters(_parameters(await members_of(request)), _UNLOAD)
+        check_unload(_parameters(await members_of(request)))
         await execution.unload(model)
         return JSONResponse({})
 

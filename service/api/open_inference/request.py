@@ -18,7 +18,7 @@ from service.errors import InvalidParameter, MalformedRequest, Unsupported
 from service.tasks.parameters import shown
 
 MAX_TENSORS = 256
-NO_SHARED_MEMORY = "This service reads no memory of its callers; send tensors with the binary tensor data extension."
+NO_SHARED_MEMORY = "This service uses no shared memory of its callers; send tensors raw in the requests themselves."
 Scalar = bool | int | float | str
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.types import Receive, Send
 
+from service.api.accept import accepted_coding
 from service.api.body import read_body
 from service.api.exchange import Exchange, Scope, exchange_of
 from service.api.inference import encode_json, request_timeout_seconds
@@ -86,7 +87,7 @@ class OpenInferenceRoute(ABC):
             headers.append((HEADER_LENGTH, b"%d" % reply.header_bytes))
         if len(content) >= codings.LEAST_CODED_BYTES:
             headers.append((b"vary", b"accept-encoding"))
-            if coding := codings.accepted_coding(asked.scope["headers"]):
+            if coding := accepted_coding(asked.scope["headers"]):
                 content = await codings.encoded(content, coding, self.threads)
                 headers.append((b"content-encoding", coding.encode("ascii")))
         headers.append((b"content-length", b"%d" % len(content)))

@@ -1,13 +1,13 @@
 """Tensors as the Open Inference Protocol carries them: a datatype, a shape, and the elements' bytes.
 
-It owns the datatypes, the check of shapes and the layout of BYTES. It knows neither JSON nor HTTP nor gRPC. Sources:
-KServe's inference_rest.md, Triton's extension_binary_data.md.
+It owns the datatypes and the checks; how BYTES are laid out is said in `engine/strings.py`. It knows neither JSON nor
+HTTP nor gRPC. Sources: KServe's inference_rest.md, Triton's extension_binary_data.md.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -68,10 +68,11 @@ def check_shape(name: str, shape: Sequence[object]) -> tuple[int, ...]:
     Raises: InvalidParameter.
     """
     sizes = tuple(size for size in shape if type(size) is int and 0 <= size <= MAX_ELEMENTS)
-    if len(sizes) != len(shape) or len(sizes) > MAX_AXES or prod(sizes) > MAX_ELEMENTS:
+    # Also where there are no elements: NumPy refuses such a shape for its other sizes.
+    if len(sizes) != len(shape) or len(sizes) > MAX_AXES or prod(size or 1 for size in sizes) > MAX_ELEMENTS:
         raise InvalidParameter(
             f"The shape of {shown(name)} is {shown(str(list(shape)))}; it must be up to {MAX_AXES} whole numbers "
-            f"from 0 on whose product is at most {MAX_ELEMENTS}.",
+            f"from 0 on; the product of those above 0 must be at most {MAX_ELEMENTS}.",
             parameter=name,
         )
     return sizes
@@ -94,11 +95,6 @@ def raw_tensor(name: str, datatype: str, shape: Sequence[object], raw: bytes | m
             parameter=name,
         )
     return Tensor(name, datatype, sizes, raw)
-
-
-def pack_strings(strings: Iterable[bytes]) -> bytes:
-    """Lay out elements of BYTES, each after its length."""
-    return b"".join(part for string in strings for part in (_LENGTH.pack(len(string)), string))
 
 
 def unpack_strings(name: str, raw: bytes | memoryview, num_elements: int) -> list[memoryview]:

@@ -152,6 +152,5 @@ def read_members(body: Mapping[str, Any], *, streams: bool) -> tuple[dict[str, A
 
 
 def _require_text(target: Target) -> None:
-    manifest = target.model.manifest
-    if manifest.task != "text-generation" or target.graph_name:
+    if not target.writes_text:
         raise UnsupportedTask(f"{target.name!r} computes tensors; this route needs a text generator, infer takes it.")

@@ -1,7 +1,6 @@
 /** Speaks to the service: JSON, binary bodies, server-sent events, errors in its own words. The key stays in memory. */
 
 let key = "";
-let listed = null;
 let settings = null;
 const keyCallbacks = new Set();
 
@@ -17,7 +16,6 @@ export class ApiError extends Error {
 /** Use an API key for every request from now on; empty for none. */
 export function setKey(value) {
   key = value.trim();
-  listed = null;
 }
 
 /** Whether a key was given. */
@@ -48,10 +46,14 @@ export async function request(path, { method, headers = {}, body, signal, accept
   } catch (error) {
     if (signal?.aborted) throw signal.reason ?? error;
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, "unreachable", "No answer", "The service did not answer. Is it still running?");
+    throw unreachable("The service did not answer. Is it still running?");
   }
   if (!response.ok) throw await refusal(response);
   return response;
+}
+
+function unreachable(detail) {
+  return new ApiError(0, "unreachable", "No answer", detail);
 }
 
 function isPlain(body) {
@@ -92,7 +94,9 @@ export async function* events(path, body, { signal } = {}) {
   let pending = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error) => {
+        throw signal?.aborted ? error : unreachable("The service broke off its answer. Is it still running?");
+      });
       if (done) return;
       const blocks = (pending + value).split(/\r?\n\r?\n/);
       pending = blocks.pop();
@@ -118,23 +122,23 @@ function event(block) {
   return { name, data: data.join("\n") };
 }
 
-/** The model versions that `/v1/models` lists: id, task, version, state, description. Asked once; `fresh` asks again. */
-export function models({ fresh = false } = {}) {
-  if (fresh || listed === null) {
-    listed = json("/v1/models").then((answer) => answer.data);
-    listed.catch(() => {
-      listed = null;
-    });
-  }
-  return listed;
+/** The path of a model, or of something that is asked of it: `modelPath("mnist", "classify")`. */
+export function modelPath(name, route) {
+  const path = `/v1/models/${encodeURIComponent(name)}`;
+  return route ? `${path}/${route}` : path;
+}
+
+/** The model versions that `/v1/models` lists now: id, task, version, state, description. */
+export async function models({ signal } = {}) {
+  return (await json("/v1/models", undefined, { signal })).data;
 }
 
 /** The card of a model: manifest, device, statistics. */
 export function card(name, { signal } = {}) {
-  return json(`/v1/models/${encodeURIComponent(name)}`, undefined, { signal });
+  return json(modelPath(name), undefined, { signal });
 }
 
-/** What the service tells its page: version, burst_allowed, needs_key, max_body_bytes, max_image_pixels. Asked once. */
+/** What the service tells its page: version, burst_allowed, needs_key. Asked once. */
 export function config() {
   settings ??= json("/playground/config.json");
   settings.catch(() => {

@@ -28,7 +28,8 @@ function decoded(part) {
   }
 }
 
-async function show() {
+/** Show what the address names; `isSame` where nobody went anywhere and only the service has changed. */
+async function show({ isSame = false } = {}) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
@@ -38,7 +39,7 @@ async function show() {
   clear(main);
   markCurrent(wanted.page);
   try {
-    const listed = await models();
+    const listed = await models({ signal });
     if (signal.aborted) return;
     buildNav(listed, wanted.page);
     await showPage(wanted, listed, signal);
@@ -46,7 +47,7 @@ async function show() {
     if (!signal.aborted) await showFailure(error, signal);
     return;
   }
-  if (!isFirst && !signal.aborted) arrive();
+  if (!isFirst && !isSame && !signal.aborted) arrive();
 }
 
 async function showPage({ page, model }, listed, signal) {
@@ -60,7 +61,8 @@ async function showPage({ page, model }, listed, signal) {
   const module = await import(`./pages/${page}.js`);
   if (signal.aborted) return;
   document.title = page === "home" ? "Hotplate" : `${module.title} · Hotplate`;
-  await module.default(main, { model: model ?? fitting[0]?.id, models: listed, signal });
+  const again = () => show({ isSame: true });
+  await module.default(main, { model: model ?? fitting[0]?.id, models: listed, signal, again });
 }
 
 async function showFailure(error, signal) {
@@ -127,7 +129,7 @@ async function begin() {
     main.focus();
   });
   const askForKey = buildKeyForm();
-  addEventListener("hashchange", show);
+  addEventListener("hashchange", () => show());
   config().then(
     (settings) => {
       document.getElementById("version").textContent = `Hotplate ${settings.version}`;

@@ -102,17 +102,22 @@ export function button(label, onClick, { kind = "", ...props } = {}) {
 /** The place of a panel's errors: `{element, show(error), hide()}`. Aborted work is not shown. */
 export function errorBox() {
   const element = h("div", { class: "error", role: "alert", hidden: true });
+  let told = "";
   return {
     element,
     show(error) {
       if (error?.name === "AbortError") return;
       if (!(error instanceof ApiError)) console.error(error);
       const head = error instanceof ApiError && error.status ? `${error.status} ${error.title ?? ""}`.trim() : "Error";
+      // What is asked every second may fail every second; a screen reader need not say so each time.
+      if (told === `${head} ${error.message}`) return;
+      told = `${head} ${error.message}`;
       clear(element).append(h("strong", {}, head), h("p", {}, error.message));
       if (error.code && error.status) element.append(h("code", {}, error.code));
       element.hidden = false;
     },
     hide() {
+      told = "";
       element.hidden = true;
       clear(element);
     },

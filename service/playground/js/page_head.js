@@ -4,17 +4,20 @@ import { select } from "./controls.js";
 import { h } from "./dom.js";
 import { addressOf, modelsOf } from "./tasks.js";
 
-/** `text` is said of the model; another choice goes to that model's address. */
-export function pageHead({ title, text, model, models, task }) {
+/** `text`, or a node, is said of the model; `onChoose(name)` hears of another, whose address is gone to without it. */
+export function pageHead({ title, text, model, models, task, onChoose }) {
   const fitting = modelsOf(models, task);
   const chooser = select({
     label: "Model",
     options: fitting.map(({ id }) => id),
     value: model,
-    onInput: (name) => {
-      location.hash = addressOf(fitting.find(({ id }) => id === name));
-    },
+    onInput: onChoose ?? go,
   });
-  chooser.element.style.width = "min(100%, 240px)";
+  chooser.element.classList.add("model-choice");
+
+  function go(name) {
+    location.hash = addressOf(fitting.find(({ id }) => id === name));
+  }
+
   return h("header", { class: "row spread" }, h("div", { class: "page-head" }, h("h1", {}, title), h("p", {}, text)), fitting.length > 1 ? chooser.element : null);
 }

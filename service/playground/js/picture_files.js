@@ -1,4 +1,4 @@
-/** Pictures on their way out of the page: smaller copies, files to save, and what a reply says of its time. */
+/** Pictures as files: smaller copies, their addresses for `<img>`, their types, and a button that saves one. */
 
 import { button } from "./controls.js";
 import { h } from "./dom.js";
@@ -25,22 +25,50 @@ export async function limited(blob, name, maxSide) {
     return { blob, name, width: 0, height: 0 };
   }
   const { width, height } = bitmap;
-  const scale = maxSide ? Math.min(1, maxSide / Math.max(width, height)) : 1;
-  if (scale === 1) {
+  if (!maxSide || Math.max(width, height) <= maxSide) {
     bitmap.close();
     return { blob, name, width, height };
   }
-  const canvas = h("canvas", {});
-  canvas.width = Math.max(1, Math.round(width * scale));
-  canvas.height = Math.max(1, Math.round(height * scale));
-  const context = canvas.getContext("2d");
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  const canvas = copied(bitmap, { width, height, maxSide });
   bitmap.close();
   const type = blob.type in EXTENSIONS ? blob.type : "image/png";
   const smaller = await blobOf(canvas, type, 0.92);
   const stem = name.replace(/\.[^.]*$/, "");
   return { blob: smaller, name: `${stem}-${maxSide}.${extensionOf(smaller)}`, width: canvas.width, height: canvas.height };
+}
+
+/** A picture, or what a video shows now, on a canvas whose longest side is at most `maxSide`. */
+export function copied(source, { width, height, maxSide }, canvas = h("canvas", {})) {
+  const scale = Math.min(1, maxSide / Math.max(width, height));
+  canvas.width = Math.max(1, Math.round(width * scale));
+  canvas.height = Math.max(1, Math.round(height * scale));
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(source, 0, 0, canvas.width, canvas.height);
+  return canvas;
+}
+
+/** A PNG in base64, as the API gives pictures, as an address for `<img>`. */
+export const pngUrl = (base64) => `data:image/png;base64,${base64}`;
+
+/** The address of the latest of some Blobs: `of(blob)` lets go of the one before, `forget()` and the signal of the last. */
+export function blobUrl(signal) {
+  let url = "";
+  signal.addEventListener("abort", forget);
+
+  function forget() {
+    URL.revokeObjectURL(url);
+    url = "";
+  }
+
+  return {
+    forget,
+    of(blob) {
+      forget();
+      if (!signal.aborted) url = URL.createObjectURL(blob);
+      return url;
+    },
+  };
 }
 
 /** The usual ending of a picture's file name, without the dot. */
@@ -73,32 +101,4 @@ function save(blob, name) {
   h("a", { href: url, download: name }).click();
   // The browser reads the file after this task; a minute is far more than it needs.
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
-}
-
-/** The parts of a `Server-Timing` header: milliseconds by name, and the batch's size as `batch`. */
-export function serverTiming(response) {
-  const parts = {};
-  for (const part of (response.headers.get("Server-Timing") ?? "").split(",")) {
-    const [, name, kind, value] = /^\s*([\w-]+);\s*(dur|desc)="?([^"]*)"?/.exec(part) ?? [];
-    if (name) parts[name] = kind === "dur" ? Number(value) : value;
-  }
-  return parts;
-}
-
-/** A `Server-Timing` header in words; empty where there is none. */
-export function timingText(response) {
-  const { queue, compute, batch, total } = serverTiming(response);
-  if (total === undefined) return "";
-  const details = [
-    queue === undefined ? "" : `${milliseconds(queue)} queued`,
-    compute === undefined ? "" : `${milliseconds(compute)} computing`,
-    batch === undefined ? "" : `batch of ${batch}`,
-  ].filter(Boolean);
-  return `${milliseconds(total)} in the service${details.length ? `: ${details.join(", ")}` : ""}`;
-}
-
-/** Milliseconds with their unit, as exactly as anybody wants to know. */
-export function milliseconds(value) {
-  if (value >= 1000) return `${(value / 1000).toFixed(1)} s`;
-  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 }

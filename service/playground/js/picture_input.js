@@ -1,20 +1,27 @@
 /** Takes a picture: dropped, pasted, chosen, photographed, or one of the samples. It hands on a Blob and judges nothing. */
 
-import { button, pause } from "./controls.js";
+import { request } from "./api.js";
+import { closeCamera, mayHaveCamera, openCamera } from "./camera.js";
+import { button, errorBox, latest, pause } from "./controls.js";
 import { announce, clear, h, uniqueId } from "./dom.js";
+import { blobOf, copied } from "./picture_files.js";
 
 const ACCEPTED = "image/png,image/jpeg,image/webp";
+const PHOTO_SIDE = 1280;
+const PHOTO_QUALITY = 0.92;
 
 /**
- * `{element, set(blob, name), stop()}`; `onPicture(blob, name)` hears of each picture, also of one that is `set`.
- * `signal` ends the camera and listening for pasted pictures.
+ * `{element, set(blob, name), pick(sample), stop()}`; `onPicture(blob, name)` hears of each picture, also of one that is
+ * `set`. `stop` closes the camera and gives up a sample that is still to come; `signal` does so for good.
  */
 export function pictureInput({ samples = [], camera = true, onPicture, label = "Picture", signal }) {
   const id = uniqueId("picture");
   const chosen = h("p", { class: "muted picture-name", "aria-live": "polite" });
   const file = h("input", { type: "file", id, accept: ACCEPTED, class: "visually-hidden", on: { change: () => take(file.files) } });
   const stage = h("div", { class: "camera", hidden: true });
-  const photo = cameraButton(camera, stage, set, signal, chosen);
+  const errors = errorBox();
+  const photo = cameraButton({ isWanted: camera, stage, onPhoto: set, errors, signal });
+  const picking = latest({ signal });
   const zone = h(
     "div",
     { class: "drop", on: { dragover: over, dragenter: over, dragleave: leave, drop: dropped } },
@@ -27,6 +34,8 @@ export function pictureInput({ samples = [], camera = true, onPicture, label = "
   document.addEventListener("paste", pasted, { signal });
 
   function set(blob, name = "picture.png") {
+    picking.cancel(); // a sample that is still to come is wanted no more
+    errors.hide();
     chosen.textContent = name;
     for (const sample of thumbnails?.children ?? []) sample.firstChild.setAttribute("aria-pressed", String(sample.dataset.name === name));
     onPicture(blob, name);
@@ -41,12 +50,16 @@ export function pictureInput({ samples = [], camera = true, onPicture, label = "
 
   async function pick(sample) {
     try {
-      const response = await fetch(sample.url, { signal });
-      if (!response.ok) throw new Error(String(response.status));
-      set(await response.blob(), sample.name);
-    } catch {
-      if (!signal?.aborted) chosen.textContent = `The sample ${sample.name} could not be loaded.`;
+      const blob = await picking.run(async (newer) => (await request(sample.url, { signal: newer })).blob());
+      if (blob) set(blob, sample.name);
+    } catch (error) {
+      errors.show(error);
     }
+  }
+
+  function stop() {
+    picking.cancel();
+    photo.stop();
   }
 
   function over(event) {
@@ -69,8 +82,8 @@ export function pictureInput({ samples = [], camera = true, onPicture, label = "
     if (zone.isConnected && event.clipboardData?.files.length) take(event.clipboardData.files);
   }
 
-  const element = h("div", { class: "picture-input", role: "group", "aria-label": label }, zone, stage, chosen, thumbnails);
-  return { element, set, stop: photo.stop };
+  const element = h("div", { class: "picture-input", role: "group", "aria-label": label }, zone, stage, chosen, errors.element, thumbnails);
+  return { element, set, pick, stop };
 }
 
 function gallery(samples, pick) {
@@ -87,23 +100,28 @@ function gallery(samples, pick) {
   return h("ul", { class: "samples", "aria-label": "Samples" }, samples.map(thumbnail));
 }
 
-function cameraButton(isWanted, stage, set, signal, told) {
-  // Browsers give a camera to secure contexts only: https, or a loopback address.
-  if (!isWanted || !navigator.mediaDevices?.getUserMedia) return { element: null, stop() {} };
+function cameraButton({ isWanted, stage, onPhoto, errors, signal }) {
+  if (!isWanted || !mayHaveCamera()) return { element: null, stop() {} };
+  const opening = latest({ signal });
   let stream = null;
+  const open = button("Camera", () => (stream ? stop() : start()));
+  signal?.addEventListener("abort", stop);
 
-  const open = button("Camera", async () => {
-    if (stream) return stop();
+  async function start() {
     try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+      const opened = await opening.run(async (newer) => {
+        const given = await openCamera({ facingMode: "environment" });
+        if (newer.aborted) closeCamera(given); // stopped, or asked for again, while the browser asked its user
+        return given;
+      });
+      if (!opened) return;
+      stream = opened;
+      errors.hide();
+      show();
     } catch (error) {
-      told.textContent = `There is no camera to use (${error.name}).`;
-      return undefined;
+      errors.show(error);
     }
-    if (signal?.aborted) return stop();
-    return show();
-  });
-  signal?.addEventListener("abort", () => stop());
+  }
 
   function show() {
     const video = h("video", { autoplay: true, muted: true, playsInline: true, srcObject: stream, "aria-label": "Camera" });
@@ -117,30 +135,20 @@ function cameraButton(isWanted, stage, set, signal, told) {
   async function photograph(video) {
     while (video.videoWidth === 0 && stream) await pause(30, signal); // the first frame is still to come
     if (!stream) return;
-    const blob = await frame(video, "image/jpeg");
+    const size = { width: video.videoWidth, height: video.videoHeight, maxSide: PHOTO_SIDE };
+    const blob = await blobOf(copied(video, size), "image/jpeg", PHOTO_QUALITY);
     stop();
     announce("Picture taken");
-    set(blob, "photo.jpg");
+    onPhoto(blob, "photo.jpg");
   }
 
   function stop() {
-    for (const track of stream?.getTracks() ?? []) track.stop();
+    opening.cancel();
+    closeCamera(stream);
     stream = null;
     clear(stage).hidden = true;
     open.setAttribute("aria-pressed", "false");
   }
 
   return { element: open, stop };
-}
-
-/** The current frame of a video as a Blob, at most `maxSide` pixels on its longer side. */
-export async function frame(video, type = "image/jpeg", maxSide = 1280) {
-  const scale = Math.min(1, maxSide / Math.max(video.videoWidth, video.videoHeight));
-  const canvas = h("canvas");
-  canvas.width = Math.round(video.videoWidth * scale);
-  canvas.height = Math.round(video.videoHeight * scale);
-  canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-  return new Promise((resolve) => {
-    canvas.toBlob(resolve, type, 0.92);
-  });
 }

@@ -1,10 +1,10 @@
-"""Which of the types on offer a caller prefers."""
+"""Which of the types and codings on offer a caller prefers."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.api.accept import preferred_type, takes_gzip
+from service.api.accept import accepted_coding, preferred_type, takes_gzip
 
 OFFERED = ("image/png", "application/zip", "application/json")
 
@@ -58,3 +58,26 @@ def test_who_says_nothing_prefers_nothing() -> None:
 )
 def test_gzip_is_for_those_who_name_it(codings: str, takes: bool) -> None:
     assert takes_gzip({"headers": [(b"host", b"a"), (b"accept-encoding", codings.encode())]}) is takes
+
+
+@pytest.mark.parametrize(
+    ("header", "coding"),
+    [
+        ("", ""),
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("gzip, deflate, br", "gzip"),
+        ("gzip;q=0.5, deflate", "deflate"),
+        ("GZIP ; q=1", "gzip"),
+        ("gzip;q=0", ""),
+        ("gzip;q=no", "gzip"),
+        ("identity, gzip;q=0.5", ""),
+        ("*", "gzip"),
+        ("*;q=0", ""),
+        ("br, zstd", ""),
+    ],
+)
+def test_the_best_coding_that_is_accepted_is_chosen(header: str, coding: str) -> None:
+    headers = [(b"accept-encoding", header.encode())] if header else []
+
+    assert accepted_coding(headers) == coding

@@ -228,7 +228,7 @@ class Away:
     def __init__(self, *, hangs: bool) -> None:
         self._hangs = hangs
 
-    async def describe(self) -> tuple[ModelStatus, ...]:
+    async def ask_statuses(self) -> tuple[ModelStatus, ...]:
         if self._hangs:
             await asyncio.sleep(60)
         raise EngineUnavailable("It is being restarted.")

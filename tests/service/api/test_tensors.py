@@ -18,7 +18,8 @@ from models.manifest import NUMPY_DTYPES
 from service.api.grpc import open_inference_pb2 as pb
 from service.api.grpc.tensors import CONTENTS
 from service.api.open_inference.json_tensors import RAW_ONLY
-from service.api.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor, pack_strings, unpack_strings
+from service.api.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor, unpack_strings
+from service.engine.strings import pack_strings
 from tests.servers import RunningService
 from tests.service.api.conftest import MAX_RANK
 from tests.service.api.open_inference.calls import LENGTH, assert_error

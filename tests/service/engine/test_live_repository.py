@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import weakref
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from service.errors import (
 from service.settings import Settings
 from tests.bare import scale_bytes, write_bare
 from tests.decoders import AttentionDecoder
+from tests.networks import LinearClassifier
 from tests.service.engine.live import ask, live_engine, state_of, unloaded
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -272,6 +274,41 @@ def test_what_changes_on_disk_is_followed(repository: Path, socket: Path) -> Non
             await engine.repository.reconcile()
             assert failures.get() == 1  # not tried again while it is the same
             assert np.array_equal(await ask(client, "new", ROWS), 3 * ROWS)
+
+    asyncio.run(main())
+
+
+def test_a_wrong_configuration_is_told_once_however_often_it_is_looked_at(repository: Path, socket: Path) -> None:
+    async def main() -> None:
+        async with live_engine(socket, settings_of(repository, control="poll")) as (engine, client):
+            (repository / "scale" / "config.toml").write_text("max_batch = 3\n")
+            for _ in range(3):
+                await engine.repository.reconcile()
+            await client.describe()
+
+            assert engine.repository._metrics.load_failures.labels("scale", "1")._value.get() == 1
+            assert "unknown keys ['max_batch']" in state_of(client, "scale").reason
+            assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
+
+            (repository / "scale" / "config.toml").unlink()
+            await engine.repository.reconcile()
+            await client.describe()
+            assert state_of(client, "scale").reason == ""
+
+    asyncio.run(main())
+
+
+def test_a_version_that_fails_as_nobody_foresaw_is_said_to_have_failed(repository: Path, socket: Path) -> None:
+    folder = LinearClassifier().write(repository, "huge")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["batching"] = {"max_batch_size": 10**15, "buckets": [10**15]}  # more than there is memory
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    async def main() -> None:
+        async with live_engine(socket, settings_of(repository, control="none")) as (_, client):
+            assert state_of(client, "huge").state == "failed"
+            assert state_of(client, "huge").reason == "loading it failed unexpectedly; the log says why."
+            assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
 
     asyncio.run(main())
 

@@ -2,12 +2,13 @@
 
 import { bars } from "../charts.js";
 import { announce, clear, h } from "../dom.js";
+import { blobUrl, pngUrl } from "../picture_files.js";
 
 const QUIET_MILLISECONDS = 900;
 
 /** The place of an answer: `{element, show({blob, answer, timing}), reset(text)}`. */
 export function resultView({ signal }) {
-  let address = "";
+  const address = blobUrl(signal);
   let timer = 0;
   const head = h("p", { class: "verdict" });
   const chart = h("div", { class: "classes" });
@@ -23,16 +24,11 @@ export function resultView({ signal }) {
     h("div", { class: "pictures" }, given.element, fed.element, map.element),
     timing,
   );
-  signal.addEventListener("abort", forget);
-
-  function forget() {
-    clearTimeout(timer);
-    URL.revokeObjectURL(address);
-    address = "";
-  }
+  signal.addEventListener("abort", () => clearTimeout(timer));
 
   function reset(text) {
-    forget();
+    clearTimeout(timer);
+    address.forget();
     head.textContent = text;
     head.classList.add("muted");
     clear(chart);
@@ -41,17 +37,16 @@ export function resultView({ signal }) {
   }
 
   function show({ blob, answer, timing: words }) {
-    forget();
+    clearTimeout(timer);
     const [result] = answer.results;
     const [best] = result.predictions;
     head.classList.remove("muted");
     clear(head).append(h("strong", {}, best.label), h("span", { class: "muted" }, ` ${percent(best.probability)}`));
     clear(chart).append(bars(result.predictions.map(row), { max: 1, label: "The likeliest labels" }));
-    address = URL.createObjectURL(blob);
-    given.show(address, "The picture that was sent");
-    fed.show(png(result.input), "The picture as the network was fed it");
+    given.show(address.of(blob), "The picture that was sent");
+    fed.show(pngUrl(result.input), "The picture as the network was fed it");
     if (result.explanation) {
-      map.show(png(result.explanation), `The parts of the picture that speak for ${best.label}, in warm colours`);
+      map.show(pngUrl(result.explanation), `The parts of the picture that speak for ${best.label}, in warm colours`);
       map.note(`for “${best.label}”`);
     } else map.element.hidden = true;
     timing.textContent = words;
@@ -64,10 +59,6 @@ export function resultView({ signal }) {
 
 function row({ label, probability }) {
   return { label, value: probability, text: percent(probability) };
-}
-
-function png(content) {
-  return `data:image/png;base64,${content}`;
 }
 
 function percent(probability) {
@@ -102,16 +93,12 @@ function picture(title, kind = "") {
 
 /** The chosen picture, large, where there is room for it: `{element, show(blob)}`. Small ones show their pixels. */
 export function previewOf({ signal }) {
-  let address = "";
+  const address = blobUrl(signal);
   const image = h("img", { alt: "", on: { load: () => image.classList.toggle("pixels", image.naturalWidth < 100) } });
-  const forget = () => URL.revokeObjectURL(address);
-  signal.addEventListener("abort", forget);
   return {
     element: h("div", { class: "preview", hidden: true }, image),
     show(blob) {
-      forget();
-      address = URL.createObjectURL(blob);
-      image.src = address;
+      image.src = address.of(blob);
     },
   };
 }

@@ -1,9 +1,7 @@
 /** What a page needs of one image generator: which labels it knows, and its routes as functions that return pictures. */
 
-import { json } from "../api.js";
-
-/** A PNG in base64 as an address for `<img>`. */
-export const pngUrl = (base64) => `data:image/png;base64,${base64}`;
+import { json, modelPath } from "../api.js";
+import { pngUrl } from "../picture_files.js";
 
 /** The generator of a manifest; every route resolves to {answer, request}, the latter for `curl`. */
 export class Generator {
@@ -20,9 +18,13 @@ export class Generator {
     return index === null ? "Picture" : this.labels[index];
   }
 
+  path(route) {
+    return modelPath(this.name, route);
+  }
+
   async post(route, body, signal) {
-    const path = `/v1/models/${this.name}/${route}`;
-    return { answer: await json(path, body, { signal }), request: { method: "POST", path, body } };
+    const path = this.path(route);
+    return { answer: await json(path, body, { signal }), request: { path, body } };
   }
 
   /** One picture by its seed and label, with its latent. */
@@ -33,9 +35,6 @@ export class Generator {
 }
 
 /** The member `label` of a request, where there is one. */
-export const withLabel = (label) => (label === null ? {} : { label });
+const withLabel = (label) => (label === null ? {} : { label });
 
 const takesLabel = (graph) => Boolean(graph?.inputs.some(({ name }) => name === "label"));
-
-/** A seed that is short enough to be read out. */
-export const anySeed = () => Math.floor(Math.random() * 1e6);

@@ -8,6 +8,13 @@ export function pinnedRow({ generator, pins }) {
   const list = h("ul", { class: "pinned", "aria-label": "Pinned pictures" });
 
   function render() {
+    // Whoever lets pictures go by keyboard stays in the row.
+    const at = [...list.children].findIndex((child) => child.contains(document.activeElement));
+    show();
+    if (at >= 0) (list.children[at] ?? list.lastElementChild).querySelector("button")?.focus();
+  }
+
+  function show() {
     if (!pins.all.length) return list.replaceChildren(h("li", { class: "muted" }, "Nothing is pinned. Click a sample to pin it."));
     return list.replaceChildren(...pins.all.map(item));
   }

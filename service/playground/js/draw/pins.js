@@ -10,8 +10,13 @@ export class Pins extends EventTarget {
     return this.#pins;
   }
 
-  has({ seed, label }) {
-    return this.#pins.some((pin) => pin.seed === seed && pin.label === label);
+  /** The pin of a picture, which may look different since; undefined where it is not pinned. */
+  find(picture) {
+    return this.#pins.find((pin) => isSame(pin, picture));
+  }
+
+  has(picture) {
+    return this.find(picture) !== undefined;
   }
 
   /** Pin a picture, or let it go; of too many the oldest goes. */
@@ -21,7 +26,12 @@ export class Pins extends EventTarget {
     this.#tell();
   }
 
-  /** Replace all of them, as when the noise has changed and each looks different. */
+  /** Take what is still pinned as it looks now that the noise has changed. */
+  redraw(pictures) {
+    this.replace(this.#pins.map((pin) => pictures.find((picture) => isSame(picture, pin)) ?? pin));
+  }
+
+  /** Replace all of them. */
   replace(pictures) {
     this.#pins = pictures;
     this.#tell();

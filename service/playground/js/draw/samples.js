@@ -3,7 +3,8 @@
 import { button, field, latest, select } from "../controls.js";
 import { announce, clear, h } from "../dom.js";
 import { panel } from "../panel.js";
-import { anySeed, pngUrl } from "./generator.js";
+import { pngUrl } from "../picture_files.js";
+import { anySeed, seedOf } from "../seeds.js";
 
 const NUM_ROWS = 10;
 const MOST_IMAGES = 256;
@@ -99,7 +100,7 @@ export function samplesPanel({ generator, noise, pins, signal }) {
       },
       image,
     );
-    return { element, picture };
+    return { element, image, picture };
   }
 
   function pin(picture) {
@@ -113,7 +114,11 @@ export function samplesPanel({ generator, noise, pins, signal }) {
   }
 
   pins.addEventListener("change", () => {
-    for (const { element, picture } of cells) element.setAttribute("aria-pressed", String(pins.has(picture)));
+    for (const { element, image, picture } of cells) {
+      const pin = pins.find(picture);
+      element.setAttribute("aria-pressed", String(pin !== undefined));
+      if (pin && pin.url !== picture.url) image.src = picture.url = pin.url; // drawn again, with other noise
+    }
   });
 
   function named(event) {
@@ -136,10 +141,4 @@ export function samplesPanel({ generator, noise, pins, signal }) {
   }
 
   return { element: card.element, draw };
-}
-
-/** What is no seed is sent as it is: the service says what would be one. */
-function seedOf(text) {
-  const number = Number(text);
-  return text.trim() !== "" && Number.isInteger(number) ? number : text;
 }

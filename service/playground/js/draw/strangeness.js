@@ -4,9 +4,9 @@ import { request as send } from "../api.js";
 import { latest, select } from "../controls.js";
 import { announce, h } from "../dom.js";
 import { panel } from "../panel.js";
+import { blobUrl, pngUrl, saveButton, typeHeader } from "../picture_files.js";
 import { pictureInput } from "../picture_input.js";
 import { samplesOf } from "../samples.js";
-import { pngUrl } from "./generator.js";
 import { scoreScale } from "./score_scale.js";
 
 // Garments, and digits, which are none.
@@ -24,6 +24,7 @@ export function strangenessPanel({ generator, pins, signal }) {
   });
   const input = pictureInput({ samples: SAMPLES, label: "Picture to reconstruct", onPicture: take, signal });
   const panes = { given: pane("Your picture"), input: pane("What the network sees"), image: pane("Its reconstruction"), error_map: pane("Where it errs") };
+  const saver = saveButton();
   const score = h("strong", { class: "strange-score" });
   const detail = h("p", { class: "muted strange-detail" });
   const scale = scoreScale();
@@ -44,19 +45,17 @@ export function strangenessPanel({ generator, pins, signal }) {
         h("p", { class: "strange-line" }, "Anomaly score ", score, h("span", { class: "muted" }, " nats")),
         scale.element,
         detail,
+        h("div", { class: "row" }, saver.element),
       ),
     ),
   );
   const newest = latest({ signal });
   let taken = null;
-  let address = null;
-  signal.addEventListener("abort", () => address && URL.revokeObjectURL(address));
+  const address = blobUrl(signal);
 
   function take(blob, name) {
     taken = { blob, name };
-    if (address) URL.revokeObjectURL(address);
-    address = URL.createObjectURL(blob);
-    panes.given.show(address);
+    panes.given.show(address.of(blob));
     return reconstruct();
   }
 
@@ -65,12 +64,12 @@ export function strangenessPanel({ generator, pins, signal }) {
     const { blob, name } = taken;
     return card.guard(() =>
       newest.run(async (newer) => {
-        const path = `/v1/models/${generator.name}/reconstruct?echo_input=true&invert=${invert.value}`;
-        const headers = { "Content-Type": blob.type || "application/octet-stream" };
-        const response = await send(path, { body: blob, headers, signal: newer, accept: "application/json" });
+        const path = generator.path(`reconstruct?echo_input=true&invert=${invert.value}`);
+        const response = await send(path, { body: blob, signal: newer, accept: "application/json" });
         const [result] = (await response.json()).results;
         if (newer.aborted) return;
-        card.show({ method: "POST", path, headers, bodyFile: name });
+        card.show({ path, headers: typeHeader(blob), bodyFile: name });
+        saver.show(blob, name);
         show(result, name);
       }),
     );
@@ -101,7 +100,7 @@ export function strangenessPanel({ generator, pins, signal }) {
     return row;
   }
 
-  async function usePin(pin) {
+  function usePin(pin) {
     const bytes = Uint8Array.from(atob(pin.url.split(",")[1]), (letter) => letter.charCodeAt(0));
     input.set(new Blob([bytes], { type: "image/png" }), `seed-${pin.seed}.png`);
   }
@@ -112,7 +111,7 @@ export function strangenessPanel({ generator, pins, signal }) {
       const blobs = await Promise.all(SAMPLES.map(async ({ url }) => (await send(url, { signal })).blob()));
       const form = new FormData();
       blobs.forEach((blob, index) => form.append("file", blob, SAMPLES[index].name));
-      const response = await send(`/v1/models/${generator.name}/reconstruct?echo_input=true`, { body: form, signal, accept: "application/json" });
+      const response = await send(generator.path("reconstruct?echo_input=true"), { body: form, signal, accept: "application/json" });
       const { results } = await response.json();
       results.forEach((result, index) => scale.add({ name: SAMPLES[index].name, url: pngUrl(result.input), score: result.anomaly_score }));
       if (!taken) input.set(blobs[0], SAMPLES[0].name);

@@ -4,8 +4,10 @@ import { request as send } from "../api.js";
 import { button, latest, select, slider, statusLine } from "../controls.js";
 import { h } from "../dom.js";
 import { panel } from "../panel.js";
-import { pngUrl } from "./generator.js";
+import { blobUrl, pngUrl } from "../picture_files.js";
 import { letter } from "./pins.js";
+
+const FRAMES = 24; // of an animation, at least
 
 export function stripPanel({ generator, noise, pins, signal }) {
   const from = select({ label: "From", options: [], onInput: () => draw() });
@@ -20,7 +22,7 @@ export function stripPanel({ generator, noise, pins, signal }) {
     onInput: () => draw(),
   });
   const strip = h("ol", { class: "walk-strip", "aria-label": "Pictures of the walk" });
-  const animate = button("Animate", () => card.guard(play));
+  const animate = button("Animate", () => card.guard(() => animating.run(play)));
   const moving = h("figure", { class: "strip-moving", hidden: true });
   const status = statusLine();
   const card = panel(
@@ -31,8 +33,8 @@ export function stripPanel({ generator, noise, pins, signal }) {
     status.element,
   );
   const newest = latest({ debounce: 60, signal });
-  let address = null;
-  signal.addEventListener("abort", () => address && URL.revokeObjectURL(address));
+  const animating = latest({ signal });
+  const address = blobUrl(signal);
 
   function refill() {
     const options = pins.all.map((pin, index) => ({ value: key(pin), label: `${letter(index)} ${generator.labelName(pin.label)}, seed ${pin.seed}` }));
@@ -52,6 +54,7 @@ export function stripPanel({ generator, noise, pins, signal }) {
     const wanted = body({});
     animate.disabled = wanted === null;
     moving.hidden = true;
+    animating.cancel();
     if (!wanted) {
       strip.replaceChildren();
       newest.cancel();
@@ -76,17 +79,17 @@ export function stripPanel({ generator, noise, pins, signal }) {
     return h("li", {}, h("img", { src: pngUrl(image), alt: words, title: words, width: 64, height: 64 }), caption);
   }
 
-  async function play() {
-    const wanted = { ...body({ format: "webp" }), steps: Math.max(24, steps.value) };
-    const where = `/v1/models/${generator.name}/interpolate`;
-    const response = await send(where, { body: wanted, signal, accept: "image/webp" });
+  async function play(newer) {
+    const wanted = { ...body({ format: "webp" }), steps: Math.max(FRAMES, steps.value) };
+    const where = generator.path("interpolate");
+    const response = await send(where, { body: wanted, signal: newer, accept: "image/webp" });
     const blob = await response.blob();
-    if (address) URL.revokeObjectURL(address);
-    address = URL.createObjectURL(blob);
+    if (newer.aborted) return;
+    const url = address.of(blob);
     const name = `${generator.name}-walk.webp`;
-    card.show({ method: "POST", path: where, body: wanted, output: name });
-    const save = h("a", { class: "button small", href: address, download: name }, "Download");
-    moving.replaceChildren(h("img", { src: address, alt: "The walk there and back, as an animation", width: 112, height: 112 }), save);
+    card.show({ path: where, body: wanted, output: name });
+    const save = h("a", { class: "button small", href: url, download: name }, "Download");
+    moving.replaceChildren(h("img", { src: url, alt: "The walk there and back, as an animation", width: 112, height: 112 }), save);
     moving.hidden = false;
   }
 

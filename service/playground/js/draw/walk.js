@@ -2,20 +2,21 @@
 
 import { latest, statusLine } from "../controls.js";
 import { announce, h } from "../dom.js";
+import { paced } from "../pacing.js";
 import { panel } from "../panel.js";
+import { pngUrl } from "../picture_files.js";
 import { blended, cornerWeights, nearest } from "./blend.js";
-import { follower } from "./follow.js";
-import { pngUrl } from "./generator.js";
 import { letter } from "./pins.js";
 import { plane } from "./plane.js";
 
 const NUM_CORNERS = 4;
 const MAP_COLUMNS = 10;
+const FRAME_MS = 16;
 const SPEAK_MS = 700;
 
 /** Corners are the first four pins, and where there are fewer, pictures of the seeds 101 to 104. */
 export function walkPanel({ generator, noise, pins, signal }) {
-  const square = plane({ label: "Latent plane", describedBy: "walk-keys", onMove: (x, y) => go({ x, y }) });
+  const square = plane({ label: "Latent plane", describedBy: "walk-keys", onMove: () => following.touch() });
   const large = h("img", { class: "walk-large", alt: "", width: 196, height: 196, hidden: true });
   const status = statusLine();
   const weightsList = h("ul", { class: "walk-weights" });
@@ -26,7 +27,8 @@ export function walkPanel({ generator, noise, pins, signal }) {
   );
   const cornering = latest({ debounce: 60, signal });
   const speaking = latest({ debounce: SPEAK_MS, signal });
-  const go = follower((place, newer) => show(place, newer), { signal, failed: (error) => card.guard(() => Promise.reject(error)) });
+  const moving = latest({ signal });
+  const following = paced(show, { milliseconds: FRAME_MS, signal });
   let corners = [];
 
   /** Fetch the corners' latents anew, and paint the ground between them. */
@@ -62,21 +64,28 @@ export function walkPanel({ generator, noise, pins, signal }) {
     return { ...body, label: labels.length === 1 ? labels[0] : labels };
   }
 
-  async function show(place, newer) {
-    if (!corners.length) return;
-    const started = performance.now();
-    const { answer, request } = await generator.post("decode", wish([place]), newer);
-    if (newer.aborted) return;
+  /** Show the picture of the place where the finger is now. */
+  function show() {
+    return card.guard(async () => {
+      if (!corners.length) return true;
+      const place = square.at();
+      const started = performance.now();
+      const drawn = await moving.run((newer) => generator.post("decode", wish([place]), newer));
+      if (drawn) tell(place, drawn, performance.now() - started);
+      return drawn !== undefined;
+    });
+  }
+
+  function tell(place, { answer, request }, milliseconds) {
     const words = described(place);
     const url = pngUrl(answer.images[0].image);
     square.show(url, words);
     large.src = url;
     large.alt = words;
     large.hidden = false;
-    status.say(`Drawn in ${(performance.now() - started).toFixed(0)} ms, there and back.`);
+    status.say(`Drawn in ${milliseconds.toFixed(0)} ms, there and back.`);
     card.show(request);
     tellWeights(place);
-    card.guard(async () => {}); // an error of an earlier place is over
     speaking.run(async () => document.activeElement === square.element && announce(words));
   }
 

@@ -1,12 +1,13 @@
 /** Pictures that a generator of this service draws while one looks: the proof that it runs. */
 
-import { json } from "../api.js";
-import { short } from "../charts.js";
+import { json, modelPath } from "../api.js";
+import { seconds } from "../charts.js";
 import { button, errorBox, latest } from "../controls.js";
 import { clear, h } from "../dom.js";
+import { pngUrl } from "../picture_files.js";
+import { anySeed } from "../seeds.js";
 
 const NUM_PICTURES = 10;
-const LARGEST_SEED = 1e6;
 
 /** Ten pictures of a model, with a button for ten others: `{element, draw()}`. */
 export function strip(model, signal) {
@@ -17,15 +18,14 @@ export function strip(model, signal) {
   for (let index = 0; index < NUM_PICTURES; index += 1) pictures.append(h("li", { class: "strip-empty" }));
 
   async function draw() {
-    const seed = Math.floor(Math.random() * LARGEST_SEED);
-    const path = `/v1/models/${encodeURIComponent(model.id)}/generate`;
+    const path = modelPath(model.id, "generate");
     try {
       const began = performance.now();
-      const answer = await work.run((running) => json(path, { num_images: NUM_PICTURES, seed }, { signal: running }));
+      const answer = await work.run((running) => json(path, { num_images: NUM_PICTURES, seed: anySeed() }, { signal: running }));
       if (!answer) return;
-      const milliseconds = performance.now() - began;
+      const took = (performance.now() - began) / 1000;
       clear(pictures).append(...answer.images.map(picture));
-      told.textContent = `Drawn just now by ${model.id} from ten random seeds, in ${short(milliseconds)} ms.`;
+      told.textContent = `Drawn just now by ${model.id} from ten random seeds, in ${seconds(took)}.`;
       errors.hide();
     } catch (error) {
       errors.show(error);
@@ -44,5 +44,5 @@ export function strip(model, signal) {
 
 function picture({ image, label, seed }) {
   const words = label ? `${label}, seed ${seed}` : `seed ${seed}`;
-  return h("li", {}, h("img", { src: `data:image/png;base64,${image}`, alt: words, title: words, width: 84, height: 84 }));
+  return h("li", {}, h("img", { src: pngUrl(image), alt: words, title: words, width: 84, height: 84 }));
 }

@@ -1,16 +1,18 @@
 /** The page of image classifiers: draw, or give a picture, and see what the network makes of it while you do. */
 
-import { card, request } from "../api.js";
+import { card, modelPath, request } from "../api.js";
 import { button, latest, select, toggle } from "../controls.js";
 import { pad } from "../classify/pad.js";
 import { previewOf, resultView } from "../classify/result.js";
 import { h, useStyle } from "../dom.js";
 import { paced } from "../pacing.js";
+import { pageHead } from "../page_head.js";
 import { panel } from "../panel.js";
-import { saveButton, timingText, typeHeader } from "../picture_files.js";
+import { saveButton, typeHeader } from "../picture_files.js";
 import { pictureInput } from "../picture_input.js";
 import { samplesForClassifier } from "../samples.js";
-import { modelsOf } from "../tasks.js";
+import { addressOf } from "../tasks.js";
+import { timingText } from "../timing.js";
 
 export const title = "Classify";
 
@@ -24,17 +26,16 @@ const INVERTS = [
 ];
 
 export default async function page(root, { model, models, signal }) {
-  const names = modelsOf(models, "image-classification").map((each) => each.id);
   const state = { name: model, manifest: null, samples: [], picture: null, isDrawing: false };
   const work = latest({ signal });
+  const choosing = latest({ signal });
   const drawing = paced(sendDrawing, { milliseconds: STROKE_MILLISECONDS, signal });
   const sheet = pad({ label: "Draw here", onChange: drawing.touch });
   const explain = toggle({ label: "Activation map", onInput: again, hint: "Which parts speak for the likeliest label." });
   const invert = select({ label: "Light or dark ground", options: INVERTS, onInput: again });
-  const chooser = select({ label: "Model", options: names, value: state.name, onInput: use });
   const view = resultView({ signal });
   const saver = saveButton();
-  const about = h("p", {});
+  const about = h("span", {});
   const modes = { draw: modeButton("Draw", true), picture: modeButton("Picture", false) };
   const tabs = h("div", { class: "row modes", role: "group", "aria-label": "What to classify" }, modes.draw, modes.picture);
   const place = h("div", {});
@@ -43,10 +44,10 @@ export default async function page(root, { model, models, signal }) {
   const given = panel({ title: "Your picture", kind: "given" }, tabs, sheet.element, place, preview.element, invert.element);
   const found = panel({ title: "What the network sees" }, view.element, h("div", { class: "row spread" }, explain.element, saver.element));
 
-  await Promise.all([useStyle("classify"), load(state.name)]);
+  const [{ manifest }] = await Promise.all([card(model, { signal }), useStyle("classify")]);
   if (signal.aborted) return;
-  const words = h("div", { class: "page-head" }, h("h1", {}, title), about);
-  root.append(h("header", { class: "row spread" }, words, names.length > 1 ? h("div", { class: "classify-model" }, chooser.element) : null));
+  adopt(manifest);
+  root.append(pageHead({ title, text: about, model, models, task: "image-classification", onChoose: use }));
   root.append(h("div", { class: "layout classify-layout" }, given.element, found.element));
   begin();
 
@@ -54,9 +55,8 @@ export default async function page(root, { model, models, signal }) {
     return button(label, () => show(isDrawing), { "aria-pressed": "false" });
   }
 
-  async function load(name) {
-    const { manifest } = await card(name, { signal });
-    Object.assign(state, { name, manifest });
+  function adopt(manifest) {
+    Object.assign(state, { name: manifest.name, manifest });
     const { metric, value, dataset, split } = manifest.evaluation?.[0] ?? {};
     const score = metric === "accuracy" ? ` ${(value * 100).toFixed(1)} % accuracy on the ${split} set of ${dataset}.` : "";
     about.textContent = `${manifest.description}${score}`;
@@ -75,23 +75,16 @@ export default async function page(root, { model, models, signal }) {
     Object.assign(state, { samples, picture: null });
     if (own) return input.set(own.blob, own.name);
     show(isGrey && (state.isDrawing || state.name === "mnist"));
-    return state.isDrawing ? undefined : first(samples[0]);
-  }
-
-  async function first(sample) {
-    await found.guard(async () => {
-      const response = await request(sample.url, { signal });
-      // Somebody may have been faster.
-      const blob = await response.blob();
-      if (!state.picture && !state.isDrawing) input.set(blob, sample.name);
-    });
+    return state.isDrawing ? undefined : input.pick(samples[0]);
   }
 
   async function use(name) {
     await found.guard(async () => {
       work.cancel();
-      await load(name);
-      history.replaceState(null, "", `#/classify/${encodeURIComponent(name)}`);
+      const chosen = await choosing.run((newer) => card(name, { signal: newer }));
+      if (!chosen) return;
+      adopt(chosen.manifest);
+      history.replaceState(null, "", addressOf(models.find(({ id }) => id === name)));
       begin();
     });
   }
@@ -127,7 +120,11 @@ export default async function page(root, { model, models, signal }) {
 
   async function sendDrawing() {
     if (!state.isDrawing) return true;
-    if (!sheet.isEmpty) return send(await sheet.blob(), "drawing.png");
+    if (!sheet.isEmpty) {
+      const blob = await sheet.blob();
+      // Somebody may have gone from drawing to pictures meanwhile.
+      return !state.isDrawing || send(blob, "drawing.png");
+    }
     nothing();
     return true;
   }
@@ -137,7 +134,7 @@ export default async function page(root, { model, models, signal }) {
     const wanted = [`top_k=${topK}`, "echo_input=true"];
     if (explain.value) wanted.push("explain=true");
     if (!invert.element.hidden && invert.value !== "auto") wanted.push(`invert=${invert.value}`);
-    return `/v1/models/${encodeURIComponent(state.name)}/classify?${wanted.join("&")}`;
+    return modelPath(state.name, `classify?${wanted.join("&")}`);
   }
 
   function send(blob, name) {

@@ -36,7 +36,7 @@ export default async function page(root, { model, models, signal }) {
     try {
       await redrawing.run(async (newer) => {
         const drawn = await Promise.all(pins.all.map((pin) => generator.one(pin, settings.values(), newer)));
-        if (!newer.aborted) pins.replace(drawn.map(({ picture }) => picture));
+        if (!newer.aborted) pins.redraw(drawn.map(({ picture }) => picture));
       });
       errors.hide();
     } catch (error) {
@@ -50,7 +50,7 @@ export default async function page(root, { model, models, signal }) {
     h(
       "div",
       { class: "draw-page" },
-      h("div", { class: "draw-columns" }, samples.element, h("div", { class: "stack draw-right" }, kept, walk.element)),
+      h("div", { class: "layout" }, samples.element, h("div", { class: "stack draw-right" }, kept, walk.element)),
       strip.element,
       strangeness?.element ?? null,
     ),

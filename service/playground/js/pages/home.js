@@ -4,14 +4,14 @@ import { errorBox } from "../controls.js";
 import { h, useStyle } from "../dom.js";
 import { modelRow } from "../home/row.js";
 import { strip } from "../home/strip.js";
-import { poll } from "../metrics.js";
+import { pick, poll } from "../metrics.js";
 import { TASKS, addressOf, distinct, modelsOf } from "../tasks.js";
 
 const POLL_SECONDS = 2;
 
 export const title = "Models";
 
-export default async function page(root, { models, signal }) {
+export default async function page(root, { models, signal, again }) {
   await useStyle("home");
   if (signal.aborted) return;
   const errors = errorBox();
@@ -25,7 +25,9 @@ export default async function page(root, { models, signal }) {
     POLL_SECONDS,
     (now, before) => {
       errors.hide();
+      if (before && statesOf(now) !== statesOf(before)) return again();
       for (const row of rows) row.observe(now, before);
+      return undefined;
     },
     signal,
     errors.show,
@@ -35,12 +37,19 @@ export default async function page(root, { models, signal }) {
   });
 }
 
+/** Which model versions are in which states, to see that one was loaded, failed or went away. */
+function statesOf({ samples }) {
+  const states = pick(samples, "hotplate_model_state").filter(({ value }) => value === 1);
+  return states.map(({ labels }) => `${labels.model} ${labels.version} ${labels.state}`).join();
+}
+
 function hero(served, models, signal) {
   const numReady = served.filter((model) => model.state === "ready").length;
   const generator = modelsOf(models, "image-generation")[0];
   const shown = generator ? strip(generator, signal) : null;
   const links = TASKS.map((task) => ({ ...task, first: modelsOf(models, task.task)[0] })).filter((task) => task.first);
-  const sentence = numReady === 1 ? "One model runs here. Try it." : `${numReady} models run here. Try each of them.`;
+  const sentences = ["No model is ready yet.", "One model runs here. Try it."];
+  const sentence = sentences[numReady] ?? `${numReady} models run here. Try each of them.`;
   const element = h(
     "section",
     { class: "hero", "aria-labelledby": "hero-title" },
@@ -52,7 +61,7 @@ function hero(served, models, signal) {
         "p",
         { class: "hero-text" },
         "Draw a digit, drop a photograph, begin a sentence. The answers come from this service, batched with whatever else ",
-        "it is asked at that moment, and every panel shows the request behind them as a curl command.",
+        "it is asked at that moment, and the panels of each page show the request behind them as a curl command.",
       ),
       h("div", { class: "row" }, links.map((task, index) => tryLink(task, index))),
     ),

@@ -1,17 +1,18 @@
 /** The page of stylizers: a photograph or a webcam in, a painting out, in one style or a blend. */
 
-import { json, request } from "../api.js";
+import { json, modelPath, request } from "../api.js";
 import { latest, select, slider, statusLine, toggle } from "../controls.js";
 import { h, useStyle } from "../dom.js";
 import { pageHead } from "../page_head.js";
 import { panel } from "../panel.js";
-import { extensionOf, limited, saveButton, timingText, typeHeader } from "../picture_files.js";
+import { extensionOf, limited, saveButton, typeHeader } from "../picture_files.js";
 import { pictureInput } from "../picture_input.js";
 import { samplesOf } from "../samples.js";
 import { compare } from "../stylize/compare.js";
 import { liveView } from "../stylize/live.js";
 import { pictures } from "../stylize/pictures.js";
 import { styleGallery } from "../stylize/styles.js";
+import { timingText } from "../timing.js";
 
 export const title = "Stylise";
 
@@ -24,8 +25,7 @@ const SIZES = [
 ];
 
 export default async function page(root, { model, models, signal }) {
-  const base = `/v1/models/${encodeURIComponent(model)}`;
-  const [{ styles }] = await Promise.all([json(`${base}/styles`, undefined, { signal }), useStyle("stylize")]);
+  const [{ styles }] = await Promise.all([json(modelPath(model, "styles"), undefined, { signal }), useStyle("stylize")]);
   if (signal.aborted) return;
 
   let photo = null;
@@ -44,7 +44,7 @@ export default async function page(root, { model, models, signal }) {
   const files = h("div", { class: "row" }, download.element, saver.element);
   const output = panel({ title: "Painting", kind: "stylize-output" }, view.element, line.element, files);
   build();
-  await firstSample();
+  input.pick(samplesOf("photos")[0]);
 
   function build() {
     const text = models.find((each) => each.id === model)?.description ?? "";
@@ -58,18 +58,11 @@ export default async function page(root, { model, models, signal }) {
     root.append(h("div", { class: "layout stylize-layout" }, source.element, output.element, styled.element));
   }
 
-  async function firstSample() {
-    const [sample] = samplesOf("photos");
-    const response = await request(sample.url, { signal });
-    const blob = await response.blob();
-    if (!photo && !live.isOn) input.set(blob, sample.name);
-  }
-
   function path() {
     const wanted = [gallery.query()];
     if (strength.value < 100) wanted.push(`strength=${strength.value / 100}`);
     if (keep.value) wanted.push("preserve_color=true");
-    return `${base}/stylize?${wanted.join("&")}`;
+    return modelPath(model, `stylize?${wanted.join("&")}`);
   }
 
   function take(blob, fileName) {
@@ -91,8 +84,7 @@ export default async function page(root, { model, models, signal }) {
       throw error;
     });
     if (!painted) return;
-    const { sent, result, text } = painted;
-    const [before, after] = await still.show(sent.blob, result);
+    const { result, before, after, text } = painted;
     view.show(before, after, { width: after.naturalWidth, height: after.naturalHeight });
     download.show(result, `painted.${extensionOf(result)}`);
     line.say(`${after.naturalWidth} × ${after.naturalHeight} pixels. ${text}`, { aloud: true });
@@ -104,7 +96,9 @@ export default async function page(root, { model, models, signal }) {
     const file = { bodyFile: sent.name, output: `painted.${extensionOf(sent.blob)}` };
     output.show({ path: address, headers: typeHeader(sent.blob), ...file });
     const response = await request(address, { body: sent.blob, signal: workSignal });
-    return { sent, result: await response.blob(), text: timingText(response) };
+    const result = await response.blob();
+    const [before, after] = await still.load(sent.blob, result, workSignal);
+    return { result, before, after, text: timingText(response) };
   }
 
   function liveBegins() {

@@ -42,7 +42,7 @@ export default async function page(root, { model, models, signal }) {
     h(
       "div",
       { class: "write-page" },
-      h("div", { class: "write-columns" }, editing.element, tokens.element),
+      h("div", { class: "layout" }, editing.element, tokens.element),
       attention.element,
       names.length > 1 ? comparePanel({ model, names, settings, text: editing.text, signal }).element : null,
     ),

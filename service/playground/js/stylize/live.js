@@ -1,9 +1,10 @@
 /** The switch of the webcam: it opens and closes the camera, chooses the size of frames and tells how many pass. */
 
+import { closeCamera, openCamera } from "../camera.js";
 import { select, toggle } from "../controls.js";
 import { h } from "../dom.js";
-import { milliseconds } from "../picture_files.js";
-import { openCamera, runWebcam } from "./webcam.js";
+import { milliseconds } from "../timing.js";
+import { runWebcam } from "./webcam.js";
 
 const SIZES = [
   { value: "192", label: "192 pixels: most frames" },
@@ -27,7 +28,7 @@ export function liveView({ paint, onStart, onFrame, onEnd, onError, signal: oute
     controller = mine;
     let stream = null;
     try {
-      stream = await openCamera();
+      stream = await openCamera({ width: 640, height: 480 });
       if (mine.signal.aborted) return;
       size.element.hidden = false;
       onStart();
@@ -38,7 +39,7 @@ export function liveView({ paint, onStart, onFrame, onEnd, onError, signal: oute
       end();
       onError(error);
     } finally {
-      for (const track of stream?.getTracks() ?? []) track.stop();
+      closeCamera(stream);
     }
   }
 

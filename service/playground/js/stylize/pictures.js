@@ -2,24 +2,29 @@
 
 import { h } from "../dom.js";
 
-/** `show(before, after)` gives two loaded `<img>` of two Blobs. */
+/** `load(before, after, newer)` gives two loaded `<img>` of two Blobs, unless the signal `newer` aborts. */
 export function pictures({ signal }) {
-  let addresses = [];
-  signal.addEventListener("abort", forget);
+  let shown = [];
+  signal.addEventListener("abort", () => release(shown));
 
-  function forget() {
-    for (const address of addresses) URL.revokeObjectURL(address);
-    addresses = [];
-  }
-
-  async function show(before, after) {
+  async function load(before, after, newer) {
     const fresh = [before, after].map((blob) => URL.createObjectURL(blob));
     const images = [h("img", { src: fresh[0], alt: "The photograph" }), h("img", { src: fresh[1], alt: "The painting" })];
-    await Promise.all(images.map((image) => image.decode()));
-    forget();
-    addresses = fresh;
+    try {
+      await Promise.all(images.map((image) => image.decode()));
+      newer.throwIfAborted();
+    } catch (error) {
+      release(fresh);
+      throw error;
+    }
+    release(shown);
+    shown = fresh;
     return images;
   }
 
-  return { show };
+  return { load };
+}
+
+function release(addresses) {
+  for (const address of addresses) URL.revokeObjectURL(address);
 }

@@ -2,25 +2,13 @@
 
 import { pause } from "../controls.js";
 import { h } from "../dom.js";
-import { blobOf } from "../picture_files.js";
+import { blobOf, copied } from "../picture_files.js";
 
 const WINDOW_MILLISECONDS = 2000;
 const TROUBLE_MILLISECONDS = 1000;
 // One is painted while the other is written, sent and read.
 const FRAMES_IN_FLIGHT = 2;
 const JPEG_QUALITY = 0.85;
-
-/** Ask for a camera, at best with frames of 4:3; words of our own where there is none. */
-export async function openCamera() {
-  if (!navigator.mediaDevices?.getUserMedia) {
-    throw new Error("The browser gives a camera only to pages from https or from this computer.");
-  }
-  try {
-    return await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 }, audio: false });
-  } catch (error) {
-    throw new Error(`The browser gave no camera: ${error.message || error.name}.`);
-  }
-}
 
 /**
  * Run until the signal aborts: `paint(blob, signal)` gives the painted frame as a Blob, or nothing where the service refused
@@ -43,7 +31,9 @@ export async function runWebcam({ stream, longestSide, paint, onFrame, signal })
       taken += 1;
       const number = taken;
       const started = performance.now();
-      const painted = await paint(await grab(video, frame, longestSide()), signal);
+      const size = { width: video.videoWidth, height: video.videoHeight, maxSide: longestSide() };
+      const blob = await blobOf(copied(video, size, frame), "image/jpeg", JPEG_QUALITY);
+      const painted = await paint(blob, signal);
       if (!painted) await pause(TROUBLE_MILLISECONDS, signal);
       else lay(number, await createImageBitmap(painted), started);
     }
@@ -64,14 +54,6 @@ export async function runWebcam({ stream, longestSide, paint, onFrame, signal })
     while (finished[0] < now - WINDOW_MILLISECONDS) finished.shift();
     return finished.length > 1 ? ((finished.length - 1) * 1000) / (now - finished[0]) : 0;
   }
-}
-
-function grab(video, frame, longestSide) {
-  const scale = Math.min(1, longestSide / Math.max(video.videoWidth, video.videoHeight));
-  frame.width = Math.round(video.videoWidth * scale);
-  frame.height = Math.round(video.videoHeight * scale);
-  frame.getContext("2d").drawImage(video, 0, 0, frame.width, frame.height);
-  return blobOf(frame, "image/jpeg", JPEG_QUALITY);
 }
 
 function draw(bitmap, canvas) {

@@ -5,7 +5,7 @@ import { h } from "../dom.js";
 
 const NUM_VALUES = 120;
 
-/** Numbers with names: `{element, set({name: text})}`; `detail` is a small line below. */
+/** Numbers with names: `{element, set(name, text, detail)}`; the detail is a small line below. */
 export function tiles(names) {
   const values = new Map(names.map((name) => [name, { value: h("dd", {}, "–"), detail: h("dd", { class: "muted tile-detail" }) }]));
   const tile = (name) => h("div", { class: "tile" }, h("dt", { class: "muted" }, name), values.get(name).value, values.get(name).detail);
@@ -22,7 +22,7 @@ export function tiles(names) {
  * A card with lines of the last two minutes, from readings: `series` is `[{name, of: (reading) => number or null}]`.
  * `{element, add(reading), reset()}`.
  */
-export function chartCard({ title, hint, series, format = short, span }) {
+function chartCard({ title, hint, series, format = short, span }) {
   const history = series.map(({ name }) => ({ name, values: new Array(NUM_VALUES).fill(null) }));
   const frame = h("div", {});
   const draw = () => frame.replaceChildren(lines(history, { label: title, format, span }));

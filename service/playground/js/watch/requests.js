@@ -1,12 +1,12 @@
 /** The requests of a burst: what each model is asked, and how so many are sent with a bounded number under way. */
 
-import { request } from "../api.js";
+import { modelPath, request } from "../api.js";
 import { h } from "../dom.js";
+import { blobOf } from "../picture_files.js";
+import { serverTiming } from "../timing.js";
 
 const NUM_DISTINCT = 24;
 const NUM_TOKENS = 16;
-
-const pathOf = (model, verb) => `/v1/models/${encodeURIComponent(model.id)}/${verb}`;
 
 // What is sent to a model of each task: `prepare` once, `make` each request, `curl` the same for people.
 const KINDS = {
@@ -14,20 +14,20 @@ const KINDS = {
     unit: "pictures",
     prepare: () => Promise.all(Array.from({ length: NUM_DISTINCT }, (_, index) => picture(index))),
     make: (model, index, each, pictures) => ({
-      path: `${pathOf(model, "classify")}?top_k=1`,
+      path: modelPath(model.id, "classify?top_k=1"),
       body: each === 1 ? pictures[index % NUM_DISTINCT] : form(pictures, index, each),
     }),
     curl: (model, each) => ({
-      path: `${pathOf(model, "classify")}?top_k=1`,
+      path: modelPath(model.id, "classify?top_k=1"),
       ...(each === 1 ? { bodyFile: "picture.png" } : { form: { file: new Array(each).fill("@picture.png") } }),
     }),
   },
   "image-generation": {
     unit: "pictures",
     prepare: () => null,
-    make: (model, index, each) => ({ path: pathOf(model, "generate"), body: { num_images: each, seed: index * each } }),
+    make: (model, index, each) => ({ path: modelPath(model.id, "generate"), body: { num_images: each, seed: index * each } }),
     curl: (model, each) => ({
-      path: pathOf(model, "generate"),
+      path: modelPath(model.id, "generate"),
       headers: { "Content-Type": "application/json" },
       body: `{"num_images":${each},"seed":{}}`,
     }),
@@ -36,11 +36,11 @@ const KINDS = {
     unit: "texts",
     prepare: () => null,
     make: (model, index, each) => ({
-      path: pathOf(model, "generate"),
+      path: modelPath(model.id, "generate"),
       body: { prompt: "It was", max_tokens: NUM_TOKENS, n: each, seed: index * each },
     }),
     curl: (model, each) => ({
-      path: pathOf(model, "generate"),
+      path: modelPath(model.id, "generate"),
       headers: { "Content-Type": "application/json" },
       body: `{"prompt":"It was","max_tokens":${NUM_TOKENS},"n":${each},"seed":{}}`,
     }),
@@ -90,8 +90,7 @@ async function answered({ path, body }, signal) {
   try {
     const response = await request(path, { body, signal });
     await response.arrayBuffer();
-    const told = /batch;desc="(\d+)"/.exec(response.headers.get("Server-Timing") ?? "");
-    return { milliseconds: performance.now() - began, batchSize: told ? Number(told[1]) : 0, error: null };
+    return { milliseconds: performance.now() - began, batchSize: Number(serverTiming(response).batch ?? 0), error: null };
   } catch (error) {
     return { milliseconds: performance.now() - began, batchSize: 0, error };
   }
@@ -119,7 +118,5 @@ function picture(index) {
   context.textBaseline = "middle";
   context.fillStyle = "#fff";
   context.fillText(String(index % 10), 0, 1);
-  return new Promise((resolve) => {
-    canvas.toBlob(resolve, "image/png");
-  });
+  return blobOf(canvas);
 }

@@ -1,6 +1,6 @@
 /** The panel of attention: arcs from each token to those that a head looks back at, with every head to choose from. */
 
-import { json } from "../api.js";
+import { json, modelPath } from "../api.js";
 import { latest, select, toggle } from "../controls.js";
 import { h } from "../dom.js";
 import { panel } from "../panel.js";
@@ -11,17 +11,19 @@ import { tokenList } from "./token_list.js";
 
 const PAUSE_MS = 600;
 const LENGTHS = [12, 24, 48, 96];
+const FIRST_LENGTH = 24;
 const NUM_TOLD = 4;
 
 /** `read(text)` looks at another text; for a model without attention the panel says so and asks nothing. */
 export function attentionPanel({ model, manifest, signal }) {
   if (!("attention" in manifest.graphs)) return { element: absent(model), read() {} };
 
-  const lengths = LENGTHS.filter((length) => length < manifest.language.attention_tokens);
+  const most = manifest.language.attention_tokens - 1; // one is that of the beginning
+  const lengths = most < LENGTHS[0] ? [most] : LENGTHS.filter((one) => one <= most);
   const length = select({
     label: "Tokens",
     options: lengths.map((value) => ({ value: String(value), label: `the last ${value}` })),
-    value: "24",
+    value: String(lengths.findLast((one) => one <= FIRST_LENGTH)),
     onInput: () => read(text),
   });
   const layer = select({ label: "Layer", options: ["1"], onInput: chosen });
@@ -55,10 +57,11 @@ export function attentionPanel({ model, manifest, signal }) {
     return card.guard(() =>
       reading.run(async (newer) => {
         const part = await lastTokens(model, text, Number(length.value), newer);
+        const path = modelPath(model, "attention");
         const body = { text: part };
-        const answer = await json(`/v1/models/${model}/attention`, body, { signal: newer });
+        const answer = await json(path, body, { signal: newer });
         if (newer.aborted) return;
-        card.show({ method: "POST", path: `/v1/models/${model}/attention`, body });
+        card.show({ path, body });
         render(answer);
       }),
     );
@@ -124,7 +127,7 @@ function refill(control, count) {
 
 async function lastTokens(model, text, most, signal) {
   if (text === "") return text;
-  const { tokens } = await json(`/v1/models/${model}/tokenize`, { text }, { signal });
+  const { tokens } = await json(modelPath(model, "tokenize"), { text }, { signal });
   return tokens.length > most ? cutBefore(text, tokens, tokens.length, most, 0) : text;
 }
 

@@ -15,8 +15,10 @@ export function candidateList() {
     const rows = candidates.map(({ text, probability }) => ({ text, probability, isHere: text === here?.text }));
     if (here && !rows.some((row) => row.isHere)) rows.push({ ...here, isHere: true, isLate: true });
     const most = Math.max(...rows.map((row) => row.probability ?? 0));
-    clear(list);
-    list.append(...rows.map((row) => line(row, most, onPick)));
+    // Whoever picks one after the other by keyboard stays in the list.
+    const at = [...list.children].findIndex((child) => child.contains(document.activeElement));
+    clear(list).append(...rows.map((row) => line(row, most, onPick)));
+    if (at >= 0) list.children[Math.min(at, rows.length - 1)]?.querySelector("button")?.focus();
   }
 
   return { element, show };

@@ -1,6 +1,6 @@
 /** The panel in which two models write on from the same text, side by side. */
 
-import { card as modelCard } from "../api.js";
+import { card as modelCard, modelPath } from "../api.js";
 import { button, select, statusLine } from "../controls.js";
 import { curlPanel } from "../curl.js";
 import { announce, h } from "../dom.js";
@@ -34,7 +34,7 @@ export function comparePanel({ model, names, settings, text, signal }) {
       const values = settings.values();
       const names = columns.map((one) => one.name()).join(" and ");
       await Promise.all(columns.map((one) => one.write(prompt, values, running.signal)));
-      announce(`${names} are done.`);
+      if (!signal.aborted) announce(`${names} are done.`);
     } finally {
       running.abort(); // where one has failed, the other need not go on
       running = null;
@@ -57,7 +57,6 @@ function column(initial, names, signal) {
   const status = statusLine();
   const curl = curlPanel();
   const speed = h("span", { class: "compare-speed" }, "–");
-  let context = 0;
   const choice = select({ label: "Model", options: names, value: initial, onInput: () => describe().catch(() => {}) });
   const output = h("p", { class: "compare-text", tabindex: 0, role: "region" }, prompt, written);
   const element = h(
@@ -74,19 +73,18 @@ function column(initial, names, signal) {
     const name = choice.value;
     output.setAttribute("aria-label", `Text by ${name}`);
     const { manifest } = await modelCard(name, { signal });
-    if (name !== choice.value) return;
-    context = manifest.language.context;
-    kind.textContent = kindText(manifest);
+    if (name === choice.value) kind.textContent = kindText(manifest);
+    return manifest;
   }
 
   async function write(text, values, stopped) {
     const name = choice.value;
-    if (!context) await describe();
+    const { context } = (await describe()).language;
     const body = { prompt: await fitting(name, text, context - values.max_tokens - 1, stopped), ...values };
     prompt.textContent = text;
     written.textContent = "";
     status.say("");
-    curl.show({ method: "POST", path: `/v1/models/${name}/generate`, body: { ...body, stream: true }, stream: true });
+    curl.show({ path: modelPath(name, "generate"), body: { ...body, stream: true }, stream: true });
     const outcome = await streamText(name, body, { signal: stopped, onPiece });
     speed.textContent = outcome.tokensPerSecond.toFixed(0);
     status.say(outcomeText(outcome));

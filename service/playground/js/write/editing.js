@@ -1,8 +1,8 @@
 /** The panel in which one writes: completion as one types, and the model writing on. */
 
+import { json, modelPath } from "../api.js";
 import { button, statusLine, toggle } from "../controls.js";
 import { announce, h } from "../dom.js";
-import { json } from "../api.js";
 import { panel } from "../panel.js";
 import { ghostEditor } from "./ghost.js";
 import { fitting } from "./reading.js";
@@ -32,6 +32,7 @@ export function editingPanel({ model, context, settings, signal, onText }) {
     settings.element,
   );
 
+  const path = modelPath(model, "generate");
   let running = null;
   let before = null;
   signal.addEventListener("abort", () => running?.abort());
@@ -46,8 +47,8 @@ export function editingPanel({ model, context, settings, signal, onText }) {
         ...sampling,
         stop: ["\n"],
       };
-      const answer = await json(`/v1/models/${model}/generate`, body, { signal: newer });
-      card.show({ method: "POST", path: `/v1/models/${model}/generate`, body });
+      const answer = await json(path, body, { signal: newer });
+      card.show({ path, body });
       status.say(`Suggested in ${(answer.timing.seconds * 1000).toFixed(0)} ms by the service.`);
       const texts = answer.results.map((result) => result.text);
       return isSpaced ? texts.find((one) => /^ \S/.test(one))?.slice(1) : texts[0];
@@ -59,14 +60,14 @@ export function editingPanel({ model, context, settings, signal, onText }) {
     const { prompt } = unspaced(editor.text());
     before = editor.text();
     editor.set(prompt);
-    const body = { prompt, ...settings.values() };
-    body.prompt = await fitting(model, prompt, context - body.max_tokens - 1, signal);
-    card.show({ method: "POST", path: `/v1/models/${model}/generate`, body: { ...body, stream: true }, stream: true });
-    begin();
+    const stopped = begin();
     try {
-      const outcome = await streamText(model, body, { signal: running.signal, onPiece });
+      const body = { prompt, ...settings.values() };
+      body.prompt = await fitting(model, prompt, context - body.max_tokens - 1, stopped);
+      card.show({ path, body: { ...body, stream: true }, stream: true });
+      const outcome = await streamText(model, body, { signal: stopped, onPiece });
       status.say(outcomeText(outcome));
-      announce(`Done: ${outcomeText(outcome)}`);
+      if (!signal.aborted) announce(`Done: ${outcomeText(outcome)}`);
     } finally {
       end();
     }
@@ -79,10 +80,10 @@ export function editingPanel({ model, context, settings, signal, onText }) {
 
   function begin() {
     running = new AbortController();
-    if (signal.aborted) running.abort();
     editor.busy(true);
     setRunning(true);
     stop.focus();
+    return running.signal;
   }
 
   function end() {

@@ -1,19 +1,19 @@
 /** How texts are shown and cut: characters as the API counts them, and as much of a text as a model has room for. */
 
-import { json } from "../api.js";
+import { json, modelPath } from "../api.js";
 
 // A cut may change how the first word is split, so that the rest has a few tokens more.
 const SPARE_TOKENS = 8;
 
 /** A text by code points, in which the API counts; JavaScript counts UTF-16 units. */
-export const characters = (text) => Array.from(text);
+const characters = (text) => Array.from(text);
 
 const numBytes = (text) => new TextEncoder().encode(text).length;
 
 /** The end of a text that has at most `mostTokens` tokens; asks the tokenizer only where that is in doubt. */
 export async function fitting(model, text, mostTokens, signal) {
   if (numBytes(text) <= mostTokens) return text;
-  const { tokens } = await json(`/v1/models/${model}/tokenize`, { text }, { signal });
+  const { tokens } = await json(modelPath(model, "tokenize"), { text }, { signal });
   return cutBefore(text, tokens, tokens.length, mostTokens);
 }
 
@@ -21,7 +21,7 @@ export async function fitting(model, text, mostTokens, signal) {
 export function cutBefore(text, tokens, index, mostTokens, spare = SPARE_TOKENS) {
   const all = characters(text);
   const end = index < tokens.length ? tokens[index].start : all.length;
-  const first = index > mostTokens ? tokens[index - mostTokens + spare].start : 0;
+  const first = index > mostTokens ? (tokens[index - mostTokens + spare]?.start ?? end) : 0;
   return all.slice(first, end).join("");
 }
 

@@ -2,8 +2,7 @@
 
 import { button, field, slider } from "../controls.js";
 import { h } from "../dom.js";
-
-const MOST_SEED = 2 ** 53 - 1;
+import { anySeed, seedOf } from "../seeds.js";
 
 /** The controls, and `values()`: the members of a request that they stand for. */
 export function samplingSettings({ context }) {
@@ -18,7 +17,7 @@ export function samplingSettings({ context }) {
     format: (value) => `${value} tokens`,
   });
   const seed = field({ label: "Seed", value: "11", inputMode: "numeric", placeholder: "random", hint: "The same seed gives the same text." });
-  const another = button("New seed", () => seed.set(String(Math.floor(Math.random() * 1e6))), { kind: "small" });
+  const another = button("New seed", () => seed.set(String(anySeed())), { kind: "small" });
   const element = h(
     "div",
     { class: "write-settings" },
@@ -30,11 +29,7 @@ export function samplingSettings({ context }) {
 
   function values() {
     const members = { max_tokens: length.value, temperature: temperature.value, top_p: topP.value };
-    const told = seed.value.trim();
-    if (told === "") return members;
-    // What is no seed is sent as it is: the service says what would be one.
-    const number = Number(told);
-    return { ...members, seed: Number.isInteger(number) && Math.abs(number) <= MOST_SEED ? number : told };
+    return seed.value.trim() === "" ? members : { ...members, seed: seedOf(seed.value) };
   }
 
   return { element, values };

@@ -1,6 +1,6 @@
 /** Streams one text from `generate` and keeps count of it. It knows nothing of where the text is shown. */
 
-import { events } from "../api.js";
+import { events, modelPath } from "../api.js";
 
 /**
  * Generate and give each piece of text to `onPiece(text, {numTokens, tokensPerSecond})`.
@@ -11,7 +11,7 @@ export async function streamText(model, body, { signal, onPiece }) {
   const clock = new Clock();
   const outcome = { reason: "stopped", seed: body.seed ?? null };
   try {
-    for await (const event of events(`/v1/models/${model}/generate`, { ...body, stream: true }, { signal })) {
+    for await (const event of events(modelPath(model, "generate"), { ...body, stream: true }, { signal })) {
       if (event.timing) return { ...outcome, ...clock.measured(), ...told(event) };
       clock.count(event.tokens.length);
       if (event.finish_reason) outcome.reason = event.finish_reason;

@@ -1,6 +1,6 @@
 /** The panel that shows a text as its model reads it: token by token, by boundary or by surprise, and what was expected. */
 
-import { json } from "../api.js";
+import { json, modelPath } from "../api.js";
 import { latest, select } from "../controls.js";
 import { h } from "../dom.js";
 import { panel } from "../panel.js";
@@ -41,16 +41,15 @@ export function tokensPanel({ model, context, signal, onPick }) {
   const reading = latest({ debounce: PAUSE_MS, signal });
   const looking = latest({ debounce: LOOK_MS, signal });
   let text = "";
-  let tokens = [];
-  let known = new Map();
+  // The text whose tokens are shown, which is not yet the one that is being typed.
+  let seen = { text, tokens: [], known: new Map() };
 
   function read(next) {
     text = next;
     return card.guard(() =>
       reading.run(async (newer) => {
-        const answer = text === "" ? { tokens: [], num_tokens: 0 } : await ask(view.value, { text }, newer);
-        tokens = answer.tokens;
-        known = new Map();
+        const answer = next === "" ? { tokens: [], num_tokens: 0 } : await ask(view.value, { text: next }, newer);
+        seen = { text: next, tokens: answer.tokens, known: new Map() };
         render(answer);
         await look(list.looked(), false);
       }),
@@ -58,13 +57,14 @@ export function tokensPanel({ model, context, signal, onPick }) {
   }
 
   async function ask(route, body, newer, shows = true) {
-    const path = `/v1/models/${model}/${route}`;
+    const path = modelPath(model, route);
     const answer = await json(path, body, { signal: newer });
-    if (shows) card.show({ method: "POST", path, body });
+    if (shows) card.show({ path, body });
     return answer;
   }
 
   function render(answer) {
+    const { tokens } = seen;
     const first = Math.max(0, tokens.length - MOST_SHOWN);
     const isScored = view.value === "score";
     const shown = tokens.slice(first).map((token, index) => ({
@@ -80,6 +80,7 @@ export function tokensPanel({ model, context, signal, onPick }) {
 
   /** Show what was expected in place of the token at `index` among those shown. */
   function look(index, shows = true) {
+    const { tokens } = seen;
     const place = Math.max(0, tokens.length - MOST_SHOWN) + Math.max(0, index);
     return card.guard(() =>
       looking.run(async (newer) => {
@@ -92,9 +93,10 @@ export function tokensPanel({ model, context, signal, onPick }) {
   }
 
   async function expectation(place, newer, shows) {
+    const { text, tokens, known } = seen;
     const body = { text: cutBefore(text, tokens, place, context - 2), top_k: NUM_CANDIDATES };
     if (known.has(place)) {
-      card.show({ method: "POST", path: `/v1/models/${model}/next-token`, body });
+      card.show({ path: modelPath(model, "next-token"), body });
       return known.get(place);
     }
     const { candidates: found } = await ask("next-token", body, newer, shows);

@@ -41,8 +41,7 @@ class FakeExecution:
         self._infer = infer
 
     def find(self, model: str, version: str | None) -> Any:
-        manifest = SimpleNamespace(task="tensors")
-        return SimpleNamespace(model=SimpleNamespace(name=model, manifest=manifest), graph_name="model")
+        return SimpleNamespace(model=SimpleNamespace(name=model), graph_name="model", writes_text=False)
 
     async def infer(
         self,

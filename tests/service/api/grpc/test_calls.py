@@ -347,5 +347,7 @@ def test_who_watches_health_is_told_of_every_change() -> None:
             unknown = watch(HealthCheckRequest(service="x").SerializeToString())
             told = HealthCheckResponse.FromString(await unknown.read()).status
             assert told == HealthCheckResponse.SERVICE_UNKNOWN
+            unknown.cancel()
+            assert (await failure(watch(b"\xff").read()))[0] is StatusCode.INVALID_ARGUMENT
 
     asyncio.run(main())

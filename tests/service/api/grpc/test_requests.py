@@ -17,7 +17,8 @@ from service.api.grpc.requests import read_request, write_answer
 from service.api.grpc.tensors import CONTENTS
 from service.api.open_inference.execution import Answer
 from service.api.open_inference.request import MAX_TENSORS, WantedOutput
-from service.api.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor, pack_strings
+from service.api.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter, ServiceError, Unsupported
 
 shapes = st.lists(st.integers(0, 4), max_size=4)
@@ -177,14 +178,14 @@ def output_in_shared_memory() -> ModelInferRequest:
         (contents("FP32", [2]), InvalidParameter, "has 0 elements in fp32_contents"),
         (contents("INT8", [2], int_contents=[1, 128]), InvalidParameter, "element 1 is 128, which INT8 cannot hold"),
         (contents("UINT16", [1], uint_contents=[65536]), InvalidParameter, "which UINT16 cannot hold"),
-        (contents("FP32", [2**20, 2**20]), InvalidParameter, "whose product is at most"),
+        (contents("FP32", [2**20, 2**20]), InvalidParameter, "must be at most"),
         (too_many, InvalidParameter, "257 outputs"),
         (empty_parameter, InvalidParameter, "'odd' of the request has no value"),
         (classes(0, "int64_param"), InvalidParameter, "classification of 'y' is 0"),
         (classes("2", "string_param"), InvalidParameter, "classification of 'y' is '2'"),
         (classes(True, "bool_param"), InvalidParameter, "classification of 'y' is true"),
-        (input_in_shared_memory, Unsupported, "'x' is in shared memory"),
-        (output_in_shared_memory, Unsupported, "'y' is in shared memory"),
+        (input_in_shared_memory, Unsupported, "'x' is to be in shared memory"),
+        (output_in_shared_memory, Unsupported, "'y' is to be in shared memory"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -17,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 from models.manifest import NUMPY_DTYPES
 from service.api.open_inference.reply import classify, write_reply
 from service.api.open_inference.request import InferRequest, WantedOutput, parse_request
-from service.api.open_inference.tensors import ELEMENT_BYTES, Tensor, pack_strings, raw_tensor, unpack_strings
+from service.api.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor, unpack_strings
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter, MalformedRequest, ServiceError
 
 JSON_DATATYPES = sorted(set(NUMPY_DTYPES) - {"FP16", "BF16", "BYTES"})
@@ -146,7 +147,9 @@ def test_a_number_that_does_not_fit_is_refused(datatype: str, value: Any, why: s
     assert why in refused({"name": "x", "shape": [1], "datatype": datatype, "data": [value]})
 
 
-@pytest.mark.parametrize("shape", [[-1], [1.0], ["1"], [True], [2**63], [2**20, 2**20], [1] * 33, [2]])
+@pytest.mark.parametrize(
+    "shape", [[-1], [1.0], ["1"], [True], [2**63], [2**20, 2**20], [0, 2**31, 2**31], [1] * 33, [2]]
+)
 def test_a_shape_that_does_not_fit_is_refused(shape: list[Any]) -> None:
     assert "shape" in refused({"name": "x", "shape": shape, "datatype": "INT8", "data": [1]})
 

@@ -65,29 +65,6 @@ def test_a_damaged_body_is_refused(damage: str) -> None:
         codings.inflate(body, "gzip", LIMIT)
 
 
-@pytest.mark.parametrize(
-    ("header", "coding"),
-    [
-        ("", ""),
-        ("gzip", "gzip"),
-        ("deflate", "deflate"),
-        ("gzip, deflate, br", "gzip"),
-        ("gzip;q=0.5, deflate", "deflate"),
-        ("GZIP ; q=1", "gzip"),
-        ("gzip;q=0", ""),
-        ("gzip;q=no", ""),
-        ("identity, gzip;q=0.5", ""),
-        ("*", "gzip"),
-        ("*;q=0", ""),
-        ("br, zstd", ""),
-    ],
-)
-def test_the_best_coding_that_is_accepted_is_chosen(header: str, coding: str) -> None:
-    headers = [(b"accept-encoding", header.encode())] if header else []
-
-    assert codings.accepted_coding(headers) == coding
-
-
 @pytest.mark.parametrize("coding", ["br", "gzip, gzip", "zstd"])
 def test_other_codings_are_refused(coding: str) -> None:
     with ThreadPoolExecutor(1) as threads, pytest.raises(UnsupportedMedia, match="gzip, deflate"):

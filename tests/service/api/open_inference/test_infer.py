@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api.open_inference.tensors import pack_strings
+from service.engine.strings import pack_strings
 from tests.networks import LABELS, LinearClassifier
 from tests.painters import STYLES, TinyPainter
 from tests.servers import RunningService

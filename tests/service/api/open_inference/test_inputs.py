@@ -11,7 +11,8 @@ from models.manifest import TensorSpec
 from service.api.open_inference.inputs import check_inputs
 from service.api.open_inference.outputs import answer_outputs, wanted_outputs
 from service.api.open_inference.request import WantedOutput
-from service.api.open_inference.tensors import Tensor, pack_strings, unpack_strings
+from service.api.open_inference.tensors import Tensor, unpack_strings
+from service.engine.strings import pack_strings
 from service.errors import InvalidParameter
 from tests.service.api.open_inference.manifests import graph_of
 

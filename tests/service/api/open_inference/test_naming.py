@@ -48,7 +48,7 @@ def test_a_bare_name_is_the_main_graph(task: str, graphs: tuple[str, ...], main:
 def test_every_error_has_a_status_of_the_protocol(kind: type[errors.ServiceError]) -> None:
     fault = fault_of(kind("Why."))
 
-    assert fault.http_status in (400, 404, 405, 408, 415, 500, 501, 503)
+    assert fault.http_status in (400, 401, 404, 405, 408, 415, 500, 501, 503)
     assert fault is not Fault.INTERNAL or issubclass(kind, errors.InferenceFailed) or kind is errors.ServiceError
 
 

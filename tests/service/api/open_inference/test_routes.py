@@ -167,7 +167,7 @@ def test_shared_memory_is_declined_with_a_reason(client: httpx.Client, kind: str
         ("POST", "region/r/unregister"),
         ("POST", "unregister"),
     ):
-        assert_error(client.request(method, f"/v2/{kind}/{end}"), 501, "binary tensor data")
+        assert_error(client.request(method, f"/v2/{kind}/{end}"), 501, "shared memory")
 
 
 def test_the_index_lists_every_version(client: httpx.Client) -> None:
