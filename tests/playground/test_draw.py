@@ -113,7 +113,7 @@ def test_the_noise_is_that_of_the_settings(open_page: Open) -> None:
     page.get_by_role("slider", name="Temperature").fill("0")
 
     until(lambda: not set(sources(page.locator(".pinned-item img"))) & set(pinned))
-    assert '"temperature":0' in commands.shown(panel(page, "samples"))
+    until(lambda: '"temperature":0' in commands.shown(panel(page, "samples")))
 
     def num_pictures_of_kinds() -> list[int]:
         shown = sources(cells(page).locator("img"))

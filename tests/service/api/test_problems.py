@@ -149,7 +149,7 @@ def test_a_wrong_method_is_told_the_right_one(client: httpx.Client, method: str,
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/models/", "/v1/models/a/b", "/v1/models/..%2ftiny", "/livez/", "//livez", "/LIVEZ"]
+    "path", ["/nowhere", "/v1", "/v1/models/", "/v1/models/a/b", "/v1/models/..%2ftiny", "/livez/", "/LIVEZ"]
 )
 def test_there_is_no_such_route(client: httpx.Client, path: str) -> None:
     assert_problem(client.get(path), 404, "not_found", "/docs")

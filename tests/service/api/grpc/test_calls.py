@@ -86,7 +86,7 @@ def test_a_full_queue_tells_when_to_come_back() -> None:
         async with serving(refuse) as served:
             call = served.unary("ModelInfer")(ASKED)
             assert await failure(call) == (StatusCode.UNAVAILABLE, "Full.")
-            assert dict(await call.trailing_metadata())["retry-after"] == "2"
+            assert dict(await call.trailing_metadata())["retry-after"] == "3"
 
     asyncio.run(main())
 
