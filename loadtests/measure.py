@@ -50,15 +50,11 @@ class Round:
     batch_sizes: Histogram | None
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """All rounds of one load on one server."""
+class Rounds:
+    """The figures of one load: medians over its rounds, fractions of bare taken round by round."""
 
-    server: str
-    model: str
-    media_type: str
-    concurrency: int
-    rounds: list[Round] = field(default_factory=list)
+    __slots__ = ()
+    rounds: list[Round]
 
     def median(self, figure: Callable[[Round], float]) -> float:
         """The median of a figure over the rounds."""
@@ -75,16 +71,27 @@ class Cell:
         return self.median(lambda r: r.requests_per_second / r.bare_images_per_second)
 
     @property
-    def added_ms(self) -> float | None:
-        """The median reply time less that of a bare `session.run` on one image; only at concurrency 1."""
-        added = [r.p50_ms - r.bare_p50_ms for r in self.rounds if r.bare_p50_ms is not None]
-        return statistics.median(added) if added else None
-
-    @property
     def mean_batch_size(self) -> float | None:
         """Rows a batch, where the server tells."""
         means = [r.batch_sizes.mean for r in self.rounds if r.batch_sizes and r.batch_sizes.mean is not None]
         return statistics.median(means) if means else None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell(Rounds):
+    """All rounds of one load on one server."""
+
+    server: str
+    model: str
+    media_type: str
+    concurrency: int
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def added_ms(self) -> float | None:
+        """The median reply time less that of a bare `session.run` on one image; only at concurrency 1."""
+        added = [r.p50_ms - r.bare_p50_ms for r in self.rounds if r.bare_p50_ms is not None]
+        return statistics.median(added) if added else None
 
     def to_json(self) -> dict[str, Any]:
         """The medians and every round, as JSON values."""

@@ -6,11 +6,10 @@ It knows neither processes nor files.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtests.measure import Round
+from loadtests.measure import Round, Rounds
 from loadtests.protocol_bodies import MEAN_MODEL, Form
 from loadtests.targets import Verdict
 
@@ -27,38 +26,18 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(Rounds):
     """All rounds of one load, of the service and of the empty endpoint."""
 
     load: Load
     rounds: list[Round] = field(default_factory=list)
     empty: list[Round] = field(default_factory=list)
 
-    def median(self, figure: Callable[[Round], float]) -> float:
-        """The median of a figure over the service's rounds."""
-        return statistics.median(map(figure, self.rounds))
-
     @property
-    def rate(self) -> float:
-        """Good replies a second."""
-        return self.median(lambda r: r.requests_per_second)
-
-    @property
-    def of_bare(self) -> float:
-        """The rate over that of bare ONNX Runtime beside it."""
-        return self.median(lambda r: r.requests_per_second / r.bare_images_per_second)
-
-    @property
-    def of_empty(self) -> float | None:
+    def fraction_of_empty(self) -> float | None:
         """The rate over that of the empty endpoint, which reads the same bytes, round by round."""
         pairs = list(zip(self.rounds, self.empty, strict=False))
         return statistics.median(r.requests_per_second / e.requests_per_second for r, e in pairs) if pairs else None
-
-    @property
-    def mean_batch(self) -> float | None:
-        """Rows a batch."""
-        means = [r.batch_sizes.mean for r in self.rounds if r.batch_sizes and r.batch_sizes.mean is not None]
-        return statistics.median(means) if means else None
 
 
 @dataclass(slots=True)
@@ -94,9 +73,9 @@ class Results:
             "callers": load.callers,
             "body_bytes": self.bytes_of.get((load.model, load.form)),
             "requests_per_second": cell.rate,
-            "fraction_of_bare": cell.of_bare,
-            "fraction_of_empty": cell.of_empty,
-            "mean_batch_size": cell.mean_batch,
+            "fraction_of_bare": cell.fraction_of_bare,
+            "fraction_of_empty": cell.fraction_of_empty,
+            "mean_batch_size": cell.mean_batch_size,
             "rounds": [{name: getattr(r, name) for name in figures} for r in cell.rounds],
             "empty_rounds": [{name: getattr(r, name) for name in figures} for r in cell.empty],
         }

@@ -45,9 +45,9 @@ def _sheet(model: str, results: cells.Results) -> Sheet:
     for cell in (cell for cell in results.cells if cell.load.model == model and cell.rounds):
         size = results.bytes_of.get((model, cell.load.form), 0) / 1e3
         row = [cell.load.form.value, number(size, 1), str(cell.load.callers), number(cell.rate, 0)]
-        row += [number(cell.of_bare), number(cell.of_empty)]
+        row += [number(cell.fraction_of_bare), number(cell.fraction_of_empty)]
         row += [number(cell.median(lambda r: r.p50_ms)), number(cell.median(lambda r: r.p99_ms))]
-        row += [number(cell.mean_batch, 1), str(sum(r.num_errors for r in cell.rounds))]
+        row += [number(cell.mean_batch_size, 1), str(sum(r.num_errors for r in cell.rounds))]
         rows.append(row)
     return Sheet(f"{model} (bare: {results.limits.get(model, '-')})", headings, rows)
 

@@ -37,8 +37,8 @@ def test_fractions_and_ratios_are_taken_round_by_round() -> None:
     made = results()
     cell = made.cells[0]
 
-    assert cell.of_bare == pytest.approx(0.1)
-    assert cell.of_empty == pytest.approx(0.25)
+    assert cell.fraction_of_bare == pytest.approx(0.1)
+    assert cell.fraction_of_empty == pytest.approx(0.25)
     assert cells.json_over_binary(made) == pytest.approx(2.0)  # of 2, 3 and 1.91
     assert cells.judge(made)[0].reached is True
 
