@@ -18,12 +18,22 @@ from service.errors import InvalidParameter
 
 Payload = bytes | memoryview
 _LENGTH = struct.Struct("<I")
+LENGTH_BYTES = _LENGTH.size
 
 
 def pack_strings(items: Iterable[bytes | str]) -> bytes:
     """Lay out elements of BYTES, each after its length; texts as UTF-8."""
     parts = (item.encode("utf-8") if isinstance(item, str) else item for item in items)
     return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
+
+
+def element_at(view: memoryview, start: int) -> memoryview | None:
+    """The element of BYTES whose length stands at `start`; None where it is not whole."""
+    begin = start + LENGTH_BYTES
+    if begin > len(view):
+        return None
+    end = begin + _LENGTH.unpack_from(view, start)[0]
+    return view[begin:end] if end <= len(view) else None
 
 
 def unpack(payload: Payload, count: int, start: int = 0) -> tuple[list[bytes], int]:
@@ -34,12 +44,10 @@ def unpack(payload: Payload, count: int, start: int = 0) -> tuple[list[bytes], i
     view = memoryview(payload)
     items: list[bytes] = []
     for _ in range(count):
-        begin = start + _LENGTH.size
-        end = begin + _LENGTH.unpack_from(view, start)[0] if begin <= len(view) else len(view) + 1
-        if end > len(view):
+        if (element := element_at(view, start)) is None:
             raise InvalidParameter(f"The payload ends within element {len(items)} of {count} elements of BYTES.")
-        items.append(bytes(view[begin:end]))
-        start = end
+        items.append(bytes(element))
+        start += LENGTH_BYTES + len(element)
     return items, start
 
 

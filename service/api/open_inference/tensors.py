@@ -6,11 +6,11 @@ HTTP nor gRPC. Sources: KServe's inference_rest.md, Triton's extension_binary_da
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from service.engine.strings import LENGTH_BYTES, element_at
 from service.errors import InvalidParameter
 from service.tasks.parameters import shown
 
@@ -33,7 +33,6 @@ ELEMENT_BYTES: dict[str, int] = {
 DATATYPES = (*ELEMENT_BYTES, "BYTES")
 MAX_AXES = 32
 MAX_ELEMENTS = 2**31
-_LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +105,10 @@ def unpack_strings(name: str, raw: bytes | memoryview, num_elements: int) -> lis
     strings: list[memoryview] = []
     position = 0
     while position < len(view) and len(strings) < num_elements:
-        end = position + _LENGTH.size
-        if end <= len(view):
-            end += _LENGTH.unpack_from(view, position)[0]
-        if end > len(view) or end < position + _LENGTH.size:
+        if (string := element_at(view, position)) is None:
             break
-        strings.append(view[position + _LENGTH.size : end])
-        position = end
+        strings.append(string)
+        position += LENGTH_BYTES + len(string)
     if position != len(view) or len(strings) != num_elements:
         raise InvalidParameter(
             f"{shown(name)} holds {len(strings)} whole elements in {position} of its {len(view)} bytes; BYTES of this "
