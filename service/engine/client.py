@@ -1,7 +1,7 @@
 """The engine's face in an API process: which models there are, inference as an awaitable, texts as iterators.
 
-It re-sends what was in flight once when the engine dies, and answers for it when it does not come back. It knows
-nothing of HTTP, nor of how the engine batches.
+What waits for the engine, and what becomes of it when that dies, is kept by `in_flight.py`. This module knows nothing
+of HTTP, nor of how the engine batches.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ import weakref
 from collections.abc import Sequence
 
 from service.coalescing import CoalescingTransport
-from service.engine.calls import Call, Outstanding, ReadyModel, error_of
+from service.engine.calls import Call, ReadyModel, error_of
 from service.engine.connection import Connection
-from service.engine.generation import Generation, Token
+from service.engine.generation import Generation
+from service.engine.in_flight import InFlight
 from service.engine.known_models import KnownModels
 from service.engine.messages import (
-    Cancel,
     Control,
     Describe,
     Description,
     Failure,
+    Finished,
     Infer,
-    Learned,
     Message,
     ModelStatus,
     Released,
+    Result,
     Sampled,
     Sampling,
+    Scored,
     frame,
 )
 from service.engine.questions import Questions
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, ModelNotReady, ServiceError
+from service.errors import Cancelled, EngineUnavailable
 from service.settings import Settings
 
 __all__ = ["Call", "EngineClient", "Generation", "ReadyModel"]
@@ -40,8 +42,6 @@ __all__ = ["Call", "EngineClient", "Generation", "ReadyModel"]
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.05
-# The engine answers at the deadline itself; this is for an engine that no longer answers at all.
-DEADLINE_SLACK_SECONDS = 0.1
 # Whoever lists the models must not wait for an engine that is busy or stopped.
 DESCRIBE_SECONDS = 1.0
 
@@ -54,7 +54,7 @@ class EngineClient:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._transport: CoalescingTransport | None = None
-        self._calls: dict[int, Outstanding] = {}
+        self._calls = InFlight(self._write)
         self._questions = Questions()
         self._last_id = 0
         self._models = KnownModels()
@@ -90,17 +90,7 @@ class EngineClient:
         self._models.is_settled = False
         self._lost.set()
         self._questions.fail(EngineUnavailable("The engine was lost meanwhile.", retry_after_seconds=1))
-        for call in list(self._calls.values()):
-            if isinstance(call, Generation) and call.is_complete:
-                self._forget(call)
-                call.finish()
-            elif call.num_sent >= 2:
-                message = "The engine was lost twice while it held this request."
-                self._settle(call, EngineUnavailable(message, retry_after_seconds=1))
-            else:
-                call.is_stranded = True
-                limit = min(call.deadline, self._loop.time() + self._settings.engine_restart_seconds)
-                self._arm(call, limit, EngineUnavailable("The engine is not back yet.", retry_after_seconds=1))
+        self._calls.strand(self._settings.engine_restart_seconds)
         if self._calls:
             log.warning("the engine was lost; requests in flight wait for it", extra={"requests": len(self._calls)})
 
@@ -190,8 +180,7 @@ class EngineClient:
         return await self._questions.answer_to(question.id)
 
     def _tell(self, message: Message) -> None:
-        if self._transport is not None:
-            self._transport.write(frame(message))
+        self._write(frame(message))
 
     # --- inference ---
 
@@ -217,13 +206,13 @@ class EngineClient:
         id_ = self._next_id()
         infer = Infer(id_, model.name, model.version, graph, num_rows, outputs, timeout_seconds, row_shapes, priority)
         call = Call(infer, payload, self._loop.time() + timeout_seconds)
-        self._send(call, timeout_seconds)
+        self._calls.send(call, timeout_seconds)
         return call
 
     def cancel(self, call: Call) -> None:
         """Give up a call: its rows leave the queue."""
         if not call.done():
-            self._withdraw(call, Cancelled("The caller left."))
+            self._calls.withdraw(call, Cancelled("The caller left."))
 
     # --- texts ---
 
@@ -235,15 +224,14 @@ class EngineClient:
         Raises: EngineUnavailable at once while the engine is away; the rest comes through the iteration.
         """
         generation = Generation(self._next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
-        self._send(generation, timeout_seconds)
+        self._calls.send(generation, timeout_seconds)
         return generation
 
     def cancel_generation(self, generation: Generation) -> None:
         """Give up the rest of a text: its slot is free at the engine's next step."""
-        if generation.id in self._calls:
-            self._withdraw(generation, Cancelled("The caller left."))
+        self._calls.withdraw(generation, Cancelled("The caller left."))
 
-    # --- what both have in common ---
+    # --- messages ---
 
     def _next_id(self) -> int:
         if self._transport is None:
@@ -251,70 +239,29 @@ class EngineClient:
         self._last_id += 1
         return self._last_id
 
-    def _send(self, call: Outstanding, timeout_seconds: float) -> None:
-        assert self._transport is not None
-        data = call.encode(timeout_seconds)
-        self._calls[call.id] = call
-        call.num_sent += 1
-        self._arm(call, call.deadline + DEADLINE_SLACK_SECONDS, DeadlineExceeded("The deadline passed."))
-        self._transport.write(data)
-
-    def _arm(self, call: Outstanding, when: float, error: ServiceError) -> None:
-        if call.timer is not None:
-            call.timer.cancel()
-        call.timer = self._loop.call_at(when, self._withdraw, call, error)
-
-    def _withdraw(self, call: Outstanding, error: ServiceError) -> None:
-        if self._transport is not None and call.id in self._calls:
-            self._transport.write(frame(Cancel(call.id)))
-        self._settle(call, error)
-
-    def _settle(self, call: Outstanding, error: ServiceError) -> None:
-        self._forget(call)
-        call.fail(error)
-
-    def _forget(self, call: Outstanding) -> None:
-        self._calls.pop(call.id, None)
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None
-
-    # --- messages ---
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
 
     def handle(self, message: Message, payload: memoryview) -> None:
         """Act on one message of the engine."""
         if isinstance(message, Sampled):
-            for id_, token, logprob, top in message.items:
-                if isinstance(generation := self._calls.get(id_), Generation):
-                    generation.push(Token(token, logprob, top))
+            self._calls.push(message)
         elif isinstance(message, Description):
             self._learn(message)
-        elif not isinstance(message, Released | Learned) and (call := self._calls.get(message.id)) is not None:
-            if isinstance(message, Failure):
-                self._settle(call, error_of(message))
-            elif call.receive(message, payload):
-                self._forget(call)
-        elif isinstance(message, Failure):
-            self._questions.fail(error_of(message), message.id)
+        elif isinstance(message, Result | Scored | Finished | Failure):
+            awaited = self._calls.receive(message, payload)
+            if isinstance(message, Failure) and not awaited:
+                self._questions.fail(error_of(message), message.id)
 
     def _learn(self, description: Description) -> None:
         for dropped in self._models.learn(description):
             # Whoever resolved the model may still ask things of it; the engine waits for the last to let go.
             weakref.finalize(dropped, self._released, dropped.name, dropped.version).atexit = False
         self._questions.answer(description.id, description.models)
-        self._resend()
+        self._calls.resend(self._models, is_settled=self.is_settled)
 
     def _released(self, name: str, version: str) -> None:
         # The last reference may have been a thread's.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._tell, Released(name, version))
-
-    def _resend(self) -> None:
-        """Send again what the lost engine held, as soon as its model is ready."""
-        now = self._loop.time()
-        for call in [call for call in self._calls.values() if call.is_stranded]:
-            if (call.model, call.version) in self._models:
-                call.is_stranded = False
-                self._send(call, call.deadline - now)
-            elif self.is_settled:
-                self._settle(call, ModelNotReady(f"{call.model}@{call.version} is no longer served."))

@@ -22,7 +22,7 @@ class KnownModels:
         self.statuses: tuple[ModelStatus, ...] = ()
         self.is_settled = False
 
-    def __contains__(self, key: tuple[str, str]) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._ready
 
     @property

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from service.settings import SHIPPED_REPOSITORY
 from tests.servers import RunningService
@@ -32,6 +32,7 @@ FLAGS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
 )
+PATIENCE_MS = 30_000  # a loaded machine takes several seconds for what takes a quarter of one alone
 WIDE, NARROW = (1440, 900), (360, 740)
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
@@ -48,6 +49,7 @@ def playground() -> Iterator[RunningService]:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium, without a window. It ends with these tests: its event loop would be in the way of others'."""
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=list(FLAGS))
         yield browser
@@ -102,7 +104,7 @@ def open_page(playground: RunningService, browser: Browser, watched: Watched) ->
             **options,
         )
         contexts.append(context)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         watched.watch(page)
         page.goto(f"/{address}")

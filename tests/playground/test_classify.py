@@ -80,7 +80,7 @@ def test_a_digit_is_recognised_while_it_is_drawn_and_forgotten_when_it_is_cleare
     page.mouse.up()
 
     expect(bars(page)).to_have_count(5)
-    assert natural_size(picture(page, "What the network was fed")) == [28, 28]
+    until(lambda: natural_size(picture(page, "What the network was fed")) == [28, 28])
     page.get_by_role("button", name="Clear").click()
     expect(page.get_by_text("Draw, or choose a picture.")).to_be_visible()
     expect(bars(page)).to_have_count(0)
@@ -114,7 +114,7 @@ def test_a_sample_is_classified_with_its_map_and_the_command_gives_the_same(open
     page.get_by_role("button", name="Sample: ankle_boot_on_paper.jpg").click()
     page.get_by_role("switch", name="Activation map").check()
     map_ = picture(page, "Where it looked")
-    assert natural_size(map_) == [224, 224]
+    until(lambda: natural_size(map_) == [224, 224])
     shown = bars(page).locator(".bar-label").all_inner_texts()
 
     saved(page, "Save ankle_boot_on_paper.jpg", tmp_path)
@@ -151,7 +151,7 @@ def test_another_classifier_takes_over_in_place(open_page: Open) -> None:
 
     expect(best(page)).to_have_text("airplane")
     assert page.url.endswith("#/classify/cifar10")
-    assert natural_size(picture(page, "What the network was fed")) == [32, 32]
+    until(lambda: natural_size(picture(page, "What the network was fed")) == [32, 32])
     expect(page.get_by_role("button", name="Draw", exact=True)).to_be_hidden()  # it was trained on colours
     for animal in ("frog", "dog"):
         page.get_by_role("button", name=f"Sample: {animal}.jpg").click()
@@ -256,7 +256,7 @@ def test_the_camera_gives_a_picture_and_is_let_go(open_page: Open) -> None:
     page.get_by_role("button", name="Take the picture").press("Enter")
 
     expect(page.get_by_role("region", name="curl command")).to_contain_text("--data-binary @photo.jpg")
-    assert natural_size(picture(page, "What you gave"))[0] >= 320
+    until(lambda: natural_size(picture(page, "What you gave"))[0] >= 320)
     expect(bars(page)).to_have_count(5)
     assert page.evaluate(CAMERA_STATES) == ["ended", "ended"]
     camera.evaluate("(button) => { button.click(); location.hash = '#/'; }")
@@ -295,7 +295,7 @@ def test_the_page_is_accessible_and_fits(
     page = open_page("#/classify/mnist", size=size, scheme=scheme)
     draw(page, SEVEN)
     page.get_by_role("switch", name="Activation map").check()
-    assert natural_size(picture(page, "Where it looked")) == [224, 224]
+    until(lambda: natural_size(picture(page, "Where it looked")) == [224, 224])
     screenshot(page, "classify-draw")
     assert not scrolls_sideways(page)
     assert axe(page) == []

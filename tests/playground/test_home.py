@@ -186,9 +186,9 @@ def test_a_model_that_comes_or_goes_changes_the_list(elsewhere: RunningService, 
     expect(row(page, "plain").locator("path").first).to_have_attribute("d", SOMETHING_DRAWN)  # two scrapes
 
     httpx.post(f"{address}/v2/repository/models/plain/unload").raise_for_status()
-    expect(heading).to_have_text("No model is ready yet.", timeout=10_000)
+    expect(heading).to_have_text("No model is ready yet.")
     httpx.post(f"{address}/v2/repository/models/plain/load").raise_for_status()
-    expect(heading).to_have_text("One model runs here. Try it.", timeout=10_000)
+    expect(heading).to_have_text("One model runs here. Try it.")
     context.close()
 
 
