@@ -103,6 +103,22 @@ def test_grpc_asks_for_the_key_too_but_not_of_probes(guarded: RunningService, ke
         assert client.get_model_metadata("tiny", headers={"authorization": f"Bearer {key}"}).name == "tiny"
 
 
+def test_grpc_calls_without_a_key_are_counted_and_logged_under_names_that_exist(
+    guarded: RunningService, key: str
+) -> None:
+    with grpc.insecure_channel(guarded.grpc_address) as channel:
+        for method in ("inference.GRPCInferenceService/ModelInfer", "a.strangers/Fancy"):
+            with pytest.raises(grpc.RpcError, match="asks for a key"):
+                channel.unary_unary(f"/{method}")(b"", metadata=[("x-request-id", f"refused-{method[0]}")], timeout=20)
+    ids = {"refused-i", "refused-a"}
+    until(lambda: ids <= {record.get("request_id") for record in guarded.records}, guarded.describe)
+
+    metrics = httpx.get(f"{guarded.url}/metrics", headers={"x-api-key": key}).text
+    for route in ("ModelInfer", "unmatched"):
+        assert f'hotplate_requests_total{{model="",route="{route}",status="UNAUTHENTICATED"}} 1.0' in metrics
+    assert "Fancy" not in metrics
+
+
 def test_the_log_names_the_caller_of_a_grpc_call(guarded: RunningService, key: str) -> None:
     with triton.InferenceServerClient(guarded.grpc_address) as client:
         client.is_model_ready("tiny", headers={"x-api-key": key, "x-request-id": "called-by-ana"})

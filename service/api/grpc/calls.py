@@ -101,6 +101,13 @@ class Calls:
         # On the wire the same as a call of one message; but here the message can be given a time to arrive in.
         return grpc.stream_unary_rpc_method_handler(handle)
 
+    async def refuse(self, name: str, context: Context, error: ServiceError) -> None:
+        """End a call with an error before it is read."""
+        exchange = self.open(context, 0).exchange
+        refusal = self.refusal(error, exchange)
+        self.close(name, exchange, refusal.code, 0)
+        await context.abort(refusal.code, refusal.message, _trailing(exchange, refusal))
+
     async def _read(self, context: Context) -> bytes:
         try:
             async with asyncio.timeout(self._body_timeout_seconds):

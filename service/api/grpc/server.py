@@ -52,7 +52,7 @@ class GrpcServer:
         methods = Methods(execution, calls, is_ready)
         health = Health(calls, is_ready, ("", NAME))
         self._streams = methods.streams
-        checks = [KeyCheck(keys)] if keys is not None else []
+        checks = [KeyCheck(keys, calls)] if keys is not None else []
         self._server = grpc.aio.server(options=_options(settings), interceptors=checks)
         for name, handlers in ((NAME, methods.handlers()), (HEALTH_NAME, health.handlers())):
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
