@@ -3,6 +3,7 @@
 PORT ?= 8000
 DATASET ?= mnist fashion-mnist cifar10
 ARGS ?=
+JOBS ?= 2
 BENCH ?= bench
 PYTHON ?= python3
 VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
@@ -20,8 +21,8 @@ help: ## Show this list
 serve: $(BIN)/.serving ## Serve the shipped models on PORT (8000); more options in ARGS
 	$(BIN)/hotplate serve --port $(PORT) $(ARGS)
 
-test: $(BIN)/.developing ## Run all tests, with coverage
-	$(BIN)/python -m pytest --cov $(ARGS)
+test: $(BIN)/.developing ## Run all tests, with coverage, in JOBS processes (2)
+	$(BIN)/python -m pytest --cov --numprocesses $(JOBS) $(ARGS)
 
 lint: $(BIN)/.developing ## Check style and types
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy

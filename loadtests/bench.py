@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtests import procfs, report, resnet
-from loadtests.attempt import INTERRUPTED, attempt
+from loadtests.attempt import conduct
 from loadtests.bare import BareProcess, Burst, running_bare
 from loadtests.measure import PNG, RAW, Gauge, Load, idle_cores
 from loadtests.peer_env import PeerError, peer_python
@@ -27,7 +27,6 @@ from loadtests.servers import (
     ROOT,
     Server,
     ServerError,
-    end_on_sigterm,
     free_port,
     hotplate_command,
     require_answer,
@@ -205,21 +204,13 @@ def main() -> int:
     """Run the benchmark: 0 when it ran, whatever the targets; 1 when a part failed; 130 when interrupted."""
     options = build_parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    end_on_sigterm()
     try:
         require_wrk()
         bench = Bench(options, console)
     except WrkError as error:
         console.print(str(error), markup=False)
         return 1
-    status = attempt(bench.run, console)
-    if status == INTERRUPTED:
-        return status
-    verdicts = judge(bench.results)
-    report.print_tables(console, bench.results, verdicts)
-    report.write_files(bench.output, bench.results, verdicts, options)
-    console.print(f"Written: {bench.output}/bench.json and bench.png.")
-    return status
+    return conduct(bench, judge, report)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from loadtests import generator_cells as cells
 from loadtests import generator_report, procfs
-from loadtests.attempt import INTERRUPTED, attempt
+from loadtests.attempt import conduct
 from loadtests.bare import BareProcess, Burst, running_bare
 from loadtests.http_client import post
 from loadtests.scrape import Histogram, parse_histogram
-from loadtests.servers import REPOSITORY, ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, running
+from loadtests.servers import REPOSITORY, ROOT, Server, fetch, free_port, hotplate_command, running
 from loadtests.style_client import pace_of, run_load
 from models.manifest import Graph, read_manifest
 
@@ -167,16 +167,7 @@ def main() -> int:
     """Run the benchmark: 0 when it ran, whatever the targets; 1 when a part failed; 130 when interrupted."""
     options = build_parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    end_on_sigterm()
-    bench = Bench(options, console)
-    status = attempt(bench.run, console)
-    if status == INTERRUPTED:
-        return status
-    verdicts = cells.judge(bench.results)
-    generator_report.print_tables(console, bench.results, verdicts)
-    generator_report.write_files(bench.output, bench.results, verdicts, options)
-    console.print(f"Written: {', '.join(generator_report.FILES)} in {bench.output}.")
-    return status
+    return conduct(Bench(options, console), cells.judge, generator_report)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from loadtests import language_report
-from loadtests.attempt import INTERRUPTED, attempt
+from loadtests.attempt import conduct
 from loadtests.engines import EngineProcess, EngineUnavailable, running_engine
 from loadtests.language_cells import CONCURRENCIES, JUDGED, SERVICE, Results, agreement, judge, round_of
 from loadtests.language_engines import peer_commands
@@ -29,7 +29,6 @@ from loadtests.servers import (
     REPOSITORY,
     ROOT,
     Server,
-    end_on_sigterm,
     fetch,
     free_port,
     hotplate_command,
@@ -216,16 +215,7 @@ def main() -> int:
     """Run the benchmark: 0 when it ran, whatever the targets; 1 when a part failed; 130 when interrupted."""
     options = build_parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    end_on_sigterm()
-    bench = Bench(options, console)
-    status = attempt(bench.run, console)
-    if status == INTERRUPTED:
-        return status
-    verdicts = judge(bench.results)
-    language_report.print_tables(console, bench.results, verdicts)
-    language_report.write_files(bench.output, bench.results, verdicts, options)
-    console.print(f"Written: {bench.output}/{language_report.JSON_FILE} and {language_report.PNG_FILE}.")
-    return status
+    return conduct(Bench(options, console), judge, language_report)
 
 
 if __name__ == "__main__":

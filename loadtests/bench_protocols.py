@@ -17,7 +17,7 @@ from rich.console import Console
 
 from loadtests import protocol_cells as cells
 from loadtests import protocol_report, resnet
-from loadtests.attempt import INTERRUPTED, attempt
+from loadtests.attempt import conduct
 from loadtests.bare import BareProcess, Burst, running_bare
 from loadtests.bench import BUILT
 from loadtests.grpc_load import run_grpc
@@ -30,7 +30,7 @@ from loadtests.protocol_bodies import (
     write_mean_bodies,
     write_mean_model,
 )
-from loadtests.servers import REPOSITORY, ROOT, Server, end_on_sigterm, free_port, hotplate_command, running
+from loadtests.servers import REPOSITORY, ROOT, Server, free_port, hotplate_command, running
 from loadtests.targets import EMPTY, HEAVY, LIGHT, SERVICE
 from loadtests.wrk import WrkError, require_wrk
 
@@ -153,21 +153,12 @@ def main() -> int:
     """Run the benchmark: 0 when it ran, whatever the targets; 1 when a part failed; 130 when interrupted."""
     options = build_parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    end_on_sigterm()
     try:
         require_wrk()
     except WrkError as error:
         console.print(str(error), markup=False)
         return 1
-    bench = Bench(options, console)
-    status = attempt(bench.run, console)
-    if status == INTERRUPTED:
-        return status
-    verdicts = cells.judge(bench.results)
-    protocol_report.print_tables(console, bench.results, verdicts)
-    protocol_report.write_files(bench.output, bench.results, verdicts, options)
-    console.print(f"Written: {', '.join(protocol_report.FILES)} in {bench.output}.")
-    return status
+    return conduct(Bench(options, console), cells.judge, protocol_report)
 
 
 if __name__ == "__main__":

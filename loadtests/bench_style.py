@@ -23,13 +23,13 @@ from rich.console import Console
 
 from loadtests import procfs, style_report
 from loadtests import style_cells as cells
-from loadtests.attempt import INTERRUPTED, attempt
+from loadtests.attempt import conduct
 from loadtests.bare import BareProcess, Burst, running_bare
 from loadtests.engines import EngineProcess, EngineUnavailable, running_engine
 from loadtests.measure import batch_sizes
 from loadtests.peer_env import PeerError, peer_python
 from loadtests.photographs import SAMPLES, read_photographs, resized_jpeg
-from loadtests.servers import REPOSITORY, ROOT, Server, end_on_sigterm, fetch, free_port, hotplate_command, running
+from loadtests.servers import REPOSITORY, ROOT, Server, fetch, free_port, hotplate_command, running
 from loadtests.style_client import pace_of, paint_once, run_load, stylize_request
 from loadtests.style_peers.protocol import Answer, Job, timed
 from models.manifest import Manifest, read_manifest
@@ -278,16 +278,7 @@ def main() -> int:
     """Run the benchmark: 0 when it ran, whatever the targets; 1 when a part failed; 130 when interrupted."""
     options = build_parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    end_on_sigterm()
-    bench = Bench(options, console)
-    status = attempt(bench.run, console)
-    if status == INTERRUPTED:
-        return status
-    verdicts = cells.judge(bench.results, THREADS)
-    style_report.print_tables(console, bench.results, verdicts)
-    style_report.write_files(bench.output, bench.results, verdicts, options)
-    console.print(f"Written: {', '.join(style_report.FILES)} in {bench.output}.")
-    return status
+    return conduct(Bench(options, console), lambda results: cells.judge(results, THREADS), style_report)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from loadtests.targets import Verdict
+from loadtests.verdict import Verdict
 
 SERVICE, BARE = "hotplate", "bare ONNX Runtime"
 BATCHES = (1, 16, 64)

@@ -17,7 +17,7 @@ from rich.console import Console
 from loadtests import generator_cells as cells
 from loadtests.report import TARGET_HEADINGS, machine, number, target_cells, target_table, told_options
 from loadtests.style_report import Sheet, machine_line
-from loadtests.targets import Verdict
+from loadtests.verdict import Verdict
 
 FILES = ("generators.md", "generators.json", "generators.png")
 _OURS, _COMPUTE, _ENCODE, _BARE = "#c8501e", "#e8a06a", "#3b6ea5", "#8a9aa8"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from loadtests.language_peers.protocol import Answer
-from loadtests.targets import Verdict
+from loadtests.verdict import Verdict
 
 SERVICE = "hotplate"
 CONCURRENCIES = (1, 4, 16, 32)

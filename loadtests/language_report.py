@@ -16,9 +16,9 @@ from rich.table import Table
 
 from loadtests.language_cells import CONCURRENCIES, SERVICE, Results
 from loadtests.report import machine, target_table, told_options
-from loadtests.targets import Verdict
+from loadtests.verdict import Verdict
 
-JSON_FILE, PNG_FILE = "language.json", "language.png"
+FILES = ("language.json", "language.png")
 _OURS = "#c8501e"
 
 
@@ -56,8 +56,9 @@ def write_files(folder: Path, results: Results, verdicts: list[Verdict], options
         **results.to_json(),
         "targets": [verdict.to_json() for verdict in verdicts],
     }
-    (folder / JSON_FILE).write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
-    draw(results).savefig(folder / PNG_FILE, dpi=100, facecolor="white")
+    figures, picture = FILES
+    (folder / figures).write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
+    draw(results).savefig(folder / picture, dpi=100, facecolor="white")
 
 
 def draw(results: Results) -> Figure:

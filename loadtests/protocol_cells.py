@@ -11,7 +11,7 @@ from typing import Any
 
 from loadtests.measure import Round, Rounds
 from loadtests.protocol_bodies import MEAN_MODEL, Form
-from loadtests.targets import Verdict
+from loadtests.verdict import Verdict
 
 JSON_OVER_BINARY = 3.0
 

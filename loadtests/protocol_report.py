@@ -16,7 +16,8 @@ from loadtests import protocol_cells as cells
 from loadtests.protocol_bodies import Form
 from loadtests.report import TARGET_HEADINGS, machine, number, target_cells, target_table, told_options
 from loadtests.style_report import Sheet, machine_line
-from loadtests.targets import SERVICE, Verdict
+from loadtests.targets import SERVICE
+from loadtests.verdict import Verdict
 
 FILES = ("protocols.md", "protocols.json", "protocols.png")
 _COLOURS = {Form.JSON: "#8a9aa8", Form.BINARY: "#c8501e", Form.GRPC: "#3b6ea5", Form.PNG: "#e8a06a"}

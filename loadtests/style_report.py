@@ -20,7 +20,7 @@ from rich.table import Table
 
 from loadtests import style_cells as cells
 from loadtests.report import TARGET_HEADINGS, machine, number, target_cells, target_table, told_options
-from loadtests.targets import Verdict
+from loadtests.verdict import Verdict
 
 FILES = ("style.md", "style.json", "style.png")
 _OURS, _BARE, _PEER = "#c8501e", "#8a9aa8", "#3b6ea5"

@@ -6,10 +6,11 @@ It knows names of cells, not how they were measured. A figure that was not measu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from loadtests.measure import PNG, RAW, Cell
+from loadtests.verdict import Verdict
 
 LIGHT, HEAVY, SERVICE = "fashion-mnist", "resnet18", "hotplate"
 EMPTY = "empty endpoint"
@@ -43,27 +44,6 @@ class Results:
         """The cell of that name, if it was measured."""
         wanted = (server, model, media_type, concurrency)
         return next((c for c in self.cells if (c.server, c.model, c.media_type, c.concurrency) == wanted), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One target: what was wanted and what was found; `found` is None when the run did not measure it."""
-
-    goal: str
-    wanted: float
-    found: float | None
-    at_most: bool = False
-
-    @property
-    def reached(self) -> bool | None:
-        """Whether the target was reached; None when it was not measured."""
-        if self.found is None:
-            return None
-        return self.found <= self.wanted if self.at_most else self.found >= self.wanted
-
-    def to_json(self) -> dict[str, Any]:
-        """The verdict as JSON values."""
-        return asdict(self) | {"reached": self.reached}
 
 
 def _ratio(cell: Cell | None, peers: Sequence[Cell | None]) -> float | None:

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.networks import LinearClassifier
 from tests.servers import RunningService
 
 PHOTO_SHAPE = (12, 10, 3)
+# Folders whose tests share what takes long to make: images, a browser on a service with every model.
+TOGETHER = ("tests/deploy", "tests/playground")
+
+
+class LoadFileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
+    """Gives a file's tests to one process, and those of the folders that stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+
+
+@pytest.hookimpl
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Say which tests run in one process, where there are several (`-n`)."""
+    return LoadFileScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

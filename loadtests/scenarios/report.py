@@ -16,8 +16,9 @@ from rich.table import Table
 
 from loadtests.scenarios.level_chart import draw
 from loadtests.scenarios.levels import Level
-from loadtests.scenarios.thresholds import Check, Knee, Thresholds, find_knee, judge
+from loadtests.scenarios.thresholds import Knee, Thresholds, find_knee, judge
 from loadtests.servers import ROOT
+from loadtests.verdict import Verdict
 
 SUMMARY_FILE, CHART_FILE, HTML_FILE = "summary.json", "levels.png", "report.html"
 
@@ -38,14 +39,14 @@ class Outcome:
         return find_knee(self.levels, self.thresholds)
 
     @property
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[Verdict]:
         """The thresholds and what was found."""
         return judge(self.whole, self.levels, self.thresholds, finds_limit=self.finds_limit)
 
     @property
     def passed(self) -> bool:
         """Whether every threshold holds."""
-        return all(check.passed for check in self.checks)
+        return all(check.reached for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -102,7 +103,7 @@ def print_summary(summary: dict[str, Any], console: Console) -> None:
         checks.add_column(name, justify="left" if name in ("threshold", "") else "right")
     for check in summary["checks"]:
         sign = "at most" if check["at_most"] else "at least"
-        verdict = "[green]held[/]" if check["passed"] else "[red]missed[/]"
-        checks.add_row(check["name"], f"{sign} {check['limit']:g}", _number(check["found"], ".4g"), verdict)
+        verdict = "[green]held[/]" if check["reached"] else "[red]missed[/]"
+        checks.add_row(check["goal"], f"{sign} {check['wanted']:g}", _number(check["found"], ".4g"), verdict)
     console.print(checks)
     console.print(summary["knee"] or "No level lasted long enough to be measured.", highlight=False)

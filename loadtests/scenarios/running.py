@@ -176,8 +176,8 @@ class Run:
             finds_limit=shape.finds_limit if shape else False,
         )
         for check in outcome.checks:
-            if not check.passed:
-                log.error("Threshold missed: %s, limit %g, found %s.", check.name, check.limit, check.found)
+            if not check.reached:
+                log.error("Threshold missed: %s, limit %g, found %s.", check.goal, check.wanted, check.found)
         if options.headless or self._recorder.whole.tally.num_good:
             environment.process_exit_code = 0 if outcome.passed else STATUS_MISSED
         if outcome.knee:

@@ -6,11 +6,11 @@ It knows what was measured, not how. Source of the idea of a knee: the rate up t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from loadtests.scenarios.catalog import CLASSIFY, COMPLETE, DRAW, STYLIZE
 from loadtests.scenarios.levels import Level
+from loadtests.verdict import Verdict
 
 DEFAULT_LIMITS_MS = {CLASSIFY: 250.0, STYLIZE: 3000.0, COMPLETE: 500.0, DRAW: 500.0}
 _LIMIT_WORDS = {COMPLETE: "time to first token"}
@@ -24,27 +24,6 @@ class Thresholds:
     max_failure_ratio: float = 0.01
     min_requests_per_second: float = 0.0
     min_tokens_per_second: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One threshold and what was found; `found` is None where nothing was measured, which never passes."""
-
-    name: str
-    limit: float
-    found: float | None
-    at_most: bool = True
-
-    @property
-    def passed(self) -> bool:
-        """Whether the threshold holds."""
-        if self.found is None:
-            return False
-        return self.found <= self.limit if self.at_most else self.found >= self.limit
-
-    def to_json(self) -> dict[str, Any]:
-        """The check as JSON values."""
-        return asdict(self) | {"passed": self.passed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +45,14 @@ class Knee:
         return f"Sustains {rate}; not {self.failed_at} users: {self.reason}."
 
 
-def check_level(level: Level, thresholds: Thresholds) -> list[Check]:
+def check_level(level: Level, thresholds: Thresholds) -> list[Verdict]:
     """Failures and latencies of one level against their limits."""
-    checks = [Check("failure ratio", thresholds.max_failure_ratio, level.tally.failure_ratio)]
+    checks = [Verdict("failure ratio", thresholds.max_failure_ratio, level.tally.failure_ratio, at_most=True)]
     for action in sorted({*level.tally.judged, *level.tally.failures}):
         samples = level.tally.judged.get(action)
         words = f"{action}: p99 {_LIMIT_WORDS.get(action, 'latency')}, ms"
-        checks.append(Check(words, thresholds.limits_ms[action], samples.percentile(99) if samples else None))
+        found = samples.percentile(99) if samples else None
+        checks.append(Verdict(words, thresholds.limits_ms[action], found, at_most=True))
     return checks
 
 
@@ -80,16 +60,16 @@ def find_knee(levels: Sequence[Level], thresholds: Thresholds) -> Knee | None:
     """Go up from the fewest users until a limit fails; None where nothing was measured."""
     held: Level | None = None
     for level in levels:
-        failed = [check for check in check_level(level, thresholds) if not check.passed]
+        failed = [check for check in check_level(level, thresholds) if not check.reached]
         if failed:
             found = "nothing" if failed[0].found is None else f"{failed[0].found:.4g}"
-            reason = f"{failed[0].name} is {found}, more than {failed[0].limit:.4g}"
+            reason = f"{failed[0].goal} is {found}, more than {failed[0].wanted:.4g}"
             return Knee(held.users if held else 0, held.rate if held else 0.0, level.users, reason)
         held = level
     return Knee(held.users, held.rate, None) if held else None
 
 
-def judge(whole: Level, levels: Sequence[Level], thresholds: Thresholds, *, finds_limit: bool) -> list[Check]:
+def judge(whole: Level, levels: Sequence[Level], thresholds: Thresholds, *, finds_limit: bool) -> list[Verdict]:
     """Hold a run against its thresholds: all of it, or, where it goes beyond the limit on purpose, what it sustained.
 
     The latter demands that the lowest level holds and that the least rates are reached at a level that does.
@@ -100,10 +80,10 @@ def judge(whole: Level, levels: Sequence[Level], thresholds: Thresholds, *, find
         held = [level for level in levels if knee and level.users <= knee.users]
         judged = held[-1] if held else levels[0] if levels else whole
     checks = check_level(judged, thresholds)
-    checks.append(Check("good replies", 1, judged.tally.num_good, at_most=False))
+    checks.append(Verdict("good replies", 1, judged.tally.num_good))
     if thresholds.min_requests_per_second:
-        checks.append(Check("requests/s", thresholds.min_requests_per_second, judged.rate, at_most=False))
+        checks.append(Verdict("requests/s", thresholds.min_requests_per_second, judged.rate))
     if thresholds.min_tokens_per_second:
         rate = judged.to_json()["tokens_per_second"]
-        checks.append(Check("tokens/s", thresholds.min_tokens_per_second, rate, at_most=False))
+        checks.append(Verdict("tokens/s", thresholds.min_tokens_per_second, rate))
     return checks

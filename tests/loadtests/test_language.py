@@ -75,10 +75,10 @@ def test_tables_name_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
     assert "4,000.00" in text
     assert "missed" in text
     language_report.write_files(tmp_path, made, judge(made), bench_language.build_parser().parse_args([]))
-    written = json.loads((tmp_path / language_report.JSON_FILE).read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / language_report.FILES[0]).read_text(encoding="utf-8"))
     assert written["overhead"] == pytest.approx(0.1)
     assert written["unavailable"] == made.unavailable
-    assert (tmp_path / language_report.PNG_FILE).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / language_report.FILES[1]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_engine_answers_jobs_line_by_line() -> None:

@@ -1,7 +1,8 @@
 """Fractions of bare, ratios to peers, and the targets."""
 
 from loadtests.measure import PNG, RAW, Cell, Round
-from loadtests.targets import HEAVY, LIGHT, SERVICE, Results, ServerFacts, Verdict, judge, ratio_to
+from loadtests.targets import HEAVY, LIGHT, SERVICE, Results, ServerFacts, judge, ratio_to
+from loadtests.verdict import Verdict
 
 
 def measured(
