@@ -232,38 +232,6 @@ def test_a_sample_that_comes_late_does_not_take_the_place_of_a_newer_one(open_pa
     assert late.request.failure == "net::ERR_ABORTED"
 
 
-COUNT_CAMERAS = """() => {
-  window.cameras = [];
-  const devices = navigator.mediaDevices;
-  const give = devices.getUserMedia.bind(devices);
-  devices.getUserMedia = async (wanted) => {
-    const stream = await give(wanted);
-    window.cameras.push(stream.getTracks()[0]);
-    return stream;
-  };
-}"""
-CAMERA_STATES = "window.cameras.map((track) => track.readyState)"
-
-
-def test_the_camera_gives_a_picture_and_is_let_go(open_page: Open) -> None:
-    page = open_page("#/classify/cifar10")
-    expect(best(page)).to_have_text("airplane")
-    page.evaluate(COUNT_CAMERAS)
-    camera = page.get_by_role("button", name="Camera", exact=True)
-
-    camera.evaluate("(button) => { button.click(); button.click(); }")  # before the browser has given one
-    until(lambda: page.evaluate("window.cameras.length") == 2)
-    page.get_by_role("button", name="Take the picture").press("Enter")
-
-    expect(page.get_by_role("region", name="curl command")).to_contain_text("--data-binary @photo.jpg")
-    until(lambda: natural_size(picture(page, "What you gave"))[0] >= 320)
-    expect(bars(page)).to_have_count(5)
-    assert page.evaluate(CAMERA_STATES) == ["ended", "ended"]
-    camera.evaluate("(button) => { button.click(); location.hash = '#/'; }")
-    until(lambda: page.evaluate("window.cameras.length") == 3)
-    until(lambda: page.evaluate("window.cameras[2].readyState") == "ended")
-
-
 def test_what_is_no_picture_is_refused_in_the_words_of_the_service(
     open_page: Open, watched: Watched, tmp_path: Path
 ) -> None:
