@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.networks import LinearClassifier
 from tests.servers import RunningService
+
+# Tests run in several processes; OpenMP's threads, which wait by spinning, would take one another's cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# The machine may be busy, and no test is about time.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 PHOTO_SHAPE = (12, 10, 3)
 # Folders whose tests share what takes long to make: images, a browser on a service with every model.

@@ -27,14 +27,14 @@ def exported() -> set[str]:
 
 
 class RunningPrometheus:
-    """One server with its data in a folder; it scrapes four times a second and evaluates rules as often."""
+    """One server with its data in a folder; it scrapes twice a second and evaluates rules as often."""
 
     def __init__(self, folder: Path, target: str, *rules: Path) -> None:
         self._log = folder / "prometheus.log"
         config = folder / "prometheus.yml"
         labels = {"namespace": NAMESPACE}
         jobs = [{"job_name": JOB, "static_configs": [{"targets": [target], "labels": labels}]}]
-        every = {"scrape_interval": "250ms", "scrape_timeout": "250ms", "evaluation_interval": "250ms"}
+        every = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
         # JSON is YAML.
         config.write_text(json.dumps({"global": every, "rule_files": list(map(str, rules)), "scrape_configs": jobs}))
         address = f"127.0.0.1:{free_port()}"

@@ -29,7 +29,7 @@ ALL = {"namespace": ".*", "job": ".*", "model": ".*"}
 """What Grafana puts in for the variables where everything is chosen, as their `allValue` says."""
 ONE = {"namespace": NAMESPACE, "job": JOB, "model": "(tiny|tiny-transformer)"}
 OPTIONS = ("--instances", "1", "--threads", "1", "--metrics-compat", "triton,vllm")
-INTERVALS = {"$__rate_interval": "5s", "$__range": "1m"}
+INTERVALS = {"$__rate_interval": "10s", "$__range": "1m"}
 
 
 def substituted(expression: str, chosen: dict[str, str]) -> str:
@@ -83,8 +83,8 @@ def wait_for_data(running: RunningPrometheus, load: Future[None]) -> None:
     def has_grown() -> bool:
         if load.done():
             load.result()
-        late = 'changes(hotplate_finished_total{reason="deadline_exceeded"}[5s]) > 2'
-        return bool(running.query(late) and running.query("changes(hotplate_encode_seconds_count[5s]) > 2"))
+        late = 'changes(hotplate_finished_total{reason="deadline_exceeded"}[10s]) > 2'
+        return bool(running.query(late) and running.query("changes(hotplate_encode_seconds_count[10s]) > 2"))
 
     until(has_grown, running.describe)
 
@@ -109,11 +109,13 @@ def ask(url: str, network: LinearClassifier, stop: threading.Event) -> None:
 
 @pytest.mark.parametrize("expression", expressions())
 def test_a_panel_has_data(prometheus: RunningPrometheus, expression: str) -> None:
-    numbers = prometheus.numbers(substituted(expression, ALL))
-    prometheus.query(substituted(expression, ONE))
-
     # Without a GPU its metrics do not exist; everything else must have a value.
-    assert bool(numbers) != all(name.startswith(NEEDS_GPU) for name in names_in(expression)), expression
+    if all(name.startswith(NEEDS_GPU) for name in names_in(expression)):
+        assert prometheus.numbers(substituted(expression, ALL)) == []
+    else:
+        # A scrape of a busy service may come too late; the next one has what it asks for.
+        until(lambda: prometheus.numbers(substituted(expression, ALL)), lambda: expression)
+    prometheus.query(substituted(expression, ONE))
 
 
 def test_the_choice_of_models_reaches_the_panels(prometheus: RunningPrometheus) -> None:
@@ -123,8 +125,8 @@ def test_the_choice_of_models_reaches_the_panels(prometheus: RunningPrometheus) 
     def models(chosen: dict[str, str]) -> set[str]:
         return {series["metric"]["model"] for series in prometheus.query(substituted(target["expr"], chosen))}
 
-    assert models(ALL) == {"tiny", "tiny-transformer", "tiny-gan"}
-    assert models(ONE) == {"tiny", "tiny-transformer"}
+    until(lambda: models(ALL) == {"tiny", "tiny-transformer", "tiny-gan"})
+    until(lambda: models(ONE) == {"tiny", "tiny-transformer"})
     assert models(ALL | {"namespace": "elsewhere"}) == set()
 
 
@@ -133,12 +135,10 @@ def test_a_variable_has_values_to_choose_from(prometheus: RunningPrometheus, nam
     variable = VARIABLES[name]
     asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
     assert asked is not None
-    series = prometheus.query(f"group by ({asked[2]}) ({substituted(asked[1], ALL)})")
-
-    found = {each["metric"][asked[2]] for each in series}
+    expression = f"group by ({asked[2]}) ({substituted(asked[1], ALL)})"
     expected = {"namespace": {NAMESPACE}, "job": {JOB}, "model": {"tiny", "tiny-transformer", "tiny-gan"}}
     assert asked[2] == name
-    assert found == expected[name]
+    until(lambda: {each["metric"][asked[2]] for each in prometheus.query(expression)} == expected[name])
     assert (variable["includeAll"], variable["allValue"]) == (True, ALL[name])
 
 
@@ -151,31 +151,34 @@ def test_prometheus_evaluates_every_alert(prometheus: RunningPrometheus) -> None
     until(lambda: {rule["health"] for rule in prometheus.rules()} == {"ok"}, lambda: str(prometheus.rules()))
 
     assert {rule["name"] for rule in prometheus.rules()} == {alert["alert"] for alert in alerts()}
-    states = {rule["name"]: rule["state"] for rule in prometheus.rules()}
+
+    def states(*names: str) -> set[str]:
+        return {rule["state"] for rule in prometheus.rules() if rule["name"] in names}
+
     # A version was rejected, and a third of the requests are late: both alerts wait for their time to pass.
-    assert states["HotplateModelFailed"] == states["HotplateErrors"] == "pending"
-    assert states["HotplateNotReady"] == states["HotplateEngineRestarted"] == "inactive"
+    until(lambda: states("HotplateModelFailed", "HotplateErrors") == {"pending"})
+    until(lambda: states("HotplateNotReady", "HotplateEngineRestarted") == {"inactive"})
 
 
 @pytest.mark.parametrize(
     "expression",
     [
         # What autoscalers and dashboards of Triton and vLLM are told to ask.
-        "sum(rate(nv_inference_queue_duration_us[5s])) / sum(rate(nv_inference_request_success[5s]))",
-        "rate(nv_inference_request_duration_us[5s]) / rate(nv_inference_request_success[5s]) / 1000",
-        "rate(nv_inference_count[5s]) / rate(nv_inference_exec_count[5s])",
-        'sum by (reason) (rate(nv_inference_request_failure{reason="REJECTED"}[5s])) > 0',
+        "sum(rate(nv_inference_queue_duration_us[10s])) / sum(rate(nv_inference_request_success[10s]))",
+        "rate(nv_inference_request_duration_us[10s]) / rate(nv_inference_request_success[10s]) / 1000",
+        "rate(nv_inference_count[10s]) / rate(nv_inference_exec_count[10s])",
+        'sum by (reason) (rate(nv_inference_request_failure{reason="REJECTED"}[10s])) > 0',
         "avg(nv_inference_pending_request_count)",
         "sum(vllm:num_requests_running) + sum(vllm:num_requests_waiting)",
-        "histogram_quantile(0.99, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket[5s])))",
-        "histogram_quantile(0.5, sum by (le, model_name) (rate(vllm:e2e_request_latency_seconds_bucket[5s])))",
-        'sum(rate(vllm:generation_tokens_total{model_name="tiny-transformer"}[5s])) > 0',
-        "sum by (finished_reason) (rate(vllm:request_success_total[5s]))",
+        "histogram_quantile(0.99, sum by (le) (rate(vllm:time_to_first_token_seconds_bucket[10s])))",
+        "histogram_quantile(0.5, sum by (le, model_name) (rate(vllm:e2e_request_latency_seconds_bucket[10s])))",
+        'sum(rate(vllm:generation_tokens_total{model_name="tiny-transformer"}[10s])) > 0',
+        "sum by (finished_reason) (rate(vllm:request_success_total[10s]))",
         "vllm:kv_cache_usage_perc",
     ],
 )
 def test_other_servers_names_have_data_too(prometheus: RunningPrometheus, expression: str) -> None:
-    assert prometheus.numbers(expression)
+    until(lambda: prometheus.numbers(expression), lambda: expression)
 
 
 # --- the files alone ---

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from loadtests.scenarios.catalog import ACTIONS
 from tests.deploy.base_image import command
 from tests.deploy.container import HARDENED, Container
 from tests.deploy.image import LOCUST_PARTS, build_image, inspect
+
+GENEROUS = [f"--slo-{action}-ms=20000" for action in ACTIONS]
 
 
 @pytest.mark.timeout(1200)  # the first build
 def test_locust_asks_the_service_from_its_own_image(image: str) -> None:
     locust = build_image("hotplate-locust", "loadtests/compose/locust.Dockerfile", LOCUST_PARTS)
-    few = ("--headless", "--users", "2", "--spawn-rate", "2", "--run-time", "5s", "--stop-timeout", "10")
+    few = ("--headless", "--users", "2", "--spawn-rate", "2", "--run-time", "5s", "--stop-timeout", "10", *GENEROUS)
 
     with Container(image, environment={"HOTPLATE_MODELS": "mnist,fashion-mnist"}) as service:
         service.wait_until_ready()

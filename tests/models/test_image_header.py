@@ -189,7 +189,7 @@ def test_a_profile_that_unpacks_to_more_than_it_may_is_not_unpacked_whole() -> N
     assert read_rgb_profile(png_with(png_chunk(b"iCCP", b"name\0\0junk"), body)) == b""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(["PNG", "JPEG", "WEBP"]), st.data())
 def test_a_damaged_profile_is_dropped_or_the_file_refused(kind: str, data: st.DataObject) -> None:
     body = bytearray(encoded(Image.new("RGB", (8, 8)), kind, icc_profile=rgb_profile()))

@@ -257,7 +257,7 @@ def try_decoding(body: bytes) -> None:
     assert not LIBRARY_WORDS.search(words)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_damaged_files_decode_or_fail_in_our_own_words(data: st.DataObject) -> None:
     body = bytearray(sample(data.draw(st.sampled_from(SAMPLES))))
@@ -268,7 +268,7 @@ def test_damaged_files_decode_or_fail_in_our_own_words(data: st.DataObject) -> N
     try_decoding(bytes(body[: data.draw(st.one_of(st.just(len(body)), position))]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x80\0\0\0WEBPVP8 "]), st.binary(max_size=200)
 )

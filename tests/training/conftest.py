@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+import coverage
 import numpy as np
 import pytest
 import torch
@@ -43,6 +44,17 @@ def idx_folder(tmp_path: Path) -> Path:
         else:
             (folder / name).write_bytes(content)
     return folder
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _no_coverage() -> Iterator[None]:
+    """Measure no coverage: it is that of `service` and `models`, and exports of torch take twice as long under it."""
+    measuring = coverage.Coverage.current()
+    if measuring is not None:
+        measuring.stop()
+    yield
+    if measuring is not None:
+        measuring.start()
 
 
 @pytest.fixture(autouse=True)

@@ -22,12 +22,11 @@ def run_small(folder: Path, tmp_path: Path, *more: str) -> int:
     return main(["--dataset", "mnist", *files, *settings, *more])
 
 
-@pytest.mark.parametrize("dataset", sorted(RECIPES))
-def test_a_dry_run_passes_for_every_recipe(
-    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_dry_run_passes_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--dataset", dataset, "--dry-run"]) == 0
+    assert main(["--dataset", "mnist", "--dry-run"]) == 0  # test_readme.py has the other recipes
     assert "dry run passed" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 

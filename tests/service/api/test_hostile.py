@@ -223,7 +223,7 @@ bodies = st.one_of(
 ).map(lambda value: json.dumps(value).encode("ascii"))
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies | st.binary(max_size=300), path=st.sampled_from([CLASSIFY, EMBED]))
 def test_no_json_breaks_a_route(client: httpx.Client, body: bytes, path: str) -> None:
     assert_refused(client.post(path, content=body, headers=JSON))
@@ -239,7 +239,7 @@ drawings = st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=drawings, verb=st.sampled_from(["generate", *LATENT_ROUTES]), model=st.sampled_from(["gan", "vae"]))
 def test_no_json_breaks_a_route_that_draws(drawers: httpx.Client, body: dict[str, Any], verb: str, model: str) -> None:
     response = drawers.post(f"/v1/models/tiny-{model}/{verb}", content=json.dumps(body), headers=JSON)
@@ -256,7 +256,7 @@ kinds = st.sampled_from(["image/png", "image/webp", "image/jpeg", "multipart/for
 prefixes = st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x10\0\0\0WEBPVP8 ", PART])
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=prefixes, body=st.binary(max_size=300), kind=kinds)
 def test_no_bytes_break_a_route(client: httpx.Client, prefix: bytes, body: bytes, kind: str) -> None:
     headers = {"content-type": kind} if kind else {}

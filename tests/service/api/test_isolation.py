@@ -72,7 +72,7 @@ async def all_at_once(url: str, network: LinearClassifier, requests: list[Sent])
         await asyncio.gather(*(exchange(client, network, request) for request in requests))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(sent, min_size=2, max_size=40))
 def test_every_caller_gets_the_answer_to_its_own_input(
     service: RunningService, network: LinearClassifier, requests: list[Sent]

@@ -283,7 +283,7 @@ ACTION = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(ACTION, max_size=60), st.integers(1, 2), st.sampled_from([0.0, 0.02]))
 def test_whatever_happens_every_request_gets_its_own_answer(
     actions: list[tuple[str, int]], num_instances: int, delay_seconds: float

@@ -68,7 +68,7 @@ filters = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(logit_rows, filters), min_size=1, max_size=5), st.integers(0, 1000))
 def test_each_row_is_drawn_from_its_filtered_distribution_by_its_own_random_number(
     rows: list[tuple[list[float], dict[str, Any]]], step: int
@@ -86,7 +86,7 @@ def test_each_row_is_drawn_from_its_filtered_distribution_by_its_own_random_numb
         assert below - 1e-4 <= draw.uniform() <= below + shares[token] + 1e-4
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=8, max_size=8),
     st.lists(st.integers(0, 7), max_size=12),

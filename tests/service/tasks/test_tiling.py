@@ -33,7 +33,7 @@ stylizations = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(32, 700), st.integers(32, 700), stylizations)
 def test_every_pixel_is_kept_once_and_seen_right(height: int, width: int, wanted: Stylization) -> None:
     plan = plan_tiles(height, width, wanted)
@@ -88,7 +88,7 @@ def test_a_stride_that_is_no_part_of_the_bucket_is_kept_too() -> None:
     assert (plan.padded_height, plan.padded_width) == (96, 192)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(32, 16_384), st.integers(32, 16_384), st.sampled_from([4, 8, 32]))
 def test_statistics_come_from_a_picture_that_the_network_takes(height: int, width: int, stride: int) -> None:
     wanted = stylization(stride, 512, 64, 1024 * 1024)

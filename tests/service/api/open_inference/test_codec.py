@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -51,7 +51,6 @@ def refused(*inputs: dict[str, Any], raw: bytes | None = None, **members: Any) -
     return caught.value.message
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.data(), st.sampled_from(JSON_DATATYPES), st.booleans())
 def test_numbers_come_through_json_as_they_were(data: st.DataObject, datatype: str, is_nested: bool) -> None:
     array = data.draw(arrays(datatype))
@@ -65,7 +64,6 @@ def test_numbers_come_through_json_as_they_were(data: st.DataObject, datatype: s
     assert np.array_equal(answered, array)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.data(), st.sampled_from(sorted(ELEMENT_BYTES)))
 def test_numbers_come_through_raw_as_they_were(data: st.DataObject, datatype: str) -> None:
     array = data.draw(hnp.arrays(NUMPY_DTYPES[datatype], SHAPES))
@@ -82,7 +80,6 @@ def test_numbers_come_through_raw_as_they_were(data: st.DataObject, datatype: st
     assert b"".join(bytes(piece) for piece in reply.pieces[1:]) == array.tobytes()
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.text(), max_size=6))
 def test_texts_come_through_json_as_they_were(texts: list[str]) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
@@ -94,7 +91,6 @@ def test_texts_come_through_json_as_they_were(texts: list[str]) -> None:
     assert orjson.loads(reply.pieces[0])["outputs"][0]["data"] == texts
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.lists(st.binary(), max_size=6))
 def test_bytes_come_through_raw_as_they_were(strings: list[bytes]) -> None:
     raw = pack_strings(strings)
@@ -105,7 +101,6 @@ def test_bytes_come_through_raw_as_they_were(strings: list[bytes]) -> None:
     assert [bytes(string) for string in unpack_strings("x", tensor.raw, len(strings))] == strings
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=40), st.integers(0, 4))
 def test_bytes_that_are_no_strings_are_refused(raw: bytes, num_elements: int) -> None:
     with contextlib.suppress(InvalidParameter):
@@ -192,7 +187,6 @@ def test_a_request_that_is_none_is_refused(body: bytes) -> None:
         parse_request(body, None)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=200), st.none() | st.integers(-5, 300))
 def test_any_bytes_are_parsed_or_refused(body: bytes, header_bytes: int | None) -> None:
     with contextlib.suppress(MalformedRequest, InvalidParameter):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.open_inference import codings
@@ -22,7 +22,6 @@ from tests.service.api.open_inference.calls import INFER, LENGTH, as_binary, as_
 LIMIT = 10_000
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=2000), st.sampled_from(["gzip", "deflate"]))
 def test_a_body_comes_back_as_it_was(content: bytes, coding: str) -> None:
     assert codings.inflate(codings.deflate(content, coding), coding, LIMIT) == content
@@ -49,7 +48,6 @@ def test_a_bomb_is_not_inflated_to_its_end(coding: str) -> None:
             codings.inflate(bomb if size is None else codings.deflate(size, coding), coding, LIMIT)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.binary(max_size=300), st.sampled_from(["gzip", "deflate"]))
 def test_any_bytes_are_inflated_or_refused(body: bytes, coding: str) -> None:
     with contextlib.suppress(MalformedRequest, PayloadTooLarge):
