@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.networks import LinearClassifier
+from tests.playground import commands
 from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
 from tests.servers import RunningService, until
 
@@ -38,6 +39,16 @@ def loaded(page: Page) -> Page:
     expect(page.locator(".model-score b")).to_have_count(8)
     expect(page.get_by_text("Drawn just now by fashion-gan")).to_be_visible()
     return page
+
+
+def test_the_strip_s_command_draws_the_same_pictures(page: Page) -> None:
+    strip = loaded(page).locator(".strip")
+
+    drawn = commands.answer(strip)["images"]
+
+    assert len(drawn) == 10
+    shown = strip.locator("img").evaluate_all("all => all.map(one => one.src)")
+    assert shown == [f"data:image/png;base64,{one['image']}" for one in drawn]
 
 
 def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: RunningService) -> None:

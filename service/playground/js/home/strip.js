@@ -3,6 +3,7 @@
 import { json, modelPath } from "../api.js";
 import { seconds } from "../charts.js";
 import { button, errorBox, latest } from "../controls.js";
+import { curlPanel } from "../curl.js";
 import { clear, h } from "../dom.js";
 import { pngUrl } from "../picture_files.js";
 import { anySeed } from "../seeds.js";
@@ -14,18 +15,21 @@ export function strip(model, signal) {
   const pictures = h("ul", { class: "strip-pictures", "aria-label": `Pictures drawn by ${model.id}` });
   const told = h("p", { class: "muted strip-told" }, "Drawing …");
   const errors = errorBox();
+  const curl = curlPanel();
   const work = latest({ signal });
   for (let index = 0; index < NUM_PICTURES; index += 1) pictures.append(h("li", { class: "strip-empty" }));
 
   async function draw() {
     const path = modelPath(model.id, "generate");
+    const body = { num_images: NUM_PICTURES, seed: anySeed() };
     try {
       const began = performance.now();
-      const answer = await work.run((running) => json(path, { num_images: NUM_PICTURES, seed: anySeed() }, { signal: running }));
+      const answer = await work.run((running) => json(path, body, { signal: running }));
       if (!answer) return;
       const took = (performance.now() - began) / 1000;
       clear(pictures).append(...answer.images.map(picture));
       told.textContent = `Drawn just now by ${model.id} from ten random seeds, in ${seconds(took)}.`;
+      curl.show({ path, body });
       errors.hide();
     } catch (error) {
       errors.show(error);
@@ -38,6 +42,7 @@ export function strip(model, signal) {
     pictures,
     h("div", { class: "row spread" }, told, button("Draw ten others", draw, { kind: "small" })),
     errors.element,
+    curl.element,
   );
   return { element, draw };
 }
