@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 
 
 class RunningService:
