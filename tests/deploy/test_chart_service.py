@@ -23,7 +23,6 @@ MARGIN = 3.0
 """How much slower than this machine a node may be."""
 
 
-@pytest.mark.timeout(200)
 def test_the_service_answers_every_probe_within_the_start_up_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     told = one({}, "ConfigMap")["data"]
     own = {name: text for name, text in told.items() if name not in ("HOTPLATE_HOST", "HOTPLATE_REPOSITORY")}

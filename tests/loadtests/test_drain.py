@@ -23,7 +23,6 @@ time.sleep(60)
 REFUSAL = b'{"status": 503, "code": "shutting_down"}'
 
 
-@pytest.mark.timeout(240)
 def test_no_request_is_lost_when_the_service_ends_under_load(tmp_path: Path) -> None:
     serve = "--models fashion-mnist,novelist,painter --instances 1 --threads 1"
     output = tmp_path / "drain.json"

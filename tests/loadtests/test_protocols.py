@@ -70,7 +70,6 @@ def test_random_numbers_have_all_their_digits(tmp_path: Path) -> None:
     assert message.file.stat().st_size == pytest.approx(binary.file.stat().st_size, rel=0.01)
 
 
-@pytest.mark.timeout(180)
 def test_a_short_run_measures_every_form_and_writes_its_reports(tmp_path: Path) -> None:
     options = bench_protocols.build_parser().parse_args(
         ["--quick", "--models", "fashion-mnist", MEAN_MODEL, "--serve-flags=--instances 1", "--output", str(tmp_path)]

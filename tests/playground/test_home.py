@@ -109,7 +109,6 @@ def test_ten_others_are_drawn_on_demand(page: Page) -> None:
     expect(pictures).to_have_count(10)
 
 
-@pytest.mark.timeout(180)
 def test_the_load_of_a_model_is_shown_as_it_happens(page: Page, playground: RunningService) -> None:
     loaded(page)
     live = row(page, "mnist").locator(".live")

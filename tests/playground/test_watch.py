@@ -21,8 +21,6 @@ DATA = Path(__file__).parent.parent / "data"
 NUM_REQUESTS = 200
 BURST_MS = 60_000
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def watch(open_page: Open) -> Page:

@@ -198,7 +198,7 @@ def metric(text: str, name: str, *labels: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in labels))
 
 
-@pytest.mark.timeout(SECONDS + PATIENCE_SECONDS + 110)
+@pytest.mark.timeout(SECONDS + PATIENCE_SECONDS + 240)
 def test_nothing_is_lost_or_wrong_while_models_come_and_go(tmp_path: Path, network: LinearClassifier) -> None:
     toggled = [Toggled(at) for at in range(NUM_TOGGLED)]
     write_repository(tmp_path, network, toggled)
