@@ -16,15 +16,12 @@ import torch
 from tqdm import tqdm
 
 from training.checkpoints import open_run
-from training.device import can_compile, choose_device
+from training.device import can_compile
 from training.generators.command_line import (
     Job,
-    dry_settings,
-    make_dry_job,
-    make_job,
     make_parser,
+    prepare,
     run_command,
-    set_up_torch,
 )
 from training.generators.config import GanConfig
 from training.generators.drawing import draw_from_gan, identity_of
@@ -34,7 +31,7 @@ from training.generators.gan_trainer import GanTrainer
 from training.generators.graphs import DECODER, gan_graphs
 from training.generators.likelihood import to_levels
 from training.generators.measured import SCORES_FILE
-from training.generators.parts import Parts, split
+from training.generators.parts import Parts
 from training.generators.preview import PREVIEW_FILE, write_grid
 from training.generators.publishing import publish
 from training.generators.report import Plate
@@ -43,7 +40,6 @@ from training.generators.siblings import SECTION, SeedScores, read_siblings
 from training.generators.stretches import restore_run, run_steps
 from training.networks.gan import GanShape, Generator
 from training.networks.size import num_parameters
-from training.options import given_settings
 
 DRAWN = "drawn by label"
 _PREVIEWED = 8
@@ -56,12 +52,8 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
 
     Raises: DataError, ExportError, ValueError.
     """
-    given = given_settings(GanConfig, arguments)
-    config = GanConfig(**(dry_settings(given, _DRY_NETWORK) if scratch else given))
-    set_up_torch(arguments, config.seed)
-    device = choose_device(arguments.device)
-    job = make_dry_job(arguments, "gan", scratch) if scratch else make_job(arguments, "gan")
-    parts = split(job.dataset, config.held_out, config.seed)
+    ready = prepare(GanConfig, "gan", arguments, scratch, _DRY_NETWORK)
+    config, device, job, parts = ready.config, ready.device, ready.job, ready.parts
     trainer = GanTrainer(
         make_shape(config, parts, len(job.dataset.labels)),
         config,

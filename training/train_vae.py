@@ -16,15 +16,12 @@ import torch
 from tqdm import tqdm
 
 from training.checkpoints import open_run
-from training.device import can_compile, choose_device
+from training.device import can_compile
 from training.generators.command_line import (
     Job,
-    dry_settings,
-    make_dry_job,
-    make_job,
     make_parser,
+    prepare,
     run_command,
-    set_up_torch,
 )
 from training.generators.config import VaeConfig
 from training.generators.drawing import draw_from_vae, identity_of
@@ -42,7 +39,7 @@ from training.generators.graphs import DECODER, ENCODER, PRIOR, RECONSTRUCTION, 
 from training.generators.likelihood import to_levels, to_signed
 from training.generators.likelihood_scores import LikelihoodScores, score_likelihood
 from training.generators.measured import SCORES_FILE
-from training.generators.parts import Parts, split
+from training.generators.parts import Parts
 from training.generators.preview import PREVIEW_FILE, write_grid
 from training.generators.prior import PRIOR_FILE, Mixture, load_or_fit_prior
 from training.generators.publishing import publish
@@ -52,7 +49,6 @@ from training.generators.stretches import restore_run, run_steps
 from training.generators.vae_trainer import VaeTrainer
 from training.networks.size import num_parameters
 from training.networks.vae import Vae, VaeShape
-from training.options import given_settings
 
 FROM_PRIOR, FROM_NORMAL = "drawn from the fitted prior", "drawn from N(0, 1)"
 _PREVIEWED = 10
@@ -87,12 +83,8 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
 
     Raises: DataError, ExportError, ValueError.
     """
-    given = given_settings(VaeConfig, arguments)
-    config = VaeConfig(**(dry_settings(given, _DRY_NETWORK) if scratch else given))
-    set_up_torch(arguments, config.seed)
-    device = choose_device(arguments.device)
-    job = make_dry_job(arguments, "vae", scratch) if scratch else make_job(arguments, "vae")
-    parts = split(job.dataset, config.held_out, config.seed)
+    ready = prepare(VaeConfig, "vae", arguments, scratch, _DRY_NETWORK)
+    config, device, job, parts = ready.config, ready.device, ready.job, ready.parts
     network = Vae(make_shape(config, parts, len(job.dataset.labels)))
     trainer = VaeTrainer(
         network,

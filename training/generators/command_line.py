@@ -11,18 +11,23 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset, synthetic_dataset
+from training.device import choose_device
 from training.export import DEFAULT_REPOSITORY, ExportError
 from training.formats import DataError
 from training.generators.classifier_score import ClassifierLesson
+from training.generators.config import GeneratorConfig
 from training.generators.likelihood_scores import LikelihoodPlan
+from training.generators.parts import Parts, split
 from training.generators.scoring import ScoringPlan
-from training.options import add_flags
+from training.options import add_flags, given_settings
+
+ConfigT = TypeVar("ConfigT", bound=GeneratorConfig)
 
 _DRY_ROWS = 60
 _DRY_SETTINGS = {"num_steps": 2, "evaluate_every": 1, "batch_size": 8, "held_out": 20, "latent": 4}
@@ -40,6 +45,16 @@ class Job:
     classifier: Path
     plan: ScoringPlan | None
     likelihood: LikelihoodPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Generic[ConfigT]):
+    """What a training begins with: its settings, device and job, and the parts of the job's data."""
+
+    config: ConfigT
+    device: torch.device
+    job: Job
+    parts: Parts
 
 
 def make_parser(name: str, description: str, kind: type[Any]) -> argparse.ArgumentParser:
@@ -73,11 +88,27 @@ def make_parser(name: str, description: str, kind: type[Any]) -> argparse.Argume
     return parser
 
 
-def set_up_torch(arguments: argparse.Namespace, seed: int) -> None:
-    """Set the threads that the command line asks for, and seed the initial weights."""
+def prepare(
+    kind: type[ConfigT],
+    network: str,
+    arguments: argparse.Namespace,
+    scratch: Path | None,
+    dry_network: dict[str, Any],
+) -> Prepared[ConfigT]:
+    """Resolve the command line, load the data and seed torch, for a dry run where there is a scratch folder.
+
+    `network` is the end of the model's name; `dry_network` holds the sizes of the smallest one.
+
+    Raises: DataError, ValueError.
+    """
+    given = given_settings(kind, arguments)
+    config = kind(**(given | _DRY_SETTINGS | dry_network if scratch else given))
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    torch.manual_seed(seed)
+    torch.manual_seed(config.seed)
+    device = choose_device(arguments.device)
+    job = make_dry_job(arguments, network, scratch) if scratch else make_job(arguments, network)
+    return Prepared(config, device, job, split(job.dataset, config.held_out, config.seed))
 
 
 def model_name(dataset: str, network: str) -> str:
@@ -126,11 +157,6 @@ def make_dry_job(arguments: argparse.Namespace, network: str, scratch: Path) -> 
 def _classifier(arguments: argparse.Namespace) -> Path:
     folder: Path = arguments.classifier or DEFAULT_REPOSITORY / arguments.dataset / "1"
     return folder
-
-
-def dry_settings(given: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
-    """Replace the settings that decide how long a run takes; `network` are the sizes of the smallest one."""
-    return given | _DRY_SETTINGS | network
 
 
 def run_command(train: Callable[[argparse.Namespace, Path | None], None], arguments: argparse.Namespace) -> int:
