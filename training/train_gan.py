@@ -17,12 +17,7 @@ from tqdm import tqdm
 
 from training.checkpoints import open_run
 from training.device import can_compile
-from training.generators.command_line import (
-    Job,
-    make_parser,
-    prepare,
-    run_command,
-)
+from training.generators.command_line import Job, make_parser, prepare, run_command
 from training.generators.config import GanConfig
 from training.generators.drawing import draw_from_gan, identity_of
 from training.generators.finished import FinishedGenerator
@@ -52,8 +47,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
 
     Raises: DataError, ExportError, ValueError.
     """
-    ready = prepare(GanConfig, "gan", arguments, scratch, _DRY_NETWORK)
-    config, device, job, parts = ready.config, ready.device, ready.job, ready.parts
+    config, device, job, parts = prepare(GanConfig, "gan", arguments, scratch, _DRY_NETWORK)
     trainer = GanTrainer(
         make_shape(config, parts, len(job.dataset.labels)),
         config,

@@ -17,12 +17,7 @@ from tqdm import tqdm
 
 from training.checkpoints import open_run
 from training.device import can_compile
-from training.generators.command_line import (
-    Job,
-    make_parser,
-    prepare,
-    run_command,
-)
+from training.generators.command_line import Job, make_parser, prepare, run_command
 from training.generators.config import VaeConfig
 from training.generators.drawing import draw_from_vae, identity_of
 from training.generators.finished import FinishedGenerator
@@ -83,8 +78,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
 
     Raises: DataError, ExportError, ValueError.
     """
-    ready = prepare(VaeConfig, "vae", arguments, scratch, _DRY_NETWORK)
-    config, device, job, parts = ready.config, ready.device, ready.job, ready.parts
+    config, device, job, parts = prepare(VaeConfig, "vae", arguments, scratch, _DRY_NETWORK)
     network = Vae(make_shape(config, parts, len(job.dataset.labels)))
     trainer = VaeTrainer(
         network,

@@ -15,22 +15,19 @@ from service.coalescing import CoalescingTransport
 from service.engine.calls import Call, ReadyModel, error_of
 from service.engine.connection import Connection
 from service.engine.generation import Generation
-from service.engine.in_flight import InFlight
+from service.engine.in_flight import Answer, InFlight
 from service.engine.known_models import KnownModels
 from service.engine.messages import (
     Control,
     Describe,
     Description,
     Failure,
-    Finished,
     Infer,
     Message,
     ModelStatus,
     Released,
-    Result,
     Sampled,
     Sampling,
-    Scored,
     frame,
 )
 from service.engine.questions import Questions
@@ -249,7 +246,7 @@ class EngineClient:
             self._calls.push(message)
         elif isinstance(message, Description):
             self._learn(message)
-        elif isinstance(message, Result | Scored | Finished | Failure):
+        elif isinstance(message, Answer):
             awaited = self._calls.receive(message, payload)
             if isinstance(message, Failure) and not awaited:
                 self._questions.fail(error_of(message), message.id)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from loadtests.scenarios.catalog import ACTIONS
 from tests.deploy.base_image import command
 from tests.deploy.container import HARDENED, Container
 from tests.deploy.image import LOCUST_PARTS, build_image, inspect
-
-GENEROUS = [f"--slo-{action}-ms=20000" for action in ACTIONS]
+from tests.loadtests.test_scenarios import GENEROUS
 
 
 @pytest.mark.timeout(1200)  # the first build

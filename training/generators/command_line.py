@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -45,16 +45,6 @@ class Job:
     classifier: Path
     plan: ScoringPlan | None
     likelihood: LikelihoodPlan
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared(Generic[ConfigT]):
-    """What a training begins with: its settings, device and job, and the parts of the job's data."""
-
-    config: ConfigT
-    device: torch.device
-    job: Job
-    parts: Parts
 
 
 def make_parser(name: str, description: str, kind: type[Any]) -> argparse.ArgumentParser:
@@ -94,8 +84,10 @@ def prepare(
     arguments: argparse.Namespace,
     scratch: Path | None,
     dry_network: dict[str, Any],
-) -> Prepared[ConfigT]:
-    """Resolve the command line, load the data and seed torch, for a dry run where there is a scratch folder.
+) -> tuple[ConfigT, torch.device, Job, Parts]:
+    """Resolve what the command line asks for and seed torch, for a dry run where there is a scratch folder.
+
+    Returns the settings, the device, the job, and the parts of its data.
 
     `network` is the end of the model's name; `dry_network` holds the sizes of the smallest one.
 
@@ -108,7 +100,7 @@ def prepare(
     torch.manual_seed(config.seed)
     device = choose_device(arguments.device)
     job = make_dry_job(arguments, network, scratch) if scratch else make_job(arguments, network)
-    return Prepared(config, device, job, split(job.dataset, config.held_out, config.seed))
+    return config, device, job, split(job.dataset, config.held_out, config.seed)
 
 
 def model_name(dataset: str, network: str) -> str:

@@ -1,11 +1,13 @@
 /** Speaks to the service: JSON, binary bodies, server-sent events, errors in its own words. The key stays in memory. */
 
+import { ToldError } from "./told_error.js";
+
 let key = "";
 let settings = null;
 const keyCallbacks = new Set();
 
 /** An error as the API words it; `status` is 0 where no answer came. */
-export class ApiError extends Error {
+export class ApiError extends ToldError {
   constructor(status, code, title, detail, retryAfter = null) {
     super(detail || title);
     this.name = "ApiError";

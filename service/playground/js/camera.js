@@ -1,20 +1,19 @@
 /** The camera: asked for, let go of, and told in plain words where there is none. */
 
-/** No camera, and why; a person's or a computer's affair, no fault of the page. */
-export class CameraError extends Error {}
+import { ToldError } from "./told_error.js";
 
 /** Whether the browser gives a camera at all; it does to secure contexts only: https, or a loopback address. */
 export const mayHaveCamera = () => Boolean(navigator.mediaDevices?.getUserMedia);
 
-/** A stream of a camera, with what is wanted of its video. Throws CameraError. */
+/** A stream of a camera, with what is wanted of its video. Throws ToldError. */
 export async function openCamera(video) {
   if (!mayHaveCamera()) {
-    throw new CameraError("The browser gives a camera only to pages from https or from this computer.");
+    throw new ToldError("The browser gives a camera only to pages from https or from this computer.");
   }
   try {
     return await navigator.mediaDevices.getUserMedia({ video, audio: false });
   } catch (error) {
-    throw new CameraError(`The browser gave no camera: ${error.message || error.name}.`);
+    throw new ToldError(`The browser gave no camera: ${error.message || error.name}.`);
   }
 }
 

@@ -1,8 +1,8 @@
 /** Labelled controls, the box that shows an error, and work of which only the latest counts. */
 
 import { ApiError } from "./api.js";
-import { CameraError } from "./camera.js";
 import { announce, clear, h, uniqueId } from "./dom.js";
+import { ToldError } from "./told_error.js";
 
 /** A labelled range: `{element, value, set(value)}`; `format(value)` words the number beside it. */
 export function slider({ label, min, max, step = 0.01, value, onInput = () => {}, format = String, hint }) {
@@ -108,7 +108,7 @@ export function errorBox() {
     element,
     show(error) {
       if (error?.name === "AbortError") return;
-      if (!(error instanceof ApiError || error instanceof CameraError)) console.error(error);
+      if (!(error instanceof ToldError)) console.error(error);
       const head = error instanceof ApiError && error.status ? `${error.status} ${error.title ?? ""}`.trim() : "Error";
       // What is asked every second may fail every second; a screen reader need not say so each time.
       if (told === `${head} ${error.message}`) return;
