@@ -66,7 +66,7 @@ class KnownModels:
         if not versions:
             if not self.is_settled:
                 raise ModelNotReady("The engine is starting; its models are not known yet.", retry_after_seconds=1)
-            known = ", ".join(sorted({status.name for status in self.statuses}))
+            known = ", ".join(sorted({status.name for status in self.statuses})) or "none"
             raise UnknownModel(f"There is no model {name!r}; there are: {known}.")
         if at and version not in versions:
             raise UnknownModel(f"{name!r} has no version {version!r}; it has: {', '.join(sorted(versions))}.")

@@ -108,6 +108,7 @@ def open_page(playground: RunningService, browser: Browser, watched: Watched) ->
         page = context.new_page()
         watched.watch(page)
         page.goto(f"/{address}")
+        expect(page.locator("main[aria-busy]")).to_have_count(0)  # before, keys would meet a page without contents
         return page
 
     yield open_page

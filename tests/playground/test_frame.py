@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.playground.conftest import NARROW, Open, Watched, scrolls_sideways
-from tests.servers import RunningService
+from tests.servers import RunningService, until
 
 MAX_FIRST_LOAD_BYTES = 150_000
 
@@ -39,6 +39,19 @@ def test_a_page_is_loaded_only_when_it_is_opened(page: Page, watched: Watched) -
 
     assert not [url for url in before if url.endswith(("watch.js", "watch.css", "classify.js", "write.js"))]
     assert page.title() == "Watch · Hotplate"
+
+
+def test_a_page_is_busy_until_its_contents_are_there(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/pages/watch.js", lambda route: held.append(route))
+
+    page.get_by_role("navigation").get_by_role("link", name="Watch").click()
+    expect(page.get_by_role("main")).to_have_attribute("aria-busy", "true")
+    until(lambda: page.evaluate("true") and len(held) == 1)
+    held[0].continue_()
+
+    expect(page.get_by_role("heading", name="The engine at work")).to_be_visible()
+    expect(page.locator("main[aria-busy]")).to_have_count(0)
 
 
 def test_a_second_visit_asks_only_whether_files_changed(page: Page) -> None:

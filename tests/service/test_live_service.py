@@ -35,6 +35,9 @@ def test_files_that_come_change_and_go_are_followed(tmp_path: Path) -> None:
         (tmp_path / "first").rename(tmp_path / ".first")
         until(lambda: answer(url, "first") is None, service.describe)
         assert answer(url, "second") == 4
+        (tmp_path / "second").rename(tmp_path / ".second")
+        none = "There is no model 'second'; there are: none."
+        until(lambda: httpx.get(f"{url}/v1/models/second").json().get("detail") == none, service.describe)
 
 
 def test_the_command_line_loads_unloads_and_lists(tmp_path: Path) -> None:

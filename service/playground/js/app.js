@@ -36,7 +36,7 @@ async function show({ isSame = false } = {}) {
   const wanted = route();
   const isFirst = shown === null;
   shown = wanted.page;
-  clear(main);
+  clear(main).setAttribute("aria-busy", "true");
   markCurrent(wanted.page);
   try {
     const listed = await models({ signal });
@@ -47,7 +47,9 @@ async function show({ isSame = false } = {}) {
     if (!signal.aborted) await showFailure(error, signal);
     return;
   }
-  if (!isFirst && !isSame && !signal.aborted) arrive();
+  if (signal.aborted) return;
+  main.removeAttribute("aria-busy");
+  if (!isFirst && !isSame) arrive();
 }
 
 async function showPage({ page, model }, listed, signal) {
@@ -70,6 +72,7 @@ async function showFailure(error, signal) {
   const starting = error instanceof ApiError && (error.status === 503 || error.status === 0);
   box.show(error);
   const refused = error.status === 401 ? "An API key is needed" : "This page cannot be shown";
+  main.removeAttribute("aria-busy");
   clear(main).append(h("h1", {}, starting ? "The service is not ready yet" : refused), box.element);
   if (!starting) {
     main.append(h("p", {}, h("a", { href: "#/" }, "All models")));
