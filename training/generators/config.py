@@ -24,7 +24,7 @@ class GeneratorConfig:
     dataset: DatasetName
     latent: int = _setting(64, "numbers in a latent")
     batch_size: int = _setting(64, "real images a step")
-    num_steps: int = _setting(6_000, "optimiser steps")
+    num_steps: int = _setting(24_000, "optimiser steps")
     average_decay: float = _setting(0.999, "decay of the moving average of the weights, which is what ships")
     held_out: int = _setting(5_000, "images of the train split kept for scores on the way, never trained on")
     evaluate_every: int = _setting(1_000, "steps between scores, previews and checkpoints")
