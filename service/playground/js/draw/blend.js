@@ -9,9 +9,12 @@ export function cornerWeights(x, y) {
 
 /**
  * The latent at a place: the weighted sum, brought to the length that the corners have there. Without that it would be
- * too short in the middle, where a generator has seen nothing.
+ * too short in the middle, where a generator has seen nothing. A corner is its latent as it is: rounded, a pixel could
+ * differ by a level from the picture that was pinned.
  */
 export function blended(latents, weights) {
+  const corner = weights.indexOf(1);
+  if (corner >= 0) return latents[corner];
   const sum = latents[0].map((_, at) => latents.reduce((total, latent, corner) => total + weights[corner] * latent[at], 0));
   const wanted = latents.reduce((total, latent, corner) => total + weights[corner] * length(latent), 0);
   const scale = wanted / Math.max(length(sum), 1e-9);
