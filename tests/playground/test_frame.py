@@ -47,7 +47,7 @@ def test_a_page_is_busy_until_its_contents_are_there(page: Page) -> None:
 
     page.get_by_role("navigation").get_by_role("link", name="Watch").click()
     expect(page.get_by_role("main")).to_have_attribute("aria-busy", "true")
-    until(lambda: page.evaluate("true") and len(held) == 1)
+    until(lambda: page.evaluate("true") and len(held) == 1)  # routes are told of while the page is asked something
     held[0].continue_()
 
     expect(page.get_by_role("heading", name="The engine at work")).to_be_visible()

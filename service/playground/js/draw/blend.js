@@ -13,8 +13,8 @@ export function cornerWeights(x, y) {
  * differ by a level from the picture that was pinned.
  */
 export function blended(latents, weights) {
-  const corner = weights.indexOf(1);
-  if (corner >= 0) return latents[corner];
+  const reached = weights.indexOf(1);
+  if (reached >= 0) return latents[reached];
   const sum = latents[0].map((_, at) => latents.reduce((total, latent, corner) => total + weights[corner] * latent[at], 0));
   const wanted = latents.reduce((total, latent, corner) => total + weights[corner] * length(latent), 0);
   const scale = wanted / Math.max(length(sum), 1e-9);
