@@ -23,7 +23,7 @@ RUN find /opt/hotplate/lib -depth \
         \( -type d \( -name tests -o -name include -o -path '*/onnxruntime/transformers' \) -o -type f \( -name '*.pyi' \
         -o -name '*.a' -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) \) -exec rm -rf {} + \
     && find /opt/hotplate/bin -type f -delete \
-    && printf '#!/opt/hotplate/bin/python\nfrom service.cli import main\n\nmain()\n' > /opt/hotplate/bin/hotplate \
+    && printf '#!/opt/hotplate/bin/python\nfrom service.cli.main import main\n\nmain()\n' > /opt/hotplate/bin/hotplate \
     && chmod 755 /opt/hotplate/bin/hotplate \
     && echo /app > "$(/opt/hotplate/bin/python -c 'import site; print(site.getsitepackages()[0])')/hotplate.pth" \
     && /opt/hotplate/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hotplate/lib
@@ -73,6 +73,6 @@ USER 10001:10001
 EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["/opt/hotplate/bin/python", "-m", "service.probe"]
+    CMD ["/opt/hotplate/bin/python", "-m", "service.processes.probe"]
 ENTRYPOINT ["hotplate"]
 CMD ["serve"]

@@ -245,7 +245,7 @@ class Bench:
                         if image.size != (width, height):
                             raise RuntimeError(f"the painting of {width} x {height} pixels has {image.size}.")
                     seconds.append(lap)
-                api = procfs.find_process(server.pid, "service.api_process")
+                api = procfs.find_process(server.pid, "service.processes.api_process")
                 peaks = (procfs.peak_bytes(engine), procfs.peak_bytes(api))
             self.results.large.append(cells.Large(width, height, len(body), seconds, before, *peaks))
 

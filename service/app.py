@@ -14,38 +14,38 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from service import __version__
-from service.api import problems
-from service.api.by_task import ByTask
-from service.api.catalog import catalog_router
-from service.api.classification import Classify, Embed
-from service.api.documentation import ANY_PROBLEM
-from service.api.encoding import EmbedLatent, Encode, Reconstruct
-from service.api.entries import ENTRIES, GENERATE_BY_ADDRESS, Entry
-from service.api.envelope import Drain, Envelope
-from service.api.generation import Generate
-from service.api.generator_routes import Decode, GenerateByAddress, GeneratePictures
-from service.api.health import health_router
-from service.api.hotpath import HotPath, hot_path, open_path
-from service.api.language import Attention, Detokenize, NextToken, Score, Tokenize
-from service.api.latent_routes import Arithmetic, Interpolate
-from service.api.open_inference import text_routes as open_texts
-from service.api.open_inference.entries import ENTRIES as OPEN_ENTRIES
-from service.api.open_inference.execution import Execution
-from service.api.open_inference.repository_routes import declined_router, repository_router
-from service.api.open_inference.router import TAG as OPEN_TAG
-from service.api.open_inference.router import open_inference_router
-from service.api.open_inference.routes import Infer
-from service.api.openai import COMPLETIONS, Completions
-from service.api.playground import playground_router
-from service.api.styles import Thumbnails, styles_router
-from service.api.stylization import Stylize
-from service.api.tokenizers import Tokenizers
-from service.engine.client import EngineClient
+from service.engine.transport.client import EngineClient
 from service.errors import ServiceError
-from service.metrics import Metrics
+from service.http import problems
+from service.http.by_task import ByTask
+from service.http.catalog import catalog_router
+from service.http.documentation import ANY_PROBLEM
+from service.http.entries import ENTRIES, GENERATE_BY_ADDRESS, Entry
+from service.http.health import health_router
+from service.http.hotpath import HotPath, hot_path, open_path
+from service.http.middleware import Drain, RequestMiddleware
+from service.http.playground import playground_router
+from service.protocols.open_inference import text_routes as open_texts
+from service.protocols.open_inference.entries import ENTRIES as OPEN_ENTRIES
+from service.protocols.open_inference.execution import Execution
+from service.protocols.open_inference.repository_routes import declined_router, repository_router
+from service.protocols.open_inference.router import TAG as OPEN_TAG
+from service.protocols.open_inference.router import open_inference_router
+from service.protocols.open_inference.routes import Infer
+from service.protocols.openai.routes import COMPLETIONS, Completions
 from service.security import KeyRing
 from service.settings import Settings
-from service.tracing import Tracing
+from service.tasks.classification.routes import Classify, Embed
+from service.tasks.image_generation.encoding import EmbedLatent, Encode, Reconstruct
+from service.tasks.image_generation.latent_routes import Arithmetic, Interpolate
+from service.tasks.image_generation.routes import Decode, GenerateByAddress, GeneratePictures
+from service.tasks.style_transfer.routes import Stylize
+from service.tasks.style_transfer.styles import Thumbnails, styles_router
+from service.tasks.text_generation.inspection import Attention, Detokenize, NextToken, Score, Tokenize
+from service.tasks.text_generation.routes import Generate
+from service.tasks.text_generation.tokenizers import Tokenizers
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
@@ -88,7 +88,7 @@ def create_app(
     app.include_router(styles_router(client, Thumbnails(threads)))
     app.include_router(health_router(client, metrics, drain, settings))
     app.include_router(playground_router(settings, needs_key=keys is not None))
-    return Envelope(HotPath(app, handlers, whole, open_inference), settings, metrics, drain, keys, tracing)
+    return RequestMiddleware(HotPath(app, handlers, whole, open_inference), settings, metrics, drain, keys, tracing)
 
 
 def _handlers(

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService
 
 # Tests run in several processes; OpenMP's threads, which wait by spinning, would take one another's cores.

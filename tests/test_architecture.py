@@ -28,13 +28,28 @@ def imports(file: Path) -> Iterator[str]:
             yield node.module or ""
 
 
+def is_within(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
 def offending(package: str, forbidden: set[str]) -> list[str]:
     return [
         f"{file.relative_to(ROOT)} imports {name}"
         for file in modules(package)
         for name in imports(file)
-        if name.split(".")[0] in forbidden or name in forbidden
+        if is_within(name, forbidden)
     ]
+
+
+FRAMEWORKS = {"fastapi", "starlette", "uvicorn"}
+ABOVE_THE_ENGINE = {
+    "service.app",
+    "service.http",
+    "service.tasks",
+    "service.protocols",
+    "service.processes",
+    "service.cli",
+}
 
 
 @pytest.mark.parametrize(
@@ -44,13 +59,20 @@ def offending(package: str, forbidden: set[str]) -> list[str]:
         ("models", OWN - {"models"} | {"torch", "onnx", "onnxruntime", "fastapi", "pickle"}),
         ("training", {"service", "loadtests", "tests", "pickle"}),
         ("loadtests", {"service", "training", "tests", "torch", "pickle"}),
-        ("service/tasks", {"fastapi", "starlette", "uvicorn", "service.api", "service.engine", "onnxruntime"}),
-        ("service/engine", {"fastapi", "starlette", "uvicorn", "service.api", "service.app"}),
-        ("service/api", {"onnxruntime", "service.engine.engine", "service.engine.worker", "service.engine.runtime"}),
+        ("service/engine", FRAMEWORKS | ABOVE_THE_ENGINE),
     ],
 )
 def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
     assert offending(package, forbidden) == []
+
+
+@pytest.mark.parametrize("package", ["service/http", "service/tasks", "service/protocols"])
+def test_only_the_transport_of_the_engine_is_known_above_it(package: str) -> None:
+    inside = {
+        f"service.engine.{name}" for name in ("engine", "worker", "batching", "generation", "repository", "runtime")
+    }
+
+    assert offending(package, inside | {"onnxruntime", "service.processes", "service.cli"}) == []
 
 
 def test_the_contract_needs_only_numpy_and_pillow_and_for_text_tokenizers() -> None:
@@ -61,7 +83,7 @@ def test_the_contract_needs_only_numpy_and_pillow_and_for_text_tokenizers() -> N
 
 
 def test_the_scheduler_decides_without_a_clock_or_io() -> None:
-    names = set(imports(ROOT / "service" / "engine" / "scheduling.py"))
+    names = set(imports(ROOT / "service" / "engine" / "batching" / "scheduling.py"))
 
     assert names <= {"__future__", "math", "collections.abc", "dataclasses"}
 
@@ -86,7 +108,7 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def test_the_service_runs_without_torch_in_memory() -> None:
-    parts = "service.cli, service.supervisor, service.api_process, service.engine.worker"
+    parts = "service.cli.main, service.processes.supervisor, service.processes.api_process, service.engine.worker"
     code = f"import sys, {parts}; print('torch' in sys.modules)"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

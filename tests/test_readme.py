@@ -15,8 +15,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.servers import RunningService
 
 ROOT = Path(__file__).resolve().parent.parent

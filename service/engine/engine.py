@@ -9,30 +9,30 @@ import asyncio
 import math
 from time import monotonic
 
-from service.engine.batches import Receipt, Request
-from service.engine.live_repository import LiveRepository
-from service.engine.messages import (
+from service.engine.batching.batches import InferenceTiming, Request
+from service.engine.batching.response_cache import CachedAnswer, key_of
+from service.engine.repository.live_repository import LiveRepository
+from service.engine.repository.repository import FoundModel
+from service.engine.repository.version import Version
+from service.engine.runtime.runtime import Device
+from service.engine.transport.api_connection import ApiConnection, Send, tell_failure, until_acknowledged
+from service.engine.transport.messages import (
     Cancel,
     Control,
     Describe,
     Description,
+    DescriptionAcknowledged,
     Generate,
     Infer,
-    Learned,
     Message,
     Released,
     Result,
     frame,
 )
-from service.engine.peers import Peer, Send, tell_failure, until_learned
-from service.engine.repository import FoundModel
-from service.engine.response_cache import CachedAnswer, key_of
-from service.engine.runtime import Device
-from service.engine.strings import pack_strings
-from service.engine.version import Version
+from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
 class Engine:
@@ -40,7 +40,7 @@ class Engine:
 
     def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
         self._loop = asyncio.get_running_loop()
-        self._peers: set[Peer] = set()
+        self._peers: set[ApiConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_settled = False
         self.device = device
@@ -63,21 +63,21 @@ class Engine:
 
     # --- peers ---
 
-    def connect(self, send: Send) -> Peer:
+    def connect(self, send: Send) -> ApiConnection:
         """Greet an API process with the state of every model."""
-        peer = Peer(send)
+        peer = ApiConnection(send)
         self._peers.add(peer)
         peer.tell(self._description(0))
         return peer
 
-    def disconnect(self, peer: Peer) -> None:
+    def disconnect(self, peer: ApiConnection) -> None:
         """Forget an API process and all that it waited for."""
         self._peers.discard(peer)
         self.repository.released(peer)
         for cancel in list(peer.cancels.values()):
             cancel()
 
-    def handle(self, peer: Peer, message: Message, payload: memoryview) -> None:
+    def handle(self, peer: ApiConnection, message: Message, payload: memoryview) -> None:
         """Act on one message of an API process."""
         if isinstance(message, Infer | Generate):
             try:
@@ -94,18 +94,18 @@ class Engine:
             peer.send(self._description(message.id))
         elif isinstance(message, Released):
             self.repository.released(peer, (message.model, message.version))
-        elif isinstance(message, Learned):
-            peer.num_learned += 1
+        elif isinstance(message, DescriptionAcknowledged):
+            peer.num_acknowledged += 1
         elif isinstance(message, Control):
             task = self._loop.create_task(self._control(peer, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _control(self, peer: Peer, message: Control) -> None:
+    async def _control(self, peer: ApiConnection, message: Control) -> None:
         try:
             if message.action == "load":
                 await self.repository.load(message.model, message.config)
-                await until_learned(self._peers)
+                await until_acknowledged(self._peers)
             elif message.action == "unload":
                 await self.repository.unload(message.model)
             else:
@@ -122,13 +122,13 @@ class Engine:
             raise ModelNotReady(f"{message.model}@{message.version} is not loaded.", retry_after_seconds=1)
         return version
 
-    def _generate(self, peer: Peer, message: Generate, payload: memoryview) -> None:
+    def _generate(self, peer: ApiConnection, message: Generate, payload: memoryview) -> None:
         generator = self._ready(message).generator
         if generator is None:
             raise UnsupportedTask(f"{message.model!r} is no language model.")
         generator.generate(peer, message, payload)
 
-    def _infer(self, peer: Peer, message: Infer, payload: memoryview) -> None:
+    def _infer(self, peer: ApiConnection, message: Infer, payload: memoryview) -> None:
         version = self._ready(message)
         served = version.graphs.get(message.graph)
         if served is None:
@@ -143,11 +143,11 @@ class Engine:
             key = key_of(message, payload)
             if (known_answer := version.cache.get(key)) is not None:
                 served.metrics.record.found(monotonic() - now)
-                peer.send(_result(message.id, Receipt(0.0, 0.0, message.num_rows), known_answer))
+                peer.send(_result(message.id, InferenceTiming(0.0, 0.0, message.num_rows), known_answer))
                 return
             served.metrics.record.missed(monotonic() - now)
 
-        def on_done(request: Request, outcome: ServiceError | Receipt) -> None:
+        def on_done(request: Request, outcome: ServiceError | InferenceTiming) -> None:
             if isinstance(outcome, ServiceError):
                 tell_failure(peer, message.id, outcome)
                 return
@@ -189,6 +189,6 @@ def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:
     return CachedAnswer(outputs, tuple(parts))
 
 
-def _result(id_: int, receipt: Receipt, answer: CachedAnswer) -> bytes:
-    result = Result(id_, receipt.queue_seconds, receipt.compute_seconds, receipt.batch_size, answer.outputs)
+def _result(id_: int, timing: InferenceTiming, answer: CachedAnswer) -> bytes:
+    result = Result(id_, timing.queue_seconds, timing.compute_seconds, timing.batch_size, answer.outputs)
     return frame(result, *answer.parts)

@@ -14,18 +14,18 @@ from typing import cast
 
 import uvloop
 
-from service.coalescing import CoalescingTransport
 from service.engine.engine import Engine
-from service.engine.messages import FrameError, FrameReader
-from service.engine.peers import Peer
-from service.engine.repository import FoundModel, find_models
-from service.engine.runtime import choose_device
-from service.engine.watching import follow
+from service.engine.repository.repository import FoundModel, find_models
+from service.engine.repository.watching import follow
+from service.engine.runtime.runtime import choose_device
+from service.engine.transport.api_connection import ApiConnection
+from service.engine.transport.coalescing import CoalescingTransport
+from service.engine.transport.messages import FrameError, FrameReader
 from service.errors import StartupError
-from service.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
-from service.logs import configure_logging
-from service.metrics import Metrics, report_memory
+from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
 from service.settings import Settings
+from service.telemetry.logs import configure_logging
+from service.telemetry.metrics import Metrics, report_memory
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class PeerConnection(asyncio.Protocol):
         self._engine = engine
         self._reader = FrameReader()
         self._transport: CoalescingTransport | None = None
-        self._peer: Peer | None = None
+        self._peer: ApiConnection | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Introduce the peer to the engine."""
@@ -79,7 +79,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
         reports = [asyncio.create_task(report_memory(metrics, "engine"))]
         if engine.device.is_cuda:
             # Only now: who computes on a CPU does without the library.
-            from service.gpu_metrics import report_gpu
+            from service.telemetry.gpu_metrics import report_gpu
 
             reports.append(asyncio.create_task(report_gpu(metrics, engine.device.index)))
         loading = asyncio.create_task(_load(engine, wanted, settings))

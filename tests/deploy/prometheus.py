@@ -12,7 +12,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 
 from loadtests.servers import free_port
-from service.metrics import READY_NAME, Metrics
+from service.telemetry.metrics import READY_NAME, Metrics
 from tests.servers import answers, until
 
 JOB, NAMESPACE = "hotplate", "inference"

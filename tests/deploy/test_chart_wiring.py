@@ -207,7 +207,7 @@ def test_a_gpu_brings_its_image_device_class_and_toleration() -> None:
 def test_the_image_is_asked_for_what_it_has() -> None:
     test_commands = [c["command"] for c in one({}, "Pod")["spec"]["containers"]]
 
-    assert all(command[:3] == ["python", "-m", "service.probe"] for command in test_commands)
+    assert all(command[:3] == ["python", "-m", "service.processes.probe"] for command in test_commands)
     assert (PROJECT / "service" / "probe.py").is_file()
     assert not {"command", "args"} & set(container({})), "the image's own command serves"
     assert 'ENTRYPOINT ["hotplate"]' in DOCKERFILE

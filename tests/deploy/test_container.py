@@ -15,7 +15,7 @@ from models.golden import read_golden
 from service import __version__
 from tests.deploy.container import Container
 from tests.deploy.tools import PROJECT
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
 from tests.servers import until
 
 pytestmark = pytest.mark.timeout(1200)  # the first build
@@ -65,7 +65,7 @@ def test_it_answers_over_grpc_what_the_model_was_trained_to_say(container: Conta
 
 
 def test_its_health_check_passes_and_can_fail(container: Container) -> None:
-    asked_amiss = container.execute("/opt/hotplate/bin/python", "-m", "service.probe", "/nowhere")
+    asked_amiss = container.execute("/opt/hotplate/bin/python", "-m", "service.processes.probe", "/nowhere")
 
     assert container.is_healthy(), container.logs()
     assert asked_amiss.returncode == 1

@@ -12,14 +12,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.decoders import AttentionDecoder
 from tests.deploy.prometheus import JOB, NAMESPACE, RunningPrometheus, exported
 from tests.deploy.test_alerts import RULES, alerts
 from tests.deploy.tools import PROJECT, require
-from tests.drawers import write_gan
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
+from tests.fake_models.image_generation import write_gan
+from tests.fake_models.text_generation import AttentionDecoder
 from tests.servers import RunningService, until
-from tests.service.api.calls import encoded
+from tests.service.http.calls import encoded
 
 DASHBOARD = json.loads((PROJECT / "helm" / "hotplate" / "dashboards" / "hotplate.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

@@ -96,7 +96,7 @@ def test_it_runs_as_a_user_by_number_without_a_shell(config: dict[str, Any]) -> 
     assert int(group) >= 10001
     assert config["Entrypoint"] == ["hotplate"]
     assert config["Cmd"] == ["serve"]
-    assert config["Healthcheck"]["Test"] == ["CMD", "/opt/hotplate/bin/python", "-m", "service.probe"]
+    assert config["Healthcheck"]["Test"] == ["CMD", "/opt/hotplate/bin/python", "-m", "service.processes.probe"]
     assert config["StopSignal"] in ("SIGTERM", "15")
     assert not config.get("Volumes")
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.deploy.tools import promtool
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService
 
 FOREIGN = ("nv_", "vllm:")

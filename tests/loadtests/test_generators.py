@@ -13,8 +13,8 @@ from loadtests import bench_generators, generator_report
 from loadtests import generator_cells as cells
 from loadtests.bare import Burst, running_bare
 from loadtests.servers import ROOT
-from tests.drawers import write_gan
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
+from tests.fake_models.image_generation import write_gan
 
 JUDGED = cells.Load("json", 64, 8)
 

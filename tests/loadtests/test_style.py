@@ -23,8 +23,8 @@ from loadtests.photographs import SAMPLES, read_photographs, resized_jpeg
 from loadtests.servers import ROOT
 from loadtests.style_client import Lane, pace_of, paint_once, parse_timings, run_load, stylize_request
 from loadtests.style_peers.protocol import Answer, Job, timed
-from tests.networks import LinearClassifier
-from tests.painters import write_painter
+from tests.fake_models.classification import LinearClassifier
+from tests.fake_models.style_transfer import write_painter
 
 ALONE, WHOLE = cells.Setting(1, 1, 1), cells.Setting(2, 1, 4)
 

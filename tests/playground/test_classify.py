@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
-from service.api.playground import FOLDER
+from service.http.playground import FOLDER
 from tests.playground.commands import copied, run, saved
 from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
 from tests.servers import until

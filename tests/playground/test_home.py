@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
 from tests.playground import commands
 from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
 from tests.servers import RunningService, until

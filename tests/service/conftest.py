@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from models.manifest import Batching
-from tests.decoders import AttentionDecoder, RecurrentDecoder, TinyDecoder
-from tests.drawers import TinyDrawer, write_gan, write_vae
-from tests.networks import LinearClassifier
-from tests.painters import TinyPainter, write_painter
+from tests.fake_models.classification import LinearClassifier
+from tests.fake_models.image_generation import TinyDrawer, write_gan, write_vae
+from tests.fake_models.style_transfer import TinyPainter, write_painter
+from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder
 from tests.servers import RunningService
 
 

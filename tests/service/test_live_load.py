@@ -20,8 +20,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from tests.bare import FLOAT, graph_bytes, one_node, scale_bytes, write_bare
-from tests.networks import LinearClassifier
+from tests.fake_models.bare_graphs import FLOAT, graph_bytes, one_node, scale_bytes, write_bare
+from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService, until
 from tests.service.callers import Caller, NotServed, caller
 

@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 from typer.testing import CliRunner
 
-from service.cli import app
-from tests.bare import scale_bytes, write_bare
+from service.cli.main import app
+from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.servers import RunningService, until
 
 RUNNER = CliRunner()

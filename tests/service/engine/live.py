@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from service.engine.client import EngineClient
 from service.engine.engine import Engine
-from service.engine.messages import GraphStatistics, ModelStatus
-from service.engine.repository import find_models
-from service.engine.runtime import Device
+from service.engine.repository.repository import find_models
+from service.engine.runtime.runtime import Device
+from service.engine.transport.client import EngineClient
+from service.engine.transport.messages import GraphStatistics, ModelStatus
 from service.engine.worker import PeerConnection
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
 @asynccontextmanager

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from service.engine import messages
+from service.engine.transport import messages
 from service.errors import ServiceError
 from service.settings import Settings
-from tests.bare import FLOAT, graph_bytes, scale_bytes, write_bare
+from tests.fake_models.bare_graphs import FLOAT, graph_bytes, scale_bytes, write_bare
 from tests.service.engine.live import ask, live_engine
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -18,7 +18,7 @@ from service.tasks.parameters import (
     Whole,
     read_parameters,
 )
-from service.tasks.text_parameters import GENERATE, NEXT_TOKEN, OPENAI, TEXT, TOKENS, Prompts, StreamOptions
+from service.tasks.text_generation.parameters import GENERATE, NEXT_TOKEN, OPENAI, TEXT, TOKENS, Prompts, StreamOptions
 
 KNOWN: dict[str, Parameter] = {
     "text": Text(about="A text.", required=True),

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.tasks.drawn_pictures import enlarged
+from service.tasks.image_generation.rendering import enlarged
 from service.tasks.png import encode_png
 from tests.models.samples import noise
 

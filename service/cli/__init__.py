@@ -1,0 +1,1 @@
+"""The command `hotplate`: one module a group of commands."""

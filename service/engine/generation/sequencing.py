@@ -1,0 +1,174 @@
+"""Pure decisions of continuous batching: where a prompt goes, what it need not compute, how much a step takes on.
+
+No clock, no I/O, no thread: everything comes in as an argument, so every rule is tested as arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Readers do not notice a pause this long, and short chunks would keep the next texts waiting.
+PROMPT_SECONDS = 0.008
+# While others decode, a chunk of a prompt is at least this long: shorter ones cost a step as much.
+MIN_CHUNK_TOKENS = 16
+# A prompt that has waited this long may take twice the share of a step, and so on.
+AGEING_SECONDS = 0.25
+# The beginning is common to all prompts; copying it alone saves nothing.
+MIN_REUSED_TOKENS = 2
+
+
+@dataclass(slots=True)
+class Content:
+    """What a slot's state holds: the tokens it was computed from, and when it was last of use."""
+
+    tokens: NDArray[np.int32]
+    length: int = 0
+    last_used: float = 0.0
+    is_active: bool = False
+
+    @property
+    def held(self) -> NDArray[np.int32]:
+        """The tokens in the state."""
+        return self.tokens[: self.length]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Copy the first `length` tokens' state of one slot to another, or context all that both hold."""
+
+    source: int
+    target: int
+    length: int = 0
+    is_exchange: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The slot for a prompt, the tokens that need not be computed, and the moves to make before, in order."""
+
+    slot: int
+    num_reused: int
+    moves: tuple[Move, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What was measured at load: a decode step's seconds by its rows, and a prompt token's seconds."""
+
+    decode_seconds: dict[int, float]
+    prefill_token_seconds: float
+
+    def decode(self, num_rows: int) -> float:
+        """The seconds of a decode step, between the measured sizes in proportion."""
+        sizes = sorted(self.decode_seconds)
+        return float(np.interp(num_rows, sizes, [self.decode_seconds[size] for size in sizes]))
+
+
+def chunk_budget(num_decoding: int, waited_seconds: float, cost: StepCost, max_step_tokens: int) -> int:
+    """How many prompt tokens a step may compute.
+
+    While nobody decodes: all that a step may hold. Otherwise as many as take 8 ms, or as long as the decoding, so that
+    the streams stay even; more, the longer the oldest prompt has waited, and never none, so that it does not starve.
+    """
+    room = max(max_step_tokens - num_decoding, 1)
+    if not num_decoding:
+        return room
+    share = 1 + waited_seconds / AGEING_SECONDS
+    seconds = max(cost.decode(num_decoding), PROMPT_SECONDS)
+    fair = int(share * seconds / max(cost.prefill_token_seconds, 1e-9))
+    return min(max(fair, MIN_CHUNK_TOKENS), room)
+
+
+def common_prefix(held: NDArray[np.int32], prompt: NDArray[np.int32]) -> int:
+    """How many tokens two sequences share from the start."""
+    size = min(len(held), len(prompt))
+    different = held[:size] != prompt[:size]
+    return int(different.argmax()) if different.any() else size
+
+
+def reusable(content: Content, prompt: NDArray[np.int32], is_recurrent: bool) -> int:
+    """How many of the prompt's tokens a slot's state stands for; the last token is always computed, for its logits.
+
+    A recurrent state is of use only where all that it has seen is the prompt's beginning.
+    """
+    shared = common_prefix(content.held, prompt[:-1])
+    if shared < MIN_REUSED_TOKENS or (is_recurrent and shared < content.length):
+        return 0
+    return shared
+
+
+def place(
+    prompt: NDArray[np.int32],
+    contents: Sequence[Content],
+    *,
+    is_recurrent: bool = False,
+    can_copy: bool = True,
+    can_reuse: bool = True,
+) -> Placement:
+    """Choose the slot of a prompt and what it takes over; at least one slot must be free.
+
+    The lowest free slot computes it, so that active slots stay together. What that slot held is kept alive in the slot
+    that was of use least recently. Where states cannot be copied, the slot that holds most of the prompt takes it.
+    """
+    reuse = [reusable(content, prompt, is_recurrent) if can_reuse else 0 for content in contents]
+    free = [slot for slot, content in enumerate(contents) if not content.is_active]
+    oldest = min(free, key=lambda slot: (contents[slot].length > 0, contents[slot].last_used))
+    if not can_copy:
+        best = max(free, key=lambda slot: reuse[slot])
+        slot = best if reuse[best] else oldest
+        return Placement(slot, reuse[slot])
+    target = free[0]
+    source = max(range(len(contents)), key=lambda slot: (reuse[slot], slot == target, not contents[slot].is_active))
+    num_reused = reuse[source]
+    is_continued = num_reused > 0 and source in free and num_reused == contents[source].length
+    victim = source if is_continued else oldest
+    return Placement(target, num_reused, _moves(source, target, victim, num_reused, contents))
+
+
+def _moves(source: int, target: int, victim: int, num_reused: int, contents: Sequence[Content]) -> tuple[Move, ...]:
+    keep = contents[target].length
+    if victim == source != target and num_reused:
+        return (Move(source, target, is_exchange=True),)
+    moves = []
+    if victim != target and keep:
+        moves.append(Move(target, victim, keep))
+    if source != target and num_reused:
+        moves.append(Move(source, target, num_reused))
+    return tuple(moves)
+
+
+def compaction(decoding: Iterable[int]) -> list[tuple[int, int]]:
+    """Pairs (from, to) of slots to context so that the decoding ones are the first ones."""
+    taken = set(decoding)
+    holes = [slot for slot in range(len(taken)) if slot not in taken]
+    movers = sorted((slot for slot in taken if slot >= len(taken)), reverse=True)
+    return list(zip(movers, holes, strict=True))
+
+
+def padding_length(length: int, context: int, is_recurrent: bool) -> tuple[int, int]:
+    """Where a padding row writes into a slot that is not decoding, and how many of its tokens are still true after."""
+    if is_recurrent:
+        return 0, 0
+    where = min(length, context - 1)
+    return where, where
+
+
+def max_new_tokens(num_prompt: int, max_tokens: int, context: int) -> int:
+    """How many tokens a prompt can be continued by."""
+    return max(min(max_tokens, context - num_prompt), 0)
+
+
+def finish_reason(token: int, num_new: int, max_new: int, end_token: int | None) -> str | None:
+    """Why a sequence ends with this token, its `num_new`th; None if it goes on."""
+    if token == end_token:
+        return "stop"
+    return "length" if num_new >= max_new else None
+
+
+def retry_after_seconds(num_waiting: int, num_slots: int, sequence_seconds: float) -> float:
+    """When those who wait will have been let in: a slot falls free every `sequence_seconds / num_slots`."""
+    return (num_waiting + 1) * sequence_seconds / num_slots

@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, memory and threads."""

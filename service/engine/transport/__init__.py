@@ -1,0 +1,1 @@
+"""The messages between API processes and the engine."""

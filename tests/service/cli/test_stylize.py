@@ -1,0 +1,209 @@
+"""`hotplate stylize` against the real service, and where it puts what it gets."""
+
+from __future__ import annotations
+
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import httpx
+import numpy as np
+import pytest
+import typer.testing
+from PIL import Image
+
+from service.cli.stylize import Job, StylizingFailed, plan_jobs, style_parameters
+from tests.fake_models.style_transfer import STYLES, TinyPainter
+from tests.servers import RunningService
+from tests.service.cli.test_main import NOBODY, run
+from tests.service.tasks.style_transfer.paintings import PATH, assert_alike, encoded, painted
+
+WAVES = {"style": "waves"}
+
+
+def stylize(service: RunningService, *arguments: object) -> typer.testing.Result:
+    return run("stylize", *map(str, arguments), HOTPLATE_URL=f"{service.url}/")
+
+
+@pytest.fixture
+def photo(tmp_path: Path, painter: TinyPainter) -> Path:
+    """A file of one picture."""
+    path = tmp_path / "photo.png"
+    path.write_bytes(encoded(painter.pictures(1, 150, 200)[0]))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, painter: TinyPainter) -> Path:
+    """A folder of three pictures and a note."""
+    path = tmp_path / "photos"
+    path.mkdir()
+    for index, name in enumerate(("a.png", "b.PNG", "c.png")):
+        (path / name).write_bytes(encoded(painter.pictures(1, 40 + index, 50, index)[0]))
+    (path / "note.txt").write_text("not a picture")
+    return path
+
+
+def opened(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_photograph_is_painted_beside_itself(
+    painter_service: RunningService, painter: TinyPainter, photo: Path
+) -> None:
+    result = stylize(painter_service, photo, "--style", "waves")
+
+    target = photo.with_name("photo.waves.png")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"{target}\n"
+    assert_alike(opened(target), painted(painter, opened(photo), painter.pure("waves")))
+
+
+def test_options_reach_the_service(painter_service: RunningService, painter: TinyPainter, photo: Path) -> None:
+    target = photo.with_name("out.webp")
+    options = ("--blend", "waves:1,night:3", "--strength", "0.5", "--preserve-color", "--quality", "100")
+
+    result = stylize(painter_service, photo, *options, "-o", target, "-m", "tiny-painter@1")
+
+    assert result.exit_code == 0, result.output
+    query = "styles=waves:1,night:3&strength=0.5&preserve_color=true&quality=100&format=webp"
+    wanted = httpx.post(f"{painter_service.url}{PATH}?{query}", content=photo.read_bytes(), timeout=30)
+    assert wanted.headers["content-type"] == "image/webp"
+    assert target.read_bytes() == wanted.content
+
+
+def test_a_folder_goes_to_a_folder(painter_service: RunningService, painter: TinyPainter, folder: Path) -> None:
+    result = stylize(painter_service, folder, "--style", "night")
+
+    assert result.exit_code == 0, result.output
+    target = folder.with_name("photos.night")
+    assert sorted(file.name for file in target.iterdir()) == ["a.png", "b.PNG", "c.png"]
+    for name in ("a.png", "b.PNG", "c.png"):
+        assert_alike(opened(target / name), painted(painter, opened(folder / name), painter.pure("night")))
+
+
+def test_a_picture_that_fails_does_not_stop_the_others(painter_service: RunningService, folder: Path) -> None:
+    (folder / "bad.jpg").write_bytes(b"no picture")
+
+    result = stylize(painter_service, folder, "--style", "waves", "-o", folder.with_name("new"))
+
+    assert result.exit_code == 1
+    assert "bad.jpg: 415" in result.stderr
+    assert "send a PNG, JPEG or WebP file" in result.stderr
+    assert sorted(file.name for file in folder.with_name("new").iterdir()) == ["a.png", "b.PNG", "c.png"]
+    assert result.stdout.count("\n") == 3
+
+
+def test_styles_are_named(painter_service: RunningService) -> None:
+    result = stylize(painter_service, "--list-styles")
+
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == list(STYLES)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--style", "cubism"), "There is no style 'cubism'; known are waves, fields, night."),
+        (("--style", "waves", "--strength", "2"), "strength is 2.0; it must be a number from 0 to 1."),
+        (("--style", "waves", "-m", "tiny"), "'tiny' does image-classification"),
+        (("--style", "waves", "-m", "none"), "There is no model 'none'"),
+    ],
+)
+def test_the_services_own_words_reach_the_user(
+    painter_service: RunningService, photo: Path, options: tuple[str, ...], told: str
+) -> None:
+    result = stylize(painter_service, photo, *options)
+
+    assert result.exit_code == 1
+    assert told in result.stderr
+    assert result.stdout == ""
+    assert [file.name for file in photo.parent.iterdir()] == ["photo.png"]
+
+
+def test_a_service_without_a_stylizer_is_said(service: RunningService, photo: Path) -> None:
+    result = stylize(service, photo, "--style", "waves")
+
+    assert result.exit_code == 1
+    assert "no model that paints" in result.stderr
+
+
+def test_no_service_is_said_with_what_to_do(photo: Path) -> None:
+    for options in ((), ("-m", "painter")):
+        result = run("stylize", str(photo), "--style", "waves", "--url", NOBODY, *options)
+        assert result.exit_code == 1
+        assert "hotplate serve" in result.stderr
+
+
+def test_another_kind_of_server_is_recognised(photo: Path) -> None:
+    class Stranger(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<h1>Welcome</h1>")
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        result = run("stylize", str(photo), "--style", "waves", "-m", "m", "--url", address)
+        thread.join(5)
+
+    assert result.exit_code == 1
+    assert "no picture" in result.stderr
+    assert [file.name for file in photo.parent.iterdir()] == ["photo.png"]
+
+
+def test_a_picture_that_was_given_is_never_written_over(photo: Path, folder: Path) -> None:
+    cases = [
+        ((photo, "-o", photo), "is not written over"),
+        ((folder, "-o", folder), "is not written over"),
+        ((photo, folder / "a.png", "-o", f"{folder}"), "is not written over"),
+        ((folder, folder / "a.png", "-o", f"{folder}-new"), "would both go to"),
+        ((photo, "-o", "out.gif"), "must end with .jpg or .jpeg or .png or .webp"),
+        ((photo, "-o", "out.png", "--format", "jpeg"), "must end with .jpg or .jpeg"),
+        ((photo, "--format", "gif"), "The format is 'gif'; it must be jpeg, png, webp"),
+        ((folder.parent / "photos" / "note.txt",), "must end with"),
+        ((), "no picture to paint"),
+    ]
+    before = photo.read_bytes()
+    for arguments, told in cases:
+        result = run("stylize", *map(str, arguments), "--style", "waves", "--url", NOBODY)
+        assert result.exit_code == 2
+        assert told in result.stderr
+    assert photo.read_bytes() == before
+
+
+def test_an_empty_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StylizingFailed, match="holds no picture"):
+        plan_jobs([tmp_path], "", "", WAVES)
+
+
+def test_targets_follow_the_format_and_the_blend(tmp_path: Path) -> None:
+    photo = tmp_path / "a.b.JPG"
+
+    def target(output: str, kind: str, parameters: dict[str, str]) -> Path:
+        (job,) = plan_jobs([photo], output, kind, parameters)
+        return job.target
+
+    assert target("", "", WAVES) == tmp_path / "a.b.waves.JPG"
+    assert target("", "webp", {"styles": "waves:0.5, night:1"}) == tmp_path / "a.b.waves-night.webp"
+    assert target("", "", {"style": "../../x"}) == tmp_path / "a.b.x.JPG"
+    assert target(f"{tmp_path}/new/", "", WAVES) == tmp_path / "new" / "a.b.JPG"
+    assert target(f"{tmp_path}/out.jpeg", "jpeg", WAVES) == tmp_path / "out.jpeg"
+    assert Job(photo, photo).format == "jpeg"
+
+
+def test_styles_become_parameters() -> None:
+    assert style_parameters(["waves"], "") == WAVES
+    assert style_parameters(["waves", "night"], "") == {"styles": "waves:1,night:1"}
+    assert style_parameters(["waves:0.3", "night"], "") == {"styles": "waves:0.3,night:1"}
+    assert style_parameters([], "waves:1,night:2") == {"styles": "waves:1,night:2"}
+    for styles, blend in (([], ""), (["waves"], "night:1")):
+        with pytest.raises(StylizingFailed, match="--list-styles"):
+            style_parameters(styles, blend)
