@@ -12,7 +12,7 @@ from models.manifest import Batching, Graph, Manifest
 from service.engine.batching.batches import Arrays
 from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, UnsupportedTask
-from service.http.engine_work import EngineWork
+from service.tasks.engine_work import EngineWork
 from service.tasks.image_generation.drawing import (
     CHUNK_ROWS,
     CHUNKS_IN_FLIGHT,

@@ -1,7 +1,7 @@
-"""Draws pictures with the graphs of a generator: which it has, what they take, and how many rows are on their way.
+"""Runs the graphs of an image generator for one request: which it has, what they take, how many rows are queued.
 
-A request is cut into chunks, of which few are in the engine's queue at once: whoever wants one picture waits for these
-alone, however many another caller wants. What the numbers mean is said in `tasks/latents.py`.
+A request is cut into chunks, of which few are in the engine's queue at once: a caller who asks for one image waits for
+these alone, however many another asks for. What the numbers mean is said in `process.py`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from models.manifest import Manifest
 from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, UnsupportedTask
-from service.http.engine_work import EngineWork, together
-from service.http.image_decoding import Pixels
 from service.http.request_context import RequestContext
-from service.tasks.image_generation.latents import Draws
+from service.tasks.engine_work import EngineWork, together
+from service.tasks.image_decoding import Pixels
+from service.tasks.image_generation.process import Draws
 from service.telemetry.metrics import Metrics
 
 CHUNK_ROWS = 16
@@ -32,8 +32,8 @@ Indices = NDArray[np.int64]
 Done = TypeVar("Done")
 
 
-class Drawing:
-    """The graphs of one generator, at work for one request. Arrays have their rows along the first axis."""
+class Generator:
+    """The graphs of one model, for one request. Arrays have their rows along the first axis."""
 
     def __init__(self, work: EngineWork) -> None:
         self.manifest = work.model.manifest
@@ -41,7 +41,7 @@ class Drawing:
         self._work = work
 
     async def by_chunks(self, num_rows: int, job: Callable[[slice], Coroutine[Any, Any, Done]]) -> list[Done]:
-        """What a job gives for each chunk of some rows; each job holds `room` while it asks a graph."""
+        """Run a job for each chunk of rows; each job holds `room` while it asks a graph."""
         return await together(job(slice(at, min(at + CHUNK_ROWS, num_rows))) for at in range(0, num_rows, CHUNK_ROWS))
 
     async def latents(self, draws: Draws) -> Floats:
@@ -51,12 +51,12 @@ class Drawing:
         return await self._infer("prior", (draws.noise, draws.choices), draws.labels, "latent")
 
     async def decode(self, latents: Floats, labels: Indices | None) -> Pixels:
-        """The pictures [B, H, W, C] of a chunk of latents; labels where the decoder takes them."""
+        """The images [B, H, W, C] of a chunk of latents; labels where the decoder takes them."""
         return await self._infer("decoder", (latents,), labels, "image")
 
-    async def encode(self, pictures: Pixels, labels: Indices | None) -> Floats:
-        """The means [B, Z] that the encoder finds in a chunk of pictures; labels where it takes them."""
-        return await self._infer("encoder", (pictures,), labels, "mean")
+    async def encode(self, images: Pixels, labels: Indices | None) -> Floats:
+        """The means [B, Z] that the encoder finds in a chunk of images; labels where it takes them."""
+        return await self._infer("encoder", (images,), labels, "mean")
 
     async def _infer(
         self, graph: str, arrays: Sequence[NDArray[Any]], labels: Indices | None, output: str
@@ -68,15 +68,15 @@ class Drawing:
         return found[output]
 
 
-class Desk:
-    """Where the pictures of answers are written: threads beside the event loop, and a clock."""
+class ImageWriter:
+    """Encodes the images of answers in threads beside the event loop, and times that."""
 
     def __init__(self, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
         self._metrics = metrics
         self._threads = threads
 
     async def write(self, context: RequestContext, encode: Callable[[], Done]) -> Done:
-        """What an encoder of pictures gives."""
+        """Run an encoder."""
 
         def timed() -> tuple[Done, float]:
             started = perf_counter()
@@ -89,7 +89,7 @@ class Desk:
 
 
 def num_latents_of(manifest: Manifest) -> int:
-    """How many numbers a latent of this generator has."""
+    """How many numbers a latent of this model has."""
     return manifest.graphs["decoder"].inputs[0].row_shape[0]
 
 
@@ -99,7 +99,7 @@ def takes_label(manifest: Manifest, graph: str) -> bool:
 
 
 def knows_labels(manifest: Manifest) -> bool:
-    """Whether what is drawn depends on a label."""
+    """Whether what is generated depends on a label."""
     return any(takes_label(manifest, graph) for graph in ("prior", "decoder") if graph in manifest.graphs)
 
 
@@ -109,7 +109,9 @@ def require_encoder(model: ReadyModel) -> None:
     Raises: UnsupportedTask.
     """
     if "encoder" not in model.manifest.graphs:
-        raise UnsupportedTask(f"{model.name!r} has no encoder: it draws pictures, but finds no latents in them.")
+        raise UnsupportedTask(
+            f"{model.name!r} has no encoder: it generates images, but cannot find the latents of one."
+        )
 
 
 def checked_labels(manifest: Manifest, graph: str, labels: Sequence[int] | None) -> Indices | None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.multi_image import safe_names, wants_zip
+from service.tasks.image_files import safe_names, wants_zip
 
 
 @pytest.mark.parametrize(

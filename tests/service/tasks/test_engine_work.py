@@ -11,7 +11,7 @@ import pytest
 from service.engine.batching.batches import InferenceTiming
 from service.engine.transport.client import EngineClient, ReadyModel
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed
-from service.http.engine_work import EngineWork, together
+from service.tasks.engine_work import EngineWork, together
 from service.http.request_context import RequestContext
 
 

@@ -1,7 +1,4 @@
-"""The tokenizers of the served models, read from the repository once for each version and kept.
-
-Long texts are encoded in a thread. It knows nothing of routes.
-"""
+"""Tokenizers of the served models, read once for each version; long texts are encoded in threads."""
 
 from __future__ import annotations
 
@@ -10,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
 from models.manifest import Language
-from models.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError
+from models.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError, UnknownCharacter
 from service.engine.transport.client import ReadyModel
-from service.errors import ModelNotReady
-from service.tasks.text_generation import process as text
+from service.errors import ContextExceeded, InvalidParameter, ModelNotReady
+from service.schema import shown
 
 # Up to this many characters, encoding costs less than handing the text to a thread and back.
 INLINE_CHARACTERS = 4096
@@ -57,9 +54,9 @@ class Tokenizers:
         Raises: ContextExceeded, InvalidParameter.
         """
         if len(content) <= INLINE_CHARACTERS:
-            return text.encode(tokenizer, content, max_tokens, name)
+            return encode(tokenizer, content, max_tokens, name)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.threads, text.encode, tokenizer, content, max_tokens, name)
+        return await loop.run_in_executor(self.threads, encode, tokenizer, content, max_tokens, name)
 
 
 def language_of(model: ReadyModel) -> Language:
@@ -67,3 +64,29 @@ def language_of(model: ReadyModel) -> Language:
     language = model.manifest.language
     assert language is not None  # the manifest of this task has one
     return language
+
+
+def encode(tokenizer: Tokenizer, text: str, max_tokens: int, name: str = "prompt") -> list[int]:
+    """The tokens of a text that a caller sent as `name`.
+
+    A text that must have more than `max_tokens` by its length alone is refused before it costs anything.
+
+    Raises: ContextExceeded, InvalidParameter for a character without a token.
+    """
+    at_least = -(-len(text) // tokenizer.max_token_bytes)
+    if at_least > max_tokens:
+        raise _too_long(name, f"at least {at_least}", max_tokens)
+    try:
+        tokens = tokenizer.encode(text)
+    except UnknownCharacter as error:
+        raise InvalidParameter(
+            f"{name} holds {shown(error.character)} at character {error.position}; this model has no token for it.",
+            parameter=name,
+        ) from error
+    if len(tokens) > max_tokens:
+        raise _too_long(name, str(len(tokens)), max_tokens)
+    return tokens
+
+
+def _too_long(name: str, num_tokens: str, max_tokens: int) -> ContextExceeded:
+    return ContextExceeded(f"{name} has {num_tokens} tokens; at most {max_tokens} fit.", parameter=name)
