@@ -17,11 +17,11 @@ from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import ModelStatus
 from service.errors import Cancelled, InvalidParameter, UnknownModel
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import Answer, Execution
+from service.protocols.open_inference.execution import InferResult, Execution
 from service.protocols.open_inference.request import InferRequest
 from service.protocols.open_inference.tensors import Tensor
 from service.settings import Settings
-from service.tasks.text_generation.tokenizers import Tokenizers
+from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from tests.service.protocols.open_inference.manifests import manifest_of
 
@@ -51,11 +51,11 @@ class NotingClient:
         call.set_exception(Cancelled("The caller left."))
 
 
-def run(parameters: dict[str, Any], *, leaves: str = "", **named: Any) -> tuple[NotingClient, Answer]:
+def run(parameters: dict[str, Any], *, leaves: str = "", **named: Any) -> tuple[NotingClient, InferResult]:
     """One inference of two rows; the caller may leave `before` or `meanwhile`."""
     client = NotingClient()
 
-    async def infer(threads: ThreadPoolExecutor) -> Answer:
+    async def infer(threads: ThreadPoolExecutor) -> InferResult:
         metrics = Metrics(CollectorRegistry())
         execution = Execution(cast(EngineClient, client), Settings(), metrics, threads, Tokenizers(threads))
         context = RequestContext("id", 0.0, is_disconnected=leaves == "before")

@@ -196,9 +196,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown output": ({"inputs": [as_input(GREY)], "outputs": [{"name": "scores"}]}, "'probabilities'"),
     "a timeout that is none": ({"inputs": [as_input(GREY)], "parameters": {"timeout": "soon"}}, "microseconds"),
     "a negative priority": ({"inputs": [as_input(GREY)], "parameters": {"priority": -1}}, "priority"),
-    "texts that are no pictures": (
+    "texts that are no images": (
         {"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["boot"]}]},
-        "picture 0",
+        "image 0",
     ),
     "pictures in a square": (
         {"inputs": [{"name": "image", "shape": [1, 2], "datatype": "BYTES", "data": ["a", "b"]}]},
@@ -229,7 +229,7 @@ def test_a_body_that_does_not_fit_is_refused(client: httpx.Client, body: bytes, 
     headers = {} if length is None else {LENGTH: length}
 
     # Only classifiers of pictures try a bare body that is no row as one.
-    assert_error(client.post(INFER, content=body, headers=headers), 400, "picture 0" if body == b"12345" else why)
+    assert_error(client.post(INFER, content=body, headers=headers), 400, "image 0" if body == b"12345" else why)
 
 
 def test_a_bare_body_needs_a_model_of_one_input(painters: httpx.Client) -> None:
@@ -242,7 +242,7 @@ def test_shared_memory_is_declined_in_requests_too(client: httpx.Client) -> None
     output = {"inputs": [as_input(GREY)], "outputs": [{"name": "probabilities", "parameters": shared}]}
 
     for body in (request, output):
-        assert_error(client.post(INFER, json=body), 501, "memory of its callers")
+        assert_error(client.post(INFER, json=body), 501, "shared memory")
 
 
 def test_a_deadline_in_microseconds_is_kept(client: httpx.Client) -> None:

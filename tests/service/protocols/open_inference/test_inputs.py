@@ -10,9 +10,9 @@ import pytest
 from models.manifest import TensorSpec
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter
-from service.protocols.open_inference.inputs import check_inputs
-from service.protocols.open_inference.outputs import answer_outputs, wanted_outputs
-from service.protocols.open_inference.request import WantedOutput
+from service.protocols.open_inference.execution import check_inputs
+from service.protocols.open_inference.reply import output_tensors, requested_outputs
+from service.protocols.open_inference.request import RequestedOutput
 from service.protocols.open_inference.tensors import Tensor, unpack_strings
 from tests.service.protocols.open_inference.manifests import graph_of
 
@@ -74,7 +74,7 @@ def test_texts_and_halves_are_answered_as_bytes() -> None:
     graph = graph_of((), specs)
     arrays = {"s": np.array(["é", b"\xff"], object), "h": np.array([1, 256], np.uint16)}
 
-    (_, texts), (_, halves) = answer_outputs(graph, wanted_outputs(graph, ()), arrays, None)
+    (_, texts), (_, halves) = output_tensors(graph, requested_outputs(graph, ()), arrays, None)
 
     assert [bytes(text) for text in unpack_strings("s", texts.raw, 2)] == ["é".encode(), b"\xff"]
     assert texts.raw == pack_strings(["é".encode(), b"\xff"])
@@ -83,8 +83,8 @@ def test_texts_and_halves_are_answered_as_bytes() -> None:
 
 def test_an_output_is_wanted_once() -> None:
     graph = graph_of((), (TensorSpec(name="y", datatype="FP32", shape=(-1,)),))
-    once = WantedOutput(name="y")
+    once = RequestedOutput(name="y")
 
-    assert wanted_outputs(graph, (once,)) == (once,)
+    assert requested_outputs(graph, (once,)) == (once,)
     with pytest.raises(InvalidParameter, match="twice"):
-        wanted_outputs(graph, (once, WantedOutput(name="y", is_binary=True)))
+        requested_outputs(graph, (once, RequestedOutput(name="y", is_binary=True)))

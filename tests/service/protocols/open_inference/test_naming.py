@@ -7,7 +7,7 @@ import pytest
 from service import errors
 from service.errors import BY_CODE
 from service.protocols.open_inference.faults import Fault, fault_of
-from service.protocols.open_inference.naming import graph_names, main_graph, split_name, told_name
+from service.protocols.open_inference.description import graph_names, main_graph, split_name, protocol_name
 from tests.service.protocols.open_inference.manifests import manifest_of
 
 
@@ -41,7 +41,7 @@ def test_a_bare_name_is_the_main_graph(task: str, graphs: tuple[str, ...], main:
     manifest = manifest_of(task, graphs)
 
     assert main_graph(manifest) == main
-    assert {name: told_name("m", manifest, name) for name in graph_names(manifest)} == names
+    assert {name: protocol_name("m", manifest, name) for name in graph_names(manifest)} == names
 
 
 @pytest.mark.parametrize("kind", BY_CODE.values(), ids=BY_CODE)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from models.manifest import NUMPY_DTYPES
 from service.engine.transport.strings import pack_strings
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
-from service.protocols.open_inference.grpc.tensors import CONTENTS
-from service.protocols.open_inference.json_tensors import RAW_ONLY
+from service.protocols.open_inference.grpc.messages import CONTENTS
+from service.protocols.open_inference.tensors import RAW_ONLY
 from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor, unpack_strings
 from tests.servers import RunningService
 from tests.service.protocols.conftest import MAX_RANK

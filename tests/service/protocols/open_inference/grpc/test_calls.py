@@ -21,20 +21,20 @@ from service.errors import (
     Unsupported,
 )
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import Answer
+from service.protocols.open_inference.execution import InferResult
 from service.protocols.open_inference.faults import Fault
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.codes import CODES
-from service.protocols.open_inference.grpc.health import NAME as HEALTH
-from service.protocols.open_inference.request import InferRequest, WantedOutput
+from service.protocols.open_inference.grpc.server import HEALTH_NAME as HEALTH
+from service.protocols.open_inference.request import InferRequest, RequestedOutput
 from tests.service.protocols.open_inference.grpc.servers import Served, eventually, serving
 
 ASKED = pb.ModelInferRequest(model_name="m", id="7").SerializeToString()
 
 
-async def echo(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> Answer:
-    outputs = tuple((WantedOutput(name=tensor.name), tensor) for tensor in request.inputs)
-    return Answer(model, "1", request.id, outputs)
+async def echo(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> InferResult:
+    outputs = tuple((RequestedOutput(name=tensor.name), tensor) for tensor in request.inputs)
+    return InferResult(model, "1", request.id, outputs)
 
 
 async def failure(call: Any) -> tuple[StatusCode, str]:
@@ -67,7 +67,7 @@ def test_every_kind_of_fault_has_a_status() -> None:
     ],
 )
 def test_an_error_of_ours_ends_the_call_with_its_message(error: ServiceError, code: StatusCode) -> None:
-    async def refuse(*_arguments: object) -> Answer:
+    async def refuse(*_arguments: object) -> InferResult:
         raise error
 
     async def main() -> None:
@@ -79,7 +79,7 @@ def test_an_error_of_ours_ends_the_call_with_its_message(error: ServiceError, co
 
 
 def test_a_full_queue_tells_when_to_come_back() -> None:
-    async def refuse(*_arguments: object) -> Answer:
+    async def refuse(*_arguments: object) -> InferResult:
         raise QueueFull("Full.", retry_after_seconds=2.4)
 
     async def main() -> None:
@@ -92,7 +92,7 @@ def test_a_full_queue_tells_when_to_come_back() -> None:
 
 
 def test_a_defect_is_answered_without_a_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(*_arguments: object) -> Answer:
+    async def fail(*_arguments: object) -> InferResult:
         raise RuntimeError("secret at 0x7ff3")
 
     async def main() -> None:
@@ -123,7 +123,7 @@ def test_an_answer_carries_the_id_of_its_request(sent: str) -> None:
 def test_the_deadline_of_a_call_is_the_time_for_its_work() -> None:
     seen: list[float | None] = []
 
-    async def note(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> Answer:
+    async def note(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> InferResult:
         seen.append(seconds)
         return await echo(model, request, request_context, seconds)
 
@@ -149,7 +149,7 @@ class Endless:
 
     async def __call__(
         self, _model: str, _request: InferRequest, request_context: RequestContext, _seconds: float | None
-    ) -> Answer:
+    ) -> InferResult:
         self.begun += 1
         left = asyncio.get_running_loop().create_future()
         request_context.on_disconnect = lambda: left.set_result(None)
@@ -272,7 +272,7 @@ def test_a_refusing_process_still_answers_probes() -> None:
 def test_a_stopping_server_lets_calls_end_and_takes_no_more() -> None:
     may_end = asyncio.Event()
 
-    async def wait(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> Answer:
+    async def wait(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> InferResult:
         await may_end.wait()
         return await echo(model, request, request_context, seconds)
 

@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.manifest import NUMPY_DTYPES
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
-from service.protocols.open_inference.grpc.tensors import CONTENTS
+from service.protocols.open_inference.grpc.messages import CONTENTS
 from service.protocols.open_inference.tensors import DATATYPES
 from tests.fake_models.classification import LABELS, SHAPE, LinearClassifier
 from tests.servers import RunningService, until

@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from service.errors import InvalidParameter
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import Answer
+from service.protocols.open_inference.execution import InferResult
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.streams import MAX_UNANSWERED
 from service.protocols.open_inference.request import InferRequest
@@ -32,13 +32,13 @@ async def answered(call: Any) -> pb.ModelStreamInferResponse:
     return answer
 
 
-async def picky(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> Answer:
+async def picky(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> InferResult:
     """Later requests are done first; those named `bad` fail."""
     assert request.id is not None
     if request.id.startswith("bad"):
         raise InvalidParameter(f"No {request.id}.")
     await asyncio.sleep(0.05 if request.id == "first" else 0)
-    return Answer(model, "1", request.id, ())
+    return InferResult(model, "1", request.id, ())
 
 
 class Waiting:
@@ -51,7 +51,7 @@ class Waiting:
 
     async def __call__(
         self, model: str, request: InferRequest, request_context: RequestContext, _seconds: float | None
-    ) -> Answer:
+    ) -> InferResult:
         self.begun += 1
         try:
             await self.may_go_on.wait()
@@ -59,7 +59,7 @@ class Waiting:
             assert request_context.is_disconnected
             self.cancelled += 1
             raise
-        return Answer(model, "1", request.id, ())
+        return InferResult(model, "1", request.id, ())
 
 
 def test_answers_come_in_the_order_of_the_requests_and_errors_in_their_place() -> None:
