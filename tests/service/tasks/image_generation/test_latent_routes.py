@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.tasks.image_generation.latents import walk
+from service.tasks.image_generation.process import walk
 from service.tasks.image_generation.rendering import animation, labelled_grid
 from tests.fake_models.image_generation import LABELS, TinyDrawer
 from tests.models.samples import png_header

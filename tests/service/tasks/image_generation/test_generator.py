@@ -13,17 +13,17 @@ from service.engine.batching.batches import Arrays
 from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, UnsupportedTask
 from service.tasks.engine_work import EngineWork
-from service.tasks.image_generation.drawing import (
+from service.tasks.image_generation.generator import (
     CHUNK_ROWS,
     CHUNKS_IN_FLIGHT,
-    Drawing,
+    Generator,
     checked_labels,
     knows_labels,
     num_latents_of,
     require_encoder,
     takes_label,
 )
-from service.tasks.image_generation.latents import draw
+from service.tasks.image_generation.process import draw
 from tests.fake_models.image_generation import LABELS, NUM_LATENTS, TinyDrawer
 
 
@@ -74,24 +74,24 @@ class FakeWork:
         return {name: found[name] for name in outputs}
 
 
-def drawing_of(drawer: TinyDrawer) -> tuple[FakeWork, Drawing]:
+def generator_of(drawer: TinyDrawer) -> tuple[FakeWork, Generator]:
     work = FakeWork(drawer, manifest_of(drawer))
-    return work, Drawing(cast(EngineWork, work))
+    return work, Generator(cast(EngineWork, work))
 
 
 def test_a_request_is_cut_into_chunks_of_which_few_are_under_way() -> None:
     drawer = TinyDrawer(has_encoder=True, is_conditional=False)
 
     async def scenario() -> None:
-        work, drawing = drawing_of(drawer)
+        work, generator = generator_of(drawer)
         draws = draw(range(100), len(LABELS), NUM_LATENTS)
 
         async def chunk(rows: slice) -> Any:
-            async with drawing.room:
+            async with generator.room:
                 part = draw(range(100)[rows], len(LABELS), NUM_LATENTS)
-                return await drawing.decode(await drawing.latents(part), part.labels)
+                return await generator.decode(await generator.latents(part), part.labels)
 
-        job = asyncio.ensure_future(drawing.by_chunks(100, chunk))
+        job = asyncio.ensure_future(generator.by_chunks(100, chunk))
         while not job.done():
             for event in list(work.waiting)[::-1]:  # the later chunk first
                 event.set()
@@ -111,16 +111,16 @@ def test_a_request_is_cut_into_chunks_of_which_few_are_under_way() -> None:
 
 def test_what_fails_ends_the_other_chunks() -> None:
     async def scenario() -> None:
-        work, drawing = drawing_of(TinyDrawer(has_encoder=False, is_conditional=True))
+        work, generator = generator_of(TinyDrawer(has_encoder=False, is_conditional=True))
 
         async def chunk(rows: slice) -> Any:
-            async with drawing.room:
+            async with generator.room:
                 if rows.start == CHUNK_ROWS:
                     raise InvalidParameter("No.")
-                return await drawing.decode(np.zeros((CHUNK_ROWS, 4), np.float32), np.zeros(CHUNK_ROWS, np.int64))
+                return await generator.decode(np.zeros((CHUNK_ROWS, 4), np.float32), np.zeros(CHUNK_ROWS, np.int64))
 
         with pytest.raises(InvalidParameter, match=r"^No\.$"):
-            await drawing.by_chunks(100, chunk)
+            await generator.by_chunks(100, chunk)
         assert len(work.asked) <= CHUNKS_IN_FLIGHT
 
     asyncio.run(scenario())

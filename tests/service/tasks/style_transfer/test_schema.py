@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from models.stylization import Style, Stylization
 from service.errors import InvalidParameter
-from service.tasks.parameters import spelled
-from service.tasks.style_transfer.parameters import STYLIZE, parse_wanted
+from service.schema import fields_of, from_text, read
+from service.tasks.style_transfer.schema import StylizeParameters
 
 STYLES = Stylization(
     styles=tuple(Style(name=name, thumbnail=f"{name}.jpg") for name in ("waves", "fields", "night")),
@@ -23,11 +24,16 @@ STYLES = Stylization(
 )
 
 
-def test_defaults_paint_in_full_in_the_pictures_own_format() -> None:
-    wanted = parse_wanted({"style": "fields"}, STYLES)
+def parse(values: dict[str, Any]) -> tuple[StylizeParameters, NDArray[np.float32]]:
+    parameters = read(StylizeParameters, values)
+    return parameters, parameters.weights(STYLES)
 
-    assert wanted.weights.tolist() == [0, 1, 0]
-    assert wanted.weights.dtype == np.float32
+
+def test_defaults_paint_in_full_in_the_pictures_own_format() -> None:
+    wanted, weights = parse({"style": "fields"})
+
+    assert weights.tolist() == [0, 1, 0]
+    assert weights.dtype == np.float32
     assert (wanted.strength, wanted.preserve_color, wanted.format, wanted.quality) == (1.0, False, None, 90)
     assert wanted.needs_network
 
@@ -35,14 +41,14 @@ def test_defaults_paint_in_full_in_the_pictures_own_format() -> None:
 def test_every_parameter_is_read_from_text() -> None:
     texts = {"styles": "night:1e0,waves:.5", "strength": "0.25", "preserve_color": "1", "format": "png", "quality": "7"}
 
-    wanted = parse_wanted(spelled(texts, STYLIZE), STYLES)
+    wanted, weights = parse(from_text(StylizeParameters, texts))
 
-    np.testing.assert_allclose(wanted.weights, [1 / 3, 0, 2 / 3], rtol=1e-6)
-    assert (wanted.strength, wanted.preserve_color, wanted.format, wanted.quality) == (0.25, True, "PNG", 7)
+    np.testing.assert_allclose(weights, [1 / 3, 0, 2 / 3], rtol=1e-6)
+    assert (wanted.strength, wanted.preserve_color, wanted.file_format, wanted.quality) == (0.25, True, "PNG", 7)
 
 
 def test_the_photograph_itself_needs_no_network() -> None:
-    assert not parse_wanted({"style": "waves", "strength": 0}, STYLES).needs_network
+    assert not read(StylizeParameters, {"style": "waves", "strength": 0}).needs_network
 
 
 @given(st.dictionaries(st.sampled_from(["waves", "fields", "night"]), st.floats(0, 1000), min_size=1))
@@ -52,10 +58,10 @@ def test_weights_are_divided_by_their_sum(weights: dict[str, float]) -> None:
     total = sum(map(float, texts.values()))
     if total == 0:
         with pytest.raises(InvalidParameter, match="not all weights 0"):
-            parse_wanted({"styles": blend}, STYLES)
+            parse({"styles": blend})
         return
 
-    found = parse_wanted({"styles": blend}, STYLES).weights
+    _, found = parse({"styles": blend})
 
     assert abs(found.sum() - 1) < 1e-6
     assert ((found >= 0) & (found <= 1)).all()
@@ -84,18 +90,18 @@ def test_weights_are_divided_by_their_sum(weights: dict[str, float]) -> None:
 )
 def test_what_does_not_fit_is_quoted(values: dict[str, Any], told: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        parse_wanted(values, STYLES)
+        parse(values)
 
     assert told in caught.value.message
     assert caught.value.message.endswith(".")
     assert caught.value.message.isprintable()
 
 
-@given(st.dictionaries(st.sampled_from([*STYLIZE, "other"]), st.text(max_size=30)))
+@given(st.dictionaries(st.sampled_from([*fields_of(StylizeParameters), "other"]), st.text(max_size=30)))
 def test_no_text_breaks_the_reader(texts: dict[str, str]) -> None:
     total, told = 1.0, "."
     try:
-        total = float(parse_wanted(spelled(texts, STYLIZE), STYLES).weights.sum())
+        total = float(parse(from_text(StylizeParameters, texts))[1].sum())
     except InvalidParameter as error:
         told = error.message
     assert abs(total - 1) < 1e-6
