@@ -68,9 +68,7 @@ def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
 
 @pytest.mark.parametrize("package", ["service/http", "service/tasks", "service/protocols"])
 def test_only_the_transport_of_the_engine_is_known_above_it(package: str) -> None:
-    inside = {
-        f"service.engine.{name}" for name in ("engine", "worker", "batching", "generation", "repository", "runtime")
-    }
+    inside = {f"service.engine.{name}" for name in ("engine", "batching", "generation", "repository", "runtime")}
 
     assert offending(package, inside | {"onnxruntime", "service.processes", "service.cli"}) == []
 
@@ -108,8 +106,8 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def test_the_service_runs_without_torch_in_memory() -> None:
-    parts = "service.cli.main, service.processes.supervisor, service.processes.api_process, service.engine.worker"
-    code = f"import sys, {parts}; print('torch' in sys.modules)"
+    parts = ("cli.main", "processes.supervisor", "processes.api_process", "processes.engine_process")
+    code = f"import sys, {', '.join(f'service.{part}' for part in parts)}; print('torch' in sys.modules)"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 
@@ -128,20 +126,17 @@ def test_every_module_says_what_it_owns() -> None:
     assert silent == []
 
 
-def test_files_and_functions_stay_small() -> None:
-    large = []
+def test_functions_stay_small() -> None:
     for package in ("service", "models", "training", "loadtests"):
-        for file in modules(package):
-            text = file.read_text()
-            if text.count("\n") > 320:
-                large.append(f"{file.relative_to(ROOT)}: {text.count(chr(10))} lines")
-            for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-                    length = node.end_lineno - node.lineno
-                    if length > 45:
-                        large.append(f"{file.relative_to(ROOT)}: {node.name} has {length} lines")
+        lengths = {
+            f"{file.relative_to(ROOT)}: {node.name}": node.end_lineno - node.lineno + 1
+            for file in modules(package)
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+        }
 
-    assert large == []
+        assert {name: length for name, length in lengths.items() if length > 60} == {}
+        assert sorted(lengths.values())[int(0.9 * len(lengths))] <= 25
 
 
 def test_both_runtimes_are_never_asked_for_together() -> None:

@@ -1,29 +1,35 @@
-"""The engine: the answers to every message, from the versions of a live repository.
+"""The engine: answers the messages of the API processes from the versions of a live repository.
 
-It lives in the engine process's event loop. It knows connections only as something that takes frames.
+It runs in the event loop of the engine process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from time import monotonic
+from typing import cast
 
-from service.engine.batching.batches import InferenceTiming, Request
+from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import CachedAnswer, key_of
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.repository import FoundModel
 from service.engine.repository.version import Version
 from service.engine.runtime.runtime import Device
 from service.engine.transport.api_connection import ApiConnection, Send, tell_failure, until_acknowledged
+from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.messages import (
     Cancel,
     Control,
     Describe,
     Description,
     DescriptionAcknowledged,
+    FrameError,
+    FrameReader,
     Generate,
     Infer,
+    InferenceTiming,
     Message,
     Released,
     Result,
@@ -33,6 +39,8 @@ from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -173,6 +181,38 @@ class Engine:
         )
         peer.cancels[message.id] = lambda: served.queue.cancel(request)
         served.queue.submit(request)
+
+
+class EngineProtocol(asyncio.Protocol):
+    """The engine's end of the connection to one API process; the answers of a batch leave in one write."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reader = FrameReader()
+        self._transport: CoalescingTransport | None = None
+        self._connection: ApiConnection | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Register with the engine."""
+        loop = asyncio.get_running_loop()
+        self._transport = CoalescingTransport(cast(asyncio.Transport, transport), loop)
+        self._connection = self._engine.connect(self._transport.write)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass every complete message to the engine."""
+        assert self._connection is not None
+        assert self._transport is not None
+        try:
+            for message, payload in self._reader.feed(data):
+                self._engine.handle(self._connection, message, payload)
+        except FrameError:
+            log.exception("an API process sent a broken frame")
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel everything that the API process was waiting for."""
+        if self._connection is not None:
+            self._engine.disconnect(self._connection)
 
 
 def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Send
 
-from service.engine.batching.batches import Arrays
 from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.messages import Arrays
 from service.errors import InvalidParameter, ServiceError, UnsupportedTask
 from service.http.events import EventAnswer, EventStream
 from service.http.problems import problem_response

@@ -6,7 +6,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.engine.batching.batches import InferenceTiming
+from service.engine.transport.messages import InferenceTiming
 
 Scope = MutableMapping[str, Any]
 

@@ -12,10 +12,11 @@ from typing import Protocol
 
 from models.manifest import TensorSpec
 from service.engine.batching import scheduling
-from service.engine.batching.batches import BatchBuffer, InferenceTiming, Request
+from service.engine.batching.batches import BatchBuffer, Request
 from service.engine.batching.pool import Pool
 from service.engine.batching.scheduling import Backlog, Cost, Dispatch, Limits
 from service.engine.runtime.instance import BatchOutcome
+from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics
 

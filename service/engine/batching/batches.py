@@ -9,26 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.manifest import TensorSpec
 from service.engine.batching.rows import RowShapes
+from service.engine.transport.messages import Arrays, InferenceTiming
 from service.engine.transport.strings import Payload, take_apart
 from service.errors import ServiceError
-
-Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceTiming:
-    """What one answered request cost: its time in the queue, its (last) batch's time and size."""
-
-    queue_seconds: float
-    compute_seconds: float
-    batch_size: int
 
 
 @dataclass(slots=True, eq=False)

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from models.golden import Golden
 from models.manifest import Batching, Graph, Manifest, TensorSpec, sha256_hex
 from models.strict import StrictError
-from service.engine.batching.batches import Arrays
 from service.engine.repository.version_files import VersionFiles, VersionRejected
 from service.engine.runtime.runtime import DATATYPES, Device, open_session
 from service.engine.runtime.tensor_runner import TensorRunner
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 
 log = logging.getLogger(__name__)

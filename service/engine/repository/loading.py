@@ -16,7 +16,6 @@ import onnxruntime as ort
 
 from models.config import ModelConfig
 from models.manifest import GOLDEN_FILE, MANIFEST_FILE, Batching, Graph, Manifest
-from service.engine.batching.batches import Arrays
 from service.engine.batching.rows import RowRules, max_rows, num_elements, rules_of
 from service.engine.batching.scheduling import Cost, fit_cost
 from service.engine.repository.derivation import derive_version
@@ -29,6 +28,7 @@ from service.engine.runtime.cuda import CudaRunner
 from service.engine.runtime.instance import Runner
 from service.engine.runtime.runtime import CPU, CpuRunner, Device, signature_mismatch
 from service.engine.runtime.tensor_runner import TensorRunner
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 from service.settings import Settings
 

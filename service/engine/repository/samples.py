@@ -11,10 +11,10 @@ import numpy as np
 
 from models.golden import Golden
 from models.manifest import Graph
-from service.engine.batching.batches import Arrays
 from service.engine.batching.rows import RowRules, RowShapes, num_elements
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.instance import Runner
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, InvalidParameter
 
 # The size that varying axes are brought to, as far as whole repetitions of the golden rows come.

@@ -17,9 +17,9 @@ import onnxruntime as ort
 
 from models.manifest import Graph, TensorSpec
 from service.engine.batching import scheduling
-from service.engine.batching.batches import Arrays
 from service.engine.batching.rows import RowShapes
 from service.engine.runtime.runtime import CUDA, EXIT_DEVICE_LOST, Device
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from service.engine.batching.batches import Arrays, BatchBuffer
+from service.engine.batching.batches import BatchBuffer
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput, ServiceError
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime as ort
 
 from models.manifest import NUMPY_DTYPES, Graph, TensorSpec
-from service.engine.batching.batches import Arrays
 from service.engine.runtime.arena import ArenaGuard, use_shared_arena
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, StartupError
 
 log = logging.getLogger(__name__)

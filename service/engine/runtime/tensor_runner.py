@@ -14,8 +14,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.manifest import Graph
-from service.engine.batching.batches import Arrays
 from service.engine.runtime.arena import ArenaGuard
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 
 BFLOAT16 = 16  # TensorProto.BFLOAT16 of the ONNX format

@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 
 from models.manifest import Manifest
 from models.strict import build
-from service.engine.batching.batches import Arrays, InferenceTiming
-from service.engine.transport.messages import Failure, Infer, Message, ModelStatus, Result, frame
+from service.engine.transport.messages import (
+    Arrays,
+    Failure,
+    Infer,
+    InferenceTiming,
+    Message,
+    ModelStatus,
+    Result,
+    frame,
+)
 from service.engine.transport.strings import unpack
 from service.errors import BY_CODE, ServiceError
 

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 _LENGTHS = struct.Struct("<II")
 MAX_FRAME_BYTES = 2**30
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceTiming:
+    """What one answered request cost: its time in the queue, and the time and size of its last batch."""
+
+    queue_seconds: float
+    compute_seconds: float
+    batch_size: int
 
 
 class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):

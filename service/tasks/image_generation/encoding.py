@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.types import Receive
 
-from service.engine.batching.batches import Arrays
 from service.engine.transport.client import ReadyModel
+from service.engine.transport.messages import Arrays
 from service.http.body import JsonDecoder, JsonPictures, Pictures, read_body, read_pictures
 from service.http.engine_work import together
 from service.http.image_decoding import Pixels

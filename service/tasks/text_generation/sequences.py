@@ -11,10 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 
 from models.tokenizer import Tokenizer
-from service.engine.batching.batches import InferenceTiming
 from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.generation import Generation
-from service.engine.transport.messages import Finished, Sampling
+from service.engine.transport.messages import Finished, InferenceTiming, Sampling
 from service.errors import ServiceError
 from service.http.request_context import RequestContext
 from service.tasks.text_generation.detokenization import Answer, FinishReason, Piece

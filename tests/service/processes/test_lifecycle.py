@@ -19,7 +19,7 @@ from tests.servers import RunningService, is_alive, until
 
 RAW = {"content-type": "application/octet-stream"}
 API = "service.processes.api_process"
-ENGINE = "service.engine.worker"
+ENGINE = "service.processes.engine_process"
 
 
 @pytest.fixture

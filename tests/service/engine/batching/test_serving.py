@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.engine.batching.batches import InferenceTiming, Request
+from service.engine.batching.batches import Request
 from service.engine.batching.serving import serve_graphs
 from service.engine.repository.loading import LoadedVersion, load_version
 from service.engine.runtime.runtime import Device
+from service.engine.transport.messages import InferenceTiming
 from service.errors import ServiceError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

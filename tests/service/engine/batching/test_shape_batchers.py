@@ -12,11 +12,12 @@ from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
 from service.engine.batching import shape_batchers as lanes_module
-from service.engine.batching.batches import InferenceTiming, Request
+from service.engine.batching.batches import Request
 from service.engine.batching.pool import Pool
 from service.engine.batching.rows import RowRules
 from service.engine.batching.scheduling import Cost, Limits
 from service.engine.batching.shape_batchers import RowCost, ShapeBatchers
+from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics, Metrics
 from tests.service.engine.fakes import FakeLoop, HeldInstance

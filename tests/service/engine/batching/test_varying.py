@@ -13,12 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from service.engine.batching.batches import InferenceTiming
-from service.engine.engine import Engine
+from service.engine.engine import Engine, EngineProtocol
 from service.engine.repository.repository import find_models
 from service.engine.runtime.runtime import Device
 from service.engine.transport.client import EngineClient
-from service.engine.worker import PeerConnection
+from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, InvalidParameter
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -41,7 +40,7 @@ async def client_of(repository: Path, socket: str) -> AsyncIterator[EngineClient
     settings = Settings(repository=repository, instances=2, threads=1)
     engine = Engine(settings, Device("cpu"), Metrics(CollectorRegistry()))
     await engine.load(find_models(settings.repositories))
-    server = await asyncio.get_running_loop().create_unix_server(lambda: PeerConnection(engine), socket)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: EngineProtocol(engine), socket)
     client = EngineClient(socket, settings)
     connection = asyncio.create_task(client.run())
     try:

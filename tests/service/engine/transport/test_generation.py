@@ -78,7 +78,7 @@ class Worker:
 
     def start(self) -> subprocess.Popen[bytes]:
         Path(self.socket).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "service.engine.worker"]
+        command = [sys.executable, "-m", "service.processes.engine_process"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdin is not None
         process.stdin.write(Launch(self.settings, self.socket).encode())

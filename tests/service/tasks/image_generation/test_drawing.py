@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.manifest import Batching, Graph, Manifest
-from service.engine.batching.batches import Arrays
 from service.engine.transport.client import ReadyModel
+from service.engine.transport.messages import Arrays
 from service.errors import InvalidParameter, UnsupportedTask
 from service.http.engine_work import EngineWork
 from service.tasks.image_generation.drawing import (
