@@ -15,7 +15,7 @@ from service.engine.transport.messages import InferenceTiming
 from service.errors import ServiceError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.fake_models.style_transfer import write_painter
+from tests.fake_models.style_transfer import write_stylizer
 from tests.service.engine.fakes import FakeLoop
 
 SETTINGS = Settings(instances=2, threads=1)
@@ -23,9 +23,9 @@ SETTINGS = Settings(instances=2, threads=1)
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedVersion:
-    folder = tmp_path_factory.mktemp("painters")
-    write_painter(folder)
-    return load_version(folder / "tiny-painter" / "1", SETTINGS, Device("cpu"))
+    folder = tmp_path_factory.mktemp("style-transfer")
+    write_stylizer(folder)
+    return load_version(folder / "tiny-stylizer" / "1", SETTINGS, Device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,15 @@ from service.errors import Cancelled, InvalidParameter
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.fake_models.classification import LinearClassifier
-from tests.fake_models.style_transfer import TinyPainter, write_painter
+from tests.fake_models.style_transfer import TinyStylizer, write_stylizer
 
-PAINTER = TinyPainter()
+PAINTER = TinyStylizer()
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("painters")
-    write_painter(folder)
+    folder = tmp_path_factory.mktemp("style-transfer")
+    write_stylizer(folder)
     LinearClassifier().write(folder, "tiny")
     return folder
 
@@ -74,7 +74,7 @@ Served = Callable[[Callable[[EngineClient], Awaitable[None]]], None]
 def ask(client: EngineClient, graph: str, outputs: tuple[str, ...], *inputs: NDArray[Any]) -> Any:
     payload = [np.ascontiguousarray(array).tobytes() for array in inputs]
     shapes = tuple(array.shape[1:] for array in inputs)
-    model = client.resolve("tiny-painter")
+    model = client.resolve("tiny-stylizer")
     return client.infer(model, graph, outputs, payload, len(inputs[0]), 20.0, row_shapes=shapes)
 
 
@@ -142,7 +142,7 @@ def test_sizes_that_the_stylizer_does_not_take_are_refused(
 
 def test_a_size_without_its_pixels_is_refused(served: Served) -> None:
     async def work(client: EngineClient) -> None:
-        model = client.resolve("tiny-painter")
+        model = client.resolve("tiny-stylizer")
         for shapes in ((), ((64, 64, 3),), ((64, 64, 3), (3,)), ((2**62, 2**62, 3), (3,))):
             with pytest.raises(InvalidParameter):
                 await client.infer(model, "model", ("painting",), [b"x" * 64], 1, 5.0, row_shapes=shapes)
@@ -159,7 +159,7 @@ def test_a_caller_who_leaves_does_not_hold_up_the_others(served: Served) -> None
         answered = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(answer, Cancelled) for answer in answered[::2])
         assert all(isinstance(answer, tuple) for answer in answered[1::2])
-        statistics = {status.name: status.statistics for status in await client.describe()}["tiny-painter"]
+        statistics = {status.name: status.statistics for status in await client.describe()}["tiny-stylizer"]
         assert statistics["model.queued_rows"] == 0
 
     served(work)
@@ -172,7 +172,7 @@ def test_every_graph_counts_for_itself_and_fixed_graphs_need_no_shapes(served: S
         await client.infer(client.resolve("tiny"), "model", ("embedding",), [images.tobytes()], 2, 5.0)
         statistics = {status.name: status.statistics for status in await client.describe()}
         assert statistics["tiny"]["rows"] == 2
-        assert statistics["tiny-painter"]["statistics.rows"] == 1
-        assert statistics["tiny-painter"]["model.rows"] == 0
+        assert statistics["tiny-stylizer"]["statistics.rows"] == 1
+        assert statistics["tiny-stylizer"]["model.rows"] == 0
 
     served(work)

@@ -330,10 +330,13 @@ def test_of_a_model_in_two_repositories_the_first_is_taken(tmp_path: Path, repos
 
 
 def test_a_text_that_has_begun_is_finished_before_its_model_is_unloaded(tmp_path: Path, socket: Path) -> None:
-    AttentionDecoder().write(tmp_path / "languages")
+    AttentionDecoder().write(tmp_path / "text-generation")
 
     async def main() -> None:
-        async with live_engine(socket, settings_of(tmp_path / "languages"), "tiny-transformer") as (engine, client):
+        async with live_engine(socket, settings_of(tmp_path / "text-generation"), "tiny-transformer") as (
+            engine,
+            client,
+        ):
             model = client.resolve("tiny-transformer")
             sampling = Sampling(max_tokens=12, ignore_eos=True)
             generation = client.generate(model, [model.manifest.language.bos_token], sampling, 20.0)  # type: ignore[union-attr]

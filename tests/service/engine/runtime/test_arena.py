@@ -8,7 +8,7 @@ from service.engine.runtime import arena
 from service.engine.runtime.arena import ArenaGuard
 from service.engine.runtime.runtime import CpuRunner, Device, open_session
 from service.telemetry.metrics import resident_bytes
-from tests.fake_models.style_transfer import TinyPainter
+from tests.fake_models.style_transfer import TinyStylizer
 
 SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
@@ -34,8 +34,8 @@ def test_memory_is_given_back_only_while_the_process_is_large(monkeypatch: pytes
 
 
 def test_what_many_sizes_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    painter = TinyPainter()
-    graph = painter.onnx("model")
+    stylizer = TinyStylizer()
+    graph = stylizer.onnx("model")
     sides = (480, 1000, 520, 720)
 
     def grown_mb(kept_bytes: int) -> float:
@@ -44,7 +44,7 @@ def test_what_many_sizes_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> 
         before = resident_bytes()
         for side in sides:
             runner.run(
-                {"image": painter.pictures(1, side, side), "style_weights": painter.pure("night")}, 1, ("painting",)
+                {"image": stylizer.pictures(1, side, side), "style_weights": stylizer.pure("night")}, 1, ("painting",)
             )
         return (resident_bytes() - before) / 2**20
 

@@ -15,7 +15,7 @@ from service.engine.runtime.cuda import CudaRunner
 from service.engine.runtime.runtime import EXIT_DEVICE_LOST, CpuRunner, Device, open_session
 from service.errors import InferenceFailed, StartupError
 from tests.fake_models.classification import OUTPUTS, SHAPE, LinearClassifier
-from tests.fake_models.style_transfer import TinyPainter
+from tests.fake_models.style_transfer import TinyStylizer
 
 CPU = Device("cpu")
 NETWORK = LinearClassifier()
@@ -58,7 +58,7 @@ def test_a_bucket_can_be_run_again_with_other_rows() -> None:
         assert np.allclose(actual, NETWORK.outputs(images)["embedding"], atol=1e-5)
 
 
-PAINTER = TinyPainter()
+PAINTER = TinyStylizer()
 
 
 def painting_runner(buckets: tuple[int, ...] = (1, 4)) -> CudaRunner:

@@ -60,7 +60,7 @@ async def read(generation: Generation) -> list[int]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("languages")
+    folder = tmp_path_factory.mktemp("text-generation")
     TRANSFORMER.write(folder)
     RECURRENT.write(folder)
     LinearClassifier().write(folder, "tiny")
