@@ -15,8 +15,8 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from service.engine.engine import Engine, EngineProtocol
+from service.engine.repository.live_repository import follow
 from service.engine.repository.repository import FoundModel, find_models
-from service.engine.repository.watching import follow
 from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped

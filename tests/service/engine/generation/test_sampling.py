@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.generation.sampling import Choice, Draws, choose, scores, uniforms
+from service.engine.generation.sampling import Choice, Sampler, choose, scores, uniforms
 from service.engine.transport.messages import Sampling
 
 NO_TOKENS = np.array([], np.int32)
 
 
-def draws(vocab_size: int, seen: list[int] | None = None, **parameters: Any) -> Draws:
-    return Draws(Sampling(max_tokens=9, **parameters), np.array(seen or [], np.int32), vocab_size)
+def draws(vocab_size: int, seen: list[int] | None = None, **parameters: Any) -> Sampler:
+    return Sampler(Sampling(max_tokens=9, **parameters), np.array(seen or [], np.int32), vocab_size)
 
 
 def chosen(choices: list[Choice | None]) -> list[int]:
@@ -170,7 +170,7 @@ def test_a_row_is_chosen_the_same_whatever_is_beside_it() -> None:
         {"temperature": 2.0, "num_logprobs": 3},
     ]
 
-    def batch() -> list[Draws]:
+    def batch() -> list[Sampler]:
         return [draws(500, [1, 2, 2], seed=seed, **kind) for seed, kind in enumerate(kinds)]
 
     together = choose(logits, batch())

@@ -292,7 +292,7 @@ def test_a_graph_that_takes_no_made_up_input_is_served_without_batches(serve: Se
                 opset_imports=[helper.make_opsetid("", 20)],
                 ir_version=10,
             ).SerializeToString(),
-            r"'y' is seq\(tensor\(float\)\), which no request can carry; export the graph with tensors",
+            r"'y' is seq\(tensor\(float\)\), which a request cannot carry; export the graph with tensors",
         ),
     ],
 )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.engine.transport.calls import ReadyModel
 from service.engine.transport.client import EngineClient
+from service.engine.transport.known_models import ReadyModel
 from service.engine.transport.messages import InferenceTiming, ModelStatus
 from service.errors import Cancelled, InvalidParameter, UnknownModel
 from service.http.request_context import RequestContext

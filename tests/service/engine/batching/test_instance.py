@@ -7,7 +7,7 @@ import numpy as np
 
 from models.manifest import TensorSpec
 from service.engine.batching.batches import BatchBuffer, Request
-from service.engine.runtime.instance import BatchOutcome, ThreadInstance, compute
+from service.engine.batching.instance import BatchOutcome, ThreadInstance, compute
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput
 

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.engine.batching.batches import Request
-from service.engine.batching.serving import serve_graphs
 from service.engine.repository.loading import LoadedVersion, load_version
+from service.engine.repository.version import open_graphs
 from service.engine.runtime.runtime import Device
 from service.engine.transport.messages import InferenceTiming
 from service.errors import ServiceError
@@ -40,7 +40,7 @@ def test_batches_of_varying_rows_are_as_large_as_it_pays(
     loop = FakeLoop()
     calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     metrics = Metrics(CollectorRegistry())
-    served = serve_graphs(replace(loaded, graphs=graphs), SETTINGS, loop, lambda *call: calls.put(call), metrics)
+    served = open_graphs(replace(loaded, graphs=graphs), SETTINGS, loop, lambda *call: calls.put(call), metrics)
     receipts: list[ServiceError | InferenceTiming] = []
     row = bytes(96 * 128 * 3 + 3 * 4)
     for _ in range(4):
