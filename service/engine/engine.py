@@ -150,10 +150,10 @@ class Engine:
         if version.cache is not None:
             key = key_of(message, payload)
             if (cached := version.cache.get(key)) is not None:
-                served.metrics.record.found(monotonic() - now)
+                served.metrics.record.cache_hit(monotonic() - now)
                 connection.send(_result(message.id, InferenceTiming(0.0, 0.0, message.num_rows), cached))
                 return
-            served.metrics.record.missed(monotonic() - now)
+            served.metrics.record.cache_miss(monotonic() - now)
 
         def on_done(request: Request, outcome: ServiceError | InferenceTiming) -> None:
             if isinstance(outcome, ServiceError):

@@ -3,7 +3,7 @@
 `prefill` computes a chunk of one prompt, `decode` one token of many slots.
 
 Every address is bound once; a step writes two small buffers and runs. It knows slots and lengths, not sequences. On
-CUDA the rows of a step are padded to a bucket; a padding row writes where the caller says, as any other row does.
+CUDA the rows of a step are padded to a bucket; a padding row writes where its length says, as any other row does.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Decoder:
     def _allocate_prefill(self) -> None:
         self._chunk = np.zeros((1, self.max_chunk), np.int64)
         self._start = np.zeros(1, np.int32)
-        self._wanted = np.zeros(self.max_chunk, np.int64)
+        self._positions = np.zeros(self.max_chunk, np.int64)
         self._chunk_logits = np.zeros((1, self.max_chunk, self.language.vocab_size), np.float32)
         names = {node.name for node in self._prefill.get_inputs()}
         self._prefill_has_length = "length" in names
@@ -180,28 +180,28 @@ class Decoder:
         _bind_host(binding.bind_output, "logits", self._logits, (num_rows, self.language.vocab_size))
         return binding
 
-    def prefill(self, slot: int, tokens: NDArray[Any], length: int, wanted: Sequence[int]) -> Floats:
+    def prefill(self, slot: int, tokens: NDArray[Any], length: int, positions: Sequence[int]) -> Floats:
         """Compute at most `max_chunk` tokens of one slot that holds `length` tokens.
 
-        Returns the logits [N, V] after the `wanted` tokens, which the next call overwrites. Raises: InferenceFailed.
+        Returns the logits [N, V] after the tokens at `positions`, valid until the next call. Raises: InferenceFailed.
         """
-        num_tokens, num_wanted = len(tokens), len(wanted)
+        num_tokens, num_positions = len(tokens), len(positions)
         self._chunk[0, :num_tokens] = tokens
         self._start[0] = length
-        self._wanted[:num_wanted] = wanted
+        self._positions[:num_positions] = positions
         key = (slot, length == 0 and self.is_recurrent)
         binding = self._slot_bindings.get(key)
         if binding is None:
             binding = self._slot_bindings[key] = self._prefill.io_binding()
             self.states.bind(binding, slot, 1, is_fresh=key[1])
         _bind_host(binding.bind_input, "tokens", self._chunk, (1, num_tokens))
-        _bind_host(binding.bind_input, "wanted", self._wanted, (num_wanted,))
+        _bind_host(binding.bind_input, "wanted", self._positions, (num_positions,))
         if self._prefill_has_length:
             _bind_host(binding.bind_input, "length", self._start, (1,))
-        shape = (1, num_wanted, self.language.vocab_size)
+        shape = (1, num_positions, self.language.vocab_size)
         _bind_host(binding.bind_output, "logits", self._chunk_logits, shape)
         self._run(self._prefill, binding)
-        return self._chunk_logits.reshape(-1)[: num_wanted * shape[2]].reshape(num_wanted, shape[2])
+        return self._chunk_logits.reshape(-1)[: num_positions * shape[2]].reshape(num_positions, shape[2])
 
     def _run(self, session: ort.InferenceSession, binding: Any) -> None:
         try:

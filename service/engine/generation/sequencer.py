@@ -174,10 +174,10 @@ class Sequencer:
         """Compute a chunk of a prompt: the logits of its last token [1, V] or of none [0, V]; None where it failed."""
         start, end = sequence.num_in_state, sequence.num_in_state + num_tokens
         is_last = end == sequence.num_prompt
-        wanted = list(range(num_tokens)) if sequence.is_scored else [num_tokens - 1] if is_last else []
+        positions = list(range(num_tokens)) if sequence.is_scored else [num_tokens - 1] if is_last else []
         sequence.num_steps += 1
         try:
-            logits = self._decoder.prefill(sequence.slot, sequence.prompt[start:end], start, wanted)
+            logits = self._decoder.prefill(sequence.slot, sequence.prompt[start:end], start, positions)
         except InferenceFailed as error:
             self._fail(sequence, error)
             return None

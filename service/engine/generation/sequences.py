@@ -154,7 +154,7 @@ class SlotDecoder(Protocol):
     def decode(self, num_rows: int) -> Floats:
         """One more token of the first slots."""
 
-    def prefill(self, slot: int, tokens: NDArray[Any], length: int, wanted: abc.Sequence[int]) -> Floats:
+    def prefill(self, slot: int, tokens: NDArray[Any], length: int, positions: abc.Sequence[int]) -> Floats:
         """A chunk of one slot."""
 
 

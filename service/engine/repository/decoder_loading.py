@@ -65,7 +65,7 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
 
 def _choose_attention_kernel(device: Device) -> None:
     # Measured on a CPU, caches of up to 512 tokens: the plain kernel is 5 to 20 % faster than the tiled one in decoding
-    # and in prompts. ONNX Runtime reads this when it creates a session; a user's own setting stands.
+    # and in prompts. ONNX Runtime reads this when it creates a session; a user's own setting is kept.
     if not device.is_cuda:
         os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
 
