@@ -101,5 +101,6 @@ def test_a_closed_loop_ends_the_thread() -> None:
 
     instance = ThreadInstance(PickyRunner(), closed, "late")
     instance.start(filled_batch(), lambda _batch, _outcome: None)
+    instance._thread.join(timeout=5)
 
-    instance.close()
+    assert not instance._thread.is_alive()

@@ -68,7 +68,7 @@ filters = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(logit_rows, filters), min_size=1, max_size=5), st.integers(0, 1000))
 def test_each_row_is_drawn_from_its_filtered_distribution_by_its_own_random_number(
     rows: list[tuple[list[float], dict[str, Any]]], step: int
