@@ -237,7 +237,7 @@ class Bench:
             body = resized_jpeg(photograph, width, height)
             request = self.request(body, 300.0)
             with self.serve(f"{cells.SERVICE} {width}") as server:
-                engine = procfs.find_process(server.pid, "service.engine.worker")
+                engine = procfs.find_process(server.pid, "service.processes.engine_process")
                 before, seconds = procfs.peak_bytes(engine), []
                 for _ in range(1 if self.options.quick else times):
                     lap, painting = paint_once(server.port, request)

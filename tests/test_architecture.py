@@ -28,6 +28,14 @@ def imports(file: Path) -> Iterator[str]:
             yield node.module or ""
 
 
+def imported_modules(file: Path) -> Iterator[str]:
+    """The modules that `import a.b` and `from a import b` may mean."""
+    yield from imports(file)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def is_within(name: str, packages: set[str]) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
@@ -68,11 +76,25 @@ def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
 
 @pytest.mark.parametrize("package", ["service/http", "service/tasks", "service/protocols"])
 def test_only_the_transport_of_the_engine_is_known_above_it(package: str) -> None:
-    inside = {
-        f"service.engine.{name}" for name in ("engine", "worker", "batching", "generation", "repository", "runtime")
-    }
+    inside = {f"service.engine.{name}" for name in ("engine", "batching", "generation", "repository", "runtime")}
 
     assert offending(package, inside | {"onnxruntime", "service.processes", "service.cli"}) == []
+
+
+ENGINE_LAYERS: dict[str, set[str]] = {
+    "transport": set(),
+    "runtime": {"transport"},
+    "batching": {"runtime", "transport"},
+    "generation": {"runtime", "transport"},
+    "repository": {"batching", "generation", "runtime", "transport"},
+}
+
+
+@pytest.mark.parametrize("layer", ENGINE_LAYERS)
+def test_the_layers_of_the_engine_import_downwards(layer: str) -> None:
+    above = set(ENGINE_LAYERS) - ENGINE_LAYERS[layer] - {layer}
+
+    assert offending(f"service/engine/{layer}", {f"service.engine.{name}" for name in (*above, "engine")}) == []
 
 
 def test_the_contract_needs_only_numpy_and_pillow_and_for_text_tokenizers() -> None:
@@ -108,8 +130,8 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def test_the_service_runs_without_torch_in_memory() -> None:
-    parts = "service.cli.main, service.processes.supervisor, service.processes.api_process, service.engine.worker"
-    code = f"import sys, {parts}; print('torch' in sys.modules)"
+    parts = ("cli.main", "processes.supervisor", "processes.api_process", "processes.engine_process")
+    code = f"import sys, {', '.join(f'service.{part}' for part in parts)}; print('torch' in sys.modules)"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 
@@ -128,20 +150,35 @@ def test_every_module_says_what_it_owns() -> None:
     assert silent == []
 
 
-def test_files_and_functions_stay_small() -> None:
-    large = []
+def test_functions_stay_small() -> None:
     for package in ("service", "models", "training", "loadtests"):
-        for file in modules(package):
-            text = file.read_text()
-            if text.count("\n") > 320:
-                large.append(f"{file.relative_to(ROOT)}: {text.count(chr(10))} lines")
-            for node in ast.walk(ast.parse(text)):
-                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
-                    length = node.end_lineno - node.lineno
-                    if length > 45:
-                        large.append(f"{file.relative_to(ROOT)}: {node.name} has {length} lines")
+        lengths = {
+            f"{file.relative_to(ROOT)}: {node.name}": node.end_lineno - node.lineno + 1
+            for file in modules(package)
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno
+        }
 
-    assert large == []
+        assert {name: length for name, length in lengths.items() if length > 60} == {}
+        assert sorted(lengths.values())[int(0.9 * len(lengths))] <= 25
+
+
+@pytest.mark.parametrize("package", ["service/engine"])
+def test_no_small_module_serves_one_importer(package: str) -> None:
+    importers: dict[str, set[Path]] = {}
+    for file in modules("service"):
+        for name in imported_modules(file):
+            importers.setdefault(name, set()).add(file)
+
+    slivers = [
+        str(file.relative_to(ROOT))
+        for file in modules(package)
+        if file.name != "__init__.py"
+        and file.read_text().count("\n") < 60
+        and len(importers.get(".".join(file.relative_to(ROOT).with_suffix("").parts), ())) < 2
+    ]
+
+    assert slivers == []
 
 
 def test_both_runtimes_are_never_asked_for_together() -> None:

@@ -24,7 +24,7 @@ from loadtests.servers import ROOT
 from loadtests.style_client import Lane, pace_of, paint_once, parse_timings, run_load, stylize_request
 from loadtests.style_peers.protocol import Answer, Job, timed
 from tests.fake_models.classification import LinearClassifier
-from tests.fake_models.style_transfer import write_painter
+from tests.fake_models.style_transfer import write_stylizer
 
 ALONE, WHOLE = cells.Setting(1, 1, 1), cells.Setting(2, 1, 4)
 
@@ -195,8 +195,8 @@ def test_decoding_and_encoding_are_a_part_of_the_time(tmp_path: Path) -> None:
 
 
 def test_bare_runs_the_painters_graph_at_any_size(tmp_path: Path) -> None:
-    write_painter(tmp_path)
-    model = tmp_path / "tiny-painter" / "1" / "model.onnx"
+    write_stylizer(tmp_path)
+    model = tmp_path / "tiny-stylizer" / "1" / "model.onnx"
     with running_bare(model) as bare:
         assert bare.run(Burst(2, 1, 2, (24, 36)), 0.05).images_per_second > 0
         assert procfs.cpu_seconds(bare.pid) > 0
@@ -244,12 +244,12 @@ def test_a_short_run_measures_a_real_service_and_leaves_a_missing_peer_out(
     monkeypatch.setattr(bench_style, "peer_python", refuse)
     monkeypatch.setattr(bench_style, "THREADS", (1,))
     monkeypatch.setattr(bench_style, "_BUILD", tmp_path / "build")
-    write_painter(tmp_path)
+    write_stylizer(tmp_path)
     where = ["--repository", str(tmp_path), "--output", str(tmp_path / "reports")]
     options = bench_style.build_parser().parse_args(
         [
             "--model",
-            "tiny-painter",
+            "tiny-stylizer",
             "--quick",
             "--duration",
             "0.05",

@@ -98,7 +98,7 @@ def heights(page: Page, chart: str) -> set[float]:
 
 def test_six_requests_at_once_become_batches(watch: Page, playground: RunningService) -> None:
     before = classified(playground, "cifar10")
-    (engine,) = playground.children("service.engine.worker")
+    (engine,) = playground.children("service.processes.engine_process")
 
     # However fast a machine computes: while the engine is held, the first six come to wait for it together.
     os.kill(engine, signal.SIGSTOP)

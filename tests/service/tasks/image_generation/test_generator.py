@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.manifest import Batching, Graph, Manifest
-from service.engine.batching.batches import Arrays
 from service.engine.transport.client import ReadyModel
+from service.engine.transport.messages import Arrays
 from service.errors import InvalidParameter, UnsupportedTask
 from service.tasks.engine_work import EngineWork
 from service.tasks.image_generation.generator import (
@@ -24,14 +24,14 @@ from service.tasks.image_generation.generator import (
     takes_label,
 )
 from service.tasks.image_generation.process import draw
-from tests.fake_models.image_generation import LABELS, NUM_LATENTS, TinyDrawer
+from tests.fake_models.image_generation import LABELS, NUM_LATENTS, TinyImageGenerator
 
 
-def manifest_of(drawer: TinyDrawer, *graphs: str) -> Manifest:
+def manifest_of(image_generator: TinyImageGenerator, *graphs: str) -> Manifest:
     """The manifest of a version that has some of the graphs."""
     described = {}
-    for graph in graphs or drawer.graphs:
-        inputs, outputs = drawer.signature(graph)
+    for graph in graphs or image_generator.graphs:
+        inputs, outputs = image_generator.signature(graph)
         described[graph] = Graph(file=f"{graph}.onnx", sha256="0" * 64, inputs=inputs, outputs=outputs)
     return Manifest(
         name="tiny",
@@ -54,9 +54,9 @@ class FakeModel:
 class FakeWork:
     """Computes a graph in NumPy as soon as a test lets it."""
 
-    def __init__(self, drawer: TinyDrawer, manifest: Manifest) -> None:
+    def __init__(self, image_generator: TinyImageGenerator, manifest: Manifest) -> None:
         self.model = FakeModel(manifest)
-        self._drawer = drawer
+        self._image_generator = image_generator
         self.waiting: list[asyncio.Event] = []
         self.asked: list[tuple[str, int]] = []
         self.most_at_once = 0
@@ -68,22 +68,22 @@ class FakeWork:
         self.most_at_once = max(self.most_at_once, len(self.waiting))
         await event.wait()
         self.waiting.remove(event)
-        names = [spec.name for spec in self._drawer.signature(graph)[0]]
+        names = [spec.name for spec in self._image_generator.signature(graph)[0]]
         assert all(len(each) == num_rows for each in rows)
-        found = self._drawer.outputs(graph, dict(zip(names, rows, strict=True)))
+        found = self._image_generator.outputs(graph, dict(zip(names, rows, strict=True)))
         return {name: found[name] for name in outputs}
 
 
-def generator_of(drawer: TinyDrawer) -> tuple[FakeWork, Generator]:
-    work = FakeWork(drawer, manifest_of(drawer))
+def generator_of(image_generator: TinyImageGenerator) -> tuple[FakeWork, Generator]:
+    work = FakeWork(image_generator, manifest_of(image_generator))
     return work, Generator(cast(EngineWork, work))
 
 
 def test_a_request_is_cut_into_chunks_of_which_few_are_under_way() -> None:
-    drawer = TinyDrawer(has_encoder=True, is_conditional=False)
+    image_generator = TinyImageGenerator(has_encoder=True, is_conditional=False)
 
     async def scenario() -> None:
-        work, generator = generator_of(drawer)
+        work, generator = generator_of(image_generator)
         draws = draw(range(100), len(LABELS), NUM_LATENTS)
 
         async def chunk(rows: slice) -> Any:
@@ -99,8 +99,8 @@ def test_a_request_is_cut_into_chunks_of_which_few_are_under_way() -> None:
                     await asyncio.sleep(0)
             await asyncio.sleep(0)
 
-        latents = drawer.latents(draws.noise, draws.choices, draws.labels)
-        assert np.array_equal(np.concatenate(job.result()), drawer.decode(latents))
+        latents = image_generator.latents(draws.noise, draws.choices, draws.labels)
+        assert np.array_equal(np.concatenate(job.result()), image_generator.decode(latents))
         assert work.most_at_once == CHUNKS_IN_FLIGHT
         sizes = [CHUNK_ROWS] * 6 + [4]
         assert sorted(size for graph, size in work.asked if graph == "prior") == sorted(sizes)
@@ -111,7 +111,7 @@ def test_a_request_is_cut_into_chunks_of_which_few_are_under_way() -> None:
 
 def test_what_fails_ends_the_other_chunks() -> None:
     async def scenario() -> None:
-        work, generator = generator_of(TinyDrawer(has_encoder=False, is_conditional=True))
+        work, generator = generator_of(TinyImageGenerator(has_encoder=False, is_conditional=True))
 
         async def chunk(rows: slice) -> Any:
             async with generator.room:
@@ -129,8 +129,8 @@ def test_what_fails_ends_the_other_chunks() -> None:
 @pytest.mark.parametrize("has_encoder", [True, False])
 @pytest.mark.parametrize("is_conditional", [True, False])
 def test_the_graphs_say_what_a_generator_can_do(has_encoder: bool, is_conditional: bool) -> None:
-    drawer = TinyDrawer(has_encoder=has_encoder, is_conditional=is_conditional)
-    manifest = manifest_of(drawer)
+    image_generator = TinyImageGenerator(has_encoder=has_encoder, is_conditional=is_conditional)
+    manifest = manifest_of(image_generator)
 
     assert num_latents_of(manifest) == NUM_LATENTS
     assert takes_label(manifest, "decoder") == is_conditional
@@ -143,8 +143,8 @@ def test_the_graphs_say_what_a_generator_can_do(has_encoder: bool, is_conditiona
 
 
 def test_labels_are_for_graphs_that_take_them() -> None:
-    with_label = manifest_of(TinyDrawer(has_encoder=False, is_conditional=True))
-    without = manifest_of(TinyDrawer(has_encoder=True, is_conditional=False), "decoder")
+    with_label = manifest_of(TinyImageGenerator(has_encoder=False, is_conditional=True))
+    without = manifest_of(TinyImageGenerator(has_encoder=True, is_conditional=False), "decoder")
 
     assert not knows_labels(without)
     assert checked_labels(without, "decoder", None) is None

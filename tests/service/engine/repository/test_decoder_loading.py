@@ -11,8 +11,8 @@ import pytest
 
 from models.golden import Golden, read_golden, write_golden
 from models.manifest import MANIFEST_FILE, sha256_hex
-from service.engine.repository import language_loading
-from service.engine.repository.language_loading import _Candidate
+from service.engine.repository import decoder_loading
+from service.engine.repository.decoder_loading import _Candidate
 from service.engine.repository.loading import load_version
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import Device
@@ -138,15 +138,15 @@ def test_states_must_be_those_of_the_graphs(folder: Path) -> None:
 def test_threads_must_clearly_win(
     folder: Path, monkeypatch: pytest.MonkeyPatch, wide_seconds: float, expected: int
 ) -> None:
-    real = language_loading._measured
+    real = decoder_loading._measured
 
     def measured(files: Any, language: Any, num_threads: int, settings: Settings, device: Device) -> _Candidate:
         decoder = real(files, language, num_threads, settings, device).decoder
         seconds = 0.01 if num_threads == 1 else wide_seconds
         return _Candidate(num_threads, decoder, {1: seconds, 4: seconds}, seconds)
 
-    monkeypatch.setattr(language_loading, "_measured", measured)
-    monkeypatch.setattr(language_loading, "available_cpus", lambda: 2)
+    monkeypatch.setattr(decoder_loading, "_measured", measured)
+    monkeypatch.setattr(decoder_loading, "available_cpus", lambda: 2)
 
     loaded = load_version(folder, Settings(max_sequences=2), CPU)
 

@@ -12,8 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.engine.generation.sequencer import Sequencer
-from service.engine.generation.sequencer_thread import SequencerThread
 from service.engine.generation.sequences import Sequence, StepEvents
+from service.engine.generation.text_generator import SequencerThread
 from service.engine.transport.messages import Sampling
 from service.errors import Cancelled, InferenceFailed
 from service.telemetry.language_metrics import LanguageMetrics

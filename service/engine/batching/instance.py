@@ -1,4 +1,4 @@
-"""One thread that computes batches: it runs the graph, isolates poisonous rows and reports to the event loop.
+"""A thread that computes batches: it runs the graph, isolates failing rows and reports to the event loop.
 
 It knows neither queues nor requests: a batch is arrays and a number of rows.
 """
@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Protocol
 
 import numpy as np
 
-from service.engine.batching.batches import Arrays, BatchBuffer
+from service.engine.batching.batches import BatchBuffer
+from service.engine.runtime.runners import Runner
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput, ServiceError
 
 log = logging.getLogger(__name__)
@@ -23,19 +24,9 @@ log = logging.getLogger(__name__)
 OnDone = Callable[[BatchBuffer, "BatchOutcome"], None]
 
 
-class Runner(Protocol):
-    """Computes a graph for the first rows of preallocated arrays.
-
-    Raises: InferenceFailed.
-    """
-
-    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
-        """Compute the wanted outputs."""
-
-
 @dataclass(slots=True)
 class BatchOutcome:
-    """The outputs of a batch, the rows that failed, and when and how long it was computed."""
+    """The outputs of a batch, the rows that failed, and its time."""
 
     started_at: float
     compute_seconds: float = 0.0
@@ -56,7 +47,7 @@ class BatchOutcome:
 def compute(
     runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequence[str], *, must_be_finite: bool = True
 ) -> BatchOutcome:
-    """Compute a batch; where it fails as a whole, compute it row by row, so that only the poisonous rows fail."""
+    """Compute a batch; if it fails, compute it row by row, so that only the rows at fault fail."""
     outcome = BatchOutcome(started_at=monotonic())
     try:
         outcome.outputs = runner.run(arrays, num_rows, outputs)
@@ -87,7 +78,7 @@ def _compute_rows(runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequen
 
 def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
     for name, array in outcome.outputs.items():
-        # The sum of a tensor is finite if all of it is: one cheap pass in the usual case.
+        # If the sum of a tensor is finite, all of it is: one cheap pass in the usual case.
         if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
             continue
         bad = ~np.isfinite(array.reshape(num_rows, -1)).all(axis=1)
@@ -96,7 +87,7 @@ def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
 
 
 class ThreadInstance:
-    """An instance with a thread of its own; ONNX Runtime frees the interpreter while it computes."""
+    """An instance with a thread of its own; ONNX Runtime releases the GIL while it computes."""
 
     def __init__(
         self, runner: Runner, call_in_loop: Callable[..., object], name: str, *, must_be_finite: bool = True
@@ -113,7 +104,7 @@ class ThreadInstance:
         self._jobs.put((batch, on_done))
 
     def close(self) -> None:
-        """End the thread after the batch in hand."""
+        """End the thread after its current batch."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -128,9 +119,9 @@ class ThreadInstance:
 
     def _compute(self, batch: BatchBuffer) -> BatchOutcome:
         try:
-            wanted = batch.wanted_outputs()
-            return compute(self._runner, batch.arrays, batch.num_rows, wanted, must_be_finite=self._must_be_finite)
-        except Exception as error:  # a defect of ours must fail this batch, never the thread
+            outputs = batch.output_names()
+            return compute(self._runner, batch.arrays, batch.num_rows, outputs, must_be_finite=self._must_be_finite)
+        except Exception as error:  # a defect must fail this batch, never the thread
             log.exception("a batch failed unexpectedly")
             failed = InferenceFailed("The batch failed unexpectedly.")
             failed.__cause__ = error

@@ -1,7 +1,4 @@
-"""Takes a language model's graphs to a decoder that is ready: threads chosen, golden logits met, steps measured.
-
-It runs while a version is being loaded and touches no queue. It knows neither texts nor who asks for them.
-"""
+"""Loads the graphs of a language model as a decoder: chooses threads, verifies golden logits, measures steps."""
 
 from __future__ import annotations
 
@@ -16,35 +13,23 @@ from numpy.typing import NDArray
 from models import golden as golden_io
 from models.golden import Golden
 from models.manifest import Language
-from service.engine.generation.decoder import Decoder
+from service.engine.generation.decoder import Decoder, LoadedDecoder
 from service.engine.generation.sequencing import StepCost
 from service.engine.repository.version_files import VersionFiles, VersionRejected, rejection
-from service.engine.runtime.cpus import available_cpus
-from service.engine.runtime.runtime import Device, signature_mismatch
+from service.engine.runtime.runtime import Device, available_cpus, signature_mismatch
 from service.errors import InferenceFailed
 from service.settings import Settings
 
 LANGUAGE_GRAPHS = ("decode", "prefill")
-# Enough of each golden sequence to pass every path, and little enough to load quickly.
+# Enough of each golden sequence to take every path, and few enough to load quickly.
 GOLDEN_TOKENS = 40
 GOLDEN_STEPS = 8
 MEASURED_CHUNK = 32
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedDecoder:
-    """A decoder that has reproduced its golden logits, and what its steps cost."""
-
-    decoder: Decoder
-    cost: StepCost
-    num_threads: int
-    golden_error: float
-    providers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A decoder with so many threads, measured."""
+    """A decoder with a number of threads, measured."""
 
     num_threads: int
     decoder: Decoder
@@ -55,20 +40,20 @@ class _Candidate:
 def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> LoadedDecoder:
     """Open, verify and measure the two graphs of a language model.
 
-    Raises: VersionRejected; StartupError where CUDA is not truly in force.
+    Raises: VersionRejected; StartupError where CUDA was requested and is not used.
     """
     language = files.manifest.language
-    assert language is not None  # the manifest insists on it
+    assert language is not None  # the manifest requires it
     if missing := [name for name in LANGUAGE_GRAPHS if name not in files.manifest.graphs]:
-        raise VersionRejected(f"a text generator needs the graphs {list(LANGUAGE_GRAPHS)}; {missing} are missing.")
+        raise VersionRejected(f"a language model needs the graphs {list(LANGUAGE_GRAPHS)}; {missing} are missing.")
     if "sequence" not in files.goldens:
-        raise VersionRejected("golden.npz has nothing for 'sequence', which a text generator needs.")
+        raise VersionRejected("golden.npz has nothing for 'sequence', which a language model needs.")
     _choose_attention_kernel(device)
     try:
         candidates = [_measured(files, language, n, settings, device) for n in _thread_counts(settings, device)]
         best = min(candidates, key=_seconds)
         if _seconds(best) * 1.1 > _seconds(candidates[0]):
-            best = candidates[0]  # threads meet at barriers, which a busy machine punishes: they must win clearly
+            best = candidates[0]  # threads meet at barriers, which are slow on a busy machine: they must win clearly
         tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
         golden = files.goldens["sequence"]
         error = max(_verify(best.decoder, golden, n, tolerance) for n in {1, best.decoder.num_slots})
@@ -80,7 +65,7 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
 
 def _choose_attention_kernel(device: Device) -> None:
     # Measured on a CPU, caches of up to 512 tokens: the plain kernel is 5 to 20 % faster than the tiled one in decoding
-    # and in prompts. ONNX Runtime reads this when it creates a session; a user's own setting stands.
+    # and in prompts. ONNX Runtime reads this when it creates a session; a user's own setting is kept.
     if not device.is_cuda:
         os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
 
@@ -123,7 +108,7 @@ def _sizes(num_slots: int) -> tuple[int, ...]:
 
 
 def _seconds(candidate: _Candidate) -> float:
-    # One text alone, a middling batch, and a prompt of so many tokens: in proportion what a service sees.
+    # One text alone, a batch of medium size and a chunk of a prompt, in about the proportions that a service sees.
     sizes = sorted(candidate.decode_seconds)
     return candidate.decode_seconds[1] + candidate.decode_seconds[sizes[len(sizes) // 2]] + candidate.chunk_seconds
 
@@ -138,7 +123,7 @@ def _best_seconds(run: Callable[[], object]) -> float:
 
 
 def _misfit(files: VersionFiles, name: str, language: Language) -> str | None:
-    """Say what a graph lacks of what an engine binds; None where all is there."""
+    """Which of the inputs and outputs that the engine binds a graph lacks; None where it has all."""
     graph = files.manifest.graphs[name]
     inputs, outputs = ({spec.name: spec for spec in side} for side in (graph.inputs, graph.outputs))
     own = {"token"} if name == "decode" else {"tokens", "wanted"}
@@ -156,7 +141,7 @@ def _misfit(files: VersionFiles, name: str, language: Language) -> str | None:
 
 
 def _verify(decoder: Decoder, golden: Golden, num_rows: int, tolerance: float) -> float:
-    """The largest deviation from golden logits with so many rows of differing lengths.
+    """The largest deviation from the golden logits, with `num_rows` rows of differing lengths.
 
     Raises: VersionRejected where it exceeds the tolerance.
     """
@@ -177,7 +162,7 @@ def _verify(decoder: Decoder, golden: Golden, num_rows: int, tolerance: float) -
 def _largest_errors(decoder: Decoder, tokens: NDArray[np.int64], logits: NDArray[np.float32]) -> list[float]:
     num_rows, num_tokens = tokens.shape
     most = min(GOLDEN_STEPS, num_tokens - 1)
-    # Rows with more steps come first, so that those that are left are always the first ones.
+    # Rows with more steps come first, so that the remaining ones are always the first.
     steps = sorted((most - row % most for row in range(num_rows)), reverse=True)
     starts = [num_tokens - count for count in steps]
     errors = [0.0]
@@ -187,7 +172,7 @@ def _largest_errors(decoder: Decoder, tokens: NDArray[np.int64], logits: NDArray
             actual = decoder.prefill(row, part, first, list(range(len(part))))
             errors.append(golden_io.largest_error(logits[row, first : first + len(part)], actual))
     for step in range(most):
-        count = sum(wanted > step for wanted in steps)
+        count = sum(num_steps > step for num_steps in steps)
         for row in range(count):
             decoder.tokens[row] = tokens[row, starts[row] + step]
             decoder.lengths[row] = starts[row] + step

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.manifest import TensorSpec
-from service.engine.batching.batches import Arrays, BatchBuffer, Request
-from service.engine.runtime.instance import BatchOutcome, ThreadInstance, compute
+from service.engine.batching.batches import BatchBuffer, Request
+from service.engine.batching.instance import BatchOutcome, ThreadInstance, compute
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput
 
 X = TensorSpec(name="x", datatype="FP32", shape=(-1, 2))
@@ -100,5 +101,6 @@ def test_a_closed_loop_ends_the_thread() -> None:
 
     instance = ThreadInstance(PickyRunner(), closed, "late")
     instance.start(filled_batch(), lambda _batch, _outcome: None)
+    instance._thread.join(timeout=5)
 
-    instance.close()
+    assert not instance._thread.is_alive()

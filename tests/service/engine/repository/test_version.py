@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.engine.batching.batches import InferenceTiming, Request
-from service.engine.batching.serving import serve_graphs
+from service.engine.batching.batches import Request
 from service.engine.repository.loading import LoadedVersion, load_version
+from service.engine.repository.version import open_graphs
 from service.engine.runtime.runtime import Device
+from service.engine.transport.messages import InferenceTiming
 from service.errors import ServiceError
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.fake_models.style_transfer import write_painter
+from tests.fake_models.style_transfer import write_stylizer
 from tests.service.engine.fakes import FakeLoop
 
 SETTINGS = Settings(instances=2, threads=1)
@@ -22,9 +23,9 @@ SETTINGS = Settings(instances=2, threads=1)
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedVersion:
-    folder = tmp_path_factory.mktemp("painters")
-    write_painter(folder)
-    return load_version(folder / "tiny-painter" / "1", SETTINGS, Device("cpu"))
+    folder = tmp_path_factory.mktemp("style-transfer")
+    write_stylizer(folder)
+    return load_version(folder / "tiny-stylizer" / "1", SETTINGS, Device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,7 @@ def test_batches_of_varying_rows_are_as_large_as_it_pays(
     loop = FakeLoop()
     calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     metrics = Metrics(CollectorRegistry())
-    served = serve_graphs(replace(loaded, graphs=graphs), SETTINGS, loop, lambda *call: calls.put(call), metrics)
+    served = open_graphs(replace(loaded, graphs=graphs), SETTINGS, loop, lambda *call: calls.put(call), metrics)
     receipts: list[ServiceError | InferenceTiming] = []
     row = bytes(96 * 128 * 3 + 3 * 4)
     for _ in range(4):

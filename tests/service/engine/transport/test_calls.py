@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.engine.transport.calls import ReadyModel
+from service.engine.transport.calls import TextGeneration
 from service.engine.transport.client import EngineClient
 from service.engine.transport.coalescing import CoalescingTransport
-from service.engine.transport.generation import Generation
+from service.engine.transport.known_models import ReadyModel
 from service.engine.transport.messages import (
     Cancel,
     Description,
     Failure,
     Finished,
     FrameReader,
-    Generate,
+    GenerateText,
     Message,
     ModelStatus,
     Sampled,
@@ -51,7 +51,7 @@ GREEDY = Sampling(max_tokens=20, temperature=0.0)
 TRANSFORMER, RECURRENT = AttentionDecoder(), RecurrentDecoder()
 
 
-async def read(generation: Generation) -> list[int]:
+async def read(generation: TextGeneration) -> list[int]:
     return [token.token async for token in generation]
 
 
@@ -60,7 +60,7 @@ async def read(generation: Generation) -> list[int]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("languages")
+    folder = tmp_path_factory.mktemp("text-generation")
     TRANSFORMER.write(folder)
     RECURRENT.write(folder)
     LinearClassifier().write(folder, "tiny")
@@ -78,7 +78,7 @@ class Worker:
 
     def start(self) -> subprocess.Popen[bytes]:
         Path(self.socket).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "service.engine.worker"]
+        command = [sys.executable, "-m", "service.processes.engine_process"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdin is not None
         process.stdin.write(Launch(self.settings, self.socket).encode())
@@ -138,7 +138,9 @@ async def statistics(client: EngineClient) -> dict[str, float]:
 def test_texts_of_both_kinds_come_from_a_real_engine_together(worker: Worker) -> None:
     async def scenario(client: EngineClient) -> None:
         asked = [(network, random_tokens(5 + n, n)) for n in range(20) for network in (TRANSFORMER, RECURRENT)]
-        generations = [client.generate(client.resolve(network.name), prompt, GREEDY, 60.0) for network, prompt in asked]
+        generations = [
+            client.generate_text(client.resolve(network.name), prompt, GREEDY, 60.0) for network, prompt in asked
+        ]
         texts = await asyncio.gather(*(read(generation) for generation in generations))
 
         assert texts == [network.greedy(prompt, 20) for network, prompt in asked]
@@ -156,7 +158,7 @@ def test_scores_statistics_and_the_graph_that_explains(worker: Worker) -> None:
         before = await statistics(client)
         prompt = random_tokens(12)
         sampling = Sampling(max_tokens=2, temperature=0.0, num_logprobs=3, prompt_logprobs=2, ignore_eos=True)
-        generation = client.generate(model, prompt, sampling, 60.0)
+        generation = client.generate_text(model, prompt, sampling, 60.0)
         tokens = [token async for token in generation]
 
         logits = TRANSFORMER.logits(np.array(prompt)).astype(np.float64)
@@ -189,11 +191,11 @@ def test_what_cannot_be_continued_is_refused_in_our_words(worker: Worker) -> Non
             ("tiny-transformer", [0, 257], InvalidParameter, "Token 257"),
             ("tiny-transformer", [0, -1], InvalidParameter, "Token -1"),
             ("tiny-transformer", [], InvalidParameter, "0 bytes"),
-            ("tiny", [0], UnsupportedTask, "no language model"),
+            ("tiny", [0], UnsupportedTask, "not a language model"),
         ]
         for name, prompt, kind, words in cases:
             with pytest.raises(kind, match=words):
-                await read(client.generate(client.resolve(name), prompt, GREEDY, 60.0))
+                await read(client.generate_text(client.resolve(name), prompt, GREEDY, 60.0))
 
     with_client(worker, scenario)
 
@@ -202,15 +204,15 @@ def test_a_text_that_nobody_reads_any_more_frees_its_slot(worker: Worker) -> Non
     async def scenario(client: EngineClient) -> None:
         model = client.resolve("tiny-transformer")
         endless = Sampling(max_tokens=120, temperature=0.0, ignore_eos=True)
-        abandoned = [client.generate(model, random_tokens(4, n), endless, 60.0) for n in range(40)]
+        abandoned = [client.generate_text(model, random_tokens(4, n), endless, 60.0) for n in range(40)]
         await anext(abandoned[0])
         for generation in abandoned:
-            client.cancel_generation(generation)
+            client.cancel(generation)
         with pytest.raises(Cancelled):
             await read(abandoned[1])
 
         prompt = random_tokens(6)
-        assert await read(client.generate(model, prompt, GREEDY, 60.0)) == TRANSFORMER.greedy(prompt, 20)
+        assert await read(client.generate_text(model, prompt, GREEDY, 60.0)) == TRANSFORMER.greedy(prompt, 20)
         now = await statistics(client)
         assert now["running"] == now["waiting"] == 0
 
@@ -222,9 +224,9 @@ def test_a_text_goes_on_when_the_engine_was_killed_in_the_middle(worker: Worker)
         model = client.resolve("tiny-recurrent")
         sampling = Sampling(max_tokens=120, temperature=0.9, seed=4, ignore_eos=True)
         prompt = random_tokens(5)
-        undisturbed = await read(client.generate(model, prompt, sampling, 60.0))
+        undisturbed = await read(client.generate_text(model, prompt, sampling, 60.0))
 
-        generation = client.generate(model, prompt, sampling, 60.0)
+        generation = client.generate_text(model, prompt, sampling, 60.0)
         first = await anext(generation)
         worker.process.send_signal(signal.SIGSTOP)  # it must not get to the end before it dies
         worker.restart()
@@ -234,7 +236,7 @@ def test_a_text_goes_on_when_the_engine_was_killed_in_the_middle(worker: Worker)
         assert generation.finished is not None
         assert generation.finished.prompt_tokens == 5
         with pytest.raises(DeadlineExceeded):
-            await read(client.generate(client.resolve("tiny-recurrent"), prompt, sampling, 1e-6))
+            await read(client.generate_text(client.resolve("tiny-recurrent"), prompt, sampling, 1e-6))
 
     with_client(worker, scenario)
 
@@ -281,11 +283,11 @@ class Lines:
         await asyncio.sleep(0)
         return self.wire.sent[-1]
 
-    def sample(self, generation: Generation, *tokens: int) -> None:
+    def sample(self, generation: TextGeneration, *tokens: int) -> None:
         for token in tokens:
             self.client.handle(Sampled(((generation.id, token, -1.0, ()),)), memoryview(b""))
 
-    def finish(self, generation: Generation, reason: str = "length") -> None:
+    def finish(self, generation: TextGeneration, reason: str = "length") -> None:
         message = Finished(generation.id, reason, 99, 1, 0.1, 0.2, 0.3, 4)
         self.client.handle(message, memoryview(b""))
 
@@ -294,9 +296,9 @@ def test_after_a_loss_only_what_is_missing_is_asked_for() -> None:
     async def main() -> None:
         lines = Lines()
         sampling = Sampling(max_tokens=9, seed=3, first_step=2, prompt_logprobs=0)
-        generation = lines.client.generate(lines.model, [0, 5, 6], sampling, 10.0)
+        generation = lines.client.generate_text(lines.model, [0, 5, 6], sampling, 10.0)
         message, payload = await lines.last()
-        assert isinstance(message, Generate)
+        assert isinstance(message, GenerateText)
         assert message.sampling == sampling
         assert np.frombuffer(payload, np.int32).tolist() == [0, 5, 6]
         scores = np.array([-1.5, -2.5], np.float32)
@@ -306,7 +308,7 @@ def test_after_a_loss_only_what_is_missing_is_asked_for() -> None:
         lines.reconnect()
         message, payload = await lines.last()
 
-        assert isinstance(message, Generate)
+        assert isinstance(message, GenerateText)
         assert message.sampling == Sampling(max_tokens=7, seed=3, first_step=4, prompt_logprobs=-1)
         assert message.timeout_seconds < 10.0
         assert np.frombuffer(payload, np.int32).tolist() == [0, 5, 6, 7, 8]
@@ -328,7 +330,7 @@ def test_a_text_that_only_lacks_its_last_word_is_finished_without_the_engine(
 ) -> None:
     async def main() -> None:
         lines = Lines()
-        generation = lines.client.generate(lines.model, [0], Sampling(max_tokens=2, ignore_eos=ignore_eos), 10.0)
+        generation = lines.client.generate_text(lines.model, [0], Sampling(max_tokens=2, ignore_eos=ignore_eos), 10.0)
         lines.sample(generation, *tokens)
 
         lines.client.disconnected()
@@ -344,13 +346,13 @@ def test_a_text_that_only_lacks_its_last_word_is_finished_without_the_engine(
 def test_an_ignored_end_token_does_not_finish_a_text() -> None:
     async def main() -> None:
         lines = Lines()
-        generation = lines.client.generate(lines.model, [0], Sampling(max_tokens=5, ignore_eos=True), 10.0)
+        generation = lines.client.generate_text(lines.model, [0], Sampling(max_tokens=5, ignore_eos=True), 10.0)
         lines.sample(generation, END_TOKEN)
 
         lines.reconnect()
 
         message, _ = await lines.last()
-        assert isinstance(message, Generate)
+        assert isinstance(message, GenerateText)
         assert message.sampling.max_tokens == 4
 
     asyncio.run(main())
@@ -359,7 +361,7 @@ def test_an_ignored_end_token_does_not_finish_a_text() -> None:
 def test_a_text_is_not_sent_a_third_time_and_keeps_what_was_delivered() -> None:
     async def main() -> None:
         lines = Lines()
-        generation = lines.client.generate(lines.model, [0], GREEDY, 10.0)
+        generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
         lines.sample(generation, 4)
         lines.reconnect()
         lines.sample(generation, 5)
@@ -376,13 +378,13 @@ def test_a_text_is_not_sent_a_third_time_and_keeps_what_was_delivered() -> None:
 def test_an_engine_that_does_not_come_back_fails_the_text_in_time() -> None:
     async def main() -> None:
         lines = Lines()
-        generation = lines.client.generate(lines.model, [0], GREEDY, 10.0)
+        generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
         lines.client.disconnected()
 
         with pytest.raises(EngineUnavailable, match="not back"):
             await read(generation)
         with pytest.raises(EngineUnavailable, match="restarted"):
-            lines.client.generate(lines.model, [0], GREEDY, 10.0)
+            lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
 
     asyncio.run(main())
 
@@ -390,7 +392,7 @@ def test_an_engine_that_does_not_come_back_fails_the_text_in_time() -> None:
 def test_a_failure_comes_after_the_tokens_that_came_before_it() -> None:
     async def main() -> None:
         lines = Lines()
-        generation = lines.client.generate(lines.model, [0], GREEDY, 10.0)
+        generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
         lines.sample(generation, 4)
         failure = Failure(generation.id, "deadline_exceeded", "Too late.", None)
         lines.client.handle(failure, memoryview(b""))
@@ -405,12 +407,12 @@ def test_a_failure_comes_after_the_tokens_that_came_before_it() -> None:
 def test_a_cancelled_text_is_cancelled_in_the_engine_once() -> None:
     async def main() -> None:
         lines = Lines()
-        generation = lines.client.generate(lines.model, [0], GREEDY, 10.0)
+        generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
         reader = asyncio.create_task(read(generation))
         await asyncio.sleep(0)
 
-        lines.client.cancel_generation(generation)
-        lines.client.cancel_generation(generation)
+        lines.client.cancel(generation)
+        lines.client.cancel(generation)
 
         with pytest.raises(Cancelled):
             await reader

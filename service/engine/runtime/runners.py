@@ -1,28 +1,62 @@
-"""Runs graphs that come without a task: whole tensors where there is no axis for rows, BF16, texts.
+"""Runs a session on the CPU, on views of the batch's arrays; any number of threads may share a runner.
 
-NumPy has no BF16: its bits go through ONNX Runtime's own values. It knows neither batches nor requests.
+It knows arrays and graphs, neither requests nor batches. CUDA has a runner of its own (`cuda.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.manifest import Graph
-from service.engine.batching.batches import Arrays
-from service.engine.runtime.arena import ArenaGuard
+from service.engine.runtime.runtime import ArenaGuard
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 
 BFLOAT16 = 16  # TensorProto.BFLOAT16 of the ONNX format
 
 
+class Runner(Protocol):
+    """Computes a graph for the first rows of preallocated arrays.
+
+    Raises: InferenceFailed.
+    """
+
+    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
+        """Compute these outputs."""
+
+
+class CpuRunner:
+    """Runs graphs of a known task."""
+
+    def __init__(self, session: ort.InferenceSession, *, varies: bool = False) -> None:
+        self._session = session
+        self._arena = ArenaGuard() if varies else None
+
+    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
+        """Compute the first `num_rows` rows.
+
+        Raises: InferenceFailed.
+        """
+        feed = {name: array[:num_rows] for name, array in arrays.items()}
+        options = self._arena.run_options() if self._arena is not None else None
+        try:
+            values = self._session.run(list(outputs), feed, options)
+        except Exception as error:
+            raise InferenceFailed("The model could not compute this input.") from error
+        return dict(zip(outputs, values, strict=True))
+
+
 class TensorRunner:
-    """Runs a session on the first rows of arrays, or on their only row, if the graph has no axis for rows."""
+    """Runs graphs without a task: whole tensors where the graph is not batched, BF16, strings.
+
+    NumPy has no BF16: its bits pass through ONNX Runtime's own values.
+    """
 
     def __init__(self, session: ort.InferenceSession, graph: Graph, *, uses_shared_arena: bool = False) -> None:
         self._session = session
@@ -31,7 +65,7 @@ class TensorRunner:
         self._arena = ArenaGuard() if uses_shared_arena else None
 
     def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
-        """Compute the first `num_rows` rows; of a graph that is not batched, the outputs get an axis for the row.
+        """Compute the first `num_rows` rows; the outputs of a graph that is not batched get an axis for the row.
 
         Raises: InferenceFailed.
         """
@@ -47,10 +81,10 @@ class TensorRunner:
         options = self._arena.run_options() if self._arena is not None else None
         if not self._bf16:
             return list(self._session.run(outputs, feed, options))
-        given = {name: _value(array, name in self._bf16) for name, array in feed.items()}
-        found = self._session.run_with_ort_values(outputs, given, options)
+        values = {name: _value(array, name in self._bf16) for name, array in feed.items()}
+        results = self._session.run_with_ort_values(outputs, values, options)
         return [
-            _bits(value) if name in self._bf16 else value.numpy() for name, value in zip(outputs, found, strict=True)
+            _bits(value) if name in self._bf16 else value.numpy() for name, value in zip(outputs, results, strict=True)
         ]
 
 
