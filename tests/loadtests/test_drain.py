@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from loadtests import drain
-from loadtests.scenarios.kept_connection import KeptConnection, Reply
-from loadtests.scenarios.ledger import CLOCK_SECONDS, Entry, Fate, Ledger, fate_of
+from loadtests.drain import CLOCK_SECONDS, Entry, Fate, Ledger, fate_of
+from loadtests.http_client import KeptConnection, Reply
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEAF = """

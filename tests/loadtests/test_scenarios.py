@@ -24,7 +24,7 @@ from tests.servers import RunningService, answers, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODELS = "fashion-mnist,fashion-gan,novelist,painter"
-PURE = "load, drain, autoscaling, scenarios.catalog, scenarios.levels, scenarios.report, scenarios.charts"
+PURE = "load, drain, autoscaling, scenarios.catalog, scenarios.levels, scenarios.report"
 
 
 @pytest.fixture(scope="module")
