@@ -25,6 +25,7 @@ from loadtests.wrk import WrkError, run_wrk
 
 LIGHT, HEAVY = "fashion-mnist", "resnet18"
 CALLERS = (1, 16, 64)
+COMPARED = "batches over max batch 1"
 MEDIA_TYPES = {"raw": RAW, "PNG": PNG}
 # Networks with random weights that are built for the benchmark, and their batch buckets.
 BUILT: dict[str, tuple[resnet.Residual, tuple[int, ...]]] = {
@@ -61,12 +62,6 @@ PEERS = {
 SECTIONS = ("empty", "service", "batching", "plain", "litserve", "mosec", "heavy")
 
 
-def fraction(results: Results, server: str, callers: int, body: str = "raw", model: str = "") -> float | None:
-    """A server's good replies a second over the images a second of bare ONNX Runtime next to them."""
-    cell = results.cell(server=server, model=model or light_of(results), body=body, callers=callers)
-    return cell.median("fraction_of_bare") if cell else None
-
-
 def light_of(results: Results) -> str:
     """The light model of a run."""
     return str(results.facts.get("light", LIGHT))
@@ -77,31 +72,37 @@ def ratio_to(results: Results, section: str) -> float | None:
 
     Fractions of bare are compared, not rates: the servers ran at different times, and the machine drifts.
     """
-    own = fraction(results, SERVICE, 64)
-    others = [found for peer in PEERS[section] if (found := fraction(results, peer.name, 64))]
-    return own / max(others) if own is not None and others else None
+    own, *others = (
+        results.median("fraction_of_bare", server=server, model=light_of(results), body="raw", callers=64)
+        for server in (SERVICE, *(peer.name for peer in PEERS[section]))
+    )
+    best = max((other for other in others if other), default=None)
+    return own / best if own is not None and best else None
 
 
 def judge(results: Results) -> list[Verdict]:
     """Hold a run against every target."""
-    light = light_of(results)
-    alone = results.cell(server=SERVICE, model=light, body="raw", callers=1)
-    whole = results.cell(server=SERVICE, model=light, state="idle")
-    batching = results.cell(server=SERVICE, model=light, compared="batches over max batch 1")
-    added = alone.median("added_ms") if alone else None
-    idle = whole.median("idle_cores") if whole else None
-    kept = batching.median("rate_ratio") if batching else None
-    heavy = fraction(results, SERVICE, 16, model=HEAVY)
+
+    def found(figure: str, **case: str | int) -> float | None:
+        return results.median(figure, **({"server": SERVICE, "model": light_of(results)} | case))
+
+    of_bare, idle = "fraction_of_bare", found("idle_cores", state="idle")
+    many, alone = found(of_bare, body="raw", callers=64), found("added_ms", body="raw", callers=1)
+    kept, png = found("rate_ratio", compared=COMPARED), found(of_bare, body="PNG", callers=64)
     return [
-        Verdict("raw, 64 callers: fraction of bare, 1 thread", 0.70, fraction(results, SERVICE, 64)),
+        Verdict("raw, 64 callers: fraction of bare, 1 thread", 0.70, many),
         Verdict("raw, 64 callers: times plain FastAPI", 3.0, ratio_to(results, "plain")),
         Verdict("raw, 64 callers: times litserve", 5.0, ratio_to(results, "litserve")),
         Verdict("raw, 64 callers: times mosec", 1.0, ratio_to(results, "mosec")),
-        Verdict("raw, 1 caller: p50 over bare session.run, ms", 0.40, added, at_most=True),
+        Verdict("raw, 1 caller: p50 over bare session.run, ms", 0.40, alone, at_most=True),
         Verdict("1 caller: rate with batching over max batch 1", 0.95, kept),
         Verdict("idle: % of a core", 1.0, None if idle is None else 100 * idle, at_most=True),
-        Verdict("PNG, 64 callers: fraction of bare, 1 thread", 0.40, fraction(results, SERVICE, 64, "PNG")),
-        Verdict("heavy, 16 callers: fraction of bare, all cores", 0.95, heavy),
+        Verdict("PNG, 64 callers: fraction of bare, 1 thread", 0.40, png),
+        Verdict(
+            "heavy, 16 callers: fraction of bare, all cores",
+            0.95,
+            found(of_bare, model=HEAVY, body="raw", callers=16),
+        ),
     ]
 
 
@@ -128,7 +129,8 @@ def make_sheets(results: Results) -> list[Sheet]:
             *(Column(name, name) for name in ("server", "model", "body", "callers")),
             Column("requests/s", "requests_per_second", 0),
             Column("of bare", "fraction_of_bare"),
-            *(Column(heading, f"{heading.replace(' ', '_')}") for heading in ("p50 ms", "p99 ms")),
+            Column("p50 ms", "p50_ms"),
+            Column("p99 ms", "p99_ms"),
             Column("cores", "cpu_cores"),
             Column("errors", lambda cell: str(cell.sum("num_errors"))),
             Column("rows a batch", "mean_batch_size", 1),
@@ -332,10 +334,8 @@ class ClassifierBench(Bench):
             rate(batching), rate(single)
             for _ in range(max(2, self.rounds)):
                 before, between, after = rate(single), rate(batching), rate(single)
-                case: Case = {"server": SERVICE, "model": self.light}
-                self.results.add(
-                    case | {"compared": "batches over max batch 1"}, {"rate_ratio": 2 * between / (before + after)}
-                )
+                case: Case = {"server": SERVICE, "model": self.light, "compared": COMPARED}
+                self.results.add(case, {"rate_ratio": 2 * between / (before + after)})
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -79,8 +79,7 @@ def overhead(results: Results) -> float | None:
 
     Bare is ONNX Runtime with the number of threads that is best for it, whatever the service has.
     """
-    own = results.cell(server=SERVICE, streams=JUDGED)
-    gap = own.median("gap_p50_ms") if own else None
+    gap = results.median("gap_p50_ms", server=SERVICE, streams=JUDGED)
     steps = [step for cell in results.select("threads", server=BARE) if (step := cell.median("gap_p50_ms"))]
     return 1 - min(steps) / gap if gap and steps else None
 
@@ -124,8 +123,7 @@ def make_sheets(results: Results) -> list[Sheet]:
 
 def make_notes(results: Results) -> list[str]:
     """The service's own figure, and what the last column means."""
-    own = results.cell(server=SERVICE, streams=JUDGED)
-    step = own.median("step_ms") if own else None
+    step = results.median("step_ms", server=SERVICE, streams=JUDGED)
     notes = ["Tokens as ours: the share before the first token that differs from the service's, at 16 streams."]
     return [f"{SERVICE}, 16 streams: {step:.3f} ms a step by its own metrics (mean).", *notes] if step else notes
 

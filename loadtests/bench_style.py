@@ -57,9 +57,8 @@ def fraction_of_bare(results: Results, cell: Cell | None, *, with_codec: bool = 
     limit = limit_of(results, cell.case["side"]) if cell else None
     if cell is None or limit is None:
         return None
-    codec = results.cell(server="codec", side=cell.case["side"])
-    codec_ms = (codec.median("codec_ms") or 0.0) if codec and with_codec else 0.0
-    added_seconds = codec_ms / 1000 / (int(limit.case["instances"]) * int(limit.case["threads"]))
+    codec_ms = results.median("codec_ms", server="codec", side=cell.case["side"]) if with_codec else None
+    added_seconds = (codec_ms or 0.0) / 1000 / (int(limit.case["instances"]) * int(limit.case["threads"]))
     pairs = zip(cell.values("photos_per_second"), limit.values("photos_per_second"), strict=False)
     ratios = [served * (1 / bare + added_seconds) for served, bare in pairs]
     return statistics.median(ratios) if ratios else None

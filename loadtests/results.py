@@ -81,6 +81,11 @@ class Results:
         """The cell of exactly this case, if it was measured."""
         return next((cell for cell in self.cells if cell.case == case), None)
 
+    def median(self, figure: str, **case: str | int) -> float | None:
+        """The median of a figure in the cell of exactly this case; None where it was not measured."""
+        cell = self.cell(**case)
+        return cell.median(figure) if cell else None
+
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return {"facts": self.facts, "cells": [cell.to_json() for cell in self.cells], "unavailable": self.unavailable}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from loadtests import resnet
+from loadtests.bench_protocols import write_mean_model
+from loadtests.servers import REPOSITORY, Server, free_port, hotplate_command, running
+from tests.painters import write_painter
 
 SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
 
@@ -29,3 +33,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def small_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The version folder of a small residual network; tests must not write to it."""
     return resnet.write_residual(tmp_path_factory.mktemp("small"), SMALL, (1, 4))
+
+
+@pytest.fixture(scope="session")
+def every_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a model for each task and the model of means; the stylizer is a small one."""
+    repository = tmp_path_factory.mktemp("every-task")
+    for model in ("fashion-mnist", "fashion-gan", "novelist"):
+        shutil.copytree(REPOSITORY / model, repository / model)
+    write_painter(repository)
+    write_mean_model(repository)
+    return repository
+
+
+@pytest.fixture(scope="session")
+def every_task_service(every_task: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service on them; tests must leave it running."""
+    port, logs = free_port(), tmp_path_factory.mktemp("logs")
+    command = hotplate_command(every_task, port, "--device", "cpu", "--instances", "1", "--threads", "1")
+    with running("hotplate", command, port, "/readyz", logs, 180.0) as server:
+        yield server

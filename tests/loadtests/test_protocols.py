@@ -23,10 +23,9 @@ from loadtests.bench_protocols import (
     judge,
     write_bodies,
     write_mean_bodies,
-    write_mean_model,
 )
 from loadtests.results import EMPTY, SERVICE, Results
-from tests.servers import RunningService
+from loadtests.servers import Server
 
 
 def test_fractions_and_ratios_are_taken_round_by_round() -> None:
@@ -44,15 +43,13 @@ def test_fractions_and_ratios_are_taken_round_by_round() -> None:
     assert list(sheet.rows[0])[:6] == ["JSON", "2.0", "1", "100", "0.10", "0.25"]
 
 
-def test_a_service_answers_the_mean_in_every_form_alike(tmp_path: Path) -> None:
-    repository, tensor = tmp_path / "repository", np.random.default_rng(0).random((2, *MEAN_SHAPE), dtype=np.float32)
-    write_mean_model(repository)
-    plain, binary, _ = write_bodies(MEAN_MODEL, "x", tensor, ("mean",), tmp_path / "bodies")
-    with RunningService(repository, "--instances", "1", "--threads", "1") as service:
-        service.wait_until_ready()
-        said = httpx.post(service.url + plain.path, content=plain.file.read_bytes()).json()["outputs"][0]["data"]
-        headers = dict(line.split(": ") for line in binary.headers)
-        reply = httpx.post(service.url + binary.path, content=binary.file.read_bytes(), headers=headers)
+def test_a_service_answers_the_mean_in_every_form_alike(every_task_service: Server, tmp_path: Path) -> None:
+    tensor = np.random.default_rng(0).random((2, *MEAN_SHAPE), dtype=np.float32)
+    plain, binary, _ = write_bodies(MEAN_MODEL, "x", tensor, ("mean",), tmp_path)
+    url, headers = every_task_service.url(plain.path), dict(line.split(": ") for line in binary.headers)
+
+    said = httpx.post(url, content=plain.file.read_bytes()).json()["outputs"][0]["data"]
+    reply = httpx.post(url, content=binary.file.read_bytes(), headers=headers)
 
     means = tensor.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(said, means, rtol=1e-5)

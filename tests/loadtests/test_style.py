@@ -1,5 +1,6 @@
 """The benchmark of stylizers: its figures, targets and tables, and a short run."""
 
+import contextlib
 import io
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from loadtests.engines import EngineUnavailable, running_engine
 from loadtests.peers.protocol import PaintAnswer, PaintJob, timed
 from loadtests.results import BARE, SERVICE, Case, Results
 from loadtests.sample import PHOTOGRAPHS, read_photographs, resized_jpeg
-from loadtests.servers import ROOT
+from loadtests.servers import ROOT, Server
 from tests.painters import write_painter
 
 ALONE: Case = {"server": BARE, "side": 512, "instances": 1, "threads": 1, "batch": 1}
@@ -129,15 +130,16 @@ def test_the_samples_are_small_and_their_origin_is_named() -> None:
 
 
 def test_a_short_run_measures_a_real_service_and_leaves_a_missing_peer_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every_task: Path, every_task_service: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Path:
         raise EngineUnavailable(f"{ROOT}/build failed: no such package")
 
     monkeypatch.setattr(bench_style, "peer_python", refuse)
-    write_painter(tmp_path)
-    where = ["--repository", str(tmp_path), "--output", str(tmp_path / "reports")]
-    flags = ["--model", "tiny-painter", "--quick", "--duration", "0.05", "--serve-flags", "--instances 1 --threads 1"]
+    # One service for all sections: starting three takes longer than the whole test.
+    monkeypatch.setattr(StyleBench, "serve", lambda *_, **__: contextlib.nullcontext(every_task_service))
+    where = ["--repository", str(every_task), "--output", str(tmp_path / "reports")]
+    flags = ["--model", "tiny-painter", "--quick", "--duration", "0.05"]
     bench = StyleBench(bench_style.make_parser().parse_args([*flags, *where]), Console(file=io.StringIO()))
     bench.scratch = tmp_path / "scratch"
     bench.scratch.mkdir()
