@@ -11,6 +11,8 @@ import pytest
 from loadtests import resnet
 from loadtests.bench_protocols import write_mean_model
 from loadtests.servers import REPOSITORY, Server, free_port, hotplate_command, running
+from tests.decoders import AttentionDecoder
+from tests.drawers import write_gan
 from tests.painters import write_painter
 
 SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
@@ -37,11 +39,12 @@ def small_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def every_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with a model for each task and the model of means; the stylizer is a small one."""
+    """A repository with `fashion-mnist`, a small model for each other task, and the model of means."""
     repository = tmp_path_factory.mktemp("every-task")
-    for model in ("fashion-mnist", "fashion-gan", "novelist"):
-        shutil.copytree(REPOSITORY / model, repository / model)
+    shutil.copytree(REPOSITORY / "fashion-mnist", repository / "fashion-mnist")
+    AttentionDecoder(context=1024).write(repository)
     write_painter(repository)
+    write_gan(repository)
     write_mean_model(repository)
     return repository
 

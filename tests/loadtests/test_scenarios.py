@@ -54,8 +54,8 @@ def test_the_models_of_a_host_are_found_by_task(url: str) -> None:
     assert {action: [model.name for model in models] for action, models in catalog.items()} == {
         CLASSIFY: ["fashion-mnist"],
         STYLIZE: ["tiny-painter"],
-        COMPLETE: ["novelist"],
-        DRAW: ["fashion-gan"],
+        COMPLETE: ["tiny-transformer"],
+        DRAW: ["tiny-gan"],
     }
     assert catalog[CLASSIFY][0].image_shape == (28, 28, 1)
     assert catalog[STYLIZE][0].styles == STYLES
