@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loadtests.language_peers.protocol import Answer, Generate, Job, serve_peer
+from loadtests.peers.protocol import Generate, TextAnswer, TextJob, serve_texts
 
 _BUILD_SECONDS = 500
 
@@ -47,7 +47,7 @@ def load(source: Path, folder: Path, threads: int) -> Generate:
     set_threads(folder, threads)
     model = onnxruntime_genai.Model(str(folder))
 
-    def generate(job: Job) -> Answer:
+    def generate(job: TextJob) -> TextAnswer:
         started = time.perf_counter()
         rows, length = len(job.prompts), len(job.prompts[0]) + job.num_tokens
         parameters = onnxruntime_genai.GeneratorParams(model)
@@ -62,10 +62,10 @@ def load(source: Path, folder: Path, threads: int) -> Generate:
             for row, token in zip(tokens, generator.get_next_tokens(), strict=True):
                 row.append(int(token))
             times.append(time.perf_counter() - started)
-        return Answer(tokens, [times] * rows)
+        return TextAnswer(tokens, [times] * rows)
 
     return generate
 
 
 if __name__ == "__main__":
-    serve_peer(lambda source, scratch, threads: load(source, scratch / "genai", threads), __doc__)
+    serve_texts(lambda source, scratch, threads: load(source, scratch / "genai", threads), __doc__)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loadtests.language_peers.protocol import Answer, Generate, Job, serve_peer
+from loadtests.peers.protocol import Generate, TextAnswer, TextJob, serve_texts
 
 
 def load(source: Path) -> Generate:
@@ -18,7 +18,7 @@ def load(source: Path) -> Generate:
 
     model: Any = transformers.LlamaForCausalLM.from_pretrained(str(source)).float().eval()
 
-    def generate(job: Job) -> Answer:
+    def generate(job: TextJob) -> TextAnswer:
         started = time.perf_counter()
         times: list[float] = []
 
@@ -39,10 +39,10 @@ def load(source: Path) -> Generate:
             stopping_criteria=transformers.StoppingCriteriaList([note]),
         )
         rows = output[:, len(job.prompts[0]) :].tolist()
-        return Answer(rows, [times] * len(rows))
+        return TextAnswer(rows, [times] * len(rows))
 
     return generate
 
 
 if __name__ == "__main__":
-    serve_peer(lambda source, _scratch, _threads: load(source), __doc__)
+    serve_texts(lambda source, _scratch, _threads: load(source), __doc__)
