@@ -15,7 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService
-from tests.tiers import TIERS
+from tests.tiers import TIERS, unavailable
 
 # Tests run in several processes; OpenMP's threads, which wait by spinning, would take one another's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,7 +27,6 @@ PHOTO_SHAPE = (12, 10, 3)
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 # Folders whose tests share what takes long to make. Each stays in one process, and they begin before the others.
 TOGETHER = ("tests/deploy/image", "tests/playground")
-IS_CI = bool(os.environ.get("CI"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,6 +49,10 @@ def tiers_of(item: pytest.Item) -> list[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of other tiers, and say how many of each; slow folders begin first."""
+    for item in items:
+        for name, tier in TIERS.items():
+            if tier.folder and item.nodeid.startswith(tier.folder):
+                item.add_marker(name)
     left_out: dict[str, list[pytest.Item]] = {}
     if not config.option.all_tiers and not config.option.markexpr:
         for item in items:
@@ -68,7 +71,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose tools are missing; on CI, where nothing may be missing, that is a failure."""
     for name in tiers_of(item):
         if obstacle := TIERS[name].obstacle():
-            (pytest.fail if IS_CI else pytest.skip)(f"{name}: {obstacle}")
+            unavailable(f"{name}: {obstacle}")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -109,7 +112,7 @@ class LastLine:
         yield
         reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
         left_out = self._left_out or self._config.stash.get(LEFT_OUT, {})
-        if left_out and reporter is not None:
+        if left_out and reporter is not None and not self._config.option.collectonly:
             ran = sum(len(reporter.stats.get(outcome, ())) for outcome in ("passed", "failed", "error", "xfailed"))
             more = ", ".join(f"{num_tests} {name}" for name, num_tests in sorted(left_out.items()))
             seconds = time.monotonic() - self._started

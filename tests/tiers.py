@@ -12,6 +12,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
+
+import pytest
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Tier:
 
     about: str
     programs: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
+    """The folder whose tests are all of this tier."""
     needs_root: bool = False
     is_quick: bool = False
     """Whether its tests run in `make test` too where the programs are there."""
@@ -41,19 +46,28 @@ TIERS = {
     "browser": Tier(
         "the playground in Chromium, its JavaScript checked by npm's tools",
         {"chromium": "chromium fonts-dejavu-core", "npm": "npm"},
+        "tests/playground/",
     ),
     "image": Tier(
         "container images, built by buildah and run by podman",
         {name: name for name in ("buildah", "podman", "conmon", "runc", "catatonit", "debootstrap")},
+        "tests/deploy/image/",
         needs_root=True,
     ),
-    "chart": Tier("the chart, rendered by helm, which is fetched as a wheel"),
-    "monitoring": Tier("alerts and dashboards in a real Prometheus", {"prometheus": "prometheus"}),
+    "chart": Tier("the chart, rendered by helm, which is fetched as a wheel", folder="tests/deploy/chart/"),
+    "monitoring": Tier(
+        "alerts and dashboards in a real Prometheus", {"prometheus": "prometheus"}, "tests/deploy/monitoring/"
+    ),
     "wrk": Tier("load from wrk", {"wrk": "wrk"}),
 }
 # A lock that apt-get waits for, and servers that Debian would start on its own: the tests start theirs.
-_APT = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300")
+APT = ("apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300")
 _APT_ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test that runs; on CI, where nothing may be missing, fail it."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 def main() -> int:
@@ -80,7 +94,7 @@ def _administrator() -> list[str] | None:
 def _install(prefix: list[str], packages: list[str]) -> None:
     environment = [f"{name}={value}" for name, value in _APT_ENVIRONMENT.items()]
     for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-        subprocess.run([*prefix, "env", *environment, *_APT, *command], stdin=subprocess.DEVNULL, check=False)
+        subprocess.run([*prefix, "env", *environment, *APT, *command], stdin=subprocess.DEVNULL, check=False)
 
 
 if __name__ == "__main__":
