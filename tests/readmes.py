@@ -74,6 +74,7 @@ def _divided(part: str) -> tuple[str, str]:
 RUNNERS = {
     "make": r"make\b",
     "training": r"(\.venv/bin/)?python -m training\.",
+    "pytest": r"\.venv/bin/python -m pytest\b",
     "podman": r"docker run\b",
     "helm": r"helm\b",
 }
@@ -81,7 +82,6 @@ RUNNERS = {
 
 ELSEWHERE = {
     r"docker build\b": ("tests/deploy/image/test_image.py", "buildah builds the same Dockerfile; no registry is there"),
-    r"\.venv/bin/python -m pytest\b": ("tests/README.md", "a test does not run tests"),
     r"docker compose\b": ("tests/deploy/test_compose.py", "Prometheus and Grafana come from a registry of images"),
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
     r"\.venv/bin/python -m loadtests\.drain\b": ("tests/loadtests/test_drain.py", "it takes half a minute"),

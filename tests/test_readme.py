@@ -4,9 +4,10 @@ What a README may hold, by the language of the block:
 
 - `console`: commands after `$ `, each with its output. They run in bash beside a service with the shipped models and
   must print what is shown; numbers, ids and spacing may differ, and `...` stands for anything.
-- `sh`, `bash`: commands without output. `make` is run dry, trainings with `--dry-run`, `helm` and `docker run` in their
-  tiers, and what `tests/readmes.py` lists under ELSEWHERE by the test named there. The other commands of a block are
-  one script: in it `hotplate serve` starts a service on a free port, and the script goes on when it is ready.
+- `sh`, `bash`: commands without output. `make` is run dry, trainings with `--dry-run`, pytest with `--collect-only`,
+  `helm` and `docker run` in their tiers, and what `tests/readmes.py` lists under ELSEWHERE by the test named there. The
+  other commands of a block are one script: `hotplate serve` starts a service on a free port, and the script goes on
+  when that is ready.
 - `python`: a script, run beside the same service; what a comment shows behind or below a `print` must be printed.
 - `json`, `toml`, `yaml`: data that can be read. `text`: nothing that runs.
 - A block that repeats a file, in whole or in part, stands below `<!-- from PATH -->`, and the file must hold it.
@@ -259,6 +260,13 @@ def test_make_knows_its_target_and_variables(command: Command) -> None:
 
     assert run(words[0], "--dry-run", *words[1:], folder=ROOT, env=dict(os.environ)).strip()
     assert variables <= set(re.findall(r"^([A-Z]+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", commands_for("pytest"), ids=lambda command: command.text)
+def test_a_run_of_tests_finds_some(command: Command) -> None:
+    words = shlex.split(command.text.partition("-m pytest")[2], comments=True)
+
+    run(sys.executable, "-m", "pytest", "--collect-only", *words, folder=ROOT, env=dict(os.environ))
 
 
 @pytest.mark.parametrize("pattern", ELSEWHERE)
