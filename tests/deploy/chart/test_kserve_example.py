@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from service.settings import Settings
-from tests.deploy.chart import one, pod_spec
-from tests.deploy.crd_schemas import kserve_faults
-from tests.deploy.test_chart_security import container_breaches
+from tests.deploy.chart.crd_schemas import kserve_faults
+from tests.deploy.chart.rendering import one, pod_spec
+from tests.deploy.chart.test_security import container_breaches
 from tests.deploy.tools import PROJECT
 
 EXAMPLES = PROJECT / "helm" / "examples" / "kserve"

@@ -9,15 +9,13 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.deploy.tools import BUILD, WAIT_FOR_APT, require
+from tests.deploy.tools import BUILD
+from tests.tiers import APT, unavailable
 
 FOLDER = BUILD / "image"
 BASE = "localhost/python-base:3.11"
 RELEASE = "bookworm"
 PYTHON = "ca-certificates,python3,python3-venv"
-PACKAGES = ("buildah", "podman", "conmon", "runc", "debootstrap")
 # runc and cgroupfs: neither systemd nor cgroups of one version only are asked for.
 _ENGINE = """[containers]
 default_ulimits = ["nofile=16384:16384", "nproc=4096:4096"]
@@ -45,10 +43,7 @@ def command(*words: str, check: bool = True, timeout: float = 1000) -> subproces
 
 
 def prepare() -> None:
-    """Have the programs, the store and the base, or skip the test with the reason."""
-    if os.geteuid() != 0:
-        pytest.skip("Images are built and run for real only by root: debootstrap, mounts and cgroups ask for it.")
-    require("buildah", "podman", "conmon", "runc", "debootstrap", packages=PACKAGES)
+    """Have the store and the base, or skip the test with the reason."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     store = f'[storage]\ndriver = "overlay"\ngraphroot = "{FOLDER}/store"\nrunroot = "{FOLDER}/run"\n'
     (FOLDER / "containers_conf.conf").write_text(_ENGINE)
@@ -62,7 +57,7 @@ def _make_base() -> None:
     started = command("buildah", "from", "scratch", check=False)
     mounted = command("buildah", "mount", container := started.stdout.strip(), check=False)
     if mounted.returncode != 0:
-        pytest.skip(f"This machine mounts no layers of images: {(started.stderr + mounted.stderr).strip()[-300:]}")
+        unavailable(f"This machine mounts no layers of images: {(started.stderr + mounted.stderr).strip()[-300:]}")
     root = mounted.stdout.strip()
     command("debootstrap", "--variant=minbase", f"--include={PYTHON}", RELEASE, root, mirror)
     for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
@@ -75,8 +70,8 @@ def _make_base() -> None:
 def _mirror() -> str:
     """The mirror of Debian that this machine's own package sources name."""
     query = ("indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Label: Debian", "Component: main")
-    for _ in range(2):
-        if found := command("apt-get", *query).stdout.split():
-            return found[0]
-        command("apt-get", *WAIT_FOR_APT, "update")
-    pytest.skip("This machine's package sources name no mirror of Debian, which the base image is made from.")
+    if not command("apt-get", *query).stdout:
+        command(*APT, "update")
+    if not (found := command("apt-get", *query).stdout.split()):
+        unavailable("This machine's package sources name no mirror of Debian, which the base image is made from.")
+    return found[0]

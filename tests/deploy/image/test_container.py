@@ -13,7 +13,7 @@ from tritonclient import grpc as triton
 
 from models.golden import read_golden
 from service import __version__
-from tests.deploy.container import Container
+from tests.deploy.image.container import Container
 from tests.deploy.tools import PROJECT
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import until

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.deploy.base_image import BASE, FOLDER, command, prepare
+from tests.deploy.image.base_image import BASE, FOLDER, command, prepare
 from tests.deploy.tools import PROJECT
 
 SERVICE_PARTS = ("Dockerfile", ".dockerignore", "service", "models")

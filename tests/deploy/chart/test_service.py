@@ -9,14 +9,14 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
 
 from service.settings import SHIPPED_REPOSITORY
-from tests.deploy.chart import one, pod_spec
-from tests.deploy.test_kserve_example import CONTAINER as KSERVE_CONTAINER
+from tests.deploy.chart.rendering import one, pod_spec
+from tests.deploy.chart.test_kserve_example import CONTAINER as KSERVE_CONTAINER
+from tests.deploy.tools import PROJECT
 from tests.servers import RunningService, answers, until
 
 MARGIN = 3.0
@@ -41,7 +41,7 @@ def test_the_service_answers_every_probe_within_the_start_up_budget(monkeypatch:
             assert _run_as_helm_test(asking["command"], service.url) == (0, "")
 
 
-def test_the_probe_of_helm_test_fails_where_nothinganswers() -> None:
+def test_the_probe_of_helm_test_fails_where_nothing_answers() -> None:
     (asking, *_) = one({}, "Pod")["spec"]["containers"]
 
     status, said = _run_as_helm_test(asking["command"], "http://127.0.0.1:9")
@@ -54,5 +54,5 @@ def _run_as_helm_test(command: list[str], url: str) -> tuple[int, str]:
     address = httpx.URL(url)
     environment = os.environ | {"HOTPLATE_HOST": address.host, "HOTPLATE_PORT": str(address.port)}
     arguments = [sys.executable, *command[1:]]
-    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, cwd=PROJECT)
     return done.returncode, done.stderr

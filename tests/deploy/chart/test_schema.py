@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
-from tests.deploy.chart import KEDA, MATRIX, Values, refusal
+from tests.deploy.chart.rendering import KEDA, MATRIX, Values, refusal
 from tests.deploy.chart_documents import CHART
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())

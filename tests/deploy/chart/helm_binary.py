@@ -18,9 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from tests.deploy.tools import BUILD
+from tests.tiers import unavailable
 
 TOOLS = BUILD / "tools"
 
@@ -52,7 +51,7 @@ def helm_binary(major: int) -> Path:
     """The path of one major's helm, fetched into build/tools at its first use."""
     release = RELEASES[major]
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        pytest.skip(f"helm comes as a binary for Linux on x86_64; this is {sys.platform} on {platform.machine()}.")
+        unavailable(f"helm comes as a binary for Linux on x86_64; this is {sys.platform} on {platform.machine()}.")
     binary = TOOLS / f"helm-{release.version}"
     if not binary.is_file() or _digest(binary.read_bytes()) != release.sha256:
         _fetch(release, binary)

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from tests.deploy.chart.helm_binary import TOOLS, helm_binary
 from tests.deploy.chart_documents import CHART
-from tests.deploy.helm_binary import TOOLS, helm_binary
 
 RELEASE = "release"
 NAMESPACE = "shop"

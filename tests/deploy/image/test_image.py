@@ -13,7 +13,7 @@ import pytest
 
 import service
 from service.settings import Settings
-from tests.deploy.image import inspect, layers, mounted
+from tests.deploy.image.images import inspect, layers, mounted
 from tests.deploy.tools import PROJECT
 
 pytestmark = pytest.mark.timeout(1200)  # the first build

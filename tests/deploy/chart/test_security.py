@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from tests.deploy.chart import MATRIX, Resource, Values, one, pod_spec, refusal, resources
+from tests.deploy.chart.rendering import MATRIX, Resource, Values, one, pod_spec, refusal, resources
 from tests.deploy.chart_documents import CHART
 from tests.deploy.tools import PROJECT
 

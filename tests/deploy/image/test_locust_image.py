@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.deploy.base_image import command
-from tests.deploy.container import HARDENED, Container
-from tests.deploy.image import LOCUST_PARTS, build_image, inspect
+from tests.deploy.image.base_image import command
+from tests.deploy.image.container import HARDENED, Container
+from tests.deploy.image.images import LOCUST_PARTS, build_image, inspect
 from tests.loadtests.test_scenarios import GENEROUS
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from service import __version__
-from tests.deploy.chart import MATRIX, NAMESPACE, RELEASE, Values, helm, one, render, resources
+from tests.deploy.chart.rendering import MATRIX, NAMESPACE, RELEASE, Values, helm, one, render, resources
 from tests.deploy.chart_documents import CHART
 
 MAJORS = (3, 4)

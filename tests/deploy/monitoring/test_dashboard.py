@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.deploy.prometheus import JOB, NAMESPACE, RunningPrometheus, exported
-from tests.deploy.test_alerts import RULES, alerts
-from tests.deploy.tools import PROJECT, require
+from tests.deploy.monitoring.prometheus import JOB, NAMESPACE, RunningPrometheus, exported
+from tests.deploy.monitoring.test_alerts import RULES, alerts
+from tests.deploy.tools import PROJECT
 from tests.fake_models.classification import LinearClassifier
 from tests.fake_models.image_generation import write_gan
 from tests.fake_models.text_generation import AttentionDecoder
@@ -56,7 +56,6 @@ def names_in(expression: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPrometheus]:
-    require("prometheus", packages=("prometheus",))
     folder, repository = tmp_path_factory.mktemp("prometheus"), tmp_path_factory.mktemp("watched")
     network = LinearClassifier()
     network.write(repository, "tiny")

@@ -10,8 +10,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
-from tests.deploy.chart import MATRIX, Resource, Values, one, resources
-from tests.deploy.crd_schemas import crd_validator
+from tests.deploy.chart.crd_schemas import crd_validator
+from tests.deploy.chart.rendering import MATRIX, Resource, Values, one, resources
 
 VERSIONS = ("1.30.0", "1.34.0", "1.37.0")
 CRDS = {"HTTPRoute", "PrometheusRule", "ScaledObject", "ServiceMonitor"}

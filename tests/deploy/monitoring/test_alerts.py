@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.deploy.tools import PROJECT, promtool
+from tests.readmes import READMES
 
 RULES = PROJECT / "helm" / "hotplate" / "rules" / "hotplate.yaml"
 UNIT_TESTS = Path(__file__).parent / "rules" / "hotplate.yaml"
@@ -53,4 +54,5 @@ def test_an_alert_is_tested_both_ways_and_says_what_is_wrong(alert: dict[str, An
 
     assert fires == {True, False}
     assert alert["labels"]["severity"] in ("warning", "critical")
+    assert f"| `{alert['alert']}` | {alert['labels']['severity']} |" in READMES["helm/README.md"]
     assert set(alert["annotations"]) == {"summary", "description"}

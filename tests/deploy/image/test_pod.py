@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 from loadtests.servers import free_port
-from tests.deploy.base_image import command
-from tests.deploy.chart import Values, one
-from tests.deploy.container import Started
-from tests.deploy.tools import require
+from tests.deploy.chart.rendering import Values, one
+from tests.deploy.image.base_image import command
+from tests.deploy.image.container import Started
 
 pytestmark = pytest.mark.timeout(1200)  # the first build of the image
 VALUES: Values = {"grpc": {"enabled": False}}
@@ -57,7 +56,6 @@ class Pod(Started):
 @pytest.fixture(scope="module")
 def pod(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     """The running pod, with every model that ships."""
-    require("catatonit", packages=("catatonit",))  # what podman holds a pod together with
     pod = Pod(image, tmp_path_factory.mktemp("pod"))
     try:
         pod.start()

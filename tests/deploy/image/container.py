@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from loadtests.servers import free_port
-from tests.deploy.base_image import command
+from tests.deploy.image.base_image import command
 from tests.servers import answers, until
 
 HARDENED = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.deploy.image import build_image
+from tests.deploy.image.images import build_image
 
 
 @pytest.fixture(scope="session")

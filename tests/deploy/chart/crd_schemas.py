@@ -15,7 +15,7 @@ from typing import Any
 
 import jsonschema
 
-from tests.deploy.helm_binary import TOOLS, download
+from tests.deploy.chart.helm_binary import TOOLS, download
 
 Schema = dict[str, Any]
 KSERVE = "kserve==0.21.0"

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from service.settings import SHIPPED_REPOSITORY, Settings
-from tests.deploy.chart import KEDA, MATRIX, Resource, Values, one, pod_spec, resources
-from tests.deploy.prometheus import exported
+from tests.deploy.chart.rendering import KEDA, MATRIX, Resource, Values, one, pod_spec, resources
+from tests.deploy.monitoring.prometheus import exported
 from tests.deploy.tools import PROJECT, promtool
 
 cases = pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
@@ -208,7 +208,7 @@ def test_the_image_is_asked_for_what_it_has() -> None:
     test_commands = [c["command"] for c in one({}, "Pod")["spec"]["containers"]]
 
     assert all(command[:3] == ["python", "-m", "service.processes.probe"] for command in test_commands)
-    assert (PROJECT / "service" / "probe.py").is_file()
+    assert (PROJECT / "service" / "processes" / "probe.py").is_file()
     assert not {"command", "args"} & set(container({})), "the image's own command serves"
     assert 'ENTRYPOINT ["hotplate"]' in DOCKERFILE
     assert 'CMD ["serve"]' in DOCKERFILE
@@ -272,6 +272,7 @@ def test_the_signals_are_metrics_of_the_service() -> None:
     assert signals == {rule["name"]["as"] for rule in adapter_rules()}
 
 
+@pytest.mark.monitoring
 def test_prometheus_computes_the_signals(tmp_path: Path) -> None:
     labels = 'namespace="shop",service="release-hotplate"'
     series = []
