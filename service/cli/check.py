@@ -68,7 +68,11 @@ def _found(loaded: LoadedVersion) -> str:
     parts: list[str] = [loaded.manifest.task]
     for name, graph in loaded.graphs.items():
         batches = f"batches up to {graph.batching.max_batch_size}" if graph.graph.is_batched else "no batches"
-        parts.append(f"{name}: {batches}, deviation {graph.golden_error:.2g}")
+        parts.append(f"{name}: {batches}, {_deviation(graph.golden_error)}")
     if loaded.decoder is not None:
-        parts.append(f"deviation {loaded.decoder.golden_error:.2g}")
+        parts.append(_deviation(loaded.decoder.golden_error))
     return "; ".join(parts)
+
+
+def _deviation(golden_error: float | None) -> str:
+    return "not verified" if golden_error is None else f"deviation {golden_error:.2g}"

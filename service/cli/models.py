@@ -83,7 +83,8 @@ def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help
             table.add_row(
                 f"config: {name.replace('_', ' ')}", _policy(value) if name == "version_policy" else str(value)
             )
-    table.add_row("golden deviation", f"{card['golden']['max_abs_error']:.2g}")
+    error = card["golden"]["max_abs_error"]
+    table.add_row("golden deviation", "not verified" if error is None else f"{error:.2g}")
     for name, value in card["statistics"].items():
         table.add_row(name.replace("_", " "), f"{value:g}")
     console.print(table)

@@ -51,7 +51,7 @@ class ModelCard(Answer):
     device: str
     execution_providers: list[str]
     batching: dict[str, Any]
-    golden: dict[str, float]
+    golden: dict[str, float | None]
     load_seconds: float
     config: dict[str, Any]
     statistics: dict[str, float]

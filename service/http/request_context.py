@@ -7,7 +7,7 @@ from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from service.engine.batching.batches import InferenceTiming
+from service.engine.transport.messages import InferenceTiming
 from service.errors import InvalidParameter
 from service.settings import Settings
 

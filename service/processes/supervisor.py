@@ -73,7 +73,7 @@ class Supervisor:
         fd = listener.fileno()
         self._settings = settings
         self._metrics = metrics
-        self._engine = Child("engine", "service.engine.worker", Launch(settings, engine_socket))
+        self._engine = Child("engine", "service.processes.engine_process", Launch(settings, engine_socket))
         self._engine_socket = Path(engine_socket)
         self._apis = [
             Child("api", "service.processes.api_process", Launch(settings, engine_socket, fd, grpc_address), (fd,))

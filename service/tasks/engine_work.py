@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.batching.batches import Arrays, InferenceTiming
 from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.messages import Arrays, InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded
 from service.http.request_context import RequestContext
 

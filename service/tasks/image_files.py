@@ -83,7 +83,7 @@ def safe_names(given: Sequence[str], formats: Sequence[str]) -> list[str]:
     taken: set[str] = set()
     for index, (name, kind) in enumerate(zip(given, formats, strict=True), 1):
         base = re.split(r"[/\\]", name)[-1]
-        stem = _UNSAFE.sub("_", base.rpartition(".")[0] or base).strip("._-")[:_MAX_STEM] or f"image-{index}"
+        stem = _UNSAFE.sub("_", base.rpartition(".")[0] or base).strip("._-")[:_MAX_STEM] or f"picture-{index}"
         suffix = _SUFFIXES[kind]
         unique, count = f"{stem}{suffix}", 1
         while unique.casefold() in taken:

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 from starlette.types import Receive, Send
 
 from service import schema
-from service.engine.batching.batches import Arrays
 from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.messages import Arrays
 from service.errors import ServiceError, UnsupportedTask
 from service.http.answers import send_answer
 from service.http.body import Images, read_body, read_images, read_json, read_json_or_query, read_query

@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from models.images import Invert
 from service.engine.transport.client import ReadyModel
 from service.http.body import Images
-from service.schema import refusal
-from service.tasks.classification.process import explanation_png, top_predictions
+from service.tasks.classification.process import explanation_png, top_k_of, top_predictions
 from service.tasks.classification.schema import (
-    DEFAULT_TOP_K,
     Classification,
     ClassifyAnswer,
     ClassifyParameters,
@@ -64,7 +62,7 @@ class Classify(ClassifierRoute):
         """The likeliest labels of each image; on request an explanation, and what the network was given."""
         images, parameters = await self.read(request, ClassifyParameters)
         labels = request.model.manifest.labels or ()
-        top_k = _top_k(parameters, len(labels))
+        top_k = top_k_of(parameters, len(labels))
         rows = await self.rows(request.model, images, parameters.invert)
         outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
         arrays = await self.infer(request, _payload(rows), outputs)
@@ -84,14 +82,6 @@ class Classify(ClassifierRoute):
         loop = asyncio.get_running_loop()
         png = await loop.run_in_executor(self.dependencies.threads, explanation_png, row, activation_map)
         return b64encode(png).decode("ascii")
-
-
-def _top_k(parameters: ClassifyParameters, num_classes: int) -> int:
-    if parameters.top_k is None:
-        return min(DEFAULT_TOP_K, num_classes)
-    if parameters.top_k > num_classes:
-        raise refusal("top_k", parameters.top_k, f"a whole number from 1 to {num_classes}")
-    return parameters.top_k
 
 
 class Embed(ClassifierRoute):

@@ -12,8 +12,8 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from service.engine.batching.batches import Arrays
 from service.engine.transport.client import ReadyModel
+from service.engine.transport.messages import Arrays
 from service.http.answers import BinaryAnswer
 from service.http.body import Images
 from service.tasks.classification.schema import EmbedAnswer, Embedding

@@ -11,10 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 
 from models.tokenizer import Tokenizer
-from service.engine.batching.batches import InferenceTiming
+from service.engine.transport.calls import TextGeneration
 from service.engine.transport.client import EngineClient, ReadyModel
-from service.engine.transport.generation import Generation
-from service.engine.transport.messages import Finished, Sampling
+from service.engine.transport.messages import Finished, InferenceTiming, Sampling
 from service.errors import ServiceError
 from service.http.request_context import RequestContext
 from service.tasks.text_generation.detokenization import Answer, Piece
@@ -25,7 +24,7 @@ from service.tasks.text_generation.schema import FinishReason, SamplingParameter
 class Running:
     """One answer that is being generated."""
 
-    def __init__(self, index: int, prompt: list[int], generation: Generation, answer: Answer) -> None:
+    def __init__(self, index: int, prompt: list[int], generation: TextGeneration, answer: Answer) -> None:
         self.index = index
         self.prompt = prompt
         self.generation = generation
@@ -98,7 +97,7 @@ class Sequences:
 
         Raises: EngineUnavailable.
         """
-        generation = self._client.generate(self._model, prompt, sampling, self._timeout_seconds)
+        generation = self._client.generate_text(self._model, prompt, sampling, self._timeout_seconds)
         running = Running(len(self.all), prompt, generation, Answer(self._tokenizer.text_bytes, stops))
         self.all.append(running)
         return running
@@ -147,7 +146,7 @@ class Sequences:
 
     def _cancel(self, running: Running) -> None:
         if running.finished is None:
-            self._client.cancel_generation(running.generation)
+            self._client.cancel(running.generation)
 
     def _timing(self) -> InferenceTiming | None:
         ended = [running.finished for running in self.all if running.finished is not None]

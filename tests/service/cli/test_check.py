@@ -18,8 +18,8 @@ def test_a_repository_without_faults_passes(tmp_path: Path, network: LinearClass
     result = RUNNER.invoke(app, ["check", str(tmp_path)])
 
     assert result.exit_code == 0, result.output
-    assert "ok     scale 1: tensors; model: batches up to 32" in result.output
-    assert "ok     tiny 1: image-classification; model: batches up to 8" in result.output
+    assert "ok     scale 1: tensors; model: batches up to 32, not verified" in result.output
+    assert "ok     tiny 1: image-classification; model: batches up to 8, deviation " in result.output
 
 
 def test_every_fault_is_named_and_the_exit_status_tells(tmp_path: Path, network: LinearClassifier) -> None:

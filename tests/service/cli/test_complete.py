@@ -23,17 +23,17 @@ def complete(service: RunningService, *options: str) -> typer.testing.Result:
 
 
 def test_the_prompt_and_what_follows_are_printed(
-    language_service: RunningService, transformer: AttentionDecoder
+    text_generation_service: RunningService, transformer: AttentionDecoder
 ) -> None:
-    result = complete(language_service, "--max-tokens", "20")
+    result = complete(text_generation_service, "--max-tokens", "20")
 
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{PROMPT}{text_of(greedy(transformer, PROMPT, 20))}\n"
     assert result.stderr == ""
 
 
-def test_the_first_text_generator_is_the_default(language_service: RunningService) -> None:
-    options = ("complete", "a", "--url", language_service.url, "--max-tokens", "5", "--seed", "3")
+def test_the_first_text_generator_is_the_default(text_generation_service: RunningService) -> None:
+    options = ("complete", "a", "--url", text_generation_service.url, "--max-tokens", "5", "--seed", "3")
 
     chosen = run(*options)
 
@@ -41,18 +41,22 @@ def test_the_first_text_generator_is_the_default(language_service: RunningServic
     assert chosen.stdout == run(*options, "--model", "tiny-recurrent").stdout
 
 
-def test_statistics_are_told_beside_the_text(language_service: RunningService) -> None:
-    result = complete(language_service, "--max-tokens", "5", "--seed", "9", "--stats")
+def test_statistics_are_told_beside_the_text(text_generation_service: RunningService) -> None:
+    result = complete(text_generation_service, "--max-tokens", "5", "--seed", "9", "--stats")
 
     assert "5 tokens" in result.stderr
     assert "seed 9, tiny-transformer" in result.stderr
     assert "seed" not in result.stdout
 
 
-def test_stops_and_filters_reach_the_service(language_service: RunningService, transformer: AttentionDecoder) -> None:
+def test_stops_and_filters_reach_the_service(
+    text_generation_service: RunningService, transformer: AttentionDecoder
+) -> None:
     text = text_of(greedy(transformer, PROMPT, 20))
 
-    result = complete(language_service, "--max-tokens", "20", "--stop", text[6], "--top-p", "0.9", "--top-k", "4")
+    result = complete(
+        text_generation_service, "--max-tokens", "20", "--stop", text[6], "--top-p", "0.9", "--top-k", "4"
+    )
 
     assert result.stdout == f"{PROMPT}{text[: text.index(text[6])]}\n"
 
@@ -67,9 +71,9 @@ def test_stops_and_filters_reach_the_service(language_service: RunningService, t
     ],
 )
 def test_the_services_own_words_reach_the_user(
-    language_service: RunningService, options: tuple[str, ...], told: str
+    text_generation_service: RunningService, options: tuple[str, ...], told: str
 ) -> None:
-    result = complete(language_service, *options)
+    result = complete(text_generation_service, *options)
 
     assert result.exit_code == 1
     assert told in result.stderr

@@ -20,7 +20,7 @@ import typer.testing
 from PIL import Image
 
 from service.cli.generate import GeneratingFailed, default_output, plan_target, request_body
-from tests.fake_models.image_generation import LABELS, TinyDrawer
+from tests.fake_models.image_generation import LABELS, TinyImageGenerator
 from tests.servers import RunningService
 from tests.service.cli.test_main import NOBODY, run
 
@@ -44,21 +44,23 @@ def asked(service: RunningService, model: str, **body: Any) -> httpx.Response:
     return response
 
 
-def test_a_grid_is_drawn_into_the_file_that_is_named(drawer_service: RunningService, here: Path) -> None:
+def test_a_grid_is_drawn_into_the_file_that_is_named(image_generation_service: RunningService, here: Path) -> None:
     options = ("--label", "bag", "-n", 6, "--seed", 5, "--temperature", 0.5, "--truncation", 1.5)
 
-    result = generate(drawer_service, "tiny-gan", *options, "-o", "new/bags.png")
+    result = generate(image_generation_service, "tiny-gan", *options, "-o", "new/bags.png")
 
     assert result.exit_code == 0, result.output
     assert result.stdout == "new/bags.png\n"
     assert result.stderr == "tiny-gan, seed 5: 6 pictures\n"
     same = {"label": "Bag", "num_images": 6, "seed": 5, "temperature": 0.5, "truncation": 1.5}
-    expected = asked(drawer_service, "tiny-gan", **same, format="png")
+    expected = asked(image_generation_service, "tiny-gan", **same, format="png")
     assert (here / "new" / "bags.png").read_bytes() == expected.content
 
 
-def test_without_a_model_or_a_file_the_first_that_draws_names_both(drawer_service: RunningService, here: Path) -> None:
-    result = generate(drawer_service, "--seed", 1)
+def test_without_a_model_or_a_file_the_first_that_draws_names_both(
+    image_generation_service: RunningService, here: Path
+) -> None:
+    result = generate(image_generation_service, "--seed", 1)
 
     assert result.exit_code == 0, result.output
     model = re.match("tiny-[a-z-]+", result.stderr)
@@ -68,35 +70,37 @@ def test_without_a_model_or_a_file_the_first_that_draws_names_both(drawer_servic
         assert image.format == "PNG"
 
 
-def test_the_seed_that_is_told_draws_the_same_again(drawer_service: RunningService, here: Path) -> None:
-    first = generate(drawer_service, "tiny-vae@1", "-n", 3)
+def test_the_seed_that_is_told_draws_the_same_again(image_generation_service: RunningService, here: Path) -> None:
+    first = generate(image_generation_service, "tiny-vae@1", "-n", 3)
     seed = re.search(r"seed (\d+)", first.stderr)
     assert seed is not None
     before = (here / "tiny-vae.png").read_bytes()
 
-    generate(drawer_service, "tiny-vae", "-n", 3, "--seed", seed[1], "-o", "again.PNG")
+    generate(image_generation_service, "tiny-vae", "-n", 3, "--seed", seed[1], "-o", "again.PNG")
 
     assert (here / "again.PNG").read_bytes() == before
 
 
-def test_a_folder_gets_a_file_for_each_picture(drawer_service: RunningService, gan: TinyDrawer, here: Path) -> None:
+def test_a_folder_gets_a_file_for_each_picture(
+    image_generation_service: RunningService, gan: TinyImageGenerator, here: Path
+) -> None:
     options = ("-l", "Sneaker", "-l", "1", "-n", 5, "--seed", 40)
 
-    result = generate(drawer_service, "tiny-gan", *options, "-o", "drawn")
+    result = generate(image_generation_service, "tiny-gan", *options, "-o", "drawn")
 
     assert result.exit_code == 0, result.output
     names = ["40-Sneaker.png", "41-Ankle_boot.png", "42-Sneaker.png", "43-Ankle_boot.png", "44-Sneaker.png"]
     assert sorted(file.name for file in (here / "drawn").iterdir()) == names
-    images = asked(drawer_service, "tiny-gan", seed=42, label="Sneaker", latents=True).json()["images"]
+    images = asked(image_generation_service, "tiny-gan", seed=42, label="Sneaker", latents=True).json()["images"]
     expected = gan.decode(np.array([images[0]["latent"]], np.float32), np.array([2]))
     with Image.open(here / "drawn" / names[2]) as image:
         assert np.array_equal(np.asarray(image), expected[0, :, :, 0])
 
 
-def test_a_zip_file_holds_one_of_each_label(drawer_service: RunningService, here: Path) -> None:
+def test_a_zip_file_holds_one_of_each_label(image_generation_service: RunningService, here: Path) -> None:
     labels = [part for label in LABELS for part in ("-l", label)]
 
-    result = generate(drawer_service, "tiny-gan", *labels, "--seed", 7, "-o", "all.zip")
+    result = generate(image_generation_service, "tiny-gan", *labels, "--seed", 7, "-o", "all.zip")
 
     assert result.exit_code == 0, result.output
     assert result.stderr.endswith(": 3 pictures\n")
@@ -104,13 +108,15 @@ def test_a_zip_file_holds_one_of_each_label(drawer_service: RunningService, here
         assert archive.namelist() == ["7-Bag.png", "8-Ankle_boot.png", "9-Sneaker.png"]
 
 
-def test_standard_output_gets_the_picture_and_nothing_else(drawer_service: RunningService, here: Path) -> None:
-    result = generate(drawer_service, "tiny-gan", "--seed", 3, "-o", "-")
+def test_standard_output_gets_the_picture_and_nothing_else(
+    image_generation_service: RunningService, here: Path
+) -> None:
+    result = generate(image_generation_service, "tiny-gan", "--seed", 3, "-o", "-")
 
     assert result.exit_code == 0, result.output
     with Image.open(BytesIO(result.stdout_bytes)) as image:
         image.load()
-    assert result.stdout_bytes == asked(drawer_service, "tiny-gan", seed=3, format="png").content
+    assert result.stdout_bytes == asked(image_generation_service, "tiny-gan", seed=3, format="png").content
     assert result.stderr == "tiny-gan, seed 3: 1 picture\n"
     assert list(here.iterdir()) == []
 
@@ -142,25 +148,25 @@ def test_a_terminal_is_spared_the_picture() -> None:
     ],
 )
 def test_the_services_own_words_reach_the_user(
-    drawer_service: RunningService, here: Path, arguments: tuple[str, ...], told: str
+    image_generation_service: RunningService, here: Path, arguments: tuple[str, ...], told: str
 ) -> None:
-    result = generate(drawer_service, *arguments)
+    result = generate(image_generation_service, *arguments)
 
     assert result.exit_code == 1
     assert told in result.stderr
     assert list(here.iterdir()) == []
 
 
-def test_a_text_generator_writes_no_picture(drawer_service: RunningService, here: Path) -> None:
-    result = generate(drawer_service, "tiny-transformer")
+def test_a_text_generator_writes_no_picture(image_generation_service: RunningService, here: Path) -> None:
+    result = generate(image_generation_service, "tiny-transformer")
 
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     assert list(here.iterdir()) == []
 
 
-def test_a_service_without_such_a_model_is_told_of(painter_service: RunningService) -> None:
-    result = generate(painter_service)
+def test_a_service_without_such_a_model_is_told_of(style_transfer_service: RunningService) -> None:
+    result = generate(style_transfer_service)
 
     assert result.exit_code == 1
     assert "no model that draws pictures" in result.stderr
@@ -183,11 +189,11 @@ def test_another_kind_of_file_is_refused_before_anything_is_asked(output: str, t
     assert repr(output) in result.stderr
 
 
-def test_what_cannot_be_written_is_said(drawer_service: RunningService, here: Path) -> None:
+def test_what_cannot_be_written_is_said(image_generation_service: RunningService, here: Path) -> None:
     (here / "file").write_text("not a folder")
 
     for output in ("file/bags.png", "file/"):
-        result = generate(drawer_service, "tiny-gan", "-o", output)
+        result = generate(image_generation_service, "tiny-gan", "-o", output)
         assert result.exit_code == 1
         assert "file" in result.stderr
         assert "Traceback" not in result.output

@@ -13,7 +13,7 @@ import typer.testing
 from PIL import Image
 
 from service.cli.stylize import Job, StylizingFailed, plan_jobs, style_parameters
-from tests.fake_models.style_transfer import STYLES, TinyPainter
+from tests.fake_models.style_transfer import STYLES, TinyStylizer
 from tests.servers import RunningService
 from tests.service.cli.test_main import NOBODY, run
 from tests.service.tasks.style_transfer.paintings import PATH, assert_alike, encoded, painted
@@ -26,20 +26,20 @@ def stylize(service: RunningService, *arguments: object) -> typer.testing.Result
 
 
 @pytest.fixture
-def photo(tmp_path: Path, painter: TinyPainter) -> Path:
+def photo(tmp_path: Path, stylizer: TinyStylizer) -> Path:
     """A file of one picture."""
     path = tmp_path / "photo.png"
-    path.write_bytes(encoded(painter.pictures(1, 150, 200)[0]))
+    path.write_bytes(encoded(stylizer.pictures(1, 150, 200)[0]))
     return path
 
 
 @pytest.fixture
-def folder(tmp_path: Path, painter: TinyPainter) -> Path:
+def folder(tmp_path: Path, stylizer: TinyStylizer) -> Path:
     """A folder of three pictures and a note."""
     path = tmp_path / "photos"
     path.mkdir()
     for index, name in enumerate(("a.png", "b.PNG", "c.png")):
-        (path / name).write_bytes(encoded(painter.pictures(1, 40 + index, 50, index)[0]))
+        (path / name).write_bytes(encoded(stylizer.pictures(1, 40 + index, 50, index)[0]))
     (path / "note.txt").write_text("not a picture")
     return path
 
@@ -50,43 +50,45 @@ def opened(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def test_a_photograph_is_painted_beside_itself(
-    painter_service: RunningService, painter: TinyPainter, photo: Path
+    style_transfer_service: RunningService, stylizer: TinyStylizer, photo: Path
 ) -> None:
-    result = stylize(painter_service, photo, "--style", "waves")
+    result = stylize(style_transfer_service, photo, "--style", "waves")
 
     target = photo.with_name("photo.waves.png")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{target}\n"
-    assert_alike(opened(target), painted(painter, opened(photo), painter.pure("waves")))
+    assert_alike(opened(target), painted(stylizer, opened(photo), stylizer.pure("waves")))
 
 
-def test_options_reach_the_service(painter_service: RunningService, painter: TinyPainter, photo: Path) -> None:
+def test_options_reach_the_service(style_transfer_service: RunningService, stylizer: TinyStylizer, photo: Path) -> None:
     target = photo.with_name("out.webp")
     options = ("--blend", "waves:1,night:3", "--strength", "0.5", "--preserve-color", "--quality", "100")
 
-    result = stylize(painter_service, photo, *options, "-o", target, "-m", "tiny-painter@1")
+    result = stylize(style_transfer_service, photo, *options, "-o", target, "-m", "tiny-stylizer@1")
 
     assert result.exit_code == 0, result.output
     query = "styles=waves:1,night:3&strength=0.5&preserve_color=true&quality=100&format=webp"
-    wanted = httpx.post(f"{painter_service.url}{PATH}?{query}", content=photo.read_bytes(), timeout=30)
+    wanted = httpx.post(f"{style_transfer_service.url}{PATH}?{query}", content=photo.read_bytes(), timeout=30)
     assert wanted.headers["content-type"] == "image/webp"
     assert target.read_bytes() == wanted.content
 
 
-def test_a_folder_goes_to_a_folder(painter_service: RunningService, painter: TinyPainter, folder: Path) -> None:
-    result = stylize(painter_service, folder, "--style", "night")
+def test_a_folder_goes_to_a_folder(
+    style_transfer_service: RunningService, stylizer: TinyStylizer, folder: Path
+) -> None:
+    result = stylize(style_transfer_service, folder, "--style", "night")
 
     assert result.exit_code == 0, result.output
     target = folder.with_name("photos.night")
     assert sorted(file.name for file in target.iterdir()) == ["a.png", "b.PNG", "c.png"]
     for name in ("a.png", "b.PNG", "c.png"):
-        assert_alike(opened(target / name), painted(painter, opened(folder / name), painter.pure("night")))
+        assert_alike(opened(target / name), painted(stylizer, opened(folder / name), stylizer.pure("night")))
 
 
-def test_a_picture_that_fails_does_not_stop_the_others(painter_service: RunningService, folder: Path) -> None:
+def test_a_picture_that_fails_does_not_stop_the_others(style_transfer_service: RunningService, folder: Path) -> None:
     (folder / "bad.jpg").write_bytes(b"no picture")
 
-    result = stylize(painter_service, folder, "--style", "waves", "-o", folder.with_name("new"))
+    result = stylize(style_transfer_service, folder, "--style", "waves", "-o", folder.with_name("new"))
 
     assert result.exit_code == 1
     assert "bad.jpg: 415" in result.stderr
@@ -95,8 +97,8 @@ def test_a_picture_that_fails_does_not_stop_the_others(painter_service: RunningS
     assert result.stdout.count("\n") == 3
 
 
-def test_styles_are_named(painter_service: RunningService) -> None:
-    result = stylize(painter_service, "--list-styles")
+def test_styles_are_named(style_transfer_service: RunningService) -> None:
+    result = stylize(style_transfer_service, "--list-styles")
 
     assert result.exit_code == 0, result.output
     assert result.stdout.split() == list(STYLES)
@@ -112,9 +114,9 @@ def test_styles_are_named(painter_service: RunningService) -> None:
     ],
 )
 def test_the_services_own_words_reach_the_user(
-    painter_service: RunningService, photo: Path, options: tuple[str, ...], told: str
+    style_transfer_service: RunningService, photo: Path, options: tuple[str, ...], told: str
 ) -> None:
-    result = stylize(painter_service, photo, *options)
+    result = stylize(style_transfer_service, photo, *options)
 
     assert result.exit_code == 1
     assert told in result.stderr

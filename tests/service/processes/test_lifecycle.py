@@ -19,7 +19,7 @@ from tests.servers import RunningService, is_alive, until
 
 RAW = {"content-type": "application/octet-stream"}
 API = "service.processes.api_process"
-ENGINE = "service.engine.worker"
+ENGINE = "service.processes.engine_process"
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def test_a_service_without_any_fit_version_never_says_ready(
     ("options", "reason"),
     [
         (("--models", "nope"), "The models ['nope'] are not in"),
-        (("--device", "cuda"), "--device cuda was asked for"),
+        (("--device", "cuda"), "--device cuda was requested"),
         (("--max-image-pixels", "0"), "max_image_pixels"),
     ],
 )

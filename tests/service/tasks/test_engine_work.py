@@ -8,11 +8,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from service.engine.batching.batches import InferenceTiming
 from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed
-from service.tasks.engine_work import EngineWork, together
 from service.http.request_context import RequestContext
+from service.tasks.engine_work import EngineWork, together
 
 
 class FakeClient:

@@ -1,13 +1,17 @@
-"""Room for pictures: bounded, first come first served, and given back by whoever leaves."""
+"""Images and raw tensors become rows; and how much may be decoded at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 
+import numpy as np
 import pytest
 
-from service.http.pixel_budget import PixelBudget
+from models.images import ImageLimits
+from service.errors import InvalidParameter, PayloadTooLarge, ServiceError, UndecodableImage, UnsupportedMedia
+from service.tasks.image_decoding import PixelBudget, image_row, num_pixels, raw_row
+from tests.models.samples import png_header, sample
 
 
 async def settle() -> None:
@@ -85,3 +89,46 @@ def test_room_is_never_exceeded_nor_lost(seed: int) -> None:
         assert budget.num_used == 0
 
     asyncio.run(scenario())
+
+
+def test_a_raw_body_becomes_a_row_without_a_copy() -> None:
+    body = bytes(range(24))
+    row = raw_row(body, (2, 4, 3))
+    assert row.tolist() == np.arange(24).reshape(2, 4, 3).tolist()
+    assert not row.flags.owndata
+
+
+@pytest.mark.parametrize("num_bytes", [0, 783, 785])
+def test_a_raw_body_of_another_length_is_refused(num_bytes: int) -> None:
+    with pytest.raises(InvalidParameter, match=f"has {num_bytes} bytes; a raw tensor has exactly 784: 28x28x1 uint8"):
+        raw_row(bytes(num_bytes), (28, 28, 1))
+
+
+def test_an_image_becomes_a_row() -> None:
+    row = image_row(sample("ankle_boot_on_paper.jpg"), (28, 28, 1), True, "auto", ImageLimits())
+    assert row.shape == (28, 28, 1)
+    assert row[0].max() == 0
+    assert row.max() == 255
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"GIF89a", UnsupportedMedia, 415),
+        (png_header(20_000, 20_000), PayloadTooLarge, 413),
+        (png_header(20, 20), UndecodableImage, 422),
+        (b"", UndecodableImage, 422),
+    ],
+)
+def test_a_bad_image_is_an_error_of_the_service(body: bytes, kind: type[ServiceError], status: int) -> None:
+    with pytest.raises(kind) as caught:
+        image_row(body, (28, 28, 1), True, "auto", ImageLimits())
+    assert type(caught.value) is kind
+    assert caught.value.status == status
+    assert caught.value.message.endswith(".")
+
+
+def test_pixels_are_counted_by_the_header() -> None:
+    assert num_pixels(sample("shirt.png")) == 784
+    with pytest.raises(UnsupportedMedia):
+        num_pixels(b"BM")

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.tasks.image_files import encode_png
 from service.tasks.image_generation.rendering import enlarged
-from service.tasks.png import encode_png
 from tests.models.samples import noise
 
 

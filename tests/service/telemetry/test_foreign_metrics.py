@@ -12,17 +12,17 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from service.telemetry.foreign_metrics import Family, Own, write
+from service.telemetry.triton_metrics import ALL_REASONS, REASONS, triton_metrics
+from service.telemetry.vllm_metrics import vllm_metrics
 
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Duration, GraphStatistics, ModelStatus
 from service.errors import BY_CODE, EngineUnavailable
 from service.settings import Settings
 from service.telemetry import scraping
-from service.telemetry.foreign_metrics import Family, Own, write
 from service.telemetry.metrics import Metrics, gather
 from service.telemetry.scraping import Scraping
-from service.telemetry.triton_metrics import ALL_REASONS, REASONS, triton_metrics
-from service.telemetry.vllm_metrics import vllm_metrics
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService
 from tests.service.http.calls import CLASSIFY, as_json
@@ -47,11 +47,11 @@ def of(series: Series, name: str, **labels: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def series(language_repository: Path, network: LinearClassifier) -> Iterator[Series]:
+def series(text_generation_repository: Path, network: LinearClassifier) -> Iterator[Series]:
     """One scrape behind a known load, with Triton's statistics of the classifier among it."""
     options = ("--instances", "1", "--threads", "1", "--workers", "2", "--metrics-compat", "triton,vllm")
     models = ("--models", "tiny,tiny-transformer", "--grpc-port", "off")
-    with RunningService(language_repository, *options, *models) as service:
+    with RunningService(text_generation_repository, *options, *models) as service:
         service.wait_until_ready()
         for n in range(6):
             body = as_json(network.images(2, seed=n))

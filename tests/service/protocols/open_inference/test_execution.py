@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.engine.batching.batches import InferenceTiming
-from service.engine.transport.calls import ReadyModel
 from service.engine.transport.client import EngineClient
-from service.engine.transport.messages import ModelStatus
+from service.engine.transport.known_models import ReadyModel
+from service.engine.transport.messages import InferenceTiming, ModelStatus
 from service.errors import Cancelled, InvalidParameter, UnknownModel
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import InferResult, Execution
+from service.protocols.open_inference.execution import Execution, InferResult
 from service.protocols.open_inference.request import InferRequest
 from service.protocols.open_inference.tensors import Tensor
 from service.settings import Settings

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from service.protocols.open_inference.faults import Fault, fault_of
 
 from service import errors
 from service.errors import BY_CODE
-from service.protocols.open_inference.faults import Fault, fault_of
-from service.protocols.open_inference.description import graph_names, main_graph, split_name, protocol_name
+from service.protocols.open_inference.description import graph_names, main_graph, protocol_name, split_name
 from tests.service.protocols.open_inference.manifests import manifest_of
 
 

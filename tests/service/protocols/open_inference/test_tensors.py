@@ -18,8 +18,7 @@ from models.manifest import NUMPY_DTYPES
 from service.engine.transport.strings import pack_strings
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.messages import CONTENTS
-from service.protocols.open_inference.tensors import RAW_ONLY
-from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor, unpack_strings
+from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, RAW_ONLY, Tensor, unpack_strings
 from tests.servers import RunningService
 from tests.service.protocols.conftest import MAX_RANK
 from tests.service.protocols.open_inference.calls import LENGTH, assert_error

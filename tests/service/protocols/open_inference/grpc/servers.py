@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import InferResult, Execution
+from service.protocols.open_inference.execution import Execution, InferResult
 from service.protocols.open_inference.grpc.methods import NAME
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.protocols.open_inference.request import InferRequest

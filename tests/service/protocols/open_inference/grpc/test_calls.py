@@ -10,6 +10,8 @@ import grpc
 import pytest
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from service.protocols.open_inference.faults import Fault
+from service.protocols.open_inference.grpc.codes import CODES
 
 from service.errors import (
     DeadlineExceeded,
@@ -22,9 +24,7 @@ from service.errors import (
 )
 from service.http.request_context import RequestContext
 from service.protocols.open_inference.execution import InferResult
-from service.protocols.open_inference.faults import Fault
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
-from service.protocols.open_inference.grpc.codes import CODES
 from service.protocols.open_inference.grpc.server import HEALTH_NAME as HEALTH
 from service.protocols.open_inference.request import InferRequest, RequestedOutput
 from tests.service.protocols.open_inference.grpc.servers import Served, eventually, serving
@@ -123,7 +123,9 @@ def test_an_answer_carries_the_id_of_its_request(sent: str) -> None:
 def test_the_deadline_of_a_call_is_the_time_for_its_work() -> None:
     seen: list[float | None] = []
 
-    async def note(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> InferResult:
+    async def note(
+        model: str, request: InferRequest, request_context: RequestContext, seconds: float | None
+    ) -> InferResult:
         seen.append(seconds)
         return await echo(model, request, request_context, seconds)
 
@@ -272,7 +274,9 @@ def test_a_refusing_process_still_answers_probes() -> None:
 def test_a_stopping_server_lets_calls_end_and_takes_no_more() -> None:
     may_end = asyncio.Event()
 
-    async def wait(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> InferResult:
+    async def wait(
+        model: str, request: InferRequest, request_context: RequestContext, seconds: float | None
+    ) -> InferResult:
         await may_end.wait()
         return await echo(model, request, request_context, seconds)
 

@@ -15,9 +15,8 @@ from models.manifest import NUMPY_DTYPES
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, ServiceError, Unsupported
 from service.protocols.open_inference.execution import InferResult
+from service.protocols.open_inference.grpc.messages import CONTENTS, read_request, write_result
 from service.protocols.open_inference.grpc.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from service.protocols.open_inference.grpc.messages import read_request, write_result
-from service.protocols.open_inference.grpc.messages import CONTENTS
 from service.protocols.open_inference.request import MAX_TENSORS, RequestedOutput
 from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor
 
