@@ -113,7 +113,7 @@ def add_routes(app: FastAPI, routes: Iterable[Route]) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
-            document["components"]["schemas"] |= components
+            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -169,6 +169,8 @@ def _success(document: Document, components: dict[str, Any]) -> dict[str, Any]:
 
 def _json_content(kinds: tuple[type, ...], components: dict[str, Any]) -> dict[str, Any]:
     references, schemas = msgspec.json.schema_components(kinds, ref_template=_SCHEMAS)
-    components |= schemas
+    for name, schema in schemas.items():
+        if components.setdefault(name, schema) != schema:
+            raise TypeError(f"Two structs of the document are named {name!r}.")
     schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
     return {"application/json": {"schema": schema}}

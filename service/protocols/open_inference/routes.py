@@ -51,11 +51,11 @@ class ServerLive(OpenInferenceRoute):
 
     paths = ("/v2/health/live",)
     description = "It answers also while the service starts and drains."
-    answers = (schema.Live,)
+    answers = (schema.ServerLive,)
 
     async def answer(self, request: OpenInferenceRequest) -> Answer:
         """Whether this process answers."""
-        return schema.Live(live=True)
+        return schema.ServerLive(live=True)
 
 
 class ServerReady(OpenInferenceRoute):
@@ -63,14 +63,14 @@ class ServerReady(OpenInferenceRoute):
 
     paths = ("/v2/health/ready",)
     description = "400 if not, as Triton answers; 503 while the service drains."
-    answers = (schema.Ready,)
+    answers = (schema.ServerReady,)
     responses = error_responses(_400="Not ready.")
 
     async def answer(self, request: OpenInferenceRequest) -> Reply:
         """Whether every model that should be served is ready."""
         is_ready = self.execution.is_server_ready and not self.drain.is_draining
         status = 200 if is_ready else 503 if self.drain.is_draining else 400
-        return Reply((encode_json(schema.Ready(ready=is_ready)),), status=status)
+        return Reply((encode_json(schema.ServerReady(ready=is_ready)),), status=status)
 
 
 class AllStatistics(OpenInferenceRoute):

@@ -33,13 +33,13 @@ class ServerMetadata(Answer):
     extensions: list[str]
 
 
-class Live(Answer):
+class ServerLive(Answer):
     """Whether the process answers."""
 
     live: bool
 
 
-class Ready(Answer):
+class ServerReady(Answer):
     """Whether every model that should be served is ready."""
 
     ready: bool

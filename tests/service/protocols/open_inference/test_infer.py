@@ -14,6 +14,7 @@ from tests.fake_models.classification import LABELS, LinearClassifier
 from tests.fake_models.style_transfer import STYLES, TinyStylizer
 from tests.servers import RunningService
 from tests.service.http.calls import encoded
+from tests.service.protocols.conftest import MAX_BODY_BYTES
 from tests.service.protocols.open_inference.calls import (
     INFER,
     LENGTH,
@@ -273,12 +274,10 @@ def test_a_deadline_in_microseconds_is_kept(client: httpx.Client) -> None:
     assert in_time.status_code == 200
 
 
-def test_a_large_body_is_refused(repository: Any) -> None:
-    with (
-        RunningService(repository, "--models", "tiny", "--max-body-bytes", "1000", "--instances", "1") as running,
-        httpx.Client(base_url=running.wait_until_ready().url) as client,
-    ):
-        assert_error(client.post(INFER, content=b" " * 1001), 400, "1001 bytes")
+def test_a_large_body_is_refused(echo_service: RunningService) -> None:
+    response = httpx.post(f"{echo_service.url}{INFER}", content=b" " * (MAX_BODY_BYTES + 1))
+
+    assert_error(response, 400, f"{MAX_BODY_BYTES + 1} bytes")
 
 
 @pytest.mark.parametrize(

@@ -130,31 +130,30 @@ def test_it_is_told_what_is_wrong(server: triton.InferenceServerClient, network:
     assert [caught.value.status() for caught in (unknown, misfit, declined)] == ["404", "400", "501"]
 
 
-def test_it_loads_and_unloads(tmp_path: Path, network: LinearClassifier) -> None:
-    network.write(tmp_path, "tiny")
-    images = network.images(2)
+def test_it_loads_and_unloads(echo_service: RunningService, echo_repository: Path, network: LinearClassifier) -> None:
+    name, images = "spare-classifier", network.images(2)
     expected = network.outputs(images)["probabilities"]
-    options = ("--model-control", "explicit", "--instances", "1", "--threads", "1")
 
-    with RunningService(tmp_path, *options) as running, client_of(running.wait_until_ready()) as client:
-        assert not client.is_model_ready("tiny")
-        assert [entry["state"] for entry in client.get_model_repository_index()] == ["UNAVAILABLE"]
+    with client_of(echo_service) as client:
+        states = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+        assert states[name] == "UNAVAILABLE"
+        assert not client.is_model_ready(name)
 
-        client.load_model("tiny")
-        found = client.infer("tiny", [image_input(images)]).as_numpy("probabilities")
-        network.write(tmp_path, "tiny", "2")
-        client.load_model("tiny")
-        newer = client.infer("tiny", [image_input(images)])
-        client.unload_model("tiny")
+        client.load_model(name)
+        found = client.infer(name, [image_input(images)]).as_numpy("probabilities")
+        network.write(echo_repository, name, "2")
+        client.load_model(name)
+        newer = client.infer(name, [image_input(images)])
+        client.unload_model(name)
 
         np.testing.assert_allclose(found, expected, atol=TOLERANCE)
         np.testing.assert_allclose(newer.as_numpy("probabilities"), expected, atol=TOLERANCE)
         assert newer.get_response()["model_version"] == "2"
-        assert not client.is_model_ready("tiny")
+        assert not client.is_model_ready(name)
         with pytest.raises(InferenceServerException) as refused:
-            client.infer("tiny", [image_input(images)])
+            client.infer(name, [image_input(images)])
         assert refused.value.status() == "503"
         with pytest.raises(InferenceServerException, match="'nobody'"):
             client.load_model("nobody")
         with pytest.raises(InferenceServerException, match=r"file:1/model\.onnx"):
-            client.load_model("tiny", config="{}", files={"file:1/model.onnx": b"x"})
+            client.load_model(name, config="{}", files={"file:1/model.onnx": b"x"})
