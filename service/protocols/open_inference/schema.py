@@ -160,7 +160,7 @@ class TextDetails(Answer):
     generated_tokens: int
 
 
-class GeneratedText(Answer, kw_only=True):
+class TextResponse(Answer, kw_only=True):
     """The answer of `generate`, and one event of `generate_stream`; the last event has `done` true and the details."""
 
     id: str | UnsetType = UNSET

@@ -28,10 +28,10 @@ from service.protocols.open_inference.route import (
 from service.protocols.open_inference.schema import (
     STREAM_EXAMPLE,
     TEXT_REQUEST,
-    GeneratedText,
     TextDetails,
     TextInput,
     TextParameters,
+    TextResponse,
 )
 from service.schema import fields_of, read, shown
 from service.tasks.text_generation import process as text
@@ -60,7 +60,7 @@ class Generate(OpenInferenceRoute):
     paths = (f"{MODEL}/generate", f"{VERSION}/generate")
     description = "Parameters are members of `parameters`, or stand beside `text_input`."
     request_document = TEXT_REQUEST
-    answers: ClassVar[tuple[Any, ...]] = (GeneratedText,)
+    answers: ClassVar[tuple[Any, ...]] = (TextResponse,)
     responses = INFERENCE_ERRORS
     streams = False
 
@@ -69,7 +69,7 @@ class Generate(OpenInferenceRoute):
         sequences, head = await self.start(request)
         await sequences.run()
         (running,) = sequences.all
-        return GeneratedText(**head, text_output=running.text, details=_details(running))
+        return TextResponse(**head, text_output=running.text, details=_details(running))
 
     async def start(self, request: OpenInferenceRequest) -> tuple[Sequences, dict[str, Any]]:
         """Begin to generate; return the sequence and the members that every answer begins with.
@@ -86,7 +86,7 @@ class GenerateStream(Generate):
 
     paths = (f"{MODEL}/generate_stream", f"{VERSION}/generate_stream")
     description = "One event for each piece of text; the last has `done` true."
-    answers = ()
+    answers: ClassVar[tuple[Any, ...]] = ()
     responses = {
         **INFERENCE_ERRORS,
         200: {
@@ -110,7 +110,7 @@ class _Events(EventAnswer):
         async def send(running: Running, piece: Piece) -> None:
             is_done = running.finish_reason is not None
             details = _details(running) if is_done else UNSET
-            event = GeneratedText(**self.head, text_output=piece.text, done=is_done, details=details)
+            event = TextResponse(**self.head, text_output=piece.text, done=is_done, details=details)
             await events.send(encode_json(event))
 
         try:
