@@ -32,7 +32,7 @@ class ListedModel(Answer):
 
 
 class ModelList(Answer):
-    """Every model version that this service was started or told to serve."""
+    """Every model version that this service serves, or failed to."""
 
     object: Literal["list"]
     data: list[ListedModel]

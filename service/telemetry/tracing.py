@@ -50,7 +50,7 @@ def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ
         if settings.otel_endpoint:
             raise StartupError(f"{missing}; otel_endpoint needs the extra `otel`.") from error
         # The variables may be meant for another program.
-        log.warning("requests are not traced although OTEL_ variables ask for it: %s", missing)
+        log.warning("requests are not traced although OTEL_ variables are set: %s", missing)
         return None
     tracing: Tracing = spans.open_spans(settings.otel_endpoint, environment)
     return tracing

@@ -144,7 +144,7 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[object], data: An
     check_datatype(name, datatype)
     sizes = check_shape(name, shape)
     if datatype in RAW_ONLY:
-        raise _refusal(name, f"{datatype} travels as raw bytes only; use the binary tensor data extension")
+        raise _refusal(name, f"{datatype} is accepted only as raw bytes; use the binary tensor data extension")
     if not isinstance(data, simdjson.Array):
         raise _refusal(name, "its data must be an array")
     if datatype in ("BYTES", "BOOL"):
@@ -200,15 +200,15 @@ def json_data(tensor: Tensor) -> Any:
     Raises: InvalidParameter where JSON cannot say them.
     """
     if tensor.datatype in RAW_ONLY:
-        raise _refusal(tensor.name, f"{tensor.datatype} has no form in JSON; ask for it with binary_data")
+        raise _refusal(tensor.name, f"{tensor.datatype} has no form in JSON; request it with binary_data")
     if tensor.datatype == "BYTES":
         try:
             return [str(string, "utf-8") for string in unpack_strings(tensor.name, tensor.raw, tensor.num_elements)]
         except UnicodeDecodeError as error:
-            raise _refusal(tensor.name, "its bytes are no UTF-8 text; ask for it with binary_data") from error
+            raise _refusal(tensor.name, "its bytes are no UTF-8 text; request it with binary_data") from error
     array = np.frombuffer(tensor.raw, NUMPY_DTYPES[tensor.datatype].newbyteorder("<"))
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _refusal(tensor.name, "it holds NaN or infinity, which JSON cannot write; ask for it with binary_data")
+        raise _refusal(tensor.name, "it holds NaN or infinity, which JSON cannot write; request it with binary_data")
     return array
 
 

@@ -120,7 +120,7 @@ def _check(parameters: CompletionParameters) -> None:
     num_sequences = len(parameters.prompt) * parameters.n
     if num_sequences > MAX_SEQUENCES:
         raise InvalidParameter(
-            f"prompt and n ask for {num_sequences} answers; at most {MAX_SEQUENCES} are allowed.", parameter="n"
+            f"prompt and n make {num_sequences} answers; at most {MAX_SEQUENCES} are allowed.", parameter="n"
         )
     if parameters.best_of not in (None, parameters.n):
         raise InvalidParameter(

@@ -175,7 +175,7 @@ def test_a_call_arrives_at_the_collector_too(
     assert not collector.named("ServerLive")
 
 
-def test_a_call_is_told_its_span(observed: RunningService) -> None:
+def test_a_call_returns_its_span(observed: RunningService) -> None:
     with grpc.insecure_channel(observed.grpc_address) as channel:
         method = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
         _, call = method.with_call(b"", metadata=(("traceparent", CALLER),))

@@ -77,7 +77,7 @@ class Calls:
     ) -> grpc.RpcMethodHandler:
         """A handler of one message for one; a probe is answered also while other calls are refused.
 
-        `answer` may raise ServiceError; when the caller leaves, its context is told first, then it is cancelled.
+        `answer` may raise ServiceError; when the caller leaves, its context is notified first, then it is cancelled.
         """
 
         async def handle(_messages: object, context: Context) -> bytes:
@@ -142,7 +142,7 @@ class Calls:
         *,
         is_probe: bool = False,
     ) -> Done:
-        """Answer a request; when cancelled, its context is told before the work is cancelled.
+        """Answer a request; when cancelled, its context is notified before the work is cancelled.
 
         Raises: ShuttingDown, and whatever `answer` raises.
         """

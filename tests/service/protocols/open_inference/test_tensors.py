@@ -173,8 +173,8 @@ def test_half_precision_has_no_form_in_json(http: httpx.Client, datatype: str) -
     given_in_json = {"name": "x", "datatype": datatype, "shape": [1, 1], "data": [1.0]}
     body, headers = in_raw([Tensor("x", datatype, (1, 1), b"\0\0")])
 
-    assert_error(http.post(infer, json={"inputs": [given_in_json]}), 400, "raw bytes only")
-    assert_error(http.post(infer, content=body, headers=headers), 400, "ask for it with binary_data")
+    assert_error(http.post(infer, json={"inputs": [given_in_json]}), 400, "only as raw bytes")
+    assert_error(http.post(infer, content=body, headers=headers), 400, "request it with binary_data")
 
 
 def test_strings_that_are_no_texts_are_refused(http: httpx.Client) -> None:

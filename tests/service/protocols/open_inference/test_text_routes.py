@@ -120,7 +120,7 @@ def test_other_models_are_refused(text_generation_client: httpx.Client, end: str
     assert_error(text_generation_client.post(f"/v2/models/tiny-transformer/{end}", content=b"["), 400, "JSON")
 
 
-def test_an_error_amid_a_stream_is_an_event(text_generation_client: httpx.Client) -> None:
+def test_an_error_during_a_stream_is_an_event(text_generation_client: httpx.Client) -> None:
     body = {"text_input": "a", "parameters": GREEDY | {"max_tokens": 120}}
     told: list[Any] = []
     for attempt in range(40):  # until a deadline passes between the first token and the last

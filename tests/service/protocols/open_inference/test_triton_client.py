@@ -92,9 +92,7 @@ def test_it_codes_bodies_in_both_directions(
     )
 
 
-def test_it_asks_for_classes_of_encoded_pictures(
-    server: triton.InferenceServerClient, network: LinearClassifier
-) -> None:
+def test_it_gets_classes_of_encoded_images(server: triton.InferenceServerClient, network: LinearClassifier) -> None:
     images = network.images(2)
     pictures = triton.InferInput("image", [2, 1], "BYTES")
     pictures.set_data_from_numpy(np.array([[encoded(image)] for image in images], object))
@@ -119,7 +117,7 @@ def test_it_infers_side_by_side(service: RunningService, network: LinearClassifi
     np.testing.assert_allclose(results, network.outputs(images)["probabilities"], atol=TOLERANCE)
 
 
-def test_it_is_told_what_is_wrong(server: triton.InferenceServerClient, network: LinearClassifier) -> None:
+def test_it_raises_errors_with_their_status(server: triton.InferenceServerClient, network: LinearClassifier) -> None:
     with pytest.raises(InferenceServerException, match="'nobody'") as unknown:
         server.infer("nobody", [image_input(network.images(1))])
     with pytest.raises(InferenceServerException, match="takes") as misfit:

@@ -72,7 +72,7 @@ def test_an_error_of_ours_ends_the_call_with_its_message(error: ServiceError, co
     asyncio.run(main())
 
 
-def test_a_full_queue_tells_when_to_come_back() -> None:
+def test_a_full_queue_says_when_to_come_back() -> None:
     async def refuse(*_arguments: object) -> InferResult:
         raise QueueFull("Full.", retry_after_seconds=2.4)
 
@@ -158,7 +158,7 @@ class Endless:
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-def test_work_whose_caller_leaves_is_told_so_before_it_is_cancelled(how: str) -> None:
+def test_when_the_caller_leaves_the_work_is_told_before_it_is_cancelled(how: str) -> None:
     endless = Endless()
 
     async def main() -> None:
@@ -220,7 +220,7 @@ def test_what_is_no_message_is_refused(message: bytes | None, quoted: str) -> No
     asyncio.run(main())
 
 
-def test_metrics_tell_method_status_model_and_bytes() -> None:
+def test_metrics_have_method_status_model_and_bytes() -> None:
     async def main() -> None:
         async with serving(echo) as served:
             sent = big(1000)
@@ -236,7 +236,7 @@ def test_metrics_tell_method_status_model_and_bytes() -> None:
     asyncio.run(main())
 
 
-def test_only_faults_of_ours_are_logged_unless_all_calls_are_wanted(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_errors_of_the_service_are_logged_unless_the_access_log_is_on(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "service.access")
 
     async def main() -> None:
@@ -333,7 +333,7 @@ def test_health_is_that_of_the_engine() -> None:
     asyncio.run(main())
 
 
-def test_who_watches_health_is_told_of_every_change() -> None:
+def test_a_health_watch_sees_every_change() -> None:
     async def main() -> None:
         async with serving(echo) as served:
             watch = served.channel.unary_stream(f"/{HEALTH}/Watch")

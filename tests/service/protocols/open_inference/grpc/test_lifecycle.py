@@ -126,6 +126,6 @@ def test_a_reserved_port_is_for_servers_that_share_it() -> None:
                 assert peer == client.getsockname()
 
 
-def test_an_address_of_the_sixth_version_is_told_in_brackets() -> None:
+def test_an_ipv6_address_is_written_in_brackets() -> None:
     with reserve("::1", 0) as address:
         assert address.startswith("[::1]:")

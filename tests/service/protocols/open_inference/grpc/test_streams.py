@@ -96,7 +96,7 @@ def test_what_is_no_message_is_answered_and_the_stream_goes_on() -> None:
     asyncio.run(main())
 
 
-def test_who_asks_for_it_gets_the_first_error_as_the_end_of_the_stream() -> None:
+def test_a_client_may_have_the_first_error_end_the_stream() -> None:
     async def main() -> None:
         async with serving(picky) as served:
             call = served.stream(metadata=(("triton_grpc_error", "true"),))
@@ -111,7 +111,7 @@ def test_who_asks_for_it_gets_the_first_error_as_the_end_of_the_stream() -> None
     asyncio.run(main())
 
 
-def test_requests_of_a_stream_are_worked_on_side_by_side_up_to_a_bound() -> None:
+def test_requests_of_a_stream_run_concurrently_up_to_a_bound() -> None:
     async def main() -> None:
         waiting = Waiting()
         async with serving(waiting) as served:
@@ -135,7 +135,7 @@ async def _write_many(call: Any, count: int) -> None:
     await call.done_writing()
 
 
-def test_all_that_a_stream_asked_for_is_cancelled_when_its_caller_leaves() -> None:
+def test_all_requests_of_a_stream_are_cancelled_when_its_caller_leaves() -> None:
     async def main() -> None:
         waiting = Waiting()
         async with serving(waiting) as served:
@@ -158,7 +158,7 @@ async def _ends_unavailable(served: Served, call: Any) -> None:
     assert served.drain.num_in_flight == 0
 
 
-def test_a_stopping_server_answers_what_a_stream_asked_and_ends_it() -> None:
+def test_a_stopping_server_answers_pending_requests_and_ends_the_stream() -> None:
     async def main() -> None:
         waiting = Waiting()
         async with serving(waiting) as served:

@@ -87,7 +87,7 @@ def test_raw_tensors_pass_unchanged_to_a_request_and_from_an_answer(
     assert not output.HasField("contents")
 
 
-def test_what_is_wanted_and_parameters_are_read() -> None:
+def test_requested_outputs_and_parameters_are_read() -> None:
     request = asking("UINT8", [2], id="7", raw_input_contents=[b"ab"])
     request.parameters["timeout"].int64_param = 5
     request.parameters["priority"].uint64_param = 2

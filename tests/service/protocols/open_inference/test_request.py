@@ -133,8 +133,8 @@ def test_inputs_may_be_json_and_raw_in_one_request() -> None:
         ("FP32", None, "numbers"),
         ("BOOL", 1, "true or false"),
         ("BYTES", 1, "texts"),
-        ("FP16", 1, "raw bytes only"),
-        ("BF16", 1, "raw bytes only"),
+        ("FP16", 1, "only as raw bytes"),
+        ("BF16", 1, "only as raw bytes"),
         ("FLOAT", 1, "known are BOOL"),
     ],
 )
