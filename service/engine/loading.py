@@ -83,7 +83,9 @@ def load_version(
     decoder = None
     if manifest.task == "text-generation":
         decoder = load_decoder(files, settings, device)
-        # The graph that explains is seldom asked: one instance, and no second copy of the weights.
+        # The graph that explains is seldom asked: one instance, and no second copy of the weights. It runs on the CPU,
+        # as ONNX Runtime's CUDA kernel of Attention does not give the attention weights.
+        device = Device("cpu")
         settings = settings.model_copy(update={"instances": 1, "threads": settings.threads or 1})
     graphs = {}
     for name, graph in manifest.graphs.items():
