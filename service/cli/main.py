@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +16,11 @@ from typer.core import TyperGroup
 
 from service import __version__
 from service.cli.client import BadUsage, CommandFailed
-from service.cli.complete import complete
-from service.cli.generate import generate
 from service.cli.keys import keys_app
 from service.cli.models import check, models_app
-from service.cli.predict import predict
 from service.cli.serve import serve
-from service.cli.stylize import stylize
 from service.errors import StartupError
+from service.tasks.registry import FOLDERS
 
 REPOSITORY = "https://github.com/hotplate/hotplate"
 
@@ -78,7 +76,8 @@ app.command("serve")(serve)
 app.add_typer(models_app, name="models")
 app.command()(check)
 app.add_typer(keys_app, name="keys")
-for command in (predict, stylize, generate, complete):
-    app.command()(command)
+for command in FOLDERS.values():
+    module, _, function = command.partition(":")
+    app.command()(getattr(import_module(module), function))
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(context_settings=_PASSED_ON)(bench)

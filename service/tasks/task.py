@@ -7,7 +7,7 @@ verb, the parameters and the answers, from which the route table, OpenAPI and th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
@@ -51,7 +51,7 @@ class Task:
     """One task: what its models must have, and how it is reached.
 
     `graphs`: those that every model of the task has. `takes_images`: the Open Inference Protocol may send encoded
-    images in the place of pixels. `page`: its page in the playground. `command`: its command in `hotplate`.
+    images in the place of pixels. `page`: its page in the playground.
     """
 
     name: str
@@ -59,7 +59,6 @@ class Task:
     routes: tuple[type[TaskRoute], ...]
     takes_images: bool = False
     page: str = ""
-    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +337,7 @@ def _merged_bodies(bodies: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def routes_of(tasks: Sequence[Task], dependencies: Dependencies) -> list[Route]:
+def routes_of(tasks: Iterable[Task], dependencies: Dependencies) -> list[Route]:
     """The route table of all tasks; a verb that several have is one route."""
     by_verb: dict[tuple[str, str], list[TaskRoute]] = {}
     for task in tasks:

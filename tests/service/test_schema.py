@@ -13,7 +13,7 @@ from msgspec import Meta, inspect
 from service.errors import InvalidParameter
 from service.protocols.openai.schema import CompletionParameters
 from service.schema import Field, Parameters, fields_of, from_text, parse_value, properties, read, required
-from service.tasks.registry import TASKS
+from service.tasks.registry import all_tasks
 from service.tasks.text_generation.schema import GenerateParameters, TokensParameters
 
 
@@ -26,7 +26,11 @@ class Sample(Parameters):
 
 
 ALL = {
-    **{f"{task.name} {route.method} {route.verb}": route.parameters for task in TASKS for route in task.routes},
+    **{
+        f"{task.name} {route.method} {route.verb}": route.parameters
+        for task in all_tasks().values()
+        for route in task.routes
+    },
     "completions": CompletionParameters,
 }
 

@@ -14,7 +14,7 @@ from service.protocols.openai.schema import CompletionParameters
 from service.schema import Parameters, fields_of, read
 from service.tasks import image_generation as images
 from service.tasks import text_generation as texts
-from service.tasks.registry import TASKS
+from service.tasks.registry import all_tasks
 from service.tasks.task import PREFIX, ImagesRoute, JsonRoute, TaskRoute
 from service.telemetry.metrics import SECONDS
 from tests.fake_models.classification import LABELS, LinearClassifier
@@ -234,7 +234,7 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
             assert all(set(r["content"]) == {form} for r in problems)
 
 
-ROUTES_OF_TASKS = [route for task in TASKS for route in task.routes]
+ROUTES_OF_TASKS = [route for task in all_tasks().values() for route in task.routes]
 SHARED = {"generate", "embed"}  # verbs of several tasks, whose documents are merged
 
 
