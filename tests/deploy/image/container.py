@@ -41,7 +41,7 @@ class Started:
         done = command("podman", "logs", self.id, check=False)
         return done.stdout + done.stderr
 
-    def wait_until_ready(self, seconds: float = 90.0) -> Self:
+    def wait_until_ready(self, seconds: float = 240.0) -> Self:
         """Wait until every model is served."""
         until(lambda: answers(f"{self.url}/readyz"), self.logs, seconds)
         return self
