@@ -80,12 +80,12 @@ class Container(Started):
         self, image: str, *options: str, environment: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()
     ) -> None:
         port, self._grpc_port = free_port(), free_port()
-        told = {
+        given = {
             "HOTPLATE_HOST": "127.0.0.1",
             "HOTPLATE_PORT": str(port),
             "HOTPLATE_GRPC_PORT": str(self._grpc_port),
         } | dict(environment or {})
-        variables = [part for name, value in told.items() for part in ("--env", f"{name}={value}")]
+        variables = [part for name, value in given.items() for part in ("--env", f"{name}={value}")]
         run = ("podman", "run", "--detach", "--network", "host", *HARDENED, *options, *variables, image, *arguments)
         super().__init__(command(*run).stdout.strip(), f"http://127.0.0.1:{port}")
 
