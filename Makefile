@@ -8,6 +8,7 @@ BENCH ?= bench
 PYTHON ?= python3
 VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)".*/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 LOCK = $(BIN)/uv pip compile --quiet pyproject.toml --constraint constraints.txt --generate-hashes --no-annotate \
@@ -41,7 +42,7 @@ loadtest: $(BIN)/.developing ## Load a service with all models for a minute: tab
 	$(BIN)/python -m loadtests.load $(ARGS)
 
 image: ## Build the container image hotplate:cpu or hotplate:gpu (VARIANT) with docker
-	docker build --build-arg VARIANT=$(VARIANT) --build-arg REVISION=$$(git rev-parse --short HEAD) --tag hotplate:$(VARIANT) .
+	docker build --build-arg VARIANT=$(VARIANT) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short HEAD) --tag hotplate:$(VARIANT) .
 
 lock: $(BIN)/.developing ## Resolve anew what the images install
 	for variant in cpu gpu; do $(LOCK) --extra $$variant --extra otel --output-file service/requirements.$$variant.lock || exit 1; done

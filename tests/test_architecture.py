@@ -71,11 +71,25 @@ def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:
 
 @pytest.mark.parametrize("package", ["service/http", "service/tasks", "service/protocols"])
 def test_only_the_transport_of_the_engine_is_known_above_it(package: str) -> None:
-    inside = {
-        f"service.engine.{name}" for name in ("engine", "worker", "batching", "generation", "repository", "runtime")
-    }
+    inside = {f"service.engine.{name}" for name in ("engine", "batching", "generation", "repository", "runtime")}
 
     assert offending(package, inside | {"onnxruntime", "service.processes", "service.cli"}) == []
+
+
+ENGINE_LAYERS: dict[str, set[str]] = {
+    "transport": set(),
+    "runtime": {"transport"},
+    "batching": {"runtime", "transport"},
+    "generation": {"runtime", "transport"},
+    "repository": {"batching", "generation", "runtime", "transport"},
+}
+
+
+@pytest.mark.parametrize("layer", ENGINE_LAYERS)
+def test_the_layers_of_the_engine_import_downwards(layer: str) -> None:
+    above = set(ENGINE_LAYERS) - ENGINE_LAYERS[layer] - {layer}
+
+    assert offending(f"service/engine/{layer}", {f"service.engine.{name}" for name in (*above, "engine")}) == []
 
 
 def test_the_contract_needs_only_numpy_and_pillow_and_for_text_tokenizers() -> None:
@@ -92,7 +106,8 @@ def test_the_scheduler_decides_without_a_clock_or_io() -> None:
 
 
 def test_there_is_no_import_cycle() -> None:
-    graph = {module_name(file): set(imports(file)) for package in PACKAGES for file in modules(package)}
+    files = {module_name(file): file for package in PACKAGES for file in modules(package)}
+    graph = {name: set(imported_modules(file, files)) for name, file in files.items()}
 
     def visit(module: str, path: tuple[str, ...]) -> None:
         assert module not in path, " -> ".join((*path, module))
@@ -107,8 +122,8 @@ def test_there_is_no_import_cycle() -> None:
 
 
 def test_the_service_runs_without_torch_in_memory() -> None:
-    parts = "service.cli.main, service.processes.supervisor, service.processes.api_process, service.engine.worker"
-    code = f"import sys, {parts}; print('torch' in sys.modules)"
+    parts = ("cli.main", "processes.supervisor", "processes.api_process", "processes.engine_process")
+    code = f"import sys, {', '.join(f'service.{part}' for part in parts)}; print('torch' in sys.modules)"
 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
 

@@ -48,7 +48,7 @@ class ModelCard(BaseModel):
     device: str
     execution_providers: list[str]
     batching: dict[str, Any]
-    golden: dict[str, float]
+    golden: dict[str, float | None]
     load_seconds: float
     config: dict[str, Any]
     statistics: dict[str, float]

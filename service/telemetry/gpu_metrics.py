@@ -1,7 +1,7 @@
-"""Utilisation, memory and power of the GPU that the engine computes on, read through NVML where that can be had.
+"""Utilisation, memory and power of the engine's GPU, read through NVML where it is available.
 
-NVML numbers GPUs by their place on the bus and knows nothing of `CUDA_VISIBLE_DEVICES`, which says whose number CUDA's
-is. A service without a GPU never imports this.
+NVML numbers GPUs by their position on the bus and ignores `CUDA_VISIBLE_DEVICES`, which CUDA's numbers depend on. A
+service without a GPU never imports this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WATTS_PER_MILLIWATT = 1e-3
 
 
 class Gpu:
-    """One GPU, its gauges bound once; what it cannot tell (a MIG instance has no utilisation) is left out."""
+    """One GPU and its gauges; values that it does not report (a MIG instance has no utilisation) are left out."""
 
     def __init__(self, nvml: Any, handle: Any, index: int, metrics: Metrics) -> None:
         self._nvml = nvml
@@ -34,7 +34,7 @@ class Gpu:
         self._power = metrics.gpu_power_watts, labels
 
     def report(self) -> None:
-        """Set the gauges to what NVML says now."""
+        """Set the gauges to the current values."""
         nvml, handle = self._nvml, self._handle
         self._set(self._utilization, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100)
         self._set(self._used, lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used)
@@ -51,7 +51,7 @@ class Gpu:
 
 
 def open_gpu(metrics: Metrics, cuda_index: int, environment: Mapping[str, str] = os.environ) -> Gpu | None:
-    """Open the GPU that CUDA gives this number; None, and a line in the log, where NVML cannot be had."""
+    """Open the GPU with this CUDA index; None, and a line in the log, where NVML is not available."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
@@ -69,9 +69,9 @@ def open_gpu(metrics: Metrics, cuda_index: int, environment: Mapping[str, str] =
 
 
 def nvml_name(cuda_index: int, visible: str | None) -> int | str:
-    """NVML's number or UUID of the GPU that is `cuda_index` to CUDA, given `CUDA_VISIBLE_DEVICES`.
+    """NVML's index or UUID of the GPU with this CUDA index, given `CUDA_VISIBLE_DEVICES`.
 
-    Numbers in there count as NVML does where GPUs are alike, or `CUDA_DEVICE_ORDER` is `PCI_BUS_ID`.
+    The indices in that variable are NVML's where all GPUs are alike, or `CUDA_DEVICE_ORDER` is `PCI_BUS_ID`.
     """
     entries = [entry.strip() for entry in (visible or "").split(",") if entry.strip()]
     if cuda_index >= len(entries):
@@ -81,7 +81,7 @@ def nvml_name(cuda_index: int, visible: str | None) -> int | str:
 
 
 async def report_gpu(metrics: Metrics, cuda_index: int) -> None:
-    """Keep the gauges of a GPU up to date, for ever."""
+    """Keep the gauges of a GPU up to date until cancelled."""
     gpu = await asyncio.to_thread(open_gpu, metrics, cuda_index)
     while gpu is not None:
         await asyncio.to_thread(gpu.report)

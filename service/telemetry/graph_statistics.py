@@ -1,7 +1,7 @@
-"""Counts what one graph does, in the way of the Open Inference Protocol's statistics, so that the parts add up exactly.
+"""The statistics of one graph as the Open Inference Protocol defines them; the parts of a time add up exactly.
 
-A request's time is cut at four moments: it waits, its first batch is handed over, computed, and its last one's rows are
-joined. Rows that came from the cache are answered, not computed.
+A request waits in the queue, its first batch is handed over, its batches are computed, and its rows are joined. Rows
+from the cache are answered, not computed.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class _Total:
         self.count += 1
         self.ns += ns
 
-    def frozen(self) -> Duration:
+    def snapshot(self) -> Duration:
         return Duration(self.count, self.ns)
 
 
 @dataclass(slots=True)
 class _Parts:
-    """What waits, is handed over, is computed and is joined."""
+    """The four parts of a time: queue, input, inference, output."""
 
     parts: tuple[_Total, ...] = field(default_factory=lambda: tuple(_Total() for _ in range(4)))
 
     def add(self, moments: Sequence[float]) -> int:
-        """Add the time between five moments in seconds; return the whole in nanoseconds."""
+        """Add the times between five moments in seconds; return their sum in nanoseconds."""
         stamps = [round((moment - moments[0]) * 1e9) for moment in moments]
         for i in range(1, len(stamps)):
             stamps[i] = max(stamps[i - 1], stamps[i])  # an event loop's clock may lag behind a thread's
@@ -59,50 +59,50 @@ class GraphRecord:
         self._batches: dict[int, _Parts] = {}
 
     def answered(self, num_rows: int, moments: Sequence[float]) -> None:
-        """Count a request whose rows were computed: when it arrived, left, began, ended and was answered."""
+        """Count a computed request by the moments when it arrived, was dispatched, started, ended and was answered."""
         self._last_seconds = self._clock()
         self._num_rows += num_rows
         self._success.add(self._requests.add(moments))
 
     def failed(self, seconds: float) -> None:
-        """Count a request that got an error, which may also be a refusal."""
+        """Count a request that failed or was refused."""
         self._last_seconds = self._clock()
         self._fail.add(max(0, round(seconds * 1e9)))
 
     def computed(self, num_rows: int, moments: Sequence[float]) -> None:
-        """Count a batch: when it left, began, ended and was given back."""
+        """Count a batch by the moments when it was dispatched, started, ended and was returned."""
         self._num_batches += 1
         self._batches.setdefault(num_rows, _Parts()).add((moments[0], *moments))
 
-    def found(self, seconds: float) -> None:
-        """Count a request that the cache answered."""
+    def cache_hit(self, seconds: float) -> None:
+        """Count a request that was answered from the cache."""
         self._last_seconds = self._clock()
         ns = max(0, round(seconds * 1e9))
         self._cache_hit.add(ns)
         self._success.add(ns)
 
-    def missed(self, seconds: float) -> None:
-        """Count a request that the cache did not know, and the time it took to find out."""
+    def cache_miss(self, seconds: float) -> None:
+        """Count a request that was not in the cache, and the time of the look-up."""
         self._cache_miss.add(max(0, round(seconds * 1e9)))
 
     def snapshot(self) -> GraphStatistics:
-        """The counts as they are now."""
-        queue, given, inferred, joined = (part.frozen() for part in self._requests.parts)
+        """The current counts."""
+        queue, compute_input, compute_infer, compute_output = (part.snapshot() for part in self._requests.parts)
         return GraphStatistics(
             last_inference_ms=round(self._last_seconds * 1e3),
             inference_count=self._num_rows,
             execution_count=self._num_batches,
-            success=self._success.frozen(),
-            fail=self._fail.frozen(),
+            success=self._success.snapshot(),
+            fail=self._fail.snapshot(),
             queue=queue,
-            compute_input=given,
-            compute_infer=inferred,
-            compute_output=joined,
-            cache_hit=self._cache_hit.frozen(),
-            cache_miss=self._cache_miss.frozen(),
+            compute_input=compute_input,
+            compute_infer=compute_infer,
+            compute_output=compute_output,
+            cache_hit=self._cache_hit.snapshot(),
+            cache_miss=self._cache_miss.snapshot(),
             batches=tuple(_batch(size, parts) for size, parts in sorted(self._batches.items())),
         )
 
 
 def _batch(size: int, parts: _Parts) -> BatchStatistics:
-    return BatchStatistics(size, *(part.frozen() for part in parts.parts[1:]))
+    return BatchStatistics(size, *(part.snapshot() for part in parts.parts[1:]))

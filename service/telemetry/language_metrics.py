@@ -1,6 +1,6 @@
 """The metrics of one language model, with their labels bound once, and its counts since the start.
 
-A step touches each of them at most once, however many texts it continues. It does not know what a step does.
+A step updates each of them at most once, however many texts it continues.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RATE_SECONDS = 10.0
 
 
 class Text(Protocol):
-    """What is asked of a text: when it arrived, and when its latest token came (0 for none)."""
+    """A text as far as it is measured: its arrival, and the time of its latest token (0 for none)."""
 
     arrival: float
     last_token_at: float
@@ -57,7 +57,7 @@ class Rate:
 
 
 class LanguageMetrics:
-    """What the engine counts of one language model."""
+    """The metrics and the counts of one language model."""
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         labels = (model, version)
@@ -112,7 +112,7 @@ class LanguageMetrics:
         self.num_generated_tokens += count
 
     def count_prompt(self, num_tokens: int, num_reused: int, queue_seconds: float) -> None:
-        """Count an admitted prompt, which waited so long for its slot."""
+        """Count a prompt that was given a slot, and how long it waited for it."""
         self._queue_seconds.observe(queue_seconds)
         self._prompt_tokens.inc(num_tokens)
         self._prefix_queries.inc(num_tokens)
@@ -130,7 +130,7 @@ class LanguageMetrics:
         self.ends[reason] += 1
 
     def gauge(self, num_running: int, num_waiting: int, used_ratio: float) -> None:
-        """Say how much there is to do now."""
+        """Set the gauges of the current load."""
         self.num_running, self.num_waiting = num_running, num_waiting
         if self._gauged is None or self._gauged[:2] != (num_running, num_waiting):
             self._running.set(num_running)
@@ -154,7 +154,7 @@ class LanguageMetrics:
 
 
 def observe_many(histogram: Histogram, value: float, count: int) -> None:
-    """Observe one value several times at the price of once; the client library has only the single call."""
+    """Observe one value several times at the cost of one; the client library has no such call."""
     if count == 1:
         histogram.observe(value)
         return

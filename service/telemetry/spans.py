@@ -19,7 +19,7 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service import __version__
-from service.engine.batching.batches import InferenceTiming
+from service.engine.transport.messages import InferenceTiming
 from service.http.request_context import RequestContext
 
 CLOSE_SECONDS = 3.0

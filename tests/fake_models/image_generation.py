@@ -1,4 +1,4 @@
-"""Builds a small real GAN and a small real VAE in ONNX, whose pictures NumPy can tell: what the tests of drawing serve.
+"""Builds a small GAN and a small VAE in ONNX, whose images NumPy can compute: what image generation is tested with.
 
 A picture is grey plus a sum of patterns, one for each latent number, and the decoders add the terms one by one: each
 row is computed alike in every batch, and NumPy gives the same pixels to the last bit. The patterns are orthogonal, so
@@ -58,14 +58,14 @@ _SIGNATURES = {
 }
 
 
-class TinyDrawer:
+class TinyImageGenerator:
     """The weights of a generator: the same network in NumPy as in its graphs."""
 
-    def __init__(self, *, has_encoder: bool, is_conditional: bool, num_burdens: int = 0, seed: int = 0) -> None:
+    def __init__(self, *, has_encoder: bool, is_conditional: bool, num_slow_layers: int = 0, seed: int = 0) -> None:
         generator = np.random.default_rng(seed)
         self.has_encoder = has_encoder
         self.is_conditional = is_conditional
-        self.num_burdens = num_burdens
+        self.num_slow_layers = num_slow_layers
         orthogonal = np.linalg.qr(generator.normal(size=(NUM_PIXELS, NUM_LATENTS)))[0].T
         self.patterns = (orthogonal * 0.5).astype(np.float32)  # so faint that few pixels end up black or white
         self.shades = generator.uniform(-0.1, 0.1, (len(LABELS), NUM_PIXELS)).astype(np.float32)
@@ -165,18 +165,18 @@ class TinyDrawer:
                 helper.make_node("Add", [sum_name, f"part{index}"], [f"sum{index}"]),
             ]
             sum_name = f"sum{index}"
-        for index in range(self.num_burdens):  # adds 0, at the cost of a product of two large matrices a row
+        for index in range(self.num_slow_layers):  # adds 0, at the cost of a product of two large matrices a row
             nodes += [
                 helper.make_node("ReduceMean", [sum_name, "last_axis"], [f"average{index}"], keepdims=1),
                 helper.make_node("Unsqueeze", [f"average{index}", "last_axis"], [f"spread{index}"]),
-                helper.make_node("Mul", [f"spread{index}", "burden"], [f"scaled{index}"]),
-                helper.make_node("MatMul", [f"scaled{index}", "burden"], [f"product{index}"]),
+                helper.make_node("Mul", [f"spread{index}", "slow_weights"], [f"scaled{index}"]),
+                helper.make_node("MatMul", [f"scaled{index}", "slow_weights"], [f"product{index}"]),
                 helper.make_node("ReduceMean", [f"product{index}", "plane_axes"], [f"mean{index}"], keepdims=0),
                 helper.make_node("Unsqueeze", [f"mean{index}", "last_axis"], [f"column{index}"]),
                 helper.make_node("Mul", [f"column{index}", "zero"], [f"nothing{index}"]),
-                helper.make_node("Add", [sum_name, f"nothing{index}"], [f"burdened{index}"]),
+                helper.make_node("Add", [sum_name, f"nothing{index}"], [f"slowed{index}"]),
             ]
-            sum_name = f"burdened{index}"
+            sum_name = f"slowed{index}"
         if self.is_conditional:
             nodes.append(helper.make_node("Add", [sum_name, "shade"], ["shaded"]))
             sum_name = "shaded"
@@ -251,7 +251,7 @@ class TinyDrawer:
             | {
                 "grey": np.full((1, NUM_PIXELS), 0.5, np.float32),
                 "shades": self.shades,
-                "burden": np.full((400, 400), 1 / 400, np.float32),
+                "slow_weights": np.full((400, 400), 1 / 400, np.float32),
                 "last_axis": np.array([1]),
                 "plane_axes": np.array([1, 2]),
                 "sample_axis": np.array([1]),
@@ -339,18 +339,22 @@ class TinyDrawer:
         write_manifest(folder, Manifest(name=name, version=version, graphs=graphs, **(fields | manifest)))
 
 
-def write_gan(repository: Path, name: str = "tiny-gan", *, num_burdens: int = 0, **manifest: Any) -> TinyDrawer:
-    """Write a version of a GAN, drawn by label; each burden makes a row of its decoder some milliseconds slower."""
-    drawer = TinyDrawer(has_encoder=False, is_conditional=True, num_burdens=num_burdens)
-    drawer.write(repository, name, **manifest)
-    return drawer
+def write_gan(
+    repository: Path, name: str = "tiny-gan", *, num_slow_layers: int = 0, **manifest: Any
+) -> TinyImageGenerator:
+    """Write a version of a GAN; each slow layer makes a row of its decoder some milliseconds slower."""
+    image_generator = TinyImageGenerator(has_encoder=False, is_conditional=True, num_slow_layers=num_slow_layers)
+    image_generator.write(repository, name, **manifest)
+    return image_generator
 
 
-def write_vae(repository: Path, name: str = "tiny-vae", *, is_conditional: bool = False, **manifest: Any) -> TinyDrawer:
+def write_vae(
+    repository: Path, name: str = "tiny-vae", *, is_conditional: bool = False, **manifest: Any
+) -> TinyImageGenerator:
     """Write a version of a VAE; only its prior knows labels, unless it is conditional."""
-    drawer = TinyDrawer(has_encoder=True, is_conditional=is_conditional, seed=1)
-    drawer.write(repository, name, **manifest)
-    return drawer
+    image_generator = TinyImageGenerator(has_encoder=True, is_conditional=is_conditional, seed=1)
+    image_generator.write(repository, name, **manifest)
+    return image_generator
 
 
 def _prior_nodes() -> list[Any]:

@@ -45,7 +45,7 @@ _STATISTICS = tuple(
 )
 
 
-class TinyPainter:
+class TinyStylizer:
     """The weights of a stylizer: the same network in NumPy as in its three graphs."""
 
     def __init__(self, styles: tuple[str, ...] = STYLES, seed: int = 0) -> None:
@@ -173,9 +173,9 @@ class TinyPainter:
         }
 
 
-def write_painter(
+def write_stylizer(
     repository: Path,
-    name: str = "tiny-painter",
+    name: str = "tiny-stylizer",
     version: str = "1",
     *,
     styles: tuple[str, ...] = STYLES,
@@ -185,19 +185,19 @@ def write_painter(
     max_batch_size: int = 4,
     max_batch_elements: int | None = None,
     **manifest: Any,
-) -> TinyPainter:
+) -> TinyStylizer:
     """Write a complete version folder `<name>/<version>`; return the network, whose twin tells what it paints.
 
     Without `max_batch_elements` a batch holds four pictures of the most pixels.
     """
-    painter = TinyPainter(styles)
+    stylizer = TinyStylizer(styles)
     folder = repository / name / version
     folder.mkdir(parents=True)
     graphs = {}
     for graph in ("model", "statistics", "tile"):
-        content = painter.onnx(graph)
+        content = stylizer.onnx(graph)
         (folder / f"{graph}.onnx").write_bytes(content)
-        inputs, outputs = painter.signature(graph)
+        inputs, outputs = stylizer.signature(graph)
         graphs[graph] = Graph(
             file=f"{graph}.onnx",
             sha256=sha256_hex(content),
@@ -205,7 +205,7 @@ def write_painter(
             outputs=outputs,
             max_batch_elements=max_batch_elements or 4 * 3 * max_pixels,
         )
-    write_golden(folder, painter.golden())
+    write_golden(folder, stylizer.golden())
     stylization = Stylization(
         styles=tuple(Style(name=style, thumbnail=f"{style}.jpg") for style in styles),
         stride=STRIDE,
@@ -222,7 +222,7 @@ def write_painter(
         "stylization": stylization,
     }
     write_manifest(folder, Manifest(name=name, version=version, graphs=graphs, **(fields | manifest)))
-    return painter
+    return stylizer
 
 
 def _layer_nodes(layer: int, *, is_given: bool) -> list[Any]:

@@ -1,1 +1,1 @@
-"""Requests to batches."""
+"""Dynamic batching: requests of many callers become batches."""

@@ -1,7 +1,7 @@
 """The queue and the batches of one graph, driven by arrivals, completions and time.
 
-It owns the order of events; every decision is made in `scheduling.py`, every computation by the instances that it is
-given. It lives in the engine's event loop, has no thread of its own and knows neither sockets nor ONNX Runtime.
+Decisions are made in `scheduling.py`, computations by the instances. It runs in the engine's event loop and knows
+neither sockets nor ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Protocol
 
 from models.manifest import TensorSpec
 from service.engine.batching import scheduling
-from service.engine.batching.batches import BatchBuffer, InferenceTiming, Request
-from service.engine.batching.pool import Pool
-from service.engine.batching.scheduling import Backlog, Cost, Dispatch, Limits
-from service.engine.runtime.instance import BatchOutcome
+from service.engine.batching.batches import BatchBuffer, Request
+from service.engine.batching.instance import BatchOutcome
+from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Cost, Dispatch, Limits
+from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics
 
 
 class Instance(Protocol):
-    """Something that computes one batch at a time and calls back in the event loop."""
+    """Computes one batch at a time and calls back in the event loop."""
 
     def start(self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
         """Compute the batch, then call `on_done`."""
@@ -31,11 +31,11 @@ class Timer(Protocol):
     """A pending call."""
 
     def cancel(self) -> None:
-        """Never make the call."""
+        """Do not make the call."""
 
 
 class Scheduler(Protocol):
-    """The part of an event loop that a batcher needs: a clock and later calls."""
+    """The part of an event loop that a batcher needs: a clock and delayed calls."""
 
     def time(self) -> float:
         """Now, in seconds, monotonic."""
@@ -44,13 +44,56 @@ class Scheduler(Protocol):
         """Call back at a time."""
 
     def call_soon(self, callback: Callable[[], None]) -> object:
-        """Call back in the next turn."""
+        """Call back in the next iteration of the loop."""
+
+
+class Pool:
+    """The instances that several batchers share, by their index; the batcher with the oldest request goes first.
+
+    `drift` is the ratio of real to expected batch times, the same for all.
+    """
+
+    def __init__(self, num_instances: int) -> None:
+        self.idle = deque(range(num_instances))
+        self.drift = 1.0
+        self._batchers: list[Batcher] = []
+
+    def join(self, batcher: Batcher) -> None:
+        """Let a batcher use the instances."""
+        self._batchers.append(batcher)
+
+    def leave(self, batcher: Batcher) -> None:
+        """Remove a batcher that is idle."""
+        self._batchers.remove(batcher)
+
+    def release(self, index: int, batcher: Batcher) -> None:
+        """Take an instance back from a batcher, and give it to the one whose request has waited longest."""
+        self.idle.append(index)
+        if len(self._batchers) > 1:
+            waiting = [
+                other for other in self._batchers if other is not batcher and other.oldest_arrival < float("inf")
+            ]
+            for each in sorted([batcher, *waiting], key=lambda each: each.oldest_arrival):
+                each.pump()
+        else:
+            batcher.pump()
+
+    def backlog_beside(self, batcher: Batcher) -> Backlog:
+        """The work of all the other batchers."""
+        if len(self._batchers) <= 1:
+            return NO_BACKLOG
+        others = [other.backlog for other in self._batchers if other is not batcher]
+        return Backlog(
+            sum(other.rows for other in others),
+            sum(other.num_bytes for other in others),
+            sum(other.seconds for other in others),
+        )
 
 
 class Batcher:
-    """Batches the requests of one graph across callers, or those of one shape, where the graph's rows vary in size.
+    """Batches the requests of one graph across callers or, where the graph's rows vary in size, those of one shape.
 
-    It may share the turns of a pool with others; `all_waiting_rows` is then what the graph's queue depth is taken from.
+    It may share a pool of instances with others; `all_waiting_rows` then counts the rows that wait in all of them.
     """
 
     def __init__(
@@ -72,7 +115,7 @@ class Batcher:
         self._scheduler = scheduler
         self._metrics = metrics
         self._all_waiting_rows = all_waiting_rows
-        # One buffer fills; there will be one more for each running batch.
+        # One buffer is being filled; there is one more for each running batch.
         self._filling = BatchBuffer(inputs, limits.max_batch_size)
         self._free: list[BatchBuffer] = []
         self._num_buffers = 1
@@ -89,7 +132,7 @@ class Batcher:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing waits or is being computed."""
+        """Whether nothing is waiting or being computed."""
         return not (self._waiting or self.computing_rows)
 
     @property
@@ -99,18 +142,18 @@ class Batcher:
 
     @property
     def oldest_arrival(self) -> float:
-        """When the request arrived that waits longest; infinite where none waits."""
+        """The arrival of the request that has waited longest; infinite where none waits."""
         return self._filling.spans[0].request.arrival if self._filling.num_rows else float("inf")
 
     @property
     def backlog(self) -> Backlog:
-        """The work that waits or is being computed."""
+        """The work that is waiting or being computed."""
         rows = self.waiting_rows + self.computing_rows / 2
         seconds = scheduling.work_seconds(rows, self._drifted_cost(), self._limits)
         return Backlog(self.waiting_rows, self.waiting_rows * self._row_bytes, seconds)
 
     def close(self) -> None:
-        """Leave the pool; nothing may wait or be computed."""
+        """Leave the pool; the batcher must be idle."""
         assert self.is_idle
         self._pool.leave(self)
         if self._timer is not None:
@@ -122,7 +165,7 @@ class Batcher:
         return len(self._waiting)
 
     def submit(self, request: Request) -> None:
-        """Queue a request; it is answered through its `on_done`, also when it is refused."""
+        """Queue a request; it is answered through its `on_done`, even if it is refused."""
         timeout_seconds = request.deadline - request.arrival
         refusal = scheduling.admit(
             request.num_rows,
@@ -143,7 +186,7 @@ class Batcher:
         self._pump_soon()
 
     def cancel(self, request: Request) -> None:
-        """Drop a request whose caller left: queued rows are never computed, running ones are thrown away."""
+        """Drop a request whose caller left: queued rows are never computed, results of running ones are discarded."""
         self._drop(request, Cancelled("The caller left."))
 
     def _drifted_cost(self) -> Cost:
@@ -159,7 +202,7 @@ class Batcher:
             self._enqueue(request)
 
     def _enqueue(self, request: Request) -> None:
-        """Queue a request behind those of its priority; whose rows have begun to leave is never overtaken."""
+        """Queue a request behind those of its priority; one whose first rows have left is never overtaken."""
         place = len(self._overflow)
         rank = scheduling.rank(request.priority)
         while place and not (ahead := self._overflow[place - 1]).placed_rows and scheduling.rank(ahead.priority) > rank:
@@ -174,13 +217,13 @@ class Batcher:
                 self._overflow.popleft()
 
     def _pump_soon(self) -> None:
-        # All that arrives in one turn of the loop may share the batch.
+        # Everything that arrives in one iteration of the loop may share the batch.
         if not self._is_pump_due:
             self._is_pump_due = True
             self._scheduler.call_soon(self.pump)
 
     def pump(self) -> None:
-        """Start every batch that is due, and set the timer for the next event."""
+        """Dispatch every batch that is due, and set the timer for the next event."""
         self._is_pump_due = False
         now = self._scheduler.time()
         while isinstance(decision := self._decide(now), Dispatch):
@@ -211,14 +254,14 @@ class Batcher:
                 span.request.left_at = now
                 self._metrics.queue_seconds.observe(now - span.request.arrival)
         self._refill()
-        turn = self._pool.idle.popleft()
-        self._instances[turn].start(batch, lambda batch, outcome: self._complete(turn, batch, outcome, now))
+        index = self._pool.idle.popleft()
+        self._instances[index].start(batch, lambda batch, outcome: self._complete(index, batch, outcome, now))
 
     def _new_buffer(self) -> BatchBuffer:
         self._num_buffers += 1
         return BatchBuffer(self._inputs, self._limits.max_batch_size)
 
-    def _complete(self, turn: int, batch: BatchBuffer, outcome: BatchOutcome, left_at: float) -> None:
+    def _complete(self, index: int, batch: BatchBuffer, outcome: BatchOutcome, left_at: float) -> None:
         expected = self._cost.seconds(batch.num_rows)
         self._pool.drift = scheduling.drifted(self._pool.drift, expected, outcome.compute_seconds)
         self._metrics.observe_batch(batch.num_rows, outcome.compute_seconds)
@@ -230,7 +273,7 @@ class Batcher:
         size = batch.num_rows
         batch.clear()
         self._free.append(batch)
-        self._pool.release(turn, self)
+        self._pool.release(index, self)
         for span in spans:
             request = span.request
             if request.is_settled:
@@ -273,13 +316,13 @@ class Batcher:
         request.on_done(request, outcome)
 
     def _arm(self, now: float, wait_seconds: float | None) -> None:
-        """Set the one timer: the end of the window, or the first deadline in the queue."""
+        """Set the timer for the end of the window or the first deadline in the queue."""
         when = min((request.deadline for request in self._waiting), default=float("inf"))
         if wait_seconds is not None:
             when = min(when, now + wait_seconds)
         if self._timer is not None:
             if self._timer_at <= when < float("inf"):
-                return  # it fires early, finds nothing due and is set again: cheaper than moving it each time
+                return  # it fires early, finds nothing due and is set again, which is cheaper than moving it each time
             self._timer.cancel()
             self._timer = None
         if when < float("inf"):

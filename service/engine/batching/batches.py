@@ -1,7 +1,7 @@
 """Requests, and the preallocated buffers in which their rows become batches.
 
-A request of many rows may be spread over several batches; its outputs are joined again here. It knows neither when a
-batch leaves nor what computes it.
+A request of many rows may be split over several batches; its outputs are joined again here. It knows neither when a
+batch is dispatched nor what computes it.
 """
 
 from __future__ import annotations
@@ -9,33 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.manifest import TensorSpec
-from service.engine.batching.rows import RowShapes
-from service.engine.transport.strings import Payload, take_apart
+from service.engine.transport.messages import Arrays, InferenceTiming, RowShapes
+from service.engine.transport.strings import Payload, split_tensors
 from service.errors import ServiceError
-
-Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceTiming:
-    """What one answered request cost: its time in the queue, its (last) batch's time and size."""
-
-    queue_seconds: float
-    compute_seconds: float
-    batch_size: int
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """Rows that one caller wants computed, where they stand, and whom to tell.
+    """Rows of one caller, their progress, and the callback for the answer.
 
-    `left_at` is when its first rows left the queue; its batches began at `started_at` and were done at `ended_at`.
+    `left_at` is when its first rows left the queue; its batches were computed from `started_at` to `ended_at`.
     """
 
     num_rows: int
@@ -55,7 +42,7 @@ class Request:
     parts: list[tuple[int, Arrays]] = field(default_factory=list)
 
     def joined(self) -> Arrays:
-        """Every wanted output, its rows in the order of the request."""
+        """Every requested output, with its rows in the order of the request."""
         if len(self.parts) == 1:
             return self.parts[0][1]
         self.parts.sort(key=lambda part: part[0])
@@ -73,13 +60,13 @@ class Span:
 
 
 class BatchBuffer:
-    """One preallocated batch: rows of several requests, written straight into the arrays that the graph reads."""
+    """One preallocated batch: rows of several requests, written directly into the arrays that the graph reads."""
 
     def __init__(self, inputs: Sequence[TensorSpec], max_batch_size: int) -> None:
         self.max_batch_size = max_batch_size
         self.arrays: Arrays = {s.name: np.zeros((max_batch_size, *s.row_shape), s.dtype) for s in inputs}
         self._specs = inputs
-        # Texts have no place of a fixed size: a batch of them is one request's.
+        # Strings have no fixed size, so a batch of them holds one request.
         self._has_strings = any(spec.datatype == "BYTES" for spec in inputs)
         fixed = [array for array in self.arrays.values() if not array.dtype.hasobject]
         self._flat = [(a.reshape(-1).view(np.uint8).data, a.nbytes // max_batch_size) for a in fixed]
@@ -92,11 +79,11 @@ class BatchBuffer:
         return sum(row_bytes for _, row_bytes in self._flat)
 
     def place(self, request: Request) -> None:
-        """Write as many unplaced rows of the request as there is room for."""
+        """Copy as many of the request's remaining rows as there is room for."""
         count = min(request.num_rows - request.placed_rows, self.max_batch_size - self.num_rows)
         first, offset = request.placed_rows, 0
         if self._has_strings:
-            self.arrays = take_apart(self._specs, request.num_rows, request.payload)
+            self.arrays = split_tensors(self._specs, request.num_rows, request.payload)
         else:
             for target, row_bytes in self._flat:
                 source = offset + first * row_bytes
@@ -108,7 +95,7 @@ class BatchBuffer:
         request.placed_rows += count
 
     def remove(self, request: Request) -> int:
-        """Take the request's rows out and close the gap; return how many they were."""
+        """Remove the request's rows and close the gap; return their number."""
         removed = 0
         for span in [span for span in self.spans if span.request is request]:
             self._close_gap(span)
@@ -126,14 +113,14 @@ class BatchBuffer:
                 later.start -= span.count
         self.num_rows -= span.count
 
-    def wanted_outputs(self) -> tuple[str, ...]:
-        """The outputs that any request in the batch wants."""
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs that any request in the batch asks for."""
         first = self.spans[0].request.outputs
         if all(span.request.outputs == first for span in self.spans):
             return first
         return tuple(dict.fromkeys(name for span in self.spans for name in span.request.outputs))
 
     def clear(self) -> None:
-        """Forget all rows; the memory stays."""
+        """Remove all rows and keep the memory."""
         self.spans = []
         self.num_rows = 0

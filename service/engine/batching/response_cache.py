@@ -1,7 +1,4 @@
-"""The latest answers of one graph, by the exact input they were computed from, within a number of bytes.
-
-It knows neither requests nor peers. Whoever asks decides whether the graph may be cached at all.
-"""
+"""The latest answers of one model version, by the exact input they were computed from, within a number of bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +6,12 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from service.engine.transport.messages import Infer
+from service.engine.transport.messages import Infer, RowShapes
 from service.engine.transport.strings import Payload
 
 OutputHeads = tuple[tuple[str, str, tuple[int, ...]], ...]
-Key = tuple[str, tuple[str, ...], int, tuple[tuple[int, ...], ...], bytes]
-# What an entry takes beside its tensors: the key, its place in the order, Python's objects.
+Key = tuple[str, tuple[str, ...], int, RowShapes, bytes]
+# The memory of an entry beside its tensors: the key, its place in the order, Python objects.
 ENTRY_BYTES = 512
 
 
@@ -27,7 +24,7 @@ class CachedAnswer:
 
     @property
     def num_bytes(self) -> int:
-        """The memory that it takes, nearly."""
+        """Its approximate memory."""
         return ENTRY_BYTES + sum(map(len, self.parts))
 
 
@@ -40,14 +37,14 @@ class ResponseCache:
         self._answers: OrderedDict[Key, CachedAnswer] = OrderedDict()
 
     def get(self, key: Key) -> CachedAnswer | None:
-        """The answer to the same request, if it is still known."""
+        """The answer to the same request, if it is still cached."""
         answer = self._answers.get(key)
         if answer is not None:
             self._answers.move_to_end(key)
         return answer
 
     def put(self, key: Key, answer: CachedAnswer) -> None:
-        """Keep an answer, unless it is larger than all the room there is."""
+        """Keep an answer, unless it alone is larger than the cache."""
         if answer.num_bytes > self.max_bytes:
             return
         if (old := self._answers.pop(key, None)) is not None:
@@ -60,6 +57,6 @@ class ResponseCache:
 
 
 def key_of(message: Infer, payload: Payload) -> Key:
-    """What two requests must have in common to get one answer; the input bytes by a hash of 256 bits."""
+    """What two requests must have in common to get the same answer, with the input bytes as a 256-bit hash."""
     digest = hashlib.blake2b(payload, digest_size=32).digest()
     return message.graph, message.outputs, message.num_rows, message.row_shapes, digest

@@ -1,7 +1,6 @@
 """Which shapes the rows of a graph may have, and how large such rows are.
 
-A row's shape is fixed by the manifest or, where an axis after the batch is -1, told by each request. It knows neither
-queues nor what a graph computes.
+The manifest fixes a row's shape; where an axis after the batch is -1, each request states its size.
 """
 
 from __future__ import annotations
@@ -10,14 +9,13 @@ from dataclasses import replace
 from math import prod
 
 from models.manifest import Graph, Manifest, TensorSpec
-from service.engine.transport.strings import Payload, take_apart
+from service.engine.transport.messages import RowShapes
+from service.engine.transport.strings import Payload, split_tensors
 from service.errors import InvalidParameter
-
-RowShapes = tuple[tuple[int, ...], ...]
 
 
 class RowRules:
-    """Tells valid rows from others; `stride`, `max_positions` and `min_size` bound the axes of an input that vary."""
+    """Validates rows; `stride`, `max_positions` and `min_size` bound the axes of an input that vary."""
 
     def __init__(
         self, inputs: tuple[TensorSpec, ...], stride: int = 1, max_positions: int | None = None, min_size: int = 1
@@ -31,9 +29,9 @@ class RowRules:
         self._fixed_bytes = 0 if self.varies else sum(prod(s.row_shape) * s.dtype.itemsize for s in inputs)
 
     def row_bytes(self, row_shapes: RowShapes) -> int:
-        """The bytes of one row over all inputs; a graph whose rows are all alike needs no shapes.
+        """The bytes of one row over all inputs; a graph whose rows do not vary needs no shapes.
 
-        Raises: InvalidParameter where the graph takes no such rows.
+        Raises: InvalidParameter where the graph does not take such rows.
         """
         if not row_shapes and not self.varies:
             return self._fixed_bytes
@@ -49,7 +47,7 @@ class RowRules:
             raise InvalidParameter(f"There are {num_rows} rows; a request needs at least 1.")
         if self.has_strings:
             self.check(row_shapes)
-            take_apart(self.specs(row_shapes), num_rows, payload)
+            split_tensors(self.specs(row_shapes), num_rows, payload)
         elif len(payload) != num_rows * (row_bytes := self.row_bytes(row_shapes)):
             raise InvalidParameter(f"{len(payload)} bytes are not {num_rows} rows of {row_bytes} bytes.")
 
@@ -65,12 +63,12 @@ class RowRules:
             self._check_one(spec, shape)
 
     def _check_one(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
-        wanted = spec.row_shape
-        if len(shape) != len(wanted) or any(w not in (size, -1) for w, size in zip(wanted, shape, strict=True)):
+        expected = spec.row_shape
+        if len(shape) != len(expected) or any(e not in (size, -1) for e, size in zip(expected, shape, strict=True)):
             raise InvalidParameter(
-                f"A row of {spec.name!r} has the shape {list(shape)}; the graph takes {list(wanted)}, -1 for any size."
+                f"A row of {spec.name!r} has the shape {list(shape)}; the graph takes {list(expected)} (-1: any)."
             )
-        varying = [size for w, size in zip(wanted, shape, strict=True) if w == -1]
+        varying = [size for e, size in zip(expected, shape, strict=True) if e == -1]
         if any(size < self.min_size or size % self.stride for size in varying):
             kind = f"positive multiples of {self.stride}" if self.stride > 1 else f"at least {self.min_size}"
             raise InvalidParameter(f"A row of {spec.name!r} has the shape {list(shape)}; sizes must be {kind}.")
@@ -81,7 +79,7 @@ class RowRules:
             )
 
     def specs(self, row_shapes: RowShapes) -> tuple[TensorSpec, ...]:
-        """The inputs with every size but the batch's fixed."""
+        """The inputs with every size fixed but the batch's."""
         return tuple(replace(spec, shape=(-1, *shape)) for spec, shape in zip(self.inputs, row_shapes, strict=True))
 
 
@@ -91,16 +89,16 @@ def num_elements(row_shapes: RowShapes) -> int:
 
 
 def max_rows(row_shapes: RowShapes, max_batch_size: int, max_batch_elements: int | None) -> int:
-    """The rows of this shape that one batch may hold: bounded by number and by elements, and at least one."""
+    """How many rows of this shape one batch may hold: bounded by rows and by elements, and at least one."""
     if max_batch_elements is None:
         return max_batch_size
     return max(1, min(max_batch_size, max_batch_elements // num_elements(row_shapes)))
 
 
 def rules_of(manifest: Manifest, graph: Graph) -> RowRules:
-    """The rules of a graph: a stylizer bounds its pictures, whichever graph they go through.
+    """The rules of a graph: all graphs of a stylizer bound the size of images.
 
-    A graph that is not batched takes whole tensors for its only row.
+    A graph that is not batched takes whole tensors as its only row.
     """
     if manifest.task == "tensors":
         inputs = graph.inputs

@@ -1,20 +1,20 @@
-"""Pure decisions of the batcher: what leaves when, what is let in, and what a batch costs.
+"""Pure decisions of the batcher: when a batch is dispatched, which requests are admitted, and what a batch costs.
 
-No clock, no I/O, no state: everything comes in as an argument, so every rule is tested as arithmetic.
+No clock, no I/O, no state: everything is an argument, so every rule is tested as arithmetic.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # A wait shorter than this would end before a clock shows that time has passed.
 CLOCK_RESOLUTION_SECONDS = 1e-6
-# What a window leaves of a request's time for a late wake-up and the way back: a share, but never more than this.
+# The part of a request's time that a window leaves for a late wake-up and the way back: a share, up to a maximum.
 RESERVE_SHARE = 0.25
 MAX_RESERVE_SECONDS = 0.05
-USUAL_PRIORITY = 2
+DEFAULT_PRIORITY = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait this long for a fuller batch, unless something arrives before; None waits for the next event."""
+    """Wait this long for a fuller batch, unless something arrives before; None: until the next event."""
 
     seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A request that is not let in: why, and when it may be worth trying again."""
+    """Why a request is refused, and when to try again."""
 
     is_queue_full: bool
     retry_after_seconds: float
@@ -81,12 +81,12 @@ class Refusal:
 def decide(
     waiting_rows: int, oldest_age_seconds: float, tightest_slack_seconds: float, num_idle: int, limits: Limits
 ) -> Dispatch | Wait:
-    """Decide whether the queued rows leave now.
+    """Decide whether to dispatch the queued rows now.
 
-    Work-conserving: with no delay configured an idle device takes whatever is queued. Otherwise it waits for a full
-    batch, at most until the oldest request has waited the delay or the tightest deadline leaves no slack. While one
-    instance computes, another joins in only for a batch of `efficient_rows`, or for a deadline: several small batches
-    at once would cost more than they hasten, and the rows leave in any case when the running batch is done.
+    Work-conserving: without a configured delay, an idle instance takes whatever is queued. With one, it waits for a
+    full batch, at most until the oldest request has waited that long or the tightest deadline leaves no slack. While
+    one instance computes, another starts only a batch of `efficient_rows`, or one whose deadline is near: several small
+    batches at once cost more than they gain, and the rows are dispatched anyway when the running batch is done.
     """
     if not waiting_rows or not num_idle:
         return Wait(None)
@@ -101,12 +101,12 @@ def decide(
 
 
 def joins_in_late(waiting_rows: int, num_idle: int, limits: Limits) -> bool:
-    """Whether an idle instance leaves the queued rows to those that compute, unless a deadline presses."""
+    """Whether an idle instance leaves the queued rows to those that compute, unless a deadline is near."""
     return num_idle < limits.num_instances and waiting_rows < limits.efficient_rows
 
 
 def slack_seconds(arrival: float, deadline: float, now: float, batch_seconds: float) -> float:
-    """How long a request may still wait for company: what its deadline leaves beside its batch and a reserve."""
+    """How long a request may still wait for others: until its deadline, less its batch's time and a reserve."""
     reserve_seconds = min(RESERVE_SHARE * (deadline - arrival), MAX_RESERVE_SECONDS)
     return deadline - reserve_seconds - batch_seconds - now
 
@@ -122,10 +122,10 @@ def admit(
     row_bytes: int = 0,
     beside: Backlog = NO_BACKLOG,
 ) -> Refusal | None:
-    """Let a request in (None), or refuse it: the queue is full, or its deadline cannot be met.
+    """Admit a request (None), or refuse it: the queue is full, or its deadline cannot be met.
 
-    A request with more rows than the queue holds is let into an empty queue: it could never be served otherwise.
-    `beside` is the work of other queues that share the instances.
+    An empty queue admits a request with more rows than it holds, which could never be served otherwise. `beside` is the
+    work of other queues that share the instances.
     """
     expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits, beside.seconds)
     rows = waiting_rows + beside.rows
@@ -143,7 +143,7 @@ def admit(
 def expected_seconds(
     num_rows: int, waiting_rows: int, computing_rows: int, cost: Cost, limits: Limits, seconds_beside: float = 0.0
 ) -> float:
-    """The time until `num_rows` more rows are computed, behind those waiting and half of those computing."""
+    """The time until `num_rows` more rows are computed, after those waiting and half of those computing."""
     seconds = work_seconds(num_rows + waiting_rows + computing_rows / 2, cost, limits) + seconds_beside
     # Instances share the work, but the request's own last batch takes its full time.
     return max(seconds / limits.num_instances, cost.seconds(min(num_rows, limits.max_batch_size)) if num_rows else 0.0)
@@ -153,11 +153,6 @@ def work_seconds(num_rows: float, cost: Cost, limits: Limits) -> float:
     """The time that one instance takes for some rows, in batches as large as they may be."""
     full_batches, rest = divmod(num_rows, limits.max_batch_size)
     return full_batches * cost.seconds(limits.max_batch_size) + (cost.seconds(math.ceil(rest)) if rest else 0.0)
-
-
-def bucket_for(num_rows: int, buckets: Sequence[int]) -> int:
-    """The smallest bucket that holds `num_rows`; the buckets rise and the last one holds any batch."""
-    return next(bucket for bucket in buckets if bucket >= num_rows)
 
 
 def efficient_rows(seconds_by_bucket: Mapping[int, float], tolerance: float = 1.2) -> int:
@@ -179,8 +174,8 @@ def fit_cost(seconds_by_bucket: Mapping[int, float]) -> Cost:
 
 
 def rank(priority: int) -> int:
-    """The place of a priority in the queue, small ones first: 1 goes ahead of those without one (0), 3 behind them."""
-    return priority or USUAL_PRIORITY
+    """The rank of a priority in the queue, lowest first: 1 goes ahead of those without one (0), 3 behind them."""
+    return priority or DEFAULT_PRIORITY
 
 
 def drifted(factor: float, expected: float, observed: float, weight: float = 0.05) -> float:

@@ -1,7 +1,4 @@
-"""The queue of a graph whose rows vary in size: a lane for each shape, as only rows of one shape share a batch.
-
-It opens lanes and drops idle ones, least recently used first; what happens in a lane is the batcher's affair.
-"""
+"""The queue of a graph whose rows vary in size: a batcher for each shape, as only rows of one shape share a batch."""
 
 from __future__ import annotations
 
@@ -9,35 +6,36 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from service.engine.batching.batcher import Batcher, Instance, Scheduler
+from service.engine.batching.batcher import Batcher, Instance, Pool, Scheduler
 from service.engine.batching.batches import Request
-from service.engine.batching.pool import Pool
-from service.engine.batching.rows import RowRules, RowShapes, max_rows, num_elements
+from service.engine.batching.rows import RowRules, max_rows, num_elements
 from service.engine.batching.scheduling import Cost, Limits
+from service.engine.transport.messages import RowShapes
 from service.telemetry.metrics import GraphMetrics
 
-MAX_LANES = 16
+MAX_BATCHERS = 16
 MAX_BUFFER_BYTES = 64 * 2**20
-# Pictures are large: a queue of as many rows as there may be of digits would not fit in memory.
+# Rows that vary are large images: as many of them as a queue of small rows holds would not fit in memory.
 MAX_QUEUE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class RowCost:
-    """What batches cost whose rows have `elements` elements, over all inputs."""
+    """The cost of batches whose rows have `elements` elements over all inputs."""
 
     cost: Cost
     elements: int
 
     def scaled_to(self, elements: int) -> Cost:
-        """The cost of rows of another size: what is spent on a batch as such stays."""
+        """The cost with rows of another size; the fixed cost of a batch stays."""
         return Cost(self.cost.seconds_per_row * elements / self.elements, self.cost.seconds_per_batch)
 
 
 class ShapeBatchers:
-    """Batches the requests of one graph across callers, shape by shape; all lanes share the turns of a pool.
+    """Batches the requests of one graph across callers, shape by shape; all shapes share a pool of instances.
 
-    `limits` are for rows of the size that the cost was measured with; each lane's follow from the size of its rows.
+    `limits` are for rows of the size that the cost was measured with; each shape's limits follow from its size. The
+    batcher of a new shape replaces idle ones, the least recently used first.
     """
 
     def __init__(
@@ -59,54 +57,54 @@ class ShapeBatchers:
         self._scheduler = scheduler
         self._metrics = metrics
         self._pool = pool
-        self._lanes: OrderedDict[RowShapes, Batcher] = OrderedDict()
+        self._batchers: OrderedDict[RowShapes, Batcher] = OrderedDict()
 
     @property
     def shapes(self) -> list[RowShapes]:
-        """The open lanes, idle ones included, least recently used first."""
-        return list(self._lanes)
+        """The shapes with a batcher, least recently used first."""
+        return list(self._batchers)
 
     @property
     def num_waiting(self) -> int:
         """Requests with rows that are not being computed yet."""
-        return sum(lane.num_waiting for lane in self._lanes.values())
+        return sum(batcher.num_waiting for batcher in self._batchers.values())
 
     @property
     def waiting_rows(self) -> int:
         """Rows that are not being computed yet."""
-        return sum(lane.waiting_rows for lane in self._lanes.values())
+        return sum(batcher.waiting_rows for batcher in self._batchers.values())
 
     @property
     def computing_rows(self) -> int:
         """Rows that are being computed."""
-        return sum(lane.computing_rows for lane in self._lanes.values())
+        return sum(batcher.computing_rows for batcher in self._batchers.values())
 
     def submit(self, request: Request) -> None:
-        """Queue a request whose row shapes are valid; it is answered through its `on_done`, also when refused."""
-        lane = self._lanes.get(request.row_shapes)
-        if lane is None:
+        """Queue a request whose row shapes are valid; it is answered through its `on_done`, even if it is refused."""
+        batcher = self._batchers.get(request.row_shapes)
+        if batcher is None:
             self._drop_idle()
-            lane = self._lanes[request.row_shapes] = self._open(request.row_shapes)
-        self._lanes.move_to_end(request.row_shapes)
-        lane.submit(request)
+            batcher = self._batchers[request.row_shapes] = self._open(request.row_shapes)
+        self._batchers.move_to_end(request.row_shapes)
+        batcher.submit(request)
 
     def cancel(self, request: Request) -> None:
-        """Drop a request whose caller left; a lane is never dropped before its requests are settled."""
-        if (lane := self._lanes.get(request.row_shapes)) is not None:
-            lane.cancel(request)
+        """Drop a request whose caller left."""
+        if (batcher := self._batchers.get(request.row_shapes)) is not None:
+            batcher.cancel(request)
 
     def close(self) -> None:
-        """Leave the pool; nothing may wait or be computed."""
-        for lane in self._lanes.values():
-            lane.close()
-        self._lanes.clear()
+        """Close all batchers, which must be idle."""
+        for batcher in self._batchers.values():
+            batcher.close()
+        self._batchers.clear()
 
     def _open(self, row_shapes: RowShapes) -> Batcher:
         elements = num_elements(row_shapes)
         limits = replace(
             self._limits,
             max_batch_size=max_rows(row_shapes, self._limits.max_batch_size, self._max_batch_elements),
-            # What computes beside may be far larger: an idle turn is not left idle for the sake of fuller batches.
+            # Batches of other shapes may take far longer, so no instance stays idle for the sake of fuller batches.
             efficient_rows=1,
             max_queue_bytes=MAX_QUEUE_BYTES,
         )
@@ -117,12 +115,12 @@ class ShapeBatchers:
         )
 
     def _drop_idle(self) -> None:
-        """Make room for one more lane."""
-        buffer_bytes = sum(lane.buffer_bytes for lane in self._lanes.values())
-        for row_shapes, lane in list(self._lanes.items()):
-            if len(self._lanes) < MAX_LANES and buffer_bytes <= MAX_BUFFER_BYTES:
+        """Make room for one more batcher."""
+        buffer_bytes = sum(batcher.buffer_bytes for batcher in self._batchers.values())
+        for row_shapes, batcher in list(self._batchers.items()):
+            if len(self._batchers) < MAX_BATCHERS and buffer_bytes <= MAX_BUFFER_BYTES:
                 return
-            if lane.is_idle:
-                buffer_bytes -= lane.buffer_bytes
-                lane.close()
-                del self._lanes[row_shapes]
+            if batcher.is_idle:
+                buffer_bytes -= batcher.buffer_bytes
+                batcher.close()
+                del self._batchers[row_shapes]

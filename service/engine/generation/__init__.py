@@ -1,1 +1,1 @@
-"""Continuous batching of generated text."""
+"""Text generation: continuous batching of language models."""

@@ -1,7 +1,7 @@
 """Chooses the next token of every sequence of a batch in one call: penalties, filters, randomness, log probabilities.
 
-It knows logits, neither slots nor models. Each row is computed by itself whatever else is in the batch, and its random
-numbers depend on its own seed and step only (Philox, https://doi.org/10.1145/2063384.2063405): same seed, same choice.
+It knows logits, neither slots nor models. A row's choice does not depend on the rest of the batch, and its random
+numbers depend only on its seed and step (Philox, https://doi.org/10.1145/2063384.2063405): same seed, same choice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SEED_MASK = 2**64 - 1
 
 
 class Mode(Enum):
-    """How a row's token is chosen: the likeliest, from all tokens, or from those that pass the filters."""
+    """How a token is chosen: the likeliest, or at random from all or from those that pass the filters."""
 
     GREEDY = 0
     PLAIN = 1
@@ -34,15 +34,15 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A chosen token, its log probability and the likeliest tokens with theirs, where they are wanted."""
+    """A chosen token, its log probability and the likeliest tokens with theirs, where they are requested."""
 
     token: int
     logprob: float | None = None
     top: Tops = ()
 
 
-class Draws:
-    """One sequence's way of choosing: its parameters, its random numbers and the tokens that it has seen."""
+class Sampler:
+    """The sampling state of one sequence: its parameters, its random numbers and the tokens it has seen."""
 
     def __init__(self, sampling: Sampling, tokens: NDArray[np.int32], vocab_size: int) -> None:
         self.sampling = sampling
@@ -54,7 +54,7 @@ class Draws:
             0.0,
         )
         self.is_adjusted = self.has_penalties or bool(sampling.logit_bias)
-        # Nothing but the likeliest token is asked for.
+        # Only the likeliest token is needed.
         self.is_plain = self.mode is Mode.GREEDY and not self.is_adjusted and sampling.num_logprobs < 0
         self._bias_tokens = np.fromiter(sampling.logit_bias.keys(), np.int64)
         self._bias_values = np.fromiter(sampling.logit_bias.values(), np.float32)
@@ -63,7 +63,7 @@ class Draws:
         self._uniforms_from = 0
 
     def accept(self, token: int) -> None:
-        """Count a chosen token and go on to the next step."""
+        """Count a chosen token and advance to the next step."""
         self.step += 1
         if self._counts is not None:
             self._counts[token] += 1
@@ -103,59 +103,59 @@ def uniforms(seed: int, first_step: int, count: int) -> list[float]:
     return values
 
 
-def choose(logits: Floats, draws: list[Draws]) -> list[Choice | None]:
+def choose(logits: Floats, samplers: list[Sampler]) -> list[Choice | None]:
     """Choose a token for each row of `logits` [B, V]; None where the row is not finite. The logits stay as they are."""
-    if all(draw.is_plain for draw in draws):
+    if all(sampler.is_plain for sampler in samplers):
         tokens = logits.argmax(axis=1)
-        # A row with NaN has its place as the likeliest, so one look at each row's best suffices.
-        if np.isfinite(logits[np.arange(len(draws)), tokens]).all():
+        # argmax returns a NaN if there is one, so it suffices to check the best of each row.
+        if np.isfinite(logits[np.arange(len(samplers)), tokens]).all():
             return [Choice(token) for token in tokens.tolist()]
     with np.errstate(invalid="ignore", over="ignore"):
         is_finite = np.isfinite(logits.sum(axis=1))
     if is_finite.all():
-        return [*_choose(logits, draws)]
+        return [*_choose(logits, samplers)]
     rows = np.flatnonzero(is_finite)
-    chosen = iter(_choose(logits[rows], [draws[row] for row in rows])) if len(rows) else iter(())
-    return [next(chosen) if fine else None for fine in is_finite]
+    chosen = iter(_choose(logits[rows], [samplers[row] for row in rows])) if len(rows) else iter(())
+    return [next(chosen) if is_fine else None for is_fine in is_finite]
 
 
-def _choose(logits: Floats, draws: list[Draws]) -> list[Choice]:
+def _choose(logits: Floats, samplers: list[Sampler]) -> list[Choice]:
     adjusted = logits
-    if any(draw.is_adjusted for draw in draws):
+    if any(sampler.is_adjusted for sampler in samplers):
         adjusted = logits.copy()
-        for row, draw in enumerate(draws):
-            if draw.is_adjusted:
-                draw.adjust(adjusted[row])
-    modes = [draw.mode for draw in draws]
-    tokens = np.empty(len(draws), np.int64)
+        for row, sampler in enumerate(samplers):
+            if sampler.is_adjusted:
+                sampler.adjust(adjusted[row])
+    modes = [sampler.mode for sampler in samplers]
+    tokens = np.empty(len(samplers), np.int64)
     for mode in Mode:
-        rows = [row for row, wanted in enumerate(modes) if wanted is mode]
+        rows = [row for row, each in enumerate(modes) if each is mode]
         if not rows:
             continue
-        group = adjusted if len(rows) == len(draws) else adjusted[rows]
+        group = adjusted if len(rows) == len(samplers) else adjusted[rows]
         if mode is Mode.GREEDY:
             tokens[rows] = group.argmax(axis=1)
         else:
-            tokens[rows] = _sample(group, [draws[row] for row in rows], mode is Mode.FILTERED)
-    if all(draw.sampling.num_logprobs < 0 for draw in draws):
+            tokens[rows] = _sample(group, [samplers[row] for row in rows], mode is Mode.FILTERED)
+    if all(sampler.sampling.num_logprobs < 0 for sampler in samplers):
         return [Choice(token) for token in tokens.tolist()]
-    return _with_logprobs(logits, draws, tokens)
+    return _with_logprobs(logits, samplers, tokens)
 
 
-def _sample(logits: Floats, draws: list[Draws], is_filtered: bool) -> NDArray[np.int64]:
-    """Inverse transform sampling; the likeliest token of a row has the weight 1."""
+def _sample(logits: Floats, samplers: list[Sampler], is_filtered: bool) -> NDArray[np.int64]:
+    """Inverse transform sampling; the likeliest token of a row has weight 1."""
     weights = logits - logits.max(axis=1, keepdims=True)
-    weights /= np.array([[draw.sampling.temperature] for draw in draws], np.float32)
+    weights /= np.array([[sampler.sampling.temperature] for sampler in samplers], np.float32)
     np.exp(weights, out=weights)
     if is_filtered:
-        weights *= weights >= _thresholds(weights, draws)[:, None]
-    return _invert(weights, np.array([draw.uniform() for draw in draws]))
+        weights *= weights >= _thresholds(weights, samplers)[:, None]
+    return _invert(weights, np.array([sampler.uniform() for sampler in samplers]))
 
 
 def _invert(weights: Floats, shares: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The first place of each row where the running sum exceeds a share of the row's sum.
+    """The first index of each row where the running sum exceeds a share of the row's sum.
 
-    Sums of blocks find the block, then the place in it: a running sum over all tokens would cost several times as much.
+    Sums of blocks find the block, then the index in it: a running sum over all tokens would cost several times as much.
     """
     num_rows, size = weights.shape
     blocks = np.zeros((num_rows, -(-size // _BLOCK), _BLOCK), np.float32)
@@ -166,8 +166,8 @@ def _invert(weights: Floats, shares: NDArray[np.float64]) -> NDArray[np.int64]:
     rows = np.arange(num_rows)
     targets -= np.where(block > 0, sums[rows, block - 1], 0)
     inner = np.cumsum(blocks[rows, block], axis=1, dtype=np.float64)
-    place = (inner > _below(targets, inner[:, -1])[:, None]).argmax(axis=1)
-    return np.asarray(block * _BLOCK + place, np.int64)
+    index = (inner > _below(targets, inner[:, -1])[:, None]).argmax(axis=1)
+    return np.asarray(block * _BLOCK + index, np.int64)
 
 
 def _below(targets: NDArray[np.float64], sums: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -175,33 +175,35 @@ def _below(targets: NDArray[np.float64], sums: NDArray[np.float64]) -> NDArray[n
     return np.minimum(targets, np.nextafter(sums, 0))
 
 
-def _thresholds(weights: Floats, draws: list[Draws]) -> Floats:
-    """The least weight of each row that passes top-k, then top-p among those, and min-p; ties at the edge pass."""
+def _thresholds(weights: Floats, samplers: list[Sampler]) -> Floats:
+    """The least weight of each row that passes top-k, then top-p among those, and min-p; ties pass."""
     vocab_size = weights.shape[1]
     falling = np.sort(weights, axis=1)[:, ::-1]
-    rows = np.arange(len(draws))
-    last = np.array([min(draw.sampling.top_k or vocab_size, vocab_size) - 1 for draw in draws])
-    least: Floats = np.maximum(falling[rows, last], np.array([draw.sampling.min_p for draw in draws], np.float32))
-    nuclei = [row for row, draw in enumerate(draws) if draw.sampling.top_p < 1]
+    rows = np.arange(len(samplers))
+    last = np.array([min(sampler.sampling.top_k or vocab_size, vocab_size) - 1 for sampler in samplers])
+    least: Floats = np.maximum(
+        falling[rows, last], np.array([sampler.sampling.min_p for sampler in samplers], np.float32)
+    )
+    nuclei = [row for row, sampler in enumerate(samplers) if sampler.sampling.top_p < 1]
     if nuclei:
-        ranked = falling if len(nuclei) == len(draws) else falling[nuclei]
+        ranked = falling if len(nuclei) == len(samplers) else falling[nuclei]
         ranked = ranked * (ranked >= falling[nuclei, last[nuclei]][:, None])
-        # A nucleus is full as soon as it reaches its share, so the place to find is just below it.
-        shares = np.nextafter(np.array([draws[row].sampling.top_p for row in nuclei]), 0)
+        # A nucleus is complete as soon as it reaches its share, so the index to find is just below it.
+        shares = np.nextafter(np.array([samplers[row].sampling.top_p for row in nuclei]), 0)
         edges = ranked[np.arange(len(nuclei)), _invert(ranked, shares)]
         least[nuclei] = np.maximum(least[nuclei], edges)
     return least
 
 
-def _with_logprobs(logits: Floats, draws: list[Draws], tokens: NDArray[np.int64]) -> list[Choice]:
+def _with_logprobs(logits: Floats, samplers: list[Sampler], tokens: NDArray[np.int64]) -> list[Choice]:
     choices = [Choice(token) for token in tokens.tolist()]
-    rows = [row for row, draw in enumerate(draws) if draw.sampling.num_logprobs >= 0]
-    num_top = max(draws[row].sampling.num_logprobs for row in rows)
+    rows = [row for row, sampler in enumerate(samplers) if sampler.sampling.num_logprobs >= 0]
+    num_top = max(samplers[row].sampling.num_logprobs for row in rows)
     logprobs, top_tokens, top_logprobs = scores(logits[rows], tokens[rows], num_top)
-    for place, row in enumerate(rows):
-        wanted = draws[row].sampling.num_logprobs
-        best = zip(top_tokens[place, :wanted].tolist(), top_logprobs[place, :wanted].tolist(), strict=True)
-        choices[row] = Choice(choices[row].token, float(logprobs[place]), tuple(best))
+    for index, row in enumerate(rows):
+        count = samplers[row].sampling.num_logprobs
+        best = zip(top_tokens[index, :count].tolist(), top_logprobs[index, :count].tolist(), strict=True)
+        choices[row] = Choice(choices[row].token, float(logprobs[index]), tuple(best))
     return choices
 
 
@@ -210,7 +212,7 @@ def scores(
 ) -> tuple[Floats, NDArray[np.int32], Floats]:
     """The log probability of a token in each row of `logits` [N, V], and the `num_top` likeliest with theirs [N, K].
 
-    They are of the model's own distribution, before penalties, temperature and filters.
+    They belong to the model's own distribution, before penalties, temperature and filters.
     """
     highest = logits.max(axis=1, keepdims=True)
     totals = np.exp(logits - highest).sum(axis=1, keepdims=True, dtype=np.float64)

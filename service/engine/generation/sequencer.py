@@ -1,7 +1,7 @@
-"""Continuous batching: admits prompts to slots, computes them in chunks, decodes all that run in one step, retires.
+"""Continuous batching: admits prompts to slots, computes them in chunks, and decodes all running texts in one step.
 
-It owns the slots and the order of events; every rule is in `sequencing.py`, every computation in the decoder that it is
-given. It has no thread and no clock of its own (`sequencer_thread.py`), and knows neither peers nor messages.
+Decisions are made in `sequencing.py`, computations by the decoder. It has no thread and no clock of its own, and knows
+neither connections nor messages.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import numpy as np
 
 from service.engine.generation import sampling, sequencing
 from service.engine.generation.sampling import Floats
-from service.engine.generation.sequences import Ending, Scores, Sequence, StepEvents, joined
+from service.engine.generation.sequences import Ending, Scores, Sequence, SlotDecoder, Slots, StepEvents, joined
 from service.engine.generation.sequencing import StepCost
-from service.engine.generation.slots import Runner, Slots
 from service.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -35,7 +34,7 @@ class Sequencer:
 
     def __init__(
         self,
-        decoder: Runner,
+        decoder: SlotDecoder,
         cost: StepCost,
         *,
         max_step_tokens: int,
@@ -57,14 +56,14 @@ class Sequencer:
         self._decoding: list[Sequence] = []
         self._slots = Slots(decoder)
         self._events = StepEvents()
-        # A padding row would spoil a recurrent state that is being built up: then a prompt is computed in one go.
+        # A padding row would overwrite a recurrent state that is being built up: such a prompt is computed in one step.
         self._is_interleaved = not (decoder.has_padding and decoder.is_recurrent)
         self._sequence_seconds = 0.0
         self._now = 0.0
 
     @property
     def num_waiting(self) -> int:
-        """Prompts without a slot."""
+        """The number of prompts without a slot."""
         return len(self._waiting)
 
     @property
@@ -74,38 +73,38 @@ class Sequencer:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is to be done before the next call."""
+        """Whether there is nothing to do before the next call."""
         return not (self._waiting or self._decoding or self._prefilling or self._events)
 
     # --- arrivals and departures, between steps ---
 
     def submit(self, sequence: Sequence) -> None:
-        """Queue a prompt, or refuse it; both show in the next step's events."""
+        """Queue a prompt, or refuse it in the next step's events."""
         self._now = self._clock()
         if len(self._waiting) >= self._max_waiting + self._slots.num_free:
             num_slots = self._decoder.num_slots
             seconds = sequencing.retry_after_seconds(len(self._waiting), num_slots, self._sequence_seconds)
-            message = f"The queue is full: {len(self._waiting)} texts wait, at most {self._max_waiting} may."
+            message = f"The queue is full: {len(self._waiting)} texts are waiting, at most {self._max_waiting} may."
             self._end(sequence, QueueFull(message, retry_after_seconds=seconds))
             return
         self._waiting.append(sequence)
 
     def cancel(self, sequence: Sequence) -> None:
-        """End a sequence whose reader left."""
+        """End a sequence whose caller left."""
         self._now = self._clock()
         self._drop(sequence, Cancelled("The caller left."))
 
     def fail_all(self, error: ServiceError) -> None:
-        """End everything after a defect; what the slots hold is not trusted any more."""
+        """End everything after a defect, and never reuse what the slots hold."""
         for sequence in (*self.running, *self._waiting):
             self._drop(sequence, error)
-        self._slots.distrust_all()
+        self._slots.invalidate_all()
         self._flush()
 
     # --- one step ---
 
     def step(self) -> None:
-        """Take on what fits, compute once, and post what came of it; first tokens do not wait for the others."""
+        """Compute chunks of prompts, then one token of every running text, and post the events of each at once."""
         started = self._now = self._clock()
         self._expire()
         num_prefilled = self._compute_prompts()
@@ -144,17 +143,20 @@ class Sequencer:
             return 0
         waited = max(self._now - first.arrival, 0.0)
         budget = sequencing.chunk_budget(len(self._decoding), waited, self._cost, self._max_step_tokens)
-        begun: list[tuple[Sequence, Floats]] = []
+        started_now: list[tuple[Sequence, Floats]] = []
         num_done = 0
         while num_done < budget and (sequence := self._prefilling or self._admit()) is not None:
             room = budget - num_done if self._is_interleaved else self._language.context
             num_tokens = min(room, sequence.num_prompt - sequence.num_in_state, self._decoder.max_chunk)
             num_done += num_tokens
             logits = self._compute_chunk(sequence, num_tokens)
-            if logits is not None and sequence.is_prefilled and self._begin(sequence):
-                begun.append((sequence, logits.copy()))
-        if begun:
-            sequences, logits = [sequence for sequence, _ in begun], np.concatenate([row for _, row in begun])
+            if logits is not None and sequence.is_prefilled and self._start(sequence):
+                started_now.append((sequence, logits.copy()))
+        if started_now:
+            sequences, logits = (
+                [sequence for sequence, _ in started_now],
+                np.concatenate([row for _, row in started_now]),
+            )
             self._sample(sequences, logits)
         return num_done
 
@@ -169,13 +171,13 @@ class Sequencer:
         return sequence
 
     def _compute_chunk(self, sequence: Sequence, num_tokens: int) -> Floats | None:
-        """Compute a chunk of a prompt: the logits of its last token [1, V], or none; None where it failed."""
+        """Compute a chunk of a prompt: the logits of its last token [1, V] or of none [0, V]; None where it failed."""
         start, end = sequence.num_in_state, sequence.num_in_state + num_tokens
         is_last = end == sequence.num_prompt
-        wanted = list(range(num_tokens)) if sequence.is_scored else [num_tokens - 1] if is_last else []
+        positions = list(range(num_tokens)) if sequence.is_scored else [num_tokens - 1] if is_last else []
         sequence.num_steps += 1
         try:
-            logits = self._decoder.prefill(sequence.slot, sequence.prompt[start:end], start, wanted)
+            logits = self._decoder.prefill(sequence.slot, sequence.prompt[start:end], start, positions)
         except InferenceFailed as error:
             self._fail(sequence, error)
             return None
@@ -193,8 +195,8 @@ class Sequencer:
         sequence.scores.append(Scores(*sampling.scores(logits[: len(targets)], targets, num_top)))
         return True
 
-    def _begin(self, sequence: Sequence) -> bool:
-        """Let a sequence whose prompt is computed join the others; False where it wants no token."""
+    def _start(self, sequence: Sequence) -> bool:
+        """Let a sequence whose prompt is computed join the decoding ones; False where it asks for no token."""
         sequence.prefilled_at = self._clock()
         self._prefilling = None
         self._decoding.append(sequence)
@@ -225,7 +227,7 @@ class Sequencer:
             self._sample(list(sequences), logits)
 
     def _retry(self, num_rows: int) -> Floats:
-        """Compute a failed step one row at a time; the rows that fail alone end."""
+        """Compute a failed step one row at a time, and end the rows that fail alone."""
         rows = np.zeros((num_rows, self._language.vocab_size), np.float32)
         for sequence in list(self._decoding):
             try:
@@ -235,7 +237,7 @@ class Sequencer:
         return rows
 
     def _recompute(self, sequence: Sequence) -> Floats:
-        # A recurrent state may have moved on before the step failed: it is built again from the beginning.
+        # A recurrent state may have advanced before the step failed, so it is rebuilt from the beginning.
         tokens = sequence.tokens
         start = 0 if self._decoder.is_recurrent else sequence.num_in_state
         for chunk in range(start, len(tokens), self._decoder.max_chunk):
@@ -247,14 +249,14 @@ class Sequencer:
     # --- tokens and ends ---
 
     def _sample(self, sequences: list[Sequence], logits: Floats) -> None:
-        choices = sampling.choose(logits, [sequence.draws for sequence in sequences])
+        choices = sampling.choose(logits, [sequence.sampler for sequence in sequences])
         self._now = self._clock()
         self._metrics.observe_tokens(sequences, self._now)
         for sequence, choice in zip(sequences, choices, strict=True):
             if choice is None:
                 self._fail(sequence, _non_finite())
                 continue
-            sequence.draws.accept(choice.token)
+            sequence.sampler.accept(choice.token)
             sequence.new_tokens.append(choice.token)
             self._events.sampled.append((sequence, choice))
             end = None if sequence.sampling.ignore_eos else self._language.eos_token
@@ -278,7 +280,7 @@ class Sequencer:
         self._end(sequence, ending)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
-        self._slots.distrust(sequence)
+        self._slots.invalidate(sequence)
         self._drop(sequence, error)
 
     def _drop(self, sequence: Sequence, error: ServiceError) -> None:

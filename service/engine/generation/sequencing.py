@@ -1,6 +1,6 @@
-"""Pure decisions of continuous batching: where a prompt goes, what it need not compute, how much a step takes on.
+"""Pure decisions of continuous batching: the slot of a prompt, what it can reuse, and how much one step computes.
 
-No clock, no I/O, no thread: everything comes in as an argument, so every rule is tested as arithmetic.
+No clock, no I/O, no thread: everything is an argument, so every rule is tested as arithmetic.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-# Readers do not notice a pause this long, and short chunks would keep the next texts waiting.
+# Readers do not notice a pause of this length, and shorter chunks would delay the next texts.
 PROMPT_SECONDS = 0.008
-# While others decode, a chunk of a prompt is at least this long: shorter ones cost a step as much.
+# While others decode, a chunk of a prompt has at least this many tokens: a shorter one costs a step as much.
 MIN_CHUNK_TOKENS = 16
-# A prompt that has waited this long may take twice the share of a step, and so on.
+# A prompt that has waited this long gets twice the share of a step, and so on.
 AGEING_SECONDS = 0.25
-# The beginning is common to all prompts; copying it alone saves nothing.
+# All prompts share the beginning token; copying it alone saves nothing.
 MIN_REUSED_TOKENS = 2
 
 
 @dataclass(slots=True)
 class Content:
-    """What a slot's state holds: the tokens it was computed from, and when it was last of use."""
+    """The contents of a slot: the tokens that its state was computed from, and when it was last used."""
 
     tokens: NDArray[np.int32]
     length: int = 0
@@ -38,17 +38,17 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Copy the first `length` tokens' state of one slot to another, or context all that both hold."""
+    """Copy the state of one slot's first `length` tokens to another, or swap all that both hold."""
 
     source: int
     target: int
     length: int = 0
-    is_exchange: bool = False
+    is_swap: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The slot for a prompt, the tokens that need not be computed, and the moves to make before, in order."""
+    """The slot of a prompt, the number of tokens to reuse, and the moves to make first, in order."""
 
     slot: int
     num_reused: int
@@ -57,13 +57,13 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class StepCost:
-    """What was measured at load: a decode step's seconds by its rows, and a prompt token's seconds."""
+    """Times measured at load: of a decode step by its rows, and of one prompt token."""
 
     decode_seconds: dict[int, float]
     prefill_token_seconds: float
 
     def decode(self, num_rows: int) -> float:
-        """The seconds of a decode step, between the measured sizes in proportion."""
+        """The seconds of a decode step, interpolated between the measured sizes."""
         sizes = sorted(self.decode_seconds)
         return float(np.interp(num_rows, sizes, [self.decode_seconds[size] for size in sizes]))
 
@@ -71,8 +71,8 @@ class StepCost:
 def chunk_budget(num_decoding: int, waited_seconds: float, cost: StepCost, max_step_tokens: int) -> int:
     """How many prompt tokens a step may compute.
 
-    While nobody decodes: all that a step may hold. Otherwise as many as take 8 ms, or as long as the decoding, so that
-    the streams stay even; more, the longer the oldest prompt has waited, and never none, so that it does not starve.
+    While no text is decoding, all that a step may hold. Otherwise as many as take 8 ms, or as long as the decoding, so
+    that streams stay even; the longer the oldest prompt has waited, the more, and always some, so it does not starve.
     """
     room = max(max_step_tokens - num_decoding, 1)
     if not num_decoding:
@@ -91,9 +91,9 @@ def common_prefix(held: NDArray[np.int32], prompt: NDArray[np.int32]) -> int:
 
 
 def reusable(content: Content, prompt: NDArray[np.int32], is_recurrent: bool) -> int:
-    """How many of the prompt's tokens a slot's state stands for; the last token is always computed, for its logits.
+    """How many of the prompt's tokens a slot's state covers; the last token is always computed, for its logits.
 
-    A recurrent state is of use only where all that it has seen is the prompt's beginning.
+    A recurrent state is usable only if all of its tokens are the beginning of the prompt.
     """
     shared = common_prefix(content.held, prompt[:-1])
     if shared < MIN_REUSED_TOKENS or (is_recurrent and shared < content.length):
@@ -109,10 +109,10 @@ def place(
     can_copy: bool = True,
     can_reuse: bool = True,
 ) -> Placement:
-    """Choose the slot of a prompt and what it takes over; at least one slot must be free.
+    """Choose the slot of a prompt and what it reuses; at least one slot must be free.
 
-    The lowest free slot computes it, so that active slots stay together. What that slot held is kept alive in the slot
-    that was of use least recently. Where states cannot be copied, the slot that holds most of the prompt takes it.
+    The prompt takes the lowest free slot, so that active slots stay together; what that slot held moves to the least
+    recently used one. Where states cannot be copied, the prompt takes the slot that holds most of it.
     """
     reuse = [reusable(content, prompt, is_recurrent) if can_reuse else 0 for content in contents]
     free = [slot for slot, content in enumerate(contents) if not content.is_active]
@@ -132,7 +132,7 @@ def place(
 def _moves(source: int, target: int, victim: int, num_reused: int, contents: Sequence[Content]) -> tuple[Move, ...]:
     keep = contents[target].length
     if victim == source != target and num_reused:
-        return (Move(source, target, is_exchange=True),)
+        return (Move(source, target, is_swap=True),)
     moves = []
     if victim != target and keep:
         moves.append(Move(target, victim, keep))
@@ -142,7 +142,7 @@ def _moves(source: int, target: int, victim: int, num_reused: int, contents: Seq
 
 
 def compaction(decoding: Iterable[int]) -> list[tuple[int, int]]:
-    """Pairs (from, to) of slots to context so that the decoding ones are the first ones."""
+    """Pairs (from, to) of slots to swap so that the decoding ones come first."""
     taken = set(decoding)
     holes = [slot for slot in range(len(taken)) if slot not in taken]
     movers = sorted((slot for slot in taken if slot >= len(taken)), reverse=True)
@@ -150,11 +150,11 @@ def compaction(decoding: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def padding_length(length: int, context: int, is_recurrent: bool) -> tuple[int, int]:
-    """Where a padding row writes into a slot that is not decoding, and how many of its tokens are still true after."""
+    """Where a padding row writes into a slot that is not decoding, and how many of its tokens stay valid."""
     if is_recurrent:
         return 0, 0
-    where = min(length, context - 1)
-    return where, where
+    position = min(length, context - 1)
+    return position, position
 
 
 def max_new_tokens(num_prompt: int, max_tokens: int, context: int) -> int:
@@ -163,12 +163,12 @@ def max_new_tokens(num_prompt: int, max_tokens: int, context: int) -> int:
 
 
 def finish_reason(token: int, num_new: int, max_new: int, end_token: int | None) -> str | None:
-    """Why a sequence ends with this token, its `num_new`th; None if it goes on."""
+    """Why a sequence ends with this token, its `num_new`th; None if it continues."""
     if token == end_token:
         return "stop"
     return "length" if num_new >= max_new else None
 
 
 def retry_after_seconds(num_waiting: int, num_slots: int, sequence_seconds: float) -> float:
-    """When those who wait will have been let in: a slot falls free every `sequence_seconds / num_slots`."""
+    """When those who wait will have a slot: one becomes free every `sequence_seconds / num_slots`."""
     return (num_waiting + 1) * sequence_seconds / num_slots

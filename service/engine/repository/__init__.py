@@ -1,1 +1,1 @@
-"""Model versions: found, loaded, verified, served, unloaded."""
+"""Model versions: found, loaded, verified, served and unloaded."""

@@ -1,7 +1,7 @@
-"""Makes a manifest for a version folder that holds a bare `model.onnx`: its signature, and whether it can be batched.
+"""Derives the manifest of a version folder that holds only `model.onnx`: its signature, and whether it can be batched.
 
-A first axis of open size may be anything. It is one of rows if two made-up rows give together what they give alone;
-otherwise requests are computed one by one. It does not judge what the graph computes.
+A first axis of open size may be anything. It is an axis of rows if two random rows give the same outputs together as
+alone; otherwise requests are computed one by one. What the graph computes is not verified.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from models.golden import Golden
 from models.manifest import Batching, Graph, Manifest, TensorSpec, sha256_hex
 from models.strict import StrictError
-from service.engine.batching.batches import Arrays
 from service.engine.repository.version_files import VersionFiles, VersionRejected
+from service.engine.runtime.runners import TensorRunner
 from service.engine.runtime.runtime import DATATYPES, Device, open_session
-from service.engine.runtime.tensor_runner import TensorRunner
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 
 log = logging.getLogger(__name__)
 
 MODEL_FILE = "model.onnx"
 GRAPH = "model"
-# Sizes that axes of open size are tried with, one for all of them; which ones a graph takes is its own affair.
+# The sizes to try for axes of open size, the same for all of them, until the graph accepts one.
 TRIAL_SIZES = (8, 32, 64, 1, 2, 3, 4, 16, 128, 224, 256)
 MAX_BATCH_SIZE = 32
 MAX_BUFFER_BYTES = 64 * 2**20
@@ -70,7 +70,7 @@ def _spec(node: Any) -> TensorSpec:
     datatype = DATATYPES.get(node.type)
     if datatype is None:
         raise VersionRejected(
-            f"{node.name!r} is {node.type}, which no request can carry; export the graph with tensors of one of "
+            f"{node.name!r} is {node.type}, which a request cannot carry; export the graph with tensors of one of "
             f"{', '.join(sorted(DATATYPES.values()))} (for a classifier of scikit-learn: zipmap=False)."
         )
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
@@ -87,48 +87,48 @@ def _batching(graph: Graph) -> Batching:
 
 
 def _try_out(graph: Graph, session: ort.InferenceSession) -> tuple[Graph, Golden | None, str]:
-    """Run made-up rows; return the graph as it is to be served, a sample, and what keeps it from being batched."""
+    """Run random rows; return the graph as it will be served, a sample, and why it cannot be batched."""
     obstacle = _obstacle(graph, [node.shape for node in session.get_inputs()])
     if not obstacle:
         batched = replace(graph, is_batched=True)
         for size in TRIAL_SIZES:
-            rows = [_made_up(batched, size, seed) for seed in (1, 2)]
+            rows = [_random_inputs(batched, size, seed) for seed in (1, 2)]
             try:
                 obstacle, golden = _compare(batched, TensorRunner(session, batched), rows)
             except InferenceFailed:
-                obstacle = "it computes no two rows that were made up"
+                obstacle = "no two random rows could be computed"
                 continue
             if not obstacle:
                 return _observed(batched, golden), golden, ""
             break
     runner = TensorRunner(session, graph)
     for size in TRIAL_SIZES:
-        inputs = {name: array[np.newaxis] for name, array in _made_up(graph, size, 1).items()}
+        inputs = {name: array[np.newaxis] for name, array in _random_inputs(graph, size, 1).items()}
         try:
             golden = Golden(inputs, runner.run(inputs, 1, [spec.name for spec in graph.outputs]))
         except InferenceFailed:
             continue
         return _observed(graph, golden), golden, obstacle
-    return graph, None, f"{obstacle}; no made-up input could be computed, so it was not tried before its first request"
+    return graph, None, f"{obstacle}; no random input could be computed, so the first request is the first trial"
 
 
 def _obstacle(graph: Graph, shapes: list[Shape]) -> str:
     if not graph.inputs:
         return "it has no inputs"
     if any(spec.datatype == "BYTES" for spec in graph.inputs):
-        return "it takes texts"
+        return "it takes strings"
     if any(not spec.shape or spec.shape[0] != -1 for spec in (*graph.inputs, *graph.outputs)):
         return "not every input and output has a first axis of open size"
     names = {shape[0] for shape in shapes}
     if len(names) > 1:
-        return f"the first axes of its inputs are not one and the same: {sorted(map(str, names))}"
+        return f"the first axes of its inputs differ: {sorted(map(str, names))}"
     if isinstance(name := names.pop(), str) and any(name in shape[1:] for shape in shapes):
-        return f"the size {name!r} is not that of the first axis alone"
+        return f"the size {name!r} is also the size of another axis"
     return ""
 
 
-def _made_up(graph: Graph, size: int, seed: int) -> Arrays:
-    """Inputs whose open sizes are all `size`; of a batched graph, one row."""
+def _random_inputs(graph: Graph, size: int, seed: int) -> Arrays:
+    """Random inputs whose open sizes are all `size`; one row, if the graph is batched."""
     random = np.random.default_rng(seed)
     arrays = {}
     for spec in graph.inputs:
@@ -148,12 +148,12 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generato
         return (random.normal(size=shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     if spec.dtype.kind == "f":
         return random.normal(size=shape).astype(spec.dtype)
-    # Whole numbers are often indices or tokens: small ones exist everywhere.
+    # Integers are often indices or tokens: small ones are always valid.
     return random.integers(0, 2, shape).astype(spec.dtype)
 
 
 def _compare(graph: Graph, runner: TensorRunner, rows: list[Arrays]) -> tuple[str, Golden]:
-    """Compute rows alone and together; say where they differ, and return them as a sample."""
+    """Compute rows alone and together; return where they differ, and the rows as a sample."""
     names = [spec.name for spec in graph.outputs]
     alone = [runner.run(row, 1, names) for row in rows]
     inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -182,7 +182,7 @@ def _agree(expected: NDArray[Any], actual: NDArray[Any], datatype: str) -> bool:
 
 
 def _observed(graph: Graph, golden: Golden) -> Graph:
-    """The graph with outputs of as many axes as they turned out to have: a graph need not say."""
+    """The graph with as many axes of outputs as were observed, which a graph need not declare."""
     outputs = []
     for spec in graph.outputs:
         num_axes = golden.outputs[spec.name].ndim - (not graph.is_batched)

@@ -1,7 +1,6 @@
-"""Loads, swaps and unloads versions while requests run: a new one is complete before it takes over, an old one drains.
+"""Loads, replaces and unloads versions while requests run: a new version is ready before the old one drains.
 
-It owns the versions and the order of these events. Files are found by `repository.py`, read and tried by `loading.py`;
-who is told of a change is not known here.
+It owns the versions and the order of these events. Files are found by `repository.py` and loaded by `loading.py`.
 """
 
 from __future__ import annotations
@@ -9,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from watchfiles import awatch
 
 from models.config import ModelConfig, parse_config, read_config
 from models.strict import StrictError
-from service.engine.repository.draining import drain
 from service.engine.repository.loading import load_version
 from service.engine.repository.repository import Fingerprint, FoundModel, find_models, fingerprint_of
-from service.engine.repository.version import Version, open_version
+from service.engine.repository.version import Version, drain, open_version
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import Device
 from service.engine.transport.api_connection import ApiConnection
@@ -33,9 +32,15 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
+# A copy in progress changes files repeatedly: the callback waits until nothing has changed for this long.
+QUIET_MS = 200
+MAX_WAIT_MS = 1600
+# Network file systems do not report the changes of other machines.
+TIMER_MS = 30_000
+
 
 class LiveRepository:
-    """The versions that are served, and those that could be."""
+    """The versions that are served, and those that could be; `announce` is called on every change."""
 
     def __init__(
         self,
@@ -43,33 +48,33 @@ class LiveRepository:
         device: Device,
         metrics: Metrics,
         announce: Callable[[], None],
-        peers: set[ApiConnection],
+        connections: set[ApiConnection],
     ) -> None:
         self._settings = settings
         self._device = device
         self._metrics = metrics
         self._announce = announce
-        self._peers = peers
+        self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._one_by_one = asyncio.Lock()  # what a load measures must not be disturbed by another
-        self._retiring: dict[Key, asyncio.Task[None]] = {}
+        self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
+        self._draining: dict[Key, asyncio.Task[None]] = {}
         self.versions: dict[Key, Version] = {}
 
-    # --- what is asked for ---
+    # --- requests ---
 
     async def start(self, models: dict[str, FoundModel]) -> None:
-        """Load these models; in explicit mode, list the others as well."""
+        """Load these models; under explicit control, list the others as well."""
         for model in models.values():
             self._set(Version(self._status(model.versions[0], "loading")))
         for model in models.values():
             async with self._locks[model.name]:
-                await self._bring(model, "", retries=True)
+                await self._apply(model, "", retries=True)
         if self._settings.model_control == "explicit":
             await self.refresh()
 
     async def load(self, name: str, config: str = "") -> None:
-        """Load the versions that the model's policy names, also if they failed before.
+        """Load the versions that the model's policy names, even if they failed before.
 
         Raises: UnknownModel, InvalidParameter, ModelNotReady, Unavailable.
         """
@@ -78,10 +83,10 @@ class LiveRepository:
         if model is None:
             raise UnknownModel(f"There is no model {name!r} in the repository.")
         async with self._locks[name]:
-            if problems := await self._bring(model, config, retries=True):
+            if problems := await self._apply(model, config, retries=True):
                 served = [version for (each, version), v in self.versions.items() if each == name and v.is_loaded]
                 still = f" Still served: {', '.join(served)}." if served else ""
-                raise ModelNotReady(f"{name!r} was not loaded as asked, {'; '.join(problems)}{still}")
+                raise ModelNotReady(f"{name!r} was not loaded completely: {'; '.join(problems)}{still}")
 
     async def unload(self, name: str) -> None:
         """Drain all versions of a model and free them.
@@ -97,24 +102,24 @@ class LiveRepository:
         await self.refresh()
 
     async def reconcile(self) -> None:
-        """Make the served models those on disk: load what is new or changed, unload what is gone."""
+        """Follow the repositories: load what is new or changed, unload what is gone."""
         try:
             found = await asyncio.to_thread(find_models, self._settings.repositories)
         except StartupError as error:
-            log.error("a repository cannot be read; what is loaded stays", extra={"reason": str(error)})
+            log.error("a repository cannot be read; loaded models stay", extra={"reason": str(error)})
             return
-        wanted = self._settings.wanted_models
+        names = self._settings.wanted_models
         for name in {name for name, _ in self.versions} - set(found):
             async with self._locks[name]:
                 await self._unload(name)
             self._forget(name)
         for name, model in found.items():
-            if not wanted or name in wanted:
+            if not names or name in names:
                 async with self._locks[name]:
-                    await self._bring(model, "", retries=False)
+                    await self._apply(model, "", retries=False)
 
     async def refresh(self) -> None:
-        """List every model of the repositories that is not loaded as unavailable, and forget what is gone."""
+        """List every model that is not loaded as unavailable, and forget what is gone."""
         if self._settings.model_control != "explicit":
             return
         try:
@@ -130,11 +135,11 @@ class LiveRepository:
                 self._set(Version(self._status(model.versions[0], "unavailable", "not loaded")))
         self._announce()
 
-    def released(self, peer: ApiConnection, key: Key | None = None) -> None:
-        """Know that an API process will not ask a version any more (none of them, if it is gone)."""
+    def release(self, connection: ApiConnection, key: Key | None = None) -> None:
+        """Record that an API process will send no more requests to a version (to any, if it is gone)."""
         for each, version in self.versions.items():
             if key is None or each == key:
-                version.holders.discard(peer)
+                version.holders.discard(connection)
 
     # --- loading ---
 
@@ -150,44 +155,44 @@ class LiveRepository:
         except StartupError as error:
             raise Unavailable(str(error)) from error
 
-    async def _bring(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
-        """Serve what the policy names and retire the rest; say what could not be served of it."""
+    async def _apply(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
+        """Serve the versions that the policy names and drain the rest; return the reasons of those that failed."""
         try:
             config = parse_config(config_text) if config_text else await asyncio.to_thread(read_config, model.folder)
         except (StrictError, OSError) as error:
             if config_text:
                 raise InvalidParameter(str(error)) from error
             return self._reject_model(model, str(error), retries=retries)
-        wanted = set(config.version_policy.candidates([folder.name for folder in model.versions]))
-        self._tidy(model, wanted)
-        if not wanted:
-            return self._reject_model(model, "its version_policy names no version that is there.", retries=retries)
+        names = set(config.version_policy.candidates([folder.name for folder in model.versions]))
+        self._forget_stale(model, names)
+        if not names:
+            return self._reject_model(model, "its version_policy names no version that exists.", retries=retries)
         kept: list[str] = []
         problems = []
         for folder in model.versions:
-            if folder.name not in wanted or len(kept) >= config.version_policy.most:
+            if folder.name not in names or len(kept) >= config.version_policy.most:
                 continue
             if await self._ensure(folder, config, retries=retries):
                 kept.append(folder.name)
             if reason := self.versions[model.name, folder.name].status.reason:
                 problems.append(f"version {folder.name}: {reason}")
         if kept:
-            self._retire_others(model.name, kept)
+            self._drain_others(model.name, kept)
         return problems
 
-    def _tidy(self, model: FoundModel, wanted: set[str]) -> None:
-        """Forget versions that are not loaded and not wanted any more, or not there."""
-        there = {folder.name for folder in model.versions}
+    def _forget_stale(self, model: FoundModel, names: set[str]) -> None:
+        """Forget versions that are not loaded and either gone or not named any more."""
+        existing = {folder.name for folder in model.versions}
         for key, version in list(self.versions.items()):
-            is_over = key[1] not in there or (version.status.state == "loading" and key[1] not in wanted)
-            if key[0] == model.name and is_over and not version.is_loaded and key not in self._retiring:
+            is_stale = key[1] not in existing or (version.status.state == "loading" and key[1] not in names)
+            if key[0] == model.name and is_stale and not version.is_loaded and key not in self._draining:
                 del self.versions[key]
 
     async def _ensure(self, folder: Path, config: ModelConfig, *, retries: bool) -> bool:
-        """Have a version ready, loading it where it is new or has changed; say whether it is."""
+        """Load a version if it is new or has changed; return whether it is ready."""
         key = folder.parent.name, folder.name
-        if (leaving := self._retiring.get(key)) is not None:
-            await leaving
+        if (draining := self._draining.get(key)) is not None:
+            await draining
         fingerprint = await asyncio.to_thread(fingerprint_of, folder)
         old = self.versions.get(key)
         if old is not None and (old.fingerprint, old.config) == (fingerprint, config) and fingerprint:
@@ -195,7 +200,7 @@ class LiveRepository:
                 return True
             if not retries:
                 return old.is_loaded
-        async with self._one_by_one:
+        async with self._loading:
             new = await self._load(folder, config, fingerprint)
         if new is None:
             return old is not None and old.is_loaded
@@ -217,29 +222,29 @@ class LiveRepository:
             if isinstance(error, StartupError):
                 raise
             return None
-        except Exception:  # a defect of ours must not leave it loading for ever, nor end what is served
+        except Exception:  # a defect must neither leave it loading for ever nor end what is served
             log.exception("a model version could not be loaded")
             self._reject(folder, "loading it failed unexpectedly; the log says why.", fingerprint, config)
             return None
         version.fingerprint = fingerprint
         version.status = msgspec.structs.replace(version.status, repository=str(folder.parent.parent))
-        shown = version.status
+        status = version.status
         log.info(
             "a model is ready",
             extra={
-                "model": shown.name,
-                "version": shown.version,
-                "device": shown.device,
-                "instances": shown.instances,
-                "threads": shown.threads,
-                "golden_error": f"{shown.golden_error:.2g}",
-                "seconds": round(shown.load_seconds, 2),
+                "model": status.name,
+                "version": status.version,
+                "device": status.device,
+                "instances": status.instances,
+                "threads": status.threads,
+                "golden_error": "not verified" if status.golden_error is None else f"{status.golden_error:.2g}",
+                "seconds": round(status.load_seconds, 2),
             },
         )
         return version
 
     def _reject_model(self, model: FoundModel, reason: str, *, retries: bool) -> list[str]:
-        """Say of the newest version what is wrong with its model; once, where the files are only looked at again."""
+        """Reject the newest version with what is wrong with its model; only once, unless `retries`."""
         known = self.versions.get((model.name, model.versions[0].name))
         if retries or known is None or not known.status.reason.endswith(reason):
             self._reject(model.versions[0], reason)
@@ -248,41 +253,41 @@ class LiveRepository:
     def _reject(
         self, folder: Path, reason: str, fingerprint: Fingerprint = (), config: ModelConfig | None = None
     ) -> None:
-        """Say why a version cannot be loaded; what it would have replaced goes on."""
+        """Record why a version cannot be loaded; what it would have replaced stays."""
         key = folder.parent.name, folder.name
         self._metrics.load_failures.labels(*key).inc()
         log.error("a model version was rejected", extra={"model": key[0], "version": key[1], "reason": reason})
         if self._is_loaded(key):
             old = self.versions[key]
-            old.status = msgspec.structs.replace(old.status, reason=f"its change was not taken over: {reason}")
+            old.status = msgspec.structs.replace(old.status, reason=f"its change was not applied: {reason}")
             old.fingerprint, old.config = fingerprint, config or old.config
             self._announce()
             return
         config = config or ModelConfig()
         self._set(Version(self._status(folder, "failed", reason), config, fingerprint))
 
-    # --- leaving ---
+    # --- unloading ---
 
-    def _retire_others(self, name: str, kept: Sequence[str]) -> None:
-        """Drain the versions that are not served any more, beside what else happens."""
+    def _drain_others(self, name: str, kept: Sequence[str]) -> None:
+        """Drain the versions that are not served any more, in the background."""
         for key, version in list(self.versions.items()):
-            if key[0] == name and key[1] not in kept and version.is_loaded and key not in self._retiring:
-                self._track(key, self._retire(key, f"version {', '.join(kept)} is served"))
+            if key[0] == name and key[1] not in kept and version.is_loaded and key not in self._draining:
+                self._track(key, self._drain(key, f"version {', '.join(kept)} is served"))
 
     async def _unload(self, name: str) -> None:
         for key, version in list(self.versions.items()):
             if key[0] != name:
                 continue
-            if (leaving := self._retiring.get(key)) is not None:
-                await leaving
+            if (draining := self._draining.get(key)) is not None:
+                await draining
             if self._is_loaded(key):
-                await self._retire(key, "unloaded")
+                await self._drain(key, "unloaded")
             else:
                 self._set(Version(msgspec.structs.replace(version.status, state="unavailable", reason="unloaded")))
 
-    async def _retire(self, key: Key, reason: str) -> None:
+    async def _drain(self, key: Key, reason: str) -> None:
         version = self.versions[key]
-        version.holders = set(self._peers)
+        version.holders = set(self._connections)
         version.status = msgspec.structs.replace(version.status, state="unloading", reason="")
         self._set(version)
         await drain(version, self._settings.grace_seconds)
@@ -290,9 +295,9 @@ class LiveRepository:
         self._set(Version(ModelStatus(*key, "unavailable", reason, repository=status.repository)))
         log.info("a model version was unloaded", extra={"model": key[0], "version": key[1], "reason": reason})
 
-    def _track(self, key: Key, leaving: Coroutine[Any, Any, None]) -> None:
-        task = self._retiring[key] = asyncio.create_task(leaving)
-        task.add_done_callback(lambda _: self._retiring.pop(key, None))
+    def _track(self, key: Key, draining: Coroutine[Any, Any, None]) -> None:
+        task = self._draining[key] = asyncio.create_task(draining)
+        task.add_done_callback(lambda _: self._draining.pop(key, None))
 
     def _forget(self, name: str) -> None:
         for key in [key for key in self.versions if key[0] == name]:
@@ -312,3 +317,20 @@ class LiveRepository:
         self.versions[status.name, status.version] = version
         self._metrics.set_model_state(status.name, status.version, status.state)
         self._announce()
+
+
+async def follow(repositories: Sequence[Path], changed: Callable[[], Awaitable[None]]) -> None:
+    """Call back after every change below the repositories, and now and then without one, until cancelled."""
+    changes = awatch(
+        *repositories,
+        debounce=MAX_WAIT_MS,
+        step=QUIET_MS,
+        rust_timeout=TIMER_MS,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    )
+    async for _ in changes:
+        try:
+            await changed()
+        except Exception:  # the next change may succeed
+            log.exception("the repositories could not be followed")

@@ -1,7 +1,6 @@
-"""Takes one model version from its folder to ready: hash, load, golden outputs, warm-up, the cost of every bucket.
+"""Loads one model version: checks hashes, opens sessions, verifies golden outputs, warms up and measures every bucket.
 
-It runs in a thread and touches no queue; what it returns is ready to be batched. It does not know which versions are
-wanted (`repository.py`).
+It runs in a thread and touches no queue.
 """
 
 from __future__ import annotations
@@ -16,19 +15,17 @@ import onnxruntime as ort
 
 from models.config import ModelConfig
 from models.manifest import GOLDEN_FILE, MANIFEST_FILE, Batching, Graph, Manifest
-from service.engine.batching.batches import Arrays
 from service.engine.batching.rows import RowRules, max_rows, num_elements, rules_of
 from service.engine.batching.scheduling import Cost, fit_cost
+from service.engine.generation.decoder import LoadedDecoder
+from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, load_decoder
 from service.engine.repository.derivation import derive_version
-from service.engine.repository.language_loading import LANGUAGE_GRAPHS, LoadedDecoder, load_decoder
-from service.engine.repository.samples import Sample, golden_sample, usual_sample
-from service.engine.repository.verification import verify
+from service.engine.repository.verification import Sample, golden_sample, usual_sample, verify
 from service.engine.repository.version_files import VersionFiles, VersionRejected, read_version, rejection
-from service.engine.runtime.cpus import available_cpus
 from service.engine.runtime.cuda import CudaRunner
-from service.engine.runtime.instance import Runner
-from service.engine.runtime.runtime import CPU, CpuRunner, Device, signature_mismatch
-from service.engine.runtime.tensor_runner import TensorRunner
+from service.engine.runtime.runners import CpuRunner, Runner, TensorRunner
+from service.engine.runtime.runtime import CPU, Device, available_cpus, signature_mismatch
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 from service.settings import Settings
 
@@ -41,14 +38,17 @@ DEFAULT_CONFIG = ModelConfig()
 
 @dataclass(frozen=True, slots=True)
 class LoadedGraph:
-    """One graph on the device: a runner for each instance, and what batches of rows of `cost_elements` cost."""
+    """One graph on the device: a runner for each instance, and the cost of batches of rows of `cost_elements`.
+
+    `golden_error` is None where the graph was not verified.
+    """
 
     graph: Graph
     batching: Batching
     runners: tuple[Runner, ...]
     num_threads: int
     bucket_seconds: dict[int, float]
-    golden_error: float
+    golden_error: float | None
     providers: tuple[str, ...]
     rules: RowRules
     cost_elements: int
@@ -61,20 +61,29 @@ class LoadedGraph:
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """A version that has reproduced its golden outputs on the device and is warm."""
+    """A version that is verified, as far as it has golden outputs, and warm."""
 
     manifest: Manifest
     graphs: dict[str, LoadedGraph]
     load_seconds: float
     decoder: LoadedDecoder | None = None
 
+    @property
+    def golden_error(self) -> float | None:
+        """The largest deviation from golden outputs; None where a graph was not verified."""
+        errors = [graph.golden_error for graph in self.graphs.values()]
+        if self.decoder is not None:
+            errors.append(self.decoder.golden_error)
+        known = [error for error in errors if error is not None]
+        return max(known) if len(known) == len(errors) else None
+
 
 def load_version(
     folder: Path, settings: Settings, device: Device, config: ModelConfig = DEFAULT_CONFIG
 ) -> LoadedVersion:
-    """Load, verify and warm the version in a folder; `settings` are overridden by the model's own.
+    """Load, verify and warm the version in a folder; the model's `config` overrides `settings`.
 
-    Raises: VersionRejected; StartupError where CUDA is not truly in force.
+    Raises: VersionRejected; StartupError where CUDA was requested and is not used.
     """
     started = time.monotonic()
     settings = settings.model_copy(update=config.overrides())
@@ -83,7 +92,9 @@ def load_version(
     decoder = None
     if manifest.task == "text-generation":
         decoder = load_decoder(files, settings, device)
-        # The graph that explains is seldom asked: one instance, and no second copy of the weights.
+        # The graph that explains is seldom used: one instance, and no second copy of the weights. It runs on the CPU,
+        # as ONNX Runtime's CUDA kernel of Attention does not give the attention weights.
+        device = Device("cpu")
         settings = settings.model_copy(update={"instances": 1, "threads": settings.threads or 1})
     graphs = {}
     for name, graph in manifest.graphs.items():
@@ -101,7 +112,7 @@ def load_version(
 
 
 def _read(folder: Path, device: Device) -> VersionFiles:
-    # Golden outputs without a manifest: that was lost, and what it says must not be guessed.
+    # Golden outputs without a manifest: it was lost, and must not be guessed.
     if (folder / MANIFEST_FILE).exists() or (folder / GOLDEN_FILE).exists():
         return read_version(folder)
     try:
@@ -136,12 +147,13 @@ def _load_graph(
         if not warm_up:
             buckets = buckets[:1]
         if device.is_cuda and files.manifest.task != "tensors":
-            runners: tuple[Runner, ...] = _cuda_runners(session, graph, batching, settings, device)
+            sessions = _cuda_sessions(session, name, files, rules, batching.buckets, device)
+            runners: tuple[Runner, ...] = _cuda_runners(sessions, graph, settings, device)
             num_threads = 1
         else:
             inputs = sample.inputs(1 if rules.varies else buckets[-1])
             runners, num_threads, session = _cpu_runners(session, name, files, rules, inputs, settings, device)
-        error = 0.0 if files.is_derived else _golden_error(runners[0], graph, golden, batching, settings, device)
+        error = None if files.is_derived else _golden_error(runners[0], graph, golden, batching, settings, device)
         seconds = {bucket: _bucket_seconds(runners, sample.inputs(bucket), graph, bucket) for bucket in buckets}
     except InferenceFailed as error_:
         raise rejection(error_) from error_
@@ -160,11 +172,11 @@ def _golden_error(
 def _untried(
     graph: Graph, batching: Batching, session: ort.InferenceSession, rules: RowRules, settings: Settings
 ) -> LoadedGraph:
-    """A graph that nobody knows an input for: what it costs is a guess until its first requests."""
+    """A graph without a known input: its cost is a guess until its first requests."""
     runners: tuple[Runner, ...] = (TensorRunner(session, graph, uses_shared_arena=rules.varies),)
     providers, threads = tuple(session.get_providers()), settings.threads or 1
     runners *= settings.instances or 1
-    return LoadedGraph(graph, batching, runners, threads, {1: GUESSED_SECONDS}, 0.0, providers, rules, 1)
+    return LoadedGraph(graph, batching, runners, threads, {1: GUESSED_SECONDS}, None, providers, rules, 1)
 
 
 def _runner(session: ort.InferenceSession, files: VersionFiles, name: str, rules: RowRules) -> Runner:
@@ -179,13 +191,26 @@ def _open(name: str, files: VersionFiles, rules: RowRules, num_threads: int, dev
     return files.open(name, device, num_threads, is_prepacked=is_prepacked, varies=rules.varies)
 
 
+def _cuda_sessions(
+    session: ort.InferenceSession,
+    name: str,
+    files: VersionFiles,
+    rules: RowRules,
+    buckets: Sequence[int],
+    device: Device,
+) -> dict[int, ort.InferenceSession]:
+    """A session for each bucket, `session` for the first; where rows vary in size, that one for all."""
+    if rules.varies:
+        return dict.fromkeys(buckets, session)
+    return {buckets[0]: session} | {bucket: _open(name, files, rules, 1, device) for bucket in buckets[1:]}
+
+
 def _cuda_runners(
-    session: ort.InferenceSession, graph: Graph, batching: Batching, settings: Settings, device: Device
+    sessions: dict[int, ort.InferenceSession], graph: Graph, settings: Settings, device: Device
 ) -> tuple[Runner, ...]:
-    lock = threading.Lock()
-    stride = batching.max_batch_size + 1
+    lock, stride = threading.Lock(), max(sessions) + 1
     return tuple(
-        CudaRunner(session, graph, batching.buckets, device, lock, 1 + i * stride if settings.cuda_graphs else None)
+        CudaRunner(sessions, graph, device, lock, 1 + i * stride if settings.cuda_graphs else None)
         for i in range(settings.instances or 2)
     )
 
@@ -199,7 +224,7 @@ def _cpu_runners(
     settings: Settings,
     device: Device,
 ) -> tuple[tuple[Runner, ...], int, ort.InferenceSession]:
-    """Choose instances x threads: as set, or whichever of "one for each CPU" and "all CPUs for one" computes more."""
+    """Choose instances and threads: as set, or the faster of "one for each CPU" and "all CPUs for one"."""
     cpus = available_cpus()
     if settings.instances or settings.threads or cpus == 1 or device.is_cuda:
         runner = _runner(session, files, name, rules)
@@ -210,7 +235,7 @@ def _cpu_runners(
     outputs = [spec.name for spec in files.manifest.graphs[name].outputs]
     narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs)
     wide_rate = _rows_per_second((wide,), inputs, outputs)
-    # Threads within one run meet at barriers, which a busy machine punishes: they must win clearly.
+    # Threads within one run meet at barriers, which are slow on a busy machine: they must win clearly.
     if wide_rate > 1.1 * narrow_rate:
         return (wide,), cpus, wide_session
     return (narrow,) * cpus, 1, session
@@ -245,4 +270,4 @@ def _bucket_seconds(runners: Sequence[Runner], inputs: Arrays, graph: Graph, buc
         started = time.monotonic()
         runners[0].run(inputs, bucket, outputs)
         seconds.append(time.monotonic() - started)
-    return min(seconds)  # the run that the rest of the machine disturbed least
+    return min(seconds)  # the run that was disturbed least

@@ -1,7 +1,4 @@
-"""Finds models on disk: `<repository>/<model>/<version>/`, and tells when a version's files have changed.
-
-It does not load them.
-"""
+"""Models on disk, `<repository>/<model>/<version>/`: finds them, and detects changes of their files."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class FoundModel:
-    """A model's folder and those of its versions, newest first."""
+    """A model's folder and the folders of its versions, newest first."""
 
     folder: Path
     versions: tuple[Path, ...]
@@ -35,10 +32,10 @@ class FoundModel:
         return self.folder.name
 
 
-def find_models(repositories: Sequence[Path], wanted: Sequence[str] = ()) -> dict[str, FoundModel]:
-    """The wanted models (all, if none is named); of one that lies in several repositories, the first is taken.
+def find_models(repositories: Sequence[Path], names: Sequence[str] = ()) -> dict[str, FoundModel]:
+    """The models of these names (all, without names); where several repositories hold one, the first is used.
 
-    Raises: StartupError where a folder or a wanted model does not exist.
+    Raises: StartupError where a repository or a named model does not exist.
     """
     found: dict[str, FoundModel] = {}
     for repository in repositories:
@@ -46,18 +43,18 @@ def find_models(repositories: Sequence[Path], wanted: Sequence[str] = ()) -> dic
             if model.name not in found:
                 found[model.name] = model
             else:
-                _tell_left(model.name, found[model.name].folder, model.folder)
-    if missing := [name for name in wanted if name not in found]:
+                _log_ignored(model.name, found[model.name].folder, model.folder)
+    if missing := [name for name in names if name not in found]:
         places = ", ".join(repr(str(repository)) for repository in repositories)
         raise StartupError(f"The models {missing} are not in {places}; there are {sorted(found)}.")
-    return {name: found[name] for name in (wanted or found)}
+    return {name: found[name] for name in (names or found)}
 
 
 @functools.lru_cache(maxsize=1024)
-def _tell_left(name: str, taken: Path, left: Path) -> None:
-    """Say once, however often the repositories are looked at, which folder of a model is not taken."""
-    where = {"model": name, "taken": str(taken), "left": str(left)}
-    log.warning("a model lies in two repositories; the first is taken", extra=where)
+def _log_ignored(name: str, used: Path, ignored: Path) -> None:
+    """Log once, however often the repositories are scanned, which folder of a model is ignored."""
+    where = {"model": name, "used": str(used), "ignored": str(ignored)}
+    log.warning("a model is in two repositories; the first is used", extra=where)
 
 
 def _models(repository: Path) -> list[FoundModel]:
@@ -72,18 +69,18 @@ def _models(repository: Path) -> list[FoundModel]:
 def _versions(model: Path) -> tuple[Path, ...]:
     try:
         folders = [folder for folder in model.iterdir() if _VERSION.fullmatch(folder.name) and folder.is_dir()]
-    except OSError:  # it went away meanwhile, or may not be read
+    except OSError:  # it is gone, or may not be read
         return ()
     return tuple(sorted(folders, key=lambda folder: int(folder.name), reverse=True))
 
 
 def fingerprint_of(version: Path) -> Fingerprint:
-    """What changes whenever a file of a version does: names, sizes, times and inodes."""
+    """A value that changes whenever a file of a version does: names, sizes, times and inodes."""
     found = []
     for file in sorted(version.rglob("*")):
         try:
             status = file.stat()
-        except OSError:  # it went away meanwhile
+        except OSError:  # it is gone
             continue
         found.append((str(file.relative_to(version)), status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(found)

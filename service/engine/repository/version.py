@@ -1,68 +1,93 @@
-"""One version of a model in the engine: its state, its graphs with their queues, who may still ask it, and its end.
-
-It is loaded and given up by others (`live_repository.py`).
-"""
+"""One version of a model in the engine: its state, its graphs with their queues and instances, and its end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import ctypes
+import gc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 import msgspec
 
 from models.config import ModelConfig
-from service.engine.batching.batcher import Scheduler
+from models.manifest import Graph
+from service.engine.batching.batcher import Batcher, Instance, Pool, Scheduler
+from service.engine.batching.instance import ThreadInstance
 from service.engine.batching.response_cache import ResponseCache
-from service.engine.batching.serving import ServedGraph, serve_graphs
-from service.engine.generation.generator import Generator
-from service.engine.repository.loading import LoadedVersion
+from service.engine.batching.rows import RowRules
+from service.engine.batching.scheduling import Limits, efficient_rows
+from service.engine.batching.shape_batchers import RowCost, ShapeBatchers
+from service.engine.generation.text_generator import TextGenerator
+from service.engine.repository.loading import LoadedGraph, LoadedVersion
 from service.engine.repository.repository import Fingerprint
 from service.engine.runtime.runtime import Device
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import ModelStatus
 from service.settings import Settings
 from service.telemetry.language_metrics import LanguageMetrics
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import GraphMetrics, Metrics
+
+# How much a row in a batch of varying rows may cost, relative to the best batch.
+MAX_INEFFICIENCY = 1.05
+DRAIN_POLL_SECONDS = 0.005
+
+
+@dataclass(slots=True)
+class ServedGraph:
+    """One graph with its queue and its instances."""
+
+    graph: Graph
+    rules: RowRules
+    queue: Batcher | ShapeBatchers
+    metrics: GraphMetrics
+    instances: list[ThreadInstance]
+
+    def close(self) -> None:
+        """Close the queue, which must be idle, and the instances."""
+        self.queue.close()
+        for instance in self.instances:
+            instance.close()
 
 
 @dataclass(slots=True, eq=False)
 class Version:
-    """One version: its state, and its graphs once it is ready, with the generator of a language.
+    """One version: its state and, once it is ready, its graphs and its text generator.
 
-    `holders` are the API processes that may still send it requests although it is unloading.
+    `holders` are the API processes that may still send it requests while it is unloading.
     """
 
     status: ModelStatus
     config: ModelConfig = field(default_factory=ModelConfig)
     fingerprint: Fingerprint = ()
     graphs: dict[str, ServedGraph] = field(default_factory=dict)
-    generator: Generator | None = None
+    generator: TextGenerator | None = None
     cache: ResponseCache | None = None
     holders: set[ApiConnection] = field(default_factory=set)
 
     @property
     def is_loaded(self) -> bool:
-        """Whether it has graphs that can answer."""
+        """Whether it can answer requests."""
         return bool(self.graphs or self.generator)
 
     @property
     def is_idle(self) -> bool:
-        """Whether none of its graphs has anything to do."""
+        """Whether nothing is waiting or being computed."""
         queues = (graph.queue for graph in self.graphs.values())
         is_generating = self.generator is not None and not self.generator.is_idle
         return not is_generating and not any(queue.waiting_rows or queue.computing_rows for queue in queues)
 
     def close(self) -> None:
-        """Let go of the graphs, which must be idle; their threads end."""
+        """Release the graphs, which must be idle, and end their threads."""
         for graph in self.graphs.values():
             graph.close()
         if self.generator is not None:
             self.generator.close()
         self.graphs, self.generator, self.cache = {}, None, None
 
-    def described(self) -> ModelStatus:
-        """Its state with what it has done so far."""
+    def describe(self) -> ModelStatus:
+        """Its status with its statistics so far."""
         statistics: dict[str, float] = {}
         if self.generator is not None:
             statistics |= self.generator.statistics()
@@ -84,23 +109,77 @@ def open_version(
     scheduler: Scheduler,
     call_in_loop: Callable[..., object],
 ) -> Version:
-    """Put a loaded version behind its queues, ready to answer."""
+    """Give a loaded version its queues and instances."""
     name, version = loaded.manifest.name, loaded.manifest.version
     settings = settings.model_copy(update=config.overrides())
-    graphs = serve_graphs(loaded, settings, scheduler, call_in_loop, metrics)
+    graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics)
     generator = None
     if loaded.decoder is not None:
-        of_language = LanguageMetrics(metrics, name, version)
+        language_metrics = LanguageMetrics(metrics, name, version)
         metrics.max_sequences.labels(name, version).set(loaded.decoder.decoder.num_slots)
         metrics.max_waiting_sequences.labels(name, version).set(settings.max_waiting_sequences)
-        generator = Generator(loaded.decoder, settings, of_language, monotonic, call_in_loop, name)
-    # A text that was drawn once is not the answer to the next who asks.
+        generator = TextGenerator(loaded.decoder, settings, language_metrics, monotonic, call_in_loop, name)
+    # A sampled text is not the answer to the same prompt of another caller.
     cache = ResponseCache(config.cache_bytes) if config.cache_bytes and generator is None else None
     return Version(ready_status(loaded, config, device), config, (), graphs, generator, cache)
 
 
+def open_graphs(
+    loaded: LoadedVersion,
+    settings: Settings,
+    scheduler: Scheduler,
+    call_in_loop: Callable[..., object],
+    metrics: Metrics,
+) -> dict[str, ServedGraph]:
+    """Open a queue for each graph of a version.
+
+    Graphs whose rows vary in size share a pool of instances, so that only as many large batches are in memory at once
+    as the pool has instances.
+    """
+    manifest = loaded.manifest
+    num_shared = min((len(graph.runners) for graph in loaded.graphs.values() if graph.rules.varies), default=0)
+    pool = Pool(num_shared)
+    served = {}
+    for name, graph in loaded.graphs.items():
+        # NaN and infinity may be valid outputs of an arbitrary graph.
+        must_be_finite = manifest.task != "tensors"
+        instances = [
+            ThreadInstance(runner, call_in_loop, f"{manifest.name}.{name}.{i}", must_be_finite=must_be_finite)
+            for i, runner in enumerate(graph.runners[:num_shared] if graph.rules.varies else graph.runners)
+        ]
+        graph_metrics = GraphMetrics(metrics, manifest.name, manifest.version, name)
+        queue = _open_queue(graph, instances, settings, scheduler, graph_metrics, pool)
+        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics, instances)
+    return served
+
+
+def _open_queue(
+    graph: LoadedGraph,
+    instances: Sequence[Instance],
+    settings: Settings,
+    scheduler: Scheduler,
+    metrics: GraphMetrics,
+    pool: Pool,
+) -> Batcher | ShapeBatchers:
+    limits = Limits(
+        graph.batching.max_batch_size,
+        settings.max_queue_delay_seconds,
+        settings.max_queue_rows,
+        len(instances),
+        efficient_rows(graph.bucket_seconds),
+    )
+    metrics.max_queue_rows.set(limits.max_queue_rows)
+    if not graph.rules.varies:
+        return Batcher(graph.rules.inputs, instances, limits, graph.cost, scheduler, metrics)
+    cost = RowCost(graph.cost, graph.cost_elements)
+    # Rows beyond an efficient batch are better computed by another instance.
+    efficient_elements = efficient_rows(graph.bucket_seconds, MAX_INEFFICIENCY) * graph.cost_elements
+    bound = min(graph.graph.max_batch_elements or efficient_elements, efficient_elements)
+    return ShapeBatchers(graph.rules, instances, limits, cost, scheduler, metrics, pool, bound)
+
+
 def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> ModelStatus:
-    """What is told of a version that is ready."""
+    """The status of a version that is ready."""
     manifest, graphs, decoder = loaded.manifest, loaded.graphs, loaded.decoder
     seconds = {
         (str(bucket) if len(graphs) == 1 and decoder is None else f"{name}.{bucket}"): spent
@@ -114,7 +193,7 @@ def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> 
         manifest=manifest.to_json(),
         config=config.to_json(),
         device=str(device),
-        golden_error=max((graph.golden_error for graph in graphs.values()), default=0.0),
+        golden_error=loaded.golden_error,
         load_seconds=loaded.load_seconds,
         bucket_seconds=seconds,
     )
@@ -136,6 +215,24 @@ def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> 
         buckets=tuple(steps),
         instances=1,
         threads=decoder.num_threads,
-        golden_error=max(status.golden_error, decoder.golden_error),
         bucket_seconds={f"decode.{size}": spent for size, spent in steps.items()} | seconds,
     )
+
+
+async def drain(version: Version, timeout_seconds: float) -> None:
+    """Close a version once it is idle and no API process may send it requests any more, or a timeout has passed."""
+    loop = asyncio.get_running_loop()
+    limit = loop.time() + timeout_seconds
+    while (version.holders and loop.time() < limit) or not version.is_idle:
+        await asyncio.sleep(DRAIN_POLL_SECONDS)
+    version.close()
+    await asyncio.to_thread(_free_memory)
+
+
+def _free_memory() -> None:
+    """Collect the reference cycles that hold sessions, and return free memory to the system."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # a C library without malloc_trim frees memory by itself
+        return

@@ -1,6 +1,6 @@
-"""Reads a version folder: the manifest, the golden values, and every other file as the bytes whose hash it states.
+"""Reads a version folder: the manifest, the golden outputs, and every other file as the bytes whose hash is checked.
 
-What is hashed is what is loaded: no file can be swapped in between. It does not judge what the graphs compute.
+The bytes that are hashed are the bytes that are loaded, so no file can be swapped in between.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from service.errors import ServiceError
 
 
 class VersionRejected(Exception):
-    """A version is not fit to serve; the message says why, in one line."""
+    """A version cannot be served; the message says why, in one line."""
 
 
 def rejection(error: ServiceError) -> VersionRejected:
-    """What a failure of the runtime says of the version, in one line."""
+    """The rejection of a version because the runtime failed, in one line."""
     lines = str(error.__cause__ or "").splitlines()
     return VersionRejected(f"{error.message} {lines[0][:300] if lines else ''}")
 
 
 @dataclass(frozen=True, slots=True)
 class VersionFiles:
-    """A version in memory; graphs that share weights share their bytes. One without a manifest stays a file."""
+    """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file."""
 
     manifest: Manifest
     goldens: dict[str, Golden]
@@ -50,7 +50,7 @@ class VersionFiles:
     ) -> ort.InferenceSession:
         """Create a session of a graph.
 
-        Raises: InferenceFailed where it does not load; StartupError where CUDA is not truly in force.
+        Raises: InferenceFailed where it does not load; StartupError where CUDA was requested and is not used.
         """
         file = self.manifest.graphs[name].weights
         weights = self.weights[file.file] if file is not None else None
@@ -69,8 +69,8 @@ def read_version(folder: Path) -> VersionFiles:
         manifest = read_manifest(folder)
         goldens = golden_io.read_golden(folder)
         graphs: dict[str, bytes | Path] = {name: _read(folder, graph) for name, graph in manifest.graphs.items()}
-        wanted = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
-        weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in wanted}
+        files = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
+        weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in files}
     except (StrictError, OSError, ValueError) as error:
         raise VersionRejected(str(error)) from error
     return VersionFiles(manifest, goldens, graphs, weights)

@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, memory and threads."""
+"""ONNX Runtime: devices, sessions and runners."""

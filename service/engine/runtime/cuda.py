@@ -1,6 +1,6 @@
 """Runs a session on a CUDA device: buckets, pinned memory, and every address bound.
 
-It knows arrays and graphs, neither requests nor batches. Options of sessions are in `runtime.py`.
+It knows arrays and graphs, neither requests nor batches. Session options are in `runtime.py`.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from models.manifest import Graph, TensorSpec
-from service.engine.batching import scheduling
-from service.engine.batching.batches import Arrays
-from service.engine.batching.rows import RowShapes
-from service.engine.runtime.runtime import CUDA, EXIT_DEVICE_LOST, Device
+from service.engine.runtime.runtime import CUDA, EXIT_DEVICE_LOST, Device, bucket_for
+from service.engine.transport.messages import Arrays, RowShapes
 from service.errors import InferenceFailed
 
 log = logging.getLogger(__name__)
 
-# Where rows vary in size, memory is bound for this many pairs of shape and bucket, least recently used first to go.
+# Where rows vary in size, at most this many pairs of shape and bucket keep memory; the least recently used go first.
 MAX_VARYING_BUFFERS = 16
 
 
@@ -44,7 +42,7 @@ class BoundBuffers:
         self._bindings: dict[tuple[str, ...], ort.IOBinding] = {}
 
     def copy_in(self, arrays: Arrays, num_rows: int) -> None:
-        """Copy rows to the device; those that are missing in the bucket are zeros."""
+        """Copy rows to the device; the rest of the bucket is zeros."""
         for name, array in arrays.items():
             pinned = self._pinned[name]
             pinned[:num_rows] = array[:num_rows]
@@ -52,13 +50,13 @@ class BoundBuffers:
             self._inputs[name].update_inplace(pinned)
 
     def binding(self, outputs: tuple[str, ...]) -> ort.IOBinding:
-        """The inputs and the wanted outputs, bound; ONNX Runtime allocates outputs whose size it alone knows."""
+        """The inputs and these outputs, bound; ONNX Runtime allocates outputs of unknown size."""
         if outputs not in self._bindings:
             binding = self._session.io_binding()
             for spec in self._graph.inputs:
                 binding.bind_ortvalue_input(spec.name, self._inputs[spec.name])
             specs = {spec.name: spec for spec in self._graph.outputs}
-            for name in outputs:  # in this order they come back
+            for name in outputs:  # they come back in this order
                 if any(size < 0 for size in specs[name].row_shape):
                     binding.bind_output(name, self._device.kind, self._device.index)
                 else:
@@ -79,25 +77,26 @@ class BoundBuffers:
 
 
 class CudaRunner:
-    """Runs a session on a CUDA device for one instance.
+    """Runs a graph on a CUDA device for one instance.
 
-    The batch is padded to a bucket, copied from pinned memory into device memory of its own, computed with every
-    address bound, and only wanted outputs come back. Two instances share the session: while one computes, the other
-    copies. CUDA graphs are bound to addresses that stay, so there are none where rows vary in size.
+    A batch is padded to a bucket, copied from pinned memory to device memory of its own and computed with every address
+    bound; only the requested outputs are copied back. Two instances share the sessions: while one computes, the other
+    copies. Each bucket has a session, because a convolution keeps the plan of the last shape only and planning takes
+    milliseconds; where rows vary in size one session serves all. CUDA graphs need fixed addresses, so there are none
+    where rows vary in size.
     """
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        sessions: Mapping[int, ort.InferenceSession],
         graph: Graph,
-        buckets: Sequence[int],
         device: Device,
         compute_lock: threading.Lock,
         graph_id_base: int | None,
     ) -> None:
-        self._session = session
+        self._sessions = sessions
         self._graph = graph
-        self._buckets = tuple(buckets)
+        self._buckets = tuple(sorted(sessions))
         self._device = device
         self._lock = compute_lock
         self._varies = any(size < 0 for spec in graph.inputs for size in spec.row_shape)
@@ -110,16 +109,16 @@ class CudaRunner:
     def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
         """Compute the first `num_rows` rows.
 
-        Raises: InferenceFailed. A CUDA error ends the process: the device context is lost with it.
+        Raises: InferenceFailed. A CUDA error ends the process, as the device context is lost.
         """
-        bucket = scheduling.bucket_for(num_rows, self._buckets)
+        bucket = bucket_for(num_rows, self._buckets)
         try:
             buffers = self._buffers_for(self._row_shapes(arrays), bucket)
             buffers.copy_in(arrays, num_rows)
             binding = buffers.binding(tuple(outputs))
             with self._lock:
                 binding.synchronize_inputs()
-                self._session.run_with_iobinding(binding, self._run_options(bucket))
+                self._sessions[bucket].run_with_iobinding(binding, self._run_options(bucket))
                 binding.synchronize_outputs()
             values = [value.numpy() for value in binding.get_outputs()]
         except Exception as error:
@@ -143,7 +142,7 @@ class CudaRunner:
         if key not in self._buffers:
             if self._varies and len(self._buffers) >= MAX_VARYING_BUFFERS:
                 self._buffers.popitem(last=False)
-            self._buffers[key] = BoundBuffers(self._session, self._graph, row_shapes, bucket, self._device)
+            self._buffers[key] = BoundBuffers(self._sessions[bucket], self._graph, row_shapes, bucket, self._device)
         self._buffers.move_to_end(key)
         return self._buffers[key]
 

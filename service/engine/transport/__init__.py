@@ -1,1 +1,1 @@
-"""The messages between API processes and the engine."""
+"""The connection between API processes and the engine: all that the layers above the engine may import."""

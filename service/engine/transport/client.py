@@ -1,7 +1,6 @@
-"""The engine's face in an API process: which models there are, inference as an awaitable, texts as iterators.
+"""The engine as an API process sees it: its models, inference as an awaitable, texts as iterators of tokens.
 
-What waits for the engine, and what becomes of it when that dies, is kept by `in_flight.py`. This module knows nothing
-of HTTP, nor of how the engine batches.
+It knows nothing of HTTP, nor of how the engine batches.
 """
 
 from __future__ import annotations
@@ -10,37 +9,39 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Sequence
+from typing import cast
 
-from service.engine.transport.calls import Call, ReadyModel, error_of
+from service.engine.transport.calls import Answer, Call, InFlight, Outstanding, TextGeneration, error_of
 from service.engine.transport.coalescing import CoalescingTransport
-from service.engine.transport.connection import Connection
-from service.engine.transport.generation import Generation
-from service.engine.transport.in_flight import Answer, InFlight
-from service.engine.transport.known_models import KnownModels
+from service.engine.transport.known_models import KnownModels, ReadyModel
 from service.engine.transport.messages import (
     Control,
     Describe,
     Description,
+    DescriptionAcknowledged,
     Failure,
+    FrameReader,
     Infer,
     Message,
     ModelStatus,
     Released,
+    RowShapes,
     Sampled,
     Sampling,
     frame,
 )
-from service.engine.transport.pending_queries import PendingQueries
-from service.errors import Cancelled, EngineUnavailable
+from service.errors import Cancelled, EngineUnavailable, ServiceError
 from service.settings import Settings
 
-__all__ = ["Call", "EngineClient", "Generation", "ReadyModel"]
+__all__ = ["Call", "EngineClient", "ReadyModel", "TextGeneration"]
 
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.05
-# Whoever lists the models must not wait for an engine that is busy or stopped.
+# A list of the models must not wait for an engine that is busy or stopped.
 DESCRIBE_SECONDS = 1.0
+
+Statuses = tuple[ModelStatus, ...]
 
 
 class EngineClient:
@@ -52,7 +53,7 @@ class EngineClient:
         self._loop = asyncio.get_running_loop()
         self._transport: CoalescingTransport | None = None
         self._calls = InFlight(self._write)
-        self._questions = PendingQueries()
+        self._queries = PendingQueries()
         self._last_id = 0
         self._models = KnownModels()
         self._closed = False
@@ -61,50 +62,50 @@ class EngineClient:
     # --- connection ---
 
     async def run(self) -> None:
-        """Stay connected to the engine, for ever; an engine that died is sought until it is back."""
+        """Stay connected to the engine until closed; where there is none, keep trying."""
         while not self._closed:
             try:
-                await self._loop.create_unix_connection(lambda: Connection(self), self._socket_path)
+                await self._loop.create_unix_connection(lambda: ClientProtocol(self), self._socket_path)
             except OSError:
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
             await self._lost.wait()
 
     def close(self) -> None:
-        """Leave the engine for good."""
+        """Close the connection for good."""
         self._closed = True
         if self._transport is not None:
             self._transport.close()
 
     def connected(self, transport: CoalescingTransport) -> None:
-        """Start to use a new connection; calls wait until the engine says that their model is ready."""
+        """Use a new connection; stranded calls wait until the engine says that their model is ready."""
         self._transport = transport
         self._lost.clear()
 
     def disconnected(self) -> None:
-        """Keep the calls that may be sent once more, fail the others."""
+        """Keep the calls that may be sent once more; fail the others."""
         self._transport = None
         self._models.is_settled = False
         self._lost.set()
-        self._questions.fail(EngineUnavailable("The engine was lost meanwhile.", retry_after_seconds=1))
+        self._queries.fail(EngineUnavailable("The engine was lost meanwhile.", retry_after_seconds=1))
         self._calls.strand(self._settings.engine_restart_seconds)
         if self._calls:
             log.warning("the engine was lost; requests in flight wait for it", extra={"requests": len(self._calls)})
 
     @property
     def is_connected(self) -> bool:
-        """Whether the engine can be reached now."""
+        """Whether there is a connection to the engine."""
         return self._transport is not None
 
     @property
     def num_in_flight(self) -> int:
-        """Calls that are not answered yet."""
+        """Calls that are not finished."""
         return len(self._calls)
 
     # --- models ---
 
     @property
-    def statuses(self) -> tuple[ModelStatus, ...]:
+    def statuses(self) -> Statuses:
         """Every version that the engine knows, without live statistics."""
         return self._models.statuses
 
@@ -115,69 +116,65 @@ class EngineClient:
 
     @property
     def unready(self) -> list[str]:
-        """The wanted models without a ready version; all of them while the engine is away."""
-        return sorted(self._models.wanted - (self._models.served if self.is_connected else set()))
+        """The models that should be served and have no ready version; all of them while the engine is away."""
+        return sorted(self._models.active - (self._models.ready if self.is_connected else set()))
 
     @property
     def is_ready(self) -> bool:
-        """Whether every wanted model can be served now."""
+        """Whether every model that should be served can be used now."""
         return self.is_connected and self.is_settled and not self.unready
 
     def resolve(self, reference: str) -> ReadyModel:
         """Find the model `name` (its newest ready version) or `name@version`.
 
-        Whoever holds it keeps its version loaded.
+        Its version stays loaded for as long as the result is referenced.
 
         Raises: UnknownModel, ModelNotReady.
         """
         return self._models.resolve(reference)
 
     async def load(self, name: str, config: str = "") -> None:
-        """Load a model, or load it again; `config` is JSON with members as in `config.toml`, in place of the file.
+        """Load a model, or load it again, and wait until the versions that its policy names are ready.
 
-        Returns once the versions that its policy names are ready.
+        `config` is JSON with the members of `config.toml`, and replaces that file.
 
-        Raises: UnknownModel, InvalidParameter, ModelNotReady saying which versions failed (what was served before still
-        is), Unavailable where models are not controlled by callers, EngineUnavailable.
+        Raises: UnknownModel, InvalidParameter, EngineUnavailable; ModelNotReady with the versions that failed (those
+        that were served before still are); Unavailable where `--model-control` does not let callers load models.
         """
-        await self._ask(Control(self._next_id(), "load", name, config))
+        await self._query(Control(self._next_id(), "load", name, config))
 
     async def unload(self, name: str) -> None:
-        """Serve a model no longer; returns when its last request is answered and its memory is free.
+        """Stop serving a model, and wait until its last request is answered and its memory is free.
 
-        Raises: UnknownModel, Unavailable where models are not controlled by callers, EngineUnavailable.
+        Raises: UnknownModel, EngineUnavailable; Unavailable where `--model-control` does not let callers unload models.
         """
-        await self._ask(Control(self._next_id(), "unload", name))
+        await self._query(Control(self._next_id(), "unload", name))
 
     async def refresh(self) -> None:
-        """Look at the repositories again, so that `statuses` holds what is there now.
+        """Scan the repositories again, so that `statuses` is up to date.
 
         Raises: EngineUnavailable.
         """
-        await self._ask(Control(self._next_id(), "index"))
+        await self._query(Control(self._next_id(), "index"))
 
-    async def describe(self) -> tuple[ModelStatus, ...]:
-        """Every model with its live statistics; as they were last told while the engine is away."""
+    async def describe(self) -> Statuses:
+        """Every model with its live statistics; without them while the engine does not answer."""
         try:
             async with asyncio.timeout(DESCRIBE_SECONDS):
                 return await self.ask_statuses()
         except (TimeoutError, EngineUnavailable):
             return self.statuses
 
-    async def ask_statuses(self) -> tuple[ModelStatus, ...]:
+    async def ask_statuses(self) -> Statuses:
         """Every model with its live statistics.
 
         Raises: EngineUnavailable.
         """
-        return await self._ask(Describe(self._next_id()))
+        return await self._query(Describe(self._next_id()))
 
-    async def _ask(self, question: Control | Describe) -> tuple[ModelStatus, ...]:
-        """Ask what is answered with a description; raise the error that comes instead."""
-        self._tell(question)
-        return await self._questions.answer_to(question.id)
-
-    def _tell(self, message: Message) -> None:
-        self._write(frame(message))
+    async def _query(self, query: Control | Describe) -> Statuses:
+        self._write(frame(query))
+        return await self._queries.answer_to(query.id)
 
     # --- inference ---
 
@@ -190,15 +187,15 @@ class EngineClient:
         num_rows: int,
         timeout_seconds: float,
         *,
-        row_shapes: tuple[tuple[int, ...], ...] = (),
+        row_shapes: RowShapes = (),
         priority: int = 0,
     ) -> Call:
-        """Compute some outputs of a graph for rows of raw tensors, inputs in the graph's order.
+        """Compute some outputs of a graph; `payload` holds the rows of its inputs, in the graph's order.
 
-        `row_shapes`: the shape of one row of each input, where the manifest leaves a size open; of a graph that is not
-        batched, whose `num_rows` is 1, the whole shapes. `priority`: 1 is served first, 0 is the usual one.
+        `row_shapes`: the shape of one row of each input, where the manifest leaves a size open. A graph that is not
+        batched takes `num_rows` 1 and whole shapes. `priority`: 1 is served first, 0 is the default.
 
-        Raises: EngineUnavailable at once while the engine is away; the rest comes through the awaited call.
+        Raises: EngineUnavailable at once while there is no engine; any other error where the call is awaited.
         """
         id_ = self._next_id()
         infer = Infer(id_, model.name, model.version, graph, num_rows, outputs, timeout_seconds, row_shapes, priority)
@@ -206,27 +203,20 @@ class EngineClient:
         self._calls.send(call, timeout_seconds)
         return call
 
-    def cancel(self, call: Call) -> None:
-        """Give up a call: its rows leave the queue."""
-        if not call.done():
-            self._calls.withdraw(call, Cancelled("The caller left."))
-
-    # --- texts ---
-
-    def generate(
+    def generate_text(
         self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
-    ) -> Generation:
-        """Continue a prompt, whose first token is the beginning.
+    ) -> TextGeneration:
+        """Continue a prompt, which starts with the model's beginning token.
 
-        Raises: EngineUnavailable at once while the engine is away; the rest comes through the iteration.
+        Raises: EngineUnavailable at once while there is no engine; any other error in the iteration.
         """
-        generation = Generation(self._next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
+        generation = TextGeneration(self._next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
         self._calls.send(generation, timeout_seconds)
         return generation
 
-    def cancel_generation(self, generation: Generation) -> None:
-        """Give up the rest of a text: its slot is free at the engine's next step."""
-        self._calls.withdraw(generation, Cancelled("The caller left."))
+    def cancel(self, call: Outstanding) -> None:
+        """Cancel a call: its rows leave the queue, or its text frees its slot at the next step."""
+        self._calls.withdraw(call, Cancelled("The caller left."))
 
     # --- messages ---
 
@@ -245,20 +235,73 @@ class EngineClient:
         if isinstance(message, Sampled):
             self._calls.push(message)
         elif isinstance(message, Description):
-            self._learn(message)
+            self._update(message)
         elif isinstance(message, Answer):
-            awaited = self._calls.receive(message, payload)
-            if isinstance(message, Failure) and not awaited:
-                self._questions.fail(error_of(message), message.id)
+            is_of_a_call = self._calls.receive(message, payload)
+            if isinstance(message, Failure) and not is_of_a_call:
+                self._queries.fail(error_of(message), message.id)
 
-    def _learn(self, description: Description) -> None:
-        for dropped in self._models.learn(description):
-            # Whoever resolved the model may still ask things of it; the engine waits for the last to let go.
+    def _update(self, description: Description) -> None:
+        for dropped in self._models.update(description):
+            # Requests that resolved the model may still use it; the engine keeps it until the last reference is gone.
             weakref.finalize(dropped, self._released, dropped.name, dropped.version).atexit = False
-        self._questions.answer(description.id, description.models)
+        self._queries.answer(description.id, description.models)
         self._calls.resend(self._models, is_settled=self.is_settled)
 
     def _released(self, name: str, version: str) -> None:
-        # The last reference may have been a thread's.
+        # The last reference may have been dropped by another thread.
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell, Released(name, version))
+            self._loop.call_soon_threadsafe(self._write, frame(Released(name, version)))
+
+
+class ClientProtocol(asyncio.Protocol):
+    """The API process's end of the connection: bytes to messages, and the acknowledgement of descriptions."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._reader = FrameReader()
+        self._transport: CoalescingTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give the connection to the client."""
+        loop = asyncio.get_running_loop()
+        self._transport = CoalescingTransport(cast(asyncio.Transport, transport), loop)
+        self._client.connected(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass every complete message to the client."""
+        for message, payload in self._reader.feed(data):
+            self._client.handle(message, payload)
+            if isinstance(message, Description) and message.id == 0 and self._transport is not None:
+                self._transport.write(frame(DescriptionAcknowledged()))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the client that the connection is gone."""
+        self._client.disconnected()
+
+
+class PendingQueries:
+    """The queries that are answered with a description of all models, by their id."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, asyncio.Future[Statuses]] = {}
+
+    async def answer_to(self, id_: int) -> Statuses:
+        """Wait for the answer to a query that has just been sent, or raise its error."""
+        waiter: asyncio.Future[Statuses] = asyncio.get_running_loop().create_future()
+        self._waiting[id_] = waiter
+        try:
+            return await waiter
+        finally:
+            self._waiting.pop(id_, None)
+
+    def answer(self, id_: int, statuses: Statuses) -> None:
+        """Answer a query, if it is still waiting."""
+        if (waiter := self._waiting.get(id_)) is not None and not waiter.done():
+            waiter.set_result(statuses)
+
+    def fail(self, error: ServiceError, id_: int | None = None) -> None:
+        """Fail one query, or all of them."""
+        for each, waiter in self._waiting.items():
+            if id_ in (None, each) and not waiter.done():
+                waiter.set_exception(error)

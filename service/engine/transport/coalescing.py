@@ -1,7 +1,4 @@
-"""Writes of one turn of the event loop, sent together: uvloop makes a system call of every write otherwise.
-
-It knows bytes and transports only.
-"""
+"""Sends the writes of one iteration of the event loop together: uvloop makes a system call for every write."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Any
 
 
 class CoalescingTransport:
-    """A transport whose writes wait for the end of the loop's turn; everything else is the wrapped transport's."""
+    """A transport that collects writes until the end of the loop's iteration; all else is the wrapped transport's."""
 
     __slots__ = ("_loop", "_pending", "_transport")
 
@@ -20,7 +17,7 @@ class CoalescingTransport:
         self._pending: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        """Send the bytes at the end of this turn, after those written before."""
+        """Send the bytes at the end of this iteration."""
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending.append(data)
@@ -31,7 +28,7 @@ class CoalescingTransport:
         self._transport.close()
 
     def abort(self) -> None:
-        """Close at once; what is pending is lost."""
+        """Close at once, without sending what is pending."""
         self._pending.clear()
         self._transport.abort()
 

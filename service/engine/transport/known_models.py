@@ -1,16 +1,31 @@
-"""The models as an API process knows them: what the engine said last, and which version a name stands for.
-
-It holds no connection and asks nothing (`client.py`).
-"""
+"""The models as an API process knows them: the engine's latest description, and which version a name refers to."""
 
 from __future__ import annotations
 
-from service.engine.transport.calls import ReadyModel
+from pathlib import Path
+
+from models.manifest import Manifest
+from models.strict import build
 from service.engine.transport.messages import Description, ModelStatus
 from service.errors import ModelNotReady, UnknownModel
 
-# States of versions that nobody wants to be served now.
-_UNWANTED = ("unavailable", "unloading")
+# Versions in these states are not meant to be served.
+_INACTIVE = ("unavailable", "unloading")
+
+
+class ReadyModel:
+    """A model version that can be used: its status and its manifest, decoded once."""
+
+    def __init__(self, status: ModelStatus) -> None:
+        self.status = status
+        self.manifest = build(Manifest, status.manifest)
+        self.name = status.name
+        self.version = status.version
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+        return Path(self.status.repository) / self.name / self.version
 
 
 class KnownModels:
@@ -26,24 +41,24 @@ class KnownModels:
         return key in self._ready
 
     @property
-    def wanted(self) -> set[str]:
+    def active(self) -> set[str]:
         """The names of all models that are to be served."""
-        return {status.name for status in self.statuses if status.state not in _UNWANTED}
+        return {status.name for status in self.statuses if status.state not in _INACTIVE}
 
     @property
-    def served(self) -> set[str]:
+    def ready(self) -> set[str]:
         """The names of the models with a ready version."""
         return set(self._newest)
 
-    def learn(self, description: Description) -> list[ReadyModel]:
-        """Take over what the engine says; return the models that are to be used no more."""
+    def update(self, description: Description) -> list[ReadyModel]:
+        """Take over a description of the engine; return the models that must not be used any more."""
         self.statuses = description.models
         self.is_settled = description.settled
-        known, self._ready = self._ready, {}
+        old, self._ready = self._ready, {}
         for status in description.models:
             if status.state != "ready":
                 continue
-            model = known.pop((status.name, status.version), None)
+            model = old.pop((status.name, status.version), None)
             if model is None or model.status.manifest != status.manifest:
                 model = ReadyModel(status)
             model.status = status
@@ -51,7 +66,7 @@ class KnownModels:
         self._newest = {}
         for name, version in sorted(self._ready, key=lambda key: int(key[1])):
             self._newest[name] = self._ready[name, version]
-        return list(known.values())
+        return list(old.values())
 
     def resolve(self, reference: str) -> ReadyModel:
         """Find the model `name` (its newest ready version) or `name@version`.

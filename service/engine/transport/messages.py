@@ -1,27 +1,40 @@
-"""The messages between API processes and the engine, and how they are framed on a Unix stream socket.
+"""The messages between API processes and the engine, and their frames on a Unix stream socket.
 
-A frame is two little-endian uint32 (header bytes, payload bytes), a msgpack header, then raw tensors, row-major, in the
-order of the graph's inputs or of `Result.outputs`; of BYTES, each element follows its length as a little-endian uint32.
-Nothing here knows what a message leads to.
+A frame is two little-endian uint32 (header bytes, payload bytes), a msgpack header, then raw row-major tensors in the
+order of the graph's inputs or of `Result.outputs`. Each element of BYTES follows its length, a little-endian uint32.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 _LENGTHS = struct.Struct("<II")
 MAX_FRAME_BYTES = 2**30
+
+Arrays = dict[str, NDArray[Any]]
+RowShapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceTiming:
+    """What one answered request cost: its time in the queue, and the time and size of its last batch."""
+
+    queue_seconds: float
+    compute_seconds: float
+    batch_size: int
 
 
 class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     """Compute `outputs` of a graph for the rows in the payload, within `timeout_seconds` from arrival.
 
     `row_shapes` holds the shape of one row of each input, where the manifest leaves a size open. A graph that is not
-    batched takes `num_rows` 1 and the whole shapes. `priority`: 1 is served first, 0 is the usual one.
+    batched takes `num_rows` 1 and whole shapes. `priority`: 1 is served first, 0 is the default.
     """
 
     id: int
@@ -31,26 +44,26 @@ class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     num_rows: int
     outputs: tuple[str, ...]
     timeout_seconds: float
-    row_shapes: tuple[tuple[int, ...], ...] = ()
+    row_shapes: RowShapes = ()
     priority: int = 0
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=2):
-    """Nobody waits for request `id` any more."""
+    """Stop computing request `id`."""
 
     id: int
 
 
 class Describe(msgspec.Struct, array_like=True, frozen=True, tag=3):
-    """Answer with a Description that carries this `id`."""
+    """Request a Description with this `id`."""
 
     id: int
 
 
 class Control(msgspec.Struct, array_like=True, frozen=True, tag=11):
-    """Load or unload a model, or look at the repositories again; answered with a Description (or Failure) when done.
+    """Load or unload a model, or scan the repositories again; answered with a Description or a Failure when done.
 
-    `action` is `load`, `unload` or `index`; `config` is JSON with members as in `config.toml`, empty takes the file.
+    `action` is `load`, `unload` or `index`; `config` is JSON with the members of `config.toml`, empty for that file.
     """
 
     id: int
@@ -60,22 +73,22 @@ class Control(msgspec.Struct, array_like=True, frozen=True, tag=11):
 
 
 class Released(msgspec.Struct, array_like=True, frozen=True, tag=12):
-    """No request of this API process will use a version any more that was said to be unloading."""
+    """This API process will send no more requests to a version that is unloading."""
 
     model: str
     version: str
 
 
 class DescriptionAcknowledged(msgspec.Struct, array_like=True, frozen=True, tag=13):
-    """One more of the descriptions with id 0 is known to this API process."""
+    """This API process has taken over one more description with id 0."""
 
 
 class Sampling(msgspec.Struct, array_like=True, frozen=True):
     """How a text is continued.
 
     `temperature` 0 takes the likeliest token; `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing. `num_logprobs` and
-    `prompt_logprobs`: -1 none, 0 those of the tokens themselves, k also of the k likeliest. `first_step` tokens of the
-    answer are at the end of the prompt already: random numbers go on from there.
+    `prompt_logprobs`: -1 none, 0 those of the tokens themselves, k also of the k likeliest. The last `first_step`
+    tokens of the prompt belong to the answer: the sequence of random numbers continues after them.
     """
 
     max_tokens: int
@@ -94,8 +107,8 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
     first_step: int = 0
 
 
-class Generate(msgspec.Struct, array_like=True, frozen=True, tag=7):
-    """Continue the prompt in the payload (int32 tokens, the beginning included), within `timeout_seconds`."""
+class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """Continue the prompt in the payload (int32 tokens, beginning token included), within `timeout_seconds`."""
 
     id: int
     model: str
@@ -118,7 +131,7 @@ class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True, tag=5):
-    """Request `id` failed with an error of the service's tree."""
+    """Request `id` failed with a ServiceError of this `code`."""
 
     id: int
     code: str
@@ -136,7 +149,7 @@ class Sampled(msgspec.Struct, array_like=True, frozen=True, tag=8):
 
 
 class Scored(msgspec.Struct, array_like=True, frozen=True, tag=9):
-    """What the prompt of request `id` scores, before its first token.
+    """The scores of the prompt of request `id`, sent before its first token.
 
     The payload holds, for the P - 1 tokens after the first: log probabilities float32 [P - 1], the likeliest tokens
     int32 [P - 1, num_top] and their log probabilities float32 [P - 1, num_top].
@@ -147,7 +160,7 @@ class Scored(msgspec.Struct, array_like=True, frozen=True, tag=9):
 
 
 class Finished(msgspec.Struct, array_like=True, frozen=True, tag=10):
-    """Request `id` has all its tokens: `reason` is `stop` (the end token, which was sent too) or `length`."""
+    """Request `id` has all its tokens: `reason` is `stop` (the last one is the end token) or `length`."""
 
     id: int
     reason: str
@@ -160,14 +173,14 @@ class Finished(msgspec.Struct, array_like=True, frozen=True, tag=10):
 
 
 class Duration(msgspec.Struct, frozen=True):
-    """How often something happened, and how long it took in all, in nanoseconds."""
+    """How often something happened, and its total time in nanoseconds."""
 
     count: int = 0
     ns: int = 0
 
 
 class BatchStatistics(msgspec.Struct, frozen=True):
-    """The batches of one size: how many, and what each part of computing them took."""
+    """The batches of one size: their number, and the time of each part of their computation."""
 
     batch_size: int
     compute_input: Duration = Duration()
@@ -176,7 +189,7 @@ class BatchStatistics(msgspec.Struct, frozen=True):
 
 
 class GraphStatistics(msgspec.Struct, frozen=True):
-    """What one graph has done since it was loaded, as the Open Inference Protocol counts it.
+    """The statistics of one graph since it was loaded, as the Open Inference Protocol counts them.
 
     `inference_count` counts rows that were computed and answered, `execution_count` batches, the durations requests;
     `success.ns` is the sum of the others of the same requests. `last_inference_ms` is since the epoch.
@@ -197,10 +210,11 @@ class GraphStatistics(msgspec.Struct, frozen=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True):
-    """What the engine says of one model version: its state, how it runs, what it has done.
+    """One model version: its state, how it runs, and its statistics.
 
     `state`: `loading`, `ready`, `unloading`, `unavailable` (in the repository, not loaded) or `failed`. `reason` says
-    why it failed; of a ready version, why its reload failed. `config` is what `config.toml` holds, defaults included.
+    why it failed or, for a ready version, why its reload failed. `config` is `config.toml` with its defaults.
+    `golden_error` is None where the version was never compared with golden outputs.
     """
 
     name: str
@@ -214,7 +228,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     buckets: tuple[int, ...] = ()
     instances: int = 0
     threads: int = 0
-    golden_error: float = 0.0
+    golden_error: float | None = None
     load_seconds: float = 0.0
     bucket_seconds: dict[str, float] = {}
     statistics: dict[str, float] = {}
@@ -224,7 +238,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):
-    """Every model version that is wanted; sent on connecting, on each change (id 0) and on Describe."""
+    """Every model version; sent on connecting and on each change (with id 0), and in answer to Describe."""
 
     id: int
     models: tuple[ModelStatus, ...]
@@ -241,7 +255,7 @@ Message = (
     | Result
     | Failure
     | Description
-    | Generate
+    | GenerateText
     | Sampled
     | Scored
     | Finished
@@ -252,7 +266,7 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
 class FrameError(ValueError):
-    """Something is not a frame, or too large for one."""
+    """Bytes that are no frame, or a frame that is too large."""
 
 
 def _check_length(num_bytes: int) -> None:
@@ -263,7 +277,7 @@ def _check_length(num_bytes: int) -> None:
 def frame(message: Message, *payload: bytes | memoryview) -> bytes:
     """Encode one message and its tensors as one frame.
 
-    Raises: FrameError for one that the other side would not take.
+    Raises: FrameError where it would be too large.
     """
     header = _encoder.encode(message)
     payload_bytes = sum(len(part) for part in payload)
@@ -272,7 +286,7 @@ def frame(message: Message, *payload: bytes | memoryview) -> bytes:
 
 
 class FrameReader:
-    """Turns chunks of a byte stream into messages; feed it whatever the socket gives."""
+    """Splits a byte stream into messages."""
 
     __slots__ = ("_rest",)
 

@@ -1,6 +1,6 @@
-"""Texts among tensors: their layout in a payload, each element behind its length, and as arrays of objects.
+"""Tensors in a payload, strings among them.
 
-It knows neither batches nor graphs. The layout is that of BYTES in the Open Inference Protocol's binary data.
+An element of BYTES follows its length as a little-endian uint32, as in the Open Inference Protocol's binary data.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ LENGTH_BYTES = _LENGTH.size
 
 
 def pack_strings(items: Iterable[bytes | str]) -> bytes:
-    """Lay out elements of BYTES, each after its length; texts as UTF-8."""
+    """Encode elements of BYTES, each after its length; str as UTF-8."""
     parts = (item.encode("utf-8") if isinstance(item, str) else item for item in items)
     return b"".join(piece for part in parts for piece in (_LENGTH.pack(len(part)), part))
 
 
 def element_at(view: memoryview, start: int) -> memoryview | None:
-    """The element of BYTES whose length stands at `start`; None where it is not whole."""
+    """The element of BYTES whose length is at `start`; None where the data ends within it."""
     begin = start + LENGTH_BYTES
     if begin > len(view):
         return None
@@ -36,8 +36,8 @@ def element_at(view: memoryview, start: int) -> memoryview | None:
     return view[begin:end] if end <= len(view) else None
 
 
-def unpack(payload: Payload, count: int, start: int = 0) -> tuple[list[bytes], int]:
-    """Take `count` elements from a payload; return them and where they end.
+def unpack_strings(payload: Payload, count: int, start: int = 0) -> tuple[list[bytes], int]:
+    """Decode `count` elements of BYTES from `start` on; return them and the offset of their end.
 
     Raises: InvalidParameter.
     """
@@ -51,8 +51,8 @@ def unpack(payload: Payload, count: int, start: int = 0) -> tuple[list[bytes], i
     return items, start
 
 
-def take_apart(specs: Sequence[TensorSpec], num_rows: int, payload: Payload) -> dict[str, NDArray[Any]]:
-    """The tensors of a payload, [num_rows, *row_shape] each; texts must be UTF-8, which is all that graphs take.
+def split_tensors(specs: Sequence[TensorSpec], num_rows: int, payload: Payload) -> dict[str, NDArray[Any]]:
+    """The tensors of a payload, [num_rows, *row_shape] each; strings must be UTF-8, as graphs take nothing else.
 
     Raises: InvalidParameter.
     """
@@ -62,7 +62,7 @@ def take_apart(specs: Sequence[TensorSpec], num_rows: int, payload: Payload) -> 
         shape = (num_rows, *spec.row_shape)
         count = prod(shape)
         if spec.datatype == "BYTES":
-            items, start = unpack(payload, count, start)
+            items, start = unpack_strings(payload, count, start)
             arrays[spec.name] = np.empty(count, object)
             arrays[spec.name][:] = [_text(spec.name, item) for item in items]
         else:
@@ -81,4 +81,4 @@ def _text(name: str, item: bytes) -> str:
     try:
         return item.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidParameter(f"{name!r} holds {item[:40]!r}; the graph takes texts in UTF-8.") from error
+        raise InvalidParameter(f"{name!r} holds {item[:40]!r}; the graph takes strings in UTF-8.") from error

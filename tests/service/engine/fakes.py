@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from service.engine.batching.batches import BatchBuffer
-from service.engine.runtime.instance import BatchOutcome
+from service.engine.batching.instance import BatchOutcome
 
 
 @dataclass(order=True)

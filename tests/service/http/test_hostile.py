@@ -106,24 +106,28 @@ def test_a_hostile_body_is_refused_by_every_route_that_reads_one(
 
 # An empty object asks for a text without a prompt, which is fair.
 @pytest.mark.parametrize("name", sorted(set(BODIES) - {"no images"}))
-def test_a_hostile_body_is_refused_by_every_route_of_texts(languages: httpx.Client, name: str) -> None:
+def test_a_hostile_body_is_refused_by_every_route_of_texts(text_generation_client: httpx.Client, name: str) -> None:
     for verb in TEXT_ROUTES:
-        assert_refused(languages.post(f"/v1/models/tiny-transformer/{verb}", content=BODIES[name], headers=JSON))
-    refused = languages.post(COMPLETIONS, content=BODIES[name], headers=JSON)
+        assert_refused(
+            text_generation_client.post(f"/v1/models/tiny-transformer/{verb}", content=BODIES[name], headers=JSON)
+        )
+    refused = text_generation_client.post(COMPLETIONS, content=BODIES[name], headers=JSON)
     assert 400 <= refused.status_code < 500, (refused.status_code, refused.text[:300])
     assert refused.json()["error"]["message"]
     assert not any(leak in refused.text for leak in LEAKS), refused.text[:300]
-    answer = languages.post("/v1/models/tiny-transformer/generate", json={"prompt": "a", "max_tokens": 2})
+    answer = text_generation_client.post("/v1/models/tiny-transformer/generate", json={"prompt": "a", "max_tokens": 2})
     assert answer.status_code == 200, answer.text
 
 
 # Without a body, or with an empty object, one picture of the service's choice is asked for.
 @pytest.mark.parametrize("name", BODIES)
-def test_a_hostile_body_is_refused_by_every_route_that_draws(drawers: httpx.Client, name: str) -> None:
+def test_a_hostile_body_is_refused_by_every_route_that_draws(image_generation_client: httpx.Client, name: str) -> None:
     for verb in LATENT_ROUTES if name in ("empty", "no images") else ("generate", *LATENT_ROUTES):
         for model in ("tiny-vae", "tiny-gan"):
-            assert_refused(drawers.post(f"/v1/models/{model}/{verb}", content=BODIES[name], headers=JSON))
-    assert drawers.get("/v1/models/tiny-gan/generate", params={"seed": 1}).status_code == 200
+            assert_refused(
+                image_generation_client.post(f"/v1/models/{model}/{verb}", content=BODIES[name], headers=JSON)
+            )
+    assert image_generation_client.get("/v1/models/tiny-gan/generate", params={"seed": 1}).status_code == 200
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -241,15 +245,17 @@ drawings = st.dictionaries(
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=drawings, verb=st.sampled_from(["generate", *LATENT_ROUTES]), model=st.sampled_from(["gan", "vae"]))
-def test_no_json_breaks_a_route_that_draws(drawers: httpx.Client, body: dict[str, Any], verb: str, model: str) -> None:
-    response = drawers.post(f"/v1/models/tiny-{model}/{verb}", content=json.dumps(body), headers=JSON)
+def test_no_json_breaks_a_route_that_draws(
+    image_generation_client: httpx.Client, body: dict[str, Any], verb: str, model: str
+) -> None:
+    response = image_generation_client.post(f"/v1/models/tiny-{model}/{verb}", content=json.dumps(body), headers=JSON)
 
     if response.status_code != 200:
         assert_refused(response)
 
 
-def test_no_drawing_was_an_error_of_the_service(drawer_service: RunningService) -> None:
-    assert [record for record in drawer_service.records if record["level"] == "ERROR"] == []
+def test_no_drawing_was_an_error_of_the_service(image_generation_service: RunningService) -> None:
+    assert [record for record in image_generation_service.records if record["level"] == "ERROR"] == []
 
 
 kinds = st.sampled_from(["image/png", "image/webp", "image/jpeg", "multipart/form-data; boundary=b", "", "*/*"])

@@ -27,9 +27,11 @@ GREEDY: dict[str, Any] = {"model": MODEL, "prompt": "abc", "temperature": 0, "ma
 
 
 @pytest.fixture
-def client(language_service: RunningService) -> Iterator[openai.OpenAI]:
+def client(text_generation_service: RunningService) -> Iterator[openai.OpenAI]:
     """OpenAI's client of the service of language models."""
-    with openai.OpenAI(base_url=f"{language_service.url}/v1", api_key="none", max_retries=0, timeout=30) as client:
+    with openai.OpenAI(
+        base_url=f"{text_generation_service.url}/v1", api_key="none", max_retries=0, timeout=30
+    ) as client:
         yield client
 
 
@@ -54,8 +56,8 @@ def test_a_prompt_is_completed(client: openai.OpenAI, expected: str) -> None:
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (4, 12, 16)
 
 
-def test_the_wire_format_has_openais_members(languages: httpx.Client) -> None:
-    answer = languages.post(PATH, json=GREEDY).json()
+def test_the_wire_format_has_openais_members(text_generation_client: httpx.Client) -> None:
+    answer = text_generation_client.post(PATH, json=GREEDY).json()
 
     assert answer.keys() == {"id", "object", "created", "model", "system_fingerprint", "choices", "usage"}
     assert answer["choices"][0].keys() == {"index", "text", "logprobs", "finish_reason"}
@@ -78,7 +80,9 @@ def test_a_stream_is_the_whole_text(client: openai.OpenAI, expected: str) -> Non
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_a_stream_tells_its_usage_where_it_is_asked_to(client: openai.OpenAI, languages: httpx.Client) -> None:
+def test_a_stream_tells_its_usage_where_it_is_asked_to(
+    client: openai.OpenAI, text_generation_client: httpx.Client
+) -> None:
     options: dict[str, Any] = {"stream_options": {"include_usage": True}}
     *chunks, last = client.completions.create(**GREEDY, **options, stream=True)
 
@@ -86,13 +90,13 @@ def test_a_stream_tells_its_usage_where_it_is_asked_to(client: openai.OpenAI, la
     assert last.usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (4, 12)
     assert all(chunk.usage is None for chunk in chunks)
-    told = [data for _, data in streamed(languages, GREEDY | options, PATH)]
+    told = [data for _, data in streamed(text_generation_client, GREEDY | options, PATH)]
     assert all("usage" in data for data in told[:-1])
     assert told[-1] == "[DONE]"
 
 
-def test_a_stream_ends_with_done_and_has_no_named_events(languages: httpx.Client) -> None:
-    told = streamed(languages, GREEDY, PATH)
+def test_a_stream_ends_with_done_and_has_no_named_events(text_generation_client: httpx.Client) -> None:
+    told = streamed(text_generation_client, GREEDY, PATH)
 
     assert {name for name, _ in told} == {""}
     assert told[-1][1] == "[DONE]"
@@ -133,10 +137,10 @@ def test_prompts_may_be_tokens(client: openai.OpenAI, expected: str) -> None:
     assert len(several.choices) == 2
 
 
-def test_no_prompt_begins_a_text(client: openai.OpenAI, languages: httpx.Client) -> None:
+def test_no_prompt_begins_a_text(client: openai.OpenAI, text_generation_client: httpx.Client) -> None:
     body = {name: value for name, value in GREEDY.items() if name != "prompt"}
 
-    text = languages.post(PATH, json=body).json()["choices"][0]["text"]
+    text = text_generation_client.post(PATH, json=body).json()["choices"][0]["text"]
     assert text == client.completions.create(**body, prompt="").choices[0].text
 
 
@@ -188,13 +192,13 @@ def test_log_probabilities_are_in_openais_lists(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_echo_has_the_prompts_log_probabilities(
-    languages: httpx.Client, transformer: AttentionDecoder, expected: str, stream: bool
+    text_generation_client: httpx.Client, transformer: AttentionDecoder, expected: str, stream: bool
 ) -> None:
     body = GREEDY | {"echo": True, "logprobs": 1, "max_tokens": 3}
     if stream:
-        choices = [data["choices"][0] for _, data in streamed(languages, body, PATH)[:-1]]
+        choices = [data["choices"][0] for _, data in streamed(text_generation_client, body, PATH)[:-1]]
     else:
-        choices = languages.post(PATH, json=body).json()["choices"]
+        choices = text_generation_client.post(PATH, json=body).json()["choices"]
 
     assert "".join(choice["text"] for choice in choices) == "abc" + expected[:3]
     joined = {name: [v for c in choices for v in c["logprobs"][name]] for name in choices[0]["logprobs"]}
@@ -290,8 +294,8 @@ def test_a_bad_request_is_told_in_openais_form(
     assert told in caught.value.message
 
 
-def test_an_error_amid_a_stream_is_its_last_chunk(languages: httpx.Client) -> None:
-    *told, (_, last) = broken_off(languages, PATH, GREEDY | {"max_tokens": 120, "n": 32})
+def test_an_error_amid_a_stream_is_its_last_chunk(text_generation_client: httpx.Client) -> None:
+    *told, (_, last) = broken_off(text_generation_client, PATH, GREEDY | {"max_tokens": 120, "n": 32})
 
     assert all(chunk["choices"] for _, chunk in told)
     assert (last["error"]["type"], last["error"]["code"]) == ("server_error", "deadline_exceeded")
@@ -316,9 +320,11 @@ def test_a_deadline_that_passes_is_raised(client: openai.OpenAI) -> None:
     ],
 )
 def test_every_error_of_these_routes_is_openais_object(
-    languages: httpx.Client, method: str, path: str, content: bytes, status: int
+    text_generation_client: httpx.Client, method: str, path: str, content: bytes, status: int
 ) -> None:
-    response = languages.request(method, path, content=content, headers={"content-type": "application/json"})
+    response = text_generation_client.request(
+        method, path, content=content, headers={"content-type": "application/json"}
+    )
 
     assert response.status_code == status
     assert response.headers["content-type"] == "application/json"
@@ -348,11 +354,11 @@ def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
         assert isinstance(model.created, int)
 
 
-def test_the_asynchronous_client_streams_too(language_service: RunningService, expected: str) -> None:
+def test_the_asynchronous_client_streams_too(text_generation_service: RunningService, expected: str) -> None:
     import asyncio
 
     async def text() -> str:
-        async with openai.AsyncOpenAI(base_url=f"{language_service.url}/v1", api_key="none") as client:
+        async with openai.AsyncOpenAI(base_url=f"{text_generation_service.url}/v1", api_key="none") as client:
             stream = await client.completions.create(**GREEDY, stream=True)
             return "".join([chunk.choices[0].text async for chunk in stream])
 

@@ -47,11 +47,11 @@ def of(series: Series, name: str, **labels: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def series(language_repository: Path, network: LinearClassifier) -> Iterator[Series]:
+def series(text_generation_repository: Path, network: LinearClassifier) -> Iterator[Series]:
     """One scrape behind a known load, with Triton's statistics of the classifier among it."""
     options = ("--instances", "1", "--threads", "1", "--workers", "2", "--metrics-compat", "triton,vllm")
     models = ("--models", "tiny,tiny-transformer", "--grpc-port", "off")
-    with RunningService(language_repository, *options, *models) as service:
+    with RunningService(text_generation_repository, *options, *models) as service:
         service.wait_until_ready()
         for n in range(6):
             body = as_json(network.images(2, seed=n))

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service.engine.batching.batches import InferenceTiming
+from service.engine.transport.messages import InferenceTiming
 from service.http.request_context import RequestContext
 from service.telemetry.spans import MAX_ENGINE_CALLS, Spans
 

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
 from service.engine.batching.batcher import Batcher
-from service.engine.batching.batches import InferenceTiming, Request
+from service.engine.batching.batches import Request
+from service.engine.batching.instance import BatchOutcome
 from service.engine.batching.scheduling import Cost, Limits
-from service.engine.runtime.instance import BatchOutcome
+from service.engine.transport.messages import InferenceTiming
 from service.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -61,11 +61,11 @@ def test_a_request_is_placed_as_far_as_there_is_room() -> None:
 def test_the_outputs_of_a_batch_are_those_that_anyone_wants() -> None:
     batch = BatchBuffer([PIXELS, WEIGHTS], 4)
     batch.place(request([[0, 0, 0]], [0.0], ("y",)))
-    assert batch.wanted_outputs() == ("y",)
+    assert batch.output_names() == ("y",)
 
     batch.place(request([[0, 0, 0]], [0.0], ("z", "y")))
 
-    assert batch.wanted_outputs() == ("y", "z")
+    assert batch.output_names() == ("y", "z")
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())

@@ -23,7 +23,7 @@ def test_the_bytes_of_a_row_count_every_input() -> None:
     assert num_elements(((32, 32, 3), (6,))) == 32 * 32 * 3 + 6
 
 
-def test_the_inputs_of_a_lane_have_one_open_axis() -> None:
+def test_the_inputs_of_a_shape_have_one_open_axis() -> None:
     specs = PICTURES.specs(((8, 4, 3), (6,)))
 
     assert [spec.shape for spec in specs] == [(-1, 8, 4, 3), (-1, 6)]

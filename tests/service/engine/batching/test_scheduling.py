@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from service.engine.batching.scheduling import (
     Limits,
     Wait,
     admit,
-    bucket_for,
     decide,
     drifted,
     efficient_rows,
@@ -124,13 +121,6 @@ def test_the_wait_is_never_expected_shorter_than_the_requests_own_batch() -> Non
     many = Limits(8, 0.0, 64, num_instances=100)
 
     assert expected_seconds(8, 0, 0, Cost(0.01, 0.0), many) == pytest.approx(0.08)
-
-
-@given(st.integers(1, 32))
-def test_the_bucket_is_the_smallest_that_holds_the_batch(num_rows: int) -> None:
-    bucket = bucket_for(num_rows, (1, 2, 4, 8, 16, 32))
-
-    assert bucket == 2 ** math.ceil(math.log2(num_rows))
 
 
 @given(st.floats(1e-6, 1.0), st.floats(0.0, 1.0))

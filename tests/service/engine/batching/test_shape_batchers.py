@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
-from service.engine.batching import shape_batchers as lanes_module
-from service.engine.batching.batches import InferenceTiming, Request
-from service.engine.batching.pool import Pool
+from service.engine.batching import shape_batchers
+from service.engine.batching.batcher import Pool
+from service.engine.batching.batches import Request
 from service.engine.batching.rows import RowRules
 from service.engine.batching.scheduling import Cost, Limits
 from service.engine.batching.shape_batchers import RowCost, ShapeBatchers
+from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics, Metrics
 from tests.service.engine.fakes import FakeLoop, HeldInstance
@@ -38,7 +39,7 @@ class Bench:
         self.registry = CollectorRegistry()
         self.metrics = Metrics(self.registry)
         self.pool = Pool(self.num_instances)
-        self.instances, self.lanes = self.graph("g")
+        self.instances, self.queue = self.graph("g")
         self.outcomes: dict[Request, ServiceError | InferenceTiming] = {}
 
     def graph(self, name: str) -> tuple[list[HeldInstance], ShapeBatchers]:
@@ -46,19 +47,19 @@ class Bench:
         instances = [HeldInstance(self.loop) for _ in range(self.num_instances)]
         metrics = GraphMetrics(self.metrics, "m", "1", name)
         cost = RowCost(self.cost, 2)
-        lanes = ShapeBatchers(
+        queue = ShapeBatchers(
             RULES, instances, self.limits, cost, self.loop, metrics, self.pool, self.max_batch_elements
         )
-        return instances, lanes
+        return instances, queue
 
     def submit(
-        self, length: int, *values: int, timeout_seconds: float = 60.0, lanes: ShapeBatchers | None = None
+        self, length: int, *values: int, timeout_seconds: float = 60.0, queue: ShapeBatchers | None = None
     ) -> Request:
         rows = np.array([[value] * length for value in values], np.uint16)
         deadline = self.loop.now + timeout_seconds
         on_done = self.outcomes.__setitem__
         request = Request(len(values), rows.tobytes(), ("y",), self.loop.now, deadline, on_done, ((length,),))
-        (lanes or self.lanes).submit(request)
+        (queue or self.queue).submit(request)
         return request
 
     def answers(self, request: Request) -> list[list[int]]:
@@ -82,7 +83,7 @@ def test_rows_of_one_shape_share_a_batch_and_other_shapes_do_not() -> None:
     assert [bench.answers(request) for request in requests] == [[[2, 2]], [[10, 10, 10]], [[14, 14]]]
 
 
-def test_the_lane_whose_request_waits_longest_goes_first() -> None:
+def test_the_shape_whose_request_has_waited_longest_goes_first() -> None:
     bench = Bench()
     bench.submit(2, 0)
     bench.loop.advance(0.1)
@@ -101,7 +102,7 @@ def test_the_lane_whose_request_waits_longest_goes_first() -> None:
     assert bench.instances[0].sizes == [1, 2, 1, 1]
 
 
-def test_lanes_compute_side_by_side_on_all_instances() -> None:
+def test_shapes_compute_side_by_side_on_all_instances() -> None:
     bench = Bench(num_instances=2, limits=Limits(4, 0.0, 16, num_instances=2, efficient_rows=4))
 
     first, second = bench.submit(2, 1), bench.submit(300, 2)
@@ -118,7 +119,7 @@ def test_graphs_of_one_version_share_the_turns() -> None:
     other_instances, other = bench.graph("h")
     bench.submit(2, 1)
     bench.loop.advance()
-    later = bench.submit(2, 4, lanes=other)
+    later = bench.submit(2, 4, queue=other)
     bench.loop.advance()
     assert not other_instances[0].is_busy
 
@@ -140,19 +141,19 @@ def test_a_batch_is_bounded_by_the_elements_of_its_rows() -> None:
     assert all(len(bench.answers(request)) == 4 for request in requests)
 
 
-def test_an_idle_lane_is_dropped_for_a_new_one_least_recently_used_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "MAX_LANES", 2)
+def test_an_idle_batcher_makes_room_for_a_new_shape_least_recently_used_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shape_batchers, "MAX_BATCHERS", 2)
     bench = Bench()
     for length in (2, 3, 2, 4):
         bench.submit(length, 1)
         bench.loop.advance()
         bench.instances[0].finish()
 
-    assert bench.lanes.shapes == [((2,),), ((4,),)]
+    assert bench.queue.shapes == [((2,),), ((4,),)]
 
 
-def test_a_lane_at_work_is_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "MAX_LANES", 1)
+def test_a_batcher_at_work_is_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shape_batchers, "MAX_BATCHERS", 1)
     bench = Bench()
     requests = [bench.submit(length, length) for length in (2, 3, 4)]
     bench.loop.advance()
@@ -161,21 +162,21 @@ def test_a_lane_at_work_is_never_dropped(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert [bench.answers(r)[0][0] for r in requests] == [4, 6, 8]
     bench.submit(5, 1)
-    assert bench.lanes.shapes == [((5,),)]
+    assert bench.queue.shapes == [((5,),)]
 
 
-def test_lanes_with_large_buffers_are_dropped_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "MAX_BUFFER_BYTES", 10_000)
+def test_batchers_with_large_buffers_are_dropped_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shape_batchers, "MAX_BUFFER_BYTES", 10_000)
     bench = Bench()
     for length in (1000, 2, 3):
         bench.submit(length, 1)
         bench.loop.advance()
         bench.instances[0].finish()
 
-    assert bench.lanes.shapes == [((2,),), ((3,),)]
+    assert bench.queue.shapes == [((2,),), ((3,),)]
 
 
-def test_the_queue_is_limited_over_all_lanes() -> None:
+def test_the_queue_is_limited_over_all_shapes() -> None:
     bench = Bench(limits=Limits(4, 0.0, 3))
     bench.submit(2, 0)
     bench.loop.advance()
@@ -187,7 +188,7 @@ def test_the_queue_is_limited_over_all_lanes() -> None:
 
 
 def test_the_queue_is_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "MAX_QUEUE_BYTES", 1000)
+    monkeypatch.setattr(shape_batchers, "MAX_QUEUE_BYTES", 1000)
     bench = Bench()
     bench.submit(2, 0)
     bench.loop.advance()
@@ -200,7 +201,7 @@ def test_the_queue_is_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_row_larger_than_the_queue_is_let_into_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "MAX_QUEUE_BYTES", 100)
+    monkeypatch.setattr(shape_batchers, "MAX_QUEUE_BYTES", 100)
     bench = Bench()
     request = bench.submit(300, 7)
     bench.loop.advance()
@@ -209,7 +210,7 @@ def test_a_row_larger_than_the_queue_is_let_into_an_empty_one(monkeypatch: pytes
     assert bench.answers(request) == [[14] * 300]
 
 
-def test_a_deadline_counts_the_work_of_all_lanes_by_their_size() -> None:
+def test_a_deadline_counts_the_work_of_all_shapes_by_their_size() -> None:
     bench = Bench(cost=Cost(1.0, 0.0))
     bench.submit(2, 0)
     bench.loop.advance()
@@ -223,13 +224,13 @@ def test_a_deadline_counts_the_work_of_all_lanes_by_their_size() -> None:
     assert hopeful not in bench.outcomes
 
 
-def test_a_cancelled_request_leaves_its_lane() -> None:
+def test_a_cancelled_request_leaves_its_queue() -> None:
     bench = Bench()
     bench.submit(2, 0)
     bench.loop.advance()
     leaving, staying = bench.submit(3, 1, 2), bench.submit(3, 5)
 
-    bench.lanes.cancel(leaving)
+    bench.queue.cancel(leaving)
     bench.instances[0].finish()
     bench.instances[0].finish()
 
@@ -238,20 +239,20 @@ def test_a_cancelled_request_leaves_its_lane() -> None:
     assert bench.instances[0].sizes == [1, 1]
 
 
-def test_cancelling_after_the_lane_is_gone_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "MAX_LANES", 1)
+def test_cancelling_after_the_batcher_is_gone_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shape_batchers, "MAX_BATCHERS", 1)
     bench = Bench()
     answered = bench.submit(2, 1)
     bench.loop.advance()
     bench.instances[0].finish()
     bench.submit(3, 1)
 
-    bench.lanes.cancel(answered)
+    bench.queue.cancel(answered)
 
     assert isinstance(bench.outcomes[answered], InferenceTiming)
 
 
-def test_a_deadline_that_passes_in_a_lane_is_told_in_time() -> None:
+def test_a_deadline_that_passes_in_a_queue_is_reported_in_time() -> None:
     bench = Bench()
     bench.submit(2, 0)
     bench.loop.advance()
@@ -260,18 +261,18 @@ def test_a_deadline_that_passes_in_a_lane_is_told_in_time() -> None:
     bench.loop.advance(0.11)
 
     assert isinstance(bench.outcomes[late], DeadlineExceeded)
-    assert bench.lanes.waiting_rows == 0
+    assert bench.queue.waiting_rows == 0
 
 
-def test_the_queue_depth_counts_all_lanes_of_the_graph() -> None:
+def test_the_queue_depth_counts_all_shapes_of_the_graph() -> None:
     bench = Bench()
     bench.submit(2, 0)
     bench.loop.advance()
     bench.submit(3, 1, 2)
     bench.submit(4, 3)
     bench.loop.advance()
-    assert bench.sample("hotplate_queue_depth") == bench.lanes.waiting_rows == 3
-    assert bench.lanes.num_waiting == 2
+    assert bench.sample("hotplate_queue_depth") == bench.queue.waiting_rows == 3
+    assert bench.queue.num_waiting == 2
 
     bench.instances[0].finish()
     assert bench.sample("hotplate_queue_depth") == 1
@@ -300,12 +301,12 @@ def test_whatever_happens_every_request_gets_its_own_answer(
             values = [100 * len(submitted) + i for i in range(number)]
             submitted.append((bench.submit(length, *values, timeout_seconds=0.1), length, values))
         elif action == "cancel" and submitted:
-            bench.lanes.cancel(submitted[number % len(submitted)][0])
+            bench.queue.cancel(submitted[number % len(submitted)][0])
         elif action == "finish" and bench.instances[number % num_instances].is_busy:
             bench.instances[number % num_instances].finish()
         elif action == "advance":
             bench.loop.advance(number / 1000)
-    while any(instance.is_busy for instance in bench.instances) or bench.lanes.num_waiting:
+    while any(instance.is_busy for instance in bench.instances) or bench.queue.num_waiting:
         bench.loop.advance(0.05)
         for instance in bench.instances:
             if instance.is_busy:
@@ -315,5 +316,5 @@ def test_whatever_happens_every_request_gets_its_own_answer(
         assert request in bench.outcomes
         if isinstance(bench.outcomes[request], InferenceTiming):
             assert bench.answers(request) == [[2 * value] * length for value in values]
-    assert bench.lanes.waiting_rows == bench.lanes.computing_rows == 0
+    assert bench.queue.waiting_rows == bench.queue.computing_rows == 0
     assert len(bench.pool.idle) == num_instances

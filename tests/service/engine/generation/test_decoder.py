@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.manifest import StateSpec
-from service.engine.generation.state import SlotStates
+from service.engine.generation.decoder import SlotStates
 from service.engine.runtime.runtime import EXIT_DEVICE_LOST, Device
 from service.errors import InferenceFailed
 from tests.fake_models.text_generation import AttentionDecoder, TinyDecoder, random_tokens
@@ -36,7 +36,7 @@ def test_copied_and_exchanged_states_go_on_where_they_were(kind: type[TinyDecode
     made.prefill(1, other[:15], 0, [])
 
     made.states.copy(0, 3, 10)
-    made.states.context(0, 1, 15)
+    made.states.swap(0, 1, 15)
 
     expected = network(kind).logits(TOKENS)[10]
     assert np.allclose(made.prefill(3, TOKENS[10:11], 10, [0]), expected, atol=1e-3)

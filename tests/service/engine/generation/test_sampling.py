@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.generation.sampling import Choice, Draws, choose, scores, uniforms
+from service.engine.generation.sampling import Choice, Sampler, choose, scores, uniforms
 from service.engine.transport.messages import Sampling
 
 NO_TOKENS = np.array([], np.int32)
 
 
-def draws(vocab_size: int, seen: list[int] | None = None, **parameters: Any) -> Draws:
-    return Draws(Sampling(max_tokens=9, **parameters), np.array(seen or [], np.int32), vocab_size)
+def sampler_of(vocab_size: int, seen: list[int] | None = None, **parameters: Any) -> Sampler:
+    return Sampler(Sampling(max_tokens=9, **parameters), np.array(seen or [], np.int32), vocab_size)
 
 
 def chosen(choices: list[Choice | None]) -> list[int]:
@@ -68,22 +68,22 @@ filters = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(logit_rows, filters), min_size=1, max_size=5), st.integers(0, 1000))
 def test_each_row_is_drawn_from_its_filtered_distribution_by_its_own_random_number(
     rows: list[tuple[list[float], dict[str, Any]]], step: int
 ) -> None:
     size = max(len(row) for row, _ in rows)
     padded = [row + [-30.0] * (size - len(row)) for row, _ in rows]
-    batch = [draws(size, first_step=step, **parameters) for _, parameters in rows]
+    batch = [sampler_of(size, first_step=step, **parameters) for _, parameters in rows]
 
     tokens = chosen(choose(np.array(padded, np.float32), batch))
 
-    for token, row, draw in zip(tokens, padded, batch, strict=True):
-        shares = distribution(row, draw.sampling)
+    for token, row, sampler in zip(tokens, padded, batch, strict=True):
+        shares = distribution(row, sampler.sampling)
         assert shares[token] > 0
         below = sum(shares[:token])
-        assert below - 1e-4 <= draw.uniform() <= below + shares[token] + 1e-4
+        assert below - 1e-4 <= sampler.uniform() <= below + shares[token] + 1e-4
 
 
 @settings(max_examples=100)
@@ -103,7 +103,7 @@ def test_penalties_and_bias_are_what_their_definitions_say(
     frequency: float,
     bias: dict[int, float],
 ) -> None:
-    draw = draws(
+    sampler = sampler_of(
         8,
         seen[: len(seen) // 2],
         temperature=0.0,
@@ -113,12 +113,12 @@ def test_penalties_and_bias_are_what_their_definitions_say(
         logit_bias=bias,
     )
     for token in seen[len(seen) // 2 :]:  # generated ones count like those of the prompt
-        draw.accept(token)
+        sampler.accept(token)
     logits = np.array([row], np.float32)
 
-    token = chosen(choose(logits, [draw]))[0]
+    token = chosen(choose(logits, [sampler]))[0]
 
-    expected = adjusted(row, seen, draw.sampling)
+    expected = adjusted(row, seen, sampler.sampling)
     assert expected[token] == pytest.approx(max(expected), abs=1e-4)
     assert logits.tolist() == [row]  # the logits stay as they are
 
@@ -126,19 +126,19 @@ def test_penalties_and_bias_are_what_their_definitions_say(
 @pytest.mark.parametrize("parameters", [{}, {"top_k": 5}, {"top_p": 0.8, "min_p": 0.02}, {"temperature": 0.6}])
 def test_many_draws_follow_the_distribution(parameters: dict[str, Any]) -> None:
     row = np.random.default_rng(0).normal(size=12).astype(np.float32) * 1.5
-    draw = draws(12, seed=11, **parameters)
+    sampler = sampler_of(12, seed=11, **parameters)
     number = 4000
     counts = np.zeros(12)
 
     for _ in range(number // 50):
         batch = []
         for _ in range(50):
-            batch.append(draws(12, seed=11, first_step=draw.step, **parameters))
-            draw.accept(0)
+            batch.append(sampler_of(12, seed=11, first_step=sampler.step, **parameters))
+            sampler.accept(0)
         for token in chosen(choose(np.repeat(row[None], 50, axis=0), batch)):
             counts[token] += 1
 
-    shares = np.array(distribution(row.tolist(), draw.sampling))
+    shares = np.array(distribution(row.tolist(), sampler.sampling))
     possible = shares > 0
     assert counts[~possible].sum() == 0
     chi_square = ((counts - number * shares)[possible] ** 2 / (number * shares[possible])).sum()
@@ -150,10 +150,10 @@ def test_random_numbers_depend_on_seed_and_step_alone() -> None:
 
     assert uniforms(5, 130, 10) == whole[130:140]
     assert uniforms(6, 0, 200) != whole
-    draw = draws(4, seed=5, first_step=100)
+    sampler = sampler_of(4, seed=5, first_step=100)
     for index in range(100, 200):
-        assert draw.uniform() == whole[index]
-        draw.accept(0)
+        assert sampler.uniform() == whole[index]
+        sampler.accept(0)
     assert all(0 <= value < 1 for value in whole)
     assert np.mean(whole) == pytest.approx(0.5, abs=0.06)
 
@@ -170,8 +170,8 @@ def test_a_row_is_chosen_the_same_whatever_is_beside_it() -> None:
         {"temperature": 2.0, "num_logprobs": 3},
     ]
 
-    def batch() -> list[Draws]:
-        return [draws(500, [1, 2, 2], seed=seed, **kind) for seed, kind in enumerate(kinds)]
+    def batch() -> list[Sampler]:
+        return [sampler_of(500, [1, 2, 2], seed=seed, **kind) for seed, kind in enumerate(kinds)]
 
     together = choose(logits, batch())
 
@@ -181,14 +181,14 @@ def test_a_row_is_chosen_the_same_whatever_is_beside_it() -> None:
 def test_the_smallest_temperature_takes_the_likeliest_token() -> None:
     logits = np.array([[0.0, 3.0, 2.9999]], np.float32)
 
-    assert chosen(choose(logits, [draws(3, temperature=1e-30)])) == [1]
-    assert chosen(choose(logits * 1e4, [draws(3, temperature=2e-5)])) == [1]
+    assert chosen(choose(logits, [sampler_of(3, temperature=1e-30)])) == [1]
+    assert chosen(choose(logits * 1e4, [sampler_of(3, temperature=2e-5)])) == [1]
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_has_no_choice_and_harms_no_other(poison: float) -> None:
     logits = np.random.default_rng(2).normal(size=(3, 70)).astype(np.float32)
-    batch = [draws(70, seed=seed) for seed in range(3)]
+    batch = [sampler_of(70, seed=seed) for seed in range(3)]
     expected = chosen(choose(logits, batch))
     logits[1, 5] = poison
 
@@ -200,9 +200,9 @@ def test_log_probabilities_are_the_models_own_and_the_likeliest_come_first() -> 
     logits = np.random.default_rng(3).normal(size=(3, 40)).astype(np.float32) * 2
     expected = logits - np.log(np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True))
     batch = [
-        draws(40, temperature=0.5, top_k=2, logit_bias={3: 100.0}, num_logprobs=4),
-        draws(40, num_logprobs=0),
-        draws(40),
+        sampler_of(40, temperature=0.5, top_k=2, logit_bias={3: 100.0}, num_logprobs=4),
+        sampler_of(40, num_logprobs=0),
+        sampler_of(40),
     ]
 
     first, second, third = choose(logits, batch)

@@ -132,7 +132,7 @@ def test_a_text_that_is_continued_goes_on_in_place() -> None:
 def test_a_continued_text_elsewhere_changes_places_with_what_the_lowest_free_slot_holds() -> None:
     contents = [content(9, 9, 9, last_used=5.0), content(1, 2, 3, last_used=4.0)]
 
-    assert place(tokens(*PROMPT), contents) == Placement(0, 3, (Move(1, 0, is_exchange=True),))
+    assert place(tokens(*PROMPT), contents) == Placement(0, 3, (Move(1, 0, is_swap=True),))
 
 
 def test_a_beginning_is_copied_from_a_slot_that_runs() -> None:
@@ -174,7 +174,7 @@ def test_after_the_moves_the_slot_holds_what_is_reused_and_no_running_text_is_to
 
     after = [list(held) for held in before]
     for move in placement.moves:
-        if move.is_exchange:
+        if move.is_swap:
             after[move.source], after[move.target] = after[move.target], after[move.source]
         else:
             after[move.target] = after[move.source][: move.length]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from service.engine.engine import Engine
+from service.engine.repository.live_repository import follow
 from service.engine.repository.repository import find_models
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Sampling
@@ -182,7 +183,7 @@ def test_a_file_that_is_replaced_in_place_is_loaded_again_or_the_old_one_goes_on
     async def main() -> None:
         async with live_engine(socket, settings_of(repository), "scale") as (_, client):
             write_bare(repository, "scale", b"broken")
-            with pytest.raises(ModelNotReady, match="its change was not taken over"):
+            with pytest.raises(ModelNotReady, match="its change was not applied"):
                 await client.load("scale")
             assert state_of(client, "scale").state == "ready"
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
@@ -221,7 +222,7 @@ def test_the_policy_says_which_versions_are_served(repository: Path, socket: Pat
             assert np.array_equal(await ask(client, "scale@1", ROWS), 2 * ROWS)
             assert await served(client, '{"specific": [1]}') == ["1"]
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
-            with pytest.raises(ModelNotReady, match="names no version that is there"):
+            with pytest.raises(ModelNotReady, match="names no version that exists"):
                 await served(client, '{"specific": [9]}')
             with pytest.raises(InvalidParameter, match="unknown keys"):
                 await client.load("scale", '{"versions": 1}')
@@ -330,13 +331,16 @@ def test_of_a_model_in_two_repositories_the_first_is_taken(tmp_path: Path, repos
 
 
 def test_a_text_that_has_begun_is_finished_before_its_model_is_unloaded(tmp_path: Path, socket: Path) -> None:
-    AttentionDecoder().write(tmp_path / "languages")
+    AttentionDecoder().write(tmp_path / "text-generation")
 
     async def main() -> None:
-        async with live_engine(socket, settings_of(tmp_path / "languages"), "tiny-transformer") as (engine, client):
+        async with live_engine(socket, settings_of(tmp_path / "text-generation"), "tiny-transformer") as (
+            engine,
+            client,
+        ):
             model = client.resolve("tiny-transformer")
             sampling = Sampling(max_tokens=12, ignore_eos=True)
-            generation = client.generate(model, [model.manifest.language.bos_token], sampling, 20.0)  # type: ignore[union-attr]
+            generation = client.generate_text(model, [model.manifest.language.bos_token], sampling, 20.0)  # type: ignore[union-attr]
             del model
             unloading = asyncio.create_task(client.unload("tiny-transformer"))
             tokens = [token async for token in generation]
@@ -377,7 +381,7 @@ def test_sessions_are_freed_when_they_are_unloaded_or_replaced(repository: Path,
             swapped_in_place = session_of(engine, "2")
             write_bare(repository, "scale", scale_bytes(4), "2")
             await client.load("scale")
-            while engine.repository._retiring:
+            while engine.repository._draining:
                 await asyncio.sleep(0.005)
             assert swapped_in_place() is None
 
@@ -387,3 +391,32 @@ def test_sessions_are_freed_when_they_are_unloaded_or_replaced(repository: Path,
             assert last() is None
 
     asyncio.run(main())
+
+
+def test_a_change_below_a_repository_is_told_and_a_failure_does_not_end_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[set[str]] = []
+    told = asyncio.Event()
+
+    async def changed() -> None:
+        seen.append({file.name for file in tmp_path.rglob("*")})
+        told.set()
+        if len(seen) == 1:
+            raise RuntimeError("once")
+
+    async def main() -> None:
+        following = asyncio.create_task(follow([tmp_path], changed))
+        for number in range(2):
+            told.clear()
+            async with asyncio.timeout(20):
+                while not told.is_set():  # the watcher may not be there yet for the first file
+                    (tmp_path / f"file-{number}").write_text("x")
+                    await asyncio.sleep(0.1)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(main())
+
+    assert "file-1" in seen[-1]
+    assert "the repositories could not be followed" in caplog.text

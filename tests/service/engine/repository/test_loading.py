@@ -18,7 +18,7 @@ from service.engine.runtime.runtime import Device, choose_device
 from service.errors import StartupError
 from service.settings import Settings
 from tests.fake_models.classification import SHAPE, LinearClassifier
-from tests.fake_models.style_transfer import TinyPainter, write_painter
+from tests.fake_models.style_transfer import TinyStylizer, write_stylizer
 
 CPU = Device("cpu")
 SETTINGS = Settings(instances=1, threads=1)
@@ -38,6 +38,7 @@ def test_a_sound_version_is_loaded_verified_and_measured(folder: Path) -> None:
     loaded = load_version(folder, SETTINGS, CPU)
 
     graph = loaded.graphs["model"]
+    assert graph.golden_error is not None
     assert graph.golden_error < 1e-5
     assert graph.providers == ("CPUExecutionProvider",)
     assert list(graph.bucket_seconds) == [1, 2, 4, 8]
@@ -183,47 +184,49 @@ def test_a_size_that_only_the_manifest_leaves_open_is_rejected(folder: Path) -> 
 
 
 def test_a_stylizer_is_loaded_with_all_its_graphs(tmp_path: Path) -> None:
-    painter = write_painter(tmp_path)
+    stylizer = write_stylizer(tmp_path)
 
-    loaded = load_version(tmp_path / "tiny-painter" / "1", SETTINGS, CPU)
+    loaded = load_version(tmp_path / "tiny-stylizer" / "1", SETTINGS, CPU)
 
     assert list(loaded.graphs) == ["model", "statistics", "tile"]
-    assert all(graph.golden_error <= 1 / 255 and graph.rules.varies for graph in loaded.graphs.values())
+    assert all(graph.rules.varies for graph in loaded.graphs.values())
+    assert loaded.golden_error is not None
+    assert loaded.golden_error <= 1 / 255
     # Golden pictures of 24x32 repeated as often as the bound of 128x128 pixels allows; 4 of them are within a batch.
     graph = loaded.graphs["model"]
     assert graph.cost_elements == 96 * 128 * 3 + 3
     assert list(graph.bucket_seconds) == [1, 4]
-    pictures, weights = painter.pictures(2, 36, 44), painter.pure("fields", 2)
+    pictures, weights = stylizer.pictures(2, 36, 44), stylizer.pure("fields", 2)
     arrays: dict[str, Any] = {"image": pictures, "style_weights": weights}
     painted = graph.runners[0].run(arrays, 2, ("painting",))["painting"]
-    assert np.abs(painted.astype(int) - painter.paint(pictures, weights)).max() <= 1
+    assert np.abs(painted.astype(int) - stylizer.paint(pictures, weights)).max() <= 1
 
 
 def test_batches_of_varying_rows_are_measured_within_their_bound(tmp_path: Path) -> None:
-    write_painter(tmp_path, max_batch_elements=2 * (96 * 128 * 3 + 3 + 2 * 8))
+    write_stylizer(tmp_path, max_batch_elements=2 * (96 * 128 * 3 + 3 + 2 * 8))
 
-    loaded = load_version(tmp_path / "tiny-painter" / "1", SETTINGS, CPU)
+    loaded = load_version(tmp_path / "tiny-stylizer" / "1", SETTINGS, CPU)
 
     assert [list(graph.bucket_seconds) for graph in loaded.graphs.values()] == [[1, 2]] * 3
 
 
 def test_the_graphs_of_a_stylizer_are_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_painter(tmp_path)
+    write_stylizer(tmp_path)
     rates = iter([100.0, 150.0])
     monkeypatch.setattr(loading, "available_cpus", lambda: 2)
     monkeypatch.setattr(loading, "_rows_per_second", lambda *_arguments: next(rates))
 
-    loaded = load_version(tmp_path / "tiny-painter" / "1", Settings(), CPU)
+    loaded = load_version(tmp_path / "tiny-stylizer" / "1", Settings(), CPU)
 
     assert [(len(graph.runners), graph.num_threads) for graph in loaded.graphs.values()] == [(1, 2)] * 3
 
 
 @pytest.mark.parametrize("graph", ["model", "statistics", "tile"])
 def test_a_stylizer_that_paints_otherwise_than_its_golden_picture_is_rejected(tmp_path: Path, graph: str) -> None:
-    painter = write_painter(tmp_path)
-    folder = tmp_path / "tiny-painter" / "1"
-    golden = painter.golden()
-    golden[graph] = TinyPainter(seed=5).golden()[graph]
+    stylizer = write_stylizer(tmp_path)
+    folder = tmp_path / "tiny-stylizer" / "1"
+    golden = stylizer.golden()
+    golden[graph] = TinyStylizer(seed=5).golden()[graph]
     write_golden(folder, golden)
 
     with pytest.raises(VersionRejected, match="deviates from its golden value"):
@@ -231,11 +234,11 @@ def test_a_stylizer_that_paints_otherwise_than_its_golden_picture_is_rejected(tm
 
 
 def test_golden_pictures_off_the_stride_are_rejected(tmp_path: Path) -> None:
-    painter = write_painter(tmp_path)
-    folder = tmp_path / "tiny-painter" / "1"
-    pictures, weights = painter.pictures(1, 33, 47), painter.pure("waves")
-    painted = Golden({"image": pictures, "style_weights": weights}, {"painting": painter.paint(pictures, weights)})
-    write_golden(folder, painter.golden() | {"model": painted})
+    stylizer = write_stylizer(tmp_path)
+    folder = tmp_path / "tiny-stylizer" / "1"
+    pictures, weights = stylizer.pictures(1, 33, 47), stylizer.pure("waves")
+    painted = Golden({"image": pictures, "style_weights": weights}, {"painting": stylizer.paint(pictures, weights)})
+    write_golden(folder, stylizer.golden() | {"model": painted})
 
     with pytest.raises(VersionRejected, match=r"does not fit the graph: .* multiples of 4"):
         load_version(folder, SETTINGS, CPU)
@@ -268,7 +271,7 @@ def test_cuda_that_this_runtime_lacks_is_an_error_and_never_a_fallback(monkeypat
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
 
     assert str(choose_device("auto")) == "cpu"
-    with pytest.raises(StartupError, match="--device cuda:1 was asked for"):
+    with pytest.raises(StartupError, match="--device cuda:1 was requested"):
         choose_device("cuda:1")
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from models.golden import Golden
 from models.manifest import Datatype, Graph, TensorSpec
-from service.engine.batching.batches import Arrays
 from service.engine.repository.verification import verify
 from service.engine.repository.version_files import VersionRejected
+from service.engine.transport.messages import Arrays
 
 PAINTING = np.random.default_rng(0).integers(1, 255, (2, 16, 16, 3), dtype=np.uint8)
 

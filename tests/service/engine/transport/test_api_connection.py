@@ -51,7 +51,11 @@ def test_a_process_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
             async with asyncio.timeout(20):
                 while state_of(client, "scale").state != "ready":
                     await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+            assert not loading.done()
+
             engine.disconnect(gone)
             await asyncio.wait_for(loading, 2)
+            assert np.array_equal(await ask(client, "scale", np.ones((1, 3), np.float32)), np.full((1, 3), 2))
 
     asyncio.run(main())

@@ -10,18 +10,17 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from service.tasks.text_generation.tokenizers import Tokenizers
 
-from service.engine.batching.batches import InferenceTiming
-from service.engine.transport.calls import ReadyModel
 from service.engine.transport.client import EngineClient
-from service.engine.transport.messages import ModelStatus
+from service.engine.transport.known_models import ReadyModel
+from service.engine.transport.messages import InferenceTiming, ModelStatus
 from service.errors import Cancelled, InvalidParameter, UnknownModel
 from service.http.request_context import RequestContext
 from service.protocols.open_inference.execution import Answer, Execution
 from service.protocols.open_inference.request import InferRequest
 from service.protocols.open_inference.tensors import Tensor
 from service.settings import Settings
-from service.tasks.text_generation.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from tests.service.protocols.open_inference.manifests import manifest_of
 

@@ -11,7 +11,7 @@ import pytest
 
 from service.engine.transport.strings import pack_strings
 from tests.fake_models.classification import LABELS, LinearClassifier
-from tests.fake_models.style_transfer import STYLES, TinyPainter
+from tests.fake_models.style_transfer import STYLES, TinyStylizer
 from tests.servers import RunningService
 from tests.service.http.calls import encoded
 from tests.service.protocols.open_inference.calls import (
@@ -148,35 +148,47 @@ def test_a_bare_picture_is_decoded_too(client: httpx.Client, network: LinearClas
     assert_outputs(response, dict(network.outputs(image[None])))
 
 
-def test_several_inputs_and_open_sizes_and_graphs_by_name(painters: httpx.Client, painter: TinyPainter) -> None:
-    pictures, weights = painter.pictures(2, 32, 36), painter.pure(STYLES[1], 2)
-    statistics = painter.statistics(pictures, weights)
+def test_several_inputs_and_open_sizes_and_graphs_by_name(
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
+) -> None:
+    pictures, weights = stylizer.pictures(2, 32, 36), stylizer.pure(STYLES[1], 2)
+    statistics = stylizer.statistics(pictures, weights)
     inputs = [as_input(pictures), as_input(weights, "FP32", "style_weights")]
 
-    told = outputs_of(painters.post("/v2/models/tiny-painter.statistics/infer", json={"inputs": inputs[::-1]}))
-    painted = outputs_of(painters.post("/v2/models/tiny-painter/infer", json={"inputs": inputs}))["painting"]
+    told = outputs_of(
+        style_transfer_client.post("/v2/models/tiny-stylizer.statistics/infer", json={"inputs": inputs[::-1]})
+    )
+    painted = outputs_of(style_transfer_client.post("/v2/models/tiny-stylizer/infer", json={"inputs": inputs}))[
+        "painting"
+    ]
     tile_inputs = [*inputs, *(as_input(told[name], "FP32", name) for name in ("mean", "deviation"))]
-    tile = outputs_of(painters.post("/v2/models/tiny-painter.tile/infer", json={"inputs": tile_inputs}))["painting"]
+    tile = outputs_of(style_transfer_client.post("/v2/models/tiny-stylizer.tile/infer", json={"inputs": tile_inputs}))[
+        "painting"
+    ]
 
     for name in ("mean", "deviation"):
         np.testing.assert_allclose(told[name], statistics[name], atol=1e-4)
-    assert np.abs(painted.astype(int) - painter.paint(pictures, weights)).max() <= 1
+    assert np.abs(painted.astype(int) - stylizer.paint(pictures, weights)).max() <= 1
     assert np.abs(tile.astype(int) - painted).max() <= 1
 
 
-def test_a_stylizer_takes_encoded_pictures_of_one_size(painters: httpx.Client, painter: TinyPainter) -> None:
-    pictures, weights = painter.pictures(2, 32, 32), painter.pure(STYLES[0], 2)
+def test_a_stylizer_takes_encoded_pictures_of_one_size(
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
+) -> None:
+    pictures, weights = stylizer.pictures(2, 32, 32), stylizer.pure(STYLES[0], 2)
 
     def painted(files: list[bytes]) -> httpx.Response:
         raw = pack_strings(files)
         described = {"name": "image", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(raw)}}
         text = json.dumps({"inputs": [described, as_input(weights, "FP32", "style_weights")]}).encode()
-        return painters.post("/v2/models/tiny-painter/infer", content=text + raw, headers={LENGTH: str(len(text))})
+        return style_transfer_client.post(
+            "/v2/models/tiny-stylizer/infer", content=text + raw, headers={LENGTH: str(len(text))}
+        )
 
     found = outputs_of(painted([encoded(picture) for picture in pictures]))["painting"]
-    other = encoded(painter.pictures(1, 36, 32)[0])
+    other = encoded(stylizer.pictures(1, 36, 32)[0])
 
-    assert np.abs(found.astype(int) - painter.paint(pictures, weights)).max() <= 1
+    assert np.abs(found.astype(int) - stylizer.paint(pictures, weights)).max() <= 1
     assert_error(painted([encoded(pictures[0]), other]), 400, "32x32, 32x36")
 
 
@@ -232,8 +244,12 @@ def test_a_body_that_does_not_fit_is_refused(client: httpx.Client, body: bytes, 
     assert_error(client.post(INFER, content=body, headers=headers), 400, "picture 0" if body == b"12345" else why)
 
 
-def test_a_bare_body_needs_a_model_of_one_input(painters: httpx.Client) -> None:
-    assert_error(painters.post("/v2/models/tiny-painter/infer", content=b"1", headers={LENGTH: "0"}), 400, "2 inputs")
+def test_a_bare_body_needs_a_model_of_one_input(style_transfer_client: httpx.Client) -> None:
+    assert_error(
+        style_transfer_client.post("/v2/models/tiny-stylizer/infer", content=b"1", headers={LENGTH: "0"}),
+        400,
+        "2 inputs",
+    )
 
 
 def test_shared_memory_is_declined_in_requests_too(client: httpx.Client) -> None:
@@ -281,21 +297,23 @@ def test_what_there_is_not_is_not_found(client: httpx.Client, path: str, status:
     assert_error(client.post(path, json={"inputs": [as_input(GREY)]}), status, why)
 
 
-def test_a_text_generator_says_what_to_use(languages: httpx.Client) -> None:
+def test_a_text_generator_says_what_to_use(text_generation_client: httpx.Client) -> None:
     body = {"inputs": [{"name": "text_input", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}
 
-    assert_error(languages.post("/v2/models/tiny-transformer/infer", json=body), 400, "use generate")
+    assert_error(text_generation_client.post("/v2/models/tiny-transformer/infer", json=body), 400, "use generate")
 
 
-def test_a_text_generators_other_graphs_take_tensors(languages: httpx.Client) -> None:
+def test_a_text_generators_other_graphs_take_tensors(text_generation_client: httpx.Client) -> None:
     tokens = np.ones((1, 32), np.int64)
     body = {"inputs": [as_input(tokens, "INT64", "tokens")]}
 
-    attention = outputs_of(languages.post("/v2/models/tiny-transformer.attention/infer", json=body))["attention"]
+    attention = outputs_of(text_generation_client.post("/v2/models/tiny-transformer.attention/infer", json=body))[
+        "attention"
+    ]
 
     assert attention.shape[-2:] == (32, 32)
     np.testing.assert_allclose(attention.sum(axis=-1), 1, atol=1e-5)
-    assert_error(languages.post("/v2/models/tiny-transformer.decode/infer", json=body), 404, "attention")
+    assert_error(text_generation_client.post("/v2/models/tiny-transformer.decode/infer", json=body), 404, "attention")
 
 
 def test_numbers_that_json_does_not_have_are_refused(client: httpx.Client) -> None:

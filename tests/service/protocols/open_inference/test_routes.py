@@ -61,10 +61,10 @@ def test_a_configuration_is_told_as_tritons_clients_read_it(client: httpx.Client
     assert told["instance_group"][0]["count"] == 2
 
 
-def test_a_text_generator_has_a_card_of_its_own(languages: httpx.Client) -> None:
-    told = languages.get("/v2/models/tiny-transformer").json()
-    config = languages.get("/v2/models/tiny-transformer/config").json()
-    attention = languages.get("/v2/models/tiny-transformer.attention").json()
+def test_a_text_generator_has_a_card_of_its_own(text_generation_client: httpx.Client) -> None:
+    told = text_generation_client.get("/v2/models/tiny-transformer").json()
+    config = text_generation_client.get("/v2/models/tiny-transformer/config").json()
+    attention = text_generation_client.get("/v2/models/tiny-transformer.attention").json()
 
     assert told["platform"] == "hotplate_text"
     assert [(tensor["name"], tensor["datatype"]) for tensor in told["inputs"]] == [("text_input", "BYTES")]
@@ -218,8 +218,8 @@ def as_input_of_zeros() -> dict[str, Any]:
     return {"name": "image", "shape": [1, 6, 5, 1], "datatype": "UINT8", "data": [0] * 30}
 
 
-def test_the_parts_of_a_model_are_not_loaded_alone(painters: httpx.Client) -> None:
-    assert_error(painters.post("/v2/repository/models/tiny-painter.tile/unload"), 400, "together")
+def test_the_parts_of_a_model_are_not_loaded_alone(style_transfer_client: httpx.Client) -> None:
+    assert_error(style_transfer_client.post("/v2/repository/models/tiny-stylizer.tile/unload"), 400, "together")
 
 
 MODEL_ROUTES = {

@@ -25,11 +25,13 @@ def streamed(client: httpx.Client, body: dict[str, Any], path: str = STREAM) -> 
 
 @pytest.mark.parametrize("path", [GENERATE, "/v2/models/tiny-transformer/versions/1/generate"])
 @pytest.mark.parametrize("is_nested", [True, False])
-def test_a_text_goes_on(languages: httpx.Client, transformer: AttentionDecoder, path: str, is_nested: bool) -> None:
+def test_a_text_goes_on(
+    text_generation_client: httpx.Client, transformer: AttentionDecoder, path: str, is_nested: bool
+) -> None:
     asked = GREEDY | {"max_tokens": 9}
     body = {"text_input": "it was", "id": "x"} | ({"parameters": asked} if is_nested else asked)
 
-    told = languages.post(path, json=body).json()
+    told = text_generation_client.post(path, json=body).json()
 
     expected = greedy(transformer, "it was", 9, dict.fromkeys(LETTERS, 100))
     assert told == {
@@ -41,20 +43,20 @@ def test_a_text_goes_on(languages: httpx.Client, transformer: AttentionDecoder, 
     }
 
 
-def test_twenty_tokens_are_the_default(languages: httpx.Client) -> None:
-    told = languages.post(GENERATE, json={"text_input": "a", "parameters": GREEDY}).json()
+def test_twenty_tokens_are_the_default(text_generation_client: httpx.Client) -> None:
+    told = text_generation_client.post(GENERATE, json={"text_input": "a", "parameters": GREEDY}).json()
 
     assert told["details"]["generated_tokens"] == 20
     assert "id" not in told
 
 
-def test_a_stream_is_the_same_text(languages: httpx.Client) -> None:
+def test_a_stream_is_the_same_text(text_generation_client: httpx.Client) -> None:
     body = {"text_input": "it was", "id": "x", "parameters": GREEDY | {"max_tokens": 12, "stream": True}}
 
-    told = streamed(languages, body)
+    told = streamed(text_generation_client, body)
 
     del body["parameters"]["stream"]  # type: ignore[attr-defined]
-    whole = languages.post(GENERATE, json=body).json()
+    whole = text_generation_client.post(GENERATE, json=body).json()
     assert "".join(event["text_output"] for event in told) == whole["text_output"]
     assert [event["done"] for event in told] == [False] * (len(told) - 1) + [True]
     assert {(event["id"], event["model_name"], event["model_version"]) for event in told} == {
@@ -63,19 +65,19 @@ def test_a_stream_is_the_same_text(languages: httpx.Client) -> None:
     assert told[-1]["details"] == whole["details"]
 
 
-def test_a_stop_string_ends_the_text(languages: httpx.Client) -> None:
-    whole = languages.post(GENERATE, json={"text_input": "it", **GREEDY}).json()["text_output"]
+def test_a_stop_string_ends_the_text(text_generation_client: httpx.Client) -> None:
+    whole = text_generation_client.post(GENERATE, json={"text_input": "it", **GREEDY}).json()["text_output"]
 
-    told = languages.post(GENERATE, json={"text_input": "it", **GREEDY, "stop": [whole[4]]}).json()
+    told = text_generation_client.post(GENERATE, json={"text_input": "it", **GREEDY, "stop": [whole[4]]}).json()
 
     assert told["text_output"] == whole[: whole.index(whole[4])]
     assert told["details"]["finish_reason"] == "stop"
 
 
-def test_a_seed_repeats_the_text(languages: httpx.Client) -> None:
+def test_a_seed_repeats_the_text(text_generation_client: httpx.Client) -> None:
     body = {"text_input": "a", "parameters": {"seed": 5, "temperature": 1.5, "logit_bias": LETTERS}}
 
-    texts = {languages.post(GENERATE, json=body).json()["text_output"] for _ in range(3)}
+    texts = {text_generation_client.post(GENERATE, json=body).json()["text_output"] for _ in range(3)}
 
     assert len(texts) == 1
 
@@ -99,30 +101,34 @@ def test_a_seed_repeats_the_text(languages: httpx.Client) -> None:
         ({"text_input": "a", "parameters": {"logit_bias": {"999": 1}}}, "999"),
     ],
 )
-def test_what_does_not_fit_is_refused(languages: httpx.Client, path: str, body: dict[str, Any], why: str) -> None:
-    assert_error(languages.post(path, json=body), 400, why)
+def test_what_does_not_fit_is_refused(
+    text_generation_client: httpx.Client, path: str, body: dict[str, Any], why: str
+) -> None:
+    assert_error(text_generation_client.post(path, json=body), 400, why)
 
 
-def test_only_the_stream_streams(languages: httpx.Client) -> None:
+def test_only_the_stream_streams(text_generation_client: httpx.Client) -> None:
     body = {"text_input": "a", "parameters": {"stream": True}}
 
-    assert_error(languages.post(GENERATE, json=body), 400, "generate_stream")
+    assert_error(text_generation_client.post(GENERATE, json=body), 400, "generate_stream")
 
 
 @pytest.mark.parametrize("end", ["generate", "generate_stream"])
-def test_other_models_are_refused(languages: httpx.Client, end: str) -> None:
+def test_other_models_are_refused(text_generation_client: httpx.Client, end: str) -> None:
     for model in ("tiny", "tiny-transformer.attention"):
-        assert_error(languages.post(f"/v2/models/{model}/{end}", json={"text_input": "a"}), 400, "infer takes it")
-    assert_error(languages.post(f"/v2/models/nobody/{end}", json={"text_input": "a"}), 404, "'nobody'")
-    assert_error(languages.post(f"/v2/models/tiny-transformer/{end}", content=b"["), 400, "JSON")
+        assert_error(
+            text_generation_client.post(f"/v2/models/{model}/{end}", json={"text_input": "a"}), 400, "infer takes it"
+        )
+    assert_error(text_generation_client.post(f"/v2/models/nobody/{end}", json={"text_input": "a"}), 404, "'nobody'")
+    assert_error(text_generation_client.post(f"/v2/models/tiny-transformer/{end}", content=b"["), 400, "JSON")
 
 
-def test_an_error_amid_a_stream_is_an_event(languages: httpx.Client) -> None:
+def test_an_error_amid_a_stream_is_an_event(text_generation_client: httpx.Client) -> None:
     body = {"text_input": "a", "parameters": GREEDY | {"max_tokens": 120}}
     told: list[Any] = []
     for attempt in range(40):  # until a deadline passes between the first token and the last
         headers = {"x-request-timeout": f"{0.002 * 1.15**attempt:.6f}"}
-        with languages.stream("POST", STREAM, json=body, headers=headers) as response:
+        with text_generation_client.stream("POST", STREAM, json=body, headers=headers) as response:
             told = [event for _, event in events(response)] if response.status_code == 200 else []
         if told and "error" in told[-1]:
             break

@@ -11,8 +11,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from service.tasks.image_generation.latents import draw
-from tests.fake_models.image_generation import HEIGHT, LABELS, NUM_LATENTS, WIDTH, Floats, Pictures, TinyDrawer
+from service.tasks.image_generation.process import draw
+from tests.fake_models.image_generation import HEIGHT, LABELS, NUM_LATENTS, WIDTH, Floats, Pictures, TinyImageGenerator
 
 GAN = "/v1/models/tiny-gan"
 VAE = "/v1/models/tiny-vae"
@@ -21,7 +21,7 @@ SLOW_GAN = "/v1/models/tiny-slow-gan"
 
 
 def expected(
-    drawer: TinyDrawer,
+    image_generator: TinyImageGenerator,
     seeds: Sequence[int],
     labels: Sequence[int] | None = None,
     temperature: float = 1.0,
@@ -30,8 +30,8 @@ def expected(
     """Latents, pictures and labels of some seeds; labels of the seeds' own where none are asked for."""
     draws = draw(seeds, len(LABELS), NUM_LATENTS, temperature, truncation)
     indices = draws.labels if labels is None else np.array(labels, np.int64)
-    latents = drawer.latents(draws.noise, draws.choices, indices)
-    return latents, drawer.decode(latents, indices), indices.tolist()
+    latents = image_generator.latents(draws.noise, draws.choices, indices)
+    return latents, image_generator.decode(latents, indices), indices.tolist()
 
 
 def pixels_of(content: bytes) -> Pictures:

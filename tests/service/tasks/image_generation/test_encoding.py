@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import prepare
-from service.tasks.image_generation.anomaly import complexity_nats
-from service.tasks.image_generation.latents import draw
+from service.tasks.image_generation.process import complexity_nats, draw
 from service.tasks.image_generation.rendering import error_colors
-from tests.fake_models.image_generation import HEIGHT, LABELS, NUM_LATENTS, NUM_SAMPLES, WIDTH, Floats, TinyDrawer
+from tests.fake_models.image_generation import (
+    HEIGHT,
+    LABELS,
+    NUM_LATENTS,
+    NUM_SAMPLES,
+    WIDTH,
+    Floats,
+    TinyImageGenerator,
+)
 from tests.models.samples import noise
 from tests.service.http.calls import RAW, TOLERANCE, as_files, as_json, assert_problem, encoded
 
@@ -47,19 +54,23 @@ def opened(text: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(b64decode(text))))
 
 
-def test_pictures_are_taken_in_every_form_that_classify_takes(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_pictures_are_taken_in_every_form_that_classify_takes(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
     rows = vae.pictures(3)
     expected = vae.encode(rows)
     first = {name: values[:1] for name, values in expected.items()}
 
-    assert_encoded(drawers.post(path("encode"), json=as_json(rows)), expected)
-    assert_encoded(drawers.post(path("encode"), files=as_files(rows)), expected)
-    assert_encoded(drawers.post(path("encode"), content=encoded(rows[0])), first)
-    assert_encoded(drawers.post(path("encode"), content=rows[0].tobytes(), headers=RAW), first)
+    assert_encoded(image_generation_client.post(path("encode"), json=as_json(rows)), expected)
+    assert_encoded(image_generation_client.post(path("encode"), files=as_files(rows)), expected)
+    assert_encoded(image_generation_client.post(path("encode"), content=encoded(rows[0])), first)
+    assert_encoded(image_generation_client.post(path("encode"), content=rows[0].tobytes(), headers=RAW), first)
 
 
-def test_an_answer_names_its_model_and_what_it_cost(drawers: httpx.Client, vae: TinyDrawer) -> None:
-    response = drawers.post(path("encode"), content=encoded(vae.pictures(1)[0]))
+def test_an_answer_names_its_model_and_what_it_cost(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
+    response = image_generation_client.post(path("encode"), content=encoded(vae.pictures(1)[0]))
 
     assert response.json().keys() == {"model", "version", "results"}
     assert (response.json()["model"], response.json()["version"]) == (VAE, "1")
@@ -67,35 +78,41 @@ def test_an_answer_names_its_model_and_what_it_cost(drawers: httpx.Client, vae: 
 
 
 @pytest.mark.parametrize("invert", ["auto", "true"])
-def test_a_photograph_is_prepared_as_for_a_classifier(drawers: httpx.Client, vae: TinyDrawer, invert: Any) -> None:
+def test_a_photograph_is_prepared_as_for_a_classifier(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator, invert: Any
+) -> None:
     body = encoded(noise(300, 200).reshape(300, 200, 3), "JPEG")
     row = prepare(body, HEIGHT, WIDTH, 1, invert=invert)
 
-    response = drawers.post(path("encode"), params={"invert": invert}, content=body)
+    response = image_generation_client.post(path("encode"), params={"invert": invert}, content=body)
 
     assert_encoded(response, vae.encode(row[None]))
 
 
-def test_more_pictures_than_a_chunk_keep_their_order(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_more_pictures_than_a_chunk_keep_their_order(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
     rows = vae.pictures(41)
 
-    assert_encoded(drawers.post(path("encode"), json=as_json(rows)), vae.encode(rows))
+    assert_encoded(image_generation_client.post(path("encode"), json=as_json(rows)), vae.encode(rows))
 
 
-def test_the_embedding_is_the_mean(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_the_embedding_is_the_mean(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
     rows = vae.pictures(2)
 
-    response = drawers.post(path("embed"), json=as_json(rows))
+    response = image_generation_client.post(path("embed"), json=as_json(rows))
 
     assert all(result.keys() == {"embedding"} for result in results(response))
     assert_encoded(response, {"embedding": vae.encode(rows)["mean"]})
 
 
-def test_a_latent_survives_the_way_to_a_picture_and_back(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_a_latent_survives_the_way_to_a_picture_and_back(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
     latents = np.random.default_rng(3).normal(0, 0.7, (4, NUM_LATENTS)).astype(np.float32)
-    drawn = drawers.post(path("decode"), json={"latents": latents.tolist()}).json()["images"]
+    drawn = image_generation_client.post(path("decode"), json={"latents": latents.tolist()}).json()["images"]
 
-    response = drawers.post(path("encode"), json={"images": [image["image"] for image in drawn]})
+    response = image_generation_client.post(path("encode"), json={"images": [image["image"] for image in drawn]})
 
     again = np.array([result["mean"] for result in results(response)])
     np.testing.assert_allclose(again, latents, atol=0.1)
@@ -103,25 +120,29 @@ def test_a_latent_survives_the_way_to_a_picture_and_back(drawers: httpx.Client, 
 
 @pytest.mark.parametrize("label", ["Ankle boot", "ANKLE BOOT", 1, "1"])
 def test_a_labelled_encoder_is_told_the_label(
-    drawers: httpx.Client, labelled_vae: TinyDrawer, label: str | int
+    image_generation_client: httpx.Client, labelled_vae: TinyImageGenerator, label: str | int
 ) -> None:
     rows = labelled_vae.pictures(3)
     expected = labelled_vae.encode(rows, np.ones(3, np.int64))
     assert np.abs(expected["mean"] - labelled_vae.encode(rows)["mean"]).max() > 100 * TOLERANCE
 
-    assert_encoded(drawers.post(path("encode", LABELLED), json=as_json(rows, label=label)), expected)
+    assert_encoded(image_generation_client.post(path("encode", LABELLED), json=as_json(rows, label=label)), expected)
     one = {name: values[:1] for name, values in expected.items()}
-    query = drawers.post(path("encode", LABELLED), params={"label": label}, content=encoded(rows[0]))
+    query = image_generation_client.post(path("encode", LABELLED), params={"label": label}, content=encoded(rows[0]))
     assert_encoded(query, one)
-    (embedded,) = results(drawers.post(path("embed", LABELLED), params={"label": label}, content=encoded(rows[0])))
+    (embedded,) = results(
+        image_generation_client.post(path("embed", LABELLED), params={"label": label}, content=encoded(rows[0]))
+    )
     np.testing.assert_allclose(embedded["embedding"], one["mean"][0], atol=TOLERANCE)
 
 
-def test_a_reconstruction_comes_with_its_errors_and_its_score(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_a_reconstruction_comes_with_its_errors_and_its_score(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
     rows = vae.pictures(5)
     expected = vae.reconstruct(rows, seeded_noise(0, 5))
 
-    found = results(drawers.post(path("reconstruct"), json=as_json(rows)))
+    found = results(image_generation_client.post(path("reconstruct"), json=as_json(rows)))
 
     heat = error_colors(expected["error_map"], 1)
     for index, result in enumerate(found):
@@ -136,33 +157,41 @@ def test_a_reconstruction_comes_with_its_errors_and_its_score(drawers: httpx.Cli
         assert result["anomaly_score"] == pytest.approx(result["negative_elbo"] - complexity_nats(rows[index]))
 
 
-def test_a_reconstruction_echoes_what_the_network_was_fed(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_a_reconstruction_echoes_what_the_network_was_fed(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
     rows = vae.pictures(2)
 
-    found = results(drawers.post(path("reconstruct"), json=as_json(rows, echo_input=True)))
+    found = results(image_generation_client.post(path("reconstruct"), json=as_json(rows, echo_input=True)))
     turned = results(
-        drawers.post(path("reconstruct"), params={"echo_input": "true", "invert": "true"}, content=encoded(rows[0]))
+        image_generation_client.post(
+            path("reconstruct"), params={"echo_input": "true", "invert": "true"}, content=encoded(rows[0])
+        )
     )
 
     np.testing.assert_array_equal([opened(one["input"]) for one in found], rows[..., 0])
     np.testing.assert_array_equal(opened(turned[0]["input"]), 255 - rows[0, :, :, 0])
 
 
-def test_a_pictures_score_is_its_own_whoever_is_beside_it(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_a_pictures_score_is_its_own_whoever_is_beside_it(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
     rows = vae.pictures(20)
-    together = results(drawers.post(path("reconstruct"), json=as_json(rows)))
+    together = results(image_generation_client.post(path("reconstruct"), json=as_json(rows)))
 
-    alone = [results(drawers.post(path("reconstruct"), content=encoded(row)))[0] for row in rows[::7]]
+    alone = [results(image_generation_client.post(path("reconstruct"), content=encoded(row)))[0] for row in rows[::7]]
 
     for one, same in zip(alone, together[::7], strict=True):
         assert one["image"] == same["image"]
         assert one["negative_elbo"] == pytest.approx(same["negative_elbo"], rel=1e-5)
 
 
-def test_another_seed_draws_other_noise_and_the_same_picture(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_another_seed_draws_other_noise_and_the_same_picture(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
     rows = vae.pictures(1)
     found = {
-        seed: results(drawers.post(path("reconstruct"), params=seed, content=encoded(rows[0])))[0]
+        seed: results(image_generation_client.post(path("reconstruct"), params=seed, content=encoded(rows[0])))[0]
         for seed in ("", "seed=0", "seed=5", "seed=9007199254740991")
     }
     expected = vae.reconstruct(rows, seeded_noise(5, 1))
@@ -173,31 +202,35 @@ def test_another_seed_draws_other_noise_and_the_same_picture(drawers: httpx.Clie
     np.testing.assert_allclose(found["seed=5"]["distortion"], expected["distortion"][0], rtol=1e-3)
 
 
-def test_what_the_model_cannot_draw_scores_high(drawers: httpx.Client, vae: TinyDrawer) -> None:
+def test_what_the_model_cannot_draw_scores_high(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
     usual, odd = vae.pictures(8), noise(8 * HEIGHT, WIDTH, 1).reshape(8, HEIGHT, WIDTH, 1)
 
-    found = results(drawers.post(path("reconstruct"), json=as_json(np.concatenate([usual, odd]))))
+    found = results(image_generation_client.post(path("reconstruct"), json=as_json(np.concatenate([usual, odd]))))
 
     scores = [result["anomaly_score"] for result in found]
     assert max(scores[:8]) < min(scores[8:])
 
 
-def test_a_labelled_reconstruction_is_told_the_label(drawers: httpx.Client, labelled_vae: TinyDrawer) -> None:
+def test_a_labelled_reconstruction_is_told_the_label(
+    image_generation_client: httpx.Client, labelled_vae: TinyImageGenerator
+) -> None:
     rows = labelled_vae.pictures(2)
     expected = labelled_vae.reconstruct(rows, seeded_noise(0, 2), np.full(2, 2))
 
-    found = results(drawers.post(path("reconstruct", LABELLED), json=as_json(rows, label="sneaker")))
+    found = results(image_generation_client.post(path("reconstruct", LABELLED), json=as_json(rows, label="sneaker")))
 
     np.testing.assert_allclose([one["distortion"] for one in found], expected["distortion"], rtol=1e-3)
 
 
 @pytest.mark.parametrize(("query", "accept"), [("", "image/png"), ("format=png", "*/*"), ("format=png", "text/html")])
 def test_a_strip_shows_input_reconstruction_and_errors(
-    drawers: httpx.Client, vae: TinyDrawer, query: str, accept: str
+    image_generation_client: httpx.Client, vae: TinyImageGenerator, query: str, accept: str
 ) -> None:
     rows = vae.pictures(2)
 
-    response = drawers.post(path("reconstruct"), params=query, json=as_json(rows), headers={"accept": accept})
+    response = image_generation_client.post(
+        path("reconstruct"), params=query, json=as_json(rows), headers={"accept": accept}
+    )
 
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "image/png"
@@ -214,29 +247,35 @@ def test_a_strip_shows_input_reconstruction_and_errors(
 
 
 @pytest.mark.parametrize("query", ["format=json", ""])
-def test_json_is_the_answer_where_nothing_else_is_named(drawers: httpx.Client, vae: TinyDrawer, query: str) -> None:
-    response = drawers.post(path("reconstruct"), params=query, content=encoded(vae.pictures(1)[0]))
+def test_json_is_the_answer_where_nothing_else_is_named(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator, query: str
+) -> None:
+    response = image_generation_client.post(path("reconstruct"), params=query, content=encoded(vae.pictures(1)[0]))
 
     assert response.headers["content-type"] == "application/json"
     assert len(results(response)) == 1
 
 
 @pytest.mark.parametrize("verb", ["encode", "reconstruct", "embed"])
-def test_a_model_without_an_encoder_says_so(drawers: httpx.Client, vae: TinyDrawer, verb: str) -> None:
-    response = drawers.post(path(verb, GAN), content=encoded(vae.pictures(1)[0]))
+def test_a_model_without_an_encoder_says_so(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator, verb: str
+) -> None:
+    response = image_generation_client.post(path(verb, GAN), content=encoded(vae.pictures(1)[0]))
 
     assert_problem(response, 422, "unsupported_task", "'tiny-gan' has no encoder")
 
 
 @pytest.mark.parametrize("verb", ["encode", "reconstruct"])
-def test_a_classifier_neither_encodes_nor_reconstructs(drawers: httpx.Client, vae: TinyDrawer, verb: str) -> None:
-    response = drawers.post(path(verb, SEEN), content=encoded(vae.pictures(1)[0]))
+def test_a_classifier_neither_encodes_nor_reconstructs(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator, verb: str
+) -> None:
+    response = image_generation_client.post(path(verb, SEEN), content=encoded(vae.pictures(1)[0]))
 
     assert_problem(response, 422, "unsupported_task", "'tiny' does image-classification", "image-generation")
 
 
-def test_a_text_generator_embeds_nothing(drawers: httpx.Client, vae: TinyDrawer) -> None:
-    response = drawers.post(path("embed", "tiny-transformer"), content=encoded(vae.pictures(1)[0]))
+def test_a_text_generator_embeds_nothing(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
+    response = image_generation_client.post(path("embed", "tiny-transformer"), content=encoded(vae.pictures(1)[0]))
 
     assert_problem(response, 422, "unsupported_task", "image-classification or image-generation")
 
@@ -262,9 +301,14 @@ def test_a_text_generator_embeds_nothing(drawers: httpx.Client, vae: TinyDrawer)
     ],
 )
 def test_a_parameter_out_of_its_range_is_refused(
-    drawers: httpx.Client, vae: TinyDrawer, verb: str, model: str, query: str, quoted: tuple[str, ...]
+    image_generation_client: httpx.Client,
+    vae: TinyImageGenerator,
+    verb: str,
+    model: str,
+    query: str,
+    quoted: tuple[str, ...],
 ) -> None:
-    response = drawers.post(path(verb, model), params=query, content=encoded(vae.pictures(1)[0]))
+    response = image_generation_client.post(path(verb, model), params=query, content=encoded(vae.pictures(1)[0]))
 
     assert_problem(response, 422, "invalid_parameter", *quoted)
 
@@ -273,20 +317,27 @@ def test_a_parameter_out_of_its_range_is_refused(
     "members",
     [{"seed": 1.5}, {"seed": True}, {"label": ["Bag"]}, {"label": 1.5}, {"latents": []}, {"images": "x"}],
 )
-def test_a_body_of_another_form_is_refused(drawers: httpx.Client, vae: TinyDrawer, members: dict[str, Any]) -> None:
-    response = drawers.post(path("reconstruct"), json=as_json(vae.pictures(1)) | members)
+def test_a_body_of_another_form_is_refused(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator, members: dict[str, Any]
+) -> None:
+    response = image_generation_client.post(path("reconstruct"), json=as_json(vae.pictures(1)) | members)
 
     assert_problem(response, 422, "invalid_parameter")
 
 
 @pytest.mark.parametrize("verb", ["encode", "embed", "reconstruct"])
-def test_what_is_no_picture_is_refused_as_by_classify(drawers: httpx.Client, verb: str) -> None:
+def test_what_is_no_picture_is_refused_as_by_classify(image_generation_client: httpx.Client, verb: str) -> None:
     pixels = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
     cut = encoded(pixels)[:-20]
 
-    assert_problem(drawers.post(path(verb), content=cut), 422, "undecodable_image")
-    assert_problem(drawers.post(path(verb), content=b"hello"), 415, "unsupported_media_type")
-    assert_problem(drawers.post(path(verb), content=pixels.tobytes()[1:], headers=RAW), 422, "invalid_parameter", "63")
-    assert_problem(drawers.post(path(verb), json={"images": []}), 422, "invalid_parameter")
+    assert_problem(image_generation_client.post(path(verb), content=cut), 422, "undecodable_image")
+    assert_problem(image_generation_client.post(path(verb), content=b"hello"), 415, "unsupported_media_type")
+    assert_problem(
+        image_generation_client.post(path(verb), content=pixels.tobytes()[1:], headers=RAW),
+        422,
+        "invalid_parameter",
+        "63",
+    )
+    assert_problem(image_generation_client.post(path(verb), json={"images": []}), 422, "invalid_parameter")
     many = as_json(np.zeros((65, HEIGHT, WIDTH, 1), np.uint8))
-    assert_problem(drawers.post(path(verb), json=many), 413, "payload_too_large", "65")
+    assert_problem(image_generation_client.post(path(verb), json=many), 413, "payload_too_large", "65")

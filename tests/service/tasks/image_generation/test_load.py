@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.fake_models.image_generation import TinyDrawer
+from tests.fake_models.image_generation import TinyImageGenerator
 from tests.servers import RunningService, until
 from tests.service.http.calls import assert_problem
 from tests.service.tasks.image_generation.drawings import GAN, SLOW_GAN, VAE, drawn, expected, images_of
@@ -49,10 +49,10 @@ def during_load(url: str, path: str, call: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize(("path", "name"), [(GAN, "gan"), (VAE, "vae")])
 def test_a_seed_gives_the_same_file_alone_among_256_and_beside_others(
-    drawer_service: RunningService, request: pytest.FixtureRequest, path: str, name: str
+    image_generation_service: RunningService, request: pytest.FixtureRequest, path: str, name: str
 ) -> None:
-    drawer: TinyDrawer = request.getfixturevalue(name)
-    url, first = drawer_service.url, 10**15
+    image_generator: TinyImageGenerator = request.getfixturevalue(name)
+    url, first = image_generation_service.url, 10**15
     whole = generate(url, path, num_images=256, seed=first, truncation=1.5)
     picked = [0, 1, 15, 16, 100, 255]
 
@@ -66,23 +66,25 @@ def test_a_seed_gives_the_same_file_alone_among_256_and_beside_others(
     assert together == whole
     assert alone == beside == [whole[index] for index in picked]
     response = httpx.post(f"{url}{path}/generate", json={"num_images": 256, "seed": first, "truncation": 1.5})
-    assert np.array_equal(drawn(response), expected(drawer, range(first, first + 256), None, 1.0, 1.5)[1])
+    assert np.array_equal(drawn(response), expected(image_generator, range(first, first + 256), None, 1.0, 1.5)[1])
 
 
-def test_a_seed_gives_the_same_file_after_a_restart(drawers_repository: Path, drawer_service: RunningService) -> None:
+def test_a_seed_gives_the_same_file_after_a_restart(
+    image_generation_repository: Path, image_generation_service: RunningService
+) -> None:
     wanted = {"num_images": 20, "seed": 77, "temperature": 0.9}
-    before = [generate(drawer_service.url, path, **wanted) for path in (GAN, VAE)]
-    grid = httpx.get(f"{drawer_service.url}{GAN}/generate?num_images=20&seed=77").content
+    before = [generate(image_generation_service.url, path, **wanted) for path in (GAN, VAE)]
+    grid = httpx.get(f"{image_generation_service.url}{GAN}/generate?num_images=20&seed=77").content
 
     options = ("--models", "tiny-gan,tiny-vae", "--workers", "2", "--instances", "2", "--threads", "1")
-    with RunningService(drawers_repository, *options) as other:
+    with RunningService(image_generation_repository, *options) as other:
         other.wait_until_ready()
         assert [generate(other.url, path, **wanted) for path in (GAN, VAE)] == before
         assert httpx.get(f"{other.url}{GAN}/generate?num_images=20&seed=77").content == grid
 
 
-def test_one_picture_does_not_wait_for_256_of_another_caller(drawer_service: RunningService) -> None:
-    url = drawer_service.url
+def test_one_picture_does_not_wait_for_256_of_another_caller(image_generation_service: RunningService) -> None:
+    url = image_generation_service.url
     with ThreadPoolExecutor(2) as pool:
         many = [pool.submit(generate, url, SLOW_GAN, num_images=256) for _ in range(2)]
         metrics = httpx.Client(base_url=url)
@@ -97,28 +99,30 @@ def test_one_picture_does_not_wait_for_256_of_another_caller(drawer_service: Run
     assert all("queue" in timing for timing in timings)
 
 
-def test_a_deadline_ends_all_chunks(drawers: httpx.Client) -> None:
-    response = drawers.post(f"{SLOW_GAN}/generate?num_images=256", headers={"x-request-timeout": "0.2"})
+def test_a_deadline_ends_all_chunks(image_generation_client: httpx.Client) -> None:
+    response = image_generation_client.post(f"{SLOW_GAN}/generate?num_images=256", headers={"x-request-timeout": "0.2"})
 
     assert response.status_code in (503, 504)
     assert_problem(response, response.status_code, response.json()["code"])
-    assert_idle(drawers)
-    beyond = drawers.post(f"{GAN}/generate", headers={"x-request-timeout": "1e9"})
+    assert_idle(image_generation_client)
+    beyond = image_generation_client.post(f"{GAN}/generate", headers={"x-request-timeout": "1e9"})
     assert_problem(beyond, 422, "invalid_parameter", "X-Request-Timeout is '1e9'")
 
 
-def test_a_caller_who_leaves_frees_the_engine(drawers: httpx.Client, drawer_service: RunningService) -> None:
+def test_a_caller_who_leaves_frees_the_engine(
+    image_generation_client: httpx.Client, image_generation_service: RunningService
+) -> None:
     head = f"POST {SLOW_GAN}/generate?num_images=256 HTTP/1.1\r\nHost: hotplate\r\nContent-Length: 0\r\n\r\n"
 
     def num_drawn() -> float:
-        return total(drawers, "hotplate_rows_total", 'model="tiny-slow-gan"')
+        return total(image_generation_client, "hotplate_rows_total", 'model="tiny-slow-gan"')
 
     before = num_drawn()
-    url = httpx.URL(drawer_service.url)
+    url = httpx.URL(image_generation_service.url)
     with socket.create_connection((url.host, url.port or 80), timeout=10) as hasty:
         hasty.sendall(head.encode())
         until(lambda: num_drawn() > before)
-    assert_idle(drawers)
+    assert_idle(image_generation_client)
 
     assert num_drawn() - before < 256
 
@@ -140,5 +144,5 @@ def assert_idle(client: httpx.Client) -> None:
     assert client.post(f"{SLOW_GAN}/generate").status_code == 200
 
 
-def test_nothing_of_this_was_an_error_of_the_service(drawer_service: RunningService) -> None:
-    assert [record for record in drawer_service.records if record["level"] == "ERROR"] == []
+def test_nothing_of_this_was_an_error_of_the_service(image_generation_service: RunningService) -> None:
+    assert [record for record in image_generation_service.records if record["level"] == "ERROR"] == []

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from service.tasks.image_generation.rendering import labelled_grid
-from tests.fake_models.image_generation import LABELS, TinyDrawer
+from tests.fake_models.image_generation import LABELS, TinyImageGenerator
 from tests.servers import RunningService
 from tests.service.http.calls import assert_problem
 from tests.service.tasks.image_generation.drawings import GAN, LABELLED_VAE, VAE, drawn, expected, images_of, pixels_of
@@ -22,18 +22,22 @@ GENERATE = f"{GAN}/generate"
 
 
 @pytest.fixture(params=["tiny-gan", "tiny-vae", "tiny-labelled-vae"])
-def named(request: pytest.FixtureRequest, gan: TinyDrawer, vae: TinyDrawer, labelled_vae: TinyDrawer) -> Any:
+def named(
+    request: pytest.FixtureRequest, gan: TinyImageGenerator, vae: TinyImageGenerator, labelled_vae: TinyImageGenerator
+) -> Any:
     """Each model's path and network."""
     networks = {"tiny-gan": gan, "tiny-vae": vae, "tiny-labelled-vae": labelled_vae}
     return f"/v1/models/{request.param}", networks[request.param]
 
 
-def test_a_seed_draws_its_label_and_its_picture(drawers: httpx.Client, named: tuple[str, TinyDrawer]) -> None:
-    path, drawer = named
+def test_a_seed_draws_its_label_and_its_picture(
+    image_generation_client: httpx.Client, named: tuple[str, TinyImageGenerator]
+) -> None:
+    path, image_generator = named
     seeds = list(range(100, 140))
-    _, pictures, labels = expected(drawer, seeds)
+    _, pictures, labels = expected(image_generator, seeds)
 
-    response = drawers.post(f"{path}/generate", json={"num_images": 40, "seed": 100})
+    response = image_generation_client.post(f"{path}/generate", json={"num_images": 40, "seed": 100})
 
     answer = response.json()
     assert (answer["model"], answer["version"], answer["seed"]) == (path.rpartition("/")[2], "1", 100)
@@ -45,59 +49,67 @@ def test_a_seed_draws_its_label_and_its_picture(drawers: httpx.Client, named: tu
     assert answer["images"][0].keys() == {"seed", "label", "index", "image"}
 
 
-def test_labels_temperature_and_truncation_are_obeyed(drawers: httpx.Client, named: tuple[str, TinyDrawer]) -> None:
-    path, drawer = named
+def test_labels_temperature_and_truncation_are_obeyed(
+    image_generation_client: httpx.Client, named: tuple[str, TinyImageGenerator]
+) -> None:
+    path, image_generator = named
     wanted = {"seed": 5, "temperature": 0.7, "truncation": 1.1, "latents": True}
 
-    response = drawers.post(f"{path}/generate", json=wanted | {"label": ["sneaker", 0, "ANKLE BOOT", "2"]})
+    response = image_generation_client.post(
+        f"{path}/generate", json=wanted | {"label": ["sneaker", 0, "ANKLE BOOT", "2"]}
+    )
 
-    latents, pictures, labels = expected(drawer, [5, 6, 7, 8], [2, 0, 1, 2], 0.7, 1.1)
+    latents, pictures, labels = expected(image_generator, [5, 6, 7, 8], [2, 0, 1, 2], 0.7, 1.1)
     images = images_of(response)
     assert np.array_equal(drawn(response), pictures)
     assert [image["index"] for image in images] == labels
     assert np.array_equal(np.array([image["latent"] for image in images], np.float32), latents)
-    one = drawers.post(f"{path}/generate", json=wanted | {"label": "Ankle boot", "num_images": 3})
-    assert np.array_equal(drawn(one), expected(drawer, [5, 6, 7], [1, 1, 1], 0.7, 1.1)[1])
+    one = image_generation_client.post(f"{path}/generate", json=wanted | {"label": "Ankle boot", "num_images": 3})
+    assert np.array_equal(drawn(one), expected(image_generator, [5, 6, 7], [1, 1, 1], 0.7, 1.1)[1])
 
 
-def test_temperature_0_draws_one_picture_of_each_label(drawers: httpx.Client, gan: TinyDrawer) -> None:
-    response = drawers.post(GENERATE, json={"num_images": 8, "temperature": 0, "label": "Bag"})
+def test_temperature_0_draws_one_picture_of_each_label(
+    image_generation_client: httpx.Client, gan: TinyImageGenerator
+) -> None:
+    response = image_generation_client.post(GENERATE, json={"num_images": 8, "temperature": 0, "label": "Bag"})
 
     pictures = drawn(response)
     assert np.array_equal(pictures, np.repeat(gan.decode(np.zeros((1, 4), np.float32), np.zeros(1, int)), 8, axis=0))
 
 
-def test_a_seed_that_is_not_asked_for_is_chosen_and_told(drawers: httpx.Client, gan: TinyDrawer) -> None:
-    first, second = (drawers.post(GENERATE).json() for _ in range(2))
+def test_a_seed_that_is_not_asked_for_is_chosen_and_told(
+    image_generation_client: httpx.Client, gan: TinyImageGenerator
+) -> None:
+    first, second = (image_generation_client.post(GENERATE).json() for _ in range(2))
 
     assert first["seed"] != second["seed"]
     assert [image["seed"] for image in first["images"]] == [first["seed"]]
     assert 0 <= first["seed"] < 2**53 - 256
-    again = drawers.post(GENERATE, json={"seed": first["seed"]})
+    again = image_generation_client.post(GENERATE, json={"seed": first["seed"]})
     assert again.json() == first
     assert np.array_equal(drawn(again), expected(gan, [first["seed"]])[1])
 
 
-def test_seeds_begin_anew_after_the_last(drawers: httpx.Client, gan: TinyDrawer) -> None:
-    response = drawers.post(GENERATE, json={"num_images": 3, "seed": 2**53 - 2})
+def test_seeds_begin_anew_after_the_last(image_generation_client: httpx.Client, gan: TinyImageGenerator) -> None:
+    response = image_generation_client.post(GENERATE, json={"num_images": 3, "seed": 2**53 - 2})
 
     assert [image["seed"] for image in images_of(response)] == [2**53 - 2, 2**53 - 1, 0]
     assert np.array_equal(drawn(response)[2:], expected(gan, [0])[1])
 
 
-def test_a_query_may_stand_in_for_an_empty_body(drawers: httpx.Client) -> None:
+def test_a_query_may_stand_in_for_an_empty_body(image_generation_client: httpx.Client) -> None:
     query = {"num_images": "2", "seed": "9", "label": "Ankle boot", "truncation": "1.5", "format": "json"}
-    in_body = drawers.post(
+    in_body = image_generation_client.post(
         GENERATE, json={"num_images": 2, "seed": 9, "label": "Ankle boot", "truncation": 1.5, "format": "json"}
     )
 
-    in_query = drawers.post(GENERATE, params=query)
+    in_query = image_generation_client.post(GENERATE, params=query)
 
     assert in_query.status_code == 200
     assert in_query.json() == in_body.json()
-    both = drawers.post(GENERATE, params={"seed": "9"}, json={"num_images": 2})
+    both = image_generation_client.post(GENERATE, params={"seed": "9"}, json={"num_images": 2})
     assert_problem(both, 422, "invalid_parameter", "in the query ('seed') and in the body")
-    typed = drawers.post(GENERATE, params=query, headers={"content-type": "image/png"})
+    typed = image_generation_client.post(GENERATE, params=query, headers={"content-type": "image/png"})
     assert typed.json() == in_body.json()
 
 
@@ -122,31 +134,37 @@ def test_a_query_may_stand_in_for_an_empty_body(drawers: httpx.Client) -> None:
     ],
 )
 def test_format_decides_and_then_accept(
-    drawers: httpx.Client, method: str, wanted: str | None, accept: str, kind: str
+    image_generation_client: httpx.Client, method: str, wanted: str | None, accept: str, kind: str
 ) -> None:
     query = {"num_images": "2"} | ({"format": wanted} if wanted else {})
 
-    response = drawers.request(method, GENERATE, params=query, headers={"accept": accept})
+    response = image_generation_client.request(method, GENERATE, params=query, headers={"accept": accept})
 
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == kind
 
 
-def test_a_grid_is_labelled_and_says_the_first_seed(drawers: httpx.Client, gan: TinyDrawer) -> None:
+def test_a_grid_is_labelled_and_says_the_first_seed(
+    image_generation_client: httpx.Client, gan: TinyImageGenerator
+) -> None:
     _, pictures, labels = expected(gan, range(64, 84))
 
-    grid = drawers.get(GENERATE, params={"num_images": 20, "seed": 64})
-    unseeded = drawers.get(GENERATE)
+    grid = image_generation_client.get(GENERATE, params={"num_images": 20, "seed": 64})
+    unseeded = image_generation_client.get(GENERATE)
 
     assert grid.headers["x-seed"] == "64"
     assert grid.content == labelled_grid(pictures, [LABELS[index] for index in labels])
     assert Image.open(BytesIO(grid.content)).format == "PNG"
-    assert unseeded.content != drawers.get(GENERATE).content
-    assert unseeded.content == drawers.get(GENERATE, params={"seed": unseeded.headers["x-seed"]}).content
+    assert unseeded.content != image_generation_client.get(GENERATE).content
+    assert (
+        unseeded.content == image_generation_client.get(GENERATE, params={"seed": unseeded.headers["x-seed"]}).content
+    )
 
 
-def test_a_zip_names_each_picture_by_seed_and_label(drawers: httpx.Client, gan: TinyDrawer) -> None:
-    response = drawers.post(GENERATE, json={"seed": 30, "label": [0, 1, 2], "format": "zip"})
+def test_a_zip_names_each_picture_by_seed_and_label(
+    image_generation_client: httpx.Client, gan: TinyImageGenerator
+) -> None:
+    response = image_generation_client.post(GENERATE, json={"seed": 30, "label": [0, 1, 2], "format": "zip"})
 
     assert response.headers["x-seed"] == "30"
     with ZipFile(BytesIO(response.content)) as archive:
@@ -155,13 +173,13 @@ def test_a_zip_names_each_picture_by_seed_and_label(drawers: httpx.Client, gan: 
     assert np.array_equal(found, expected(gan, [30, 31, 32], [0, 1, 2])[1])
 
 
-def test_encoding_is_timed_apart(drawers: httpx.Client) -> None:
+def test_encoding_is_timed_apart(image_generation_client: httpx.Client) -> None:
     def num_encoded() -> float:
-        lines = drawers.get("/metrics").text.splitlines()
+        lines = image_generation_client.get("/metrics").text.splitlines()
         return sum(float(line.split()[1]) for line in lines if line.startswith("hotplate_encode_seconds_count"))
 
     before = num_encoded()
-    response = drawers.post(GENERATE, json={"num_images": 40})
+    response = image_generation_client.post(GENERATE, json={"num_images": 40})
 
     assert {part.split(";")[0] for part in response.headers["server-timing"].split(", ")} == {
         "queue",
@@ -190,8 +208,10 @@ def test_encoding_is_timed_apart(drawers: httpx.Client) -> None:
         ([], "must be an object"),
     ],
 )
-def test_a_parameter_that_does_not_fit_is_quoted_with_what_would(drawers: httpx.Client, body: Any, told: str) -> None:
-    assert_problem(drawers.post(GENERATE, json=body), 422, "invalid_parameter", told)
+def test_a_parameter_that_does_not_fit_is_quoted_with_what_would(
+    image_generation_client: httpx.Client, body: Any, told: str
+) -> None:
+    assert_problem(image_generation_client.post(GENERATE, json=body), 422, "invalid_parameter", told)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +228,10 @@ def test_a_parameter_that_does_not_fit_is_quoted_with_what_would(drawers: httpx.
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_query_that_does_not_fit_is_quoted(drawers: httpx.Client, method: str, query: str, told: str) -> None:
-    assert_problem(drawers.request(method, f"{GENERATE}?{query}"), 422, "invalid_parameter", told)
+def test_a_query_that_does_not_fit_is_quoted(
+    image_generation_client: httpx.Client, method: str, query: str, told: str
+) -> None:
+    assert_problem(image_generation_client.request(method, f"{GENERATE}?{query}"), 422, "invalid_parameter", told)
 
 
 @pytest.mark.parametrize(
@@ -225,69 +247,82 @@ def test_a_query_that_does_not_fit_is_quoted(drawers: httpx.Client, method: str,
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused(
-    drawers: httpx.Client, headers: dict[str, str], body: bytes, status: int
+    image_generation_client: httpx.Client, headers: dict[str, str], body: bytes, status: int
 ) -> None:
-    response = drawers.post(GENERATE, content=body, headers=headers)
+    response = image_generation_client.post(GENERATE, content=body, headers=headers)
 
     assert_problem(response, status, response.json()["code"])
 
 
-def test_other_tasks_go_their_own_way(drawers: httpx.Client) -> None:
-    text = drawers.post("/v1/models/tiny-transformer/generate", json={"prompt": "a", "max_tokens": 1})
+def test_other_tasks_go_their_own_way(image_generation_client: httpx.Client) -> None:
+    text = image_generation_client.post("/v1/models/tiny-transformer/generate", json={"prompt": "a", "max_tokens": 1})
     assert text.status_code == 200
     assert text.json()["usage"]["completion_tokens"] == 1
 
-    by_address = drawers.get("/v1/models/tiny-transformer/generate?prompt=a")
+    by_address = image_generation_client.get("/v1/models/tiny-transformer/generate?prompt=a")
     assert_problem(
         by_address, 422, "unsupported_task", "does text-generation; GET generates with image-generation only"
     )
     told = "does image-classification; this route needs text-generation or image-generation."
-    assert_problem(drawers.post("/v1/models/tiny/generate", json={}), 422, "unsupported_task", told)
-    assert_problem(drawers.post("/v1/models/tiny/decode", json={}), 422, "unsupported_task", "image-classification")
-    assert_problem(drawers.get("/v1/models/nobody/generate"), 404, "unknown_model", "'nobody'", "tiny-gan")
-    assert_problem(drawers.post(f"{GAN}/classify", content=b""), 422, "unsupported_task")
-    assert drawers.get(f"{GAN}/decode").status_code == 405
-    refused = drawers.delete(GENERATE)
+    assert_problem(image_generation_client.post("/v1/models/tiny/generate", json={}), 422, "unsupported_task", told)
+    assert_problem(
+        image_generation_client.post("/v1/models/tiny/decode", json={}), 422, "unsupported_task", "image-classification"
+    )
+    assert_problem(
+        image_generation_client.get("/v1/models/nobody/generate"), 404, "unknown_model", "'nobody'", "tiny-gan"
+    )
+    assert_problem(image_generation_client.post(f"{GAN}/classify", content=b""), 422, "unsupported_task")
+    assert image_generation_client.get(f"{GAN}/decode").status_code == 405
+    refused = image_generation_client.delete(GENERATE)
     assert_problem(refused, 405, "method_not_allowed", "GET, POST are.")
     assert refused.headers["allow"] == "GET, POST"
 
 
-def test_a_body_means_nothing_to_get(drawers: httpx.Client) -> None:
-    plain = drawers.get(GENERATE, params={"seed": 4})
+def test_a_body_means_nothing_to_get(image_generation_client: httpx.Client) -> None:
+    plain = image_generation_client.get(GENERATE, params={"seed": 4})
 
-    assert drawers.request("GET", GENERATE, params={"seed": 4}, content=b'{"seed": 5').content == plain.content
+    assert (
+        image_generation_client.request("GET", GENERATE, params={"seed": 4}, content=b'{"seed": 5').content
+        == plain.content
+    )
 
 
 @pytest.mark.parametrize("reference", ["tiny-gan@1", "tiny-gan"])
-def test_a_version_may_be_named(drawers: httpx.Client, reference: str) -> None:
-    assert drawers.post(f"/v1/models/{reference}/generate?seed=1").json()["version"] == "1"
+def test_a_version_may_be_named(image_generation_client: httpx.Client, reference: str) -> None:
+    assert image_generation_client.post(f"/v1/models/{reference}/generate?seed=1").json()["version"] == "1"
 
 
 def test_what_generate_tells_is_decoded_to_the_same_pictures(
-    drawers: httpx.Client, named: tuple[str, TinyDrawer]
+    image_generation_client: httpx.Client, named: tuple[str, TinyImageGenerator]
 ) -> None:
-    path, drawer = named
-    generated = drawers.post(f"{path}/generate", json={"num_images": 40, "seed": 3, "latents": True})
+    path, image_generator = named
+    generated = image_generation_client.post(f"{path}/generate", json={"num_images": 40, "seed": 3, "latents": True})
     images = images_of(generated)
     latents = [image["latent"] for image in images]
-    label = {"label": [image["index"] for image in images]} if drawer.is_conditional else {}
+    label = {"label": [image["index"] for image in images]} if image_generator.is_conditional else {}
 
-    decoded = drawers.post(f"{path}/decode", json={"latents": latents, **label})
+    decoded = image_generation_client.post(f"{path}/decode", json={"latents": latents, **label})
 
     answer = decoded.json()
     assert (answer["model"], answer["version"]) == (path.rpartition("/")[2], "1")
     assert [image["image"] for image in answer["images"]] == [image["image"] for image in images]
     named_labels = [image.get("label") for image in answer["images"]]
-    assert named_labels == [image["label"] if drawer.is_conditional else None for image in images]
+    assert named_labels == [image["label"] if image_generator.is_conditional else None for image in images]
 
 
-def test_decoded_pictures_come_in_a_grid_or_a_zip(drawers: httpx.Client, gan: TinyDrawer, vae: TinyDrawer) -> None:
+def test_decoded_pictures_come_in_a_grid_or_a_zip(
+    image_generation_client: httpx.Client, gan: TinyImageGenerator, vae: TinyImageGenerator
+) -> None:
     latents = [[0.5, -1.0, 2.0, 0.25], [0.0, 0.0, 0.0, -1000.0]]
     array = np.array(latents, np.float32)
 
-    grid = drawers.post(f"{GAN}/decode", json={"latents": latents, "label": "bag"}, headers={"accept": "image/png"})
-    archive = drawers.post(f"{GAN}/decode", json={"latents": latents, "label": ["Bag", "Sneaker"], "format": "zip"})
-    plain = drawers.post(f"{VAE}/decode", json={"latents": latents, "format": "zip"})
+    grid = image_generation_client.post(
+        f"{GAN}/decode", json={"latents": latents, "label": "bag"}, headers={"accept": "image/png"}
+    )
+    archive = image_generation_client.post(
+        f"{GAN}/decode", json={"latents": latents, "label": ["Bag", "Sneaker"], "format": "zip"}
+    )
+    plain = image_generation_client.post(f"{VAE}/decode", json={"latents": latents, "format": "zip"})
 
     assert grid.content == labelled_grid(gan.decode(array, np.zeros(2, int)), ["Bag", "Bag"])
     with ZipFile(BytesIO(archive.content)) as files:
@@ -317,28 +352,37 @@ def test_decoded_pictures_come_in_a_grid_or_a_zip(drawers: httpx.Client, gan: Ti
         ({"latents": [[0] * 4], "label": 0, "format": "webp"}, "format is 'webp'"),
     ],
 )
-def test_a_latent_that_does_not_fit_is_named(drawers: httpx.Client, body: dict[str, Any], told: str) -> None:
-    assert_problem(drawers.post(f"{GAN}/decode", json=body), 422, "invalid_parameter", told)
+def test_a_latent_that_does_not_fit_is_named(
+    image_generation_client: httpx.Client, body: dict[str, Any], told: str
+) -> None:
+    assert_problem(image_generation_client.post(f"{GAN}/decode", json=body), 422, "invalid_parameter", told)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
-def test_what_json_cannot_write_is_no_latent(drawers: httpx.Client, number: str) -> None:
+def test_what_json_cannot_write_is_no_latent(image_generation_client: httpx.Client, number: str) -> None:
     body = f'{{"latents": [[0, 0, 0, {number}]], "label": 0}}'.encode()
 
-    assert_problem(drawers.post(f"{GAN}/decode", content=body), 400, "malformed_request")
+    assert_problem(image_generation_client.post(f"{GAN}/decode", content=body), 400, "malformed_request")
     infinite = body.replace(number.encode(), b"1e999")
-    assert_problem(drawers.post(f"{GAN}/decode", content=infinite), 422, "invalid_parameter", "latents[0][3] is inf")
+    assert_problem(
+        image_generation_client.post(f"{GAN}/decode", content=infinite),
+        422,
+        "invalid_parameter",
+        "latents[0][3] is inf",
+    )
 
 
-def test_a_label_is_for_decoders_that_take_one(drawers: httpx.Client, labelled_vae: TinyDrawer) -> None:
+def test_a_label_is_for_decoders_that_take_one(
+    image_generation_client: httpx.Client, labelled_vae: TinyImageGenerator
+) -> None:
     body = {"latents": [[1, 2, 0, 0]], "label": "Bag"}
 
     told = "label is given, but the decoder of this model takes none."
-    assert_problem(drawers.post(f"{VAE}/decode", json=body), 422, "invalid_parameter", told)
-    labelled = drawers.post(f"{LABELLED_VAE}/decode", json=body)
+    assert_problem(image_generation_client.post(f"{VAE}/decode", json=body), 422, "invalid_parameter", told)
+    labelled = image_generation_client.post(f"{LABELLED_VAE}/decode", json=body)
     assert np.array_equal(drawn(labelled), labelled_vae.decode(np.array([[1, 2, 0, 0]], np.float32), np.zeros(1, int)))
     assert b64decode(images_of(labelled)[0]["image"]).startswith(b"\x89PNG")
 
 
-def test_nothing_of_this_was_an_error_of_the_service(drawer_service: RunningService) -> None:
-    assert [record for record in drawer_service.records if record["level"] == "ERROR"] == []
+def test_nothing_of_this_was_an_error_of_the_service(image_generation_service: RunningService) -> None:
+    assert [record for record in image_generation_service.records if record["level"] == "ERROR"] == []

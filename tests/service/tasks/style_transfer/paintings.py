@@ -12,11 +12,11 @@ from PIL import Image
 
 from models.stylization import Style, Stylization
 from service.tasks.style_transfer.tiling import statistics_size
-from tests.fake_models.style_transfer import HALO_PIXELS, STRIDE, STYLES, TinyPainter
+from tests.fake_models.style_transfer import HALO_PIXELS, STRIDE, STYLES, TinyStylizer
 
 Pixels = NDArray[np.uint8]
 
-PATH = "/v1/models/tiny-painter/stylize"
+PATH = "/v1/models/tiny-stylizer/stylize"
 STYLIZATION = Stylization(
     styles=tuple(Style(name=name, thumbnail=f"{name}.jpg") for name in STYLES),
     stride=STRIDE,
@@ -38,7 +38,7 @@ def opened(content: bytes) -> Pixels:
     return np.asarray(Image.open(BytesIO(content)))
 
 
-def painted(painter: TinyPainter, pixels: Pixels, weights: NDArray[np.float32]) -> Pixels:
+def painted(stylizer: TinyStylizer, pixels: Pixels, weights: NDArray[np.float32]) -> Pixels:
     """What must come back for a picture [H,W,3]: padded by mirroring, painted whole, cropped."""
     height, width = pixels.shape[:2]
     bottom, right = -height % 32, -width % 32
@@ -47,8 +47,8 @@ def painted(painter: TinyPainter, pixels: Pixels, weights: NDArray[np.float32]) 
     if padded.shape[1] * padded.shape[2] > STYLIZATION.max_pixels:
         rows, columns = statistics_size(height, width, STYLIZATION)
         small = Image.fromarray(pixels).resize((columns, rows), Image.Resampling.BICUBIC, reducing_gap=3.0)
-        statistics = painter.statistics(np.asarray(small)[None], weights)
-    return painter.paint(padded, weights, **statistics)[0, :height, :width]
+        statistics = stylizer.statistics(np.asarray(small)[None], weights)
+    return stylizer.paint(padded, weights, **statistics)[0, :height, :width]
 
 
 def assert_painted(response: httpx.Response, expected: Pixels, levels: int = 1) -> None:

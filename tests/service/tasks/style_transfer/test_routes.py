@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from service.tasks.style_transfer.tiling import plan_tiles
-from tests.fake_models.style_transfer import STYLES, TinyPainter
+from tests.fake_models.style_transfer import STYLES, TinyStylizer
 from tests.models.samples import png_header
 from tests.servers import RunningService, until
 from tests.service.http.calls import assert_problem
@@ -34,8 +34,8 @@ from tests.service.tasks.style_transfer.paintings import (
 SMALL, LARGE = (47, 33), (257, 511)
 
 
-def picture(painter: TinyPainter, size: tuple[int, int], seed: int = 1) -> Pixels:
-    pixels: Pixels = painter.pictures(1, *size, seed)[0]
+def picture(stylizer: TinyStylizer, size: tuple[int, int], seed: int = 1) -> Pixels:
+    pixels: Pixels = stylizer.pictures(1, *size, seed)[0]
     return pixels
 
 
@@ -60,78 +60,78 @@ def parts_of(response: httpx.Response) -> list[tuple[str, str, Pixels]]:
 
 @pytest.mark.parametrize("size", [(32, 32), SMALL, (96, 128), (100, 128), LARGE, (40, 600), (700, 33)])
 def test_a_picture_of_any_size_is_painted_whole_or_in_tiles_without_a_seam(
-    painters: httpx.Client, painter: TinyPainter, size: tuple[int, int]
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer, size: tuple[int, int]
 ) -> None:
-    photo = picture(painter, size)
+    photo = picture(stylizer, size)
 
-    response = painters.post(PATH, params={"style": "fields"}, content=encoded(photo))
+    response = style_transfer_client.post(PATH, params={"style": "fields"}, content=encoded(photo))
 
     assert response.headers["content-type"] == "image/png"
-    assert_painted(response, painted(painter, photo, painter.pure("fields")))
+    assert_painted(response, painted(stylizer, photo, stylizer.pure("fields")))
     tiles = len(plan_tiles(*size, STYLIZATION).tiles)
     assert (f'tiles;desc="{tiles}"' in response.headers["server-timing"]) == (tiles > 1)
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (31, 400), (400, 31)])
 def test_a_picture_that_is_too_small_is_refused_with_both_its_sides(
-    painters: httpx.Client, width: int, height: int
+    style_transfer_client: httpx.Client, width: int, height: int
 ) -> None:
     body = encoded(np.zeros((height, width, 3), np.uint8))
 
-    response = painters.post(PATH, params={"style": "waves"}, content=body)
+    response = style_transfer_client.post(PATH, params={"style": "waves"}, content=body)
 
     assert_problem(response, 422, "picture_too_small", f"{width}x{height}", "at least 32")
 
 
-def test_a_blend_at_its_corners_is_the_pure_style(painters: httpx.Client, painter: TinyPainter) -> None:
-    body = encoded(picture(painter, SMALL))
+def test_a_blend_at_its_corners_is_the_pure_style(style_transfer_client: httpx.Client, stylizer: TinyStylizer) -> None:
+    body = encoded(picture(stylizer, SMALL))
     for style in STYLES:
         others = ",".join(f"{other}:0" for other in STYLES if other != style)
-        pure = painters.post(PATH, params={"style": style}, content=body)
-        corner = painters.post(PATH, params={"styles": f"{style}:0.3,{others}"}, content=body)
+        pure = style_transfer_client.post(PATH, params={"style": style}, content=body)
+        corner = style_transfer_client.post(PATH, params={"styles": f"{style}:0.3,{others}"}, content=body)
         assert pure.status_code == corner.status_code == 200
         assert pure.content == corner.content
 
 
-def test_a_blend_is_divided_by_its_sum(painters: httpx.Client, painter: TinyPainter) -> None:
-    photo = picture(painter, SMALL)
+def test_a_blend_is_divided_by_its_sum(style_transfer_client: httpx.Client, stylizer: TinyStylizer) -> None:
+    photo = picture(stylizer, SMALL)
 
-    response = painters.post(PATH, params={"styles": " waves:3, night : 1"}, content=encoded(photo))
+    response = style_transfer_client.post(PATH, params={"styles": " waves:3, night : 1"}, content=encoded(photo))
 
-    assert_painted(response, painted(painter, photo, np.array([[0.75, 0, 0.25]], np.float32)))
+    assert_painted(response, painted(stylizer, photo, np.array([[0.75, 0, 0.25]], np.float32)))
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_strength_0_gives_the_photograph_itself(
-    painters: httpx.Client, painter: TinyPainter, size: tuple[int, int]
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer, size: tuple[int, int]
 ) -> None:
-    photo = picture(painter, size)
+    photo = picture(stylizer, size)
 
-    response = painters.post(PATH, params={"style": "waves", "strength": "0"}, content=encoded(photo))
+    response = style_transfer_client.post(PATH, params={"style": "waves", "strength": "0"}, content=encoded(photo))
 
     assert np.array_equal(opened(response.content), photo)
     assert "compute" not in response.headers["server-timing"]
 
 
 def test_half_strength_lies_between_the_photograph_and_the_painting(
-    painters: httpx.Client, painter: TinyPainter
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
 ) -> None:
-    photo = picture(painter, LARGE)
-    painting = painted(painter, photo, painter.pure("night"))
+    photo = picture(stylizer, LARGE)
+    painting = painted(stylizer, photo, stylizer.pure("night"))
 
-    response = painters.post(PATH, params={"style": "night", "strength": "0.5"}, content=encoded(photo))
+    response = style_transfer_client.post(PATH, params={"style": "night", "strength": "0.5"}, content=encoded(photo))
 
     assert_painted(response, np.rint((photo.astype(float) + painting) / 2).astype(np.uint8))
 
 
 def test_preserved_colors_are_the_photographs_and_the_brightness_the_paintings(
-    painters: httpx.Client, painter: TinyPainter
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
 ) -> None:
-    photo = (picture(painter, LARGE) // 4 + 96).astype(np.uint8)  # no channel reaches black or white
-    painting = painted(painter, photo, painter.pure("waves"))
-    flat = painted(painter, photo, painter.pure("waves")).astype(float)
+    photo = (picture(stylizer, LARGE) // 4 + 96).astype(np.uint8)  # no channel reaches black or white
+    painting = painted(stylizer, photo, stylizer.pure("waves"))
+    flat = painted(stylizer, photo, stylizer.pure("waves")).astype(float)
 
-    response = painters.post(
+    response = style_transfer_client.post(
         PATH, params={"style": "waves", "strength": "0.4", "preserve_color": "true"}, content=encoded(photo)
     )
 
@@ -147,11 +147,11 @@ def test_preserved_colors_are_the_photographs_and_the_brightness_the_paintings(
 
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
-def test_alpha_is_kept(painters: httpx.Client, painter: TinyPainter, kind: str) -> None:
-    colours = picture(painter, LARGE)
+def test_alpha_is_kept(style_transfer_client: httpx.Client, stylizer: TinyStylizer, kind: str) -> None:
+    colours = picture(stylizer, LARGE)
     alpha = np.random.default_rng(3).integers(0, 256, (*LARGE, 1), np.uint8)
 
-    response = painters.post(
+    response = style_transfer_client.post(
         PATH, params={"style": "waves", "format": kind}, content=encoded(np.concatenate([colours, alpha], axis=2))
     )
 
@@ -159,41 +159,41 @@ def test_alpha_is_kept(painters: httpx.Client, painter: TinyPainter, kind: str) 
     assert response.headers["content-type"] == f"image/{kind}"
     assert np.array_equal(found[:, :, 3:], alpha)
     if kind == "png":
-        assert_alike(found[:, :, :3], painted(painter, colours, painter.pure("waves")))
+        assert_alike(found[:, :, :3], painted(stylizer, colours, stylizer.pure("waves")))
 
 
-def test_a_jpeg_shows_what_is_transparent_on_white(painters: httpx.Client, painter: TinyPainter) -> None:
+def test_a_jpeg_shows_what_is_transparent_on_white(style_transfer_client: httpx.Client, stylizer: TinyStylizer) -> None:
     pixels = np.zeros((64, 64, 4), np.uint8)
 
-    response = painters.post(PATH, params={"style": "waves", "format": "jpeg"}, content=encoded(pixels))
+    response = style_transfer_client.post(PATH, params={"style": "waves", "format": "jpeg"}, content=encoded(pixels))
 
     assert response.headers["content-type"] == "image/jpeg"
     assert (opened(response.content) >= 254).all()
 
 
 def test_a_photograph_lies_as_its_exif_says_and_comes_back_upright(
-    painters: httpx.Client, painter: TinyPainter
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
 ) -> None:
-    upright = picture(painter, LARGE)
+    upright = picture(stylizer, LARGE)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     exif[0x010F] = "A camera"
     body = encoded(np.rot90(upright).copy(), exif=exif.tobytes())
 
-    response = painters.post(PATH, params={"style": "waves"}, content=body)
+    response = style_transfer_client.post(PATH, params={"style": "waves"}, content=body)
 
-    assert_painted(response, painted(painter, upright, painter.pure("waves")))
+    assert_painted(response, painted(stylizer, upright, stylizer.pure("waves")))
     assert not Image.open(BytesIO(response.content)).getexif()
     assert b"camera" not in response.content
 
 
-def test_two_sizes_at_once_get_each_their_own(painter_service: RunningService, painter: TinyPainter) -> None:
+def test_two_sizes_at_once_get_each_their_own(style_transfer_service: RunningService, stylizer: TinyStylizer) -> None:
     sizes = [SMALL, LARGE, (64, 96), (300, 40)] * 3
-    photos = [picture(painter, size, seed) for seed, size in enumerate(sizes)]
+    photos = [picture(stylizer, size, seed) for seed, size in enumerate(sizes)]
     answers: list[httpx.Response | None] = [None] * len(sizes)
 
     def send(index: int) -> None:
-        address = f"{painter_service.url}{PATH}"
+        address = f"{style_transfer_service.url}{PATH}"
         style = STYLES[index % 3]
         answers[index] = httpx.post(address, params={"style": style}, content=encoded(photos[index]), timeout=30)
 
@@ -205,38 +205,42 @@ def test_two_sizes_at_once_get_each_their_own(painter_service: RunningService, p
 
     for index, answer in enumerate(answers):
         assert answer is not None
-        assert_painted(answer, painted(painter, photos[index], painter.pure(STYLES[index % 3])))
+        assert_painted(answer, painted(stylizer, photos[index], stylizer.pure(STYLES[index % 3])))
 
 
 def test_a_grey_photograph_and_one_of_16_bits_are_painted_in_colours(
-    painters: httpx.Client, painter: TinyPainter
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
 ) -> None:
-    grey = picture(painter, SMALL)[:, :, 0]
-    expected = painted(painter, np.stack([grey] * 3, axis=2), painter.pure("waves"))
+    grey = picture(stylizer, SMALL)[:, :, 0]
+    expected = painted(stylizer, np.stack([grey] * 3, axis=2), stylizer.pure("waves"))
 
     for pixels in (grey, grey.astype(np.uint16) * 257):
-        assert_painted(painters.post(PATH, params={"style": "waves"}, content=encoded(pixels)), expected)
+        assert_painted(style_transfer_client.post(PATH, params={"style": "waves"}, content=encoded(pixels)), expected)
 
 
 @pytest.mark.parametrize(
     ("kind", "media_type"), [("JPEG", "image/jpeg"), ("PNG", ""), ("WEBP", "application/octet-stream")]
 )
 def test_the_answer_has_the_pictures_own_format(
-    painters: httpx.Client, painter: TinyPainter, kind: str, media_type: str
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer, kind: str, media_type: str
 ) -> None:
-    body = encoded(picture(painter, SMALL), kind)
+    body = encoded(picture(stylizer, SMALL), kind)
     headers = {"content-type": media_type} if media_type else {}
 
-    response = painters.post(PATH, params={"style": "waves"}, content=body, headers=headers)
+    response = style_transfer_client.post(PATH, params={"style": "waves"}, content=body, headers=headers)
 
     assert response.headers["content-type"] == f"image/{kind.lower()}"
     assert Image.open(BytesIO(response.content)).format == kind
 
 
-def test_quality_is_obeyed(painters: httpx.Client, painter: TinyPainter) -> None:
-    body = encoded(picture(painter, LARGE))
+def test_quality_is_obeyed(style_transfer_client: httpx.Client, stylizer: TinyStylizer) -> None:
+    body = encoded(picture(stylizer, LARGE))
     sizes = [
-        len(painters.post(PATH, params={"style": "waves", "format": "jpeg", "quality": q}, content=body).content)
+        len(
+            style_transfer_client.post(
+                PATH, params={"style": "waves", "format": "jpeg", "quality": q}, content=body
+            ).content
+        )
         for q in (5, 50, 100)
     ]
 
@@ -244,26 +248,28 @@ def test_quality_is_obeyed(painters: httpx.Client, painter: TinyPainter) -> None
     assert sizes[0] * 3 < sizes[2]
 
 
-def test_several_pictures_come_back_in_parts_by_their_names(painters: httpx.Client, painter: TinyPainter) -> None:
-    photos = [picture(painter, size, seed) for seed, size in enumerate([SMALL, LARGE, (64, 64), SMALL])]
+def test_several_pictures_come_back_in_parts_by_their_names(
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
+) -> None:
+    photos = [picture(stylizer, size, seed) for seed, size in enumerate([SMALL, LARGE, (64, 64), SMALL])]
     names = ["a.png", "../../etc/passwd", "C:\\b\\a.png", "Übung \u202e.png"]
 
-    response = painters.post(PATH, files=as_files(photos, names), data={"style": "night", "strength": "1"})
+    response = style_transfer_client.post(PATH, files=as_files(photos, names), data={"style": "night", "strength": "1"})
 
     parts = parts_of(response)
     assert [name for name, _, _ in parts] == ["a.png", "passwd.png", "a-2.png", "Übung.png"]
     assert {media_type for _, media_type, _ in parts} == {"image/png"}
     for photo, (_, _, found) in zip(photos, parts, strict=True):
-        assert_alike(found, painted(painter, photo, painter.pure("night")))
+        assert_alike(found, painted(stylizer, photo, stylizer.pure("night")))
 
 
 def test_several_pictures_come_back_as_a_zip_for_those_who_accept_one(
-    painters: httpx.Client, painter: TinyPainter
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer
 ) -> None:
-    photos = [picture(painter, SMALL, seed) for seed in range(3)]
+    photos = [picture(stylizer, SMALL, seed) for seed in range(3)]
     files = as_files(photos, ["x.png", "X.PNG", ""])
 
-    response = painters.post(
+    response = style_transfer_client.post(
         PATH, files=files[:2], params={"style": "waves", "format": "jpeg"}, headers={"accept": "application/zip"}
     )
 
@@ -274,21 +280,23 @@ def test_several_pictures_come_back_as_a_zip_for_those_who_accept_one(
         assert opened(archive.read("x.jpg")).shape == photos[0].shape
 
 
-def test_json_carries_pictures_and_parameters(painters: httpx.Client, painter: TinyPainter) -> None:
-    photos = [picture(painter, SMALL, seed) for seed in range(2)]
+def test_json_carries_pictures_and_parameters(style_transfer_client: httpx.Client, stylizer: TinyStylizer) -> None:
+    photos = [picture(stylizer, SMALL, seed) for seed in range(2)]
     images = [b64encode(encoded(photo)).decode() for photo in photos]
 
-    single = painters.post(PATH, json={"images": images[:1], "style": "waves", "strength": 1.0, "quality": 90})
-    both = painters.post(PATH, json={"images": images, "styles": "waves:1", "preserve_color": False})
+    single = style_transfer_client.post(
+        PATH, json={"images": images[:1], "style": "waves", "strength": 1.0, "quality": 90}
+    )
+    both = style_transfer_client.post(PATH, json={"images": images, "styles": "waves:1", "preserve_color": False})
 
-    expected = [painted(painter, photo, painter.pure("waves")) for photo in photos]
+    expected = [painted(stylizer, photo, stylizer.pure("waves")) for photo in photos]
     assert_painted(single, expected[0])
     for (_, _, found), wanted in zip(parts_of(both), expected, strict=True):
         assert_alike(found, wanted)
 
 
-def test_a_bad_picture_among_several_is_named(painters: httpx.Client, painter: TinyPainter) -> None:
-    good = encoded(picture(painter, SMALL))
+def test_a_bad_picture_among_several_is_named(style_transfer_client: httpx.Client, stylizer: TinyStylizer) -> None:
+    good = encoded(picture(stylizer, SMALL))
     cases = [
         (b"hello", 415, "unsupported_media_type"),
         (good[:-40], 422, "undecodable_image"),
@@ -298,21 +306,28 @@ def test_a_bad_picture_among_several_is_named(painters: httpx.Client, painter: T
     for bad, status, code in cases:
         files = [("file", ("a.png", good, "image/png")), ("file", ("b.png", bad, "image/png"))]
         assert_problem(
-            painters.post(PATH, files=files, data={"style": "waves"}), status, code, "Picture 2 of 2 ('b.png')"
+            style_transfer_client.post(PATH, files=files, data={"style": "waves"}),
+            status,
+            code,
+            "Picture 2 of 2 ('b.png')",
         )
 
 
 @pytest.mark.parametrize(("width", "height"), [(2001, 2000), (16_385, 32), (2**31 - 1, 2**31 - 1)])
-def test_a_decompression_bomb_is_refused_by_its_header(painters: httpx.Client, width: int, height: int) -> None:
-    response = painters.post(PATH, params={"style": "waves"}, content=png_header(width, height) + bytes(100))
+def test_a_decompression_bomb_is_refused_by_its_header(
+    style_transfer_client: httpx.Client, width: int, height: int
+) -> None:
+    response = style_transfer_client.post(
+        PATH, params={"style": "waves"}, content=png_header(width, height) + bytes(100)
+    )
 
     assert_problem(response, 413, "payload_too_large", f"{width}x{height}")
 
 
-def test_the_pictures_of_a_request_are_bounded_together(painters: httpx.Client) -> None:
+def test_the_pictures_of_a_request_are_bounded_together(style_transfer_client: httpx.Client) -> None:
     body = encoded(np.zeros((1900, 1900, 3), np.uint8))
 
-    response = painters.post(PATH, files=[("file", ("a.png", body))] * 5, data={"style": "waves"})
+    response = style_transfer_client.post(PATH, files=[("file", ("a.png", body))] * 5, data={"style": "waves"})
 
     assert_problem(response, 413, "payload_too_large", "18050000 pixels together; at most 16000000")
 
@@ -346,9 +361,9 @@ def test_the_pictures_of_a_request_are_bounded_together(painters: httpx.Client) 
     ],
 )
 def test_a_parameter_that_does_not_fit_is_quoted_with_what_would(
-    painters: httpx.Client, painter: TinyPainter, query: dict[str, str], told: str
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer, query: dict[str, str], told: str
 ) -> None:
-    response = painters.post(PATH, params=query, content=encoded(picture(painter, SMALL)))
+    response = style_transfer_client.post(PATH, params=query, content=encoded(picture(stylizer, SMALL)))
 
     assert_problem(response, 422, "invalid_parameter", told)
 
@@ -368,28 +383,30 @@ def test_a_parameter_that_does_not_fit_is_quoted_with_what_would(
     ],
 )
 def test_a_body_that_is_no_picture_is_refused(
-    painters: httpx.Client, headers: dict[str, str], body: bytes, status: int
+    style_transfer_client: httpx.Client, headers: dict[str, str], body: bytes, status: int
 ) -> None:
-    response = painters.post(f"{PATH}?style=waves", content=body, headers=headers)
+    response = style_transfer_client.post(f"{PATH}?style=waves", content=body, headers=headers)
 
     assert_problem(response, status, response.json()["code"])
 
 
-def test_another_task_is_refused(painters: httpx.Client, painter: TinyPainter) -> None:
-    body = encoded(picture(painter, SMALL))
+def test_another_task_is_refused(style_transfer_client: httpx.Client, stylizer: TinyStylizer) -> None:
+    body = encoded(picture(stylizer, SMALL))
 
-    stylized = painters.post("/v1/models/tiny/stylize?style=waves", content=body)
+    stylized = style_transfer_client.post("/v1/models/tiny/stylize?style=waves", content=body)
 
     assert_problem(stylized, 422, "unsupported_task", "'tiny' does image-classification")
-    assert_problem(painters.get("/v1/models/tiny/styles"), 422, "unsupported_task", "style-transfer")
-    assert_problem(painters.post("/v1/models/tiny-painter/classify", content=body), 422, "unsupported_task")
+    assert_problem(style_transfer_client.get("/v1/models/tiny/styles"), 422, "unsupported_task", "style-transfer")
+    assert_problem(
+        style_transfer_client.post("/v1/models/tiny-stylizer/classify", content=body), 422, "unsupported_task"
+    )
 
 
-@pytest.mark.parametrize("reference", ["tiny-painter", "tiny-painter@1"])
-def test_styles_are_listed_with_their_thumbnails(painters: httpx.Client, reference: str) -> None:
-    listed = painters.get(f"/v1/models/{reference}/styles").json()
+@pytest.mark.parametrize("reference", ["tiny-stylizer", "tiny-stylizer@1"])
+def test_styles_are_listed_with_their_thumbnails(style_transfer_client: httpx.Client, reference: str) -> None:
+    listed = style_transfer_client.get(f"/v1/models/{reference}/styles").json()
 
-    assert (listed["model"], listed["version"]) == ("tiny-painter", "1")
+    assert (listed["model"], listed["version"]) == ("tiny-stylizer", "1")
     assert tuple(style["name"] for style in listed["styles"]) == STYLES
     for style in listed["styles"]:
         head, _, content = style["thumbnail"].partition(",")
@@ -398,30 +415,32 @@ def test_styles_are_listed_with_their_thumbnails(painters: httpx.Client, referen
 
 
 def test_a_deadline_ends_all_tiles_of_a_picture(
-    painters: httpx.Client, painter: TinyPainter, painter_service: RunningService
+    style_transfer_client: httpx.Client, stylizer: TinyStylizer, style_transfer_service: RunningService
 ) -> None:
     body = encoded(np.zeros((1900, 1900, 3), np.uint8))
 
-    response = painters.post(f"{PATH}?style=waves", content=body, headers={"x-request-timeout": "0.3"})
+    response = style_transfer_client.post(f"{PATH}?style=waves", content=body, headers={"x-request-timeout": "0.3"})
 
     assert response.status_code in (503, 504)
     assert_problem(response, response.status_code, response.json()["code"])
-    assert_idle(painters)
+    assert_idle(style_transfer_client)
 
 
-def test_a_caller_who_leaves_frees_the_engine(painters: httpx.Client, painter_service: RunningService) -> None:
+def test_a_caller_who_leaves_frees_the_engine(
+    style_transfer_client: httpx.Client, style_transfer_service: RunningService
+) -> None:
     body = encoded(np.zeros((1900, 1900, 3), np.uint8))
     head = f"POST {PATH}?style=waves HTTP/1.1\r\nHost: hotplate\r\nContent-Length: {len(body)}\r\n\r\n"
 
     def num_painted() -> float:
-        return total(painters, "hotplate_rows_total", 'graph="tile"')
+        return total(style_transfer_client, "hotplate_rows_total", 'graph="tile"')
 
     before = num_painted()
-    url = httpx.URL(painter_service.url)
+    url = httpx.URL(style_transfer_service.url)
     with socket.create_connection((url.host, url.port or 80), timeout=10) as hasty:
         hasty.sendall(head.encode() + body)
         until(lambda: num_painted() > before)
-    assert_idle(painters)
+    assert_idle(style_transfer_client)
 
     assert num_painted() - before < len(plan_tiles(1900, 1900, STYLIZATION).tiles)
 
@@ -444,5 +463,5 @@ def assert_idle(client: httpx.Client) -> None:
     assert client.post(f"{PATH}?style=waves", content=body).status_code == 200
 
 
-def test_nothing_of_this_was_an_error_of_the_service(painter_service: RunningService) -> None:
-    assert [record for record in painter_service.records if record["level"] == "ERROR"] == []
+def test_nothing_of_this_was_an_error_of_the_service(style_transfer_service: RunningService) -> None:
+    assert [record for record in style_transfer_service.records if record["level"] == "ERROR"] == []

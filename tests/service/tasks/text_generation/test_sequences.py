@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from models.tokenizer import Tokenizer
+from service.engine.transport.calls import TextGeneration, Token
 from service.engine.transport.client import EngineClient, ReadyModel
-from service.engine.transport.generation import Generation, Token
 from service.engine.transport.messages import Finished, ModelStatus, Sampling
 from service.errors import Cancelled, InferenceFailed
 from service.http.request_context import RequestContext
@@ -28,16 +28,16 @@ class FakeClient:
     """Hands out generations, and ends those that are cancelled as the real one does."""
 
     def __init__(self) -> None:
-        self.generations: list[Generation] = []
+        self.generations: list[TextGeneration] = []
         self.cancelled: list[int] = []
 
-    def generate(
+    def generate_text(
         self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
-    ) -> Generation:
-        self.generations.append(Generation(len(self.generations), model, prompt, sampling, timeout_seconds))
+    ) -> TextGeneration:
+        self.generations.append(TextGeneration(len(self.generations), model, prompt, sampling, timeout_seconds))
         return self.generations[-1]
 
-    def cancel_generation(self, generation: Generation) -> None:
+    def cancel(self, generation: TextGeneration) -> None:
         self.cancelled.append(generation.id)
         generation.fail(Cancelled("The caller left."))
 

@@ -89,7 +89,7 @@ def test_an_engine_that_dies_costs_no_call(start: Callable[..., RunningService])
         request.inputs.add(name="x", datatype="FP32", shape=[1, 3])
         call = channel.unary_unary(f"{NAME}/ModelInfer").future(request.SerializeToString())
         until(lambda: metric(service, "queue_depth", model="patient") == 1, service.describe)
-        for pid in service.children("service.engine.worker"):
+        for pid in service.children("service.processes.engine_process"):
             os.kill(pid, signal.SIGKILL)
         answer = pb.ModelInferResponse.FromString(call.result(timeout=60))
 

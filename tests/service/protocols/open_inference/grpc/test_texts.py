@@ -40,28 +40,28 @@ def _is_final(result: Any) -> bool:
 
 
 def test_a_text_comes_in_pieces_and_is_that_of_generate(
-    language_service: RunningService, languages: httpx.Client
+    text_generation_service: RunningService, text_generation_client: httpx.Client
 ) -> None:
-    answers = streamed(language_service, prompt("ab"), **DRAWN)
+    answers = streamed(text_generation_service, prompt("ab"), **DRAWN)
 
     assert all(error is None for _, error in answers)
     assert all(result.get_response().id == "7" for result, _ in answers)
     text = b"".join(result.as_numpy("text_output")[0] for result, _ in answers).decode()
     body = {"text_input": "ab", "parameters": DRAWN}
-    assert text == languages.post(f"/v2/models/{MODEL}/generate", json=body).json()["text_output"]
+    assert text == text_generation_client.post(f"/v2/models/{MODEL}/generate", json=body).json()["text_output"]
 
 
-def test_what_is_no_prompt_is_refused_inside_the_stream(language_service: RunningService) -> None:
-    ((_, two),) = streamed(language_service, prompt("a", "b"))
-    ((_, unknown),) = streamed(language_service, prompt("a"), colour="red")
+def test_what_is_no_prompt_is_refused_inside_the_stream(text_generation_service: RunningService) -> None:
+    ((_, two),) = streamed(text_generation_service, prompt("a", "b"))
+    ((_, unknown),) = streamed(text_generation_service, prompt("a"), colour="red")
 
     assert "BYTES of one element" in two.message()
     assert "colour" in unknown.message()
 
 
-def test_a_single_answer_says_what_to_use(language_service: RunningService) -> None:
+def test_a_single_answer_says_what_to_use(text_generation_service: RunningService) -> None:
     with (
-        triton.InferenceServerClient(language_service.grpc_address) as client,
+        triton.InferenceServerClient(text_generation_service.grpc_address) as client,
         pytest.raises(InferenceServerException) as caught,
     ):
         client.infer(MODEL, [prompt("a")])
