@@ -3,6 +3,7 @@
 # BASE_IMAGE is any image with Python 3.11 and its venv module. Pin it where builds must be repeatable, with the digest
 # that `docker buildx imagetools inspect python:3.11-slim-bookworm` tells:
 #   --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
+# VERSION and REVISION are labels alone; `make image` fills them in.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG VARIANT=cpu
 
@@ -23,7 +24,7 @@ RUN find /opt/hotplate/lib -depth \
         \( -type d \( -name tests -o -name include -o -path '*/onnxruntime/transformers' \) -o -type f \( -name '*.pyi' \
         -o -name '*.a' -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) \) -exec rm -rf {} + \
     && find /opt/hotplate/bin -type f -delete \
-    && printf '#!/opt/hotplate/bin/python\nfrom service.cli import main\n\nmain()\n' > /opt/hotplate/bin/hotplate \
+    && printf '#!/opt/hotplate/bin/python\nfrom service.cli.main import main\n\nmain()\n' > /opt/hotplate/bin/hotplate \
     && chmod 755 /opt/hotplate/bin/hotplate \
     && echo /app > "$(/opt/hotplate/bin/python -c 'import site; print(site.getsitepackages()[0])')/hotplate.pth" \
     && /opt/hotplate/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/hotplate/lib
@@ -60,7 +61,7 @@ ENV PATH=/opt/hotplate/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     HOTPLATE_HOST=0.0.0.0
 ARG BASE_IMAGE
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="hotplate" \
       org.opencontainers.image.description="Serves small neural networks: batched, verified at load, observable." \
@@ -73,6 +74,6 @@ USER 10001:10001
 EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
-    CMD ["/opt/hotplate/bin/python", "-m", "service.probe"]
+    CMD ["/opt/hotplate/bin/python", "-m", "service.processes.probe"]
 ENTRYPOINT ["hotplate"]
 CMD ["serve"]

@@ -1,164 +1,172 @@
-"""The engine: the answers to every message, from the versions of a live repository.
+"""The engine: answers the messages of the API processes from the versions of a live repository.
 
-It lives in the engine process's event loop. It knows connections only as something that takes frames.
+It runs in the event loop of the engine process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from time import monotonic
+from typing import cast
 
-from service.engine.batches import Receipt, Request
-from service.engine.live_repository import LiveRepository
-from service.engine.messages import (
+from service.engine.batching.batches import Request
+from service.engine.batching.response_cache import CachedAnswer, key_of
+from service.engine.repository.live_repository import LiveRepository
+from service.engine.repository.repository import FoundModel
+from service.engine.repository.version import Version
+from service.engine.runtime.runtime import Device
+from service.engine.transport.api_connection import ApiConnection, Send, until_acknowledged
+from service.engine.transport.coalescing import CoalescingTransport
+from service.engine.transport.messages import (
     Cancel,
     Control,
     Describe,
     Description,
-    Generate,
+    DescriptionAcknowledged,
+    FrameError,
+    FrameReader,
+    GenerateText,
     Infer,
-    Learned,
+    InferenceTiming,
     Message,
     Released,
     Result,
     frame,
 )
-from service.engine.peers import Peer, Send, tell_failure, until_learned
-from service.engine.repository import FoundModel
-from service.engine.response_cache import CachedAnswer, key_of
-from service.engine.runtime import Device
-from service.engine.strings import pack_strings
-from service.engine.version import Version
+from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Answers requests for the models of a live repository."""
+    """The messages of API processes, and the models that answer them."""
 
     def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
         self._loop = asyncio.get_running_loop()
-        self._peers: set[Peer] = set()
+        self._connections: set[ApiConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_settled = False
         self.device = device
-        self.repository = LiveRepository(settings, device, metrics, self._announce, self._peers)
+        self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections)
 
     async def load(self, models: dict[str, FoundModel]) -> None:
-        """Load what is to be served from the start; of each model the newest version that proves fit."""
+        """Load the models that are served from the start."""
         await self.repository.start(models)
         self._is_settled = True
         self._announce()
 
     def _announce(self) -> None:
         message = self._description(0)
-        for peer in self._peers:
-            peer.tell(message)
+        for connection in self._connections:
+            connection.describe(message)
 
     def _description(self, id_: int) -> bytes:
-        models = tuple(version.described() for version in self.repository.versions.values())
+        models = tuple(version.describe() for version in self.repository.versions.values())
         return frame(Description(id_, models, self._is_settled))
 
-    # --- peers ---
+    # --- connections ---
 
-    def connect(self, send: Send) -> Peer:
-        """Greet an API process with the state of every model."""
-        peer = Peer(send)
-        self._peers.add(peer)
-        peer.tell(self._description(0))
-        return peer
+    def connect(self, send: Send) -> ApiConnection:
+        """Register an API process, and send it the state of every model."""
+        connection = ApiConnection(send)
+        self._connections.add(connection)
+        connection.describe(self._description(0))
+        return connection
 
-    def disconnect(self, peer: Peer) -> None:
-        """Forget an API process and all that it waited for."""
-        self._peers.discard(peer)
-        self.repository.released(peer)
-        for cancel in list(peer.cancels.values()):
+    def disconnect(self, connection: ApiConnection) -> None:
+        """Forget an API process, and cancel its requests."""
+        self._connections.discard(connection)
+        self.repository.release(connection)
+        for cancel in list(connection.cancels.values()):
             cancel()
 
-    def handle(self, peer: Peer, message: Message, payload: memoryview) -> None:
+    def handle(self, connection: ApiConnection, message: Message, payload: memoryview) -> None:
         """Act on one message of an API process."""
-        if isinstance(message, Infer | Generate):
+        if isinstance(message, Infer | GenerateText):
             try:
                 if isinstance(message, Infer):
-                    self._infer(peer, message, payload)
+                    self._infer(connection, message, payload)
                 else:
-                    self._generate(peer, message, payload)
-            except Exception as error:  # else the connection would end, and with it all that the API process asked
-                tell_failure(peer, message.id, error)
+                    self._generate_text(connection, message, payload)
+            except Exception as error:  # it must not end the connection and every other request on it
+                connection.fail(message.id, error)
         elif isinstance(message, Cancel):
-            if message.id in peer.cancels:
-                peer.cancels[message.id]()
+            if message.id in connection.cancels:
+                connection.cancels[message.id]()
         elif isinstance(message, Describe):
-            peer.send(self._description(message.id))
+            connection.send(self._description(message.id))
         elif isinstance(message, Released):
-            self.repository.released(peer, (message.model, message.version))
-        elif isinstance(message, Learned):
-            peer.num_learned += 1
+            self.repository.release(connection, (message.model, message.version))
+        elif isinstance(message, DescriptionAcknowledged):
+            connection.num_acknowledged += 1
         elif isinstance(message, Control):
-            task = self._loop.create_task(self._control(peer, message))
+            task = self._loop.create_task(self._control(connection, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _control(self, peer: Peer, message: Control) -> None:
+    async def _control(self, connection: ApiConnection, message: Control) -> None:
         try:
             if message.action == "load":
                 await self.repository.load(message.model, message.config)
-                await until_learned(self._peers)
+                await until_acknowledged(self._connections)
             elif message.action == "unload":
                 await self.repository.unload(message.model)
             else:
                 await self.repository.refresh()
         except Exception as error:
-            tell_failure(peer, message.id, error)
+            connection.fail(message.id, error)
         else:
-            peer.send(self._description(message.id))
+            connection.send(self._description(message.id))
 
-    def _ready(self, message: Infer | Generate) -> Version:
-        # Also while it is unloading: whoever began on a version ends on it.
+    def _ready(self, message: Infer | GenerateText) -> Version:
+        # An unloading version still answers those who have resolved it.
         version = self.repository.versions.get((message.model, message.version))
         if version is None or not version.is_loaded:
             raise ModelNotReady(f"{message.model}@{message.version} is not loaded.", retry_after_seconds=1)
         return version
 
-    def _generate(self, peer: Peer, message: Generate, payload: memoryview) -> None:
+    def _generate_text(self, connection: ApiConnection, message: GenerateText, payload: memoryview) -> None:
         generator = self._ready(message).generator
         if generator is None:
-            raise UnsupportedTask(f"{message.model!r} is no language model.")
-        generator.generate(peer, message, payload)
+            raise UnsupportedTask(f"{message.model!r} is not a language model.")
+        generator.generate(connection, message, payload)
 
-    def _infer(self, peer: Peer, message: Infer, payload: memoryview) -> None:
+    def _infer(self, connection: ApiConnection, message: Infer, payload: memoryview) -> None:
         version = self._ready(message)
         served = version.graphs.get(message.graph)
         if served is None:
             raise InvalidParameter(f"{message.model!r} has no graph {message.graph!r}; it has {list(version.graphs)}.")
         served.rules.check_payload(message.num_rows, message.row_shapes, payload)
-        known = {spec.name for spec in served.graph.outputs}
-        if not message.outputs or not known.issuperset(message.outputs):
-            raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(known)}.")
+        outputs = {spec.name for spec in served.graph.outputs}
+        if not message.outputs or not outputs.issuperset(message.outputs):
+            raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(outputs)}.")
         now = self._loop.time()
         key = None
         if version.cache is not None:
             key = key_of(message, payload)
-            if (known_answer := version.cache.get(key)) is not None:
-                served.metrics.record.found(monotonic() - now)
-                peer.send(_result(message.id, Receipt(0.0, 0.0, message.num_rows), known_answer))
+            if (cached := version.cache.get(key)) is not None:
+                served.metrics.record.cache_hit(monotonic() - now)
+                connection.send(_result(message.id, InferenceTiming(0.0, 0.0, message.num_rows), cached))
                 return
-            served.metrics.record.missed(monotonic() - now)
+            served.metrics.record.cache_miss(monotonic() - now)
 
-        def on_done(request: Request, outcome: ServiceError | Receipt) -> None:
+        def on_done(request: Request, outcome: ServiceError | InferenceTiming) -> None:
             if isinstance(outcome, ServiceError):
-                tell_failure(peer, message.id, outcome)
+                connection.fail(message.id, outcome)
                 return
-            peer.cancels.pop(message.id, None)
+            connection.cancels.pop(message.id, None)
             try:
                 answer = _answer(request, is_batched=served.graph.is_batched)
                 if key is not None and version.cache is not None:
                     version.cache.put(key, answer)
-                peer.send(_result(message.id, outcome, answer))
-            except Exception as error:  # the rest of its batch is answered behind it
-                tell_failure(peer, message.id, error)
+                connection.send(_result(message.id, outcome, answer))
+            except Exception as error:  # the rest of its batch must still be answered
+                connection.fail(message.id, error)
 
         timeout_seconds = min(message.timeout_seconds, version.config.request_timeout_seconds or math.inf)
         request = Request(
@@ -171,8 +179,40 @@ class Engine:
             message.row_shapes,
             message.priority,
         )
-        peer.cancels[message.id] = lambda: served.queue.cancel(request)
+        connection.cancels[message.id] = lambda: served.queue.cancel(request)
         served.queue.submit(request)
+
+
+class EngineProtocol(asyncio.Protocol):
+    """The engine's end of the connection to one API process; the answers of a batch leave in one write."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._reader = FrameReader()
+        self._transport: CoalescingTransport | None = None
+        self._connection: ApiConnection | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Register with the engine."""
+        loop = asyncio.get_running_loop()
+        self._transport = CoalescingTransport(cast(asyncio.Transport, transport), loop)
+        self._connection = self._engine.connect(self._transport.write)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass every complete message to the engine."""
+        assert self._connection is not None
+        assert self._transport is not None
+        try:
+            for message, payload in self._reader.feed(data):
+                self._engine.handle(self._connection, message, payload)
+        except FrameError:
+            log.exception("an API process sent a broken frame")
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel everything that the API process was waiting for."""
+        if self._connection is not None:
+            self._engine.disconnect(self._connection)
 
 
 def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:
@@ -189,6 +229,6 @@ def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:
     return CachedAnswer(outputs, tuple(parts))
 
 
-def _result(id_: int, receipt: Receipt, answer: CachedAnswer) -> bytes:
-    result = Result(id_, receipt.queue_seconds, receipt.compute_seconds, receipt.batch_size, answer.outputs)
+def _result(id_: int, timing: InferenceTiming, answer: CachedAnswer) -> bytes:
+    result = Result(id_, timing.queue_seconds, timing.compute_seconds, timing.batch_size, answer.outputs)
     return frame(result, *answer.parts)

@@ -11,9 +11,9 @@ import pytest
 from loadtests import resnet
 from loadtests.bench_protocols import write_mean_model
 from loadtests.servers import REPOSITORY, Server, free_port, hotplate_command, running
-from tests.decoders import AttentionDecoder
-from tests.drawers import write_gan
-from tests.painters import write_painter
+from tests.fake_models.image_generation import write_gan
+from tests.fake_models.style_transfer import write_stylizer
+from tests.fake_models.text_generation import AttentionDecoder
 
 SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
 
@@ -43,7 +43,7 @@ def every_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("every-task")
     shutil.copytree(REPOSITORY / "fashion-mnist", repository / "fashion-mnist")
     AttentionDecoder(context=1024).write(repository)
-    write_painter(repository)
+    write_stylizer(repository)
     write_gan(repository)
     write_mean_model(repository)
     return repository

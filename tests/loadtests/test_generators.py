@@ -12,7 +12,7 @@ from loadtests import bench_generators
 from loadtests.bare import Burst, running_bare
 from loadtests.bench_generators import GeneratorBench, judge, of_bare
 from loadtests.results import BARE, SERVICE, Case, Results
-from tests.drawers import write_gan
+from tests.fake_models.image_generation import write_gan
 
 
 def case(kind: str, num_images: int = 64, callers: int = 8) -> Case:

@@ -15,7 +15,7 @@ from loadtests.harness import Bench, Step, build_parser
 from loadtests.report import Report, machine
 from loadtests.results import Cell, Figures, Results, Verdict
 from loadtests.servers import INTERRUPTED, ROOT
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
 
 BENCHES = {
     "bench": (bench.ClassifierBench, bench.make_parser),

@@ -19,7 +19,7 @@ import pytest
 from loadtests.scenarios import payloads
 from loadtests.scenarios.catalog import ACTIONS, CLASSIFY, COMPLETE, DRAW, STYLIZE, HostError, Served, read_catalog
 from loadtests.servers import Server, free_port
-from tests.painters import STYLES
+from tests.fake_models.style_transfer import STYLES
 from tests.servers import answers, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent

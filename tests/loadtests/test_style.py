@@ -17,7 +17,7 @@ from loadtests.peers.protocol import PaintAnswer, PaintJob, timed
 from loadtests.results import BARE, SERVICE, Case, Results
 from loadtests.sample import PHOTOGRAPHS, read_photographs, resized_jpeg
 from loadtests.servers import ROOT, Server
-from tests.painters import write_painter
+from tests.fake_models.style_transfer import write_stylizer
 
 ALONE: Case = {"server": BARE, "side": 512, "instances": 1, "threads": 1, "batch": 1}
 WHOLE: Case = {"server": BARE, "side": 512, "instances": 2, "threads": 1, "batch": 4}
@@ -110,7 +110,7 @@ def test_decoding_and_encoding_are_a_part_of_the_time(tmp_path: Path) -> None:
 
 
 def test_bare_runs_the_stylizers_graph_at_any_size(tmp_path: Path) -> None:
-    write_painter(tmp_path)
+    write_stylizer(tmp_path)
     model = tmp_path / "tiny-painter" / "1" / "model.onnx"
     with running_bare(model) as bare:
         assert bare.run(Burst(2, 1, 2, (24, 36), 0.05)).images_per_second > 0

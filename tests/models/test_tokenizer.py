@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.tokenizer import Tokenizer, TokenizerError, UnknownCharacter
-from tests.tokenizers import END_TEXT, SAMPLE, byte_level, changed, character_level
+from tests.fake_models.tokenizers import END_TEXT, SAMPLE, byte_level, changed, character_level
 
 BYTE_LEVEL = Tokenizer(byte_level())
 CHARACTERS = Tokenizer(character_level())

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from tritonclient import http as triton
 
 from service.settings import SHIPPED_REPOSITORY
-from tests.bare import FLOAT, graph_bytes, write_bare
+from tests.fake_models.bare_graphs import FLOAT, graph_bytes, write_bare
 from tests.servers import RunningService
 
 NUM_ROWS = 5

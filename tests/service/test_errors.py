@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.api.documentation import PROBLEMS
-from service.api.problems import problem_response
 from service.errors import BY_CODE, Cancelled, QueueFull, ServiceError
+from service.http.documentation import PROBLEMS
+from service.http.problems import problem_response
 
 
 def tree(root: type[ServiceError]) -> Iterator[type[ServiceError]]:

@@ -20,8 +20,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from tests.bare import FLOAT, graph_bytes, one_node, scale_bytes, write_bare
-from tests.networks import LinearClassifier
+from tests.fake_models.bare_graphs import FLOAT, graph_bytes, one_node, scale_bytes, write_bare
+from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService, until
 from tests.service.callers import Caller, NotServed, caller
 
@@ -205,7 +205,7 @@ def test_nothing_is_lost_or_wrong_while_models_come_and_go(tmp_path: Path, netwo
     options = ("--model-control", "explicit", "--models", ",".join((*STEADY, "growing")))
     with RunningService(tmp_path, *options, "--workers", "2", "--instances", "1", "--threads", "1") as service:
         service.wait_until_ready()
-        (engine,) = service.children("service.engine.worker")
+        (engine,) = service.children("service.processes.engine_process")
         memory = [resident_bytes(engine)]
         ledger = Ledger()
         threads = [ledger.run(lambda c: ask_steady(ledger, network, c), service, at) for at in range(NUM_STEADY)]

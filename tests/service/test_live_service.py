@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 from typer.testing import CliRunner
 
-from service.cli import app
-from tests.bare import scale_bytes, write_bare
+from service.cli.main import app
+from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.servers import RunningService, until
 
 RUNNER = CliRunner()
@@ -55,6 +55,8 @@ def test_the_command_line_loads_unloads_and_lists(tmp_path: Path) -> None:
         assert answer(url, "scale") == 2
         assert "1 x 1, batch 32" in models()
         assert "x FP32 [-1, 3]" in models("show", "scale")
+        assert "not verified" in models("show", "scale")
+        assert httpx.get(f"{url}/v1/models/scale").json()["golden"] == {"max_abs_error": None}
         assert models("unload", "scale") == "0 scale is unloaded.\n"
         until(lambda: answer(url, "scale") is None, service.describe)
         assert models("load", "nope").startswith("1 ")

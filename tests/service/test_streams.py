@@ -45,12 +45,12 @@ def stream(service: RunningService, on_first: Callable[[], None]) -> tuple[str, 
 def test_a_text_goes_on_as_if_nothing_had_happened_when_the_engine_is_killed(service: RunningService) -> None:
     whole = httpx.post(f"{service.url}{GENERATE}", json=PROMPT, timeout=60).json()
 
-    (engine,) = service.children("service.engine.worker")
+    (engine,) = service.children("service.processes.engine_process")
     text, last = stream(service, lambda: os.kill(engine, signal.SIGKILL))
 
     assert text == whole["results"][0]["text"]
     assert last["usage"]["completion_tokens"] == 400
-    assert service.children("service.engine.worker") != [engine]
+    assert service.children("service.processes.engine_process") != [engine]
 
 
 def test_a_stream_is_finished_before_the_service_ends(service: RunningService) -> None:

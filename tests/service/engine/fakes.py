@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.engine.batches import BatchBuffer
-from service.engine.instance import BatchOutcome
+from service.engine.batching.batches import BatchBuffer
+from service.engine.batching.instance import BatchOutcome
 
 
 @dataclass(order=True)

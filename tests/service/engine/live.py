@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
-from service.engine.client import EngineClient
-from service.engine.engine import Engine
-from service.engine.messages import GraphStatistics, ModelStatus
-from service.engine.repository import find_models
-from service.engine.runtime import Device
-from service.engine.worker import PeerConnection
-from service.metrics import Metrics
+from service.engine.engine import Engine, EngineProtocol
+from service.engine.repository.repository import find_models
+from service.engine.runtime.runtime import Device
+from service.engine.transport.client import EngineClient
+from service.engine.transport.messages import GraphStatistics, ModelStatus
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
 @asynccontextmanager
@@ -28,7 +27,7 @@ async def live_engine(socket: Path, settings: Settings, *names: str) -> AsyncIte
     engine = Engine(settings, Device("cpu"), Metrics(CollectorRegistry()))
     found = find_models(settings.repositories, names)
     await engine.load(found if names or settings.model_control != "explicit" else {})
-    server = await asyncio.get_running_loop().create_unix_server(lambda: PeerConnection(engine), str(socket))
+    server = await asyncio.get_running_loop().create_unix_server(lambda: EngineProtocol(engine), str(socket))
     client = EngineClient(str(socket), settings)
     connection = asyncio.create_task(client.run())
     try:

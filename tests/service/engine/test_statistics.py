@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.engine.graph_statistics import GraphRecord
-from service.engine.messages import GraphStatistics
+from service.engine.transport.messages import GraphStatistics
 from service.errors import ServiceError
 from service.settings import Settings
-from tests.bare import scale_bytes, write_bare
+from service.telemetry.graph_statistics import GraphRecord
+from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.service.engine.live import ask, live_engine, statistics_of
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)

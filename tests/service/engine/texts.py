@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from service.engine.decoder import Decoder
-from service.engine.messages import Sampling
-from service.engine.runtime import Device
-from service.engine.sampling import Choice
-from service.engine.sequencer import Sequencer
-from service.engine.sequences import Ending, Scores, Sequence, StepEvents
-from service.engine.sequencing import StepCost
-from service.engine.version_files import VersionFiles, read_version
+from service.engine.generation.decoder import Decoder
+from service.engine.generation.sampling import Choice
+from service.engine.generation.sequencer import Sequencer
+from service.engine.generation.sequences import Ending, Scores, Sequence, StepEvents
+from service.engine.generation.sequencing import StepCost
+from service.engine.repository.version_files import VersionFiles, read_version
+from service.engine.runtime.runtime import Device
+from service.engine.transport.messages import Sampling
 from service.errors import ServiceError
-from service.language_metrics import LanguageMetrics
-from service.metrics import Metrics
-from tests.decoders import AttentionDecoder, RecurrentDecoder, TinyDecoder
+from service.telemetry.language_metrics import LanguageMetrics
+from service.telemetry.metrics import Metrics
+from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder
 
 COST = StepCost({1: 0.001, 32: 0.002}, 0.0005)
 

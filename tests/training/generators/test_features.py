@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models.manifest import read_manifest
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
 from training.generators.features import FeatureNetwork, blurred
 
 

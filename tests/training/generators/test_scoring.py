@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.networks import LinearClassifier
+from tests.fake_models.classification import LinearClassifier
 from training.data import Dataset
 from training.generators import scoring
 from training.generators.classifier_score import ClassifierLesson

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from models.golden import read_golden
 from models.manifest import Evaluation, read_manifest, sha256_hex
-from tests.tokenizers import SAMPLE, byte_level
+from tests.fake_models.tokenizers import SAMPLE, byte_level
 from tests.training.lineage import UNTRAINED
 from tests.training.networks import small_lstm, small_transformer
 from training.export import ExportError

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from tests.tokenizers import SAMPLE, byte_level
+from tests.fake_models.tokenizers import SAMPLE, byte_level
 from tests.training.networks import small_lstm, small_transformer
 from training.language.huggingface import save_llama
 

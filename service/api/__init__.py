@@ -1,1 +1,0 @@
-"""HTTP surfaces, one module each. They parse, await the engine and render; they know no batches."""

@@ -1,0 +1,202 @@
+"""The commands about models: list, show, load and unload those of a running service, and check a folder of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.config import ModelConfig, read_config
+from models.strict import StrictError
+from service.cli.client import DEFAULT_URL, CommandFailed, Service, Url, model_path
+from service.cli.serve import require_runtime
+from service.errors import StartupError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.engine.repository.loading import LoadedVersion
+    from service.engine.repository.repository import FoundModel
+    from service.engine.runtime.runtime import Device
+
+models_app = typer.Typer(
+    help="List the models of a running service, show a model's card, load or unload a model.",
+    invoke_without_command=True,
+)
+console = Console(markup=False)  # text from the service is shown as it is
+
+ModelName = Annotated[str, typer.Argument(help="The model's name.")]
+
+
+@models_app.callback()
+def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
+    context.obj = Service(url)
+    if context.invoked_subcommand is None:
+        list_models(context)
+
+
+@models_app.command("list")
+def list_models(context: typer.Context) -> None:
+    """List the models, and how those that are ready run."""
+    service: Service = context.obj
+    table = Table("model", "version", "task", "state", "runs as")
+    for column in table.columns[:3]:
+        column.no_wrap = True
+    for model in service.ask("GET", "/v1/models")["data"]:
+        state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
+        runs_as = _runs_as(service, f"{model['id']}@{model['version']}") if model["state"] == "ready" else ""
+        table.add_row(model["id"], model["version"], model["task"] or "", state, runs_as)
+    console.print(table)
+
+
+def _runs_as(service: Service, model: str) -> str:
+    batching = service.ask("GET", model_path(model))["batching"]
+    return f"{batching['instances']} x {batching['threads']}, batch {batching['max_batch_size']}"
+
+
+@models_app.command("show")
+def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help="name or name@version")]) -> None:
+    """Show a model's card."""
+    service: Service = context.obj
+    card = service.ask("GET", model_path(model))
+    table = Table(show_header=False)
+    for name, value in _card_rows(card):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    manifest, batching = card["manifest"], card["batching"]
+    yield "model", f"{card['id']}@{card['version']} ({card['state']})"
+    yield "description", manifest.get("description", "")
+    for score in manifest.get("evaluation", []):
+        yield score["metric"], f"{score['value']:.4f} ({score['dataset']}, {score['split']}, n={score['count']})"
+    if training := manifest.get("training"):
+        yield "parameters", f"{training['parameters']:,}"
+        yield "trained", f"{training['seconds'] / 60:.0f} min on {training['device']}, seed {training['seed']}"
+    for name, graph in manifest.get("graphs", {}).items():
+        for side in ("inputs", "outputs"):
+            yield f"{name}: {side}", ", ".join(f"{s['name']} {s['datatype']} {list(s['shape'])}" for s in graph[side])
+    yield "runs on", f"{card['device']} ({', '.join(card['execution_providers'])})"
+    yield "instances x threads", f"{batching.get('instances')} x {batching.get('threads')}"
+    yield "largest batch", str(batching.get("max_batch_size"))
+    for size, seconds in batching.get("bucket_seconds", {}).items():
+        yield f"batch {size}", f"{seconds * 1e3:.2f} ms"
+    for name, value in card["config"].items():
+        if value not in (None, False):
+            yield f"config: {name.replace('_', ' ')}", _policy(value) if name == "version_policy" else str(value)
+    yield "golden outputs", _deviation(card["golden"]["max_abs_error"])
+    for name, value in card["statistics"].items():
+        yield name.replace("_", " "), f"{value:g}"
+
+
+def _policy(value: dict[str, Any]) -> str:
+    if value["latest"]:
+        return f"latest {value['latest']}"
+    return "all" if value["all"] else f"specific {value['specific']}"
+
+
+def _deviation(error: float | None) -> str:
+    """How far a graph is from its golden outputs."""
+    return "not verified" if error is None else f"deviation {error:.2g}"
+
+
+@models_app.command("load")
+def load_model(context: typer.Context, model: ModelName) -> None:
+    """Load a model, or reload it after its files changed. Needs `serve --model-control explicit`."""
+    _change(context.obj, model, "load")
+
+
+@models_app.command("unload")
+def unload_model(context: typer.Context, model: ModelName) -> None:
+    """Stop serving a model once its last request is answered. Needs `serve --model-control explicit`."""
+    _change(context.obj, model, "unload")
+
+
+def _change(service: Service, model: str, action: str) -> None:
+    service.send("POST", f"/v2/repository/models/{quote(model)}/{action}", timeout=None)
+    typer.echo(f"{model} is {action}ed.")
+
+
+# --- check ---
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found about one version, or about a model whose configuration is wrong."""
+
+    name: str
+    version: str
+    is_fit: bool
+    detail: str
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="A folder of models.", exists=True, file_okay=False)],
+    device: Annotated[str, typer.Option(help="Device to run the networks on: cpu, cuda or cuda:1.")] = "cpu",
+) -> None:
+    """Load and verify every version in a folder without serving it. The exit status is 1 if any fails."""
+    require_runtime()
+    num_failed = 0
+    for finding in check_repository(folder, device):
+        num_failed += not finding.is_fit
+        typer.echo(f"{'ok    ' if finding.is_fit else 'FAILED'} {finding.name} {finding.version}: {finding.detail}")
+    if num_failed:
+        raise CommandFailed(f"{num_failed} of the versions in {str(folder)!r} cannot be served.")
+
+
+def check_repository(repository: Path, device: str) -> Iterator[Finding]:
+    """Load and verify every version as the engine would, model by model.
+
+    Raises: StartupError where the folder holds no model, or the device is not available.
+    """
+    # ONNX Runtime is slow to import.
+    from service.engine.repository.repository import find_models
+    from service.engine.runtime.runtime import choose_device
+
+    models = find_models([repository])
+    if not models:
+        raise StartupError(f"The model repository {str(repository)!r} holds no model.")
+    chosen = choose_device(device)
+    for model in models.values():
+        yield from _check_model(model, chosen)
+
+
+def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
+    try:
+        config = read_config(model.folder)
+    except (StrictError, OSError) as error:
+        yield Finding(model.name, "-", False, str(error))
+        return
+    names = [folder.name for folder in model.versions]
+    if not config.version_policy.candidates(names):
+        yield Finding(model.name, "-", False, f"version_policy names none of the versions {names}.")
+    for folder in model.versions:
+        yield _check_version(model.name, folder, config, device)
+
+
+def _check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
+    from service.engine.repository.loading import load_version
+    from service.engine.repository.version_files import VersionRejected
+
+    try:
+        loaded = load_version(folder, Settings(instances=1, threads=1), device, config)
+    except VersionRejected as error:
+        return Finding(name, folder.name, False, str(error))
+    return Finding(name, folder.name, True, _describe(loaded))
+
+
+def _describe(loaded: LoadedVersion) -> str:
+    """A version's task, its batches, and how close it came to its golden outputs."""
+    parts: list[str] = [loaded.manifest.task]
+    for name, graph in loaded.graphs.items():
+        batches = f"batches up to {graph.batching.max_batch_size}" if graph.graph.is_batched else "no batches"
+        parts.append(f"{name}: {batches}, {_deviation(graph.golden_error)}")
+    if loaded.decoder is not None:
+        parts.append(_deviation(loaded.decoder.golden_error))
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""Dynamic batching: requests of many callers become batches."""

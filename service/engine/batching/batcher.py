@@ -1,0 +1,351 @@
+"""The queue and the batches of one graph, driven by arrivals, completions and time.
+
+Decisions are made in `scheduling.py`, computations by the instances. It runs in the engine's event loop and knows
+neither sockets nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from models.manifest import TensorSpec
+from service.engine.batching import scheduling
+from service.engine.batching.batches import BatchBuffer, Request
+from service.engine.batching.instance import BatchOutcome
+from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Cost, Dispatch, Limits
+from service.engine.transport.messages import InferenceTiming
+from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
+from service.telemetry.metrics import GraphMetrics
+
+
+class Instance(Protocol):
+    """Computes one batch at a time and calls back in the event loop."""
+
+    def start(self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
+        """Compute the batch, then call `on_done`."""
+
+
+class Timer(Protocol):
+    """A pending call."""
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+
+
+class Scheduler(Protocol):
+    """The part of an event loop that a batcher needs: a clock and delayed calls."""
+
+    def time(self) -> float:
+        """Now, in seconds, monotonic."""
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call back at a time."""
+
+    def call_soon(self, callback: Callable[[], None]) -> object:
+        """Call back in the next iteration of the loop."""
+
+
+class Pool:
+    """The instances that several batchers share, by their index; the batcher with the oldest request goes first.
+
+    `drift` is the ratio of real to expected batch times, the same for all.
+    """
+
+    def __init__(self, num_instances: int) -> None:
+        self.idle = deque(range(num_instances))
+        self.drift = 1.0
+        self._batchers: list[Batcher] = []
+
+    def join(self, batcher: Batcher) -> None:
+        """Let a batcher use the instances."""
+        self._batchers.append(batcher)
+
+    def leave(self, batcher: Batcher) -> None:
+        """Remove a batcher that is idle."""
+        self._batchers.remove(batcher)
+
+    def release(self, index: int, batcher: Batcher) -> None:
+        """Take an instance back from a batcher, and give it to the one whose request has waited longest."""
+        self.idle.append(index)
+        if len(self._batchers) > 1:
+            waiting = [
+                other for other in self._batchers if other is not batcher and other.oldest_arrival < float("inf")
+            ]
+            for each in sorted([batcher, *waiting], key=lambda each: each.oldest_arrival):
+                each.pump()
+        else:
+            batcher.pump()
+
+    def backlog_beside(self, batcher: Batcher) -> Backlog:
+        """The work of all the other batchers."""
+        if len(self._batchers) <= 1:
+            return NO_BACKLOG
+        others = [other.backlog for other in self._batchers if other is not batcher]
+        return Backlog(
+            sum(other.rows for other in others),
+            sum(other.num_bytes for other in others),
+            sum(other.seconds for other in others),
+        )
+
+
+class Batcher:
+    """Batches the requests of one graph across callers or, where the graph's rows vary in size, those of one shape.
+
+    It may share a pool of instances with others; `all_waiting_rows` then counts the rows that wait in all of them.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[TensorSpec],
+        instances: Sequence[Instance],
+        limits: Limits,
+        cost: Cost,
+        scheduler: Scheduler,
+        metrics: GraphMetrics,
+        pool: Pool | None = None,
+        all_waiting_rows: Callable[[], int] | None = None,
+    ) -> None:
+        self._inputs = inputs
+        self._instances = instances
+        self._limits = limits
+        self._cost = self._real_cost = cost
+        self._real_cost_drift = 1.0
+        self._scheduler = scheduler
+        self._metrics = metrics
+        self._all_waiting_rows = all_waiting_rows
+        # One buffer is being filled; there is one more for each running batch.
+        self._filling = BatchBuffer(inputs, limits.max_batch_size)
+        self._free: list[BatchBuffer] = []
+        self._num_buffers = 1
+        self._row_bytes = self._filling.row_bytes
+        self._overflow: deque[Request] = deque()
+        self._waiting: dict[Request, None] = {}
+        self._timer: Timer | None = None
+        self._timer_at = float("inf")
+        self._is_pump_due = False
+        self.waiting_rows = 0
+        self.computing_rows = 0
+        self._pool = pool or Pool(len(instances))
+        self._pool.join(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is waiting or being computed."""
+        return not (self._waiting or self.computing_rows)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """The memory reserved for batches."""
+        return self._num_buffers * self._limits.max_batch_size * self._row_bytes
+
+    @property
+    def oldest_arrival(self) -> float:
+        """The arrival of the request that has waited longest; infinite where none waits."""
+        return self._filling.spans[0].request.arrival if self._filling.num_rows else float("inf")
+
+    @property
+    def backlog(self) -> Backlog:
+        """The work that is waiting or being computed."""
+        rows = self.waiting_rows + self.computing_rows / 2
+        seconds = scheduling.work_seconds(rows, self._drifted_cost(), self._limits)
+        return Backlog(self.waiting_rows, self.waiting_rows * self._row_bytes, seconds)
+
+    def close(self) -> None:
+        """Leave the pool; the batcher must be idle."""
+        assert self.is_idle
+        self._pool.leave(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests with rows that are not being computed yet."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it is answered through its `on_done`, even if it is refused."""
+        timeout_seconds = request.deadline - request.arrival
+        refusal = scheduling.admit(
+            request.num_rows,
+            self.waiting_rows,
+            self.computing_rows,
+            timeout_seconds,
+            self._drifted_cost(),
+            self._limits,
+            row_bytes=self._row_bytes,
+            beside=self._pool.backlog_beside(self),
+        )
+        if refusal is not None:
+            self._settle(request, _refused(refusal, timeout_seconds, self._limits))
+            return
+        self._waiting[request] = None
+        self.waiting_rows += request.num_rows
+        self._place(request)
+        self._pump_soon()
+
+    def cancel(self, request: Request) -> None:
+        """Drop a request whose caller left: queued rows are never computed, results of running ones are discarded."""
+        self._drop(request, Cancelled("The caller left."))
+
+    def _drifted_cost(self) -> Cost:
+        if self._real_cost_drift != self._pool.drift:
+            self._real_cost_drift = self._pool.drift
+            self._real_cost = self._cost.scaled(self._pool.drift)
+        return self._real_cost
+
+    def _place(self, request: Request) -> None:
+        if not self._overflow and self._filling.num_rows < self._limits.max_batch_size:
+            self._filling.place(request)
+        if request.placed_rows < request.num_rows:
+            self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
+        """Queue a request behind those of its priority; one whose first rows have left is never overtaken."""
+        place = len(self._overflow)
+        rank = scheduling.rank(request.priority)
+        while place and not (ahead := self._overflow[place - 1]).placed_rows and scheduling.rank(ahead.priority) > rank:
+            place -= 1
+        self._overflow.insert(place, request)
+
+    def _refill(self) -> None:
+        while self._overflow and self._filling.num_rows < self._limits.max_batch_size:
+            request = self._overflow[0]
+            self._filling.place(request)
+            if request.placed_rows == request.num_rows:
+                self._overflow.popleft()
+
+    def _pump_soon(self) -> None:
+        # Everything that arrives in one iteration of the loop may share the batch.
+        if not self._is_pump_due:
+            self._is_pump_due = True
+            self._scheduler.call_soon(self.pump)
+
+    def pump(self) -> None:
+        """Dispatch every batch that is due, and set the timer for the next event."""
+        self._is_pump_due = False
+        now = self._scheduler.time()
+        while isinstance(decision := self._decide(now), Dispatch):
+            self._dispatch(now)
+        self._arm(now, decision.seconds)
+        self._metrics.queue_depth.set(self._all_waiting_rows() if self._all_waiting_rows else self.waiting_rows)
+
+    def _decide(self, now: float) -> Dispatch | scheduling.Wait:
+        num_idle = len(self._pool.idle)
+        if not self._filling.num_rows or not num_idle:
+            return scheduling.Wait(None)
+        rows, oldest = self._filling.num_rows, self._filling.spans[0].request
+        slack = float("inf")
+        if self._limits.max_queue_delay_seconds or scheduling.joins_in_late(rows, num_idle, self._limits):
+            seconds = self._drifted_cost().seconds(rows)
+            requests = (span.request for span in self._filling.spans)
+            slack = min(scheduling.slack_seconds(each.arrival, each.deadline, now, seconds) for each in requests)
+        return scheduling.decide(rows, now - oldest.arrival, slack, num_idle, self._limits)
+
+    def _dispatch(self, now: float) -> None:
+        batch, self._filling = self._filling, self._free.pop() if self._free else self._new_buffer()
+        self.waiting_rows -= batch.num_rows
+        self.computing_rows += batch.num_rows
+        for span in batch.spans:
+            if span.request.placed_rows == span.request.num_rows:
+                self._waiting.pop(span.request, None)
+            if span.first == 0:
+                span.request.left_at = now
+                self._metrics.queue_seconds.observe(now - span.request.arrival)
+        self._refill()
+        index = self._pool.idle.popleft()
+        self._instances[index].start(batch, lambda batch, outcome: self._complete(index, batch, outcome, now))
+
+    def _new_buffer(self) -> BatchBuffer:
+        self._num_buffers += 1
+        return BatchBuffer(self._inputs, self._limits.max_batch_size)
+
+    def _complete(self, index: int, batch: BatchBuffer, outcome: BatchOutcome, left_at: float) -> None:
+        expected = self._cost.seconds(batch.num_rows)
+        self._pool.drift = scheduling.drifted(self._pool.drift, expected, outcome.compute_seconds)
+        self._metrics.observe_batch(batch.num_rows, outcome.compute_seconds)
+        ended_at = outcome.started_at + outcome.compute_seconds
+        moments = (left_at, outcome.started_at, ended_at, self._scheduler.time())
+        self._metrics.record.computed(batch.num_rows, moments)
+        self.computing_rows -= batch.num_rows
+        spans = batch.spans
+        size = batch.num_rows
+        batch.clear()
+        self._free.append(batch)
+        self._pool.release(index, self)
+        for span in spans:
+            request = span.request
+            if request.is_settled:
+                continue
+            request.started_at = min(request.started_at, outcome.started_at)
+            request.ended_at = max(request.ended_at, ended_at)
+            error = outcome.error_in(span.start, span.count)
+            if error is not None:
+                self._drop(request, error)
+                continue
+            request.parts.append((span.first, outcome.rows(span.start, span.count, request.outputs)))
+            request.done_rows += span.count
+            if request.done_rows == request.num_rows:
+                queue_seconds = outcome.started_at - request.arrival
+                self._settle(request, InferenceTiming(queue_seconds, outcome.compute_seconds, size))
+
+    def _drop(self, request: Request, error: ServiceError) -> None:
+        if request.is_settled:
+            return
+        if request in self._waiting:
+            del self._waiting[request]
+            self.waiting_rows -= self._filling.remove(request) + request.num_rows - request.placed_rows
+            if request.placed_rows < request.num_rows:
+                self._overflow.remove(request)
+            self._refill()
+            self._pump_soon()
+        self._settle(request, error)
+
+    def _settle(self, request: Request, outcome: ServiceError | InferenceTiming) -> None:
+        request.is_settled = True
+        request.payload = b""
+        now = self._scheduler.time()
+        if isinstance(outcome, ServiceError):
+            self._metrics.count_failure(outcome.code)
+            self._metrics.record.failed(now - request.arrival)
+        else:
+            self._metrics.rows.inc(request.num_rows)
+            moments = (request.arrival, request.left_at, request.started_at, request.ended_at, now)
+            self._metrics.record.answered(request.num_rows, moments)
+        request.on_done(request, outcome)
+
+    def _arm(self, now: float, wait_seconds: float | None) -> None:
+        """Set the timer for the end of the window or the first deadline in the queue."""
+        when = min((request.deadline for request in self._waiting), default=float("inf"))
+        if wait_seconds is not None:
+            when = min(when, now + wait_seconds)
+        if self._timer is not None:
+            if self._timer_at <= when < float("inf"):
+                return  # it fires early, finds nothing due and is set again, which is cheaper than moving it each time
+            self._timer.cancel()
+            self._timer = None
+        if when < float("inf"):
+            self._timer_at = when
+            self._timer = self._scheduler.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._scheduler.time()
+        for request in [request for request in self._waiting if request.deadline <= now]:
+            waited = now - request.arrival
+            self._drop(request, DeadlineExceeded(f"The deadline passed after {waited:.3f} s in the queue."))
+        self.pump()
+
+
+def _refused(refusal: scheduling.Refusal, timeout_seconds: float, limits: Limits) -> ServiceError:
+    if refusal.is_queue_full:
+        most_bytes = "" if limits.max_queue_bytes is None else f" or {limits.max_queue_bytes} bytes"
+        return QueueFull(
+            f"The queue is full: it holds {limits.max_queue_rows} rows{most_bytes}.",
+            retry_after_seconds=refusal.retry_after_seconds,
+        )
+    return DeadlineUnreachable(
+        f"The deadline is in {timeout_seconds:.3f} s, but this request would take {refusal.expected_seconds:.3f} s.",
+        retry_after_seconds=refusal.retry_after_seconds,
+    )

@@ -1,0 +1,126 @@
+"""Requests, and the preallocated buffers in which their rows become batches.
+
+A request of many rows may be split over several batches; its outputs are joined again here. It knows neither when a
+batch is dispatched nor what computes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from models.manifest import TensorSpec
+from service.engine.transport.messages import Arrays, InferenceTiming, RowShapes
+from service.engine.transport.strings import Payload, split_tensors
+from service.errors import ServiceError
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """Rows of one caller, their progress, and the callback for the answer.
+
+    `left_at` is when its first rows left the queue; its batches were computed from `started_at` to `ended_at`.
+    """
+
+    num_rows: int
+    payload: Payload
+    outputs: tuple[str, ...]
+    arrival: float
+    deadline: float
+    on_done: Callable[[Request, ServiceError | InferenceTiming], None]
+    row_shapes: RowShapes = ()
+    priority: int = 0
+    placed_rows: int = 0
+    done_rows: int = 0
+    is_settled: bool = False
+    left_at: float = 0.0
+    started_at: float = math.inf
+    ended_at: float = 0.0
+    parts: list[tuple[int, Arrays]] = field(default_factory=list)
+
+    def joined(self) -> Arrays:
+        """Every requested output, with its rows in the order of the request."""
+        if len(self.parts) == 1:
+            return self.parts[0][1]
+        self.parts.sort(key=lambda part: part[0])
+        return {name: np.concatenate([arrays[name] for _, arrays in self.parts]) for name in self.outputs}
+
+
+@dataclass(slots=True)
+class Span:
+    """Consecutive rows of one request in a batch: batch rows `start:start+count`, request rows from `first`."""
+
+    request: Request
+    first: int
+    start: int
+    count: int
+
+
+class BatchBuffer:
+    """One preallocated batch: rows of several requests, written directly into the arrays that the graph reads."""
+
+    def __init__(self, inputs: Sequence[TensorSpec], max_batch_size: int) -> None:
+        self.max_batch_size = max_batch_size
+        self.arrays: Arrays = {s.name: np.zeros((max_batch_size, *s.row_shape), s.dtype) for s in inputs}
+        self._specs = inputs
+        # Strings have no fixed size, so a batch of them holds one request.
+        self._has_strings = any(spec.datatype == "BYTES" for spec in inputs)
+        fixed = [array for array in self.arrays.values() if not array.dtype.hasobject]
+        self._flat = [(a.reshape(-1).view(np.uint8).data, a.nbytes // max_batch_size) for a in fixed]
+        self.spans: list[Span] = []
+        self.num_rows = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row over all inputs."""
+        return sum(row_bytes for _, row_bytes in self._flat)
+
+    def place(self, request: Request) -> None:
+        """Copy as many of the request's remaining rows as there is room for."""
+        count = min(request.num_rows - request.placed_rows, self.max_batch_size - self.num_rows)
+        first, offset = request.placed_rows, 0
+        if self._has_strings:
+            self.arrays = split_tensors(self._specs, request.num_rows, request.payload)
+        else:
+            for target, row_bytes in self._flat:
+                source = offset + first * row_bytes
+                to = self.num_rows * row_bytes
+                target[to : to + count * row_bytes] = request.payload[source : source + count * row_bytes]
+                offset += request.num_rows * row_bytes
+        self.spans.append(Span(request, first, self.num_rows, count))
+        self.num_rows += count
+        request.placed_rows += count
+
+    def remove(self, request: Request) -> int:
+        """Remove the request's rows and close the gap; return their number."""
+        removed = 0
+        for span in [span for span in self.spans if span.request is request]:
+            self._close_gap(span)
+            removed += span.count
+        return removed
+
+    def _close_gap(self, span: Span) -> None:
+        end = span.start + span.count
+        for target, row_bytes in self._flat if not self._has_strings else ():
+            tail = bytes(target[end * row_bytes : self.num_rows * row_bytes])
+            target[span.start * row_bytes : span.start * row_bytes + len(tail)] = tail
+        self.spans.remove(span)
+        for later in self.spans:
+            if later.start >= end:
+                later.start -= span.count
+        self.num_rows -= span.count
+
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs that any request in the batch asks for."""
+        first = self.spans[0].request.outputs
+        if all(span.request.outputs == first for span in self.spans):
+            return first
+        return tuple(dict.fromkeys(name for span in self.spans for name in span.request.outputs))
+
+    def clear(self) -> None:
+        """Remove all rows and keep the memory."""
+        self.spans = []
+        self.num_rows = 0

@@ -1,0 +1,129 @@
+"""A thread that computes batches: it runs the graph, isolates failing rows and reports to the event loop.
+
+It knows neither queues nor requests: a batch is arrays and a number of rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+import numpy as np
+
+from service.engine.batching.batches import BatchBuffer
+from service.engine.runtime.runners import Runner
+from service.engine.transport.messages import Arrays
+from service.errors import InferenceFailed, NonFiniteOutput, ServiceError
+
+log = logging.getLogger(__name__)
+
+OnDone = Callable[[BatchBuffer, "BatchOutcome"], None]
+
+
+@dataclass(slots=True)
+class BatchOutcome:
+    """The outputs of a batch, the rows that failed, and its time."""
+
+    started_at: float
+    compute_seconds: float = 0.0
+    outputs: Arrays = field(default_factory=dict)
+    errors: dict[int, ServiceError] = field(default_factory=dict)
+
+    def error_in(self, start: int, count: int) -> ServiceError | None:
+        """The first error among some rows."""
+        if not self.errors:
+            return None
+        return next((self.errors[row] for row in range(start, start + count) if row in self.errors), None)
+
+    def rows(self, start: int, count: int, outputs: Sequence[str]) -> Arrays:
+        """Some rows of some outputs, as views."""
+        return {name: self.outputs[name][start : start + count] for name in outputs}
+
+
+def compute(
+    runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequence[str], *, must_be_finite: bool = True
+) -> BatchOutcome:
+    """Compute a batch; if it fails, compute it row by row, so that only the rows at fault fail."""
+    outcome = BatchOutcome(started_at=monotonic())
+    try:
+        outcome.outputs = runner.run(arrays, num_rows, outputs)
+    except InferenceFailed as error:
+        if num_rows == 1:
+            outcome.errors[0] = error
+        else:
+            log.warning("a batch failed and is retried row by row", extra={"rows": num_rows, "reason": error.message})
+            _compute_rows(runner, arrays, num_rows, outputs, outcome)
+    if must_be_finite:
+        _find_non_finite(outcome, num_rows)
+    outcome.compute_seconds = monotonic() - outcome.started_at
+    return outcome
+
+
+def _compute_rows(runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequence[str], outcome: BatchOutcome) -> None:
+    for row in range(num_rows):
+        try:
+            alone = runner.run({name: array[row : row + 1] for name, array in arrays.items()}, 1, outputs)
+        except InferenceFailed as error:
+            outcome.errors[row] = error
+            continue
+        for name, array in alone.items():
+            if name not in outcome.outputs:
+                outcome.outputs[name] = np.zeros((num_rows, *array.shape[1:]), array.dtype)
+            outcome.outputs[name][row] = array[0]
+
+
+def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
+    for name, array in outcome.outputs.items():
+        # If the sum of a tensor is finite, all of it is: one cheap pass in the usual case.
+        if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
+            continue
+        bad = ~np.isfinite(array.reshape(num_rows, -1)).all(axis=1)
+        for row in np.flatnonzero(bad):
+            outcome.errors[int(row)] = NonFiniteOutput(f"The model's output {name!r} is not finite for this input.")
+
+
+class ThreadInstance:
+    """An instance with a thread of its own; ONNX Runtime releases the GIL while it computes."""
+
+    def __init__(
+        self, runner: Runner, call_in_loop: Callable[..., object], name: str, *, must_be_finite: bool = True
+    ) -> None:
+        self._runner = runner
+        self._must_be_finite = must_be_finite
+        self._call_in_loop = call_in_loop
+        self._jobs: queue.SimpleQueue[tuple[BatchBuffer, OnDone] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def start(self, batch: BatchBuffer, on_done: OnDone) -> None:
+        """Compute the batch in the thread, then call back in the event loop."""
+        self._jobs.put((batch, on_done))
+
+    def close(self) -> None:
+        """End the thread after its current batch."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            batch, on_done = job
+            outcome = self._compute(batch)
+            try:
+                self._call_in_loop(on_done, batch, outcome)
+            except RuntimeError:
+                return  # the loop is closed: the process is ending
+
+    def _compute(self, batch: BatchBuffer) -> BatchOutcome:
+        try:
+            outputs = batch.output_names()
+            return compute(self._runner, batch.arrays, batch.num_rows, outputs, must_be_finite=self._must_be_finite)
+        except Exception as error:  # a defect must fail this batch, never the thread
+            log.exception("a batch failed unexpectedly")
+            failed = InferenceFailed("The batch failed unexpectedly.")
+            failed.__cause__ = error
+            errors: dict[int, ServiceError] = dict.fromkeys(range(batch.num_rows), failed)
+            return BatchOutcome(monotonic(), errors=errors)

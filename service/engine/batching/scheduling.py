@@ -1,0 +1,185 @@
+"""Pure decisions of the batcher: when a batch is dispatched, which requests are admitted, and what a batch costs.
+
+No clock, no I/O, no state: everything is an argument, so every rule is tested as arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# A wait shorter than this would end before a clock shows that time has passed.
+CLOCK_RESOLUTION_SECONDS = 1e-6
+# The part of a request's time that a window leaves for a late wake-up and the way back: a share, up to a maximum.
+RESERVE_SHARE = 0.25
+MAX_RESERVE_SECONDS = 0.05
+DEFAULT_PRIORITY = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What bounds the batches and the queue of one graph."""
+
+    max_batch_size: int
+    max_queue_delay_seconds: float
+    max_queue_rows: int
+    num_instances: int = 1
+    efficient_rows: int = 1
+    max_queue_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The time a batch takes: `seconds_per_row * n + seconds_per_batch`."""
+
+    seconds_per_row: float
+    seconds_per_batch: float
+
+    def seconds(self, num_rows: int) -> float:
+        """The expected time of a batch of `num_rows`."""
+        return self.seconds_per_row * num_rows + self.seconds_per_batch
+
+    def scaled(self, factor: float) -> Cost:
+        """The same line, `factor` times as slow."""
+        return Cost(self.seconds_per_row * factor, self.seconds_per_batch * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Work that shares the instances: the rows that wait, their bytes, and the time of one instance to do it all."""
+
+    rows: int
+    num_bytes: int
+    seconds: float
+
+
+NO_BACKLOG = Backlog(0, 0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send what is queued, up to the largest batch, to an idle instance now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait this long for a fuller batch, unless something arrives before; None: until the next event."""
+
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is refused, and when to try again."""
+
+    is_queue_full: bool
+    retry_after_seconds: float
+    expected_seconds: float
+
+
+def decide(
+    waiting_rows: int, oldest_age_seconds: float, tightest_slack_seconds: float, num_idle: int, limits: Limits
+) -> Dispatch | Wait:
+    """Decide whether to dispatch the queued rows now.
+
+    Work-conserving: without a configured delay, an idle instance takes whatever is queued. With one, it waits for a
+    full batch, at most until the oldest request has waited that long or the tightest deadline leaves no slack. While
+    one instance computes, another starts only a batch of `efficient_rows`, or one whose deadline is near: several small
+    batches at once cost more than they gain, and the rows are dispatched anyway when the running batch is done.
+    """
+    if not waiting_rows or not num_idle:
+        return Wait(None)
+    if waiting_rows >= limits.max_batch_size:
+        return Dispatch()
+    remaining_seconds = tightest_slack_seconds
+    if not joins_in_late(waiting_rows, num_idle, limits):
+        remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
+    if remaining_seconds <= CLOCK_RESOLUTION_SECONDS:
+        return Dispatch()
+    return Wait(remaining_seconds if math.isfinite(remaining_seconds) else None)
+
+
+def joins_in_late(waiting_rows: int, num_idle: int, limits: Limits) -> bool:
+    """Whether an idle instance leaves the queued rows to those that compute, unless a deadline is near."""
+    return num_idle < limits.num_instances and waiting_rows < limits.efficient_rows
+
+
+def slack_seconds(arrival: float, deadline: float, now: float, batch_seconds: float) -> float:
+    """How long a request may still wait for others: until its deadline, less its batch's time and a reserve."""
+    reserve_seconds = min(RESERVE_SHARE * (deadline - arrival), MAX_RESERVE_SECONDS)
+    return deadline - reserve_seconds - batch_seconds - now
+
+
+def admit(
+    num_rows: int,
+    waiting_rows: int,
+    computing_rows: int,
+    timeout_seconds: float,
+    cost: Cost,
+    limits: Limits,
+    *,
+    row_bytes: int = 0,
+    beside: Backlog = NO_BACKLOG,
+) -> Refusal | None:
+    """Admit a request (None), or refuse it: the queue is full, or its deadline cannot be met.
+
+    An empty queue admits a request with more rows than it holds, which could never be served otherwise. `beside` is the
+    work of other queues that share the instances.
+    """
+    expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits, beside.seconds)
+    rows = waiting_rows + beside.rows
+    is_full = rows + num_rows > limits.max_queue_rows
+    if limits.max_queue_bytes is not None:
+        num_bytes = (waiting_rows + num_rows) * row_bytes + beside.num_bytes
+        is_full = is_full or num_bytes > limits.max_queue_bytes
+    if rows and is_full:
+        return Refusal(True, expected_seconds(0, waiting_rows, computing_rows, cost, limits, beside.seconds), expected)
+    if expected > timeout_seconds:
+        return Refusal(False, expected - timeout_seconds, expected)
+    return None
+
+
+def expected_seconds(
+    num_rows: int, waiting_rows: int, computing_rows: int, cost: Cost, limits: Limits, seconds_beside: float = 0.0
+) -> float:
+    """The time until `num_rows` more rows are computed, after those waiting and half of those computing."""
+    seconds = work_seconds(num_rows + waiting_rows + computing_rows / 2, cost, limits) + seconds_beside
+    # Instances share the work, but the request's own last batch takes its full time.
+    return max(seconds / limits.num_instances, cost.seconds(min(num_rows, limits.max_batch_size)) if num_rows else 0.0)
+
+
+def work_seconds(num_rows: float, cost: Cost, limits: Limits) -> float:
+    """The time that one instance takes for some rows, in batches as large as they may be."""
+    full_batches, rest = divmod(num_rows, limits.max_batch_size)
+    return full_batches * cost.seconds(limits.max_batch_size) + (cost.seconds(math.ceil(rest)) if rest else 0.0)
+
+
+def efficient_rows(seconds_by_bucket: Mapping[int, float], tolerance: float = 1.2) -> int:
+    """The smallest measured batch whose rows cost at most `tolerance` times those of the best batch."""
+    best = min(seconds / size for size, seconds in seconds_by_bucket.items())
+    return min(size for size, seconds in seconds_by_bucket.items() if seconds / size <= tolerance * best)
+
+
+def fit_cost(seconds_by_bucket: Mapping[int, float]) -> Cost:
+    """Fit the cost line to measured batches by least squares, never sloping down or starting below zero."""
+    sizes, seconds = list(seconds_by_bucket), list(seconds_by_bucket.values())
+    if len(sizes) == 1:
+        return Cost(seconds[0] / sizes[0], 0.0)
+    mean_size, mean_seconds = sum(sizes) / len(sizes), sum(seconds) / len(seconds)
+    variance = sum((n - mean_size) ** 2 for n in sizes)
+    covariance = sum((n - mean_size) * (s - mean_seconds) for n, s in zip(sizes, seconds, strict=True))
+    per_row = max(covariance / variance, 0.0)
+    return Cost(per_row, max(mean_seconds - per_row * mean_size, 0.0))
+
+
+def rank(priority: int) -> int:
+    """The rank of a priority in the queue, lowest first: 1 goes ahead of those without one (0), 3 behind them."""
+    return priority or DEFAULT_PRIORITY
+
+
+def drifted(factor: float, expected: float, observed: float, weight: float = 0.05) -> float:
+    """Move the ratio of real to expected batch time towards the latest observation, within a factor of 100."""
+    if expected <= 0:
+        return factor
+    return min(max(factor + weight * (observed / expected - factor), 0.01), 100.0)

@@ -1,0 +1,1 @@
+"""Text generation: continuous batching of language models."""

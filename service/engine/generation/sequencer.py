@@ -1,0 +1,305 @@
+"""Continuous batching: admits prompts to slots, computes them in chunks, and decodes all running texts in one step.
+
+Decisions are made in `sequencing.py`, computations by the decoder. It has no thread and no clock of its own, and knows
+neither connections nor messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from service.engine.generation import sampling, sequencing
+from service.engine.generation.sampling import Floats
+from service.engine.generation.sequences import Ending, Scores, Sequence, SlotDecoder, Slots, StepEvents, joined
+from service.engine.generation.sequencing import StepCost
+from service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    InferenceFailed,
+    NonFiniteOutput,
+    QueueFull,
+    ServiceError,
+)
+from service.telemetry.language_metrics import LanguageMetrics
+
+log = logging.getLogger(__name__)
+
+
+class Sequencer:
+    """The sequences of one language model, driven step by step."""
+
+    def __init__(
+        self,
+        decoder: SlotDecoder,
+        cost: StepCost,
+        *,
+        max_step_tokens: int,
+        max_waiting: int,
+        clock: Callable[[], float],
+        post: Callable[[StepEvents], None],
+        metrics: LanguageMetrics,
+    ) -> None:
+        self._decoder = decoder
+        self._language = decoder.language
+        self._cost = cost
+        self._max_step_tokens = max_step_tokens
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._post = post
+        self._metrics = metrics
+        self._waiting: deque[Sequence] = deque()
+        self._prefilling: Sequence | None = None
+        self._decoding: list[Sequence] = []
+        self._slots = Slots(decoder)
+        self._events = StepEvents()
+        # A padding row would overwrite a recurrent state that is being built up: such a prompt is computed in one step.
+        self._is_interleaved = not (decoder.has_padding and decoder.is_recurrent)
+        self._sequence_seconds = 0.0
+        self._now = 0.0
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of prompts without a slot."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> list[Sequence]:
+        """The sequences that have a slot."""
+        return [*self._decoding, *((self._prefilling,) if self._prefilling else ())]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do before the next call."""
+        return not (self._waiting or self._decoding or self._prefilling or self._events)
+
+    # --- arrivals and departures, between steps ---
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a prompt, or refuse it in the next step's events."""
+        self._now = self._clock()
+        if len(self._waiting) >= self._max_waiting + self._slots.num_free:
+            num_slots = self._decoder.num_slots
+            seconds = sequencing.retry_after_seconds(len(self._waiting), num_slots, self._sequence_seconds)
+            message = f"The queue is full: {len(self._waiting)} texts are waiting, at most {self._max_waiting} may."
+            self._end(sequence, QueueFull(message, retry_after_seconds=seconds))
+            return
+        self._waiting.append(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence whose caller left."""
+        self._now = self._clock()
+        self._drop(sequence, Cancelled("The caller left."))
+
+    def fail_all(self, error: ServiceError) -> None:
+        """End everything after a defect, and never reuse what the slots hold."""
+        for sequence in (*self.running, *self._waiting):
+            self._drop(sequence, error)
+        self._slots.invalidate_all()
+        self._flush()
+
+    # --- one step ---
+
+    def step(self) -> None:
+        """Compute chunks of prompts, then one token of every running text, and post the events of each at once."""
+        started = self._now = self._clock()
+        self._expire()
+        num_prefilled = self._compute_prompts()
+        self._flush()
+        num_rows = len(self._decoding)
+        if num_rows:
+            self._decode()
+        if num_rows or num_prefilled:
+            self._metrics.observe_step(self._now - started, num_rows, num_prefilled)
+        self._gauge()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._events:
+            events, self._events = self._events, StepEvents()
+            self._post(events)
+
+    def _expire(self) -> None:
+        for sequence in (*self.running, *self._waiting):
+            if sequence.deadline <= self._now:
+                message = f"The deadline passed after {len(sequence.new_tokens)} of {sequence.max_new} tokens."
+                self._drop(sequence, DeadlineExceeded(message))
+
+    def _gauge(self) -> None:
+        running = self.running
+        held = sum(sequence.num_in_state for sequence in running)
+        capacity = self._decoder.num_slots * self._language.context
+        self._metrics.gauge(len(running), len(self._waiting), held / capacity)
+
+    # --- prompts ---
+
+    def _compute_prompts(self) -> int:
+        """Compute chunks of prompts within the budget, and the first token of those that are complete."""
+        first = self._prefilling or (self._waiting[0] if self._waiting else None)
+        if first is None:
+            return 0
+        waited = max(self._now - first.arrival, 0.0)
+        budget = sequencing.chunk_budget(len(self._decoding), waited, self._cost, self._max_step_tokens)
+        started_now: list[tuple[Sequence, Floats]] = []
+        num_done = 0
+        while num_done < budget and (sequence := self._prefilling or self._admit()) is not None:
+            room = budget - num_done if self._is_interleaved else self._language.context
+            num_tokens = min(room, sequence.num_prompt - sequence.num_in_state, self._decoder.max_chunk)
+            num_done += num_tokens
+            logits = self._compute_chunk(sequence, num_tokens)
+            if logits is not None and sequence.is_prefilled and self._start(sequence):
+                started_now.append((sequence, logits.copy()))
+        if started_now:
+            sequences, logits = (
+                [sequence for sequence, _ in started_now],
+                np.concatenate([row for _, row in started_now]),
+            )
+            self._sample(sequences, logits)
+        return num_done
+
+    def _admit(self) -> Sequence | None:
+        if not self._waiting or not self._slots.num_free:
+            return None
+        sequence = self._prefilling = self._waiting.popleft()
+        self._slots.take(sequence)
+        sequence.admitted_at = self._clock()
+        queue_seconds = max(sequence.admitted_at - sequence.arrival, 0.0)
+        self._metrics.count_prompt(sequence.num_prompt, sequence.num_reused, queue_seconds)
+        return sequence
+
+    def _compute_chunk(self, sequence: Sequence, num_tokens: int) -> Floats | None:
+        """Compute a chunk of a prompt: the logits of its last token [1, V] or of none [0, V]; None where it failed."""
+        start, end = sequence.num_in_state, sequence.num_in_state + num_tokens
+        is_last = end == sequence.num_prompt
+        positions = list(range(num_tokens)) if sequence.is_scored else [num_tokens - 1] if is_last else []
+        sequence.num_steps += 1
+        try:
+            logits = self._decoder.prefill(sequence.slot, sequence.prompt[start:end], start, positions)
+        except InferenceFailed as error:
+            self._fail(sequence, error)
+            return None
+        self._slots.hold_prompt(sequence, end)
+        if sequence.is_scored and not self._score(sequence, logits, start):
+            return None
+        return logits[-1:] if is_last else logits[:0]
+
+    def _score(self, sequence: Sequence, logits: Floats, start: int) -> bool:
+        if not np.isfinite(logits).all():
+            self._fail(sequence, _non_finite())
+            return False
+        targets = sequence.prompt[start + 1 : start + 1 + len(logits)]
+        num_top = sequence.sampling.prompt_logprobs
+        sequence.scores.append(Scores(*sampling.scores(logits[: len(targets)], targets, num_top)))
+        return True
+
+    def _start(self, sequence: Sequence) -> bool:
+        """Let a sequence whose prompt is computed join the decoding ones; False where it asks for no token."""
+        sequence.prefilled_at = self._clock()
+        self._prefilling = None
+        self._decoding.append(sequence)
+        if sequence.is_scored:
+            self._events.scored.append((sequence, joined(sequence.scores)))
+        if not sequence.max_new:
+            self._finish(sequence, "length")
+        return not sequence.is_over
+
+    # --- decoding ---
+
+    def _decode(self) -> None:
+        """Compute and choose one more token of every sequence."""
+        sequences = self._decoding
+        self._slots.compact(sequences)
+        num_rows = self._slots.fill(sequences)
+        try:
+            logits = self._decoder.decode(num_rows)
+        except InferenceFailed as error:
+            log.warning("a step failed and is retried row by row", extra={"rows": num_rows, "reason": error.message})
+            logits = self._retry(num_rows)
+        for sequence in sequences:
+            self._slots.hold(sequence, sequence.new_tokens[-1])
+            sequence.num_steps += 1
+        if len(sequences) < num_rows:
+            logits = logits[[sequence.slot for sequence in sequences]]
+        if sequences:
+            self._sample(list(sequences), logits)
+
+    def _retry(self, num_rows: int) -> Floats:
+        """Compute a failed step one row at a time, and end the rows that fail alone."""
+        rows = np.zeros((num_rows, self._language.vocab_size), np.float32)
+        for sequence in list(self._decoding):
+            try:
+                rows[sequence.slot] = self._recompute(sequence)
+            except InferenceFailed as error:
+                self._fail(sequence, error)
+        return rows
+
+    def _recompute(self, sequence: Sequence) -> Floats:
+        # A recurrent state may have advanced before the step failed, so it is rebuilt from the beginning.
+        tokens = sequence.tokens
+        start = 0 if self._decoder.is_recurrent else sequence.num_in_state
+        for chunk in range(start, len(tokens), self._decoder.max_chunk):
+            part = tokens[chunk : chunk + self._decoder.max_chunk]
+            logits = self._decoder.prefill(sequence.slot, part, chunk, [len(part) - 1])
+        row: Floats = logits[0]
+        return row
+
+    # --- tokens and ends ---
+
+    def _sample(self, sequences: list[Sequence], logits: Floats) -> None:
+        choices = sampling.choose(logits, [sequence.sampler for sequence in sequences])
+        self._now = self._clock()
+        self._metrics.observe_tokens(sequences, self._now)
+        for sequence, choice in zip(sequences, choices, strict=True):
+            if choice is None:
+                self._fail(sequence, _non_finite())
+                continue
+            sequence.sampler.accept(choice.token)
+            sequence.new_tokens.append(choice.token)
+            self._events.sampled.append((sequence, choice))
+            end = None if sequence.sampling.ignore_eos else self._language.eos_token
+            reason = sequencing.finish_reason(choice.token, len(sequence.new_tokens), sequence.max_new, end)
+            if reason is not None:
+                self._finish(sequence, reason)
+
+    def _finish(self, sequence: Sequence, reason: str) -> None:
+        now = self._clock()
+        seconds = now - sequence.admitted_at
+        self._sequence_seconds += 0.1 * (seconds - self._sequence_seconds) if self._sequence_seconds else seconds
+        ending = Ending(
+            reason,
+            sequence.num_prompt,
+            sequence.num_reused,
+            sequence.admitted_at - sequence.arrival,
+            sequence.prefilled_at - sequence.admitted_at,
+            now - sequence.prefilled_at,
+            sequence.num_steps,
+        )
+        self._end(sequence, ending)
+
+    def _fail(self, sequence: Sequence, error: ServiceError) -> None:
+        self._slots.invalidate(sequence)
+        self._drop(sequence, error)
+
+    def _drop(self, sequence: Sequence, error: ServiceError) -> None:
+        if not sequence.is_over:
+            self._end(sequence, error)
+
+    def _end(self, sequence: Sequence, outcome: Ending | ServiceError) -> None:
+        sequence.is_over = True
+        if sequence is self._prefilling:
+            self._prefilling = None
+        elif sequence.slot >= 0:
+            self._decoding.remove(sequence)
+        elif sequence in self._waiting:
+            self._waiting.remove(sequence)
+        if sequence.slot >= 0:
+            self._slots.release(sequence, self._now)
+        self._metrics.count_end(outcome.code if isinstance(outcome, ServiceError) else outcome.reason)
+        self._events.ended.append((sequence, outcome))
+
+
+def _non_finite() -> NonFiniteOutput:
+    return NonFiniteOutput("The model's output is not finite for this text.")

@@ -1,0 +1,200 @@
+"""A language model in the engine: prompts come from the event loop, a thread runs the sequencer's steps.
+
+The events of a step are posted back to the loop at once, and leave in one frame for each API process.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.manifest import Language
+from service.engine.generation.decoder import LoadedDecoder
+from service.engine.generation.sequencer import Sequencer
+from service.engine.generation.sequences import Ending, Scores, Sequence, StepEvents
+from service.engine.transport.api_connection import ApiConnection
+from service.engine.transport.messages import Finished, GenerateText, Sampled, SampledItem, Scored, frame
+from service.errors import InferenceFailed, InvalidParameter, ServiceError
+from service.settings import Settings
+from service.telemetry.language_metrics import LanguageMetrics
+
+log = logging.getLogger(__name__)
+
+Owner = tuple[ApiConnection, int]
+Command = Callable[[Sequencer], None]
+
+
+class TextGenerator:
+    """Continues texts with one language model."""
+
+    def __init__(
+        self,
+        loaded: LoadedDecoder,
+        settings: Settings,
+        metrics: LanguageMetrics,
+        clock: Callable[[], float],
+        call_in_loop: Callable[..., object],
+        name: str,
+    ) -> None:
+        self.language: Language = loaded.decoder.language
+        self._metrics = metrics
+        self._clock = clock
+        self._call_in_loop = call_in_loop
+        sequencer = Sequencer(
+            loaded.decoder,
+            loaded.cost,
+            max_step_tokens=settings.max_step_tokens,
+            max_waiting=settings.max_waiting_sequences,
+            clock=clock,
+            post=self._post,
+            metrics=metrics,
+        )
+        self._thread = SequencerThread(sequencer, f"{name}.sequencer")
+        self._num_open = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every text has ended."""
+        return not self._num_open
+
+    def close(self) -> None:
+        """End the thread; every text must have ended."""
+        self._thread.close()
+
+    def statistics(self) -> dict[str, float]:
+        """Its counts since the start, and its current load."""
+        return self._metrics.statistics(self._clock())
+
+    def generate(self, connection: ApiConnection, message: GenerateText, payload: memoryview) -> None:
+        """Queue a prompt.
+
+        Raises: InvalidParameter.
+        """
+        prompt = self._prompt(payload)
+        now = self._clock()
+        owner: Owner = (connection, message.id)
+        sequence = Sequence(prompt, message.sampling, self.language, now, now + message.timeout_seconds, owner)
+        connection.cancels[message.id] = lambda: self._thread.cancel(sequence)
+        self._num_open += 1
+        self._thread.submit(sequence)
+
+    def _prompt(self, payload: memoryview) -> NDArray[np.int32]:
+        if len(payload) % 4 or not payload:
+            raise InvalidParameter(f"A prompt of {len(payload)} bytes is not one or more int32 tokens.")
+        prompt = np.frombuffer(payload, np.int32).copy()  # the frame's memory is not kept
+        if len(prompt) > self.language.context:
+            raise InvalidParameter(f"The prompt has {len(prompt)} tokens; at most {self.language.context} fit.")
+        if prompt.min() < 0 or prompt.max() >= self.language.vocab_size:
+            wrong = prompt[(prompt < 0) | (prompt >= self.language.vocab_size)][0]
+            raise InvalidParameter(f"Token {wrong} is not below the vocabulary's size {self.language.vocab_size}.")
+        return prompt
+
+    def _post(self, events: StepEvents) -> None:
+        self._call_in_loop(self._deliver, events)
+
+    def _deliver(self, events: StepEvents) -> None:
+        self._num_open -= len(events.ended)
+        deliver(events)
+
+
+def deliver(events: StepEvents) -> None:
+    """Send the events of a step to each API process: scores, then all tokens in one frame, then ends."""
+    for sequence, scores in events.scored:
+        connection, id_ = _owner(sequence)
+        connection.send(_scored(id_, scores))
+    items: dict[ApiConnection, list[SampledItem]] = {}
+    for sequence, choice in events.sampled:
+        connection, id_ = _owner(sequence)
+        items.setdefault(connection, []).append((id_, choice.token, choice.logprob, choice.top))
+    for connection, sampled in items.items():
+        connection.send(frame(Sampled(tuple(sampled))))
+    for sequence, outcome in events.ended:
+        connection, id_ = _owner(sequence)
+        if isinstance(outcome, ServiceError):
+            connection.fail(id_, outcome)
+        else:
+            connection.cancels.pop(id_, None)
+            connection.send(_finished(id_, outcome))
+
+
+def _owner(sequence: Sequence) -> Owner:
+    owner: Any = sequence.owner
+    return owner[0], owner[1]
+
+
+def _scored(id_: int, scores: Scores) -> bytes:
+    parts = (scores.logprobs, scores.top_tokens, scores.top_logprobs)
+    return frame(Scored(id_, scores.top_tokens.shape[1]), *(part.tobytes() for part in parts))
+
+
+def _finished(id_: int, ending: Ending) -> bytes:
+    return frame(
+        Finished(
+            id_,
+            ending.reason,
+            ending.prompt_tokens,
+            ending.cached_tokens,
+            ending.queue_seconds,
+            ending.prefill_seconds,
+            ending.decode_seconds,
+            ending.steps,
+        )
+    )
+
+
+class SequencerThread:
+    """Runs the steps of a sequencer until it is closed, and takes commands of other threads between them."""
+
+    def __init__(self, sequencer: Sequencer, name: str) -> None:
+        self._sequencer = sequencer
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a prompt before the next step."""
+        self._commands.put(lambda sequencer: sequencer.submit(sequence))
+
+    def cancel(self, sequence: Sequence) -> None:
+        """End a sequence before the next step."""
+        self._commands.put(lambda sequencer: sequencer.cancel(sequence))
+
+    def close(self) -> None:
+        """End the thread after its current step."""
+        self._commands.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while self._take_commands():
+            try:
+                self._sequencer.step()
+            except RuntimeError as error:
+                if "loop is closed" in str(error):
+                    return  # the process is ending
+                self._recover(error)
+            except Exception as error:
+                self._recover(error)
+
+    def _take_commands(self) -> bool:
+        """Carry out the pending commands, waiting for one while there is nothing else to do; False at the end."""
+        while True:
+            try:
+                command = self._commands.get(block=self._sequencer.is_idle)
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command(self._sequencer)
+
+    def _recover(self, error: Exception) -> None:
+        # A defect fails the current sequences, never the thread.
+        log.error("a step failed unexpectedly", exc_info=error)
+        failed = InferenceFailed("The step failed unexpectedly.")
+        failed.__cause__ = error
+        self._sequencer.fail_all(failed)

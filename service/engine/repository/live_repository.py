@@ -1,0 +1,336 @@
+"""Loads, replaces and unloads versions while requests run: a new version is ready before the old one drains.
+
+It owns the versions and the order of these events. Files are found by `repository.py` and loaded by `loading.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from watchfiles import awatch
+
+from models.config import ModelConfig, parse_config, read_config
+from models.strict import StrictError
+from service.engine.repository.loading import load_version
+from service.engine.repository.repository import Fingerprint, FoundModel, find_models, fingerprint_of
+from service.engine.repository.version import Version, drain, open_version
+from service.engine.repository.version_files import VersionRejected
+from service.engine.runtime.runtime import Device
+from service.engine.transport.api_connection import ApiConnection
+from service.engine.transport.messages import ModelStatus
+from service.errors import InvalidParameter, ModelNotReady, StartupError, Unavailable, UnknownModel
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+
+# A copy in progress changes files repeatedly: the callback waits until nothing has changed for this long.
+QUIET_MS = 200
+MAX_WAIT_MS = 1600
+# Network file systems do not report the changes of other machines.
+TIMER_MS = 30_000
+
+
+class LiveRepository:
+    """The versions that are served, and those that could be; `announce` is called on every change."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        device: Device,
+        metrics: Metrics,
+        announce: Callable[[], None],
+        connections: set[ApiConnection],
+    ) -> None:
+        self._settings = settings
+        self._device = device
+        self._metrics = metrics
+        self._announce = announce
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
+        self._draining: dict[Key, asyncio.Task[None]] = {}
+        self.versions: dict[Key, Version] = {}
+
+    # --- requests ---
+
+    async def start(self, models: dict[str, FoundModel]) -> None:
+        """Load these models; under explicit control, list the others as well."""
+        for model in models.values():
+            self._set(Version(self._status(model.versions[0], "loading")))
+        for model in models.values():
+            async with self._locks[model.name]:
+                await self._apply(model, "", retries=True)
+        if self._settings.model_control == "explicit":
+            await self.refresh()
+
+    async def load(self, name: str, config: str = "") -> None:
+        """Load the versions that the model's policy names, even if they failed before.
+
+        Raises: UnknownModel, InvalidParameter, ModelNotReady, Unavailable.
+        """
+        self._require_control()
+        model = await self._find(name)
+        if model is None:
+            raise UnknownModel(f"There is no model {name!r} in the repository.")
+        async with self._locks[name]:
+            if problems := await self._apply(model, config, retries=True):
+                served = [version for (each, version), v in self.versions.items() if each == name and v.is_loaded]
+                still = f" Still served: {', '.join(served)}." if served else ""
+                raise ModelNotReady(f"{name!r} was not loaded completely: {'; '.join(problems)}{still}")
+
+    async def unload(self, name: str) -> None:
+        """Drain all versions of a model and free them.
+
+        Raises: UnknownModel, Unavailable.
+        """
+        self._require_control()
+        known = any(key[0] == name for key in self.versions)
+        if not known and await self._find(name) is None:
+            raise UnknownModel(f"There is no model {name!r} in the repository.")
+        async with self._locks[name]:
+            await self._unload(name)
+        await self.refresh()
+
+    async def reconcile(self) -> None:
+        """Follow the repositories: load what is new or changed, unload what is gone."""
+        try:
+            found = await asyncio.to_thread(find_models, self._settings.repositories)
+        except StartupError as error:
+            log.error("a repository cannot be read; loaded models stay", extra={"reason": str(error)})
+            return
+        names = self._settings.wanted_models
+        for name in {name for name, _ in self.versions} - set(found):
+            async with self._locks[name]:
+                await self._unload(name)
+            self._forget(name)
+        for name, model in found.items():
+            if not names or name in names:
+                async with self._locks[name]:
+                    await self._apply(model, "", retries=False)
+
+    async def refresh(self) -> None:
+        """List every model that is not loaded as unavailable, and forget what is gone."""
+        if self._settings.model_control != "explicit":
+            return
+        try:
+            found = await asyncio.to_thread(find_models, self._settings.repositories)
+        except StartupError as error:
+            raise Unavailable(str(error)) from error
+        for key, version in list(self.versions.items()):
+            if version.status.state == "unavailable" and key[0] not in found:
+                del self.versions[key]
+        known = {name for name, _ in self.versions}
+        for name, model in found.items():
+            if name not in known:
+                self._set(Version(self._status(model.versions[0], "unavailable", "not loaded")))
+        self._announce()
+
+    def release(self, connection: ApiConnection, key: Key | None = None) -> None:
+        """Record that an API process will send no more requests to a version (to any, if it is gone)."""
+        for each, version in self.versions.items():
+            if key is None or each == key:
+                version.holders.discard(connection)
+
+    # --- loading ---
+
+    def _require_control(self) -> None:
+        if (mode := self._settings.model_control) != "explicit":
+            raise Unavailable(
+                f"Models are not loaded or unloaded on request: --model-control is {mode!r}, not 'explicit'."
+            )
+
+    async def _find(self, name: str) -> FoundModel | None:
+        try:
+            return (await asyncio.to_thread(find_models, self._settings.repositories)).get(name)
+        except StartupError as error:
+            raise Unavailable(str(error)) from error
+
+    async def _apply(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
+        """Serve the versions that the policy names and drain the rest; return the reasons of those that failed."""
+        try:
+            config = parse_config(config_text) if config_text else await asyncio.to_thread(read_config, model.folder)
+        except (StrictError, OSError) as error:
+            if config_text:
+                raise InvalidParameter(str(error)) from error
+            return self._reject_model(model, str(error), retries=retries)
+        names = set(config.version_policy.candidates([folder.name for folder in model.versions]))
+        self._forget_stale(model, names)
+        if not names:
+            return self._reject_model(model, "its version_policy names no version that exists.", retries=retries)
+        kept: list[str] = []
+        problems = []
+        for folder in model.versions:
+            if folder.name not in names or len(kept) >= config.version_policy.most:
+                continue
+            if await self._ensure(folder, config, retries=retries):
+                kept.append(folder.name)
+            if reason := self.versions[model.name, folder.name].status.reason:
+                problems.append(f"version {folder.name}: {reason}")
+        if kept:
+            self._drain_others(model.name, kept)
+        return problems
+
+    def _forget_stale(self, model: FoundModel, names: set[str]) -> None:
+        """Forget versions that are not loaded and either gone or not named any more."""
+        existing = {folder.name for folder in model.versions}
+        for key, version in list(self.versions.items()):
+            is_stale = key[1] not in existing or (version.status.state == "loading" and key[1] not in names)
+            if key[0] == model.name and is_stale and not version.is_loaded and key not in self._draining:
+                del self.versions[key]
+
+    async def _ensure(self, folder: Path, config: ModelConfig, *, retries: bool) -> bool:
+        """Load a version if it is new or has changed; return whether it is ready."""
+        key = folder.parent.name, folder.name
+        if (draining := self._draining.get(key)) is not None:
+            await draining
+        fingerprint = await asyncio.to_thread(fingerprint_of, folder)
+        old = self.versions.get(key)
+        if old is not None and (old.fingerprint, old.config) == (fingerprint, config) and fingerprint:
+            if old.is_loaded and not old.status.reason:
+                return True
+            if not retries:
+                return old.is_loaded
+        async with self._loading:
+            new = await self._load(folder, config, fingerprint)
+        if new is None:
+            return old is not None and old.is_loaded
+        self._set(new)
+        if old is not None and old.is_loaded:
+            self._track(key, drain(old, 0.0))
+        return True
+
+    async def _load(self, folder: Path, config: ModelConfig, fingerprint: Fingerprint) -> Version | None:
+        key = folder.parent.name, folder.name
+        if not self._is_loaded(key):
+            self._set(Version(self._status(folder, "loading"), config))
+        try:
+            loaded = await asyncio.to_thread(load_version, folder, self._settings, self._device, config)
+            call = self._loop.call_soon_threadsafe
+            version = open_version(loaded, config, self._settings, self._device, self._metrics, self._loop, call)
+        except (VersionRejected, StartupError) as error:
+            self._reject(folder, str(error), fingerprint, config)
+            if isinstance(error, StartupError):
+                raise
+            return None
+        except Exception:  # a defect must neither leave it loading for ever nor end what is served
+            log.exception("a model version could not be loaded")
+            self._reject(folder, "loading it failed unexpectedly; the log says why.", fingerprint, config)
+            return None
+        version.fingerprint = fingerprint
+        version.status = msgspec.structs.replace(version.status, repository=str(folder.parent.parent))
+        status = version.status
+        log.info(
+            "a model is ready",
+            extra={
+                "model": status.name,
+                "version": status.version,
+                "device": status.device,
+                "instances": status.instances,
+                "threads": status.threads,
+                "golden_error": "not verified" if status.golden_error is None else f"{status.golden_error:.2g}",
+                "seconds": round(status.load_seconds, 2),
+            },
+        )
+        return version
+
+    def _reject_model(self, model: FoundModel, reason: str, *, retries: bool) -> list[str]:
+        """Reject the newest version with what is wrong with its model; only once, unless `retries`."""
+        known = self.versions.get((model.name, model.versions[0].name))
+        if retries or known is None or not known.status.reason.endswith(reason):
+            self._reject(model.versions[0], reason)
+        return [reason]
+
+    def _reject(
+        self, folder: Path, reason: str, fingerprint: Fingerprint = (), config: ModelConfig | None = None
+    ) -> None:
+        """Record why a version cannot be loaded; what it would have replaced stays."""
+        key = folder.parent.name, folder.name
+        self._metrics.load_failures.labels(*key).inc()
+        log.error("a model version was rejected", extra={"model": key[0], "version": key[1], "reason": reason})
+        if self._is_loaded(key):
+            old = self.versions[key]
+            old.status = msgspec.structs.replace(old.status, reason=f"its change was not applied: {reason}")
+            old.fingerprint, old.config = fingerprint, config or old.config
+            self._announce()
+            return
+        config = config or ModelConfig()
+        self._set(Version(self._status(folder, "failed", reason), config, fingerprint))
+
+    # --- unloading ---
+
+    def _drain_others(self, name: str, kept: Sequence[str]) -> None:
+        """Drain the versions that are not served any more, in the background."""
+        for key, version in list(self.versions.items()):
+            if key[0] == name and key[1] not in kept and version.is_loaded and key not in self._draining:
+                self._track(key, self._drain(key, f"version {', '.join(kept)} is served"))
+
+    async def _unload(self, name: str) -> None:
+        for key, version in list(self.versions.items()):
+            if key[0] != name:
+                continue
+            if (draining := self._draining.get(key)) is not None:
+                await draining
+            if self._is_loaded(key):
+                await self._drain(key, "unloaded")
+            else:
+                self._set(Version(msgspec.structs.replace(version.status, state="unavailable", reason="unloaded")))
+
+    async def _drain(self, key: Key, reason: str) -> None:
+        version = self.versions[key]
+        version.holders = set(self._connections)
+        version.status = msgspec.structs.replace(version.status, state="unloading", reason="")
+        self._set(version)
+        await drain(version, self._settings.grace_seconds)
+        status = version.status
+        self._set(Version(ModelStatus(*key, "unavailable", reason, repository=status.repository)))
+        log.info("a model version was unloaded", extra={"model": key[0], "version": key[1], "reason": reason})
+
+    def _track(self, key: Key, draining: Coroutine[Any, Any, None]) -> None:
+        task = self._draining[key] = asyncio.create_task(draining)
+        task.add_done_callback(lambda _: self._draining.pop(key, None))
+
+    def _forget(self, name: str) -> None:
+        for key in [key for key in self.versions if key[0] == name]:
+            del self.versions[key]
+        self._announce()
+
+    # --- states ---
+
+    def _is_loaded(self, key: Key) -> bool:
+        return key in self.versions and self.versions[key].is_loaded
+
+    def _status(self, folder: Path, state: str, reason: str = "") -> ModelStatus:
+        return ModelStatus(folder.parent.name, folder.name, state, reason, repository=str(folder.parent.parent))
+
+    def _set(self, version: Version) -> None:
+        status = version.status
+        self.versions[status.name, status.version] = version
+        self._metrics.set_model_state(status.name, status.version, status.state)
+        self._announce()
+
+
+async def follow(repositories: Sequence[Path], changed: Callable[[], Awaitable[None]]) -> None:
+    """Call back after every change below the repositories, and now and then without one, until cancelled."""
+    changes = awatch(
+        *repositories,
+        debounce=MAX_WAIT_MS,
+        step=QUIET_MS,
+        rust_timeout=TIMER_MS,
+        yield_on_timeout=True,
+        ignore_permission_denied=True,
+    )
+    async for _ in changes:
+        try:
+            await changed()
+        except Exception:  # the next change may succeed
+            log.exception("the repositories could not be followed")

@@ -1,0 +1,129 @@
+"""Golden rows: the outputs that a graph must reproduce before it is served, and the rows to warm and measure it with.
+
+It knows runners and arrays, neither files nor queues.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import golden as golden_io
+from models.golden import Golden
+from models.manifest import Graph
+from service.engine.batching.rows import RowRules, num_elements
+from service.engine.repository.version_files import VersionRejected
+from service.engine.runtime.runners import Runner
+from service.engine.transport.messages import Arrays, RowShapes
+from service.errors import InferenceFailed, InvalidParameter
+
+# One level of an 8-bit output: a value between two levels may be rounded either way.
+LEVEL = 1 / 255
+MAX_MEAN_LEVELS = 0.1
+# The size up to which golden rows are repeated along axes that vary.
+USUAL_SIZE = 256
+# Of one row over all inputs: a graph with many varying axes would otherwise need more memory than there is.
+MAX_ELEMENTS = 2**22
+
+
+def verify(runner: Runner, graph: Graph, golden: Golden, num_rows: int, tolerance: float) -> float:
+    """The largest deviation from the golden outputs at one batch size; 8-bit outputs count from 0 to 1.
+
+    Raises: VersionRejected where it exceeds the tolerance.
+    """
+    expected = golden.repeated(num_rows)
+    names = [spec.name for spec in graph.outputs]
+    actual = runner.run(expected.inputs, num_rows, names)
+    return max(_deviation(name, expected.outputs[name], actual[name], tolerance) for name in names)
+
+
+def _deviation(name: str, expected: NDArray[Any], actual: NDArray[Any], tolerance: float) -> float:
+    num_rows = len(expected)
+    error = golden_io.largest_error(expected, actual)
+    if expected.dtype.kind in "iu" and expected.dtype.itemsize == 1:
+        error, tolerance = error * LEVEL, max(tolerance, LEVEL)
+        mean = float(np.abs(expected.astype(np.int16) - actual).mean()) if np.isfinite(error) else float("inf")
+        most = MAX_MEAN_LEVELS * tolerance / LEVEL
+        if mean > most:
+            raise VersionRejected(
+                f"output {name!r} deviates from its golden value by {mean:.3g} of 255 levels on average "
+                f"at batch {num_rows}; at most {most:.3g} is allowed."
+            )
+    if error > tolerance:
+        raise VersionRejected(
+            f"output {name!r} deviates from its golden value by {error:.3g} at batch {num_rows}; "
+            f"at most {tolerance:.3g} is allowed."
+        )
+    return error
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Rows of all inputs of one shape."""
+
+    rows: Golden
+    row_shapes: RowShapes
+
+    def inputs(self, num_rows: int) -> Arrays:
+        """The rows, repeated until there are `num_rows`."""
+        return {name: np.ascontiguousarray(array) for name, array in self.rows.repeated(num_rows).inputs.items()}
+
+
+def golden_sample(golden: Golden, graph: Graph, rules: RowRules) -> Sample:
+    """The golden rows as they are.
+
+    Raises: VersionRejected where they do not fit the graph's signature.
+    """
+    if set(golden.inputs) != {s.name for s in graph.inputs} or set(golden.outputs) != {s.name for s in graph.outputs}:
+        raise VersionRejected("golden.npz does not name the graph's inputs and outputs.")
+    row_shapes = _row_shapes(golden, graph)
+    try:
+        rules.check(row_shapes)
+    except InvalidParameter as error:
+        raise VersionRejected(f"golden.npz does not fit the graph: {error.message}") from error
+    return Sample(golden, row_shapes)
+
+
+def usual_sample(golden: Sample, graph: Graph, rules: RowRules, runner: Runner) -> Sample:
+    """Rows of a realistic size: the golden ones, repeated along every axis that varies as often as the graph accepts.
+
+    Golden rows of graphs whose rows vary are small, and their cost says little about real ones.
+    """
+    for times in range(_most_repetitions(golden.row_shapes, rules), 1, -1):
+        repetitions = [tuple(times if size < 0 else 1 for size in spec.row_shape) for spec in rules.inputs]
+        shapes = tuple(
+            tuple(size * n for size, n in zip(*each, strict=True))
+            for each in zip(golden.row_shapes, repetitions, strict=True)
+        )
+        if num_elements(shapes) > MAX_ELEMENTS:
+            continue
+        inputs = {
+            spec.name: np.tile(golden.rows.inputs[spec.name], (1, *each))
+            for spec, each in zip(rules.inputs, repetitions, strict=True)
+        }
+        rows = Golden(inputs, {})
+        sample = Sample(rows, _row_shapes(rows, graph))
+        try:
+            rules.check(sample.row_shapes)
+            runner.run(sample.inputs(1), 1, [spec.name for spec in graph.outputs])
+        except (InvalidParameter, InferenceFailed):
+            continue
+        return sample
+    return golden
+
+
+def _most_repetitions(row_shapes: RowShapes, rules: RowRules) -> int:
+    sizes = [
+        size
+        for spec, shape in zip(rules.inputs, row_shapes, strict=True)
+        for fixed, size in zip(spec.row_shape, shape, strict=True)
+        if fixed < 0
+    ]
+    return max(1, USUAL_SIZE // max(sizes, default=USUAL_SIZE))
+
+
+def _row_shapes(golden: Golden, graph: Graph) -> RowShapes:
+    return tuple(golden.inputs[spec.name].shape[1:] for spec in graph.inputs)

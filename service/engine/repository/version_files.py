@@ -1,0 +1,83 @@
+"""Reads a version folder: the manifest, the golden outputs, and every other file as the bytes whose hash is checked.
+
+The bytes that are hashed are the bytes that are loaded, so no file can be swapped in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime as ort
+
+from models import golden as golden_io
+from models.golden import Golden
+from models.manifest import Graph, Manifest, Weights, read_manifest, sha256_hex
+from models.strict import StrictError
+from service.engine.runtime.runtime import Device, SharedWeights, open_session
+from service.errors import ServiceError
+
+
+class VersionRejected(Exception):
+    """A version cannot be served; the message says why, in one line."""
+
+
+def rejection(error: ServiceError) -> VersionRejected:
+    """The rejection of a version because the runtime failed, in one line."""
+    lines = str(error.__cause__ or "").splitlines()
+    return VersionRejected(f"{error.message} {lines[0][:300] if lines else ''}")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFiles:
+    """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file."""
+
+    manifest: Manifest
+    goldens: dict[str, Golden]
+    graphs: dict[str, bytes | Path]
+    weights: dict[str, SharedWeights]
+    is_derived: bool = False
+
+    def open(
+        self,
+        name: str,
+        device: Device,
+        num_threads: int,
+        *,
+        is_prepacked: bool = True,
+        spins: bool = False,
+        varies: bool = False,
+    ) -> ort.InferenceSession:
+        """Create a session of a graph.
+
+        Raises: InferenceFailed where it does not load; StartupError where CUDA was requested and is not used.
+        """
+        file = self.manifest.graphs[name].weights
+        weights = self.weights[file.file] if file is not None else None
+        content = self.graphs[name]
+        return open_session(
+            content, device, num_threads, weights, is_prepacked=is_prepacked, spins=spins, varies=varies
+        )
+
+
+def read_version(folder: Path) -> VersionFiles:
+    """Read and verify the files of a version.
+
+    Raises: VersionRejected.
+    """
+    try:
+        manifest = read_manifest(folder)
+        goldens = golden_io.read_golden(folder)
+        graphs: dict[str, bytes | Path] = {name: _read(folder, graph) for name, graph in manifest.graphs.items()}
+        files = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
+        weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in files}
+    except (StrictError, OSError, ValueError) as error:
+        raise VersionRejected(str(error)) from error
+    return VersionFiles(manifest, goldens, graphs, weights)
+
+
+def _read(folder: Path, file: Graph | Weights) -> bytes:
+    content = (folder / file.file).read_bytes()
+    if sha256_hex(content) != file.sha256:
+        raise ValueError(f"{file.file} has the SHA-256 {sha256_hex(content)}, the manifest says {file.sha256}.")
+    return content

@@ -1,0 +1,248 @@
+"""ONNX Runtime: devices, the CPUs that may be used, sessions and their memory.
+
+It knows graphs, neither arrays nor batches. Options of CUDA:
+https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from models.manifest import NUMPY_DTYPES, Graph, TensorSpec
+from service.errors import InferenceFailed, StartupError
+from service.telemetry.metrics import resident_bytes
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+EXIT_DEVICE_LOST = 70
+_CGROUP = Path("/sys/fs/cgroup")
+# What the process may keep between batches of varying rows, beside what it had before the first such session.
+KEPT_BYTES = 1024 * 2**20
+
+DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(string)": "BYTES",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+} | {f"tensor({np.dtype(NUMPY_DTYPES[name]).name})": name for name in NUMPY_DTYPES if "INT" in name}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The device that graphs run on: the CPU, or a CUDA device by its index."""
+
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        return "cpu" if self.kind == "cpu" else f"cuda:{self.index}"
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a CUDA device."""
+        return self.kind == "cuda"
+
+
+def choose_device(setting: str) -> Device:
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N` to a device that this installation can drive.
+
+    Raises: StartupError where CUDA is requested and not available.
+    """
+    if setting == "cpu":
+        return Device("cpu")
+    has_cuda = CUDA in ort.get_available_providers()
+    if setting == "auto":
+        return Device("cuda") if has_cuda and os.path.exists("/dev/nvidiactl") else Device("cpu")
+    if not has_cuda:
+        raise StartupError(
+            f"--device {setting} was requested, but this ONNX Runtime has {', '.join(ort.get_available_providers())}. "
+            "Install the extra 'gpu' instead of 'cpu', or choose --device cpu."
+        )
+    return Device("cuda", int(setting.partition(":")[2] or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWeights:
+    """A file of initializers, under the name by which the graphs refer to it."""
+
+    file: str
+    content: bytes
+
+
+def open_session(
+    content: bytes | Path,
+    device: Device,
+    num_threads: int,
+    weights: SharedWeights | None = None,
+    *,
+    is_prepacked: bool = True,
+    spins: bool = False,
+    varies: bool = False,
+) -> ort.InferenceSession:
+    """Create a session from the bytes of an ONNX file and its weights, or from a path.
+
+    From a path, ONNX Runtime reads the weights itself, and refuses those outside the file's folder.
+
+    `is_prepacked`: packing the weights for speed doubles their memory, so a graph that is seldom used does without.
+    `spins`: threads wait for each other within a run without sleeping, which pays where operators take microseconds;
+    they stop at the end of the run, so an idle engine is idle. `varies`: rows vary in size, so the session uses the
+    shared arena.
+
+    Raises: InferenceFailed where the file does not load; StartupError where CUDA was requested and is not used.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
+    if varies and not device.is_cuda:
+        use_shared_arena(options)
+    if not is_prepacked:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if device.is_cuda:
+        ort.preload_dlls()
+    try:
+        if weights is not None:
+            sizes = [len(weights.content)]
+            options.add_external_initializers_from_files_in_memory([weights.file], [weights.content], sizes)
+        source = str(content) if isinstance(content, Path) else content
+        session = ort.InferenceSession(source, options, providers=_providers(device, varies))
+    except Exception as error:
+        raise InferenceFailed(f"ONNX Runtime cannot load the graph{_advice(str(error))}.") from error
+    if device.is_cuda and session.get_providers()[0] != CUDA:
+        raise StartupError(
+            f"{device} was requested, but the session runs on {session.get_providers()[0]}: "
+            "the driver, CUDA 13 or cuDNN 9 do not fit this onnxruntime-gpu."
+        )
+    return session
+
+
+_ADVICE = {
+    "ValidateOpsetForDomain": "its opset is newer than this version of ONNX Runtime knows: export it with an older "
+    "one, or update ONNX Runtime",
+    "Unsupported model IR version": "its format is newer than this version of ONNX Runtime knows: save it with an "
+    "older ir_version, or update ONNX Runtime",
+    "External data path": "its external data must be files in its own folder",
+    "No Op registered for": "it has an operator that ONNX Runtime does not have: export it without custom operators",
+    "NOT_IMPLEMENTED": "it has an operator or a datatype that ONNX Runtime does not compute on this device",
+}
+
+
+def _advice(reason: str) -> str:
+    return next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in reason), "")
+
+
+def _providers(device: Device, varies: bool) -> list[Any]:
+    if not device.is_cuda:
+        return [CPU]
+    # Measured on an H100: NHWC makes ResNet-50 a fifth faster, and style transfer, where shapes vary, half as fast.
+    options = {
+        "device_id": str(device.index),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "prefer_nhwc": "0" if varies else "1",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    return [(CUDA, options), CPU]
+
+
+def signature_mismatch(graph: Graph, session: ort.InferenceSession) -> str | None:
+    """Where the manifest and the graph disagree in names, datatypes or fixed sizes; None where they agree."""
+    sides = (("input", graph.inputs, session.get_inputs()), ("output", graph.outputs, session.get_outputs()))
+    for side, specs, nodes in sides:
+        actual = {node.name: node for node in nodes}
+        if side == "input" and set(actual) != {spec.name for spec in specs}:
+            return f"the graph's inputs are {sorted(actual)}, not {sorted(spec.name for spec in specs)}."
+        for spec in specs:
+            if spec.name not in actual:
+                return f"the graph has no {side} {spec.name!r}; it has {sorted(actual)}."
+            if DATATYPES.get(actual[spec.name].type) != spec.datatype:
+                return f"{side} {spec.name!r} is {actual[spec.name].type} in the graph, not {spec.datatype}."
+            if side == "input" and not _shapes_agree(spec, actual[spec.name].shape):
+                return f"input {spec.name!r} has the shape {actual[spec.name].shape} in the graph, not {spec.shape}."
+    return None
+
+
+def _shapes_agree(spec: TensorSpec, shape: Sequence[int | str | None]) -> bool:
+    return len(spec.shape) == len(shape) and all(
+        not isinstance(size, int) or size == stated for stated, size in zip(spec.shape, shape, strict=True)
+    )
+
+
+def bucket_for(num_rows: int, buckets: Sequence[int]) -> int:
+    """The smallest bucket that holds `num_rows`; buckets ascend, and the last one holds any batch."""
+    return next(bucket for bucket in buckets if bucket >= num_rows)
+
+
+# --- the arena of sessions whose rows vary in size ---
+# ONNX Runtime's arenas never shrink by themselves: rows of many sizes would leave each session as large as the worst
+# mixture that it ever met. All such sessions share one arena, which is emptied once the process has grown too much;
+# emptying costs time, as the system hands out zeroed pages anew.
+# https://onnxruntime.ai/docs/get-started/with-c.html (memory.enable_memory_arena_shrinkage, use_env_allocators)
+
+
+@functools.cache
+def _make_shared_arena() -> int:
+    """Create the arena, once; return the resident bytes of the process before."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    # Regions double in size: regions of exactly the requested sizes leave gaps.
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 0}))
+    return resident_bytes()
+
+
+def use_shared_arena(options: ort.SessionOptions) -> None:
+    """Let a session allocate from the shared arena."""
+    _make_shared_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # ONNX Runtime would keep a memory plan for every shape that it has seen.
+    options.enable_mem_pattern = False
+
+
+class ArenaGuard:
+    """Lets runs return the arena's free memory to the system when the process has grown too much."""
+
+    def __init__(self) -> None:
+        self._max_bytes = _make_shared_arena() + KEPT_BYTES
+        self._keep = ort.RunOptions()
+        self._shrink = ort.RunOptions()
+        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def run_options(self) -> ort.RunOptions:
+        """The options of the next run."""
+        return self._shrink if resident_bytes() > self._max_bytes else self._keep
+
+
+# --- CPUs ---
+
+
+def available_cpus(cgroup: Path = _CGROUP) -> int:
+    """How many CPUs this process may use: the smaller of its affinity mask and its cgroup's quota, rounded up."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = _quota_cpus(cgroup)
+    return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
+
+
+def _quota_cpus(cgroup: Path) -> float | None:
+    # cgroup v2 first, then v1: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if quota in ("max", "-1"):
+        return None
+    return int(quota) / int(period)

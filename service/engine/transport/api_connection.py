@@ -1,0 +1,58 @@
+"""The connection to one API process as the engine sees it: how to send answers, and how to cancel requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from service.engine.transport.messages import Failure, frame
+from service.errors import InferenceFailed, ServiceError
+
+log = logging.getLogger(__name__)
+
+Send = Callable[[bytes], None]
+POLL_SECONDS = 0.001
+ACKNOWLEDGEMENT_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class ApiConnection:
+    """One API process: `send` takes a frame to it, `cancels` holds how to cancel each request that is not finished.
+
+    `num_described` and `num_acknowledged` count the descriptions that it was sent, and that it has taken over.
+    """
+
+    send: Send
+    cancels: dict[int, Callable[[], None]] = field(default_factory=dict)
+    num_described: int = 0
+    num_acknowledged: int = 0
+
+    def describe(self, description: bytes) -> None:
+        """Send a description that the API process will acknowledge."""
+        self.num_described += 1
+        self.send(description)
+
+    def fail(self, id_: int, error: Exception) -> None:
+        """Answer a request with an error; one that is not a ServiceError is a defect, and is logged."""
+        self.cancels.pop(id_, None)
+        if not isinstance(error, ServiceError):
+            log.error("a request failed unexpectedly", exc_info=error)
+            error = ServiceError("The engine failed unexpectedly; its log says why.")
+        if isinstance(error, InferenceFailed) and error.__cause__ is not None:
+            # What ONNX Runtime says goes to the log only.
+            log.warning("a request failed", extra={"code": error.code, "cause": str(error.__cause__)[:500]})
+        self.send(frame(Failure(id_, error.code, error.message, error.retry_after_seconds)))
+
+
+async def until_acknowledged(connections: Collection[ApiConnection]) -> None:
+    """Wait until every API process has taken over the latest description, or a timeout has passed.
+
+    Otherwise one of them may refuse a model whose loading another has just confirmed.
+    """
+    loop = asyncio.get_running_loop()
+    limit = loop.time() + ACKNOWLEDGEMENT_TIMEOUT_SECONDS
+    expected = {connection: connection.num_described for connection in connections}
+    while loop.time() < limit and any(c in connections and c.num_acknowledged < n for c, n in expected.items()):
+        await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,307 @@
+"""The engine as an API process sees it: its models, inference as an awaitable, texts as iterators of tokens.
+
+It knows nothing of HTTP, nor of how the engine batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Sequence
+from typing import cast
+
+from service.engine.transport.calls import Answer, Call, InFlight, Outstanding, TextGeneration, error_of
+from service.engine.transport.coalescing import CoalescingTransport
+from service.engine.transport.known_models import KnownModels, ReadyModel
+from service.engine.transport.messages import (
+    Control,
+    Describe,
+    Description,
+    DescriptionAcknowledged,
+    Failure,
+    FrameReader,
+    Infer,
+    Message,
+    ModelStatus,
+    Released,
+    RowShapes,
+    Sampled,
+    Sampling,
+    frame,
+)
+from service.errors import Cancelled, EngineUnavailable, ServiceError
+from service.settings import Settings
+
+__all__ = ["Call", "EngineClient", "ReadyModel", "TextGeneration"]
+
+log = logging.getLogger(__name__)
+
+RECONNECT_SECONDS = 0.05
+# A list of the models must not wait for an engine that is busy or stopped.
+DESCRIBE_SECONDS = 1.0
+
+Statuses = tuple[ModelStatus, ...]
+
+
+class EngineClient:
+    """Sends inference to the engine process over its Unix socket."""
+
+    def __init__(self, socket_path: str, settings: Settings) -> None:
+        self._socket_path = socket_path
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._transport: CoalescingTransport | None = None
+        self._calls = InFlight(self._write)
+        self._queries = PendingQueries()
+        self._last_id = 0
+        self._models = KnownModels()
+        self._closed = False
+        self._lost = asyncio.Event()
+
+    # --- connection ---
+
+    async def run(self) -> None:
+        """Stay connected to the engine until closed; where there is none, keep trying."""
+        while not self._closed:
+            try:
+                await self._loop.create_unix_connection(lambda: ClientProtocol(self), self._socket_path)
+            except OSError:
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            await self._lost.wait()
+
+    def close(self) -> None:
+        """Close the connection for good."""
+        self._closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def connected(self, transport: CoalescingTransport) -> None:
+        """Use a new connection; stranded calls wait until the engine says that their model is ready."""
+        self._transport = transport
+        self._lost.clear()
+
+    def disconnected(self) -> None:
+        """Keep the calls that may be sent once more; fail the others."""
+        self._transport = None
+        self._models.is_settled = False
+        self._lost.set()
+        self._queries.fail(EngineUnavailable("The engine was lost meanwhile.", retry_after_seconds=1))
+        self._calls.strand(self._settings.engine_restart_seconds)
+        if self._calls:
+            log.warning("the engine was lost; requests in flight wait for it", extra={"requests": len(self._calls)})
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection to the engine."""
+        return self._transport is not None
+
+    @property
+    def num_in_flight(self) -> int:
+        """Calls that are not finished."""
+        return len(self._calls)
+
+    # --- models ---
+
+    @property
+    def statuses(self) -> Statuses:
+        """Every version that the engine knows, without live statistics."""
+        return self._models.statuses
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the engine has tried to load all that it was started with."""
+        return self._models.is_settled
+
+    @property
+    def unready(self) -> list[str]:
+        """The models that should be served and have no ready version; all of them while the engine is away."""
+        return sorted(self._models.active - (self._models.ready if self.is_connected else set()))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every model that should be served can be used now."""
+        return self.is_connected and self.is_settled and not self.unready
+
+    def resolve(self, reference: str) -> ReadyModel:
+        """Find the model `name` (its newest ready version) or `name@version`.
+
+        Its version stays loaded for as long as the result is referenced.
+
+        Raises: UnknownModel, ModelNotReady.
+        """
+        return self._models.resolve(reference)
+
+    async def load(self, name: str, config: str = "") -> None:
+        """Load a model, or load it again, and wait until the versions that its policy names are ready.
+
+        `config` is JSON with the members of `config.toml`, and replaces that file.
+
+        Raises: UnknownModel, InvalidParameter, EngineUnavailable; ModelNotReady with the versions that failed (those
+        that were served before still are); Unavailable where `--model-control` does not let callers load models.
+        """
+        await self._query(Control(self._next_id(), "load", name, config))
+
+    async def unload(self, name: str) -> None:
+        """Stop serving a model, and wait until its last request is answered and its memory is free.
+
+        Raises: UnknownModel, EngineUnavailable; Unavailable where `--model-control` does not let callers unload models.
+        """
+        await self._query(Control(self._next_id(), "unload", name))
+
+    async def refresh(self) -> None:
+        """Scan the repositories again, so that `statuses` is up to date.
+
+        Raises: EngineUnavailable.
+        """
+        await self._query(Control(self._next_id(), "index"))
+
+    async def describe(self) -> Statuses:
+        """Every model with its live statistics; without them while the engine does not answer."""
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                return await self.ask_statuses()
+        except (TimeoutError, EngineUnavailable):
+            return self.statuses
+
+    async def ask_statuses(self) -> Statuses:
+        """Every model with its live statistics.
+
+        Raises: EngineUnavailable.
+        """
+        return await self._query(Describe(self._next_id()))
+
+    async def _query(self, query: Control | Describe) -> Statuses:
+        self._write(frame(query))
+        return await self._queries.answer_to(query.id)
+
+    # --- inference ---
+
+    def infer(
+        self,
+        model: ReadyModel,
+        graph: str,
+        outputs: tuple[str, ...],
+        payload: Sequence[bytes | memoryview],
+        num_rows: int,
+        timeout_seconds: float,
+        *,
+        row_shapes: RowShapes = (),
+        priority: int = 0,
+    ) -> Call:
+        """Compute some outputs of a graph; `payload` holds the rows of its inputs, in the graph's order.
+
+        `row_shapes`: the shape of one row of each input, where the manifest leaves a size open. A graph that is not
+        batched takes `num_rows` 1 and whole shapes. `priority`: 1 is served first, 0 is the default.
+
+        Raises: EngineUnavailable at once while there is no engine; any other error where the call is awaited.
+        """
+        id_ = self._next_id()
+        infer = Infer(id_, model.name, model.version, graph, num_rows, outputs, timeout_seconds, row_shapes, priority)
+        call = Call(infer, payload, self._loop.time() + timeout_seconds)
+        self._calls.send(call, timeout_seconds)
+        return call
+
+    def generate_text(
+        self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
+    ) -> TextGeneration:
+        """Continue a prompt, which starts with the model's beginning token.
+
+        Raises: EngineUnavailable at once while there is no engine; any other error in the iteration.
+        """
+        generation = TextGeneration(self._next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
+        self._calls.send(generation, timeout_seconds)
+        return generation
+
+    def cancel(self, call: Outstanding) -> None:
+        """Cancel a call: its rows leave the queue, or its text frees its slot at the next step."""
+        self._calls.withdraw(call, Cancelled("The caller left."))
+
+    # --- messages ---
+
+    def _next_id(self) -> int:
+        if self._transport is None:
+            raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
+        self._last_id += 1
+        return self._last_id
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def handle(self, message: Message, payload: memoryview) -> None:
+        """Act on one message of the engine."""
+        if isinstance(message, Sampled):
+            self._calls.push(message)
+        elif isinstance(message, Description):
+            self._update(message)
+        elif isinstance(message, Answer):
+            is_of_a_call = self._calls.receive(message, payload)
+            if isinstance(message, Failure) and not is_of_a_call:
+                self._queries.fail(error_of(message), message.id)
+
+    def _update(self, description: Description) -> None:
+        for dropped in self._models.update(description):
+            # Requests that resolved the model may still use it; the engine keeps it until the last reference is gone.
+            weakref.finalize(dropped, self._released, dropped.name, dropped.version).atexit = False
+        self._queries.answer(description.id, description.models)
+        self._calls.resend(self._models, is_settled=self.is_settled)
+
+    def _released(self, name: str, version: str) -> None:
+        # The last reference may have been dropped by another thread.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._write, frame(Released(name, version)))
+
+
+class ClientProtocol(asyncio.Protocol):
+    """The API process's end of the connection: bytes to messages, and the acknowledgement of descriptions."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+        self._reader = FrameReader()
+        self._transport: CoalescingTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Give the connection to the client."""
+        loop = asyncio.get_running_loop()
+        self._transport = CoalescingTransport(cast(asyncio.Transport, transport), loop)
+        self._client.connected(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass every complete message to the client."""
+        for message, payload in self._reader.feed(data):
+            self._client.handle(message, payload)
+            if isinstance(message, Description) and message.id == 0 and self._transport is not None:
+                self._transport.write(frame(DescriptionAcknowledged()))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the client that the connection is gone."""
+        self._client.disconnected()
+
+
+class PendingQueries:
+    """The queries that are answered with a description of all models, by their id."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, asyncio.Future[Statuses]] = {}
+
+    async def answer_to(self, id_: int) -> Statuses:
+        """Wait for the answer to a query that has just been sent, or raise its error."""
+        waiter: asyncio.Future[Statuses] = asyncio.get_running_loop().create_future()
+        self._waiting[id_] = waiter
+        try:
+            return await waiter
+        finally:
+            self._waiting.pop(id_, None)
+
+    def answer(self, id_: int, statuses: Statuses) -> None:
+        """Answer a query, if it is still waiting."""
+        if (waiter := self._waiting.get(id_)) is not None and not waiter.done():
+            waiter.set_result(statuses)
+
+    def fail(self, error: ServiceError, id_: int | None = None) -> None:
+        """Fail one query, or all of them."""
+        for each, waiter in self._waiting.items():
+            if id_ in (None, each) and not waiter.done():
+                waiter.set_exception(error)

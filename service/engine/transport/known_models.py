@@ -1,0 +1,90 @@
+"""The models as an API process knows them: the engine's latest description, and which version a name refers to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models.manifest import Manifest
+from models.strict import build
+from service.engine.transport.messages import Description, ModelStatus
+from service.errors import ModelNotReady, UnknownModel
+
+# Versions in these states are not meant to be served.
+_INACTIVE = ("unavailable", "unloading")
+
+
+class ReadyModel:
+    """A model version that can be used: its status and its manifest, decoded once."""
+
+    def __init__(self, status: ModelStatus) -> None:
+        self.status = status
+        self.manifest = build(Manifest, status.manifest)
+        self.name = status.name
+        self.version = status.version
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its files."""
+        return Path(self.status.repository) / self.name / self.version
+
+
+class KnownModels:
+    """The versions of all models, and those among them that are ready."""
+
+    def __init__(self) -> None:
+        self._ready: dict[tuple[str, str], ReadyModel] = {}
+        self._newest: dict[str, ReadyModel] = {}
+        self.statuses: tuple[ModelStatus, ...] = ()
+        self.is_settled = False
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._ready
+
+    @property
+    def active(self) -> set[str]:
+        """The names of all models that are to be served."""
+        return {status.name for status in self.statuses if status.state not in _INACTIVE}
+
+    @property
+    def ready(self) -> set[str]:
+        """The names of the models with a ready version."""
+        return set(self._newest)
+
+    def update(self, description: Description) -> list[ReadyModel]:
+        """Take over a description of the engine; return the models that must not be used any more."""
+        self.statuses = description.models
+        self.is_settled = description.settled
+        old, self._ready = self._ready, {}
+        for status in description.models:
+            if status.state != "ready":
+                continue
+            model = old.pop((status.name, status.version), None)
+            if model is None or model.status.manifest != status.manifest:
+                model = ReadyModel(status)
+            model.status = status
+            self._ready[status.name, status.version] = model
+        self._newest = {}
+        for name, version in sorted(self._ready, key=lambda key: int(key[1])):
+            self._newest[name] = self._ready[name, version]
+        return list(old.values())
+
+    def resolve(self, reference: str) -> ReadyModel:
+        """Find the model `name` (its newest ready version) or `name@version`.
+
+        Raises: UnknownModel, ModelNotReady.
+        """
+        name, at, version = reference.partition("@")
+        model = self._ready.get((name, version)) if at else self._newest.get(name)
+        if model is not None:
+            return model
+        versions = {status.version: status for status in self.statuses if status.name == name}
+        if not versions:
+            if not self.is_settled:
+                raise ModelNotReady("The engine is starting; its models are not known yet.", retry_after_seconds=1)
+            known = ", ".join(sorted({status.name for status in self.statuses})) or "none"
+            raise UnknownModel(f"There is no model {name!r}; there are: {known}.")
+        if at and version not in versions:
+            raise UnknownModel(f"{name!r} has no version {version!r}; it has: {', '.join(sorted(versions))}.")
+        status = versions[version] if at else next(iter(versions.values()))
+        reason = f" ({status.reason})" if status.reason else ""
+        raise ModelNotReady(f"{name}@{status.version} is {status.state}{reason}", retry_after_seconds=1)

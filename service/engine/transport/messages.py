@@ -1,0 +1,331 @@
+"""The messages between API processes and the engine, and their frames on a Unix stream socket.
+
+A frame is two little-endian uint32 (header bytes, payload bytes), a msgpack header, then raw row-major tensors in the
+order of the graph's inputs or of `Result.outputs`. Each element of BYTES follows its length, a little-endian uint32.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+
+_LENGTHS = struct.Struct("<II")
+MAX_FRAME_BYTES = 2**30
+
+Arrays = dict[str, NDArray[Any]]
+RowShapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceTiming:
+    """What one answered request cost: its time in the queue, and the time and size of its last batch."""
+
+    queue_seconds: float
+    compute_seconds: float
+    batch_size: int
+
+
+class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """Compute `outputs` of a graph for the rows in the payload, within `timeout_seconds` from arrival.
+
+    `row_shapes` holds the shape of one row of each input, where the manifest leaves a size open. A graph that is not
+    batched takes `num_rows` 1 and whole shapes. `priority`: 1 is served first, 0 is the default.
+    """
+
+    id: int
+    model: str
+    version: str
+    graph: str
+    num_rows: int
+    outputs: tuple[str, ...]
+    timeout_seconds: float
+    row_shapes: RowShapes = ()
+    priority: int = 0
+
+
+class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """Stop computing request `id`."""
+
+    id: int
+
+
+class Describe(msgspec.Struct, array_like=True, frozen=True, tag=3):
+    """Request a Description with this `id`."""
+
+    id: int
+
+
+class Control(msgspec.Struct, array_like=True, frozen=True, tag=11):
+    """Load or unload a model, or scan the repositories again; answered with a Description or a Failure when done.
+
+    `action` is `load`, `unload` or `index`; `config` is JSON with the members of `config.toml`, empty for that file.
+    """
+
+    id: int
+    action: str
+    model: str = ""
+    config: str = ""
+
+
+class Released(msgspec.Struct, array_like=True, frozen=True, tag=12):
+    """This API process will send no more requests to a version that is unloading."""
+
+    model: str
+    version: str
+
+
+class DescriptionAcknowledged(msgspec.Struct, array_like=True, frozen=True, tag=13):
+    """This API process has taken over one more description with id 0."""
+
+
+class Sampling(msgspec.Struct, array_like=True, frozen=True):
+    """How a text is continued.
+
+    `temperature` 0 takes the likeliest token; `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing. `num_logprobs` and
+    `prompt_logprobs`: -1 none, 0 those of the tokens themselves, k also of the k likeliest. The last `first_step`
+    tokens of the prompt belong to the answer: the sequence of random numbers continues after them.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int = 0
+    num_logprobs: int = -1
+    prompt_logprobs: int = -1
+    ignore_eos: bool = False
+    first_step: int = 0
+
+
+class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
+    """Continue the prompt in the payload (int32 tokens, beginning token included), within `timeout_seconds`."""
+
+    id: int
+    model: str
+    version: str
+    sampling: Sampling
+    timeout_seconds: float
+
+
+class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):
+    """The outputs of request `id`; `outputs` holds name, NumPy type and shape of each tensor in the payload.
+
+    The type is `|O` for BYTES, and `<u2` for the bits of BF16.
+    """
+
+    id: int
+    queue_seconds: float
+    compute_seconds: float
+    batch_size: int
+    outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """Request `id` failed with a ServiceError of this `code`."""
+
+    id: int
+    code: str
+    message: str
+    retry_after_seconds: float | None
+
+
+SampledItem = tuple[int, int, float | None, tuple[tuple[int, float], ...]]
+
+
+class Sampled(msgspec.Struct, array_like=True, frozen=True, tag=8):
+    """The tokens of one step: request id, token, its log probability, the likeliest tokens with theirs."""
+
+    items: tuple[SampledItem, ...]
+
+
+class Scored(msgspec.Struct, array_like=True, frozen=True, tag=9):
+    """The scores of the prompt of request `id`, sent before its first token.
+
+    The payload holds, for the P - 1 tokens after the first: log probabilities float32 [P - 1], the likeliest tokens
+    int32 [P - 1, num_top] and their log probabilities float32 [P - 1, num_top].
+    """
+
+    id: int
+    num_top: int
+
+
+class Finished(msgspec.Struct, array_like=True, frozen=True, tag=10):
+    """Request `id` has all its tokens: `reason` is `stop` (the last one is the end token) or `length`."""
+
+    id: int
+    reason: str
+    prompt_tokens: int
+    cached_tokens: int
+    queue_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+    steps: int
+
+
+class Duration(msgspec.Struct, frozen=True):
+    """How often something happened, and its total time in nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class BatchStatistics(msgspec.Struct, frozen=True):
+    """The batches of one size: their number, and the time of each part of their computation."""
+
+    batch_size: int
+    compute_input: Duration = Duration()
+    compute_infer: Duration = Duration()
+    compute_output: Duration = Duration()
+
+
+class GraphStatistics(msgspec.Struct, frozen=True):
+    """The statistics of one graph since it was loaded, as the Open Inference Protocol counts them.
+
+    `inference_count` counts rows that were computed and answered, `execution_count` batches, the durations requests;
+    `success.ns` is the sum of the others of the same requests. `last_inference_ms` is since the epoch.
+    """
+
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = Duration()
+    fail: Duration = Duration()
+    queue: Duration = Duration()
+    compute_input: Duration = Duration()
+    compute_infer: Duration = Duration()
+    compute_output: Duration = Duration()
+    cache_hit: Duration = Duration()
+    cache_miss: Duration = Duration()
+    batches: tuple[BatchStatistics, ...] = ()
+
+
+class ModelStatus(msgspec.Struct, frozen=True):
+    """One model version: its state, how it runs, and its statistics.
+
+    `state`: `loading`, `ready`, `unloading`, `unavailable` (in the repository, not loaded) or `failed`. `reason` says
+    why it failed or, for a ready version, why its reload failed. `config` is `config.toml` with its defaults.
+    `golden_error` is None where the version was never compared with golden outputs.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str = ""
+    manifest: dict[str, Any] = {}
+    device: str = ""
+    providers: tuple[str, ...] = ()
+    max_batch_size: int = 0
+    buckets: tuple[int, ...] = ()
+    instances: int = 0
+    threads: int = 0
+    golden_error: float | None = None
+    load_seconds: float = 0.0
+    bucket_seconds: dict[str, float] = {}
+    statistics: dict[str, float] = {}
+    graph_statistics: dict[str, GraphStatistics] = {}
+    config: dict[str, Any] = {}
+    repository: str = ""
+
+
+class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):
+    """Every model version; sent on connecting and on each change (with id 0), and in answer to Describe."""
+
+    id: int
+    models: tuple[ModelStatus, ...]
+    settled: bool
+
+
+Message = (
+    Infer
+    | Cancel
+    | Describe
+    | Control
+    | Released
+    | DescriptionAcknowledged
+    | Result
+    | Failure
+    | Description
+    | GenerateText
+    | Sampled
+    | Scored
+    | Finished
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+class FrameError(ValueError):
+    """Bytes that are no frame, or a frame that is too large."""
+
+
+def _check_length(num_bytes: int) -> None:
+    if num_bytes > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {num_bytes} bytes exceeds {MAX_FRAME_BYTES}.")
+
+
+def frame(message: Message, *payload: bytes | memoryview) -> bytes:
+    """Encode one message and its tensors as one frame.
+
+    Raises: FrameError where it would be too large.
+    """
+    header = _encoder.encode(message)
+    payload_bytes = sum(len(part) for part in payload)
+    _check_length(len(header) + payload_bytes)
+    return b"".join((_LENGTHS.pack(len(header), payload_bytes), header, *payload))
+
+
+class FrameReader:
+    """Splits a byte stream into messages."""
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[Message, memoryview]]:
+        """Yield each message completed by `chunk`, with its payload.
+
+        Raises: FrameError.
+        """
+        data = chunk
+        if self._rest:
+            self._rest += chunk
+            if len(self._rest) < _LENGTHS.size or len(self._rest) < _needed_bytes(self._rest):
+                return
+            data = bytes(self._rest)
+            self._rest = bytearray()
+        view = memoryview(data)
+        start = 0
+        while len(view) - start >= _LENGTHS.size:
+            header_bytes, payload_bytes = _LENGTHS.unpack_from(view, start)
+            _check_length(header_bytes + payload_bytes)
+            body = start + _LENGTHS.size
+            end = body + header_bytes + payload_bytes
+            if end > len(view):
+                break
+            yield _decode(view[body : body + header_bytes]), view[body + header_bytes : end]
+            start = end
+        self._rest += view[start:]
+
+
+def _needed_bytes(data: bytearray) -> int:
+    header_bytes, payload_bytes = _LENGTHS.unpack_from(data)
+    return int(_LENGTHS.size + min(header_bytes + payload_bytes, MAX_FRAME_BYTES))
+
+
+def _decode(header: memoryview) -> Message:
+    try:
+        return _decoder.decode(header)
+    except msgspec.DecodeError as error:
+        raise FrameError(f"a frame's header cannot be decoded: {error}.") from error

@@ -1,0 +1,1 @@
+"""What all HTTP routes share: the connection, the middleware, bodies, answers and errors."""

@@ -1,0 +1,63 @@
+"""What the OpenAPI document says of all routes alike: problems, headers, binary bodies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from service.schema import Answer
+
+
+class Problem(Answer):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+def inline_schema(kind: type) -> dict[str, Any]:
+    """The JSON schema of a struct without references."""
+    (_,), schemas = msgspec.json.schema_components([kind], ref_template="{name}")
+
+    def resolved(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return resolved(schemas[node["$ref"]])
+            return {key: resolved(value) for key, value in node.items()}
+        return [resolved(value) for value in node] if isinstance(node, list) else node
+
+    inlined: dict[str, Any] = resolved(schemas[kind.__name__])
+    return inlined
+
+
+_STATUSES = {
+    400: "The body is not what its media type says.",
+    404: "No such model; the message names the known ones.",
+    408: "The request did not arrive in time.",
+    413: "The body, an image or their number exceeds a limit.",
+    415: "The media type or the image's format is not accepted.",
+    422: "A parameter is out of range, or an image cannot be decoded.",
+    500: "The model could not compute this input.",
+    503: "The model is not ready, the queue is full or the deadline cannot be met; see Retry-After.",
+    504: "The deadline passed.",
+}
+
+
+def _problem(description: str) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    return {"description": description, "content": {"application/problem+json": {"schema": reference}}}
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(text) for status, text in _STATUSES.items()}
+ANY_PROBLEM: dict[int | str, dict[str, Any]] = {"default": _problem("Any other error, in the same form.")}
+MODEL_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    404: PROBLEMS[404],
+    503: _problem("The engine is starting; its models are not known yet."),
+}
+
+TIMEOUT_HEADER = {"name": "X-Request-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}

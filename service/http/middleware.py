@@ -1,0 +1,160 @@
+"""Wraps every context: request id, timing header, metrics, drain, and a last line of defence.
+
+Plain ASGI, outermost. It knows neither routes nor models beyond their names.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+
+from starlette.types import ASGIApp, Message, Receive, Send
+
+from service.errors import ServiceError, ShuttingDown
+from service.http.problems import error_response, unexpected_response
+from service.http.request_context import RequestContext, Scope, attach
+from service.http.request_ids import RequestIds
+from service.http.request_metrics import RequestMetrics
+from service.security import KeyRing
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
+
+log = logging.getLogger("service.access")
+
+_PROBES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
+_ALWAYS_ANSWERED = (*_PROBES, "/metrics")
+_NEEDS_NO_KEY = (*_PROBES, "/", "/docs", "/openapi.json", "/favicon.ico")
+_OPEN_FOLDER = "/playground/"
+
+
+class Drain:
+    """How far this process is on its way out."""
+
+    def __init__(self) -> None:
+        self.is_draining = False
+        self.is_refusing = False
+        self.num_in_flight = 0
+
+
+class RequestMiddleware:
+    """The outermost ASGI application of an API process."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        drain: Drain,
+        keys: KeyRing | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._app = app
+        self._logs_all = settings.access_log
+        self._accounts = RequestMetrics(metrics)
+        self._drain = drain
+        self._keys = keys
+        self._tracing = tracing
+        self._needs_no_key = _NEEDS_NO_KEY if settings.metrics_need_key else (*_NEEDS_NO_KEY, "/metrics")
+        self._ids = RequestIds()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one context."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = attach(scope, self._open(scope))
+        status, sent_bytes, started = 0, 0, False
+
+        async def reply(message: Message) -> None:
+            nonlocal status, sent_bytes, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [*message.get("headers", ()), *self._headers(context)]
+            else:
+                sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        self._drain.num_in_flight += 1
+        self._accounts.enter()
+        try:
+            await self._serve(scope, receive, reply, context)
+        except Exception:
+            log.exception("a request failed unexpectedly", extra={"request_id": context.request_id})
+            if not started:
+                await unexpected_response(scope["path"])(scope, receive, reply)
+        finally:
+            self._drain.num_in_flight -= 1
+            self._note(scope, context, status or 499, sent_bytes)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
+        if self._drain.is_refusing and scope["path"] not in _ALWAYS_ANSWERED:
+            refusal = ShuttingDown("The service is shutting down.", retry_after_seconds=1)
+            await error_response(scope["path"], refusal)(scope, receive, send)
+            return
+        try:
+            if self._keys is not None and not self._is_open(scope["path"]):
+                context.caller = self._admit(self._keys, scope)
+            await self._app(scope, receive, send)
+        except ServiceError as error:
+            await error_response(scope["path"], error)(scope, receive, send)
+
+    def _is_open(self, path: str) -> bool:
+        return path in self._needs_no_key or path.startswith(_OPEN_FOLDER)
+
+    @staticmethod
+    def _admit(keys: KeyRing, scope: Scope) -> str:
+        headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")}
+        authorization, api_key = (headers.get(name) for name in (b"authorization", b"x-api-key"))
+        return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
+
+    def _open(self, scope: Scope) -> RequestContext:
+        request_id, started_at = self._ids.name(_told_id(scope)), perf_counter()
+        if self._tracing is None or scope["path"] in _ALWAYS_ANSWERED:
+            return RequestContext(request_id, started_at)
+        told = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
+        return self._tracing.begin(request_id, started_at, told)
+
+    def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+        total_ms = (perf_counter() - context.started_at) * 1e3
+        timing = context.timing
+        if timing is None:
+            server_timing = f"total;dur={total_ms:.3f}"
+        else:
+            batch = f'batch;desc="{timing.batch_size}", ' if timing.batch_size else ""  # a sequence is in many
+            batch += f'tiles;desc="{context.num_tiles}", ' if context.num_tiles else ""
+            encode = f"encode;dur={context.encode_seconds * 1e3:.3f}, " if context.encode_seconds else ""
+            server_timing = (
+                f"queue;dur={timing.queue_seconds * 1e3:.3f}, compute;dur={timing.compute_seconds * 1e3:.3f}, "
+                f"{encode}{batch}total;dur={total_ms:.3f}"
+            )
+        headers = [(b"x-request-id", context.request_id.encode()), (b"server-timing", server_timing.encode())]
+        if context.traceparent:
+            headers.append((b"traceparent", context.traceparent.encode()))
+        if self._drain.is_draining:
+            headers.append((b"connection", b"close"))
+        return headers
+
+    def _note(self, scope: Scope, context: RequestContext, status: int, sent_bytes: int) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        seconds = self._accounts.leave(route, str(status), context, sent_bytes)
+        if self._tracing is not None:
+            self._tracing.end_http(context, scope["method"], route, status)
+        if self._logs_all or (status >= 500 and route not in _ALWAYS_ANSWERED):
+            log.log(
+                logging.WARNING if status >= 500 else logging.INFO,
+                "request",
+                extra={
+                    "request_id": context.request_id,
+                    "method": scope["method"],
+                    "route": route,
+                    "model": context.model,
+                    "caller": context.caller,
+                    "status": status,
+                    "ms": round(seconds * 1e3, 3),
+                },
+            )
+
+
+def _told_id(scope: Scope) -> str | None:
+    return next((str(value, "latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)

@@ -1,0 +1,185 @@
+"""uvicorn's HTTP/1.1 protocol with the limits that it lacks: head size, time for head and body, one Host.
+
+It ends slow, oversized and ambiguous requests before any handler sees them, and tells a running context that its
+caller left. It knows nothing of routes. Facts it rests on: uvicorn bounds none of these itself with httptools.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any, Literal, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.engine.transport.coalescing import CoalescingTransport
+from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, ServiceError
+from service.http.problems import error_response
+from service.http.request_context import context_of
+from service.settings import Settings
+
+Phase = Literal["head", "body"]
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection; use `limited(settings)` to make the class that uvicorn instantiates."""
+
+    settings: Settings
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._is_in_head = True
+        self._is_in_message = False
+        self._num_messages = 0
+        self._began_at = perf_counter()
+        self._rejected: ServiceError | None = None
+        self._running: Any = None  # the cycle that is being answered; `cycle` is the last one received
+        self._timer: asyncio.TimerHandle | None = None
+        self._timed: tuple[int, Phase] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect a whole head within the time for one."""
+        # Head and body of an answer leave in one write.
+        super().connection_made(cast(asyncio.Transport, CoalescingTransport(transport, self.loop)))
+        self._expect("head")
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, unless the head grows too large; keep a timer only for what is still incomplete."""
+        if self._is_in_head:
+            # A chunk may also hold a body; one larger than the limit is then let in with its first chunk only.
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            self._disarm()
+        elif self._is_in_head and self._head_bytes > self.settings.max_header_bytes:
+            self._answer(self._head_too_large())
+        else:
+            self._expect(self._awaited_phase())
+
+    def on_message_begin(self) -> None:
+        """Begin to count a head."""
+        self._is_in_message = True
+        self._began_at = perf_counter()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Refuse what proxies and applications may read in two ways, else start the request."""
+        try:
+            self._check_head()
+        except ServiceError as error:
+            self._rejected = error
+            raise
+        self._is_in_head = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect the next head."""
+        self._num_messages += 1
+        self._is_in_message = False
+        self._is_in_head = True
+        super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _check_head(self) -> None:
+        size = sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url)
+        if size > self.settings.max_header_bytes:
+            raise self._head_too_large()
+        if (version := self.parser.get_http_version()) not in ("1.0", "1.1"):
+            raise MalformedRequest(f"The version of HTTP is {version!r}; it must be 1.1 or 1.0.")
+        if not self.url.startswith((b"/", b"*")):
+            raise MalformedRequest("The request target must be a path.")
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (not hosts and version != "1.0"):
+            raise MalformedRequest(f"A request needs one Host header; this one has {len(hosts)}.")
+        if hosts and any(character in hosts[0] for character in b"/?#@\\ "):
+            raise MalformedRequest("The Host header is not a host.")
+        try:
+            httptools.parse_url(self.url).path.decode("ascii")
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError) as error:
+            raise MalformedRequest("The request target is not a valid path.") from error
+
+    def _head_too_large(self) -> ServiceError:
+        return HeadTooLarge(f"The head of a request may have {self.settings.max_header_bytes} bytes.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be parsed, or what our own checks refused."""
+        rejected, self._rejected = self._rejected, None
+        self._answer(rejected or MalformedRequest("The bytes received are not a valid HTTP/1.1 request."))
+
+    def _answer(self, error: ServiceError) -> None:
+        """Answer the request that is being received and close; what came before it keeps its own answer."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._is_in_head:
+                self.cycle.keep_alive = False  # the connection ends behind the last answer that is due
+                return
+            if self.cycle.response_started or self.pipeline:
+                self.transport.abort()  # amid or before another answer: only an end is unambiguous
+                return
+        if not self.transport.is_closing():
+            self.transport.write(self._rendered(error))
+            self.transport.close()
+
+    def _rendered(self, error: ServiceError) -> bytes:
+        # What came of the target tells whose form of errors the caller reads; before a head, there is none.
+        path = self.url.partition(b"?")[0].decode("latin-1") if self._is_in_message else ""
+        response = error_response(path, error)
+        timing = f"total;dur={(perf_counter() - self._began_at) * 1e3:.3f}"
+        response.headers.update(
+            {"connection": "close", "x-request-id": secrets.token_hex(8), "server-timing": timing},
+        )
+        lines = [b"HTTP/1.1 %d %s" % (response.status_code, HTTPStatus(response.status_code).phrase.encode())]
+        lines += [name + b": " + value for name, value in response.raw_headers]
+        return b"\r\n".join([*lines, b"", bytes(response.body)])
+
+    def _awaited_phase(self) -> Phase | None:
+        if self._is_in_message:
+            return "head" if self._is_in_head else "body"
+        # Stray line ends before a request: uvicorn stopped its keep-alive timer for them, and no request began.
+        return "head" if self.cycle is None or self.cycle.response_complete else None
+
+    def _expect(self, phase: Phase | None) -> None:
+        """Give each head and each body one time in all, however many pieces it comes in."""
+        timed = None if phase is None else (self._num_messages, phase)
+        if timed == self._timed:
+            return
+        self._disarm()
+        self._timed = timed
+        if phase is not None:
+            is_head = phase == "head"
+            seconds = self.settings.header_timeout_seconds if is_head else self.settings.body_timeout_seconds
+            self._timer = self.loop.call_later(seconds, self._too_slow)
+
+    def _disarm(self) -> None:
+        self._timed = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._disarm()
+        if self._is_in_message and not self._is_in_head and self.cycle is not None and self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self._answer(RequestTimeout("The request did not arrive in time."))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the running context that nobody reads its answer."""
+        self._disarm()
+        super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            context = context_of(self._running.scope)
+            if context is not None:
+                context.disconnect()
+
+
+def limited(settings: Settings) -> type[LimitedProtocol]:
+    """The protocol class with these settings."""
+    return type("ConfiguredProtocol", (LimitedProtocol,), {"settings": settings})

@@ -1,0 +1,78 @@
+"""The engine process: `python -m service.processes.engine_process`, started by the supervisor.
+
+It reads its settings as one JSON line from standard input and lives until that input ends, so that no engine outlives
+its supervisor. It listens on a Unix socket, loads the models and serves them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from service.engine.engine import Engine, EngineProtocol
+from service.engine.repository.live_repository import follow
+from service.engine.repository.repository import FoundModel, find_models
+from service.engine.runtime.runtime import choose_device
+from service.errors import StartupError
+from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
+from service.settings import Settings
+from service.telemetry.logs import configure_logging
+from service.telemetry.metrics import Metrics, report_memory
+
+log = logging.getLogger(__name__)
+
+
+async def serve(launch: Launch, metrics: Metrics) -> None:
+    """Listen, load the models, and serve until the process is told to stop."""
+    settings = launch.settings
+    models = _models_to_load(settings)
+    engine = Engine(settings, choose_device(settings.device), metrics)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
+    Path(launch.engine_socket).chmod(0o600)
+    async with server:
+        reports = [asyncio.create_task(report_memory(metrics, "engine"))]
+        if engine.device.is_cuda:
+            # Imported here, so that an engine on a CPU does without NVML.
+            from service.telemetry.gpu_metrics import report_gpu
+
+            reports.append(asyncio.create_task(report_gpu(metrics, engine.device.index)))
+        loading = asyncio.create_task(_load(engine, models, settings))
+        await run_until_stopped(loading)
+        for task in (*reports, loading):
+            task.cancel()
+
+
+def _models_to_load(settings: Settings) -> dict[str, FoundModel]:
+    models = find_models(settings.repositories, settings.wanted_models)
+    if not models and settings.model_control == "none":
+        repositories = ", ".join(repr(str(repository)) for repository in settings.repositories)
+        raise StartupError(f"The model repository {repositories} holds no model.")
+    return {} if settings.model_control == "explicit" and not settings.wanted_models else models
+
+
+async def _load(engine: Engine, models: dict[str, FoundModel], settings: Settings) -> None:
+    await engine.load(models)
+    if settings.model_control == "poll":
+        await follow(settings.repositories, engine.repository.reconcile)
+
+
+def main() -> None:
+    """Run the engine process."""
+    launch = read_launch()
+    configure_logging(launch.settings, "engine")
+    end_with_parent()
+    try:
+        uvloop.run(serve(launch, Metrics(CollectorRegistry())))
+    except StartupError as error:
+        log.critical("%s", error)
+        sys.exit(EXIT_STARTUP)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""How a child process starts and ends: the command line, the settings it is given, the signals it waits for.
+
+A child reads one JSON line from standard input, which then stays open: when it closes, the supervisor is gone.
+This module does not know what the child does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from service.settings import Settings
+
+EXIT_STARTUP = 78  # EX_CONFIG: the configuration is wrong, so starting again would not help
+MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_STDIN = 0
+_ROOT = Path(__file__).resolve().parents[2]  # where the packages are: site-packages, or a checkout
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """What one child is told: settings, the engine's socket and, for an API process, where to listen.
+
+    `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC.
+    """
+
+    settings: Settings
+    engine_socket: str
+    listen_fd: int = -1
+    grpc_address: str = ""
+
+    def encode(self) -> bytes:
+        """The launch as one JSON line."""
+        return msgspec.json.encode(self, enc_hook=lambda settings: settings.model_dump(mode="json")) + b"\n"
+
+
+def read_launch() -> Launch:
+    """Read this process's launch from standard input, byte by byte: nothing after the line may be buffered."""
+    line = bytearray()
+    while (byte := os.read(_STDIN, 1)) not in (b"\n", b""):
+        line += byte
+    return msgspec.json.decode(bytes(line), type=Launch, dec_hook=lambda _type, fields: Settings(**fields))
+
+
+def command(module: str) -> list[str]:
+    """The command that runs a module of the service as a program, whatever lies in the current folder."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, changed so that a child finds the same packages.
+
+    `python -m service` in a checkout finds them through the current folder, which `-P` takes off the child's path: the
+    checkout goes into PYTHONPATH instead. Site packages do not, for they would come before the standard library.
+    """
+    variables = dict(os.environ)
+    if _ROOT.name not in ("site-packages", "dist-packages"):
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    return variables
+
+
+def end_with_parent() -> None:
+    """End this process at once when standard input closes: the supervisor was killed."""
+
+    def watch() -> None:
+        while os.read(_STDIN, 4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+async def run_until_stopped(work: asyncio.Task[None]) -> None:
+    """Wait for SIGTERM or SIGINT; raise what `work` raises if it fails first."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    waiting = asyncio.create_task(stopped.wait())
+    await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
+    if work.done():
+        work.result()
+    await waiting

@@ -1,0 +1,49 @@
+"""The container image's HEALTHCHECK: `python -m service.processes.probe [PATH]`.
+
+It exits with 0 where the service is ready, and otherwise with 1 and the reason. It finds the service by HOTPLATE_HOST
+and HOTPLATE_PORT, and needs neither a shell nor curl. It imports nothing of the service, so that it is cheap to run
+every few seconds.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+READINESS = "/readyz"
+TIMEOUT_SECONDS = 4.0
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def address(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Where the service answers; one that listens on every address is asked on loopback."""
+    host = environment.get("HOTPLATE_HOST", "")
+    return _LOOPBACK.get(host, host), int(environment.get("HOTPLATE_PORT", "8000"))
+
+
+def probe(host: str, port: int, path: str = READINESS, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
+    """Ask once and return what is wrong, or an empty text."""
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        response = connection.getresponse()
+        content = response.read(1024).decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return f"{host}:{port} does not answer {path}: {error}."
+    finally:
+        connection.close()
+    return "" if response.status == 200 else f"{host}:{port} answers {path} with {response.status}: {content}"
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Probe the service that the environment describes and return the exit status."""
+    wrong = probe(*address(os.environ), arguments[0] if arguments else READINESS)
+    if wrong:
+        sys.stderr.write(f"{wrong}\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

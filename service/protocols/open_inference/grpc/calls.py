@@ -1,0 +1,213 @@
+"""Wraps every call: request id, time for its message, metrics, drain, errors as statuses, a last line of defence.
+
+What the HTTP envelope is to a request, this is to a call. It knows no method beyond its name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc import StatusCode
+
+from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
+from service.http.middleware import Drain
+from service.http.request_context import RequestContext
+from service.http.request_ids import RequestIds
+from service.http.request_metrics import RequestMetrics
+from service.protocols.open_inference.grpc.codes import code_of
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
+
+log = logging.getLogger("service.access")
+
+caller: ContextVar[str] = ContextVar("caller", default="")
+"""Whose key came with the call that is being handled (`keys.py`); empty where none is asked for."""
+
+Context = Any  # grpc.aio.ServicerContext: the library has no types
+Done = TypeVar("Done")
+Request = TypeVar("Request", bound=Message)
+
+
+@dataclass(slots=True)
+class Call:
+    """One request in flight, and the seconds that its caller still allows (None: no deadline)."""
+
+    request_context: RequestContext
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How a call that failed ends."""
+
+    code: StatusCode
+    message: str
+    retry_after_seconds: float | None = None
+
+
+class Calls:
+    """What all calls of one process have in common."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, drain: Drain, tracing: Tracing | None = None) -> None:
+        self._body_timeout_seconds = settings.body_timeout_seconds
+        self._logs_all = settings.access_log
+        self._accounts = RequestMetrics(metrics)
+        self._drain = drain
+        self._tracing = tracing
+        self._ids = RequestIds()
+
+    def unary(
+        self,
+        name: str,
+        kind: Callable[[], Request],
+        answer: Callable[[Request, Call], Awaitable[Message]],
+        *,
+        is_probe: bool = False,
+    ) -> grpc.RpcMethodHandler:
+        """A handler that answers one message with one message; that of a probe does so also while refusing the rest.
+
+        `answer` may raise ServiceError; it is cancelled when the caller leaves, after its request_context was told.
+        """
+
+        async def handle(_messages: object, context: Context) -> bytes:
+            call = self.open(context, 0, is_probe=is_probe)
+            refusal, reply = Refusal(StatusCode.CANCELLED, ""), b""
+            try:
+                data = await self._read(context)
+                call.request_context.request_bytes = len(data)
+                message = await self.answer(parse(kind, data), call, answer, is_probe=is_probe)
+                refusal, reply = Refusal(StatusCode.OK, ""), message.SerializeToString()
+            except Exception as error:
+                refusal = self.refusal(error, call.request_context)
+            finally:
+                self.close(name, call.request_context, refusal.code, len(reply))
+            trailing = _trailing(call.request_context, refusal)
+            if refusal.code is not StatusCode.OK:
+                await context.abort(refusal.code, refusal.message, trailing)
+            context.set_trailing_metadata(trailing)
+            return reply
+
+        # On the wire the same as a call of one message; but here the message can be given a time to arrive in.
+        return grpc.stream_unary_rpc_method_handler(handle)
+
+    async def refuse(self, name: str, context: Context, error: ServiceError) -> None:
+        """End a call with an error before it is read."""
+        request_context = self.open(context, 0).request_context
+        refusal = self.refusal(error, request_context)
+        self.close(name, request_context, refusal.code, 0)
+        await context.abort(refusal.code, refusal.message, _trailing(request_context, refusal))
+
+    async def _read(self, context: Context) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_timeout_seconds):
+                data = await context.read()
+        except TimeoutError as error:
+            raise RequestTimeout("The request did not arrive in time.") from error
+        if not isinstance(data, bytes):
+            raise MalformedRequest("The call ended without a message.")
+        return data
+
+    # --- parts that streams use too ---
+
+    def open(self, context: Context, request_bytes: int, *, is_probe: bool = False) -> Call:
+        """Begin to work on a request; `close` must follow."""
+        self._drain.num_in_flight += 1
+        self._accounts.enter()
+        told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id, started_at = self._ids.name(told.get("x-request-id")), perf_counter()
+        if self._tracing is None or is_probe:
+            request_context = RequestContext(request_id, started_at)
+        else:
+            request_context = self._tracing.begin(request_id, started_at, told)
+        request_context.caller = caller.get()
+        request_context.request_bytes = request_bytes
+        return Call(request_context, context.time_remaining())
+
+    async def answer(
+        self,
+        request: Request,
+        call: Call,
+        answer: Callable[[Request, Call], Awaitable[Done]],
+        *,
+        is_probe: bool = False,
+    ) -> Done:
+        """Answer a request; where this is cancelled, the request_context learns of it before the work does.
+
+        Raises: ShuttingDown, and whatever `answer` raises.
+        """
+        if self._drain.is_refusing and not is_probe:
+            raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
+        work = asyncio.ensure_future(_coroutine(answer(request, call)))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            call.request_context.disconnect()
+            work.cancel()
+            with suppress(Exception, asyncio.CancelledError):
+                await work
+            raise
+
+    def refusal(self, error: Exception, request_context: RequestContext) -> Refusal:
+        """How a call ends that failed with this error."""
+        if isinstance(error, ServiceError):
+            return Refusal(code_of(error), error.message, error.retry_after_seconds)
+        log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": request_context.request_id})
+        return Refusal(StatusCode.INTERNAL, "The service made an error; its log says which, under this request's id.")
+
+    def close(self, name: str, request_context: RequestContext, code: StatusCode, sent_bytes: int) -> None:
+        """End the work on a request."""
+        self._drain.num_in_flight -= 1
+        seconds = self._accounts.leave(name, code.name, request_context, sent_bytes)
+        if self._tracing is not None:
+            self._tracing.end_call(request_context, name, code.name)
+        is_fault = code in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+        if self._logs_all or is_fault:
+            log.log(
+                logging.WARNING if is_fault else logging.INFO,
+                "call",
+                extra={
+                    "request_id": request_context.request_id,
+                    "route": name,
+                    "model": request_context.model,
+                    "caller": request_context.caller,
+                    "status": code.name,
+                    "ms": round(seconds * 1e3, 3),
+                },
+            )
+
+
+def parse(kind: Callable[[], Request], data: bytes) -> Request:
+    """Read a message.
+
+    Raises: MalformedRequest.
+    """
+    message = kind()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise MalformedRequest(f"The message is not a {message.DESCRIPTOR.full_name}.") from error
+    return message
+
+
+def _trailing(request_context: RequestContext, refusal: Refusal) -> tuple[tuple[str, str], ...]:
+    metadata = [("x-request-id", request_context.request_id)]
+    if request_context.traceparent:
+        metadata.append(("traceparent", request_context.traceparent))
+    if refusal.retry_after_seconds is not None:
+        metadata.append(("retry-after", str(max(1, math.ceil(refusal.retry_after_seconds)))))
+    return tuple(metadata)
+
+
+async def _coroutine(awaitable: Awaitable[Done]) -> Done:
+    return await awaitable

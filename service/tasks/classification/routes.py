@@ -1,0 +1,101 @@
+"""The routes of image classifiers: `classify` and `embed`."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64encode
+
+import numpy as np
+from msgspec import UNSET
+from numpy.typing import NDArray
+
+from models.images import Invert
+from service.engine.transport.client import ReadyModel
+from service.http.body import Images
+from service.tasks.classification.process import explanation_png, top_k_of, top_predictions
+from service.tasks.classification.schema import (
+    Classification,
+    ClassifyAnswer,
+    ClassifyParameters,
+    EmbedAnswer,
+    Embedding,
+    EmbedParameters,
+)
+from service.tasks.image_decoding import ImageDecoder, Pixels, raw_row
+from service.tasks.image_files import encode_png
+from service.tasks.task import Dependencies, ImagesRoute, TaskRequest
+
+
+class ClassifierRoute(ImagesRoute):
+    """Base of both routes: images, or one raw tensor, as rows of the network."""
+
+    task = "image-classification"
+    tensor_graph = "model"
+
+    def __init__(self, dependencies: Dependencies) -> None:
+        super().__init__(dependencies)
+        self._decoder = ImageDecoder(dependencies.settings, dependencies.metrics, dependencies.threads)
+
+    async def rows(self, model: ReadyModel, images: Images, invert: Invert) -> list[Pixels]:
+        """The rows [H,W,C] for the network: the raw one as it came, or every image decoded and fitted."""
+        row_shape = self.row_shape(model)
+        if images.raw is not None:
+            return [raw_row(images.raw, row_shape)]
+        return [await self._decoder.row(body, model.manifest, row_shape, invert) for body in images.encoded]
+
+
+def _payload(rows: list[Pixels]) -> list[bytes | memoryview]:
+    return [row.reshape(-1).data for row in rows]
+
+
+class Classify(ClassifierRoute):
+    """`POST /v1/models/{model}/classify`."""
+
+    verb = "classify"
+    parameters = ClassifyParameters
+    answers = (ClassifyAnswer,)
+    description = (
+        "An explanation is a class activation map of the likeliest label (Zhou et al. 2016), drawn over the image."
+    )
+
+    async def answer(self, request: TaskRequest) -> ClassifyAnswer:
+        """The likeliest labels of each image; on request an explanation, and what the network was given."""
+        images, parameters = await self.read(request, ClassifyParameters)
+        labels = request.model.manifest.labels or ()
+        top_k = top_k_of(parameters, len(labels))
+        rows = await self.rows(request.model, images, parameters.invert)
+        outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
+        arrays = await self.infer(request, _payload(rows), outputs)
+        results = []
+        for index, row in enumerate(rows):
+            predictions = top_predictions(arrays["probabilities"][index], labels, top_k)
+            explanation = (
+                await self._explanation(row, arrays["activation_map"][index, predictions[0].index])
+                if parameters.explain
+                else UNSET
+            )
+            echo = b64encode(encode_png(row)).decode("ascii") if parameters.echo_input else UNSET
+            results.append(Classification(predictions=predictions, explanation=explanation, input=echo))
+        return ClassifyAnswer(model=request.model.name, version=request.model.version, results=results)
+
+    async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:
+        loop = asyncio.get_running_loop()
+        png = await loop.run_in_executor(self.dependencies.threads, explanation_png, row, activation_map)
+        return b64encode(png).decode("ascii")
+
+
+class Embed(ClassifierRoute):
+    """`POST /v1/models/{model}/embed`."""
+
+    verb = "embed"
+    parameters = EmbedParameters
+    answers = (EmbedAnswer,)
+    description = "Classifiers: the features before the last layer, scaled to length 1."
+
+    async def answer(self, request: TaskRequest) -> EmbedAnswer:
+        """The feature vector of each image."""
+        images, parameters = await self.read(request, EmbedParameters)
+        rows = await self.rows(request.model, images, parameters.invert)
+        arrays = await self.infer(request, _payload(rows), ("embedding",))
+        results = [Embedding(embedding=embedding.tolist()) for embedding in arrays["embedding"]]
+        return EmbedAnswer(model=request.model.name, version=request.model.version, results=results)

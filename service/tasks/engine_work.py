@@ -1,0 +1,103 @@
+"""Work that asks the engine several times to answer one request: one deadline for all of it, and one end.
+
+When the deadline passes or the caller leaves, whatever still runs is cancelled, and the engine is told to forget it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.messages import Arrays, InferenceTiming
+from service.errors import Cancelled, DeadlineExceeded
+from service.http.request_context import RequestContext
+
+Done = TypeVar("Done")
+
+
+class EngineWork:
+    """The engine calls of one request; what they cost is added up in the context's timing."""
+
+    def __init__(
+        self, client: EngineClient, model: ReadyModel, context: RequestContext, timeout_seconds: float
+    ) -> None:
+        self.model = model
+        self._client = client
+        self._exchange = context
+        self._timeout_seconds = timeout_seconds
+        self._deadline = asyncio.get_running_loop().time() + timeout_seconds
+
+    async def run(self, job: Coroutine[Any, Any, Done]) -> Done:
+        """Await the job, which is cancelled at the deadline or when the caller leaves.
+
+        Raises: DeadlineExceeded, Cancelled, and whatever the job raises.
+        """
+        context = self._exchange
+        task = asyncio.ensure_future(job)
+        context.on_disconnect = task.cancel
+        if context.is_disconnected:
+            task.cancel()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await task
+        except TimeoutError as error:
+            raise self._deadline_passed() from error
+        except asyncio.CancelledError as error:
+            if context.is_disconnected:
+                raise Cancelled("The caller left.") from error
+            raise
+        finally:
+            context.on_disconnect = None
+
+    async def infer(
+        self, graph: str, rows: Sequence[NDArray[Any]], outputs: tuple[str, ...], *, num_rows: int | None = None
+    ) -> Arrays:
+        """Compute outputs of a graph for its inputs, in its order, within what is left of the time.
+
+        `rows` are one row of each input; or, where `num_rows` is told, so many, along the first axis of each.
+
+        Raises: DeadlineExceeded and what the engine raises.
+        """
+        seconds = self._deadline - asyncio.get_running_loop().time()
+        if seconds <= 0:
+            raise self._deadline_passed()
+        payload = [np.ascontiguousarray(row).reshape(-1).data.cast("B") for row in rows]
+        shapes = tuple(row.shape if num_rows is None else row.shape[1:] for row in rows)
+        count = 1 if num_rows is None else num_rows
+        call = self._client.infer(self.model, graph, outputs, payload, count, seconds, row_shapes=shapes)
+        try:
+            # Shielded: a future that is cancelled itself would look settled to the client, and the engine compute it.
+            arrays, timing = await asyncio.shield(call)
+        finally:
+            self._client.cancel(call)
+            call.exception()  # it is settled now, and perhaps nobody waits for it any more
+        self._add(timing)
+        return arrays
+
+    def _add(self, timing: InferenceTiming) -> None:
+        so_far = self._exchange.timing or InferenceTiming(0.0, 0.0, 0)
+        self._exchange.timing = InferenceTiming(
+            so_far.queue_seconds + timing.queue_seconds,
+            so_far.compute_seconds + timing.compute_seconds,
+            max(so_far.batch_size, timing.batch_size),
+        )
+
+    def _deadline_passed(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"The deadline of {self._timeout_seconds:g} s passed; X-Request-Timeout may ask for more."
+        )
+
+
+async def together(jobs: Iterable[Coroutine[Any, Any, Done]]) -> list[Done]:
+    """Await jobs side by side; the first that fails ends the others, and its error is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in jobs]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures.exceptions[0].__cause__
+    return [task.result() for task in tasks]

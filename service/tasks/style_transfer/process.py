@@ -1,0 +1,141 @@
+"""Style transfer without HTTP or the engine: photographs to rows, tile by tile, and stylized tiles to a file.
+
+Where tiles lie is said in `tiling.py`. Memory of one image: at most 9 bytes per pixel (photograph 4, stylized image 4,
+alpha 1), and 7 more while the library reads or writes a WebP file; beside its file, the file it becomes, and single
+tiles, the only ones that become floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from models import images
+from models.image_header import read_header
+from models.stylization import Stylization
+from service.errors import InvalidParameter, PictureTooSmall
+from service.tasks.image_decoding import translated_errors
+from service.tasks.style_transfer.schema import StylizeParameters
+from service.tasks.style_transfer.tiling import Plan, Span, Tile, mirrored, plan_tiles, statistics_size
+
+Pixels = NDArray[np.uint8]
+
+MIN_SIDE = 32
+_LONGEST_WEBP_SIDE = 16_383
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """An image file whose header is in order, and its size as stored."""
+
+    body: bytes
+    height: int
+    width: int
+
+    @property
+    def num_pixels(self) -> int:
+        """Height times width."""
+        return self.height * self.width
+
+
+def check_header(body: bytes, limits: images.ImageLimits, parameters: StylizeParameters) -> Checked:
+    """Refuse an image by its header alone, before anything is decoded.
+
+    Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage, PictureTooSmall, InvalidParameter.
+    """
+    with translated_errors():
+        header = read_header(body, limits)
+    if min(header.width, header.height) < MIN_SIDE:
+        raise PictureTooSmall(
+            f"The image is {header.width}x{header.height} pixels; each side must be at least {MIN_SIDE}."
+        )
+    if (parameters.file_format or header.format) == "WEBP" and max(header.width, header.height) > _LONGEST_WEBP_SIDE:
+        raise InvalidParameter(
+            f"The image is {header.width}x{header.height} pixels; a side of a WebP file has at most "
+            f"{_LONGEST_WEBP_SIDE}, so format must be jpeg or png.",
+            parameter="format",
+        )
+    return Checked(body, header.height, header.width)
+
+
+class Painting:
+    """One photograph being stylized: tiles are read from it, and their stylized form is laid on it.
+
+    Its methods may run in several threads at once, `encode` after all others.
+    """
+
+    def __init__(
+        self, checked: Checked, limits: images.ImageLimits, stylization: Stylization, parameters: StylizeParameters
+    ) -> None:
+        """Decode the photograph.
+
+        Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
+        """
+        with translated_errors():
+            self._photo = images.decode_photo(checked.body, limits)
+        self._stylization = stylization
+        self._parameters = parameters
+        width, height = self._photo.colours.size
+        self.plan: Plan = plan_tiles(height, width, stylization)
+        self._canvas = Image.new("RGB", (width, height)) if parameters.needs_network else None
+
+    def read(self, tile: Tile) -> Pixels:
+        """The network's input for a tile, uint8 [H,W,3]; beyond the photograph's end it is mirrored."""
+        rows = mirrored(tile.rows.start, tile.rows.end, self.plan.height)
+        columns = mirrored(tile.columns.start, tile.columns.end, self.plan.width)
+        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+        pixels = np.asarray(self._photo.colours.crop(box))
+        if len(rows) > pixels.shape[0]:
+            pixels = pixels.take(rows - box[1], axis=0)
+        if len(columns) > pixels.shape[1]:
+            pixels = pixels.take(columns - box[0], axis=1)
+        return pixels
+
+    def read_whole(self) -> Pixels:
+        """The whole photograph made small enough for the network, for the statistics of its tiles, uint8 [H,W,3]."""
+        height, width = statistics_size(self.plan.height, self.plan.width, self._stylization)
+        resized = self._photo.colours.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return np.asarray(resized)
+
+    def lay(self, tile: Tile, painted: Pixels) -> None:
+        """Lay the part that is kept of a stylized tile, uint8 [H,W,3], on the photograph."""
+        assert self._canvas is not None
+        top, left = tile.rows.kept_start, tile.columns.kept_start
+        kept = painted[_kept(tile.rows), _kept(tile.columns)]
+        if self._parameters.preserve_color or self._parameters.strength < 1:
+            box = (left, top, left + kept.shape[1], top + kept.shape[0])
+            kept = blended(np.asarray(self._photo.colours.crop(box)), kept, self._parameters)
+        self._canvas.paste(Image.fromarray(np.ascontiguousarray(kept)), (left, top))
+
+    def encode(self) -> tuple[bytes, images.Format]:
+        """The stylized image as a file, in the requested format or its own; the photograph is released."""
+        photo = self._photo._replace(format=self._parameters.file_format or self._photo.format)
+        if self._canvas is not None:
+            photo = photo._replace(colours=self._canvas)
+        self._photo = photo
+        return images.encode_photo(photo, self._parameters.quality), photo.format
+
+
+def _kept(span: Span) -> slice:
+    return slice(span.kept_start - span.start, span.kept_end - span.start)
+
+
+def blended(below: Pixels, painted: Pixels, parameters: StylizeParameters) -> Pixels:
+    """Blend stylized pixels with those below: their brightness alone or all of them, by strength; uint8 [H,W,3].
+
+    Brightness is luma (ITU-R BT.601); moving every channel by its difference leaves both chroma as they are, but for
+    channels that reach black or white.
+    """
+    ground = below.astype(np.float32)
+    change = (_luma(painted) - _luma(below))[:, :, None] if parameters.preserve_color else painted - ground
+    mixed: NDArray[np.float32] = ground + change * np.float32(parameters.strength)
+    return np.rint(mixed).clip(0, 255).astype(np.uint8)
+
+
+def _luma(pixels: Pixels) -> NDArray[np.float32]:
+    red, green, blue = (pixels[:, :, channel].astype(np.float32) for channel in range(3))
+    luma: NDArray[np.float32] = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    return luma

@@ -1,0 +1,226 @@
+"""Every metric of the service, declared on a registry that is handed in.
+
+With `PROMETHEUS_MULTIPROC_DIR` set before import, the client library keeps each value in a file of that folder, so that
+any API process can answer a scrape for all of them (`exposition`). It does not know what the values mean to callers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from service.processes.launch import MULTIPROC_VARIABLE
+from service.telemetry.graph_statistics import GraphRecord
+
+SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+GRAPH_LABELS = ("model", "version", "graph")
+VERSION_LABELS = ("model", "version")
+GPU_LABELS = ("gpu", "uuid")
+READY_NAME = "hotplate_ready"
+READY_HELP = "1 where the API process that answers this scrape is ready, else 0."
+MODEL_STATES = ("loading", "ready", "unloading", "unavailable", "failed")
+_MEMORY_INTERVAL_SECONDS = 5.0
+
+
+class Metrics:
+    """All metrics of one process; the same names in every process, so that they add up."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._declare_http()
+        self._declare_engine()
+        self._declare_language()
+        self._declare_processes()
+
+    def _declare_http(self) -> None:
+        self.requests = self._counter("requests", "Requests answered.", "route", "model", "status")
+        self.request_seconds = self._histogram(
+            "request_seconds", "Time from a request's head to the last byte of its answer.", SECONDS, "route", "model"
+        )
+        self.requests_in_flight = self._gauge("requests_in_flight", "Requests being worked on; the signal to scale on.")
+        self.request_bytes = self._counter("request_bytes", "Body bytes received.", "route")
+        self.response_bytes = self._counter("response_bytes", "Body bytes sent.", "route")
+        self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one picture.", SECONDS)
+        self.encode_seconds = self._histogram(
+            "encode_seconds", "Time to encode a painted picture, or drawn ones together.", SECONDS
+        )
+
+    def _declare_engine(self) -> None:
+        self.queue_seconds = self._histogram(
+            "queue_seconds",
+            "Time from a request's arrival at the engine to the start of its first batch; of a text, to its slot.",
+            SECONDS,
+            *GRAPH_LABELS,
+        )
+        self.compute_seconds = self._histogram("compute_seconds", "Time to compute one batch.", SECONDS, *GRAPH_LABELS)
+        self.batch_size = self._histogram("batch_size", "Rows in one batch.", BATCH_SIZES, *GRAPH_LABELS)
+        self.rows = self._counter("rows", "Rows computed and answered.", *GRAPH_LABELS)
+        self.failures = self._counter(
+            "failures", "Requests that the engine refused, cancelled or failed, by reason.", *GRAPH_LABELS, "reason"
+        )
+        self.queue_depth = self._gauge("queue_depth", "Rows waiting.", *GRAPH_LABELS)
+        self.max_queue_rows = self._gauge("max_queue_rows", "Rows that may wait; more are refused.", *GRAPH_LABELS)
+        self.model_state = self._gauge(
+            "model_state", "1 for the state that a model version is in, else 0.", "model", "version", "state"
+        )
+        self.load_failures = self._counter(
+            "load_failures", "Times that a model version was rejected when it was loaded.", *VERSION_LABELS
+        )
+
+    def _declare_language(self) -> None:
+        self.time_to_first_token_seconds = self._histogram(
+            "time_to_first_token_seconds",
+            "Time from a prompt's arrival at the engine to its first token.",
+            SECONDS,
+            *VERSION_LABELS,
+        )
+        self.inter_token_seconds = self._histogram(
+            "inter_token_seconds", "Time between two tokens of one text.", SECONDS[1:], *VERSION_LABELS
+        )
+        self.step_seconds = self._histogram(
+            "step_seconds", "Time of one step: prompts, one token of every text, sampling.", SECONDS, *VERSION_LABELS
+        )
+        self.step_sequences = self._histogram(
+            "step_sequences", "Texts that one step continued.", BATCH_SIZES, *VERSION_LABELS
+        )
+        self.step_prefill_tokens = self._histogram(
+            "step_prefill_tokens", "Prompt tokens that one step computed, where it did any.", TOKENS, *VERSION_LABELS
+        )
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of admitted prompts.", *VERSION_LABELS)
+        self.generated_tokens = self._counter("generated_tokens", "Tokens generated.", *VERSION_LABELS)
+        self.prefix_query_tokens = self._counter(
+            "prefix_query_tokens", "Prompt tokens that were looked for in the slots' states.", *VERSION_LABELS
+        )
+        self.prefix_hit_tokens = self._counter(
+            "prefix_hit_tokens", "Prompt tokens that a slot's state held already.", *VERSION_LABELS
+        )
+        self.finished = self._counter("finished", "Texts that ended, by reason.", *VERSION_LABELS, "reason")
+        self.sequences_running = self._gauge("sequences_running", "Texts with a slot.", *VERSION_LABELS)
+        self.sequences_waiting = self._gauge("sequences_waiting", "Texts that wait for a slot.", *VERSION_LABELS)
+        self.max_sequences = self._gauge("max_sequences", "Slots: texts that may run at once.", *VERSION_LABELS)
+        self.max_waiting_sequences = self._gauge(
+            "max_waiting_sequences", "Texts that may wait; more are refused.", *VERSION_LABELS
+        )
+        self.cache_used_ratio = self._gauge(
+            "cache_used_ratio", "Tokens of running texts, of all that the slots can hold.", *VERSION_LABELS
+        )
+
+    def _declare_processes(self) -> None:
+        self.engine_restarts = self._counter("engine_restarts", "Engine processes that died and were replaced.")
+        self.resident_bytes = self._gauge(
+            "process_resident_bytes", "Resident memory, summed over the processes of a kind.", "process"
+        )
+        self.gpu_utilization_ratio = self._gauge(
+            "gpu_utilization_ratio", "Share of the last moments in which the GPU computed, by any program.", *GPU_LABELS
+        )
+        self.gpu_memory_used_bytes = self._gauge(
+            "gpu_memory_used_bytes", "Memory of the GPU in use, by any program.", *GPU_LABELS
+        )
+        self.gpu_memory_bytes = self._gauge("gpu_memory_bytes", "Memory that the GPU has.", *GPU_LABELS)
+        self.gpu_power_watts = self._gauge("gpu_power_watts", "Power that the GPU draws.", *GPU_LABELS)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"hotplate_{name}", help_text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        # Summed over the processes that live: the values of a dead one are gone with it.
+        return Gauge(f"hotplate_{name}", help_text, labels, multiprocess_mode="livesum", registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"hotplate_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+
+    def set_model_state(self, model: str, version: str, state: str) -> None:
+        """Say which state a model version is in."""
+        for known in MODEL_STATES:
+            self.model_state.labels(model, version, known).set(known == state)
+
+
+class GraphMetrics:
+    """The engine's metrics of one graph, with their labels bound once, and its counts since the start."""
+
+    def __init__(self, metrics: Metrics, model: str, version: str, graph: str) -> None:
+        labels = (model, version, graph)
+        self.queue_seconds = metrics.queue_seconds.labels(*labels)
+        self.queue_depth = metrics.queue_depth.labels(*labels)
+        self.max_queue_rows = metrics.max_queue_rows.labels(*labels)
+        self.rows = metrics.rows.labels(*labels)
+        self._compute_seconds = metrics.compute_seconds.labels(*labels)
+        self._batch_size = metrics.batch_size.labels(*labels)
+        self._failures: dict[str, Counter] = {}
+        self._bind_failure: Callable[[str], Counter] = partial(metrics.failures.labels, *labels)
+        self.record = GraphRecord()
+        self.num_batches = 0
+        self.num_rows = 0
+        self.num_failures = 0
+        self.total_compute_seconds = 0.0
+
+    def observe_batch(self, num_rows: int, compute_seconds: float) -> None:
+        """Count one computed batch."""
+        self._compute_seconds.observe(compute_seconds)
+        self._batch_size.observe(num_rows)
+        self.num_batches += 1
+        self.num_rows += num_rows
+        self.total_compute_seconds += compute_seconds
+
+    def count_failure(self, reason: str) -> None:
+        """Count one request that got an error; reasons are codes of the error tree."""
+        if reason not in self._failures:
+            self._failures[reason] = self._bind_failure(reason)
+        self._failures[reason].inc()
+        self.num_failures += 1
+
+    def statistics(self) -> dict[str, float]:
+        """The counts since the engine started."""
+        return {
+            "batches": self.num_batches,
+            "rows": self.num_rows,
+            "failures": self.num_failures,
+            "mean_batch_size": round(self.num_rows / self.num_batches, 3) if self.num_batches else 0.0,
+            "compute_seconds": round(self.total_compute_seconds, 6),
+        }
+
+
+def gather(registry: CollectorRegistry) -> list[Metric]:
+    """The metrics of all processes together; of this one alone where it runs by itself."""
+    if MULTIPROC_VARIABLE not in os.environ:
+        return list(registry.collect())
+    combined = CollectorRegistry()
+    MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
+    return list(combined.collect())
+
+
+class _Gathered:
+    """What the client library asks of a registry that it writes out."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def exposition(metrics: Iterable[Metric]) -> bytes:
+    """The metrics in the Prometheus text format."""
+    return generate_latest(_Gathered(metrics))
+
+
+async def report_memory(metrics: Metrics, process: str) -> None:
+    """Keep the resident memory of this process up to date, for ever."""
+    gauge = metrics.resident_bytes.labels(process)
+    while True:
+        gauge.set(resident_bytes())
+        await asyncio.sleep(_MEMORY_INTERVAL_SECONDS)
+
+
+def resident_bytes() -> int:
+    """The resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,62 @@
+"""Whether requests are traced, and what a tracer is asked for. Without one, requests are handled as if there were none.
+
+OpenTelemetry is imported only where traces are wanted (`spans.py`): it is an optional dependency.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Mapping
+from typing import Protocol
+
+from service.errors import StartupError
+from service.http.request_context import RequestContext
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+
+class Tracing(Protocol):
+    """Makes spans of exchanges."""
+
+    def begin(self, request_id: str, started_at: float, told: Mapping[str, str]) -> RequestContext:
+        """Begin the span of a request; `told` are its headers, which may name the caller's span."""
+
+    def end_http(self, context: RequestContext, method: str, route: str, status: int) -> None:
+        """End the span of a request over HTTP."""
+
+    def end_call(self, context: RequestContext, name: str, code: str) -> None:
+        """End the span of a gRPC call."""
+
+    async def close(self) -> None:
+        """Send what is left, within a bounded time."""
+
+
+def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ) -> Tracing | None:
+    """Open what traces requests, if that is wanted.
+
+    Raises: StartupError where `otel_endpoint` is set and OpenTelemetry is not installed.
+    """
+    if not _is_wanted(settings, environment):
+        return None
+    try:
+        spans = importlib.import_module("service.telemetry.spans")
+    except ModuleNotFoundError as error:
+        missing = f"OpenTelemetry is not installed ({error.name!r} is missing)"
+        if settings.otel_endpoint:
+            raise StartupError(f"{missing}; otel_endpoint needs the extra `otel`.") from error
+        # The variables may have been meant for another program.
+        log.warning("requests are not traced although OTEL_ variables ask for it: %s", missing)
+        return None
+    tracing: Tracing = spans.open_spans(settings.otel_endpoint, environment)
+    return tracing
+
+
+def _is_wanted(settings: Settings, environment: Mapping[str, str]) -> bool:
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
+        return False
+    return bool(settings.otel_endpoint or any(environment.get(name) for name in _ENDPOINTS))

@@ -1,0 +1,166 @@
+"""API keys against the real service, over HTTP and gRPC, and the commands that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+import typer.testing
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from tests.fake_models.classification import LinearClassifier
+from tests.servers import RunningService, until
+from tests.service.cli.command import run
+
+NEEDS_KEY = [
+    ("GET", "/v1/models"),
+    ("POST", "/v1/models/tiny/classify"),
+    ("POST", "/v1/completions"),
+    ("GET", "/v2"),
+    ("POST", "/v2/models/tiny/infer"),
+    ("POST", "/v2/repository/index"),
+    ("GET", "/nowhere"),
+    ("GET", "/metrics"),
+]
+
+
+def command(*words: str, file: Path, key: str = "") -> typer.testing.Result:
+    return run(*words, HOTPLATE_API_KEYS_FILE=str(file), HOTPLATE_API_KEY=key)
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("keys") / "api-keys"
+
+
+@pytest.fixture(scope="module")
+def key(keys_file: Path) -> str:
+    made = command("keys", "new", "ana", file=keys_file)
+    assert made.exit_code == 0, made.stderr
+    return made.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier, keys_file: Path, key: str
+) -> Iterator[RunningService]:
+    folder = tmp_path_factory.mktemp("guarded")
+    network.write(folder, "tiny")
+    options = ("--api-keys-file", str(keys_file), "--metrics-need-key", "--access-log")
+    with RunningService(folder, "--instances", "1", "--threads", "1", *options) as running:
+        yield running.wait_until_ready()
+
+
+@pytest.mark.parametrize(("method", "path"), NEEDS_KEY)
+def test_without_a_key_a_route_answers_401_in_its_own_form(guarded: RunningService, method: str, path: str) -> None:
+    answer = httpx.request(method, guarded.url + path)
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    content = answer.json()
+    told = content["detail"] if "detail" in content else content["error"]
+    assert "asks for a key" in (told["message"] if isinstance(told, dict) else told)
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs"])
+def test_probes_and_documentation_stay_open(guarded: RunningService, path: str) -> None:
+    assert httpx.get(guarded.url + path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v2", "/metrics"])
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+def test_with_the_key_the_routes_answer(guarded: RunningService, key: str, path: str, header: str) -> None:
+    value = f"Bearer {key}" if header == "authorization" else key
+
+    assert httpx.get(guarded.url + path, headers={header: value}).status_code == 200
+
+
+def test_the_log_names_the_caller_and_never_the_key(guarded: RunningService, key: str) -> None:
+    httpx.get(f"{guarded.url}/v1/models", headers={"authorization": f"Bearer {key}", "x-request-id": "asked-by-ana"})
+    records = until(lambda: [r for r in guarded.records if r.get("request_id") == "asked-by-ana"], guarded.describe)
+
+    assert records[0]["caller"] == "ana"
+    assert key not in "".join(guarded.lines)
+
+
+def test_grpc_asks_for_the_key_too_but_not_of_probes(guarded: RunningService, key: str) -> None:
+    with triton.InferenceServerClient(guarded.grpc_address) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        with pytest.raises(InferenceServerException, match="asks for a key") as refusal:
+            client.get_model_metadata("tiny")
+        assert refusal.value.status() == str(grpc.StatusCode.UNAUTHENTICATED)
+        with pytest.raises(InferenceServerException, match="not known"):
+            client.get_model_metadata("tiny", headers={"authorization": "Bearer wrong"})
+        assert client.get_model_metadata("tiny", headers={"authorization": f"Bearer {key}"}).name == "tiny"
+
+
+def test_grpc_calls_without_a_key_are_counted_and_logged_under_names_that_exist(
+    guarded: RunningService, key: str
+) -> None:
+    with grpc.insecure_channel(guarded.grpc_address) as channel:
+        for method in ("inference.GRPCInferenceService/ModelInfer", "a.strangers/Fancy"):
+            with pytest.raises(grpc.RpcError, match="asks for a key"):
+                channel.unary_unary(f"/{method}")(b"", metadata=[("x-request-id", f"refused-{method[0]}")], timeout=20)
+    ids = {"refused-i", "refused-a"}
+    until(lambda: ids <= {record.get("request_id") for record in guarded.records}, guarded.describe)
+
+    metrics = httpx.get(f"{guarded.url}/metrics", headers={"x-api-key": key}).text
+    for route in ("ModelInfer", "unmatched"):
+        assert f'hotplate_requests_total{{model="",route="{route}",status="UNAUTHENTICATED"}} 1.0' in metrics
+    assert "Fancy" not in metrics
+
+
+def test_the_log_names_the_caller_of_a_grpc_call(guarded: RunningService, key: str) -> None:
+    with triton.InferenceServerClient(guarded.grpc_address) as client:
+        client.is_model_ready("tiny", headers={"x-api-key": key, "x-request-id": "called-by-ana"})
+    records = until(lambda: [r for r in guarded.records if r.get("request_id") == "called-by-ana"], guarded.describe)
+
+    assert (records[0]["route"], records[0]["caller"]) == ("ModelReady", "ana")
+    assert key not in "".join(guarded.lines)
+
+
+def test_the_command_line_sends_the_key_of_its_environment(guarded: RunningService, keys_file: Path, key: str) -> None:
+    refused = command("models", "--url", guarded.url, file=keys_file)
+    listed = command("models", "--url", guarded.url, file=keys_file, key=key)
+
+    assert refused.exit_code == 1
+    assert "asks for a key" in refused.stderr
+    assert listed.exit_code == 0, listed.stderr
+    assert "tiny" in listed.stdout
+
+
+def test_keys_come_and_go_while_the_service_runs(guarded: RunningService, keys_file: Path) -> None:
+    key = command("keys", "new", "ben", file=keys_file).stdout.strip()
+    headers = {"authorization": f"Bearer {key}"}
+    until(lambda: httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200, guarded.describe)
+
+    assert command("keys", "list", file=keys_file).stdout.split() == ["ana", "ben"]
+    assert command("keys", "remove", "ben", file=keys_file).exit_code == 0
+    until(lambda: httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 401, guarded.describe)
+    assert oct(keys_file.stat().st_mode)[-3:] == "600"
+    assert key not in keys_file.read_text()
+
+
+def test_a_name_is_taken_once_and_must_be_one(guarded: RunningService, keys_file: Path) -> None:
+    again = command("keys", "new", "ana", file=keys_file)
+    bad = command("keys", "new", "a:b", file=keys_file)
+    nobody = command("keys", "remove", "nobody", file=keys_file)
+
+    assert (again.exit_code, bad.exit_code, nobody.exit_code) == (1, 2, 1)
+    assert "already has a key for 'ana'" in again.stderr
+    assert "'a:b' is not a valid name" in bad.stderr
+    assert "it has ana" in nobody.stderr
+    assert command("keys", "list", file=keys_file).stdout.split() == ["ana"]
+
+
+def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+
+    with RunningService(tmp_path, "--api-keys-file", str(missing)) as service:
+        assert service.wait() == 1
+        assert str(missing) in "".join(service.lines)

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from models.manifest import TensorSpec
+from service.engine.batching.batcher import Batcher
+from service.engine.batching.batches import Request
+from service.engine.batching.instance import BatchOutcome
+from service.engine.batching.scheduling import Cost, Limits
+from service.engine.transport.messages import InferenceTiming
+from service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    InferenceFailed,
+    QueueFull,
+    ServiceError,
+)
+from service.telemetry.metrics import GraphMetrics, Metrics
+from tests.service.engine.fakes import FakeLoop, HeldInstance
+
+INPUTS = (TensorSpec(name="x", datatype="UINT16", shape=(-1, 2)),)
+
+
+@dataclass
+class Bench:
+    """A batcher with a fake clock, held instances, and what became of each request."""
+
+    num_instances: int = 1
+    limits: Limits = field(default_factory=lambda: Limits(4, 0.0, 16))
+    cost: Cost = field(default_factory=lambda: Cost(0.0, 0.0))
+
+    def __post_init__(self) -> None:
+        self.loop = FakeLoop()
+        self.registry = CollectorRegistry()
+        metrics = GraphMetrics(Metrics(self.registry), "m", "1", "g")
+        self.instances = [HeldInstance(self.loop) for _ in range(self.num_instances)]
+        self.batcher = Batcher(INPUTS, self.instances, self.limits, self.cost, self.loop, metrics)
+        self.outcomes: dict[Request, ServiceError | InferenceTiming] = {}
+
+    def submit(self, *values: int, timeout_seconds: float = 60.0, priority: int = 0) -> Request:
+        rows = np.array([[value, value + 1] for value in values], np.uint16)
+        deadline = self.loop.now + timeout_seconds
+        request = Request(len(values), rows.tobytes(), ("y",), self.loop.now, deadline, self.outcomes.__setitem__)
+        request.priority = priority
+        self.batcher.submit(request)
+        return request
+
+    def answers(self, request: Request) -> list[int]:
+        assert isinstance(self.outcomes[request], InferenceTiming)
+        return [int(value) for value in request.joined()["y"][:, 0]]
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, {"model": "m", "version": "1", "graph": "g", **labels})
+
+
+def test_an_idle_instance_starts_at_the_end_of_the_turn() -> None:
+    bench = Bench()
+
+    request = bench.submit(5)
+    bench.loop.advance()
+    bench.instances[0].finish()
+
+    assert bench.answers(request) == [10]
+
+
+def test_requests_of_one_turn_share_a_batch() -> None:
+    bench = Bench()
+
+    requests = [bench.submit(value) for value in (1, 2, 3)]
+    bench.loop.advance()
+    bench.instances[0].finish()
+
+    assert bench.instances[0].sizes == [3]
+    assert [bench.answers(request) for request in requests] == [[2], [4], [6]]
+
+
+def test_the_next_batch_fills_while_one_computes() -> None:
+    bench = Bench()
+    bench.submit(1)
+    bench.loop.advance()
+
+    later = [bench.submit(value) for value in (2, 3, 4)]
+    bench.loop.advance()
+    bench.instances[0].finish()
+    bench.instances[0].finish()
+
+    assert bench.instances[0].sizes == [1, 3]
+    assert [bench.answers(request) for request in later] == [[4], [6], [8]]
+
+
+def test_a_full_batch_leaves_without_waiting() -> None:
+    bench = Bench(limits=Limits(4, 10.0, 16))
+
+    bench.submit(1, 2, 3, 4)
+    bench.loop.advance()
+
+    assert bench.instances[0].sizes == [4]
+
+
+def test_a_part_batch_waits_for_the_window_of_its_oldest_request() -> None:
+    bench = Bench(limits=Limits(4, 0.010, 16))
+    bench.submit(1)
+    bench.loop.advance(0.006)
+    bench.submit(2)
+    bench.loop.advance(0.0039)
+    assert bench.instances[0].sizes == []
+
+    bench.loop.advance(0.0002)
+
+    assert bench.instances[0].sizes == [2]
+
+
+def test_a_deadline_within_the_window_ends_it_although_the_timer_fires_late() -> None:
+    bench = Bench(limits=Limits(4, 10.0, 16))
+    patient = bench.submit(1)
+    hasty = bench.submit(2, timeout_seconds=0.1)
+    bench.loop.advance(0.07)
+    assert bench.instances[0].sizes == []
+
+    bench.loop.now += 0.029  # the loop was busy for all but a moment of what is left
+    bench.loop.advance()
+    bench.instances[0].finish()
+
+    assert bench.instances[0].sizes == [2]
+    assert [bench.answers(request) for request in (patient, hasty)] == [[2], [4]]
+
+
+def test_an_idle_instance_helps_out_before_a_deadline_passes_behind_a_long_batch() -> None:
+    bench = Bench(num_instances=2, limits=Limits(4, 0.0, 16, num_instances=2, efficient_rows=4))
+    bench.submit(9)
+    bench.loop.advance()
+    hasty = bench.submit(2, timeout_seconds=0.1)
+    bench.loop.advance(0.05)
+    assert bench.instances[1].sizes == []
+
+    bench.loop.advance(0.03)
+    bench.instances[1].finish()
+
+    assert bench.answers(hasty) == [4]
+
+
+def test_a_request_of_many_rows_is_split_and_rejoined_in_order() -> None:
+    bench = Bench()
+    bench.submit(100)
+    request = bench.submit(*range(10))
+    bench.loop.advance()
+    while bench.instances[0].is_busy:
+        bench.instances[0].finish()
+
+    assert bench.instances[0].sizes == [4, 4, 3]
+    assert bench.answers(request) == [2 * value for value in range(10)]
+
+
+def test_two_instances_compute_at_once() -> None:
+    bench = Bench(num_instances=2)
+
+    requests = [bench.submit(1, 2, 3, 4), bench.submit(5, 6)]
+    bench.loop.advance()
+
+    assert [instance.sizes for instance in bench.instances] == [[4], [2]]
+    bench.instances[1].finish()
+    assert bench.answers(requests[1]) == [10, 12]
+    bench.instances[0].finish()
+    assert bench.answers(requests[0]) == [2, 4, 6, 8]
+
+
+def test_a_full_queue_refuses_exactly_what_exceeds_it() -> None:
+    bench = Bench(limits=Limits(4, 0.0, 8))
+    bench.submit(0)
+    bench.loop.advance()
+
+    requests = [bench.submit(value) for value in range(10)]
+
+    refused = [r for r in requests if isinstance(bench.outcomes.get(r), QueueFull)]
+    assert refused == requests[8:]
+    assert bench.sample("hotplate_failures_total", reason="queue_full") == 2
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
+    bench = Bench(cost=Cost(0.0, 1.0))
+    bench.submit(0)
+    bench.loop.advance()
+
+    request = bench.submit(1, timeout_seconds=0.5)
+
+    outcome = bench.outcomes[request]
+    assert isinstance(outcome, DeadlineUnreachable)
+    assert outcome.retry_after_seconds is not None
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_is_never_computed() -> None:
+    bench = Bench()
+    bench.submit(1)
+    bench.loop.advance()
+    late = bench.submit(2, timeout_seconds=0.1)
+    punctual = bench.submit(3)
+
+    bench.loop.advance(0.11)
+    bench.instances[0].finish()
+    bench.instances[0].finish()
+
+    assert isinstance(bench.outcomes[late], DeadlineExceeded)
+    assert bench.answers(punctual) == [6]
+    assert bench.instances[0].sizes == [1, 1]
+
+
+def test_a_shorter_deadline_moves_the_timer_forward() -> None:
+    bench = Bench()
+    bench.submit(0)
+    bench.loop.advance()
+    bench.submit(1, timeout_seconds=10.0)
+    bench.loop.advance()
+    urgent = bench.submit(2, timeout_seconds=0.1)
+
+    bench.loop.advance(0.2)
+
+    assert isinstance(bench.outcomes[urgent], DeadlineExceeded)
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_caller_who_leaves_frees_his_rows(victim: int) -> None:
+    bench = Bench()
+    bench.submit(9)
+    bench.loop.advance()
+    requests = [bench.submit(10, 11), bench.submit(20), bench.submit(30)]
+
+    bench.batcher.cancel(requests[victim])
+    bench.instances[0].finish()
+    bench.instances[0].finish()
+
+    stayed = [request for request in requests if request is not requests[victim]]
+    expected = [[20, 22], [40], [60]]
+    assert [bench.answers(request) for request in stayed] == [e for i, e in enumerate(expected) if i != victim]
+    assert isinstance(bench.outcomes[requests[victim]], Cancelled)
+    assert bench.batcher.waiting_rows == 0
+
+
+def test_a_freed_place_is_taken_by_the_overflow() -> None:
+    bench = Bench()
+    bench.submit(0)
+    bench.loop.advance()
+    first = bench.submit(1, 2, 3)
+    second = bench.submit(4, 5, 6)
+
+    bench.batcher.cancel(first)
+    bench.instances[0].finish()
+    bench.instances[0].finish()
+
+    assert bench.instances[0].sizes == [1, 3]
+    assert bench.answers(second) == [8, 10, 12]
+
+
+def test_cancelling_a_running_request_throws_its_result_away() -> None:
+    bench = Bench()
+    request = bench.submit(1)
+    bench.loop.advance()
+
+    bench.batcher.cancel(request)
+    bench.instances[0].finish()
+
+    assert isinstance(bench.outcomes[request], Cancelled)
+    assert bench.batcher.computing_rows == 0
+
+
+def test_cancelling_twice_settles_once() -> None:
+    bench = Bench()
+    request = bench.submit(1)
+
+    bench.batcher.cancel(request)
+    bench.batcher.cancel(request)
+    bench.loop.advance()
+
+    assert bench.sample("hotplate_failures_total", reason="cancelled") == 1
+
+
+def test_a_poisonous_row_fails_alone() -> None:
+    bench = Bench()
+    requests = [bench.submit(value) for value in (1, 2, 3)]
+    bench.loop.advance()
+
+    values = np.array([[2, 3], [0, 0], [6, 7]])
+    outcome = BatchOutcome(bench.loop.now, 0.001, {"y": values}, {1: InferenceFailed("It cannot be computed.")})
+    bench.instances[0].finish(outcome)
+
+    assert isinstance(bench.outcomes[requests[1]], InferenceFailed)
+    assert [bench.answers(requests[0]), bench.answers(requests[2])] == [[2], [6]]
+
+
+def test_a_failed_part_drops_the_rest_of_its_request() -> None:
+    bench = Bench()
+    request = bench.submit(*range(10))
+    bench.loop.advance()
+
+    failed: dict[int, ServiceError] = {0: InferenceFailed("It cannot be computed.")}
+    bench.instances[0].finish(BatchOutcome(bench.loop.now, 0.001, {"y": np.zeros((4, 2))}, failed))
+    while bench.instances[0].is_busy:
+        bench.instances[0].finish()
+
+    assert isinstance(bench.outcomes[request], InferenceFailed)
+    assert bench.batcher.waiting_rows == 0
+    assert bench.batcher.num_waiting == 0
+
+
+def test_the_receipt_tells_queue_time_and_batch_size() -> None:
+    bench = Bench()
+    bench.submit(1)
+    bench.loop.advance()
+    request = bench.submit(2)
+    bench.submit(3)
+    bench.loop.advance(0.25)
+    bench.instances[0].finish()
+    bench.instances[0].finish()
+
+    timing = bench.outcomes[request]
+    assert isinstance(timing, InferenceTiming)
+    assert timing.batch_size == 2
+    assert timing.queue_seconds == pytest.approx(0.25)
+
+
+def test_metrics_count_batches_rows_and_depth() -> None:
+    bench = Bench()
+    bench.submit(1, 2)
+    bench.loop.advance()
+    bench.submit(3)
+    bench.loop.advance()
+    assert bench.sample("hotplate_queue_depth") == 1
+
+    bench.instances[0].finish()
+    bench.instances[0].finish()
+
+    assert bench.sample("hotplate_rows_total") == 3
+    assert bench.sample("hotplate_batch_size_count") == 2
+    assert bench.sample("hotplate_batch_size_sum") == 3
+    assert bench.sample("hotplate_queue_seconds_count") == 2
+    assert bench.sample("hotplate_queue_depth") == 0
+
+
+ACTION = st.one_of(
+    st.tuples(st.just("submit"), st.integers(1, 9)),
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+    st.tuples(st.just("finish"), st.integers(0, 1)),
+    st.tuples(st.just("advance"), st.integers(0, 40)),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(ACTION, max_size=60), st.integers(1, 2), st.sampled_from([0.0, 0.02]))
+def test_whatever_happens_every_request_gets_its_own_answer(
+    actions: list[tuple[str, int]], num_instances: int, delay_seconds: float
+) -> None:
+    bench = Bench(num_instances, Limits(4, delay_seconds, 24, num_instances))
+    submitted: list[tuple[Request, list[int]]] = []
+    next_value = 0
+    for action, number in actions:
+        if action == "submit":
+            values = list(range(next_value, next_value + number))
+            next_value += number
+            submitted.append((bench.submit(*values, timeout_seconds=0.1), values))
+        elif action == "cancel" and submitted:
+            bench.batcher.cancel(submitted[number % len(submitted)][0])
+        elif action == "finish" and bench.instances[number % num_instances].is_busy:
+            bench.instances[number % num_instances].finish()
+        elif action == "advance":
+            bench.loop.advance(number / 1000)
+    while any(instance.is_busy for instance in bench.instances) or bench.batcher.num_waiting:
+        bench.loop.advance(0.05)
+        for instance in bench.instances:
+            if instance.is_busy:
+                instance.finish()
+
+    for request, values in submitted:
+        assert request in bench.outcomes
+        if isinstance(bench.outcomes[request], InferenceTiming):
+            assert bench.answers(request) == [2 * value for value in values]
+    assert bench.batcher.waiting_rows == bench.batcher.computing_rows == 0
+    assert all(size <= 4 for instance in bench.instances for size in instance.sizes)
+
+
+def test_what_is_urgent_goes_ahead_of_what_waits_behind_the_next_batch() -> None:
+    bench = Bench(limits=Limits(1, 0.0, 16))
+    done: list[int] = []
+    requests = {value: bench.submit(value) for value in (1, 2)}
+    bench.loop.advance()
+    requests |= {value: bench.submit(value, priority=rank) for value, rank in ((3, 3), (4, 0), (5, 1))}
+
+    for _ in requests:
+        bench.instances[0].finish()
+        done += [v for v, request in requests.items() if request in bench.outcomes and v not in done]
+
+    # The first computes, the second is in the next batch; then 1 before none before 3.
+    assert done == [1, 2, 5, 4, 3]
+    assert [bench.answers(request) for request in requests.values()] == [[2], [4], [6], [8], [10]]
+
+
+def test_nothing_overtakes_a_request_whose_rows_have_begun_to_leave() -> None:
+    bench = Bench(limits=Limits(2, 0.0, 16))
+    large = bench.submit(1, 2, 3, 4, 5, priority=5)
+    urgent = bench.submit(6, priority=1)
+    bench.loop.advance()
+
+    for _ in range(3):
+        bench.instances[0].finish()
+
+    assert bench.answers(large) == [2, 4, 6, 8, 10]
+    assert bench.answers(urgent) == [12]
+    assert bench.instances[0].sizes == [2, 2, 2]

@@ -1,0 +1,51 @@
+"""The float caveat of seeds: how far the logits of a text in a batch may lie from those of the text alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.engine.generation.decoder import Decoder
+from service.engine.repository.loading import load_version
+from service.engine.runtime.runtime import Device
+from service.settings import Settings
+
+REPOSITORY = Path(__file__).resolve().parents[4] / "models" / "repository"
+NUM_ROWS, NUM_STEPS, PLACE = 16, 12, 0
+
+
+def logits_of(decoder: Decoder, prompts: list[NDArray[np.int32]], steps: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The logits [steps, V] of the text in the first slot, which all decode together with the others."""
+    for slot, prompt in enumerate(prompts):
+        decoder.prefill(slot, prompt, 0, [len(prompt) - 1])
+        decoder.lengths[slot] = len(prompt)
+    rows = []
+    for token in steps:
+        decoder.tokens[: len(prompts)] = token
+        rows.append(decoder.decode(len(prompts))[PLACE].copy())
+        decoder.lengths[: len(prompts)] += 1
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["novelist", "novelist-lstm"])
+def test_the_logits_of_a_text_in_a_batch_differ_from_those_alone_by_rounding_only(name: str) -> None:
+    loaded = load_version(REPOSITORY / name / "1", Settings(threads=1, max_sequences=16), Device("cpu"))
+    assert loaded.decoder is not None
+    decoder = loaded.decoder.decoder
+    random = np.random.default_rng(5)
+    vocab_size = decoder.language.vocab_size
+    prompts = [random.integers(1, vocab_size, 5 + 3 * row).astype(np.int32) for row in range(NUM_ROWS)]
+    steps = random.integers(1, vocab_size, NUM_STEPS)
+
+    alone = logits_of(decoder, prompts[:1], steps)
+    beside = logits_of(decoder, prompts, steps)
+
+    # Where the likeliest two tokens are closer than this, the batch may decide; everywhere else it cannot.
+    assert np.abs(alone - beside).max() < 1e-4
+    ranked = np.sort(alone, axis=1)
+    is_clear = ranked[:, -1] - ranked[:, -2] > 2e-4
+    assert is_clear.sum() > NUM_STEPS // 2
+    assert (alone.argmax(axis=1) == beside.argmax(axis=1))[is_clear].all()

@@ -1,0 +1,102 @@
+"""The thread around a sequencer: orders between steps, sleep, and defects that end nothing else."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.engine.generation.sequencer import Sequencer
+from service.engine.generation.sequences import Sequence, StepEvents
+from service.engine.generation.text_generator import SequencerThread
+from service.engine.transport.messages import Sampling
+from service.errors import Cancelled, InferenceFailed
+from service.telemetry.language_metrics import LanguageMetrics
+from service.telemetry.metrics import Metrics
+from tests.fake_models.text_generation import AttentionDecoder, random_tokens
+from tests.service.engine.texts import COST, decoder, network
+
+
+class Case:
+    """A thread on a real small decoder, and what it posts."""
+
+    def __init__(self) -> None:
+        self.posts: queue.SimpleQueue[StepEvents] = queue.SimpleQueue()
+        self.post: Callable[[StepEvents], None] = self.posts.put
+        self.decoder = decoder(num_slots=2)
+        sequencer = Sequencer(
+            self.decoder,
+            COST,
+            max_step_tokens=64,
+            max_waiting=8,
+            clock=time.monotonic,
+            post=lambda events: self.post(events),
+            metrics=LanguageMetrics(Metrics(CollectorRegistry()), "tiny", "1"),
+        )
+        self.thread = SequencerThread(sequencer, "test")
+
+    def submit(self, max_tokens: int = 5, seed: int = 0) -> Sequence:
+        now = time.monotonic()
+        prompt = np.array(random_tokens(6, seed), np.int32)
+        sampling = Sampling(max_tokens=max_tokens, temperature=0.0, ignore_eos=True)
+        sequence = Sequence(prompt, sampling, self.decoder.language, now, now + 60)
+        self.thread.submit(sequence)
+        return sequence
+
+    def outcome(self, sequence: Sequence) -> Any:
+        """Wait for a text's end."""
+        while True:
+            for ended, outcome in self.posts.get(timeout=30).ended:
+                if ended is sequence:
+                    return outcome
+
+
+def test_texts_come_from_the_thread_and_a_cancelled_one_ends_at_once() -> None:
+    case = Case()
+
+    first = case.submit()
+    assert case.outcome(first).reason == "length"
+    assert first.new_tokens == network(AttentionDecoder).greedy(random_tokens(6), 5)
+    endless = case.submit(100)
+    case.thread.cancel(endless)
+    assert isinstance(case.outcome(endless), Cancelled)
+
+    case.thread.close()
+
+
+@pytest.mark.parametrize("defect", [ZeroDivisionError, RuntimeError])
+def test_a_defect_fails_the_texts_in_hand_and_the_thread_goes_on(defect: type[Exception]) -> None:
+    case = Case()
+    real = case.decoder.decode
+
+    def broken(num_rows: int) -> Any:
+        case.decoder.decode = real  # type: ignore[method-assign]
+        raise defect("A defect.")
+
+    case.decoder.decode = broken  # type: ignore[method-assign]
+
+    failed = case.submit()
+    outcome = case.outcome(failed)
+    assert isinstance(outcome, InferenceFailed)
+    assert isinstance(outcome.__cause__, defect)
+    assert case.outcome(case.submit(seed=1)).reason == "length"
+
+    case.thread.close()
+
+
+def test_the_thread_ends_when_the_loop_it_posts_to_is_closed() -> None:
+    case = Case()
+
+    def closed(_events: StepEvents) -> None:
+        raise RuntimeError("Event loop is closed")
+
+    case.post = closed
+    case.submit()
+
+    case.thread._thread.join(30)
+    assert not case.thread._thread.is_alive()

@@ -1,0 +1,176 @@
+"""Loading of language models: shared weights, golden logits, threads by measurement."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.golden import Golden, read_golden, write_golden
+from models.manifest import MANIFEST_FILE, sha256_hex
+from service.engine.repository import decoder_loading
+from service.engine.repository.decoder_loading import _Candidate
+from service.engine.repository.loading import load_version
+from service.engine.repository.version_files import VersionRejected
+from service.engine.runtime.runtime import Device
+from service.settings import Settings
+from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder, random_tokens
+from tests.service.engine.texts import KINDS
+
+CPU = Device("cpu")
+SETTINGS = Settings(threads=1, max_sequences=5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return AttentionDecoder().write(tmp_path)
+
+
+def edit_manifest(folder: Path, **changes: Any) -> None:
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | changes))
+
+
+def edit_language(folder: Path, **changes: Any) -> None:
+    language = json.loads((folder / MANIFEST_FILE).read_text())["language"]
+    edit_manifest(folder, language=language | changes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sound_language_model_is_loaded_verified_and_measured(kind: type[TinyDecoder], tmp_path: Path) -> None:
+    loaded = load_version(kind().write(tmp_path), SETTINGS, CPU)
+
+    assert loaded.decoder is not None
+    assert loaded.decoder.golden_error < 1e-3
+    assert loaded.decoder.decoder.num_slots == 5
+    assert list(loaded.decoder.cost.decode_seconds) == [1, 2, 4, 5]
+    assert loaded.decoder.cost.prefill_token_seconds > 0
+    assert loaded.decoder.providers == ("CPUExecutionProvider",)
+    assert set(loaded.graphs) == ({"attention"} if kind is AttentionDecoder else set())
+
+
+def test_attention_without_a_cuda_kernel_runs_on_the_cpu_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_version(folder, SETTINGS, Device("cuda"))
+
+    assert loaded.decoder is not None
+    assert loaded.decoder.providers == ("CPUExecutionProvider",)
+    assert loaded.graphs["attention"].providers == ("CPUExecutionProvider",)
+    assert "attention in float32 has no CUDA kernel" in caplog.text
+
+
+def test_the_graph_that_explains_is_batched_within_its_own_bound(folder: Path) -> None:
+    graph = load_version(folder, SETTINGS, CPU).graphs["attention"]
+
+    network = AttentionDecoder()
+    window = np.array([random_tokens(network.attention_tokens, seed) for seed in (5, 6)])
+    outputs = graph.runners[0].run({"tokens": window}, 2, ("attention",))
+    assert graph.batching.buckets == (1, 2)
+    assert len(graph.runners) == 1
+    assert np.allclose(outputs["attention"][1, 0], network.attention(window[1]), atol=1e-5)
+
+
+def test_one_flipped_bit_in_the_shared_weights_is_rejected(folder: Path) -> None:
+    content = bytearray((folder / "weights.bin").read_bytes())
+    content[40] ^= 1
+    (folder / "weights.bin").write_bytes(content)
+
+    with pytest.raises(VersionRejected, match=r"weights\.bin has the SHA-256"):
+        load_version(folder, SETTINGS, CPU)
+
+
+def test_other_weights_with_a_true_hash_do_not_meet_the_golden_logits(folder: Path, tmp_path: Path) -> None:
+    other = AttentionDecoder(seed=9).write(tmp_path / "other")
+    content = (other / "weights.bin").read_bytes()
+    (folder / "weights.bin").write_bytes(content)
+    graphs = json.loads((folder / MANIFEST_FILE).read_text())["graphs"]
+    for graph in graphs.values():
+        graph["weights"]["sha256"] = sha256_hex(content)
+    edit_manifest(folder, graphs=graphs)
+
+    with pytest.raises(VersionRejected, match="logits deviate from their golden values"):
+        load_version(folder, SETTINGS, CPU)
+
+
+@pytest.mark.parametrize("position", [(0, 3), (2, 22)], ids=["in a prompt", "in a step"])
+def test_a_deviation_anywhere_is_found(folder: Path, position: tuple[int, int]) -> None:
+    goldens = read_golden(folder)
+    goldens["sequence"].outputs["logits"][position][7] += 0.01
+    write_golden(folder, goldens)
+
+    with pytest.raises(VersionRejected, match=r"by 0\.01"):
+        load_version(folder, SETTINGS, CPU)
+
+
+@pytest.mark.parametrize(
+    ("golden", "reason"),
+    [
+        ({}, "nothing for 'sequence'"),
+        ({"sequence": Golden({"words": np.zeros((1, 2), np.int64)}, {})}, "does not name 'tokens'"),
+    ],
+)
+def test_golden_values_that_do_not_fit_are_rejected(folder: Path, golden: dict[str, Golden], reason: str) -> None:
+    write_golden(folder, golden)
+
+    with pytest.raises(VersionRejected, match=reason):
+        load_version(folder, SETTINGS, CPU)
+
+
+def test_a_text_generator_needs_both_graphs(folder: Path) -> None:
+    graphs = json.loads((folder / MANIFEST_FILE).read_text())["graphs"]
+    del graphs["prefill"]
+    edit_manifest(folder, graphs=graphs)
+
+    with pytest.raises(VersionRejected, match=r"\['prefill'\] are missing"):
+        load_version(folder, SETTINGS, CPU)
+
+
+def test_states_must_be_those_of_the_graphs(folder: Path) -> None:
+    states = json.loads((folder / MANIFEST_FILE).read_text())["language"]["states"]
+
+    edit_language(folder, states=states[:1])
+    with pytest.raises(VersionRejected, match="decode: the inputs are"):
+        load_version(folder, SETTINGS, CPU)
+
+    edit_language(folder, states=[states[0] | {"shape": [2, 64, 8]}, states[1]])
+    with pytest.raises(VersionRejected, match=r"state 'key_0' is not FP32 \[2, 64, 8\]"):
+        load_version(folder, SETTINGS, CPU)
+
+    edit_language(folder, states=states, vocab_size=300)
+    with pytest.raises(VersionRejected, match="logits are of 257 tokens"):
+        load_version(folder, SETTINGS, CPU)
+
+
+@pytest.mark.parametrize(("wide_seconds", "expected"), [(0.0095, 1), (0.005, 2)])
+def test_threads_must_clearly_win(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wide_seconds: float, expected: int
+) -> None:
+    real = decoder_loading._measured
+
+    def measured(files: Any, language: Any, num_threads: int, settings: Settings, device: Device) -> _Candidate:
+        decoder = real(files, language, num_threads, settings, device).decoder
+        seconds = 0.01 if num_threads == 1 else wide_seconds
+        return _Candidate(num_threads, decoder, {1: seconds, 4: seconds}, seconds)
+
+    monkeypatch.setattr(decoder_loading, "_measured", measured)
+    monkeypatch.setattr(decoder_loading, "available_cpus", lambda: 2)
+
+    loaded = load_version(folder, Settings(max_sequences=2), CPU)
+
+    assert loaded.decoder is not None
+    assert loaded.decoder.num_threads == expected
+
+
+def test_a_recurrent_model_forgets_what_a_slot_held_before(tmp_path: Path) -> None:
+    network = RecurrentDecoder()
+    loaded = load_version(network.write(tmp_path), SETTINGS, CPU).decoder
+    assert loaded is not None
+    tokens = np.array(random_tokens(9))
+
+    for _ in range(2):
+        logits = loaded.decoder.prefill(3, tokens, 0, [8])
+        assert np.allclose(logits[0], network.logits(tokens)[8], atol=1e-4)

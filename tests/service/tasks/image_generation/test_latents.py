@@ -1,0 +1,169 @@
+"""Seeds to labels, choices and noise; truncation; walks and sums of latents."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from service.tasks.image_generation.process import (
+    NUM_SEEDS,
+    Floats,
+    difference_added,
+    draw,
+    following_seeds,
+    walk,
+    walk_labels,
+)
+
+K, Z = 10, 64
+
+
+def test_a_seed_draws_the_same_forever() -> None:
+    draws = draw([7], K, 4)
+
+    # Written down once: whoever changes these numbers changes every picture that a seed was noted for.
+    assert draws.labels.tolist() == [8]
+    assert draws.choices.tolist() == [0.2953653335571289]
+    expected = [-0.136850968003273, -0.39271408319473267, -0.609160840511322, -0.5761016011238098]
+    np.testing.assert_allclose(draws.noise[0], expected, rtol=2e-7)  # a logarithm may differ by a bit elsewhere
+
+
+def test_the_noise_is_what_the_generator_and_the_formula_say() -> None:
+    raw = np.random.Philox(key=2**53 - 1).random_raw(4 + Z).tolist()
+    uniform = [number >> 11 for number in raw[4:]]
+    expected = []
+    for first, second in zip(uniform[::2], uniform[1::2], strict=True):
+        radius = math.sqrt(-2 * math.log(1 - first / 2**53))
+        angle = 2 * math.pi * second / 2**53
+        expected += [radius * math.cos(angle), radius * math.sin(angle)]
+
+    draws = draw([2**53 - 1], K, Z)
+
+    np.testing.assert_allclose(draws.noise[0], expected, rtol=1e-6)
+    assert draws.labels[0] == (raw[0] >> 11) * K // 2**53
+    assert draws.choices[0] == np.float32((raw[1] >> 40) / 2**24)
+    assert [str(array.dtype) for array in (draws.labels, draws.choices, draws.noise)] == ["int64", "float32", "float32"]
+
+
+def test_each_picture_has_the_numbers_that_its_seed_has_alone() -> None:
+    seeds = following_seeds(1000, 40)
+
+    together = draw(seeds, K, Z, 0.7, 1.2)
+
+    for row, seed in enumerate(seeds):
+        alone = draw([seed], K, Z, 0.7, 1.2)
+        assert alone.labels[0] == together.labels[row]
+        assert alone.choices[0] == together.choices[row]
+        assert alone.noise[0].tobytes() == together.noise[row].tobytes()
+
+
+def test_seeds_go_on_from_the_first_after_the_last() -> None:
+    assert following_seeds(NUM_SEEDS - 2, 4) == [NUM_SEEDS - 2, NUM_SEEDS - 1, 0, 1]
+
+
+def test_many_seeds_draw_normal_noise_and_every_label_alike() -> None:
+    draws = draw(range(4000), K, Z)
+
+    flat = draws.noise.ravel()
+    assert abs(flat.mean()) < 0.01
+    assert abs(flat.std() - 1) < 0.01
+    assert abs((np.abs(flat) < 1).mean() - 0.6827) < 0.005
+    assert abs(np.corrcoef(draws.noise[:, ::2].ravel(), draws.noise[:, 1::2].ravel())[0, 1]) < 0.01
+    assert np.bincount(draws.labels, minlength=K).min() > 320
+    assert draws.choices.min() >= 0
+    assert draws.choices.max() < 1
+    assert abs(draws.choices.mean() - 0.5) < 0.02
+    assert len(np.unique(flat)) > 0.99 * flat.size
+
+
+def test_an_odd_number_of_latents_is_the_start_of_an_even_one() -> None:
+    assert draw([3], K, 5).noise.tolist()[0] == draw([3], K, 6).noise.tolist()[0][:5]
+
+
+def test_how_many_labels_there_are_changes_no_noise() -> None:
+    assert np.array_equal(draw([3], 2, Z).noise, draw([3], 1000, Z).noise)
+    assert draw(range(50), 1, 2).labels.tolist() == [0] * 50
+
+
+@pytest.mark.parametrize("truncation", [0.1, 0.5, 1.0, 2.0])
+def test_truncation_draws_the_larger_numbers_again_and_keeps_the_others(truncation: float) -> None:
+    seeds = range(300)
+    plain, cut = draw(seeds, K, Z).noise, draw(seeds, K, Z, 1.0, truncation).noise
+
+    assert np.abs(cut).max() <= np.float32(truncation)
+    fits = np.abs(plain) <= truncation
+    assert np.array_equal(cut[fits], plain[fits])
+    assert np.isin(cut[~fits], plain).mean() < 0.01  # drawn further on in the stream, alike by chance alone
+    # The variance of a normal distribution that is cut at both sides.
+    density = math.exp(-(truncation**2) / 2) / math.sqrt(2 * math.pi)
+    variance = 1 - 2 * truncation * density / math.erf(truncation / math.sqrt(2))
+    assert abs(cut.std() / math.sqrt(variance) - 1) < 0.02
+
+
+def test_temperature_multiplies_what_truncation_leaves() -> None:
+    cut = draw([5], K, Z, 1.0, 1.5).noise
+
+    assert np.array_equal(draw([5], K, Z, 0.5, 1.5).noise, cut * np.float32(0.5))
+    assert not draw([5], K, Z, 0.0, 1.5).noise.any()
+
+
+def latent_pair() -> tuple[Floats, Floats]:
+    noise = draw([1, 2], K, Z).noise
+    return noise[0], noise[1]
+
+
+@pytest.mark.parametrize("path", ["spherical", "linear"])
+@pytest.mark.parametrize("steps", [2, 3, 64])
+def test_a_walk_begins_and_ends_exactly_where_it_should(path: str, steps: int) -> None:
+    start, end = latent_pair()
+
+    points = walk(start, end, steps, "spherical" if path == "spherical" else "linear")
+
+    assert points.shape == (steps, Z)
+    assert points.dtype == np.float32
+    assert points[0].tobytes() == start.tobytes()
+    assert points[-1].tobytes() == end.tobytes()
+
+
+def test_a_spherical_walk_turns_by_equal_angles_at_equal_length() -> None:
+    start, end = latent_pair()
+    end = end * np.float32(np.linalg.norm(start) / np.linalg.norm(end))
+
+    points = walk(start, end, 9, "spherical").astype(np.float64)
+
+    lengths = np.linalg.norm(points, axis=1)
+    np.testing.assert_allclose(lengths, lengths[0], rtol=1e-6)
+    angles = np.arccos((points[1:] * points[:-1]).sum(axis=1) / lengths[0] ** 2)
+    np.testing.assert_allclose(angles, angles[0], rtol=1e-5)
+
+
+def test_a_linear_walk_goes_in_equal_steps() -> None:
+    start, end = latent_pair()
+
+    points = walk(start, end, 5, "linear")
+
+    np.testing.assert_allclose(np.diff(points, axis=0), np.tile((end - start) / 4, (4, 1)), atol=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, 0.0])
+def test_a_spherical_walk_along_one_line_is_straight(factor: float) -> None:
+    start, _ = latent_pair()
+    end = start * np.float32(factor)
+
+    points = walk(start, end, 5, "spherical")
+
+    assert np.isfinite(points).all()
+    np.testing.assert_allclose(points, walk(start, end, 5, "linear"), atol=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(2, [4, 1]), (3, [4, 4, 1]), (4, [4, 4, 1, 1]), (5, [4, 4, 4, 1, 1])])
+def test_labels_change_halfway(steps: int, expected: list[int]) -> None:
+    assert walk_labels(4, 1, steps).tolist() == expected
+
+
+def test_latents_are_reckoned_with_their_means() -> None:
+    a, b, c = (np.array(rows, np.float32) for rows in ([[1, 2], [3, 4]], [[1, 1]], [[0, 5], [0, 6], [0, 7]]))
+
+    assert difference_added(a, b, c).tolist() == [1, 8]

@@ -1,0 +1,219 @@
+"""Photographs to rows and paintings to files, without a service; the network is a stand-in that is told apart."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.images import ImageLimits
+from models.stylization import Style, Stylization
+from service.errors import InvalidParameter, PictureTooSmall
+from service.schema import from_text, read
+from service.tasks.style_transfer.process import Painting, blended, check_header
+from service.tasks.style_transfer.schema import StylizeParameters
+from tests.models.samples import encoded, noise, png_chunk, png_header
+
+Pixels = NDArray[np.uint8]
+ROOT = Path(__file__).parents[4]
+LIMITS = ImageLimits()
+SHIPPED = Stylization(
+    styles=(Style(name="waves", thumbnail="waves.jpg"),),
+    stride=4,
+    max_pixels=2**20,
+    tile_pixels=768,
+    halo_pixels=52,
+)
+STYLES = Stylization(
+    styles=tuple(Style(name=name, thumbnail=f"{name}.jpg") for name in ("waves", "night")),
+    stride=4,
+    max_pixels=4096,
+    tile_pixels=32,
+    halo_pixels=4,
+)
+
+
+def parameters_of(**texts: str) -> StylizeParameters:
+    return read(StylizeParameters, from_text(StylizeParameters, {"style": "waves"} | texts))
+
+
+def painting_of(body: bytes, stylization: Stylization = STYLES, **texts: str) -> Painting:
+    asked = parameters_of(**texts)
+    return Painting(check_header(body, LIMITS, asked), LIMITS, stylization, asked)
+
+
+def inverted(painting: Painting) -> Pixels:
+    """What comes out where the network inverts its input."""
+    for tile in painting.plan.tiles:
+        painting.lay(tile, 255 - painting.read(tile))
+    return np.asarray(Image.open(BytesIO(painting.encode()[0])))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 64), (131, 77), (40, 400)])
+def test_tiles_join_to_the_whole(size: tuple[int, int]) -> None:
+    photo = noise(*size)
+
+    painting = painting_of(encoded(Image.fromarray(photo)))
+
+    assert len(painting.plan.tiles) > 1 or size[0] * size[1] <= 4096
+    assert np.array_equal(inverted(painting), 255 - photo)
+
+
+def test_beyond_its_end_a_photograph_is_mirrored() -> None:
+    photo = noise(70, 45)
+    padded = np.pad(photo, ((0, 26), (0, 19), (0, 0)), mode="reflect")
+    painting = painting_of(encoded(Image.fromarray(photo)))
+
+    for tile in painting.plan.tiles:
+        rows, columns = tile
+        assert np.array_equal(painting.read(tile), padded[rows.start : rows.end, columns.start : columns.end])
+
+
+def test_the_whole_is_brought_to_what_the_network_takes() -> None:
+    photo = np.full((200, 300, 3), (10, 200, 90), np.uint8)
+
+    small = painting_of(encoded(Image.fromarray(photo))).read_whole()
+
+    assert small.shape == (52, 76, 3)
+    assert (small == (10, 200, 90)).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK"])
+def test_every_mode_becomes_colours_and_keeps_its_alpha(mode: str) -> None:
+    image = Image.fromarray(noise(40, 40)).convert(mode)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    body = encoded(image, kind)
+    shown = Image.open(BytesIO(body)).convert("RGB")
+
+    found = inverted(painting_of(body, format="png"))
+
+    assert np.array_equal(found[:, :, :3], 255 - np.asarray(shown))
+    assert (found.shape[2] == 4) == (mode in ("LA", "RGBA"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_the_profile_of_the_colours_is_kept_and_all_else_is_dropped(kind: str) -> None:
+    profile = rgb_profile()
+    exif = Image.Exif()
+    exif[0x010F] = "A camera"
+    body = encoded(Image.fromarray(noise(40, 40)), kind, icc_profile=profile, exif=exif.tobytes(), dpi=(300, 300))
+    assert b"A camera" in body
+
+    for strength in ("0", "1"):
+        painting = painting_of(body, strength=strength)
+        if strength == "1":
+            inverted(painting)
+        content, _ = painting.encode()
+        opened = Image.open(BytesIO(content))
+        assert opened.info["icc_profile"] == profile
+        assert b"A camera" not in content
+        assert "dpi" not in opened.info or opened.info["dpi"] != (300, 300)
+
+
+@pytest.mark.parametrize("damage", ["space", "length", "signature", "size"])
+def test_a_profile_that_does_not_fit_is_dropped(damage: str) -> None:
+    profile = bytearray(rgb_profile())
+    if damage == "space":
+        profile[16:20] = b"CMYK"
+    elif damage == "length":
+        profile[0:4] = (7).to_bytes(4, "big")
+    elif damage == "signature":
+        profile[36:40] = b"none"
+    else:
+        profile = profile.ljust(2**20 + 1, b"\0")
+        profile[0:4] = len(profile).to_bytes(4, "big")
+    body = encoded(Image.fromarray(noise(40, 40)), icc_profile=bytes(profile))
+
+    content, _ = painting_of(body, strength="0").encode()
+
+    assert "icc_profile" not in Image.open(BytesIO(content)).info
+
+
+def rgb_profile() -> bytes:
+    """The head of an ICC profile of RGB colours, and some of its data."""
+    profile = bytearray(500)
+    profile[0:4] = len(profile).to_bytes(4, "big")
+    profile[12:24] = b"mntrRGB XYZ "
+    profile[36:40] = b"acsp"
+    return bytes(profile)
+
+
+def test_strength_0_keeps_colours_below_full_transparency() -> None:
+    pixels = noise(40, 44, 4)
+    pixels[:20, :, 3] = 0
+    for kind in ("png", "webp"):
+        painting = painting_of(encoded(Image.fromarray(pixels)), strength="0", format=kind, quality="100")
+        found = np.asarray(Image.open(BytesIO(painting.encode()[0])))
+        assert np.array_equal(found[:, :, 3], pixels[:, :, 3])
+        assert kind == "webp" or np.array_equal(found, pixels)
+
+
+def test_a_blend_of_pixels_is_rounded() -> None:
+    below, painted = np.full((1, 1, 3), 10, np.uint8), np.full((1, 1, 3), 13, np.uint8)
+
+    assert blended(below, painted, parameters_of(strength="0.5")).tolist() == [[[12, 12, 12]]]
+    assert blended(below, painted, parameters_of(strength="0.1")).tolist() == [[[10, 10, 10]]]
+    assert np.array_equal(blended(below, painted, parameters_of()), painted)
+
+
+def test_preserved_colors_keep_the_differences_of_channels() -> None:
+    below = np.array([[[100, 120, 90], [250, 20, 0]]], np.uint8)
+    painted = np.array([[[30, 60, 200], [255, 255, 255]]], np.uint8)
+
+    found = blended(below, painted, parameters_of(preserve_color="true"))
+
+    luma = np.array([0.299, 0.587, 0.114])
+    assert found[0, 0].tolist() == np.rint(below[0, 0] + (painted[0, 0] - below[0, 0].astype(float)) @ luma).tolist()
+    assert found[0, 1].tolist() == [255, 189, 169]  # red was at its end already
+
+
+def test_a_side_that_webp_cannot_hold_is_refused_before_decoding() -> None:
+    header = png_header(16_384, 40)
+
+    check_header_error(header, InvalidParameter, "16384x40.*at most 16383.*jpeg or png", format="webp")
+    check_header_error(png_header(31, 4000), PictureTooSmall, "31x4000")
+    check_header_error(png_header(4000, 31), PictureTooSmall, "4000x31")
+
+
+def check_header_error(head: bytes, kind: type[Exception], told: str, **texts: str) -> None:
+    with pytest.raises(kind, match=told):
+        check_header(head + png_chunk(b"IEND", b""), LIMITS, parameters_of(**texts))
+
+
+MEASURE = """
+import re, sys
+from pathlib import Path
+from tests.service.tasks.style_transfer.test_process import SHIPPED, painting_of
+
+def resident_bytes(name):
+    return 1024 * int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+body = Path(sys.argv[1]).read_bytes()
+before = resident_bytes("VmRSS")
+painting = painting_of(body, SHIPPED, preserve_color="true")
+painting.read_whole()
+for tile in painting.plan.tiles:
+    painting.lay(tile, 255 - painting.read(tile))
+content, _ = painting.encode()
+print(resident_bytes("VmHWM") - before - len(content))
+"""
+NUM_TILE_BYTES = 60e6
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_large_picture_takes_9_bytes_a_pixel_and_those_of_a_tile(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "photo"
+    pixels = noise(300, 400, 3 if kind == "JPEG" else 4).repeat(10, axis=0).repeat(10, axis=1)
+    file.write_bytes(encoded(Image.fromarray(pixels), kind))
+
+    shown = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(file)], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True
+    )
+
+    assert 8 * 12e6 < int(shown.stdout) < 9 * 12e6 + NUM_TILE_BYTES

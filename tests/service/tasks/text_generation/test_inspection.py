@@ -1,0 +1,195 @@
+"""`next-token`, `tokenize`, `detokenize`, `score` and `attention` of the real service, against NumPy."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder
+from tests.service.http.calls import assert_problem
+from tests.service.tasks.text_generation.texts import logprobs_after, text_of, tokens_of
+
+MODEL = "/v1/models/tiny-transformer"
+TEXT = "na\u00efve \U0001f642 <|endoftext|>"
+
+
+def answered(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    """The answer to a request that succeeds."""
+    response = client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def scored(decoder: TinyDecoder, tokens: list[int]) -> list[float]:
+    """The log probability of each token after the first."""
+    return [float(logprobs_after(decoder, tokens[:end])[tokens[end]]) for end in range(1, len(tokens))]
+
+
+@pytest.mark.parametrize("text", ["", "abc", "a" * 126])
+def test_the_next_token_has_the_networks_probabilities(
+    text_generation_client: httpx.Client, transformer: AttentionDecoder, text: str
+) -> None:
+    expected = logprobs_after(transformer, [0, *tokens_of(text)])
+
+    candidates = answered(text_generation_client, f"{MODEL}/next-token", text=text, top_k=7)["candidates"]
+
+    assert [candidate["id"] for candidate in candidates] == expected.argsort()[::-1][:7].tolist()
+    for candidate in candidates:
+        assert candidate["logprob"] == pytest.approx(expected[candidate["id"]], abs=1e-3)
+        assert candidate["probability"] == pytest.approx(math.exp(candidate["logprob"]))
+        assert candidate["text"] == (text_of([candidate["id"]]) or "<|endoftext|>")
+
+
+def test_ten_candidates_are_given_by_default(text_generation_client: httpx.Client) -> None:
+    assert len(answered(text_generation_client, f"{MODEL}/next-token", text="abc")["candidates"]) == 10
+
+
+def test_a_text_without_room_for_a_token_is_refused(text_generation_client: httpx.Client) -> None:
+    assert_problem(
+        text_generation_client.post(f"{MODEL}/next-token", json={"text": "a" * 127}),
+        400,
+        "context_length_exceeded",
+        "127",
+        "126",
+    )
+
+
+def test_a_text_is_cut_into_tokens_and_joined_again(text_generation_client: httpx.Client) -> None:
+    answer = answered(text_generation_client, f"{MODEL}/tokenize", text=TEXT)
+
+    tokens = answer["tokens"]
+    assert answer["num_tokens"] == len(tokens)
+    assert [token["id"] for token in tokens] == tokens_of(TEXT)
+    assert bytes(byte for token in tokens for byte in token["bytes"]) == TEXT.encode()
+    for token in tokens:
+        assert token["text"] == bytes(token["bytes"]).decode("utf-8", "replace")
+        assert bytes(token["bytes"]) in TEXT[token["start"] : token["end"]].encode()
+    ids = [token["id"] for token in tokens]
+    assert answered(text_generation_client, f"{MODEL}/detokenize", tokens=ids)["text"] == TEXT
+
+
+def test_a_special_token_is_told_by_its_name(text_generation_client: httpx.Client) -> None:
+    assert (
+        answered(text_generation_client, f"{MODEL}/detokenize", tokens=[0, 98, 0xE7])["text"] == "<|endoftext|>a\ufffd"
+    )
+    assert answered(text_generation_client, f"{MODEL}/detokenize", tokens=[])["text"] == ""
+
+
+def test_an_empty_text_has_no_tokens(text_generation_client: httpx.Client) -> None:
+    assert answered(text_generation_client, f"{MODEL}/tokenize", text="") == {
+        "model": "tiny-transformer",
+        "version": "1",
+        "num_tokens": 0,
+        "tokens": [],
+    }
+
+
+def test_a_long_text_is_cut_into_tokens_up_to_a_bound(text_generation_client: httpx.Client) -> None:
+    assert answered(text_generation_client, f"{MODEL}/tokenize", text="a" * 2**16)["num_tokens"] == 2**16
+    response = text_generation_client.post(f"{MODEL}/tokenize", json={"text": "a" * (2**16 + 1)})
+    assert_problem(response, 400, "context_length_exceeded", "65537", "65536")
+
+
+@pytest.mark.parametrize("token", [257, 2**31 - 1])
+def test_a_token_out_of_the_vocabulary_is_named(text_generation_client: httpx.Client, token: int) -> None:
+    response = text_generation_client.post(f"{MODEL}/detokenize", json={"tokens": [1, token, 2]})
+
+    assert_problem(response, 400, "unknown_token", str(token), "0 to 256")
+
+
+@pytest.mark.parametrize("text", ["a", "It was the best of times", TEXT, "b" * 127])
+def test_a_text_is_scored_as_the_network_does(
+    text_generation_client: httpx.Client, transformer: AttentionDecoder, text: str
+) -> None:
+    expected = scored(transformer, [0, *tokens_of(text)])
+
+    answer = answered(text_generation_client, f"{MODEL}/score", text=text)
+
+    assert [token["logprob"] for token in answer["tokens"]] == pytest.approx(expected, abs=2e-3)
+    assert [token["id"] for token in answer["tokens"]] == tokens_of(text)
+    num_bytes = len(text.encode())
+    assert (answer["num_tokens"], answer["num_bytes"], answer["num_windows"]) == (num_bytes, num_bytes, 1)
+    nats = -sum(expected)
+    assert answer["nats"] == pytest.approx(nats, rel=1e-3)
+    assert answer["nats_per_token"] == pytest.approx(nats / num_bytes, rel=1e-3)
+    assert answer["perplexity"] == pytest.approx(math.exp(nats / num_bytes), rel=1e-2)
+    assert answer["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-3)
+
+
+def test_a_long_text_is_scored_in_windows(text_generation_client: httpx.Client, transformer: AttentionDecoder) -> None:
+    text = "It was the best of times, it was the worst of times. " * 6
+    tokens = [0, *tokens_of(text)]
+    expected = scored(transformer, tokens[:128])
+    for start in range(128, len(tokens), 64):
+        stop = min(start + 64, len(tokens))
+        expected += scored(transformer, tokens[stop - 128 : stop])[start - (stop - 128) - 1 :]
+
+    answer = answered(text_generation_client, f"{MODEL}/score", text=text)
+
+    assert answer["num_windows"] == 1 + math.ceil((len(tokens) - 128) / 64)
+    assert [token["logprob"] for token in answer["tokens"]] == pytest.approx(expected, abs=2e-3)
+    assert [text[token["start"] : token["end"]] for token in answer["tokens"]] == list(text)
+
+
+def test_a_text_of_too_many_windows_is_refused(text_generation_client: httpx.Client) -> None:
+    most = 128 + 31 * 64 - 1
+
+    assert answered(text_generation_client, f"{MODEL}/score", text="a" * most)["num_windows"] == 32
+    response = text_generation_client.post(f"{MODEL}/score", json={"text": "a" * (most + 1)})
+    assert_problem(response, 400, "context_length_exceeded", f"{most + 1}", f"{most}")
+
+
+def test_nothing_has_no_score(text_generation_client: httpx.Client) -> None:
+    assert_problem(
+        text_generation_client.post(f"{MODEL}/score", json={"text": ""}), 422, "invalid_parameter", "text is empty"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "abc", "a" * 31])
+def test_attention_is_that_of_every_head(
+    text_generation_client: httpx.Client, transformer: AttentionDecoder, text: str
+) -> None:
+    tokens = [0, *tokens_of(text)]
+
+    answer = answered(text_generation_client, f"{MODEL}/attention", text=text)
+
+    assert [token["id"] for token in answer["tokens"]] == tokens
+    found = np.array(answer["attention"])
+    assert found.shape == (1, 2, len(tokens), len(tokens))
+    np.testing.assert_allclose(found[0], transformer.attention(np.array(tokens)), atol=1e-4)
+
+
+def test_attention_of_a_long_text_is_refused(text_generation_client: httpx.Client) -> None:
+    response = text_generation_client.post(f"{MODEL}/attention", json={"text": "a" * 32})
+
+    assert_problem(response, 400, "context_length_exceeded", "32", "31")
+
+
+def test_a_recurrent_network_has_no_attention(
+    text_generation_client: httpx.Client, recurrent: RecurrentDecoder
+) -> None:
+    response = text_generation_client.post(f"/v1/models/{recurrent.name}/attention", json={"text": "abc"})
+
+    assert_problem(response, 422, "unsupported_task", recurrent.name, "no attention")
+
+
+@pytest.mark.parametrize("verb", ["next-token", "tokenize", "detokenize", "score", "attention"])
+def test_a_wrong_body_is_told(text_generation_client: httpx.Client, verb: str) -> None:
+    member = "tokens" if verb == "detokenize" else "text"
+    cases = [({}, "is missing"), ({member: None}, "is missing"), ({"txt": "a"}, "'txt'"), ({member: 1}, "is 1")]
+
+    for body, quoted in cases:
+        problem = assert_problem(
+            text_generation_client.post(f"{MODEL}/{verb}", json=body), 422, "invalid_parameter", quoted
+        )
+        assert member in problem["detail"]
+
+
+@pytest.mark.parametrize("verb", ["next-token", "tokenize", "detokenize", "score", "attention"])
+def test_a_classifier_is_refused(text_generation_client: httpx.Client, verb: str) -> None:
+    assert_problem(text_generation_client.post(f"/v1/models/tiny/{verb}", json={"text": "a"}), 422, "unsupported_task")

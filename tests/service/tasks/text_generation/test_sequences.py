@@ -1,0 +1,170 @@
+"""Several answers of one request, with a client whose tokens the test hands out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from models.tokenizer import Tokenizer
+from service.engine.transport.calls import TextGeneration, Token
+from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.messages import Finished, ModelStatus, Sampling
+from service.errors import Cancelled, InferenceFailed
+from service.http.request_context import RequestContext
+from service.tasks.text_generation.detokenization import Piece
+from service.tasks.text_generation.sequences import Running, Sequences, collect
+from tests.fake_models.text_generation import AttentionDecoder
+from tests.fake_models.tokenizers import byte_level
+
+TOKENIZER = Tokenizer(byte_level(257))
+SAMPLING = Sampling(max_tokens=9)
+
+
+class FakeClient:
+    """Hands out generations, and ends those that are cancelled as the real one does."""
+
+    def __init__(self) -> None:
+        self.generations: list[TextGeneration] = []
+        self.cancelled: list[int] = []
+
+    def generate_text(
+        self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
+    ) -> TextGeneration:
+        self.generations.append(TextGeneration(len(self.generations), model, prompt, sampling, timeout_seconds))
+        return self.generations[-1]
+
+    def cancel(self, generation: TextGeneration) -> None:
+        self.cancelled.append(generation.id)
+        generation.fail(Cancelled("The caller left."))
+
+    def write(self, index: int, text: str) -> None:
+        """Deliver the tokens of a text together."""
+        for token in TOKENIZER.encode(text):
+            self.generations[index].push(Token(token, None, ()))
+
+    def finish(self, index: int, reason: str = "length") -> None:
+        """End one answer."""
+        self.generations[index].finish(Finished(index, reason, 3, 1, 0.5, 0.25, 0.125, 4))
+
+
+class Case:
+    """Two answers on their way."""
+
+    def __init__(self, model: ReadyModel, stops: Sequence[str] = (), num_answers: int = 2) -> None:
+        self.client = FakeClient()
+        self.context = RequestContext("id", 0.0)
+        self.told: list[tuple[int, str]] = []
+        client = cast(EngineClient, self.client)
+        self.sequences = Sequences(client, model, TOKENIZER, self.context, 30.0)
+        for _ in range(num_answers):
+            self.sequences.start([0, 5, 6], SAMPLING, stops)
+
+    async def tell(self, running: Running, piece: Piece) -> None:
+        """Note what a caller is told."""
+        self.told.append((running.index, piece.text))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ReadyModel:
+    """A text generator, as its manifest describes it."""
+    folder = AttentionDecoder().write(tmp_path_factory.mktemp("models"))
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return ReadyModel(ModelStatus("tiny-transformer", "1", "ready", manifest=manifest))
+
+
+def test_tokens_that_come_together_are_one_piece(model: ReadyModel) -> None:
+    async def scenario() -> None:
+        case = Case(model, num_answers=1)
+        task = asyncio.create_task(case.sequences.run(case.tell))
+        for text in ("abc", "d"):
+            case.client.write(0, text)
+            await asyncio.sleep(0.001)
+        case.client.finish(0)
+        await task
+        assert case.told == [(0, "abc"), (0, "d"), (0, "")]
+        assert case.sequences.num_completion_tokens == 4
+        assert case.sequences.num_cached_tokens(1) == 1
+        assert case.context.timing is not None
+        assert (case.context.timing.queue_seconds, case.context.timing.compute_seconds) == (0.5, 0.375)
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_ends_its_own_answer_only(model: ReadyModel) -> None:
+    async def scenario() -> None:
+        case = Case(model, stops=["stop"])
+        case.client.write(0, "a st")
+        case.client.write(1, "on")
+        task = asyncio.create_task(case.sequences.run(collect))
+        await asyncio.sleep(0.001)
+        case.client.write(0, "op!")
+        await asyncio.sleep(0.001)
+        assert case.client.cancelled == [0]
+        case.client.write(1, "e")
+        case.client.finish(1)
+        await task
+        assert [(running.text, running.finish_reason) for running in case.sequences.all] == [
+            ("a ", "stop"),
+            ("one", "length"),
+        ]
+        assert case.sequences.num_cached_tokens(2) is None
+
+    asyncio.run(scenario())
+
+
+def test_the_end_token_is_counted_and_has_no_text(model: ReadyModel) -> None:
+    async def scenario() -> None:
+        case = Case(model, num_answers=1)
+        case.client.write(0, "a")
+        case.client.generations[0].push(Token(0, None, ()))
+        case.client.finish(0, "stop")
+        await case.sequences.run()
+        (running,) = case.sequences.all
+        assert (running.text, running.finish_reason, running.num_tokens) == ("a", "stop", 2)
+        assert [token.token for piece in running.pieces for token in piece.tokens] == [*TOKENIZER.encode("a"), 0]
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_fails_ends_the_others(model: ReadyModel) -> None:
+    async def scenario() -> None:
+        case = Case(model, num_answers=3)
+        task = asyncio.create_task(case.sequences.run(case.tell))
+        case.client.write(0, "a")
+        await asyncio.sleep(0.001)
+        case.client.generations[1].fail(InferenceFailed("It failed."))
+        with pytest.raises(InferenceFailed):
+            await task
+        assert {0, 2} <= set(case.client.cancelled)
+        assert case.told == [(0, "a")]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("num_answers", [1, 2])
+def test_a_caller_who_leaves_ends_all(model: ReadyModel, num_answers: int) -> None:
+    async def scenario() -> None:
+        case = Case(model, num_answers=num_answers)
+        task = asyncio.create_task(case.sequences.run(case.tell))
+        await asyncio.sleep(0.001)
+        case.context.disconnect()
+        with pytest.raises(Cancelled):
+            await task
+        assert set(case.client.cancelled) == set(range(num_answers))
+
+    asyncio.run(scenario())
+
+
+def test_a_caller_who_left_before_is_not_served(model: ReadyModel) -> None:
+    async def scenario() -> None:
+        case = Case(model)
+        case.context.disconnect()
+        with pytest.raises(Cancelled):
+            await case.sequences.run(case.tell)
+        assert case.told == []
+
+    asyncio.run(scenario())
