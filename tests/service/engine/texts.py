@@ -1,4 +1,4 @@
-"""A sequencer on a small real language model, with a clock that tests turn and every event kept."""
+"""A sequencer on a small real language model, with a clock that tests set and all events kept."""
 
 from __future__ import annotations
 

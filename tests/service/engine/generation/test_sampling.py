@@ -1,4 +1,4 @@
-"""The choice of tokens, against a plain reference that goes token by token."""
+"""The choice of tokens, against a plain reference that works token by token."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_batch_padded_to_its_bucket_gives_the_rows_that_went_in(num_rows: int)
     assert np.allclose(actual["embedding"], expected["embedding"], atol=1e-5)
 
 
-def test_outputs_are_told_apart_in_whatever_order_they_are_wanted() -> None:
+def test_outputs_are_named_correctly_in_any_order() -> None:
     images = NETWORK.images(3)
     runner = bound_runner()
 

@@ -281,7 +281,7 @@ class Lines:
         self.connect()
 
     async def last(self) -> tuple[Message, bytes]:
-        await asyncio.sleep(0)  # what was written leaves at the end of the turn
+        await asyncio.sleep(0)  # writes are sent at the end of the iteration
         await asyncio.sleep(0)
         return self.wire.sent[-1]
 
@@ -294,7 +294,7 @@ class Lines:
         self.client.handle(message, memoryview(b""))
 
 
-def test_after_a_loss_only_what_is_missing_is_asked_for() -> None:
+def test_after_a_loss_only_the_missing_tokens_are_requested() -> None:
     async def main() -> None:
         lines = Lines()
         sampling = Sampling(max_tokens=9, seed=3, first_step=2, prompt_logprobs=0)
