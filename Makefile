@@ -8,21 +8,26 @@ BENCH ?= bench
 PYTHON ?= python3
 VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)".*/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 LOCK = $(BIN)/uv pip compile --quiet pyproject.toml --constraint constraints.txt --generate-hashes --no-annotate \
   --python-version 3.11 --python-platform linux --custom-compile-command "make lock"
 
-.PHONY: help serve test lint train bench loadtest image lock clean
+.PHONY: help serve test test-all lint train bench loadtest image lock clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
 
 serve: $(BIN)/.serving ## Serve the shipped models on PORT (8000); more options in ARGS
 	$(BIN)/hotplate serve --port $(PORT) $(ARGS)
 
-test: $(BIN)/.developing ## Run all tests, with coverage, in JOBS processes (2)
-	$(BIN)/python -m pytest --cov --numprocesses $(JOBS) $(ARGS)
+test: $(BIN)/.developing ## Run the tests that need Python alone, in JOBS processes (2)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) $(ARGS)
+
+test-all: $(BIN)/.developing ## Install what the other tests need, or name it, and run all, with coverage
+	$(BIN)/python -m tests.tiers
+	$(BIN)/python -m pytest --all-tiers --cov --numprocesses $(JOBS) $(ARGS)
 
 lint: $(BIN)/.developing ## Check style and types
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
@@ -37,7 +42,7 @@ loadtest: $(BIN)/.developing ## Load a service with all models for a minute: tab
 	$(BIN)/python -m loadtests.load $(ARGS)
 
 image: ## Build the container image hotplate:cpu or hotplate:gpu (VARIANT) with docker
-	docker build --build-arg VARIANT=$(VARIANT) --build-arg REVISION=$$(git rev-parse --short HEAD) --tag hotplate:$(VARIANT) .
+	docker build --build-arg VARIANT=$(VARIANT) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short HEAD) --tag hotplate:$(VARIANT) .
 
 lock: $(BIN)/.developing ## Resolve anew what the images install
 	for variant in cpu gpu; do $(LOCK) --extra $$variant --extra otel --output-file service/requirements.$$variant.lock || exit 1; done

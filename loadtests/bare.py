@@ -1,96 +1,56 @@
-"""Bare ONNX Runtime in a process of its own: the limit that a server of the same model can reach.
-
-The process reads one JSON burst a line and answers one JSON line. It knows neither HTTP nor the service.
-"""
+"""Bare ONNX Runtime as an engine: the limit that a server of the same model can reach, without HTTP around it."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loadtests.engines import EngineProcess, running_engine, serve
 from loadtests.servers import ROOT
-
-_LOAD_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """How to run: `instances` sessions side by side, each of `threads` threads, on batches of `batch` rows.
+    """A job: `instances` sessions side by side, each of `threads` threads, on batches of `batch` rows for a while.
 
-    `sizes` are those of the graph's open axes beyond the batch, in the order of its inputs.
+    `sizes` are those of the graph's open axes after the batch, in the order of its inputs.
     """
 
     batch: int
     threads: int = 1
     instances: int = 1
-    sizes: tuple[int, ...] = ()
+    sizes: Sequence[int] = ()
+    seconds: float = 1.0
 
     def describe(self) -> str:
         """The setting in words."""
-        return f"batch {self.batch}, {self.instances} x {self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"{self.instances} x {self.threads} thread{'s' * (self.threads > 1)}, batch {self.batch}"
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What a burst reached; `p50_ms` is the median of one `session.run`."""
+    """The answer; `p50_ms` is the median of one `session.run`."""
 
     images_per_second: float
     p50_ms: float
 
 
-class BareProcess:
-    """The caller's end of the process."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        """Take over a started process."""
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        """The id of the process."""
-        return self._process.pid
-
-    def run(self, burst: Burst, seconds: float) -> Pace:
-        """Run one burst.
-
-        Raises: RuntimeError when the process died.
-        """
-        if self._process.stdin is None or self._process.stdout is None:
-            raise RuntimeError("the bare process has no pipes; start it with running_bare().")
-        guard = threading.Timer(seconds + _LOAD_SECONDS, self._process.kill)
-        guard.start()
-        try:
-            self._process.stdin.write(json.dumps(asdict(burst) | {"seconds": seconds}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        finally:
-            guard.cancel()
-        if not line:
-            raise RuntimeError(f"bare ONNX Runtime ended in the burst {burst.describe()}.")
-        return Pace(**json.loads(line))
+Bare = EngineProcess[Pace]
 
 
 @contextlib.contextmanager
-def running_bare(model: Path) -> Iterator[BareProcess]:
-    """Run the process for `model` until the block ends."""
+def running_bare(model: Path) -> Iterator[Bare]:
+    """Run the process for a graph until the block ends."""
     command = [sys.executable, "-m", "loadtests.bare", str(model)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
-    )
-    try:
-        yield BareProcess(process)
-    finally:
-        process.kill()
-        process.communicate()
+    with running_engine("bare", command, 1, ROOT / "build" / "bare", Pace) as bare:
+        yield bare
 
 
 def open_session(model: str, threads: int) -> Any:
@@ -98,13 +58,12 @@ def open_session(model: str, threads: int) -> Any:
     import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def make_feeds(session: Any, batch: int, sizes: Sequence[int]) -> dict[str, Any]:
-    """Random bytes for each input of bytes; whole numbers are 0, floats share 1 evenly along their last axis.
+    """Random bytes for inputs of bytes; integers are 0, floats share 1 evenly along their last axis.
 
     Raises: ValueError when the graph has more open axes than `sizes`.
     """
@@ -136,39 +95,38 @@ def _run_until(session: Any, feeds: dict[str, Any], deadline: float, laps: list[
         laps.append(after - before)
 
 
-def run_burst(sessions: list[Any], batch: int, seconds: float, sizes: Sequence[int] = ()) -> Pace:
+def run_burst(sessions: list[Any], burst: Burst) -> Pace:
     """Run every session in a thread of its own, for its first output; the first run of each is not counted."""
-    feeds = make_feeds(sessions[0], batch, sizes)
+    feeds = make_feeds(sessions[0], burst.batch, burst.sizes)
     for session in sessions:
         session.run([session.get_outputs()[0].name], feeds)
     laps: list[list[float]] = [[] for _ in sessions]
-    started = time.perf_counter()
+    deadline = time.perf_counter() + burst.seconds
     runners = [
-        threading.Thread(target=_run_until, args=(session, feeds, started + seconds, laps[i]))
-        for i, session in enumerate(sessions)
+        threading.Thread(target=_run_until, args=(session, feeds, deadline, own))
+        for session, own in zip(sessions, laps, strict=True)
     ]
     for runner in runners:
         runner.start()
     for runner in runners:
         runner.join()
-    # A session that ends before the others is not waited for: its rate is its own.
-    rate = sum(len(lane) / sum(lane) for lane in laps)
-    return Pace(batch * rate, statistics.median(lap for lane in laps for lap in lane) * 1000)
+    # The rates are added, each over its own time: a session that ends early does not wait for the others.
+    rate = sum(len(own) / sum(own) for own in laps)
+    return Pace(burst.batch * rate, statistics.median(lap for own in laps for lap in own) * 1000)
 
 
-def main() -> None:
-    """Answer the bursts that standard input asks for, until it closes."""
-    model = sys.argv[1]
-    pools: dict[int, list[Any]] = {}
-    for line in sys.stdin:
-        asked = json.loads(line)
-        pool = pools.setdefault(asked["threads"], [])
-        while len(pool) < asked["instances"]:
-            pool.append(open_session(model, asked["threads"]))
-        pace = run_burst(pool[: asked["instances"]], asked["batch"], asked["seconds"], asked["sizes"])
-        sys.stdout.write(json.dumps(asdict(pace)) + "\n")
-        sys.stdout.flush()
+def load(model: str) -> Callable[[Burst], Pace]:
+    """Open sessions of a graph as bursts ask for them."""
+    pools: dict[int, list[Any]] = {1: [open_session(model, 1)]}
+
+    def answer(burst: Burst) -> Pace:
+        pool = pools.setdefault(burst.threads, [])
+        while len(pool) < burst.instances:
+            pool.append(open_session(model, burst.threads))
+        return run_burst(pool[: burst.instances], burst)
+
+    return answer
 
 
 if __name__ == "__main__":
-    main()
+    serve(lambda: load(sys.argv[1]), Burst)

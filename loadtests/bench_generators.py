@@ -1,174 +1,178 @@
-"""`python -m loadtests.bench_generators`: drawing pictures, served as JSON and as grids, beside bare ONNX Runtime.
-
-It owns the order of the measurements and the options; it reaches the service as `hotplate serve` and over HTTP.
-"""
+"""`make bench BENCH=bench_generators`: generated images, served as JSON and as PNG grids, beside bare ONNX Runtime."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import shlex
 import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 
-from loadtests import generator_cells as cells
-from loadtests import generator_report, procfs
-from loadtests.attempt import conduct
-from loadtests.bare import BareProcess, Burst, running_bare
-from loadtests.http_client import post
-from loadtests.scrape import Histogram, parse_histogram
-from loadtests.servers import REPOSITORY, ROOT, Server, fetch, free_port, hotplate_command, running
-from loadtests.style_client import pace_of, run_load
-from models.manifest import Graph, read_manifest
+from loadtests.bare import Bare, Burst, running_bare
+from loadtests.chart import Panel
+from loadtests.harness import Bench, Step, build_parser, conduct
+from loadtests.http_client import pace_of, post, run_load
+from loadtests.measure import observe, read_histogram
+from loadtests.report import Column, Report, Sheet, plural, sheet
+from loadtests.results import BARE, SERVICE, Case, Cell, Figures, Results, Verdict, ratio
+from loadtests.servers import Server, fetch
 
-TASK, GRAPH = "image-generation", "decoder"
-_SERVE_FLAGS = ("--device", "cpu", "--drain-seconds", "0")
+GRAPH = "decoder"
+JUDGED: Case = {"format": "json", "num_images": 64, "callers": 8}
 _NUM_SEEDS = 64
 _TIMEOUT_SECONDS = 120
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is measured: batches of bare, pictures a request, callers, formats."""
-
-    batches: tuple[int, ...] = cells.BATCHES
-    num_images: tuple[int, ...] = cells.BATCHES
-    callers: tuple[int, ...] = (1, cells.JUDGED_CALLERS)
-    formats: tuple[str, ...] = ("json", "png")
-
-    @property
-    def loads(self) -> list[cells.Load]:
-        """Every load on the service."""
-        return [
-            cells.Load(format_, count, callers)
-            for format_ in self.formats
-            for callers in self.callers
-            for count in self.num_images
-        ]
+def of_bare(results: Results, cell: Cell | None, figure: str) -> float | None:
+    """A figure of the service over the rate of bare ONNX Runtime at the judged batch."""
+    return ratio(cell, results.cell(server=BARE, batch=JUDGED["num_images"]), figure, "images_per_second")
 
 
-WHOLE = Plan()
+def describe(cell: Cell) -> str:
+    """The case in words."""
+    case = cell.case
+    kind = "PNG grid" if case["format"] == "png" else "JSON"
+    return f"{kind}, {case['num_images']} a request, {plural(case['callers'], 'caller')}"
 
 
-class Bench:
-    """One run: its options, where it writes, and what it has measured so far."""
+def judge(results: Results) -> list[Verdict]:
+    """The target for each format."""
+    verdicts = []
+    for kind, name in (("json", "JSON"), ("png", "PNG grid")):
+        cell = results.cell(server=SERVICE, **(JUDGED | {"format": kind}))
+        found = of_bare(results, cell, "compute_images_per_second")
+        verdicts.append(Verdict(f"{name}, 64 a request, 8 callers: compute part over bare at batch 64", 0.85, found))
+    return verdicts
 
-    def __init__(self, options: argparse.Namespace, console: Console, plan: Plan = WHOLE) -> None:
+
+def make_sheets(results: Results) -> list[Sheet]:
+    """The tables of a run."""
+
+    def spread(figure: str) -> Column:
+        return Column("spread", lambda cell: f"{cell.spread(figure):.0%}")
+
+    rate, compute = "images_per_second", "compute_images_per_second"
+    bare = (Column("batch", "batch"), Column("images/s", rate, 0), spread(rate))
+    served = (
+        Column("load", describe),
+        Column("images/s", rate, 0),
+        spread(rate),
+        Column("of bare 64", lambda cell: of_bare(results, cell, rate)),
+        Column("compute, images/s", compute, 0),
+        spread(compute),
+        Column("of bare 64", lambda cell: of_bare(results, cell, compute)),
+        Column("encode, ms/image", "encode_ms_per_image", 3),
+        Column("rows a batch", "mean_batch_size", 1),
+        Column("p50 ms", "p50_ms", 1),
+        Column("cores", "cpu_cores"),
+    )
+    facts = results.facts
+    title = f"{BARE}, {facts.get('instances')} x {facts.get('threads')} threads (medians of the rounds)"
+    return [
+        sheet(title, results.select("batch", server=BARE), bare, num_words=0),
+        sheet(f"{SERVICE} (medians of the rounds)", results.select("callers"), served),
+    ]
+
+
+def make_notes(results: Results) -> list[str]:
+    """What the columns mean."""
+    facts = results.facts
+    return [
+        f"Model {facts.get('model')}. The service runs {facts.get('instances')} x {facts.get('threads')} threads, as "
+        "bare does; the compute part counts the decoder's rows over the seconds in which the engine computes them, and "
+        "fractions are taken round by round. Encoding PNG is apart: ms for one image, a grid's shared by its images. "
+        "Spread: the largest round less the smallest, over the median."
+    ]
+
+
+def make_panels(results: Results) -> list[Panel]:
+    """Rates, and what one image costs in computing and in encoding."""
+    cells = results.select("callers")
+    compute, instances = [cell.median("compute_images_per_second") for cell in cells], results.facts.get("instances", 1)
+    rates = {SERVICE: [cell.median("images_per_second") for cell in cells], "its compute part": compute}
+    costs = {
+        "compute": [1000 * instances / rate if rate else None for rate in compute],
+        "encode PNG": [cell.median("encode_ms_per_image") for cell in cells],
+    }
+    limit = results.median("images_per_second", server=BARE, batch=JUDGED["num_images"])
+    names, title = list(map(describe, cells)), "Images a second (dashed: bare, batch 64)"
+    return [
+        Panel(title=title, unit="images/s", categories=names, series=rates, limit=limit),
+        Panel(title="Time of one image", unit="ms", categories=names, series=costs, kind="stacked"),
+    ]
+
+
+class GeneratorBench(Bench):
+    """An image generator on one thread, so that images are encoded on other cores."""
+
+    report = Report("generators", "image generation", judge, make_sheets, make_panels, make_notes)
+    batches: tuple[int, ...] = (1, 16, 64)
+    num_images: tuple[int, ...] = (1, 16, 64)
+    callers: tuple[int, ...] = (1, 8)
+
+    def __init__(self, options: argparse.Namespace, console: Console) -> None:
         """Read the manifest."""
-        self.options, self.console, self.plan = options, console, plan
-        self.model: str = options.model
-        self.version = Path(options.repository).resolve() / self.model / options.model_version
-        if not (self.version / "manifest.json").is_file():
-            raise SystemExit(
-                f"{self.version}/manifest.json is missing; train {self.model!r} first or pass --repository."
-            )
-        manifest = read_manifest(self.version)
-        if manifest.task != TASK:
-            raise SystemExit(f"{self.model!r} does {manifest.task}; name an image generator with --model.")
-        self.graph: Graph = manifest.graphs[GRAPH]
-        self.rounds: int = 1 if options.quick else options.rounds
-        self.seconds: float = min(1.0, options.duration) if options.quick else options.duration
-        self.output: Path = options.output.resolve()
-        self.scratch = ROOT / "build" / "bench-generators"
-        self.results = cells.Results(f"{self.model}@{manifest.version}")
-        for folder in (self.output, self.scratch):
-            folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(options, console)
+        self.folder, manifest = self.read_model("image-generation")
+        self.graph = manifest.graphs[GRAPH]
+        self.results.facts["model"] = f"{manifest.name}@{manifest.version}"
 
-    def say(self, text: str) -> None:
-        """Tell the reader what is measured now."""
-        self.console.print(f"[dim]{text}[/dim]")
-
-    def run(self) -> None:
-        """Rounds of bare and of the service, there and back again."""
-        port = free_port()
-        flags = ["--models", self.model, *_SERVE_FLAGS, *shlex.split(self.options.serve_flags)]
-        command = hotplate_command(self.version.parent.parent, port, *flags)
+    def measure(self) -> None:
+        """Rounds of bare and of the service."""
         with (
-            running(cells.SERVICE, command, port, "/readyz", self.scratch / "logs", 180.0) as server,
-            running_bare(self.version / self.graph.file) as bare,
+            self.serve(self.folder.parent.parent, "--models", self.options.model) as server,
+            running_bare(self.folder / self.graph.file) as bare,
         ):
-            batching = json.loads(fetch(server.url(f"/v1/models/{self.model}"))[1])["batching"]
-            self.results.instances, self.results.threads = batching["instances"], batching["threads"]
-            for index in range(self.rounds):
-                self.say(f"round {index + 1} of {self.rounds}")
-                steps: list[int | cells.Load] = [*self.plan.batches, *self.plan.loads]
-                for step in steps[:: -1 if index % 2 else 1]:
-                    if isinstance(step, int):
-                        self.results.add_bare(step, self.bare_rate(bare, step))
-                    else:
-                        self.results.add(step, self.served_round(server, step))
+            batching = json.loads(fetch(server.url(f"/v1/models/{self.options.model}"))[1])["batching"]
+            self.results.facts |= {name: batching[name] for name in ("instances", "threads")}
+            steps = [self.bare_step(bare, batch) for batch in self.batches]
+            for kind, callers in itertools.product(("json", "png"), self.callers):
+                steps += [self.served_step(server, kind, count, callers) for count in self.num_images]
+            self.run_rounds(lambda _: steps)
 
-    def bare_rate(self, bare: BareProcess, batch: int) -> float:
-        """Pictures a second of bare ONNX Runtime, on as many threads as the service has."""
-        burst = Burst(batch, self.results.threads, self.results.instances)
-        return bare.run(burst, self.seconds).images_per_second
+    def bare_step(self, bare: Bare, batch: int) -> Step:
+        """Bare ONNX Runtime on as many threads as the service has."""
+        facts = self.results.facts
+        burst = Burst(batch, facts["threads"], facts["instances"], seconds=self.seconds)
+        return Step({"server": BARE, "batch": batch}, lambda: {"images_per_second": bare.run(burst).images_per_second})
 
-    def served_round(self, server: Server, load: cells.Load) -> cells.Round:
-        """A load on the service, with what its engine says of it."""
-        requests = [self.request(load, seed * load.num_images) for seed in range(_NUM_SEEDS)]
-        before, cpu, started = self.drawn_so_far(server), procfs.cpu_seconds(server.pid), time.monotonic()
-        pace = pace_of(run_load(server.port, requests, load.callers, self.seconds))
-        cores = (procfs.cpu_seconds(server.pid) - cpu) / (time.monotonic() - started)
-        batches, computing = (late.minus(early) for late, early in zip(self.drawn_so_far(server), before, strict=True))
-        if not computing.total or not batches.mean:
-            raise RuntimeError("the service tells no compute seconds; its metrics must be on.")
-        return cells.Round(
-            images_per_second=pace.photos_per_second * load.num_images,
-            p50_ms=pace.p50_ms,
-            cpu_cores=cores,
-            compute_images_per_second=batches.total / computing.total * self.results.instances,
-            mean_batch=batches.mean,
-            encode_ms=pace.timings.get("encode", 0.0) / load.num_images,
-            timings=pace.timings,
-        )
+    def served_step(self, server: Server, kind: str, num_images: int, callers: int) -> Step:
+        """Callers who ask for images again and again, each time with another seed."""
+        path, deadline = f"/v1/models/{self.options.model}/generate", f"X-Request-Timeout: {_TIMEOUT_SECONDS}"
+        body = {"num_images": num_images, "format": kind}
+        bodies = [json.dumps(body | {"seed": seed * num_images}).encode() for seed in range(_NUM_SEEDS)]
+        requests = [post(path, content, "application/json", deadline) for content in bodies]
 
-    def request(self, load: cells.Load, seed: int) -> bytes:
-        """What a caller posts."""
-        body = {"num_images": load.num_images, "seed": seed, "format": load.format}
-        deadline = f"X-Request-Timeout: {_TIMEOUT_SECONDS}"
-        content = json.dumps(body).encode()
-        return post(f"/v1/models/{self.model}/generate", content, "application/json", deadline)
+        def drive() -> Figures:
+            before = self.compute_seconds(server)
+            pace = pace_of(run_load(server.port, requests, callers, self.seconds))
+            return pace.figures() | {
+                "images_per_second": pace.replies_per_second * num_images,
+                "encode_ms_per_image": pace.timings.get("encode", 0.0) / num_images,
+                "compute_seconds": self.compute_seconds(server) - before,
+            }
 
-    def drawn_so_far(self, server: Server) -> tuple[Histogram, Histogram]:
-        """The sizes of the decoder's batches and the seconds that they took."""
-        page = fetch(server.url("/metrics"))[1].decode()
-        labels = {"model": self.model, "graph": GRAPH}
-        names = ("hotplate_batch_size", "hotplate_compute_seconds")
-        sizes, seconds = (parse_histogram(page, name, labels) for name in names)
-        return sizes, seconds
+        def measure() -> Figures:
+            figures = observe(server, self.options.model, drive, graph=GRAPH)
+            seconds = figures.pop("compute_seconds")
+            if not figures["mean_batch_size"] or not seconds:
+                raise RuntimeError("the service has no compute seconds; its metrics must be on.")
+            rows = figures["mean_batch_size"] * sum(figures["batch_sizes"].values())
+            return figures | {"compute_images_per_second": rows / seconds * self.results.facts["instances"]}
+
+        return Step({"server": SERVICE, "format": kind, "num_images": num_images, "callers": callers}, measure)
+
+    def compute_seconds(self, server: Server) -> float:
+        """The seconds that the decoder's batches have taken so far."""
+        return read_histogram(server, "hotplate_compute_seconds", model=self.options.model, graph=GRAPH).total
 
 
-def build_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     """The options of the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_generators", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round of everything: noisy")
-    parser.add_argument("--model", default="fashion-gan", help="the image generator (default: fashion-gan)")
-    parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")
-    parser.add_argument("--repository", default=str(REPOSITORY), help="where the model lies")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds, of which the median counts (default: 5)")
-    parser.add_argument("--duration", type=float, default=2.0, metavar="SECONDS", help="a step of a round (default: 2)")
-    parser.add_argument(
-        "--serve-flags",
-        default="--instances 1 --threads 1",
-        metavar="FLAGS",
-        help="for hotplate serve; by default one thread computes, so that pictures are encoded on other cores",
-    )
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "loadtests" / "reports", help="where files go (loadtests/reports)"
-    )
-    return parser
-
-
-def main() -> int:
-    """Run the benchmark: 0 when it ran, whatever the targets; 1 when a part failed; 130 when interrupted."""
-    options = build_parser().parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    return conduct(Bench(options, console), cells.judge, generator_report)
+    flags = "--instances 1 --threads 1"
+    return build_parser("bench_generators", __doc__, rounds=5, duration=2.0, model="fashion-gan", serve_flags=flags)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(conduct(GeneratorBench, make_parser().parse_args()))

@@ -1,7 +1,6 @@
-"""`python -m loadtests.bench_language`: the service beside other engines of the same weights, in one run.
+"""`make bench BENCH=bench_language`: the service beside other engines of the same weights, in one run.
 
-Greedy, prompts of 64 tokens, 128 new ones, 1 to 32 streams. It owns the order of the measurements and the options; it
-reaches the service as `hotplate serve` and over HTTP.
+Greedy, prompts of 64 tokens, 128 new ones, 1 to 32 streams.
 """
 
 from __future__ import annotations
@@ -10,213 +9,282 @@ import argparse
 import contextlib
 import json
 import os
-import shlex
-import shutil
+import statistics
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
-from loadtests import language_report
-from loadtests.attempt import conduct
+from loadtests.chart import Panel, grouped
 from loadtests.engines import EngineProcess, EngineUnavailable, running_engine
-from loadtests.language_cells import CONCURRENCIES, JUDGED, SERVICE, Results, agreement, judge, round_of
-from loadtests.language_engines import peer_commands
-from loadtests.language_peers.protocol import Answer, Job
-from loadtests.scrape import Histogram, parse_histogram
-from loadtests.servers import (
-    REPOSITORY,
-    ROOT,
-    Server,
-    fetch,
-    free_port,
-    hotplate_command,
-    require_answer,
-    running,
-)
+from loadtests.harness import Bench, Step, build_parser, conduct
+from loadtests.measure import read_histogram
+from loadtests.peers.protocol import TextAnswer, TextJob
+from loadtests.report import Column, Report, Sheet, plural, sheet
+from loadtests.results import BARE, SERVICE, Case, Figures, Results, Verdict
+from loadtests.servers import Server, require_answer
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 128
+STREAMS = (1, 4, 16, 32)
+JUDGED = 16
+PEERS = {"onnxruntime-genai": "genai", "transformers": "transformers_batch", "llama.cpp": "llama_cpp_batch"}
 _CORES = len(os.sched_getaffinity(0))
-_STEP_METRIC = "hotplate_step_seconds"
-_JSON = "application/json"
 _TEXTS_A_CALL = 16
-Engine = EngineProcess[Answer]
+_MOST_CALLS = 20
+Engine = EngineProcess[TextAnswer]
 
 
-def post(server: Server, path: str, value: dict[str, Any]) -> dict[str, Any]:
-    """Post JSON to the service and read its answer."""
-    reply: dict[str, Any] = json.loads(require_answer(server, path, json.dumps(value).encode(), _JSON))
-    return reply
+def figures_of(answer: TextAnswer) -> Figures:
+    """Sum a job up: all tokens over the time to the last one; gaps are those between two tokens of one stream.
+
+    Raises: ValueError when a stream has fewer than two tokens.
+    """
+    if any(len(times) < 2 for times in answer.times):
+        raise ValueError(f"streams have {[len(times) for times in answer.times]} tokens; each must have at least 2.")
+    gaps = [later - earlier for times in answer.times for earlier, later in pairwise(times)]
+    num_tokens, seconds = sum(map(len, answer.tokens)), max(times[-1] for times in answer.times)
+    return {
+        "num_tokens": num_tokens,
+        "seconds": seconds,
+        "tokens_per_second": num_tokens / seconds,
+        # An engine that takes requests one after another lets the later ones wait, and so do their callers.
+        "first_token_p50_ms": 1000 * statistics.median(times[0] for times in answer.times),
+        "gap_p50_ms": 1000 * float(np.percentile(gaps, 50)),
+        "gap_p99_ms": 1000 * float(np.percentile(gaps, 99)),
+    }
+
+
+def agreement(ours: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> float:
+    """The share of tokens before the first that differs: 1 where the same weights say the same."""
+    shares = []
+    for one, other in zip(ours, theirs, strict=True):
+        length = min(len(one), len(other))
+        same = next((i for i in range(length) if one[i] != other[i]), length)
+        shares.append(same / max(length, 1))
+    return statistics.fmean(shares)
+
+
+def _rates(results: Results, streams: int) -> dict[str, float]:
+    cells = [c for c in results.select("streams", streams=streams) if c.case["server"] != BARE]
+    return {str(cell.case["server"]): cell.median("tokens_per_second") or 0.0 for cell in cells}
+
+
+def overhead(results: Results) -> float | None:
+    """The share of a step that is not the network: 1 less bare step over the service's gap, 16 streams.
+
+    Bare is ONNX Runtime with the number of threads that is best for it, whatever the service has.
+    """
+    gap = results.median("gap_p50_ms", server=SERVICE, streams=JUDGED)
+    steps = [step for cell in results.select("threads", server=BARE) if (step := cell.median("gap_p50_ms"))]
+    return 1 - min(steps) / gap if gap and steps else None
+
+
+def ratio_to_best_peer(results: Results, streams: int) -> float | None:
+    """The service's rate over the best peer's."""
+    rates = _rates(results, streams)
+    own = rates.pop(SERVICE, None)
+    return own / max(rates.values()) if own and rates else None
+
+
+def judge(results: Results) -> list[Verdict]:
+    """Hold a run against every target."""
+    many, one = (_rates(results, streams).get(SERVICE) for streams in (JUDGED, 1))
+    return [
+        Verdict("16 streams: times the tokens/s of one", 4.0, many / one if many and one else None),
+        Verdict("16 streams: times the best peer", 1.0, ratio_to_best_peer(results, 16)),
+        Verdict("1 stream: times the best peer", 0.8, ratio_to_best_peer(results, 1)),
+        Verdict("16 streams: share of a step beyond the network", 0.15, overhead(results), at_most=True),
+    ]
+
+
+def make_sheets(results: Results) -> list[Sheet]:
+    """The tables of a run."""
+    engines = [c for c in results.select("streams") if c.case["server"] != BARE]
+    columns = (
+        Column("engine", "server"),
+        Column("streams", "streams"),
+        Column("tokens/s", "tokens_per_second"),
+        Column("first token p50, ms", "first_token_p50_ms"),
+        Column("gap p50, ms", "gap_p50_ms"),
+        Column("gap p99, ms", "gap_p99_ms"),
+        Column("tokens as ours", lambda c: f"{share:.1%}" if (share := c.median("agreement")) is not None else None),
+    )
+    bare = (Column("threads", "threads"), Column("ms a step", "gap_p50_ms", 3))
+    return [
+        sheet("Engines (medians of the rounds)", engines, columns),
+        sheet(f"{BARE}, 16 rows", results.select("threads", server=BARE), bare, num_words=0),
+    ]
+
+
+def make_notes(results: Results) -> list[str]:
+    """The service's own figure, and what the last column means."""
+    step = results.median("step_ms", server=SERVICE, streams=JUDGED)
+    notes = ["Tokens as ours: the share before the first token that differs from the service's, at 16 streams."]
+    return [f"{SERVICE}, 16 streams: {step:.3f} ms a step by its own metrics (mean).", *notes] if step else notes
+
+
+def make_panels(results: Results) -> list[Panel]:
+    """Tokens a second and the gaps between tokens, by streams and engine."""
+    cells = [cell for cell in results.select("streams") if cell.case["server"] != BARE]
+    names = (lambda c: f"{plural(c.case['streams'], 'stream')}", lambda c: str(c.case["server"]))
+    rate, title = "tokens_per_second", "Greedy, 64-token prompts, 128 new tokens"
+    gaps = [grouped(f"Between two tokens ({name})", "ms", cells, names, f"gap_{name}_ms") for name in ("p50", "p99")]
+    return [grouped(title, "tokens/s, all streams", cells, names, rate), *(replace(g, kind="lines") for g in gaps)]
 
 
 class Prompts:
-    """Prompts of exactly 64 tokens, all different, so that no engine has read one before; the model wrote them."""
+    """Prompts of exactly 64 tokens that the model wrote, all different, so that no engine has read one before."""
 
     def __init__(self, server: Server, model: str, begin: int) -> None:
-        """Read from this server."""
+        """Ask this server."""
         self._server, self._path, self._begin = server, f"/v1/models/{model}", begin
         self._seed = 0
         self._ready: list[tuple[str, list[int]]] = []
 
-    def job(self, count: int) -> Job:
+    def job(self, count: int) -> TextJob:
         """A job of so many new prompts.
 
         Raises: RuntimeError when the model's texts do not fit.
         """
-        for _ in range(20):
+        for _ in range(_MOST_CALLS):
             if len(self._ready) >= count:
                 break
             self._write_more()
         else:
             raise RuntimeError(f"the model wrote too few texts of {PROMPT_TOKENS} tokens to make prompts of.")
         taken, self._ready = self._ready[:count], self._ready[count:]
-        return Job([text for text, _ in taken], [tokens for _, tokens in taken], NEW_TOKENS)
+        return TextJob([text for text, _ in taken], [tokens for _, tokens in taken], NEW_TOKENS)
+
+    def _post(self, action: str, value: dict[str, Any]) -> Any:
+        body = json.dumps(value).encode()
+        return json.loads(require_answer(self._server, f"{self._path}/{action}", body, "application/json"))
 
     def _write_more(self) -> None:
-        wanted = {"prompt": "", "max_tokens": 2 * PROMPT_TOKENS, "n": _TEXTS_A_CALL, "seed": self._seed}
+        body = {"prompt": "", "max_tokens": 2 * PROMPT_TOKENS, "n": _TEXTS_A_CALL, "seed": self._seed}
         self._seed += 1
-        for result in post(self._server, f"{self._path}/generate", wanted)["results"]:
+        for result in self._post("generate", body)["results"]:
             cut = self._cut(result["text"])
             if cut is not None:
                 self._ready.append(cut)
 
     def _cut(self, text: str) -> tuple[str, list[int]] | None:
-        """Cut a text after 63 tokens (the beginning is one more); None when it has not as many there."""
-        rows = post(self._server, f"{self._path}/tokenize", {"text": text})["tokens"]
+        """Cut a text after 63 tokens (the beginning is one more); None when it does not divide there."""
+        rows = self._post("tokenize", {"text": text})["tokens"]
         if len(rows) < PROMPT_TOKENS:
             return None
         short = text[: rows[PROMPT_TOKENS - 2]["end"]]
-        rows = post(self._server, f"{self._path}/tokenize", {"text": short})["tokens"]
-        tokens = [self._begin, *(row["id"] for row in rows)]
+        tokens = [self._begin, *(row["id"] for row in self._post("tokenize", {"text": short})["tokens"])]
         return (short, tokens) if len(tokens) == PROMPT_TOKENS else None
 
 
-class Bench:
-    """One run: its options, where it writes, and what it has measured so far."""
+class LanguageBench(Bench):
+    """A text generator, its peers, and its bare decode steps."""
+
+    report = Report("language", "text generation", judge, make_sheets, make_panels, make_notes)
 
     def __init__(self, options: argparse.Namespace, console: Console) -> None:
-        """Prepare the repository to serve."""
-        self.options, self.console, self.results = options, console, Results()
-        self.output: Path = options.output.resolve()
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.scratch = ROOT / "build" / "bench-language"
-        self.logs = self.scratch / "logs"
-        self.model: str = options.model
-        source = Path(options.repository) / self.model / options.model_version
-        if not (source / "manifest.json").is_file():
-            raise SystemExit(f"{source}/manifest.json is missing; train {self.model!r} first or pass --repository.")
-        shutil.rmtree(self.scratch / "repository", ignore_errors=True)
-        self.version = self.scratch / "repository" / self.model / options.model_version
-        shutil.copytree(source, self.version)
-        language = json.loads((self.version / "manifest.json").read_text(encoding="utf-8"))["language"]
-        self.begin: int = language["bos_token"]
+        """Read the manifest."""
+        super().__init__(options, console)
+        self.folder, manifest = self.read_model("text-generation")
+        assert manifest.language is not None
+        self.begin = manifest.language.bos_token
+        self.said: dict[str, list[list[int]]] = {}
 
-    def say(self, text: str) -> None:
-        """Tell the reader what is measured now."""
-        self.console.print(f"[dim]{text}[/dim]")
+    def measure(self) -> None:
+        """Rounds of every engine in turn; the service comes first, so that the others are compared with its tokens."""
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(self.serve(self.folder.parent.parent, "--models", self.options.model))
+            engines = self.start_engines(stack, server.port)
+            bare = {
+                threads: self.start(stack, f"bare {threads}", ["--folder", str(self.folder)], threads)
+                for threads in sorted({1, _CORES})
+            }
+            prompts = Prompts(server, self.options.model, self.begin)
+
+            def make_steps(_: int) -> list[Step]:
+                steps = []
+                for streams in self.options.concurrency:
+                    job = prompts.job(streams)
+                    steps += [self.step(server, engine, job) for engine in engines]
+                    if streams == JUDGED:
+                        steps += [self.bare_step(engine, threads, job) for threads, engine in bare.items()]
+                return steps
+
+            self.run_rounds(make_steps, warmups=1, there_and_back=False)
+
+    def start(self, stack: contextlib.ExitStack, name: str, flags: Sequence[str], threads: int) -> Engine:
+        """Start one of the project's own engines."""
+        command = [sys.executable, "-m", "loadtests.text_engines", *flags, "--threads", str(threads)]
+        return stack.enter_context(running_engine(name, command, threads, self.scratch / "logs", TextAnswer))
 
     def start_engines(self, stack: contextlib.ExitStack, port: int) -> list[Engine]:
-        """Start the client of the service and every peer that can run; the others get a reason."""
-        client = [sys.executable, "-m", "loadtests.language_client", "--port", str(port), "--model", self.model]
-        engines = [stack.enter_context(running_engine(SERVICE, client, 1, self.logs, Answer))]
-        source: Path | None = self.options.hf.resolve() if self.options.hf else None
-        peers = peer_commands(self.options.peers_python, source, self.scratch / "peers", _CORES)
-        for name, command in peers.items():
+        """Start the client of the service and every peer that can run; the others are left out."""
+        engines = [self.start(stack, SERVICE, ["--port", str(port), "--model", self.options.model], 1)]
+        for name, command in peer_commands(self.options.peers_python, self.options.hf, self.scratch / "peers").items():
             self.say(f"starting {name}")
             try:
                 if not command:
-                    needs = "--hf" if source is None else "--peers-python"
-                    raise EngineUnavailable(f"not measured: {needs} was not given.")
-                engines.append(stack.enter_context(running_engine(name, command, _CORES, self.logs, Answer)))
+                    missing = "--hf" if self.options.hf is None else "--peers-python"
+                    raise EngineUnavailable(f"{missing} was not given.")
+                logs = self.scratch / "logs"
+                engines.append(stack.enter_context(running_engine(name, command, _CORES, logs, TextAnswer)))
             except EngineUnavailable as error:
-                self.results.unavailable[name] = str(error)
+                self.leave_out(name, error)
         return engines
 
-    def measure(self, server: Server, engines: list[Engine], bare: dict[int, Engine]) -> None:
-        """Rounds of every engine in turn, so that all see the same weather."""
-        prompts = Prompts(server, self.model, self.begin)
-        dead: set[str] = set()
-        for index in range(-1, self.options.rounds):
-            self.say("warming" if index < 0 else f"round {index + 1} of {self.options.rounds}")
-            for concurrency in self.options.concurrency:
-                job, answers = prompts.job(concurrency), dict[str, Answer]()
-                for engine in (e for e in engines if e.name not in dead):
-                    try:
-                        answers[engine.name] = self._run(server, engine, job, index)
-                    except EngineUnavailable as error:
-                        dead.add(engine.name)
-                        self.results.unavailable[engine.name] = f"stopped at {concurrency} streams: {error}"
-                if index >= 0:
-                    self._note(concurrency, answers)
-                if concurrency == JUDGED and index >= 0:
-                    for threads, engine in bare.items():
-                        step = round_of(engine.run(job)).gap_p50_ms
-                        self.results.bare_step_ms.setdefault(threads, []).append(step)
+    def step(self, server: Server, engine: Engine, job: TextJob) -> Step:
+        """One engine on one job."""
+        streams = len(job.prompts)
 
-    def _run(self, server: Server, engine: Engine, job: Job, index: int) -> Answer:
-        if engine.name != SERVICE or len(job.prompts) != JUDGED or index < 0:
-            return engine.run(job)
-        before = self._steps(server)
-        answer = engine.run(job)
-        mean = self._steps(server).minus(before).mean
-        self.results.service_step_ms = None if mean is None else 1000 * mean
-        return answer
+        def measure() -> Figures:
+            before = self.step_seconds(server) if engine.name == SERVICE and streams == JUDGED else None
+            answer = engine.run(job)
+            figures = figures_of(answer)
+            if before is not None:
+                mean = self.step_seconds(server).minus(before).mean
+                figures["step_ms"] = None if mean is None else 1000 * mean
+            if engine.name == SERVICE:
+                self.said[SERVICE] = answer.tokens
+            elif streams == JUDGED and SERVICE in self.said:
+                figures["agreement"] = agreement(self.said[SERVICE], answer.tokens)
+            return figures
 
-    def _steps(self, server: Server) -> Histogram:
-        _, page = fetch(server.url("/metrics"))
-        return parse_histogram(page.decode(), _STEP_METRIC, {"model": self.model})
+        return Step({"server": engine.name, "streams": streams}, measure)
 
-    def _note(self, concurrency: int, answers: dict[str, Answer]) -> None:
-        for name, answer in answers.items():
-            self.results.add(name, concurrency, round_of(answer))
-            if name != SERVICE and SERVICE in answers and concurrency == JUDGED:
-                self.results.agreement[name] = agreement(answers[SERVICE].tokens, answer.tokens)
+    def step_seconds(self, server: Server) -> Any:
+        """The engine's own histogram of its steps."""
+        return read_histogram(server, "hotplate_step_seconds", model=self.options.model)
 
-    def run(self) -> None:
-        """The whole benchmark."""
-        port = free_port()
-        flags = ["--device", "cpu", *shlex.split(self.options.serve_flags)]
-        command = hotplate_command(self.version.parent.parent, port, *flags)
-        with contextlib.ExitStack() as stack:
-            self.say(f"starting {SERVICE}")
-            server = stack.enter_context(running(SERVICE, command, port, "/readyz", self.logs, 180.0))
-            engines = self.start_engines(stack, port)
-            bare = {}
-            for threads in sorted({1, _CORES}):
-                own = [sys.executable, "-m", "loadtests.bare_decode", "--folder", str(self.version)]
-                name = f"bare {threads}"
-                bare[threads] = stack.enter_context(
-                    running_engine(name, [*own, "--threads", str(threads)], threads, self.logs, Answer)
-                )
-            self.measure(server, engines, bare)
+    def bare_step(self, engine: Engine, threads: int, job: TextJob) -> Step:
+        """The median decode step of bare ONNX Runtime."""
+        case: Case = {"server": BARE, "threads": threads, "streams": len(job.prompts)}
+        return Step(case, lambda: {"gap_p50_ms": figures_of(engine.run(job))["gap_p50_ms"]})
 
 
-def build_parser() -> argparse.ArgumentParser:
+def peer_commands(python: str | None, source: Path | None, scratch: Path) -> dict[str, list[str]]:
+    """The commands of the peers by name; an empty one is a peer for which an option is missing."""
+    flags = ["--source", str(source and source.resolve()), "--scratch", str(scratch), "--threads", str(_CORES)]
+    commands = {"plain PyTorch": [sys.executable, "-m", "training.language.plain_decoding", *flags] if source else []}
+    for name, module in PEERS.items():
+        commands[name] = [python, "-m", f"loadtests.peers.{module}", *flags] if python and source else []
+    return commands
+
+
+def make_parser() -> argparse.ArgumentParser:
     """The options of the benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.bench_language", description=__doc__)
-    parser.add_argument("--model", default="novelist", help="the text generator (default: novelist)")
-    parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")
-    parser.add_argument("--repository", default=str(REPOSITORY), help="where the model lies")
+    parser = build_parser("bench_language", __doc__, rounds=3, model="novelist")
     parser.add_argument("--hf", type=Path, metavar="DIR", help="its weights as train_language --save-hf wrote them")
     parser.add_argument("--peers-python", metavar="PATH", help="interpreter that has the peers' packages")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, of which the median counts (default: 3)")
     parser.add_argument(
-        "--concurrency", type=int, nargs="+", choices=CONCURRENCIES, default=list(CONCURRENCIES), help="streams at once"
-    )
-    parser.add_argument("--serve-flags", default="", metavar="FLAGS", help='for hotplate serve, as in "--threads 2"')
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "loadtests" / "reports", help="where JSON and PNG go (loadtests/reports)"
+        "--concurrency", type=int, nargs="+", choices=STREAMS, default=list(STREAMS), help="streams at once"
     )
     return parser
 
 
-def main() -> int:
-    """Run the benchmark: 0 when it ran, whatever the targets; 1 when a part failed; 130 when interrupted."""
-    options = build_parser().parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    return conduct(Bench(options, console), judge, language_report)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(conduct(LanguageBench, make_parser().parse_args()))

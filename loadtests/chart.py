@@ -1,95 +1,110 @@
-"""Draws a run of the benchmark: rates, fractions of bare ONNX Runtime, and the sizes of the batches.
-
-It knows results, not how they were measured.
-"""
+"""Draws cells as panels of bars or lines, side by side in one PNG. It knows no benchmark."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from loadtests.measure import RAW, Cell
-from loadtests.targets import EMPTY, HEAVY, SERVICE, Results
+from loadtests.results import BARE, SERVICE, Cell
 
-_CALLERS = (1, 16, 64)
-_OURS, _OTHERS = "#c8501e", "#8a9aa8"
-
-
-def _label(cell: Cell) -> str:
-    body = "raw" if cell.media_type == RAW else "PNG"
-    return f"{cell.server}, {body}" if cell.server == SERVICE else cell.server
+_COLOURS = {SERVICE: "#c8501e", BARE: "#8a9aa8"}
+_PALETTE = ("#3b6ea5", "#e8a06a", "#3b7a57", "#8d6a9f", "#d9a441", "#5fb0b7", "#222222")
 
 
-def _draw_rates(axes: Axes, results: Results) -> None:
-    """Requests a second of every server on the light model, a group a number of callers."""
-    cells = [cell for cell in results.cells if cell.model == results.light]
-    labels = list(dict.fromkeys(_label(cell) for cell in cells))
-    colours = pyplot.get_cmap("tab10")
-    height = 0.8 / max(1, len(labels))
-    for index, label in enumerate(labels):
-        rates = {cell.concurrency: cell.rate for cell in cells if _label(cell) == label}
-        places = [_CALLERS.index(callers) + index * height - 0.4 + height / 2 for callers in rates]
-        axes.barh(places, list(rates.values()), height * 0.9, label=label, color=colours(index % 10))
-    best = max((row["images_per_second"] for row in _one_thread(results)), default=None)
-    if best is not None:
-        axes.axvline(best, color="black", linestyle="--", linewidth=1, label="bare, 1 thread, best batch")
-    axes.set_yticks(range(len(_CALLERS)), [f"{callers} caller{'s' * (callers > 1)}" for callers in _CALLERS])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """One chart: values a series, one for each category, None where there is none.
+
+    Bars lie on their side, categories from top to bottom. `limit` is a dashed line; `colours` are by category.
+    """
+
+    title: str
+    unit: str
+    categories: Sequence[str]
+    series: Mapping[str, Sequence[float | None]]
+    kind: Literal["bars", "stacked", "lines"] = "bars"
+    limit: float | None = None
+    digits: int = 0
+    colours: Sequence[str] | None = None
+
+
+def bars(
+    title: str, unit: str, cells: Sequence[Cell], label: Callable[[Cell], str], figure: str, digits: int = 0
+) -> Panel:
+    """A bar for each cell, in the colour of its server."""
+    servers = [str(cell.case["server"]) for cell in cells]
+    return Panel(
+        title=title,
+        unit=unit,
+        categories=list(map(label, cells)),
+        series={figure: [cell.median(figure) for cell in cells]},
+        digits=digits,
+        colours=[_COLOURS.get(server, _PALETTE[0]) for server in servers],
+    )
+
+
+def grouped(
+    title: str,
+    unit: str,
+    cells: Sequence[Cell],
+    names: tuple[Callable[[Cell], str], Callable[[Cell], str]],
+    figure: str,
+) -> Panel:
+    """Bars side by side; `names` give a cell's category and its series."""
+    category, series = names
+    found = {(category(cell), series(cell)): cell.median(figure) for cell in cells}
+    categories = list(dict.fromkeys(name for name, _ in found))
+    values = {name: [found.get((each, name)) for each in categories] for _, name in found}
+    return Panel(title=title, unit=unit, categories=categories, series=values)
+
+
+def _draw_bars(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
+    is_stacked = panel.kind == "stacked"
+    width = 0.8 if is_stacked else 0.8 / len(panel.series)
+    left = [0.0] * len(panel.categories)
+    for index, (name, values) in enumerate(panel.series.items()):
+        shift = 0.0 if is_stacked else (index + 0.5) * width - 0.4
+        spots = [spot + shift for spot in range(len(values))]
+        lengths = [value or 0.0 for value in values]
+        drawn = axes.barh(spots, lengths, width * 0.92, left=left, label=name, color=panel.colours or colours[name])
+        if is_stacked:
+            left = [start + length for start, length in zip(left, lengths, strict=True)]
+        else:
+            labels = ["" if value is None else f"{value:.{panel.digits}f}" for value in values]
+            axes.bar_label(drawn, labels, padding=2, fontsize=7)
+    axes.set_yticks(range(len(panel.categories)), panel.categories, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel("requests/s")
-    axes.set_title(f"{results.light}: rate")
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
+    axes.margins(x=0.15)
+    axes.set_xlabel(panel.unit)
+    if panel.limit is not None:
+        axes.axvline(panel.limit, color="black", linestyle="--", linewidth=1)
 
 
-def _one_thread(results: Results) -> list[dict[str, float]]:
-    return [row for row in results.bare.get(results.light, []) if row["threads"] * row["instances"] == 1]
+def _draw_lines(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
+    for name, values in panel.series.items():
+        points = [(place, value) for place, value in enumerate(values) if value is not None]
+        axes.plot([x for x, _ in points], [y for _, y in points], "o-", label=name, color=colours[name])
+    axes.set_xticks(range(len(panel.categories)), panel.categories)
+    axes.set_ylabel(panel.unit)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3, axis="y")
 
 
-def _draw_fractions(axes: Axes, results: Results) -> None:
-    """The fraction of bare that every server reaches: light at 64 callers, heavy at 16."""
-    # The empty endpoint runs no network, so it has no fraction of one.
-    wanted = ((results.light, 64), (HEAVY, 16))
-    cells = [c for c in results.cells if (c.model, c.concurrency) in wanted and c.server != EMPTY]
-    names = [f"{_label(cell)}\n{cell.model}, {cell.concurrency} callers" for cell in cells]
-    colours = [_OURS if cell.server == SERVICE else _OTHERS for cell in cells]
-    bars = axes.barh(range(len(cells)), [cell.fraction_of_bare for cell in cells], color=colours)
-    axes.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
-    axes.set_yticks(range(len(cells)), names, fontsize=7)
-    axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.axvline(1.0, color="black", linestyle="--", linewidth=1)
-    axes.set_xlabel("requests/s over images/s of bare ONNX Runtime")
-    axes.set_title("fraction of bare")
-
-
-def _draw_batches(axes: Axes, results: Results) -> None:
-    """The share of batches a size, for the service on the light model."""
-    cells = [c for c in results.cells if (c.server, c.model, c.media_type) == (SERVICE, results.light, RAW)]
-    sizes = [cell.rounds[-1].batch_sizes for cell in cells]
-    bounds = sorted({bound for size in sizes if size for bound in size.counts}, key=float)
-    for index, (cell, size) in enumerate(zip(cells, sizes, strict=True)):
-        if size is None or not size.num_observations:
-            continue
-        shares = [size.counts.get(bound, 0.0) / size.num_observations for bound in bounds]
-        places = [place + (index - 1) * 0.27 for place in range(len(bounds))]
-        axes.bar(places, shares, 0.25, label=f"{cell.concurrency} caller{'s' * (cell.concurrency > 1)}")
-    axes.set_xticks(range(len(bounds)), [f"≤{bound.removesuffix('.0')}" for bound in bounds], fontsize=8)
-    axes.set_xlabel("rows in a batch")
-    axes.set_ylabel("share of batches")
-    axes.set_title(f"{SERVICE}, {results.light}, raw: batch sizes")
-    if axes.containers:
-        axes.legend(fontsize=7)
-
-
-def draw(path: Path, results: Results) -> None:
-    """Write the chart as PNG."""
-    figure, (rates, fractions, batches) = pyplot.subplots(1, 3, figsize=(18, 6.5), layout="constrained")
-    _draw_rates(rates, results)
-    _draw_fractions(fractions, results)
-    _draw_batches(batches, results)
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
+def draw(path: Path, panels: Sequence[Panel]) -> None:
+    """Write the panels that have anything to show."""
+    shown = [panel for panel in panels if panel.categories and panel.series]
+    tallest = max((len(panel.categories) * len(panel.series) for panel in shown), default=0)
+    figure = Figure(figsize=(6 * max(1, len(shown)), 3 + 0.2 * max(8, tallest)), layout="constrained")
+    for index, panel in enumerate(shown):
+        axes, palette = figure.add_subplot(1, len(shown), index + 1), iter(_PALETTE * len(panel.series))
+        colours = {name: _COLOURS.get(name) or next(palette) for name in panel.series}
+        (_draw_lines if panel.kind == "lines" else _draw_bars)(axes, panel, colours)
+        axes.set_title(panel.title, fontsize=10)
+        if len(panel.series) > 1:
+            axes.legend(fontsize=7)
+    figure.savefig(path, dpi=80, facecolor="white")

@@ -18,11 +18,9 @@ from pathlib import Path
 from rich.console import Console
 
 from loadtests import procfs
-from loadtests.attempt import INTERRUPTED
 from loadtests.scenarios.report import SUMMARY_FILE, print_summary
-from loadtests.scenarios.service import running_service
-from loadtests.scenarios.stages import SHAPES
-from loadtests.servers import ROOT, ServerError, end_on_sigterm
+from loadtests.scenarios.shapes import SHAPES
+from loadtests.servers import INTERRUPTED, ROOT, ServerError, end_on_sigterm, running_service
 
 STATUS_NOTHING_MEASURED = 2
 _LOCUST_GRACE_SECONDS = 120.0

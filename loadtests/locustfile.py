@@ -16,7 +16,7 @@ from locust import LoadTestShape
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loadtests.scenarios import running
-from loadtests.scenarios.stages import SHAPES
+from loadtests.scenarios.shapes import SHAPES
 from loadtests.scenarios.users import Classifier, Drawer, Reader, Sitter
 
 __all__ = ["Classifier", "Drawer", "Reader", "Sitter", "StagedShape"]

@@ -42,8 +42,8 @@ def process_tree(root: int) -> list[int]:
     return tree
 
 
-def find_process(root: int, argument: str) -> int:
-    """The process of the tree whose command line has this argument.
+def find_process(root: int, module: str) -> int:
+    """The process of the tree whose command line names this module, in whatever package it is.
 
     Raises: LookupError.
     """
@@ -52,9 +52,9 @@ def find_process(root: int, argument: str) -> int:
             arguments = (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if argument.encode() in arguments:
+        if any(argument.rpartition(b".")[2] == module.encode() for argument in arguments):
             return pid
-    raise LookupError(f"no process below {root} was started with {argument!r}.")
+    raise LookupError(f"no process below {root} runs a module called {module!r}.")
 
 
 def peak_bytes(pid: int) -> int:

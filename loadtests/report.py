@@ -1,6 +1,6 @@
-"""Prints a run of the benchmark as tables and writes it as JSON and PNG.
+"""Writes a benchmark's results: tables for the console and in Markdown, JSON, and charts as PNG.
 
-It knows results, not how they were measured.
+Tables and charts are data. It knows results, not how they were measured.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import datetime
 import json
 import os
 import platform
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,127 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.chart import draw
-from loadtests.measure import RAW, Cell
-from loadtests.targets import EMPTY, PLAIN, SERVICE, Results, ratio_to
-from loadtests.verdict import Verdict
+from loadtests.chart import Panel, draw
+from loadtests.results import Cell, Results, Verdict
 
-_VERDICT = {True: "reached", False: "missed", None: "not measured"}
+_VERDICTS = {True: "reached", False: "missed", None: "not measured"}
 _COLOURS = {"reached": "[green]reached[/green]", "missed": "[red]missed[/red]"}
-FILES = ("bench.json", "bench.png")
 _PLACES = {"repository", "hf", "peers_python", "photos", "output"}
-TARGET_HEADINGS = ("target", "wanted", "found", "")
 
-# Bare bursts a few seconds apart differ by less than this on a machine that does nothing else.
-_STEADY = 0.15
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table: a name of the case, a figure's median with so many decimals, or what a function finds."""
+
+    heading: str
+    source: str | Callable[[Cell], str | float | None]
+    digits: int = 2
+
+    def value(self, cell: Cell) -> str:
+        """The cell's entry as text."""
+        if not isinstance(self.source, str):
+            found = self.source(cell)
+        elif self.source in cell.case:
+            return str(cell.case[self.source])
+        else:
+            found = cell.median(self.source)
+        return found if isinstance(found, str) else number(found, self.digits)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table in plain text; `num_words` columns hold words, the rest numbers."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    num_words: int = 1
+
+    def to_rich(self) -> Table:
+        """The table for a terminal."""
+        table = Table(title=self.title, title_justify="left")
+        for index, heading in enumerate(self.headings):
+            table.add_column(heading, justify="left" if index < self.num_words else "right")
+        for row in self.rows:
+            table.add_row(*(_COLOURS.get(entry, entry) for entry in row))
+        return table
+
+    def to_markdown(self) -> str:
+        """The table in Markdown, its title above it."""
+        rule = ["---" if index < self.num_words else "---:" for index in range(len(self.headings))]
+        lines = [f"| {' | '.join(row)} |" for row in (self.headings, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *lines, ""])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a benchmark is reported: the files' name, a title, and what is made of its results."""
+
+    name: str
+    title: str
+    judge: Callable[[Results], list[Verdict]]
+    sheets: Callable[[Results], list[Sheet]]
+    panels: Callable[[Results], list[Panel]]
+    notes: Callable[[Results], list[str]]
+
+    @property
+    def files(self) -> tuple[str, str, str]:
+        """The files that `write` writes."""
+        return f"{self.name}.md", f"{self.name}.json", f"{self.name}.png"
+
+    def _tables(self, results: Results) -> list[Sheet]:
+        rows = [
+            (v.goal, f"{'<=' if v.at_most else '>='} {v.wanted:g}", number(v.found, 3), _VERDICTS[v.reached])
+            for v in self.judge(results)
+        ]
+        targets = Sheet("Targets", ("target", "wanted", "found", ""), rows)
+        return [targets, *(sheet for sheet in self.sheets(results) if sheet.rows)]
+
+    def _notes(self, results: Results) -> list[str]:
+        missing = [f"Not measured: {name}: {reason}" for name, reason in results.unavailable.items()]
+        return [*self.notes(results), *missing]
+
+    def show(self, console: Console, results: Results) -> None:
+        """Print the tables, the targets last."""
+        targets, *sheets = self._tables(results)
+        console.print(*(sheet.to_rich() for sheet in sheets))
+        for note in self._notes(results):
+            console.print(note, markup=False)
+        console.print(targets.to_rich())
+
+    def markdown(self, page: dict[str, Any]) -> str:
+        """The report of a JSON page."""
+        results = Results.from_json(page)
+        head = [f"# hotplate: {self.title}, {page['machine']['finished']}", machine_line(page["machine"])]
+        sheets = "\n".join(sheet.to_markdown() for sheet in self._tables(results))
+        return "\n\n".join([*head, *self._notes(results), f"![The figures]({self.files[2]})", sheets])
+
+    def write(self, folder: Path, results: Results, options: argparse.Namespace) -> None:
+        """Write Markdown, JSON and PNG into a folder."""
+        # Folders say where this machine keeps things, not how it was measured.
+        told = {name: value for name, value in vars(options).items() if name not in _PLACES}
+        targets = [verdict.to_json() for verdict in self.judge(results)]
+        page = {"machine": machine(), "options": told, **results.to_json(), "targets": targets}
+        markdown, figures, chart = (folder / file for file in self.files)
+        figures.write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
+        markdown.write_text(self.markdown(page), encoding="utf-8")
+        draw(chart, self.panels(results))
+
+
+def sheet(title: str, cells: Iterable[Cell], columns: Sequence[Column], num_words: int = 1) -> Sheet:
+    """A table with a row for each cell."""
+    rows = [[column.value(cell) for column in columns] for cell in cells]
+    return Sheet(title, [column.heading for column in columns], rows, num_words)
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with so many decimals; a dash where there is none."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def plural(count: int | str, word: str) -> str:
+    """A count with its word, as in "1 caller" and "8 callers"."""
+    return f"{count} {word}{'s' * (int(count) > 1)}"
 
 
 def machine() -> dict[str, Any]:
@@ -47,135 +156,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def told_options(options: argparse.Namespace) -> dict[str, Any]:
-    """The options without folders: those say where this machine keeps things, not how it was measured."""
-    return {name: value for name, value in vars(options).items() if name not in _PLACES}
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure with so many decimals; a dash where there is none."""
-    return "-" if value is None else f"{value:,.{digits}f}"
-
-
-def _bare_table(model: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"Bare ONNX Runtime, {model}", title_justify="left")
-    for heading in ("setting", "images/s", "p50 of one run, ms"):
-        table.add_column(heading, justify="left" if heading == "setting" else "right")
-    for row in rows:
-        table.add_row(row["setting"], number(row["images_per_second"], 0), number(row["p50_ms"]))
-    return table
-
-
-def _batches(cell: Cell) -> str:
-    """The batch sizes of the last round: bucket bound and share."""
-    last = cell.rounds[-1].batch_sizes
-    if last is None or not last.num_observations:
-        return ""
-    shares = [(bound.removesuffix(".0"), count / last.num_observations) for bound, count in last.counts.items()]
-    return " ".join(f"<={bound}:{share:.0%}" for bound, share in shares if share >= 0.005)
-
-
-def _cell_table(cells: list[Cell]) -> Table:
-    table = Table(title="Servers (medians of the rounds)", title_justify="left")
-    for heading in ("server", "model", "body"):
-        table.add_column(heading)
-    for heading in ("callers", "requests/s", "/bare", "p50 ms", "p99 ms", "cores", "errors", "rows/batch"):
-        table.add_column(heading, justify="right")
-    table.add_column("batches of the last round, by upper bound")
-    for cell in cells:
-        table.add_row(
-            cell.server,
-            cell.model,
-            "raw" if cell.media_type == RAW else "PNG",
-            str(cell.concurrency),
-            number(cell.rate, 0),
-            number(cell.fraction_of_bare),
-            number(cell.median(lambda r: r.p50_ms)),
-            number(cell.median(lambda r: r.p99_ms)),
-            number(cell.median(lambda r: r.cpu_cores)),
-            str(sum(r.num_errors for r in cell.rounds)),
-            number(cell.mean_batch_size, 1),
-            _batches(cell),
-        )
-    return table
-
-
-def _server_table(results: Results) -> Table:
-    table = Table(title="Servers as a whole, after the load", title_justify="left")
-    for heading in ("server", "model"):
-        table.add_column(heading)
-    for heading in ("ready s", "idle, % of a core", "RSS MiB", "PSS MiB"):
-        table.add_column(heading, justify="right")
-    for facts in results.servers:
-        figures = (facts.ready_seconds, facts.idle_cores * 100, facts.rss_mib, facts.pss_mib)
-        table.add_row(facts.name, facts.model, *(number(figure, 1) for figure in figures))
-    return table
-
-
-def ratios(results: Results) -> dict[str, float | None]:
-    """The service at 64 callers, light model, raw tensors, over each of the others by their fractions of bare."""
-    others = {"plain fastapi": PLAIN} | {name: (name,) for name in (EMPTY, "litserve", "mosec")}
-    return {name: ratio_to(results, servers) for name, servers in others.items()}
-
-
-def count_unsteady(results: Results) -> int:
-    """How many rounds lie between bare bursts too far apart to take a fraction against."""
-    return sum(r.bare_spread > _STEADY for cell in results.cells for r in cell.rounds)
-
-
-def target_cells(verdict: Verdict) -> tuple[str, str, str, str]:
-    """A target in words: goal, wanted, found, and whether it was reached."""
-    sign = "<=" if verdict.at_most else ">="
-    return verdict.goal, f"{sign} {verdict.wanted:g}", number(verdict.found, 3), _VERDICT[verdict.reached]
-
-
-def target_table(verdicts: list[Verdict]) -> Table:
-    """The targets and what became of them."""
-    table = Table(title="Targets", title_justify="left")
-    for heading in TARGET_HEADINGS:
-        table.add_column(heading, justify="left" if heading == "target" else "right")
-    for verdict in verdicts:
-        *figures, word = target_cells(verdict)
-        table.add_row(*figures, _COLOURS.get(word, word))
-    return table
-
-
-def print_tables(console: Console, results: Results, verdicts: list[Verdict]) -> None:
-    """Print everything a reader wants to see, the targets last."""
-    for model, rows in results.bare.items():
-        console.print(_bare_table(model, rows))
-    if results.cells:
-        console.print(_cell_table(results.cells))
-        console.print(_server_table(results))
-    for name, ratio in ratios(results).items():
-        if ratio is not None:
-            console.print(f"{SERVICE} / {name}, {results.light}, raw, 64 callers: {ratio:.2f}")
-    for name, reason in results.unavailable.items():
-        console.print(f"Not measured: {name}: {reason}")
-    console.print(target_table(verdicts))
-    if (num_unsteady := count_unsteady(results)) > 0:
-        num_rounds = sum(len(cell.rounds) for cell in results.cells)
-        console.print(
-            f"{num_unsteady} of {num_rounds} rounds lie between bare bursts that differ by more than {_STEADY:.0%}: "
-            "others used the machine, and the fractions and the targets above are not to be relied on.",
-            style="yellow",
-        )
-
-
-def write_files(folder: Path, results: Results, verdicts: list[Verdict], options: argparse.Namespace) -> None:
-    """Write bench.json and bench.png into `folder`."""
-    page = {
-        "machine": machine(),
-        "options": told_options(options),
-        "bare": results.bare,
-        "cells": [cell.to_json() for cell in results.cells],
-        "servers": [asdict(facts) for facts in results.servers],
-        "unsteady_rounds": count_unsteady(results),
-        "batching_ratios": results.batching_ratios,
-        "ratios": ratios(results),
-        "unavailable": results.unavailable,
-        "targets": [verdict.to_json() for verdict in verdicts],
-    }
-    figures, picture = FILES
-    (folder / figures).write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
-    draw(folder / picture, results)
+def machine_line(facts: dict[str, Any]) -> str:
+    """The machine and the libraries in one line."""
+    load = ", ".join(f"{value:.2f}" for value in facts["load_average"])
+    libraries = ", ".join(f"{name} {version}" for name, version in facts["libraries"].items())
+    return f"{facts['cpu']}, {facts['cores']} cores, load average {load}; Python {facts['python']}, {libraries}."

@@ -1,7 +1,4 @@
-"""Bodies to post: the first golden input of a model version, as raw bytes and as PNG.
-
-It knows the files of a version folder, not what serves them.
-"""
+"""Images to post: golden inputs of model versions as raw bytes and PNG, and photographs cut to a size as JPEG."""
 
 from __future__ import annotations
 
@@ -11,9 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
+
+from loadtests.servers import ROOT
 
 _GOLDEN_FILE = "golden.npz"
+PHOTOGRAPHS = ROOT / "loadtests" / "photos"
+_JPEG_QUALITY = 90
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 def golden_images(folder: Path) -> NDArray[Any]:
@@ -45,3 +47,26 @@ def write_bodies(folder: Path, output: Path) -> dict[str, Path]:
     bodies["application/octet-stream"].write_bytes(image.tobytes())
     bodies["image/png"].write_bytes(encode_png(image))
     return bodies
+
+
+def read_photographs(folder: Path) -> list[Image.Image]:
+    """The photographs of a folder, in the order of their names.
+
+    Raises: OSError when there are none.
+    """
+    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no photographs; it must hold {', '.join(sorted(_SUFFIXES))}.")
+    photographs = []
+    for file in files:
+        with Image.open(file) as image:
+            photographs.append(ImageOps.exif_transpose(image).convert("RGB"))
+    return photographs
+
+
+def resized_jpeg(photograph: Image.Image, width: int, height: int) -> bytes:
+    """The middle of a photograph at this size, enlarged where it is smaller, as JPEG."""
+    buffer = io.BytesIO()
+    fitted = ImageOps.fit(photograph, (width, height), Image.Resampling.LANCZOS)
+    fitted.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -23,6 +24,8 @@ from loadtests import procfs
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "models" / "repository"
+INTERRUPTED = 130
+"""The exit status of a command that the user interrupted."""
 _STOP_SECONDS = 10.0
 
 
@@ -150,3 +153,17 @@ def require_answer(server: Server, path: str, body: bytes, media_type: str) -> b
     if status != 200 or not reply:
         raise ServerError(f"{server.name} answered {status} to {len(body)} bytes of {media_type}: {reply[:300]!r}.")
     return reply
+
+
+@contextlib.contextmanager
+def running_service(options: Sequence[str] = ()) -> Iterator[Server]:
+    """Serve until the block ends: the shipped models, unless the options name a repository.
+
+    Raises: ServerError when it is not ready in time.
+    """
+    port = free_port()
+    with (
+        tempfile.TemporaryDirectory(prefix="hotplate-load-") as logs,
+        running("hotplate", hotplate_command(None, port, *options), port, "/readyz", Path(logs), 180.0) as server,
+    ):
+        yield server

@@ -1,9 +1,10 @@
-"""What many tests share: a repository of small real models, and one running service on it."""
+"""What many tests share: the tiers (see tests/README.md), a repository of small real models, one service on it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService
+from tests.tiers import TIERS, unavailable
 
 # Tests run in several processes; OpenMP's threads, which wait by spinning, would take one another's cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,8 +24,60 @@ hypothesis.settings.register_profile("busy", deadline=None)
 hypothesis.settings.load_profile("busy")
 
 PHOTO_SHAPE = (12, 10, 3)
-# Folders whose tests share what takes long to make: images, a browser on a service with every model.
-TOGETHER = ("tests/deploy", "tests/playground")
+LEFT_OUT = pytest.StashKey[dict[str, int]]()
+# Folders whose tests share what takes long to make. Each stays in one process, and they begin before the others.
+TOGETHER = ("tests/deploy/image", "tests/playground")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all-tiers` is what `make test-all` adds."""
+    parser.addoption("--all-tiers", action="store_true", help="run the tests of every tier (see tests/README.md)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register each tier as a marker, and the line that ends a run."""
+    for name, tier in TIERS.items():
+        config.addinivalue_line("markers", f"{name}: {tier.about}.")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(LastLine(config))
+
+
+def tiers_of(item: pytest.Item) -> list[str]:
+    """The tiers of a test, the one that is marked closest to it first."""
+    return [marker.name for marker in item.iter_markers() if marker.name in TIERS]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of other tiers, and say how many of each; slow folders begin first."""
+    for item in items:
+        for name, tier in TIERS.items():
+            if tier.folder and item.nodeid.startswith(tier.folder):
+                item.add_marker(name)
+    left_out: dict[str, list[pytest.Item]] = {}
+    if not config.option.all_tiers and not config.option.markexpr:
+        for item in items:
+            for name in tiers_of(item):
+                if not TIERS[name].is_quick or TIERS[name].obstacle():
+                    left_out.setdefault(name, []).append(item)
+                    break
+    gone = {item for found in left_out.values() for item in found}
+    config.hook.pytest_deselected(items=list(gone))
+    kept = [item for item in items if item not in gone]
+    items[:] = sorted(kept, key=lambda item: not item.nodeid.startswith(TOGETHER))
+    config.stash[LEFT_OUT] = {name: len(found) for name, found in left_out.items()}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose tools are missing; on CI, where nothing may be missing, that is a failure."""
+    for name in tiers_of(item):
+        if obstacle := TIERS[name].obstacle():
+            unavailable(f"{name}: {obstacle}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """Say which tests run in one process, where there are several (`-n`)."""
+    return LoadFileScheduling(config, log)
 
 
 class LoadFileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # the library has no types
@@ -34,10 +88,35 @@ class LoadFileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # the libr
         return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
 
 
-@pytest.hookimpl
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
-    """Say which tests run in one process, where there are several (`-n`)."""
-    return LoadFileScheduling(config, log)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the first process how many tests each tier would add."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, {})
+
+
+class LastLine:
+    """Ends a run with what ran, and what the other tiers would add."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config, self._started = config, time.monotonic()
+        self._left_out: dict[str, int] = {}
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Keep what a process has left out; each has collected the same tests."""
+        self._left_out = getattr(node, "workeroutput", {}).get("left_out", self._left_out)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Print the line after everything else."""
+        yield
+        reporter: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        left_out = self._left_out or self._config.stash.get(LEFT_OUT, {})
+        if left_out and reporter is not None and not self._config.option.collectonly:
+            ran = sum(len(reporter.stats.get(outcome, ())) for outcome in ("passed", "failed", "error", "xfailed"))
+            more = ", ".join(f"{num_tests} {name}" for name, num_tests in sorted(left_out.items()))
+            seconds = time.monotonic() - self._started
+            reporter.write_line(f"{ran:,} tests ran in {seconds:.0f} s; `make test-all` adds {more}.")
 
 
 @pytest.fixture(scope="session")

@@ -1,28 +1,70 @@
-"""The README's commands are run here and must print what it shows; and it must name every route, setting and metric."""
+"""Every command and every Python block of every README is run, and every route, setting and metric is named.
+
+What a README may hold, by the language of the block:
+
+- `console`: commands after `$ `, each with its output. They run in bash beside a service with the shipped models and
+  must print what is shown; numbers, ids and spacing may differ, and `...` stands for anything.
+- `sh`, `bash`: commands without output. `make` is run dry, trainings with `--dry-run`, pytest with `--collect-only`,
+  `helm` and `docker run` in their tiers, and what `tests/readmes.py` lists under ELSEWHERE by the test named there. The
+  other commands of a block are one script: `hotplate serve` starts a service on a free port, and the script goes on
+  when that is ready.
+- `python`: a script, run beside the same service; what a comment shows behind or below a `print` must be printed.
+- `json`, `toml`, `yaml`: data that can be read. `text`: nothing that runs.
+- A block that repeats a file, in whole or in part, stands below `<!-- from PATH -->`, and the file must hold it.
+
+Commands run in a folder that looks like the project's, so what they write is gone afterwards.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
+from loadtests.servers import free_port
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tests.fake_models.bare_graphs import scale_bytes, write_bare
+from tests.readmes import (
+    BLOCKS,
+    ELSEWHERE,
+    EVERYTHING,
+    READMES,
+    ROOT,
+    SHELL,
+    Block,
+    Command,
+    commands,
+    commands_for,
+    runner,
+)
 from tests.servers import RunningService
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
-TRAINING = re.findall(r"^(?:\.venv/bin/)?python -m (training\.\w+ .*)$", README, re.MULTILINE)
+DATA: dict[str, Callable[[str], Any]] = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
+_PRELUDE = """set -euo pipefail
+hotplate() {
+  if [ "${1-}" != serve ]; then command hotplate "$@"; return; fi
+  command hotplate "$@" 2>serve.log & serving=$!
+  until curl --silent --fail --output /dev/null "$HOTPLATE_URL/readyz"; do
+    kill -0 $serving || { cat serve.log >&2; exit 1; }
+    sleep 0.1
+  done
+}
+trap 'if [ "${serving-}" ]; then kill $serving; wait $serving || true; fi' EXIT
+"""
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +74,35 @@ def shipped() -> Iterator[RunningService]:
         yield running.wait_until_ready()
 
 
-def sessions() -> list[tuple[str, str]]:
-    """Each command in a console block with the output shown below it."""
-    found = []
-    for block in CONSOLE:
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            lines = part.split("\n")
-            count = 1
-            while lines[count - 1].endswith("\\"):
-                count += 1
-            found.append(("\n".join(lines[:count]), "\n".join(lines[count:])))
-    return found
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with all that is in the project's, where a command may write."""
+    for entry in ROOT.iterdir():
+        if entry.name not in ("build", "runs", ".git"):
+            (tmp_path / entry.name).symlink_to(entry)
+    return tmp_path
 
+
+def environment(url: str, **more: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
+    return {"PATH": path, "HOTPLATE_URL": url, "COLUMNS": "80"} | more
+
+
+def run(*words: str, folder: Path, env: dict[str, str], seconds: float = 110) -> str:
+    """Run a program to its end and return what it printed."""
+    ran = subprocess.run(words, capture_output=True, text=True, cwd=folder, timeout=seconds, env=env, check=False)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+    return ran.stdout
+
+
+def addressed(text: str, service: RunningService) -> str:
+    """The text with the service's own addresses in the place of the usual ones."""
+    return text.replace("localhost:8000", httpx.URL(service.url).netloc.decode()).replace(
+        "localhost:8001", service.grpc_address
+    )
+
+
+# --- what is compared ---
 
 _TWO_TEXT_EVENTS = re.compile(
     r'data: \{"index":(\d+),"text":"(.*)","tokens":\[(.*)\]\}\n\ndata: \{"index":\1,"text":"(.*)","tokens":\[(.+)\]\}'
@@ -64,6 +123,14 @@ def shape_of(text: str) -> str:
     return re.sub(r"[\s─━│┃┏┓┗┛┡┩┴┬├┤└┘╇┳┻╋┼═]+", " ", text).strip()
 
 
+def assert_shown(shown: str, printed: str) -> None:
+    """Each part of what is shown, `...` between them, was printed in this order."""
+    position = 0
+    for part in shape_of(shown).split("..."):
+        position = shape_of(printed).find(part.strip(), position)
+        assert position >= 0, f"{part!r} is not in {shape_of(printed)!r}"
+
+
 def test_the_events_of_a_stream_are_compared_whatever_their_number() -> None:
     first = 'data: {"index":0,"text":",","tokens":[12]}\n\n'
     second, third = (
@@ -76,62 +143,145 @@ def test_the_events_of_a_stream_are_compared_whatever_their_number() -> None:
     assert shape_of(first + second + end) != shape_of(first + third + end)
 
 
-def test_the_readme_shows_commands() -> None:
-    assert len(sessions()) >= 5
+# --- what is run ---
 
 
-@pytest.mark.parametrize(("command", "shown"), sessions())
-def test_a_command_of_the_readme_prints_what_it_shows(shipped: RunningService, command: str, shown: str) -> None:
-    address = shipped.url.removeprefix("http://")
-    command = command.replace("localhost:8000", address)
-    environment = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin", "HOTPLATE_URL": shipped.url}
-
-    ran = subprocess.run(
-        ["bash", "-c", command],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=110,
-        env=environment | {"COLUMNS": "80"},
-    )
-
-    assert ran.returncode == 0, ran.stderr
-    shown_parts = [part for part in shape_of(shown).split("...") if part]
-    position = 0
-    for part in shown_parts:
-        position = shape_of(ran.stdout).find(part.strip(), position)
-        assert position >= 0, f"{part!r} is not in {shape_of(ran.stdout)!r}"
+def cases(found: list[Any]) -> list[Any]:
+    """The parameters of a test, in the tier of what they call."""
+    marks = {False: (), True: (pytest.mark.shell,)}
+    return [
+        pytest.param(one, id=one.place, marks=marks[bool(re.search(r"\b(curl|serve)\b", one.text))]) for one in found
+    ]
 
 
-@pytest.mark.timeout(330)
-@pytest.mark.parametrize("command", TRAINING)
-def test_a_training_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
-    arguments = shlex.split(command.split("#")[0])
-    if "--start-from" in arguments:  # the earlier run is not there: the same step from random weights
-        position = arguments.index("--start-from")
-        del arguments[position : position + 2]
-    if "--output" in arguments:
-        position = arguments.index("--output")
-        del arguments[position : position + 2]
+def test_every_block_is_of_a_language_that_is_checked() -> None:
+    languages = {*SHELL, *DATA, "console", "python", "text"}
 
-    ran = subprocess.run(
-        [sys.executable, "-m", *arguments, "--dry-run", "--output", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=300,
-        # Coverage is not that of the trainings, which take twice as long under it.
-        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
-        check=False,
-    )
+    assert [block.place for block in BLOCKS if block.language not in languages] == []
 
-    assert ran.returncode == 0, ran.stderr[-2000:]
+
+CONSOLE = [command for block in BLOCKS if block.language == "console" for command in commands(block)]
+
+
+@pytest.mark.parametrize("command", cases(CONSOLE))
+def test_a_command_prints_what_is_shown(shipped: RunningService, folder: Path, command: Command) -> None:
+    printed = run("bash", "-c", addressed(command.text, shipped), folder=folder, env=environment(shipped.url))
+
+    assert_shown(command.shown, printed)
+
+
+def script(block: Block) -> str:
+    """The commands of a shell block that no other test runs."""
+    return "\n".join(command.text for command in commands(block) if runner(command) == "script")
+
+
+SCRIPTS = [
+    Block(block.place, block.language, script(block), block.source)
+    for block in BLOCKS
+    if block.language in SHELL and script(block)
+]
+
+
+@pytest.mark.parametrize("block", cases(SCRIPTS))
+def test_a_script_runs(shipped: RunningService, folder: Path, block: Block) -> None:
+    write_bare(folder / "home" / "models", "scale", scale_bytes(2.0))
+    env = environment(shipped.url, HOME=str(folder / "home"))
+    text = addressed(block.text, shipped)
+    if "hotplate serve" in text:
+        port = free_port()
+        env |= {"HOTPLATE_PORT": str(port), "HOTPLATE_GRPC_PORT": "off", "HOTPLATE_MODELS": "mnist"}
+        env |= {"HOTPLATE_URL": f"http://127.0.0.1:{port}", "HOTPLATE_INSTANCES": "1"}
+        text = block.text.replace("localhost:8000", f"127.0.0.1:{port}")
+
+    run("bash", "-c", _PRELUDE + text, folder=folder, env=env)
+
+
+PYTHON = [block for block in BLOCKS if block.language == "python" and not block.source]
+
+
+@pytest.mark.parametrize("block", cases(PYTHON))
+def test_a_python_block_runs(shipped: RunningService, folder: Path, block: Block) -> None:
+    (folder / "block.py").write_text(addressed(block.text, shipped))
+
+    printed = run(sys.executable, "block.py", folder=folder, env=environment(shipped.url))
+
+    for shown in re.findall(r"^print\(.*\) *\n?# *(.+)$", block.text, re.MULTILINE):
+        assert_shown(shown, printed)
+
+
+def test_blocks_of_data_can_be_read() -> None:
+    for block in BLOCKS:
+        if block.language in DATA:
+            assert DATA[block.language](block.text), block.place
+
+
+def test_blocks_that_repeat_a_file_are_in_it() -> None:
+    for block in BLOCKS:
+        assert not block.source or block.text in (ROOT / block.source).read_text(), block.place
+
+
+def trainings() -> list[Any]:
+    """Each training, and whether it is the first of its script with these options: only that one takes a step."""
+    seen: set[tuple[str, ...]] = set()
+    found = []
+    for command in commands_for("training"):
+        module, *words = shlex.split(command.text.partition("-m ")[2], comments=True)
+        form = (module, *sorted(word for word in words if word.startswith("--")))
+        found.append(pytest.param(module, words, form not in seen, id=" ".join((module, *words))))
+        seen.add(form)
+    return found
+
+
+@pytest.mark.parametrize(("module", "words", "takes_a_step"), trainings())
+def test_a_training_runs(
+    module: str, words: list[str], takes_a_step: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.chdir(ROOT)
+    main = importlib.import_module(module).main
+    if not takes_a_step:
+        with pytest.raises(SystemExit, match=r"^0$"):  # words that it does not know end it with 2 before that
+            main([*words, "--help"])
+        return
+    for option in ("--start-from", "--output"):  # an earlier run, which is not there, and where the run goes
+        if option in words:
+            position = words.index(option)
+            del words[position : position + 2]
+
+    with torch.compiler.set_stance("force_eager"):  # a compiler takes longer than all else
+        assert main([*words, "--dry-run", "--output", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("command", commands_for("make"), ids=lambda command: command.text.split("#")[0].strip())
+def test_make_knows_its_target_and_variables(command: Command) -> None:
+    words = shlex.split(command.text, comments=True)
+    variables = {word.partition("=")[0] for word in words[1:] if "=" in word}
+
+    assert run(words[0], "--dry-run", *words[1:], folder=ROOT, env=dict(os.environ)).strip()
+    assert variables <= set(re.findall(r"^([A-Z]+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("command", commands_for("pytest"), ids=lambda command: command.text)
+def test_a_run_of_tests_finds_some(command: Command) -> None:
+    words = shlex.split(command.text.partition("-m pytest")[2], comments=True)
+
+    run(sys.executable, "-m", "pytest", "--collect-only", *words, folder=ROOT, env=dict(os.environ))
+
+
+@pytest.mark.parametrize("pattern", ELSEWHERE)
+def test_what_is_run_elsewhere_is_in_a_readme_and_has_its_test(pattern: str) -> None:
+    assert any(re.match(pattern, command.text) for command in commands_for("elsewhere"))
+    assert (ROOT / ELSEWHERE[pattern][0]).is_file()
+
+
+# --- what is named ---
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_documented_with_its_default(name: str) -> None:
     field = Settings.model_fields[name]
-    rows = [line for line in README.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`")]
+    rows = [line for line in EVERYTHING.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`")]
 
     assert len(rows) == 1, f"{name} has no row of its own."
     default: Any = field.get_default()
@@ -146,7 +296,7 @@ def test_every_metric_is_documented() -> None:
     names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
 
     assert names
-    assert [name for name in sorted(names) if f"`{name}`" not in README] == []
+    assert [name for name in sorted(names) if f"`{name}`" not in EVERYTHING] == []
 
 
 def test_every_route_is_documented(shipped: RunningService) -> None:
@@ -156,19 +306,20 @@ def test_every_route_is_documented(shipped: RunningService) -> None:
         f"{method.upper()} {path}"
         for path, methods in paths.items()
         for method in methods
-        if f"`{method.upper()} {path}`" not in README
+        if f"`{method.upper()} {path}`" not in EVERYTHING
     ]
     assert missing == []
 
 
 def test_every_make_target_is_documented() -> None:
-    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
-    assert [target for target in targets if f"make {target}" not in README] == []
+    assert "test-all" in targets
+    assert [target for target in targets if not re.search(rf"make {target}\b(?!-)", EVERYTHING)] == []
 
 
-def test_every_picture_and_file_that_is_linked_exists() -> None:
-    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+@pytest.mark.parametrize("name", READMES)
+def test_every_picture_and_file_that_is_linked_exists(name: str) -> None:
+    links = re.findall(r"\]\((?!http|#)([^)#]+)(?:#[^)]*)?\)", READMES[name])
 
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []

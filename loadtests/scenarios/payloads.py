@@ -10,8 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from loadtests.photographs import SAMPLES, read_photographs, resized_jpeg
-from loadtests.sample import encode_png, golden_images
+from loadtests.sample import PHOTOGRAPHS, encode_png, golden_images, read_photographs, resized_jpeg
 from loadtests.scenarios.catalog import Served
 from loadtests.servers import REPOSITORY
 
@@ -41,7 +40,7 @@ class Body:
 @cache
 def photographs(side: int) -> tuple[Body, ...]:
     """The sample photographs as square JPEGs."""
-    return tuple(Body(resized_jpeg(photo, side, side), JPEG) for photo in read_photographs(SAMPLES))
+    return tuple(Body(resized_jpeg(photo, side, side), JPEG) for photo in read_photographs(PHOTOGRAPHS))
 
 
 @cache
@@ -67,5 +66,5 @@ def _golden(model: Served) -> list[np.ndarray]:
 def _fitted(shape: tuple[int, int, int]) -> list[np.ndarray]:
     height, width, channels = shape
     mode = "L" if channels == 1 else "RGB"
-    fitted = [photo.resize((width, height)).convert(mode) for photo in read_photographs(SAMPLES)]
+    fitted = [photo.resize((width, height)).convert(mode) for photo in read_photographs(PHOTOGRAPHS)]
     return [np.asarray(photo, np.uint8).reshape(height, width, -1) for photo in fitted]

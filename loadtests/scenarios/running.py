@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -20,11 +21,11 @@ from locust.html import get_html_report
 from locust.runners import STATE_RUNNING, STATE_SPAWNING, WorkerRunner
 from locust.util.date import format_utc_timestamp
 
-from loadtests.scenarios import charts, users
+from loadtests.scenarios import users
 from loadtests.scenarios.catalog import ACTIONS, HostError, authorization, read_catalog
 from loadtests.scenarios.levels import Moment, Recorder, Tally
 from loadtests.scenarios.report import Outcome, write_report
-from loadtests.scenarios.stages import CONSTANT, SHAPES
+from loadtests.scenarios.shapes import CONSTANT, SHAPES
 from loadtests.scenarios.thresholds import DEFAULT_LIMITS_MS, Thresholds
 
 TICK_SECONDS = 0.5
@@ -32,6 +33,40 @@ STATUS_MISSED, STATUS_NO_HOST = 1, 3
 _WIRE_KEY = "hotplate_tally"
 _SCRIPT_TYPES = ("text/javascript", "application/javascript")
 log = logging.getLogger(__name__)
+
+# Locust draws a fixed list of charts, written in its script, from a history that may hold more than they show. Two
+# charts of texts are added to that list; a version of Locust with another script keeps its charts as they are.
+_LAST_CHART = re.compile(
+    r"""\{title:(["`])Number of Users\1,lines:\[\{name:\1Number of Users\1,key:\1userCount\1\}\],"""
+    r"""colors:\[\1#0099ff\1\]\}"""
+)
+_MORE_CHARTS = (
+    ',{title:"Time to First Token (ms)",lines:[{name:"50th percentile",key:"firstTokenP50"},'
+    '{name:"95th percentile",key:"firstTokenP95"}],colors:["#ff9f00","#9966CC"]}'
+    ',{title:"Tokens per Second",lines:[{name:"Tokens/s",key:"tokensPerSecond"}],colors:["#00ca5a"]}'
+)
+
+
+def with_more_charts(script: str) -> str:
+    """The script, or the page that holds it, with the charts of texts behind its own."""
+    return _LAST_CHART.sub(lambda found: found[0] + _MORE_CHARTS, script, count=1)
+
+
+def chart_values(moment: Moment) -> dict[str, float]:
+    """A moment under the keys of the charts; Locust's script makes them camel case."""
+    return {
+        "first_token_p50": round(moment.first_token_p50_ms or 0.0, 1),
+        "first_token_p95": round(moment.first_token_p95_ms or 0.0, 1),
+        "tokens_per_second": round(moment.tokens_per_second, 1),
+    }
+
+
+def extend_history(history: list[dict[str, Any]], moments: dict[str, Moment]) -> None:
+    """Add to each entry of Locust's history, which has a "time", the moment noted for that time."""
+    for entry in history:
+        moment = moments.get(entry["time"])
+        values = chart_values(moment) if moment else {}
+        entry.update({key: [entry["time"], value] for key, value in values.items()})
 
 
 def add_options(parser: LocustArgumentParser) -> None:
@@ -155,11 +190,11 @@ class Run:
         """Add the charts of texts to Locust's script, and their values to what the script asks for."""
         if response.mimetype in _SCRIPT_TYPES:
             response.direct_passthrough = False
-            response.set_data(charts.with_more_charts(response.get_data(as_text=True)))
+            response.set_data(with_more_charts(response.get_data(as_text=True)))
         elif response.mimetype == "application/json" and self._recorder.moments:
             page = response.get_json(silent=True)
             if isinstance(page, dict) and "current_response_time_percentiles" in page:
-                page["current_response_time_percentiles"] |= charts.chart_values(self._recorder.moments[-1])
+                page["current_response_time_percentiles"] |= chart_values(self._recorder.moments[-1])
                 response.set_data(json.dumps(page))
         return response
 
@@ -183,9 +218,9 @@ class Run:
         if outcome.knee:
             log.info(outcome.knee.describe())
         if options.report:
-            charts.extend_history(environment.stats.history, self._moments)
+            extend_history(environment.stats.history, self._moments)
             page: str = get_html_report(environment, show_download_link=False)  # type: ignore[no-untyped-call]
-            write_report(Path(options.report), outcome, charts.with_more_charts(page))
+            write_report(Path(options.report), outcome, with_more_charts(page))
 
 
 def _timestamp() -> str:

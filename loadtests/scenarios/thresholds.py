@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from loadtests.results import Verdict
 from loadtests.scenarios.catalog import CLASSIFY, COMPLETE, DRAW, STYLIZE
 from loadtests.scenarios.levels import Level
-from loadtests.verdict import Verdict
 
 DEFAULT_LIMITS_MS = {CLASSIFY: 250.0, STYLIZE: 3000.0, COMPLETE: 500.0, DRAW: 500.0}
 _LIMIT_WORDS = {COMPLETE: "time to first token"}

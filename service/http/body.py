@@ -1,6 +1,6 @@
-"""Reads request bodies: within their limit, in the media types that a route takes, as pictures or raw rows.
+"""Reads request bodies within their limit: JSON objects, images, one raw tensor; and the parameters beside them.
 
-It knows HTTP bodies and nothing of what a picture becomes.
+It knows media types and nothing of what an image becomes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import binascii
 import json
 import re
 from base64 import b64decode
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -18,16 +21,21 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive
 
+from service import schema
 from service.errors import Cancelled, InvalidParameter, MalformedRequest, PayloadTooLarge, UnsupportedMedia
-from service.http.request_context import Scope
+from service.http.request_context import RequestContext, Scope
+from service.schema import P, Parameters, shown
 from service.settings import Settings
+
+T = TypeVar("T")
 
 RAW_TYPE = b"application/octet-stream"
 JSON_TYPE = b"application/json"
 MULTIPART_TYPE = b"multipart/form-data"
-# What curl --data-binary says when it is told nothing.
-_UNTOLD_TYPES = (b"", b"application/x-www-form-urlencoded", b"*/*", b"image/*")
-_PICTURE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"image/webp")
+# What curl says of --data and --data-binary by default.
+_UNSPECIFIED_JSON_TYPES = (b"", b"application/x-www-form-urlencoded")
+_UNSPECIFIED_TYPES = (*_UNSPECIFIED_JSON_TYPES, b"*/*", b"image/*")
+_IMAGE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"image/webp")
 _MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 _ACCEPTED = "image/png, image/jpeg, image/webp, multipart/form-data, application/json"
 _MAX_FIELD_BYTES = 4096
@@ -35,29 +43,27 @@ _PLACE = re.compile(r"at `(\$[^`]{0,60})`$")
 
 
 @dataclass(slots=True)
-class Pictures:
-    """What a body held: encoded pictures with their files' names (empty for none), or one raw row; and parameters."""
+class Images:
+    """The images of a request: encoded, with their files' names (empty for none), or one raw tensor."""
 
     encoded: list[bytes] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     raw: bytes | None = None
-    parameters: dict[str, str] = field(default_factory=dict)
 
 
-class JsonPictures(msgspec.Struct, forbid_unknown_fields=True):
-    """A JSON body: base64 texts, and the parameters that a route adds in its own subclass, all optional."""
-
-    images: list[str]
-
-
-JsonDecoder = msgspec.json.Decoder[JsonPictures]
-
-
-async def read_body(scope: Scope, receive: Receive, max_bytes: int, *, may_be_coded: bool = False) -> bytes:
-    """Read the whole body; one with a content coding is refused, or given as it came where the caller decodes it.
+async def read_body(
+    scope: Scope, receive: Receive, context: RequestContext, max_bytes: int, *, may_be_coded: bool = False
+) -> bytes:
+    """Read the whole body and note its size; `may_be_coded`: one with a content coding is returned as it came.
 
     Raises: PayloadTooLarge, as soon as it is known; UnsupportedMedia for a content coding; Cancelled.
     """
+    body = await _read_body(scope, receive, max_bytes, may_be_coded)
+    context.request_bytes = len(body)
+    return body
+
+
+async def _read_body(scope: Scope, receive: Receive, max_bytes: int, may_be_coded: bool) -> bytes:
     for name, value in scope["headers"]:
         if name == b"content-length" and (len(value) > 18 or int(value) > max_bytes):
             raise PayloadTooLarge(f"The body has {value.decode()[:24]} bytes; at most {max_bytes} are accepted.")
@@ -103,7 +109,7 @@ def query_parameters(scope: Scope) -> dict[str, str]:
     return unique(pairs)
 
 
-def unique(pairs: list[tuple[str, str]]) -> dict[str, str]:
+def unique(pairs: list[tuple[str, T]]) -> dict[str, T]:
     """The parameters as a mapping.
 
     Raises: InvalidParameter for one given twice.
@@ -123,86 +129,96 @@ def media_type_of(scope: Scope) -> tuple[bytes, bytes]:
     return b"", b""
 
 
-async def read_pictures(
-    scope: Scope, body: bytes, json_decoder: JsonDecoder, settings: Settings, *, raw_bytes: int | None = None
-) -> Pictures:
-    """Take the pictures out of a body, or the one raw row of exactly `raw_bytes` where the route takes one.
+async def read_images(
+    scope: Scope,
+    body: bytes,
+    kind: type[P],
+    settings: Settings,
+    *,
+    raw_bytes: int | None = None,
+    maxima: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[Images, P]:
+    """Take the images out of a body, or the one raw tensor of exactly `raw_bytes` where the route takes one.
 
-    The query's parameters are joined with the body's.
+    Parameters may come in the query, in a form's fields or as JSON members; `maxima` as in `schema.read`.
 
     Raises: UnsupportedMedia, MalformedRequest, InvalidParameter, PayloadTooLarge.
     """
     media_type, header = media_type_of(scope)
+    members: dict[str, Any] = {}
     if media_type == JSON_TYPE:
-        pictures = _from_json(body, json_decoder, settings)
+        images, members = _from_json(body, kind, settings)
     elif media_type == MULTIPART_TYPE:
-        pictures = await _from_multipart(header, body, settings)
+        images, fields = await _from_multipart(header, body, settings)
+        members = schema.from_text(kind, fields)
     else:
-        pictures = _from_bare(media_type, body, raw_bytes)
-    pictures.parameters = unique([*query_parameters(scope).items(), *pictures.parameters.items()])
-    return pictures
+        images = _from_bare(media_type, body, raw_bytes)
+    query = schema.from_text(kind, query_parameters(scope))
+    return images, schema.read(kind, unique([*query.items(), *members.items()]), maxima)
 
 
-def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Pictures:
-    is_picture = _MAGIC.match(body) is not None
-    if media_type == RAW_TYPE and raw_bytes is not None and (len(body) == raw_bytes or not is_picture):
-        return Pictures(raw=body)
-    is_untold = media_type in _UNTOLD_TYPES or media_type == RAW_TYPE
-    if media_type not in _PICTURE_TYPES and not (is_untold and (is_picture or not body)):
+def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Images:
+    is_image = _MAGIC.match(body) is not None
+    if media_type == RAW_TYPE and raw_bytes is not None and (len(body) == raw_bytes or not is_image):
+        return Images(raw=body)
+    is_unspecified = media_type in _UNSPECIFIED_TYPES or media_type == RAW_TYPE
+    if media_type not in _IMAGE_TYPES and not (is_unspecified and (is_image or not body)):
         shown = media_type.decode("latin-1")[:80]
         accepted = _ACCEPTED if raw_bytes is None else f"{_ACCEPTED} or, for one raw tensor, application/octet-stream"
         raise UnsupportedMedia(f"The media type {shown!r} is not accepted; send {accepted}.")
     if not body:
-        raise InvalidParameter("The body is empty; it must hold a picture.")
-    return Pictures(encoded=[body], names=[""])
+        raise InvalidParameter("The body is empty; it must hold an image.")
+    return Images(encoded=[body], names=[""])
 
 
-def _checked(pictures: Pictures, settings: Settings) -> Pictures:
-    if not pictures.encoded:
-        raise InvalidParameter("There is no picture in the request; at least one is needed.")
-    if len(pictures.encoded) > settings.max_images:
-        raise PayloadTooLarge(
-            f"There are {len(pictures.encoded)} pictures; at most {settings.max_images} are accepted."
-        )
-    return pictures
+def _checked(images: Images, settings: Settings) -> Images:
+    if not images.encoded:
+        raise InvalidParameter("There is no image in the request; at least one is needed.")
+    if len(images.encoded) > settings.max_images:
+        raise PayloadTooLarge(f"There are {len(images.encoded)} images; at most {settings.max_images} are accepted.")
+    return images
 
 
-def _from_json(body: bytes, decoder: JsonDecoder, settings: Settings) -> Pictures:
-    names = decoder.type.__struct_fields__[1:]
+@cache
+def _json_decoder(kind: type[Parameters]) -> msgspec.json.Decoder[Any]:
+    """Decodes an object of `images`, base64 texts, and the parameters, whose values are checked later."""
+    parameters = [(name, Any, msgspec.UNSET) for name in schema.fields_of(kind)]
+    body = msgspec.defstruct("ImagesBody", [("images", list[str]), *parameters], forbid_unknown_fields=True)
+    return msgspec.json.Decoder(body)
+
+
+def _from_json(body: bytes, kind: type[Parameters], settings: Settings) -> tuple[Images, dict[str, Any]]:
+    names = tuple(schema.fields_of(kind))
     try:
-        fields = decoder.decode(body)
+        fields = _json_decoder(kind).decode(body)
     except msgspec.ValidationError as error:
         raise InvalidParameter(_misfit(error, names)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest("The body is not valid JSON.") from error
     _check_names(body)
-    pictures = Pictures()
+    images = Images(names=[""] * len(fields.images))
     for index, text in enumerate(fields.images):
         try:
-            pictures.encoded.append(b64decode(text, validate=True))
+            images.encoded.append(b64decode(text, validate=True))
         except (binascii.Error, ValueError) as error:
             raise InvalidParameter(f"images[{index}] is not valid base64.") from error
-        pictures.names.append("")
-    for name in names:
-        value = getattr(fields, name)
-        if value is not None:
-            pictures.parameters[name] = value if isinstance(value, str) else str(value).lower()
-    return _checked(pictures, settings)
+    members = {name: value for name in names if (value := getattr(fields, name)) is not msgspec.UNSET}
+    return _checked(images, settings), members
 
 
 def _misfit(error: msgspec.ValidationError, names: tuple[str, ...]) -> str:
     """What is wrong in our words; of the decoder's we take the place alone, which names only members that we know."""
     found = _PLACE.search(str(error))
     place = f" at {found[1]}" if found else ""
-    wanted = ", ".join(f"`{name}`" for name in names[:-1]) + f" and `{names[-1]}`"
+    optional = ", ".join(f"`{name}`" for name in names)
     return (
         f"The JSON body does not fit{place}; it must be an object of `images`, a list of base64 texts, "
-        f"and, if wanted, {wanted}."
+        f"and optionally {optional}."
     )
 
 
 def _check_names(body: bytes) -> None:
-    """Refuse a member given twice, which the fast decoder does not see; the body is known to be flat by now."""
+    """Refuse a member given twice, which the fast decoder does not see."""
     names = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
     require_distinct(names)
 
@@ -220,7 +236,7 @@ def _repeated(names: list[str]) -> list[str]:
     return sorted({ascii(name[:60]) for name in names if names.count(name) > 1})
 
 
-async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> Pictures:
+async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> tuple[Images, dict[str, str]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -236,20 +252,84 @@ async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> Pic
         form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
-            raise PayloadTooLarge(f"At most {settings.max_images} pictures are accepted.") from error
+            raise PayloadTooLarge(f"At most {settings.max_images} images are accepted.") from error
         raise MalformedRequest("The body is not valid multipart/form-data.") from error
     except (LookupError, ValueError, AssertionError) as error:
         raise MalformedRequest("The body is not valid multipart/form-data.") from error
-    pictures = Pictures()
+    images = Images()
     fields: list[tuple[str, str]] = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if name != "file":
                 raise InvalidParameter(f"The file field is named {name[:60]!a}; it must be named 'file'.")
-            pictures.encoded.append(await value.read())
-            pictures.names.append(value.filename or "")
+            images.encoded.append(await value.read())
+            images.names.append(value.filename or "")
             await value.close()
         else:
             fields.append((name, value))
-    pictures.parameters = unique(fields)
-    return _checked(pictures, settings)
+    return _checked(images, settings), unique(fields)
+
+
+async def read_json(scope: Scope, receive: Receive, context: RequestContext, kind: type[P], max_bytes: int) -> P:
+    """Read the body, which must be one JSON object of parameters.
+
+    Raises: UnsupportedMedia, PayloadTooLarge, MalformedRequest, InvalidParameter, Cancelled.
+    """
+    _require_json_type(scope)
+    return schema.read(kind, parse_json_object(await read_body(scope, receive, context, max_bytes)))
+
+
+async def read_json_or_query(
+    scope: Scope, receive: Receive, context: RequestContext, kind: type[P], max_bytes: int
+) -> P:
+    """Read the body, which must be one JSON object of parameters, or the query where the body is empty.
+
+    Raises: as `read_json`; InvalidParameter also where there are both.
+    """
+    query = query_parameters(scope)
+    body = await read_body(scope, receive, context, max_bytes)
+    if not body:
+        return schema.read(kind, schema.from_text(kind, query))
+    _require_json_type(scope)
+    if query:
+        names = ", ".join(shown(name) for name in query)
+        raise InvalidParameter(f"There are parameters in the query ({names}) and in the body; give all in one of them.")
+    return schema.read(kind, parse_json_object(body))
+
+
+def read_query(scope: Scope, kind: type[P]) -> P:
+    """Read the query's parameters.
+
+    Raises: InvalidParameter.
+    """
+    return schema.read(kind, schema.from_text(kind, query_parameters(scope)))
+
+
+def _require_json_type(scope: Scope) -> None:
+    media_type, _ = media_type_of(scope)
+    if media_type != JSON_TYPE and media_type not in _UNSPECIFIED_JSON_TYPES:
+        quoted = media_type.decode("latin-1")[:80]
+        raise UnsupportedMedia(f"The media type {quoted!r} is not accepted; send application/json.")
+
+
+def parse_json_object(body: bytes) -> dict[str, Any]:
+    """Parse one JSON object, strictly: no NaN, no member twice.
+
+    Raises: MalformedRequest, InvalidParameter.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
+        raise MalformedRequest("The body is not valid JSON.") from error
+    if not isinstance(value, dict):
+        raise InvalidParameter("The JSON body must be an object.")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    require_distinct([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse(_constant: str) -> NoReturn:
+    raise ValueError("JSON has no such number")

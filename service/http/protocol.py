@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.engine.transport.coalescing import CoalescingTransport
 from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, ServiceError
 from service.http.problems import error_response
-from service.http.request_context import exchange_of
+from service.http.request_context import context_of
 from service.settings import Settings
 
 Phase = Literal["head", "body"]
@@ -175,7 +175,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._disarm()
         super().connection_lost(exc)
         if self._running is not None and not self._running.response_complete:
-            context = exchange_of(self._running.scope)
+            context = context_of(self._running.scope)
             if context is not None:
                 context.disconnect()
 

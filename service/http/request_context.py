@@ -1,12 +1,15 @@
-"""One request and its answer, as the envelope, the handlers and the protocol see it. It knows no route."""
+"""What the middleware, the handlers and the connection's protocol share of one request. It knows no route."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
 from service.engine.transport.messages import InferenceTiming
+from service.errors import InvalidParameter
+from service.settings import Settings
 
 Scope = MutableMapping[str, Any]
 
@@ -15,7 +18,7 @@ _KEY = "hotplate.context"
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is noted of a request on its way: for its metrics, its headers, and in case the caller leaves."""
+    """What is known of a request in flight: for its metrics, its headers, and in case the caller leaves."""
 
     request_id: str
     started_at: float
@@ -30,7 +33,7 @@ class RequestContext:
     is_disconnected: bool = False
 
     def disconnect(self) -> None:
-        """Note that the caller left and stop what works for him."""
+        """Note that the caller left, and cancel the work on this request."""
         self.is_disconnected = True
         if self.on_disconnect is not None:
             self.on_disconnect()
@@ -42,7 +45,28 @@ def attach(scope: Scope, context: RequestContext) -> RequestContext:
     return context
 
 
-def exchange_of(scope: Any) -> RequestContext | None:
+def context_of(scope: Any) -> RequestContext | None:
     """The context of an ASGI scope, if it has one."""
     context = scope.get(_KEY)
     return context if isinstance(context, RequestContext) else None
+
+
+def request_timeout_seconds(scope: Scope, settings: Settings) -> float:
+    """The deadline that the caller asks for in `X-Request-Timeout`, in seconds, or the default.
+
+    Raises: InvalidParameter.
+    """
+    for name, value in scope["headers"]:
+        if name == b"x-request-timeout":
+            largest = settings.max_request_timeout_seconds
+            try:
+                seconds = float(value)
+            except ValueError:
+                seconds = math.nan
+            if not 0 < seconds <= largest:
+                shown = value.decode("latin-1")[:40]
+                raise InvalidParameter(
+                    f"X-Request-Timeout is {shown!r}; it must be seconds, above 0 up to {largest:g}."
+                )
+            return seconds
+    return settings.request_timeout_seconds

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.container import HARDENED
+from tests.deploy.image.container import HARDENED
 from tests.deploy.tools import PROJECT, promtool
 
 FOLDER = PROJECT / "loadtests" / "compose"
@@ -77,6 +77,7 @@ def test_grafana_finds_its_dashboards_and_asks_the_prometheus_beside_it(services
     assert [json.loads(file.read_text())["title"] for file in dashboards]
 
 
+@pytest.mark.monitoring
 def test_prometheus_takes_its_configuration_and_the_alerts(tmp_path: Path, services: dict[str, dict[str, Any]]) -> None:
     mounts = dict(mount.split(":")[:2][::-1] for mount in services["prometheus"]["volumes"])
     text = (FOLDER / "prometheus.yml").read_text()

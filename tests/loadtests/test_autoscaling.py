@@ -9,8 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests import autoscaling
-from loadtests.autoscaling_day import IN_FLIGHT, Plan, Pod, Signal, Traffic, metric_value, simulate
-from loadtests.autoscaling_rule import Autoscaler, Behavior, Direction, Policy, desired_replicas
+from loadtests.autoscaling_day import (
+    IN_FLIGHT,
+    Autoscaler,
+    Behavior,
+    Direction,
+    Plan,
+    Pod,
+    Policy,
+    Signal,
+    Traffic,
+    desired_replicas,
+    metric_value,
+    simulate,
+)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -1,74 +1,93 @@
-"""The options of the benchmark, its tables and its files."""
+"""The benchmark of classification: its targets, its tables, and a short run."""
 
 import io
-import json
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from loadtests import bench, peer_env, report
-from loadtests.measure import RAW, Cell, Round
-from loadtests.scrape import Histogram
-from loadtests.targets import LIGHT, SERVICE, Results, ServerFacts, judge
+from loadtests import bench
+from loadtests.bench import HEAVY, LIGHT, ClassifierBench, judge, ratio_to
+from loadtests.results import BARE, EMPTY, SERVICE, Cell, Results
 
 
-def small_results() -> Results:
-    """A run of two cells."""
-    batches = Histogram({"8.0": 3.0, "32.0": 1.0}, 50.0)
-    cells = [
-        Cell(name, LIGHT, RAW, 64, [Round(rate, 1.0, 2.0, 0, 1.5, 1000.0, None, 0.3 if sizes is None else 0.02, sizes)])
-        for name, rate, sizes in ((SERVICE, 750.0, batches), ("litserve", 100.0, None))
-    ]
-    bare = {LIGHT: [{"setting": "b", "images_per_second": 1000.0, "p50_ms": 1.0, "threads": 1, "instances": 1}]}
-    facts = [ServerFacts(SERVICE, LIGHT, 1.0, 0.004, 120.0, 90.0)]
-    return Results(bare=bare, cells=cells, servers=facts, unavailable={"mosec": "pip failed: no such package"})
+def add(results: Results, server: str, rate: float, callers: int = 64, bare: float = 1000.0, body: str = "raw") -> Cell:
+    """Add a round of a load on the light model."""
+    figures = {"requests_per_second": rate, "fraction_of_bare": rate / bare, "num_errors": 0, "bare_spread": 0.0}
+    figures["added_ms"] = 0.3
+    return results.add({"server": server, "model": LIGHT, "body": body, "callers": callers}, figures)
 
 
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        bench.build_parser().parse_args(["--help"])
-    text = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert all(option in text for option in ("--quick", "--duration", "--rounds", "--only", "--output"))
+def test_peers_are_compared_by_their_fractions_of_bare_because_the_machine_drifts() -> None:
+    results = Results()
+    add(results, SERVICE, 800.0)
+    add(results, "mosec", 400.0, bare=500.0)
+
+    assert ratio_to(results, "mosec") == 1.0
 
 
-def test_a_section_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        bench.build_parser().parse_args(["--only", "triton"])
-    assert "litserve" in capsys.readouterr().err
+def test_the_best_variant_of_a_peer_counts() -> None:
+    results = Results()
+    add(results, SERVICE, 800.0)
+    add(results, "plain fastapi sync", 200.0)
+    add(results, "plain fastapi async", 400.0)
+
+    assert ratio_to(results, "plain") == 2.0
 
 
-def test_a_missing_model_says_how_to_get_it(tmp_path: Path) -> None:
-    options = bench.build_parser().parse_args(["--repository", str(tmp_path), "--output", str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="train 'fashion-mnist' first"):
-        bench.Bench(options, Console(file=io.StringIO()))
+def test_every_target_is_judged_when_all_was_measured() -> None:
+    results = Results()
+    for server, rate in ((SERVICE, 750.0), ("plain fastapi sync", 200.0), ("litserve", 100.0), ("mosec", 600.0)):
+        add(results, server, rate)
+    add(results, SERVICE, 500.0, callers=1)
+    add(results, SERVICE, 390.0, body="PNG")
+    results.add({"server": SERVICE, "model": HEAVY, "body": "raw", "callers": 16}, {"fraction_of_bare": 0.95})
+    results.add({"server": SERVICE, "model": LIGHT, "state": "idle"}, {"idle_cores": 0.005})
+    for kept in (0.9, 0.97, 0.99):
+        case = {"server": SERVICE, "model": LIGHT, "compared": "batches over max batch 1"}
+        results.add(case, {"rate_ratio": kept})
+
+    verdicts = judge(results)
+
+    assert all(verdict.reached is not None for verdict in verdicts)
+    missed = [verdict.goal for verdict in verdicts if verdict.reached is False]
+    assert missed == ["PNG, 64 callers: fraction of bare, 1 thread"]
 
 
-def test_tables_tell_what_was_reached_and_what_was_not_measured() -> None:
-    results, page = small_results(), io.StringIO()
-    report.print_tables(Console(file=page, width=150), results, judge(results))
+def test_tables_show_what_was_reached_and_what_was_not_measured() -> None:
+    results, page = Results(unavailable={"mosec": "pip failed: no such package"}), io.StringIO()
+    served = add(results, SERVICE, 750.0)
+    served.rounds[0] |= {"batch_sizes": {"8.0": 3.0, "32.0": 1.0}, "bare_spread": 0.3}
+    add(results, "litserve", 100.0)
+
+    ClassifierBench.report.show(Console(file=page, width=170), results)
+
     text = page.getvalue()
     assert "reached" in text
     assert "not measured" in text
-    assert "hotplate / litserve, fashion-mnist, raw, 64 callers: 7.50" in text
-    assert "mosec: pip failed: no such package" in text
+    assert "hotplate over litserve, fashion-mnist, raw, 64 callers: 7.50" in text
+    assert "Not measured: mosec: pip failed: no such package" in text
     assert "<=8:75%" in text
     assert "1 of 2 rounds lie between bare bursts that differ by more than 15%" in text
 
 
-def test_a_run_is_written_as_json_and_as_a_chart(tmp_path: Path) -> None:
-    results = small_results()
-    report.write_files(tmp_path, results, judge(results), bench.build_parser().parse_args([]))
-    page = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
-    assert page["ratios"]["litserve"] == pytest.approx(7.5)
-    assert page["cells"][0]["rounds"][0]["batch_sizes"] == {"8.0": 3.0, "32.0": 1.0}
-    assert page["machine"]["cores"] >= 1
-    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+@pytest.mark.wrk
+def test_a_short_run_measures_the_service_between_bare_bursts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "CALLERS", (1, 16))
+    parsed = ["--quick", "--light", "small-resnet", "--only", "empty", "service", "--output", str(tmp_path)]
+    options = bench.make_parser().parse_args([*parsed, "--serve-flags=--instances 1"])
+    run = ClassifierBench(options, Console(file=io.StringIO()))
+    run.seconds, run.burst_seconds = 0.5, 0.05
 
+    run.measure()
 
-def test_a_peer_that_cannot_be_installed_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(peer_env.PeerError, match="No such file"):
-        peer_env.peer_python(tmp_path / "venv", "litserve")
+    results = run.results
+    cases = [(cell.case["server"], cell.case["body"], cell.case["callers"]) for cell in results.select("callers")]
+    assert cases == [
+        *((EMPTY, "raw", callers) for callers in (1, 16)),
+        *((SERVICE, body, callers) for body in ("raw", "PNG") for callers in (1, 16)),
+    ]
+    assert all(cell.median("fraction_of_bare") > 0 for cell in results.select("callers"))  # type: ignore[operator]
+    assert all(cell.sum("num_errors") == 0 for cell in results.select("callers"))
+    assert len(results.select("batch", server=BARE)) == 8
+    assert {cell.case["server"] for cell in results.select(state="idle")} == {EMPTY, SERVICE}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from loadtests import drain
-from loadtests.scenarios.kept_connection import KeptConnection, Reply
-from loadtests.scenarios.ledger import CLOCK_SECONDS, Entry, Fate, Ledger, fate_of
+from loadtests.drain import CLOCK_SECONDS, Entry, Fate, Ledger, fate_of
+from loadtests.http_client import KeptConnection, Reply
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DEAF = """
@@ -23,12 +23,24 @@ time.sleep(60)
 REFUSAL = b'{"status": 503, "code": "shutting_down"}'
 
 
-def test_no_request_is_lost_when_the_service_ends_under_load(tmp_path: Path) -> None:
-    serve = "--models fashion-mnist,novelist,painter --instances 1 --threads 1"
+def test_no_request_is_lost_when_the_service_ends_under_load(every_task: Path, tmp_path: Path) -> None:
+    serve = f"--repository {every_task} --instances 1 --threads 1"
     output = tmp_path / "drain.json"
 
     ran = subprocess.run(
-        [sys.executable, "-m", "loadtests.drain", "--before", "2", "--serve", serve, "--output", str(output)],
+        [
+            sys.executable,
+            "-m",
+            "loadtests.drain",
+            "--before",
+            "0.5",
+            "--callers",
+            "2",
+            "--serve",
+            serve,
+            "--output",
+            str(output),
+        ],
         capture_output=True,
         text=True,
         timeout=220,

@@ -1,4 +1,4 @@
-"""The benchmark of protocols: its requests, figures and reports, and one short run."""
+"""The benchmark of protocols: its requests, figures and tables, and a short run."""
 
 from __future__ import annotations
 
@@ -11,51 +11,45 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from loadtests import bench_protocols, protocol_report
-from loadtests import protocol_cells as cells
-from loadtests.attempt import attempt
-from loadtests.measure import Round
-from loadtests.protocol_bodies import MEAN_MODEL, MEAN_SHAPE, Form, write_bodies, write_mean_bodies, write_mean_model
-from tests.servers import RunningService
-
-
-def measured(rate: float, p50_ms: float = 1.0) -> Round:
-    return Round(rate, p50_ms, 2 * p50_ms, 0, 1.0, 1000.0, None, 0.0, None)
-
-
-def results() -> cells.Results:
-    made = cells.Results(limits={MEAN_MODEL: "batch 1"})
-    for form, rates in ((Form.JSON, (100.0, 50.0, 110.0)), (Form.BINARY, (200.0, 150.0, 210.0))):
-        cell = made.cell(cells.Load(MEAN_MODEL, form, 1))
-        for rate in rates:
-            cell.rounds.append(measured(rate, 1000 / rate))
-            cell.empty.append(measured(4 * rate))
-    return made
+from loadtests import bench_protocols
+from loadtests.bench_protocols import (
+    BINARY,
+    GRPC,
+    JSON,
+    MEAN_MODEL,
+    MEAN_SHAPE,
+    PNG,
+    ProtocolBench,
+    judge,
+    write_bodies,
+    write_mean_bodies,
+)
+from loadtests.results import EMPTY, SERVICE, Results
+from loadtests.servers import Server
 
 
 def test_fractions_and_ratios_are_taken_round_by_round() -> None:
-    made = results()
-    cell = made.cells[0]
+    made = Results()
+    for form, rates in ((JSON, (100.0, 50.0, 110.0)), (BINARY, (200.0, 150.0, 210.0))):
+        for rate in rates:
+            for server, factor in ((SERVICE, 1), (EMPTY, 4)):
+                figures = {"requests_per_second": factor * rate, "p50_ms": 1000 / rate, "fraction_of_bare": 0.1}
+                made.add({"server": server, "model": MEAN_MODEL, "form": form, "callers": 1}, figures, body_bytes=2000)
 
-    assert cell.fraction_of_bare == pytest.approx(0.1)
-    assert cell.fraction_of_empty == pytest.approx(0.25)
-    assert cells.json_over_binary(made) == pytest.approx(2.0)  # of 2, 3 and 1.91
-    assert cells.judge(made)[0].reached is True
+    (sheet,) = ProtocolBench.report.sheets(made)
+
+    assert judge(made)[0].found == pytest.approx(2.0)  # of 2, 3 and 1.91
+    assert judge(made)[0].reached is True
+    assert list(sheet.rows[0])[:6] == ["JSON", "2.0", "1", "100", "0.10", "0.25"]
 
 
-def test_nothing_measured_is_nothing_reached() -> None:
-    assert [verdict.reached for verdict in cells.judge(cells.Results())] == [None]
+def test_a_service_answers_the_mean_in_every_form_alike(every_task_service: Server, tmp_path: Path) -> None:
+    tensor = np.random.default_rng(0).random((2, *MEAN_SHAPE), dtype=np.float32)
+    plain, binary, _ = write_bodies(MEAN_MODEL, "x", tensor, ("mean",), tmp_path)
+    url, headers = every_task_service.url(plain.path), dict(line.split(": ") for line in binary.headers)
 
-
-def test_a_service_answers_the_mean_in_every_form_alike(tmp_path: Path) -> None:
-    repository, tensor = tmp_path / "repository", np.random.default_rng(0).random((2, *MEAN_SHAPE), dtype=np.float32)
-    write_mean_model(repository)
-    plain, binary, _ = write_bodies(MEAN_MODEL, "x", tensor, ("mean",), tmp_path / "bodies")
-    with RunningService(repository, "--instances", "1", "--threads", "1") as service:
-        service.wait_until_ready()
-        said = httpx.post(service.url + plain.path, content=plain.file.read_bytes()).json()["outputs"][0]["data"]
-        headers = dict(line.split(": ") for line in binary.headers)
-        reply = httpx.post(service.url + binary.path, content=binary.file.read_bytes(), headers=headers)
+    said = httpx.post(url, content=plain.file.read_bytes()).json()["outputs"][0]["data"]
+    reply = httpx.post(url, content=binary.file.read_bytes(), headers=headers)
 
     means = tensor.mean(axis=(1, 2, 3))
     np.testing.assert_allclose(said, means, rtol=1e-5)
@@ -70,26 +64,23 @@ def test_random_numbers_have_all_their_digits(tmp_path: Path) -> None:
     assert message.file.stat().st_size == pytest.approx(binary.file.stat().st_size, rel=0.01)
 
 
-def test_a_short_run_measures_every_form_and_writes_its_reports(tmp_path: Path) -> None:
-    options = bench_protocols.build_parser().parse_args(
-        ["--quick", "--models", "fashion-mnist", MEAN_MODEL, "--serve-flags=--instances 1", "--output", str(tmp_path)]
-    )
-    console = Console(file=io.StringIO(), width=200)
-    bench = bench_protocols.Bench(options, console)
+@pytest.mark.wrk
+def test_a_short_run_measures_every_form(tmp_path: Path) -> None:
+    parsed = ["--quick", "--models", "fashion-mnist", MEAN_MODEL, "--duration", "0.5", "--output", str(tmp_path)]
+    options = bench_protocols.make_parser().parse_args([*parsed, "--serve-flags=--instances 1"])
+    bench = ProtocolBench(options, Console(file=io.StringIO()))
     bench.callers = (2,)
 
-    assert attempt(bench.run, console) == 0
-    verdicts = cells.judge(bench.results)
-    protocol_report.print_tables(console, bench.results, verdicts)
-    protocol_report.write_files(tmp_path, bench.results, verdicts, options)
+    bench.measure()
 
-    found = json.loads((tmp_path / "protocols.json").read_text())["cells"]
-    assert [(cell["model"], cell["form"]) for cell in found] == [
-        *(("fashion-mnist", form.value) for form in (Form.JSON, Form.BINARY, Form.GRPC, Form.PNG)),
-        *((MEAN_MODEL, form.value) for form in (Form.JSON, Form.BINARY, Form.GRPC)),
+    found = bench.results
+    assert [(cell.case["model"], cell.case["form"]) for cell in found.select("form", server=SERVICE)] == [
+        *(("fashion-mnist", form) for form in (JSON, BINARY, GRPC, PNG)),
+        *((MEAN_MODEL, form) for form in (JSON, BINARY, GRPC)),
     ]
-    assert all(round_["num_errors"] == 0 for cell in found for round_ in cell["rounds"] + cell["empty_rounds"])
-    assert all(cell["fraction_of_empty"] > 0 for cell in found)
-    assert verdicts[0].found is not None
-    assert (tmp_path / "protocols.png").stat().st_size > 5000
+    assert len(found.select("form", server=EMPTY)) == 7
+    assert all(cell.sum("num_errors") == 0 and cell.values("fraction_of_bare") for cell in found.cells)
+    assert judge(found)[0].found is not None
+    bench.report.write(tmp_path, found, options)
     assert str(tmp_path) not in (tmp_path / "protocols.json").read_text()
+    assert json.loads((tmp_path / "protocols.json").read_text())["options"]["quick"] is True

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,18 @@ import pytest
 
 from loadtests.scenarios import payloads
 from loadtests.scenarios.catalog import ACTIONS, CLASSIFY, COMPLETE, DRAW, STYLIZE, HostError, Served, read_catalog
-from loadtests.servers import free_port
-from tests.servers import RunningService, answers, until
+from loadtests.servers import Server, free_port
+from tests.fake_models.style_transfer import STYLES
+from tests.servers import answers, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MODELS = "fashion-mnist,fashion-gan,novelist,painter"
-PURE = "load, drain, autoscaling, scenarios.catalog, scenarios.levels, scenarios.report, scenarios.charts"
+PURE = "load, drain, autoscaling, scenarios.catalog, scenarios.levels, scenarios.report"
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[RunningService]:
-    """The service with one model a task."""
-    repository = ROOT / "models" / "repository"
-    with RunningService(repository, "--instances", "1", "--threads", "1", "--models", MODELS) as running:
-        yield running.wait_until_ready()
+@pytest.fixture
+def url(every_task_service: Server) -> str:
+    """Where the service listens that has a model for each task."""
+    return every_task_service.url("")
 
 
 def locust(url: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -51,17 +48,17 @@ def locust(url: str, *options: str) -> subprocess.CompletedProcess[str]:
 GENEROUS = [f"--slo-{action}-ms=20000" for action in ACTIONS]
 
 
-def test_the_models_of_a_host_are_found_by_task(service: RunningService) -> None:
-    catalog = read_catalog(service.url)
+def test_the_models_of_a_host_are_found_by_task(url: str) -> None:
+    catalog = read_catalog(url)
 
     assert {action: [model.name for model in models] for action, models in catalog.items()} == {
         CLASSIFY: ["fashion-mnist"],
-        STYLIZE: ["painter"],
-        COMPLETE: ["novelist"],
-        DRAW: ["fashion-gan"],
+        STYLIZE: ["tiny-painter"],
+        COMPLETE: ["tiny-transformer"],
+        DRAW: ["tiny-gan"],
     }
     assert catalog[CLASSIFY][0].image_shape == (28, 28, 1)
-    assert "starry_night" in catalog[STYLIZE][0].styles
+    assert catalog[STYLIZE][0].styles == STYLES
     assert "Bag" in catalog[DRAW][0].labels
 
 
@@ -99,10 +96,10 @@ def test_a_shipped_classifier_gets_its_golden_inputs() -> None:
     assert all(picture.data.startswith(b"\x89PNG") for picture in pictures)
 
 
-def test_a_smoke_run_asks_for_every_task_and_reports(service: RunningService, tmp_path: Path) -> None:
-    shape = ["--shape", "smoke", "--shape-seconds", "8"]
+def test_a_smoke_run_asks_for_every_task_and_reports(url: str, tmp_path: Path) -> None:
+    shape = ["--shape", "smoke", "--shape-seconds", "6"]
 
-    ran = locust(service.url, *shape, "--report", str(tmp_path), "--max-failure-ratio", "0", *GENEROUS)
+    ran = locust(url, *shape, "--report", str(tmp_path), "--max-failure-ratio", "0", *GENEROUS)
 
     assert ran.returncode == 0, ran.stderr[-3000:]
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -125,11 +122,11 @@ def test_a_smoke_run_asks_for_every_task_and_reports(service: RunningService, tm
         assert str(ROOT) not in (tmp_path / file).read_text()
 
 
-def test_missed_thresholds_decide_the_exit_status(service: RunningService) -> None:
-    shape = ["--shape", "smoke", "--shape-seconds", "4", "--mix", "classify"]
+def test_missed_thresholds_decide_the_exit_status(url: str) -> None:
+    shape = ["--shape", "smoke", "--shape-seconds", "3", "--mix", "classify"]
     missed = ["--slo-classify-ms", "0.01", "--min-rps", "100000", "--min-tokens-per-second", "1e9"]
 
-    ran = locust(service.url, *shape, *GENEROUS, *missed)
+    ran = locust(url, *shape, *GENEROUS, *missed)
 
     assert ran.returncode == 1, ran.stderr[-3000:]
     assert ran.stderr.count("Threshold missed") == 3
@@ -143,8 +140,8 @@ def test_a_host_without_a_service_is_no_passed_test(tmp_path: Path) -> None:
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_the_command_prints_what_was_sustained(service: RunningService, tmp_path: Path) -> None:
-    options = ["--url", service.url, "--shape", "steps", "--seconds", "15", "--users", "10", "--output", str(tmp_path)]
+def test_the_command_prints_what_was_sustained(url: str, tmp_path: Path) -> None:
+    options = ["--url", url, "--shape", "steps", "--seconds", "12", "--users", "10", "--output", str(tmp_path)]
 
     ran = subprocess.run(
         [sys.executable, "-m", "loadtests.load", *options, "--mix", "classify", *GENEROUS],
@@ -163,9 +160,9 @@ def test_the_command_prints_what_was_sustained(service: RunningService, tmp_path
     assert users == [1, 2, 4, 6, 8, 10]
 
 
-def test_locusts_own_page_shows_the_charts_of_texts(service: RunningService) -> None:
+def test_locusts_own_page_shows_the_charts_of_texts(url: str) -> None:
     port = free_port()
-    command = ["-f", "loadtests/locustfile.py", "--host", service.url, "--web-host", "127.0.0.1"]
+    command = ["-f", "loadtests/locustfile.py", "--host", url, "--web-host", "127.0.0.1"]
     page = f"http://127.0.0.1:{port}"
     process = subprocess.Popen(
         [sys.executable, "-m", "locust", *command, "--web-port", str(port), "--mix", "complete"],
@@ -176,7 +173,7 @@ def test_locusts_own_page_shows_the_charts_of_texts(service: RunningService) -> 
     )
     try:
         until(lambda: answers(page))
-        started = httpx.post(f"{page}/swarm", data={"user_count": 2, "spawn_rate": 2, "host": service.url})
+        started = httpx.post(f"{page}/swarm", data={"user_count": 2, "spawn_rate": 2, "host": url})
         assert started.json()["success"] is True
 
         found: dict[str, Any] = until(lambda: _values_of_texts(page))

@@ -9,22 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtests import procfs, resnet, servers
-from loadtests.bare import Burst, running_bare
-from loadtests.measure import RAW, Gauge, Load
-
-SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
-
-WRK_STAND_IN = """
-import sys, urllib.request
-url, separator, body, media_type = sys.argv[-4:]
-request = urllib.request.Request(url, open(body, "rb").read(), {"Content-Type": media_type})
-assert separator == "--" and "-c1" in sys.argv and urllib.request.urlopen(request).status == 200
-print("     50%    1.00ms")
-print("     99%    2.00ms")
-print("  10 requests in 1.00s, 1.00KB read")
-print("Requests/sec:     10.00")
-"""
+from loadtests import procfs, servers
+from loadtests.measure import RAW
 
 
 def peer_command(script: str, port: int, *flags: str) -> list[str]:
@@ -44,35 +30,12 @@ def test_the_empty_endpoint_answers_and_is_gone_afterwards(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("variant", ["sync", "async"])
-def test_the_plain_endpoint_answers_probabilities(tmp_path: Path, variant: str) -> None:
-    folder, port = resnet.write_residual(tmp_path, SMALL, (1, 4)), servers.free_port()
-    command = peer_command("plain_fastapi", port, "--model", str(folder / "model.onnx"), "--variant", variant)
+def test_the_plain_endpoint_answers_probabilities(tmp_path: Path, small_version: Path, variant: str) -> None:
+    model, port = str(small_version / "model.onnx"), servers.free_port()
+    command = peer_command("plain_fastapi", port, "--model", model, "--variant", variant)
     with servers.running("plain", command, port, "/ready", tmp_path) as server:
         reply = servers.require_answer(server, "/classify", bytes(784), RAW)
     assert np.frombuffer(reply, np.float32).sum() == pytest.approx(1.0, abs=1e-5)
-
-
-def test_a_round_of_load_is_measured_between_two_bare_bursts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A stand-in for wrk, which is no Python package and may be missing where tests run: it posts once and reports.
-    script = tmp_path / "bin" / "wrk"
-    script.parent.mkdir()
-    script.write_text(f"#!{sys.executable}\n{WRK_STAND_IN}")
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
-    folder, port = resnet.write_residual(tmp_path, SMALL, (1, 4)), servers.free_port()
-    body = tmp_path / "body"
-    body.write_bytes(bytes(784))
-    with (
-        running_bare(folder / "model.onnx") as bare,
-        servers.running("empty", peer_command("empty_endpoint", port), port, "/ready", tmp_path) as server,
-    ):
-        gauge = Gauge("small", bare, Burst(4), 1.0, 0.05)
-        cells = gauge.run_cells(server, "/classify", [Load(body, RAW, 1)], 1)
-    assert cells[0].rate == 10.0
-    assert cells[0].added_ms is not None
-    assert cells[0].rounds[0].num_errors == 0
-    assert cells[0].rounds[0].bare_images_per_second > 0
-    assert cells[0].mean_batch_size is None
 
 
 def test_a_server_that_ends_early_is_reported_with_its_log(tmp_path: Path) -> None:
@@ -108,3 +71,17 @@ def test_cpu_seconds_grow_with_work() -> None:
     while procfs.cpu_seconds(os.getpid()) <= before and time.monotonic() < deadline:
         sum(range(10_000))
     assert procfs.cpu_seconds(os.getpid()) > before
+
+
+def test_the_peak_of_a_process_is_read_and_a_missing_one_named() -> None:
+    assert procfs.peak_bytes(os.getpid()) > 10_000_000
+    with pytest.raises(LookupError, match="runs a module called 'nothing'"):
+        procfs.find_process(os.getpid(), "nothing")
+
+
+def test_a_process_is_found_by_its_module_in_whatever_package() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "some.package.worker"]) as child:
+        try:
+            assert procfs.find_process(os.getpid(), "worker") == child.pid
+        finally:
+            child.kill()

@@ -4,7 +4,7 @@ import pytest
 
 from loadtests.scenarios.catalog import CLASSIFY, COMPLETE
 from loadtests.scenarios.levels import Level, Tally
-from loadtests.scenarios.stages import SHAPES
+from loadtests.scenarios.shapes import SHAPES
 from loadtests.scenarios.thresholds import Thresholds, check_level, find_knee, judge
 
 LIMITS = Thresholds(limits_ms={CLASSIFY: 100.0, COMPLETE: 50.0}, max_failure_ratio=0.01)

@@ -1,4 +1,4 @@
-"""Does what a person does with a shown command: copies it, saves the file that it names, runs it in a shell."""
+"""Does what a user does with a curl command: copies it, saves the file that it names, runs it in a shell."""
 
 from __future__ import annotations
 

@@ -1,16 +1,17 @@
 """A real Chromium on the real service with the models that ship; a page that errs or asks others fails its test.
 
-Chromium is Debian's, axe-core comes from npm into `build/`; screenshots are left in `build/playground/`.
+Chromium is Debian's; axe-core, the linter and the type check come from npm, in the versions of `package.json`.
+Screenshots are left in `build/playground/`.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import tarfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
@@ -18,9 +19,9 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 from service.settings import SHIPPED_REPOSITORY
 from tests.servers import RunningService
 
-BUILD = Path(__file__).resolve().parent.parent.parent / "build"
+FOLDER = Path(__file__).resolve().parent
+BUILD = FOLDER.parent.parent / "build"
 CHROMIUM = "/usr/bin/chromium"
-AXE = "4.14.1"
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -34,9 +35,21 @@ FLAGS = (
 )
 PATIENCE_MS = 30_000  # a loaded machine takes several seconds for what takes a quarter of one alone
 WIDE, NARROW = (1440, 900), (360, 740)
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 Open = Callable[..., Page]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "browser: needs Chromium and npm")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the markers select
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(FOLDER):
+            item.add_marker("browser")
 
 
 @pytest.fixture(scope="package")
@@ -89,31 +102,44 @@ def watched(playground: RunningService) -> Watched:
     return Watched(playground.url)
 
 
-@pytest.fixture
-def open_page(playground: RunningService, browser: Browser, watched: Watched) -> Iterator[Open]:
-    """Opens `open_page("#/watch", size=NARROW, scheme="dark")`; on its end every page must have been without fault."""
-    contexts: list[BrowserContext] = []
+@pytest.fixture(scope="package")
+def context_of(browser: Browser) -> Callable[..., BrowserContext]:
+    """One context for all pages of the same options: the files of the page are compiled once, and then cached."""
 
-    def open_page(address: str = "", *, size: tuple[int, int] = WIDE, scheme: Any = "light", **options: Any) -> Page:
+    @cache
+    def context_of(url: str, size: tuple[int, int], scheme: Any, **options: Any) -> BrowserContext:
         context = browser.new_context(
-            base_url=playground.url,
+            base_url=url,
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,
             reduced_motion="reduce",
             permissions=["clipboard-read", "clipboard-write", "camera"],
             **options,
         )
-        contexts.append(context)
         context.set_default_timeout(PATIENCE_MS)
-        page = context.new_page()
+        return context
+
+    return context_of
+
+
+@pytest.fixture
+def open_page(
+    playground: RunningService, context_of: Callable[..., BrowserContext], watched: Watched
+) -> Iterator[Open]:
+    """Opens `open_page("#/watch", size=NARROW, scheme="dark")`; on its end every page must have been without fault."""
+    pages: list[Page] = []
+
+    def open_page(address: str = "", *, size: tuple[int, int] = WIDE, scheme: Any = "light", **options: Any) -> Page:
+        page = context_of(playground.url, size, scheme, **options).new_page()
+        pages.append(page)
         watched.watch(page)
         page.goto(f"/{address}")
         expect(page.locator("main[aria-busy]")).to_have_count(0)  # before, keys would meet a page without contents
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert watched.faults() == []
 
 
@@ -124,56 +150,47 @@ def page(open_page: Open) -> Page:
 
 
 @pytest.fixture(scope="session")
-def axe_source() -> str:
-    """The source of axe-core, fetched once by npm."""
-    folder = BUILD / "axe-core" / AXE
-    if not (folder / "package" / "axe.min.js").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", f"axe-core@{AXE}", "--silent", "--json"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=100,
-        )
-        # The archive's name, in whichever form this version of npm reports it.
-        archive = next(folder.glob("*.tgz"), None)
-        assert archive is not None, packed.stdout + packed.stderr
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    return (folder / "package" / "axe.min.js").read_text()
+def node_modules() -> Path:
+    """What `package-lock.json` names, installed by npm unless it already is."""
+    lock, installed = FOLDER / "package-lock.json", FOLDER / "node_modules" / ".package-lock.json"
+    if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
+        command = ["npm", "ci", "--no-audit", "--no-fund"]
+        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return installed.parent
 
 
 @pytest.fixture
-def axe(axe_source: str) -> Callable[[Page], list[str]]:
-    """The serious and critical findings of axe-core on a page, each with the elements that it names."""
+def looks_right(node_modules: Path) -> Callable[[Page, str], None]:
+    """Inspects a page as it stands, wide and narrow, light and dark, and leaves screenshots of it by name.
 
-    def findings(page: Page) -> list[str]:
+    Nothing may stand beyond the edge of the window, nor may axe-core find anything serious.
+    """
+    source = (node_modules / "axe-core" / "axe.min.js").read_text()
+
+    def looks_right(page: Page, name: str, *sizes: tuple[int, int]) -> None:
         # Evaluated by the debugger, which the page's own policy does not bind.
-        page.evaluate(axe_source)
-        result = page.evaluate(f"axe.run(document, {{runOnly: {json.dumps(RULES)}, resultTypes: ['violations']}})")
-        return [
-            f"{found['id']} ({found['impact']}): {found['help']}: {[node['html'][:120] for node in found['nodes']]}"
-            for found in result["violations"]
-            if found["impact"] in ("serious", "critical")
-        ]
+        page.evaluate(source)
+        for size in sizes or (WIDE, NARROW):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            for scheme in SCHEMES:
+                page.emulate_media(color_scheme=scheme)
+                file = BUILD / "playground" / f"{name}-{scheme}-{size[0]}.png"
+                page.screenshot(path=file, full_page=True)
+                assert not scrolls_sideways(page), file.stem
+                assert findings(page) == [], file.stem
 
-    return findings
+    return looks_right
 
 
-@pytest.fixture
-def screenshot() -> Callable[[Page, str], Path]:
-    """Leaves a picture of the whole page in `build/playground/`, named for the width of the window."""
-
-    def take(page: Page, name: str) -> Path:
-        assert page.viewport_size is not None
-        file = BUILD / "playground" / f"{name}-{page.viewport_size['width']}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=file, full_page=True)
-        return file
-
-    return take
+def findings(page: Page) -> list[str]:
+    """The serious and critical findings of axe-core on a page that has it, each with the elements that it names."""
+    result = page.evaluate(f"axe.run(document, {{runOnly: {json.dumps(RULES)}, resultTypes: ['violations']}})")
+    return [
+        f"{found['id']} ({found['impact']}): {found['help']}: {[node['html'][:120] for node in found['nodes']]}"
+        for found in result["violations"]
+        if found["impact"] in ("serious", "critical")
+    ]
 
 
 def scrolls_sideways(page: Page) -> bool:

@@ -8,7 +8,7 @@ from PIL import Image
 
 SHOTS = Path(__file__).resolve().parent.parent.parent / "build" / "playground"
 OUTPUT = Path(__file__).resolve().parent / "screenshots" / "pages.webp"
-PAGES = ("stylize-1440", "draw-fashion-gan-light-1440", "write-light-1440", "watch-light-1440")
+PAGES = ("stylize-light-1440", "draw-fashion-gan-light-1440", "write-light-1440", "watch-light-1440")
 SHOWN = (1440, 1080)  # from the top of each page
 SIZE = (720, 540)
 GAP = 12

@@ -1,4 +1,4 @@
-"""The page of classifiers in a real Chromium: drawing, pictures from everywhere, the map, the command, the errors."""
+"""The page of classifiers in a real Chromium: drawing, images from everywhere, the map, the command, the errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from service.http.playground import FOLDER
 from tests.playground.commands import copied, run, saved
-from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
+from tests.playground.conftest import Open, Watched
 from tests.servers import until
 
 DATA = Path(__file__).parent.parent / "data"
@@ -59,7 +59,7 @@ def best(page: Page) -> Locator:
     return bars(page).first.locator(".bar-label")
 
 
-def picture(page: Page, title: str) -> Locator:
+def figure(page: Page, title: str) -> Locator:
     return page.get_by_role("figure").filter(has_text=title).get_by_role("img")
 
 
@@ -71,18 +71,18 @@ def natural_size(image: Locator) -> list[int]:
     return size
 
 
-def test_a_digit_is_recognised_while_it_is_drawn_and_forgotten_when_it_is_cleared(open_page: Open) -> None:
+def test_a_digit_is_classified_while_it_is_drawn_until_it_is_cleared(open_page: Open) -> None:
     page = open_page("#/classify/mnist")
-    expect(page.get_by_text("Draw, or choose a picture.")).to_be_visible()
+    expect(page.get_by_text("Draw, or choose an image.")).to_be_visible()
 
     draw(page, SEVEN, lift=False)
     expect(best(page)).to_have_text("7")  # the pen is still on the paper
     page.mouse.up()
 
     expect(bars(page)).to_have_count(5)
-    until(lambda: natural_size(picture(page, "What the network was fed")) == [28, 28])
+    until(lambda: natural_size(figure(page, "The network's input")) == [28, 28])
     page.get_by_role("button", name="Clear").click()
-    expect(page.get_by_text("Draw, or choose a picture.")).to_be_visible()
+    expect(page.get_by_text("Draw, or choose an image.")).to_be_visible()
     expect(bars(page)).to_have_count(0)
 
     draw(page, ONE)
@@ -113,7 +113,7 @@ def test_a_sample_is_classified_with_its_map_and_the_command_gives_the_same(open
     expect(best(page)).to_have_text("Ankle boot")  # the first sample, without a click
     page.get_by_role("button", name="Sample: ankle_boot_on_paper.jpg").click()
     page.get_by_role("switch", name="Activation map").check()
-    map_ = picture(page, "Where it looked")
+    map_ = figure(page, "Where it looked")
     until(lambda: natural_size(map_) == [224, 224])
     shown = bars(page).locator(".bar-label").all_inner_texts()
 
@@ -122,7 +122,7 @@ def test_a_sample_is_classified_with_its_map_and_the_command_gives_the_same(open
 
     (result,) = answer["results"]
     assert [each["label"] for each in result["predictions"]] == shown
-    assert picture(page, "What the network was fed").get_attribute("src") == f"data:image/png;base64,{result['input']}"
+    assert figure(page, "The network's input").get_attribute("src") == f"data:image/png;base64,{result['input']}"
     assert map_.get_attribute("src") == f"data:image/png;base64,{result['explanation']}"
     page.get_by_role("switch", name="Activation map").uncheck()
     expect(map_).to_be_hidden()
@@ -151,14 +151,14 @@ def test_another_classifier_takes_over_in_place(open_page: Open) -> None:
 
     expect(best(page)).to_have_text("airplane")
     assert page.url.endswith("#/classify/cifar10")
-    until(lambda: natural_size(picture(page, "What the network was fed")) == [32, 32])
+    until(lambda: natural_size(figure(page, "The network's input")) == [32, 32])
     expect(page.get_by_role("button", name="Draw", exact=True)).to_be_hidden()  # it was trained on colours
     for animal in ("frog", "dog"):
         page.get_by_role("button", name=f"Sample: {animal}.jpg").click()
         expect(best(page)).to_have_text(animal)
 
 
-def test_a_picture_of_ones_own_goes_with_one_to_another_classifier(open_page: Open) -> None:
+def test_the_users_own_image_stays_when_the_classifier_changes(open_page: Open) -> None:
     page = open_page("#/classify/cifar10")
     page.get_by_label("Choose a file").set_input_files(DATA / "shirt.png")
     expect(page.get_by_role("region", name="curl command")).to_contain_text("@shirt.png")
@@ -169,24 +169,24 @@ def test_a_picture_of_ones_own_goes_with_one_to_another_classifier(open_page: Op
     expect(page.get_by_role("region", name="curl command")).to_contain_text("@shirt.png")
 
 
-def test_the_ground_of_a_picture_can_be_told(open_page: Open) -> None:
+def test_the_user_can_say_whether_an_image_is_dark_on_light(open_page: Open) -> None:
     page = open_page("#/classify/mnist")
-    page.get_by_role("button", name="Picture", exact=True).click()
+    page.get_by_role("button", name="Image", exact=True).click()
     page.get_by_role("button", name="Sample: seven.png").click()
     expect(best(page)).to_have_text("7")
 
     page.get_by_label("Light or dark ground").select_option("true")
 
     expect(page.get_by_role("region", name="curl command")).to_contain_text("invert=true")
-    fed = picture(page, "What the network was fed")
+    fed = figure(page, "The network's input")
     until(lambda: fed.evaluate(CORNER_IS_LIGHT))
 
 
 @pytest.mark.parametrize("model", ["mnist", "fashion-mnist", "cifar10"])
-def test_every_sample_is_what_its_name_says(open_page: Open, model: str) -> None:
+def test_every_sample_is_classified_as_its_name_says(open_page: Open, model: str) -> None:
     page = open_page(f"#/classify/{model}")
     if model == "mnist":
-        page.get_by_role("button", name="Picture", exact=True).click()
+        page.get_by_role("button", name="Image", exact=True).click()
     samples = page.get_by_role("list", name="Samples").get_by_role("button")
     expect(samples.first).to_be_visible()
     names = [Path(str(button.get_attribute("title"))) for button in samples.all()]
@@ -199,7 +199,7 @@ def test_every_sample_is_what_its_name_says(open_page: Open, model: str) -> None
         expect(best(page)).to_have_text(DIGITS.get(label, label), ignore_case=True)
 
 
-def test_a_picture_is_taken_from_a_file_a_drop_and_the_clipboard(open_page: Open) -> None:
+def test_an_image_comes_from_a_file_a_drop_or_the_clipboard(open_page: Open) -> None:
     page = open_page("#/classify/cifar10")
     expect(best(page)).to_have_text("airplane")
     choose, command = page.get_by_label("Choose a file"), page.get_by_role("region", name="curl command")
@@ -215,10 +215,10 @@ def test_a_picture_is_taken_from_a_file_a_drop_and_the_clipboard(open_page: Open
         expect(best(page)).to_have_text("ship")
         expect(command).to_contain_text({"drop": "'@a ship.jpg'", "paste": r"'@it'\''s one.jpg'"}[way])
     choose.set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"x"})
-    expect(page.get_by_text("a.txt is not a picture.")).to_be_visible()
+    expect(page.get_by_text("a.txt is not an image.")).to_be_visible()
 
 
-def test_a_sample_that_comes_late_does_not_take_the_place_of_a_newer_one(open_page: Open) -> None:
+def test_a_sample_that_loads_late_does_not_replace_a_newer_one(open_page: Open) -> None:
     page = open_page("#/classify/cifar10")
     expect(best(page)).to_have_text("airplane")
     held: list[Route] = []
@@ -232,12 +232,10 @@ def test_a_sample_that_comes_late_does_not_take_the_place_of_a_newer_one(open_pa
     assert late.request.failure == "net::ERR_ABORTED"
 
 
-def test_what_is_no_picture_is_refused_in_the_words_of_the_service(
-    open_page: Open, watched: Watched, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_image_shows_the_services_error(open_page: Open, watched: Watched, tmp_path: Path) -> None:
     watched.expected = ("415",)
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture at all")
+    broken.write_bytes(b"not an image")
     page = open_page("#/classify/cifar10")
     expect(best(page)).to_have_text("airplane")
 
@@ -252,24 +250,13 @@ def test_what_is_no_picture_is_refused_in_the_words_of_the_service(
     expect(alert).to_be_hidden()
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")])
-def test_the_page_is_accessible_and_fits(
-    open_page: Open,
-    axe: Callable[[Page], list[str]],
-    screenshot: Callable[[Page, str], Path],
-    size: tuple[int, int],
-    scheme: str,
-) -> None:
-    page = open_page("#/classify/mnist", size=size, scheme=scheme)
+def test_the_page_is_accessible_and_fits(open_page: Open, looks_right: Callable[[Page, str], None]) -> None:
+    page = open_page("#/classify/mnist")
     draw(page, SEVEN)
     page.get_by_role("switch", name="Activation map").check()
-    until(lambda: natural_size(picture(page, "Where it looked")) == [224, 224])
-    screenshot(page, "classify-draw")
-    assert not scrolls_sideways(page)
-    assert axe(page) == []
+    until(lambda: natural_size(figure(page, "Where it looked")) == [224, 224])
+    looks_right(page, "classify-draw")
 
     page.get_by_label("Model", exact=True).select_option("cifar10")
     expect(best(page)).to_have_text("airplane")
-    screenshot(page, "classify-picture")
-    assert not scrolls_sideways(page)
-    assert axe(page) == []
+    looks_right(page, "classify-image")

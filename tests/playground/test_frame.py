@@ -47,7 +47,7 @@ def test_a_page_is_busy_until_its_contents_are_there(page: Page) -> None:
 
     page.get_by_role("navigation").get_by_role("link", name="Watch").click()
     expect(page.get_by_role("main")).to_have_attribute("aria-busy", "true")
-    until(lambda: page.evaluate("true") and len(held) == 1)  # routes are told of while the page is asked something
+    until(lambda: page.evaluate("true") and len(held) == 1)  # routes are handled while the page evaluates something
     held[0].continue_()
 
     expect(page.get_by_role("heading", name="The engine at work")).to_be_visible()
@@ -77,7 +77,7 @@ def test_a_second_visit_asks_only_whether_files_changed(page: Page) -> None:
     assert set(statuses) == {304}
 
 
-def test_the_page_can_be_walked_with_the_keyboard(page: Page) -> None:
+def test_the_page_works_with_the_keyboard_alone(page: Page) -> None:
     expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(6)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
@@ -87,7 +87,7 @@ def test_the_page_can_be_walked_with_the_keyboard(page: Page) -> None:
     assert page.url.endswith("/")
 
     page.keyboard.press("Tab")
-    expect(page.get_by_role("link", name="Classify pictures")).to_be_focused()
+    expect(page.get_by_role("link", name="Classify images")).to_be_focused()
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     page.get_by_role("link", name="Watch").focus()
     page.keyboard.press("Enter")
@@ -112,13 +112,12 @@ def test_the_theme_follows_the_system_until_one_is_chosen(open_page: Open) -> No
     assert page.evaluate(ground) == light
 
 
-def test_an_address_that_leads_nowhere_says_so(page: Page, watched: Watched) -> None:
+def test_an_address_that_leads_nowhere_is_an_error_for_the_user_and_not_for_the_console(page: Page) -> None:
     words = {
         "#/nothing": 'There is no page "nothing".',
-        "#/classify/novelist": '"novelist" is no model for this page; these are: mnist, cifar10, fashion-mnist.',
-        "#/write/%E0%A4%A": '"%E0%A4%A" is no model for this page',
+        "#/classify/novelist": 'This page has no model "novelist"; it has mnist, cifar10, fashion-mnist.',
+        "#/write/%E0%A4%A": 'This page has no model "%E0%A4%A"',
     }
-    watched.expected = ("There is no page", "is no model for this page")
 
     for address, said in words.items():
         page.goto(f"/{address}")
@@ -133,7 +132,6 @@ def test_what_a_page_began_ends_when_it_is_left(open_page: Open, watched: Watche
     with page.expect_request("**/metrics"):
         pass
     page.evaluate("location.hash = '#/nothing'")
-    watched.expected = ("There is no page",)
     expect(page.get_by_role("heading", name="This page cannot be shown")).to_be_visible()
     count = len(watched.requests)
 
@@ -142,7 +140,7 @@ def test_what_a_page_began_ends_when_it_is_left(open_page: Open, watched: Watche
     assert len(watched.requests) == count
 
 
-def test_pages_changed_in_haste_end_in_the_last_one(page: Page) -> None:
+def test_after_quick_changes_the_last_page_is_shown(page: Page) -> None:
     expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(6)
 
     page.evaluate("for (const to of ['#/watch', '#/', '#/classify', '#/', '#/watch']) location.hash = to")

@@ -1,4 +1,4 @@
-"""A service that asks for a key: the page asks its visitor, keeps the key in memory, and shows it in no command."""
+"""A service that needs a key: the page asks for it, keeps it in memory, and shows it in no command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shared modules of the page, run in the browser: what they read, count, quote and word."""
+"""The shared modules of the page, run in the browser: metrics, curl commands, errors, events, scheduling, numbers."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def test_metrics_are_read_as_the_client_library_reads_them(blank: Page, playgrou
     code = "m.parse(a).map((s) => [s.name, Object.entries(s.labels).sort(), String(s.value)])"
     read = call(blank, "metrics", code, text)
 
-    wanted = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    assert len(wanted) > 100
-    assert [(name, dict(labels)) for name, labels, _ in read] == [(s.name, dict(s.labels)) for s in wanted]
+    expected = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    assert len(expected) > 100
+    assert [(name, dict(labels)) for name, labels, _ in read] == [(s.name, dict(s.labels)) for s in expected]
     values = [math.inf if value == "Infinity" else float(value) for _, _, value in read]
-    assert values == [sample.value for sample in wanted]
+    assert values == [sample.value for sample in expected]
 
 
 def test_a_quantile_is_interpolated_within_its_bucket(blank: Page) -> None:
@@ -92,7 +92,7 @@ def test_a_curl_command_of_files_names_them(blank: Page) -> None:
     assert words_of(form)[2:] == ["-F", "file=@a.png", "-F", "file=@b.png", "-F", "k=3"]
 
 
-def test_a_curl_command_tells_of_a_key_but_never_which(blank: Page) -> None:
+def test_a_curl_command_names_the_variable_of_a_key_and_never_the_key(blank: Page) -> None:
     code = "(await import('/playground/js/api.js')).setKey('secret-key'), m.curlCommand({path: '/metrics'})"
 
     command = call(blank, "curl", f"({code})")
@@ -113,7 +113,7 @@ ERROR = "(e) => ({name: e.name, status: e.status, code: e.code, message: e.messa
         ("/v1/models/novelist/generate", {"temperature": 9}, 422, "invalid_parameter", "from 0 to 2"),
     ],
 )
-def test_errors_are_in_the_words_of_the_api(
+def test_errors_are_those_of_the_api(
     blank: Page, watched: Watched, path: str, body: dict[str, Any], status: int, code: str, words: str
 ) -> None:
     watched.expected = (f"status of {status}",)
@@ -168,13 +168,13 @@ def test_newer_work_takes_the_place_of_older(blank: Page) -> None:
         return {results: await Promise.all([first, second, third]), seen};
     })()"""
 
-    ran = call(blank, "controls", code)
+    ran = call(blank, "scheduling", code)
 
     assert ran["results"] == [None, None, "third"]
     assert ran["seen"] == ["second", "second aborted", "third", "third done"]
 
 
-def test_work_that_fails_says_so_unless_it_was_superseded(blank: Page) -> None:
+def test_work_that_fails_throws_unless_it_was_superseded(blank: Page) -> None:
     code = """(async () => {
         const work = m.latest();
         const fail = async (signal) => { await m.pause(30, signal); throw new Error("no"); };
@@ -183,14 +183,14 @@ def test_work_that_fails_says_so_unless_it_was_superseded(blank: Page) -> None:
         return [await older, await newer];
     })()"""
 
-    assert call(blank, "controls", code) == ["quiet", "loud"]
+    assert call(blank, "scheduling", code) == ["quiet", "loud"]
 
 
 def test_numbers_are_short(blank: Page) -> None:
     values = [0, 1, 0.1234, 9.96, 12.34, 99.96, 100, 1234.5, 12345, 2.5e6]
 
-    shown = call(blank, "charts", "a.map(m.short)", values)
+    shown = call(blank, "format", "a.map(m.short)", values)
 
     assert shown == ["0", "1", "0.12", "10", "12.3", "100", "100", "1235", "12.3k", "2.5M"]
-    times = call(blank, "charts", "[0, 25e-6, 0.0125, 1.5].map(m.seconds)")
+    times = call(blank, "format", "[0, 25e-6, 0.0125, 1.5].map(m.seconds)")
     assert times == ["0", "25 µs", "12.5 ms", "1.5 s"]

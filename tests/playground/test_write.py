@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +13,7 @@ import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.playground import commands
-from tests.playground.conftest import NARROW, WIDE, Open, Watched, scrolls_sideways
+from tests.playground.conftest import NARROW, Open, Watched
 from tests.servers import RunningService, until
 
 SOMETHING = re.compile(r"\S")
@@ -77,7 +76,7 @@ def test_a_pause_brings_a_suggestion_that_tab_accepts(open_page: Open, api: Call
     expect(area).to_have_value("Once upon a")
 
 
-def test_a_suggestion_after_a_blank_begins_with_a_word(open_page: Open) -> None:
+def test_a_suggestion_after_a_space_begins_with_a_word(open_page: Open) -> None:
     page = opened(open_page)
     area = text_area(page)
     area.fill("")
@@ -102,7 +101,7 @@ def test_escape_dismisses_and_tab_then_leaves_the_text(open_page: Open) -> None:
     expect(area).to_be_focused()
 
 
-def test_whoever_passes_by_with_tab_takes_no_suggestion(open_page: Open) -> None:
+def test_tab_accepts_no_suggestion_from_a_user_who_only_passes_by(open_page: Open) -> None:
     page = opened(open_page)
     area = text_area(page)
     expect(page.locator(".ghost")).to_have_text(SOMETHING)  # for the text that the page begins with
@@ -117,7 +116,7 @@ def test_whoever_passes_by_with_tab_takes_no_suggestion(open_page: Open) -> None
     expect(area).to_have_value(before)
 
 
-def test_a_suggestion_is_taken_with_a_finger(open_page: Open) -> None:
+def test_a_suggestion_is_accepted_by_touch(open_page: Open) -> None:
     page = opened(open_page, size=NARROW, has_touch=True)
     text_area(page).fill("Once upon a")
     expect(page.locator(".ghost")).to_have_text(SOMETHING)
@@ -152,7 +151,7 @@ def test_a_suggestion_that_is_superseded_is_aborted(open_page: Open) -> None:
     assert failed == held == ["The whale"]
 
 
-def test_writing_on_streams_the_text_of_the_shown_command(open_page: Open, watched: Watched) -> None:
+def test_write_on_streams_the_text_of_the_shown_command(open_page: Open, watched: Watched) -> None:
     page = opened(open_page)
     area, card = write(page, "The old house stood"), panel(page, "text")
     set_slider(page, "Length", 24)
@@ -200,7 +199,7 @@ def is_idle(metrics: str) -> bool:
     return bool(counts) and all(float(count) == 0 for count in counts)
 
 
-def test_tokens_are_tinted_by_their_surprise(open_page: Open, api: Callable[..., Any]) -> None:
+def test_tokens_are_tinted_by_their_surprisal(open_page: Open, api: Callable[..., Any]) -> None:
     page = opened(open_page)
     write(page, "It was the best of times, said the whale.")
 
@@ -210,7 +209,7 @@ def test_tokens_are_tinted_by_their_surprise(open_page: Open, api: Callable[...,
     assert tokens.all_text_contents() == [token["text"] for token in scored["tokens"]]
     for token, kind in zip(scored["tokens"], tokens.evaluate_all("all => all.map(one => one.className)"), strict=True):
         bits = -token["logprob"] / math.log(2)
-        assert f"surprise-{sum(bits >= least for least in (1, 2, 4, 6, 9))}" in kind
+        assert f"surprisal-{sum(bits >= least for least in (1, 2, 4, 6, 9))}" in kind
     summary = panel(page, "tokens").locator(".tokens-summary")
     expect(summary).to_contain_text(
         f"{len(scored['tokens'])} tokens · 41 bytes · perplexity {scored['perplexity']:.1f}"
@@ -242,7 +241,7 @@ def test_a_token_that_is_pointed_at_shows_what_was_expected_there(open_page: Ope
     assert commands.answer(card)["candidates"] == expected
     labels = card.locator(".candidate-label").all_text_contents()
     assert labels[:10] == [one["text"].replace(" ", "·") for one in expected]
-    assert card.locator(".candidate.is-here").count() == 1
+    assert card.locator(".candidate.is-present").count() == 1
     assert labels[[one["text"] for one in expected].index(" the")] == "·the"
 
 
@@ -254,14 +253,14 @@ def test_an_unexpected_token_stands_below_the_ten_likeliest_ones(open_page: Open
 
     card.locator(".token").nth(5).hover()
 
-    here = card.locator(".candidate.is-here.is-late")
+    here = card.locator(".candidate.is-present.is-extra")
     expect(here).to_contain_text(whale["text"].replace(" ", "·"))
     share = 100 * math.exp(whale["logprob"])
     expect(here).to_contain_text(f"{share:.1f} %" if share >= 0.1 else f"{share:.1g} %")
     expect(card.locator(".candidate")).to_have_count(11)
 
 
-def test_arrow_keys_walk_over_the_tokens_and_a_candidate_is_appended(open_page: Open) -> None:
+def test_arrow_keys_move_over_the_tokens_and_a_candidate_is_appended(open_page: Open) -> None:
     page = opened(open_page)
     area = write(page, "It was the best of")
     card = panel(page, "tokens")
@@ -330,14 +329,14 @@ def test_attention_is_drawn_for_the_chosen_head(open_page: Open, api: Callable[.
     weights = answer["attention"][2][1]
     best = max(range(1, 4), key=lambda to: weights[3][to])
     name = "itself" if best == 3 else f"“{answer['tokens'][best]['text'].replace(' ', '·')}”"
-    expect(card.locator(".arcs-told")).to_contain_text(f"“·and” looks at {name} ")
+    expect(card.locator(".arcs-description")).to_contain_text(f"“·and” looks at {name} ")
     drawn = sum(weights[one][to] >= 0.02 for one in range(len(weights)) for to in range(1, one))
     assert len(before) == len(arcs(page)) == drawn
     expect(page.get_by_role("radio", name="Layer 3, head 2")).to_be_checked()
     page.get_by_role("radio", name="Layer 6, head 1").check(force=True)
     expect(page.get_by_label("Layer", exact=True)).to_have_value("6")
     card.locator(".token").first.hover()
-    expect(card.locator(".arcs-told")).to_contain_text("it looks at itself")
+    expect(card.locator(".arcs-description")).to_contain_text("it looks at itself")
     page.get_by_label("Leave out the token that begins every text").uncheck()
     assert len(arcs(page)) > 0
 
@@ -364,9 +363,7 @@ def test_both_models_write_the_same_prompt_side_by_side(open_page: Open) -> None
     )
 
 
-def test_an_error_is_told_in_the_words_of_the_api(
-    open_page: Open, watched: Watched, playground: RunningService
-) -> None:
+def test_an_error_is_shown_as_the_api_words_it(open_page: Open, watched: Watched, playground: RunningService) -> None:
     watched.expected = ("status of 422",)
     page = opened(open_page)
     page.get_by_label("Seed").fill("pear")
@@ -374,15 +371,15 @@ def test_an_error_is_told_in_the_words_of_the_api(
     page.get_by_role("button", name="Write on").click()
 
     url = f"{playground.url}/v1/models/novelist/generate"
-    told = httpx.post(url, json={"seed": "pear", "max_tokens": 1}).json()
-    expect(panel(page, "text").get_by_role("alert")).to_contain_text(told["detail"])
+    refused = httpx.post(url, json={"seed": "pear", "max_tokens": 1}).json()
+    expect(panel(page, "text").get_by_role("alert")).to_contain_text(refused["detail"])
     page.get_by_label("Seed").fill("3")
     page.get_by_role("button", name="Write on").click()
     expect(panel(page, "text").get_by_role("alert")).to_be_hidden()
     expect(panel(page, "text").locator(".status")).to_contain_text("seed 3")
 
 
-def test_the_text_stays_when_one_goes_to_a_recurrent_network_which_has_no_attention(open_page: Open) -> None:
+def test_the_text_stays_when_the_model_changes_to_a_recurrent_network_without_attention(open_page: Open) -> None:
     page = opened(open_page)
     write(page, "The old house stood")
 
@@ -394,11 +391,8 @@ def test_the_text_stays_when_one_goes_to_a_recurrent_network_which_has_no_attent
     assert page.url.endswith("#/write/novelist-lstm")
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (WIDE, "dark"), (NARROW, "light"), (NARROW, "dark")])
-def test_the_page_looks_as_it_should(
-    open_page: Open, axe: Callable[[Page], list[str]], screenshot: Callable[[Page, str], Path], size: Any, scheme: str
-) -> None:
-    page = opened(open_page, size=size, scheme=scheme)
+def test_the_page_is_accessible_and_fits(open_page: Open, looks_right: Callable[[Page, str], None]) -> None:
+    page = opened(open_page)
     page.get_by_role("button", name="Write on").click()
     expect(panel(page, "text").locator(".status")).to_contain_text("seed 11")
     page.get_by_role("button", name="Write both").click()
@@ -406,10 +400,7 @@ def test_the_page_looks_as_it_should(
     expect(panel(page, "compare").locator(".status").last).to_contain_text("seed 11")
     expect(panel(page, "tokens").locator(".tokens-summary")).to_contain_text(re.compile(r"\d{3} tokens"))
     panel(page, "tokens").locator(".token").nth(12).hover()
-    expect(panel(page, "tokens").locator(".is-here")).to_have_count(1)
+    expect(panel(page, "tokens").locator(".is-present")).to_have_count(1)
     page.mouse.move(0, 0)
 
-    screenshot(page, f"write-{scheme}")
-
-    assert not scrolls_sideways(page)
-    assert axe(page) == []
+    looks_right(page, "write")

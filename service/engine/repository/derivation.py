@@ -7,13 +7,13 @@ alone; otherwise requests are computed one by one. What the graph computes is no
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from models.golden import Golden

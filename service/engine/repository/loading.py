@@ -92,7 +92,9 @@ def load_version(
     decoder = None
     if manifest.task == "text-generation":
         decoder = load_decoder(files, settings, device)
-        # The graph that explains is seldom used: one instance, and no second copy of the weights.
+        # The graph that explains is seldom used: one instance, and no second copy of the weights. It runs on the CPU,
+        # as ONNX Runtime's CUDA kernel of Attention does not give the attention weights.
+        device = Device("cpu")
         settings = settings.model_copy(update={"instances": 1, "threads": settings.threads or 1})
     graphs = {}
     for name, graph in manifest.graphs.items():
@@ -145,7 +147,8 @@ def _load_graph(
         if not warm_up:
             buckets = buckets[:1]
         if device.is_cuda and files.manifest.task != "tensors":
-            runners: tuple[Runner, ...] = _cuda_runners(session, graph, batching, settings, device)
+            sessions = _cuda_sessions(session, name, files, rules, batching.buckets, device)
+            runners: tuple[Runner, ...] = _cuda_runners(sessions, graph, settings, device)
             num_threads = 1
         else:
             inputs = sample.inputs(1 if rules.varies else buckets[-1])
@@ -186,13 +189,26 @@ def _open(name: str, files: VersionFiles, rules: RowRules, num_threads: int, dev
     return files.open(name, device, num_threads, is_prepacked=is_prepacked, varies=rules.varies)
 
 
+def _cuda_sessions(
+    session: ort.InferenceSession,
+    name: str,
+    files: VersionFiles,
+    rules: RowRules,
+    buckets: Sequence[int],
+    device: Device,
+) -> dict[int, ort.InferenceSession]:
+    """A session for each bucket, `session` for the first; where rows vary in size, that one for all."""
+    if rules.varies:
+        return dict.fromkeys(buckets, session)
+    return {buckets[0]: session} | {bucket: _open(name, files, rules, 1, device) for bucket in buckets[1:]}
+
+
 def _cuda_runners(
-    session: ort.InferenceSession, graph: Graph, batching: Batching, settings: Settings, device: Device
+    sessions: dict[int, ort.InferenceSession], graph: Graph, settings: Settings, device: Device
 ) -> tuple[Runner, ...]:
-    lock = threading.Lock()
-    stride = batching.max_batch_size + 1
+    lock, stride = threading.Lock(), max(sessions) + 1
     return tuple(
-        CudaRunner(session, graph, batching.buckets, device, lock, 1 + i * stride if settings.cuda_graphs else None)
+        CudaRunner(sessions, graph, device, lock, 1 + i * stride if settings.cuda_graphs else None)
         for i in range(settings.instances or 2)
     )
 

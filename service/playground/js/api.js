@@ -1,21 +1,23 @@
-/** Speaks to the service: JSON, binary bodies, server-sent events, errors in its own words. The key stays in memory. */
+/** Sends requests to the service: JSON, binary bodies, server-sent events. The API key stays in memory. */
 
-import { ToldError } from "./told_error.js";
+import { ApiError, isAbort } from "./errors.js";
+
+/** @import { ModelCard, ModelEntry, PageSettings, RequestOptions } from "./types.d.ts" */
+
+const MAX_SEED = 1e6; // short enough to be read out
+const MAX_DETAIL = 500;
 
 let key = "";
+/** @type {Promise<PageSettings> | null} */
 let settings = null;
+/** @type {Set<() => void>} */
 const keyCallbacks = new Set();
 
-/** An error as the API words it; `status` is 0 where no answer came. */
-export class ApiError extends ToldError {
-  constructor(status, code, title, detail, retryAfter = null) {
-    super(detail || title);
-    this.name = "ApiError";
-    Object.assign(this, { status, code, title, detail, retryAfter });
-  }
-}
-
-/** Use an API key for every request from now on; empty for none. */
+/**
+ * Use an API key for every request from now on; empty for none.
+ *
+ * @param {string} value
+ */
 export function setKey(value) {
   key = value.trim();
 }
@@ -25,89 +27,122 @@ export function hasKey() {
   return key !== "";
 }
 
-/** Call back whenever the service refuses for want of a (valid) key. Returns a function that ends it. */
-export function onKeyWanted(callback) {
+/**
+ * Call back whenever the service refuses a request for want of a (valid) key.
+ *
+ * @param {() => void} callback
+ */
+export function onKeyNeeded(callback) {
   keyCallbacks.add(callback);
-  return () => keyCallbacks.delete(callback);
 }
 
-/** Send a request; a plain object as `body` goes as JSON, a Blob, string or FormData as it is. Throws ApiError. */
-export async function request(path, { method, headers = {}, body, signal, accept } = {}) {
-  const sent = { ...headers };
-  if (accept) sent.Accept = accept;
-  if (key) sent.Authorization = `Bearer ${key}`;
-  let content = body;
-  if (isPlain(body)) {
-    content = JSON.stringify(body);
-    sent["Content-Type"] ??= "application/json";
-  }
-  const verb = method ?? (body === undefined ? "GET" : "POST");
-  let response;
-  try {
-    response = await fetch(path, { method: verb, headers: sent, body: content, signal });
-  } catch (error) {
-    if (signal?.aborted) throw signal.reason ?? error;
-    if (error.name === "AbortError") throw error;
-    throw unreachable("The service did not answer. Is it still running?");
-  }
-  if (!response.ok) throw await refusal(response);
+/**
+ * Send a request; a plain object as `body` goes as JSON, a Blob, string or FormData as it is. Throws ApiError.
+ *
+ * @param {string} path
+ * @param {RequestOptions} [options]
+ */
+export async function request(path, { headers = {}, body, signal, accept } = {}) {
+  const isJson = isPlain(body);
+  const sent = {
+    ...(isJson ? { "Content-Type": "application/json" } : {}),
+    ...(accept ? { Accept: accept } : {}),
+    ...(key ? { Authorization: `Bearer ${key}` } : {}),
+    ...headers,
+  };
+  const content = isJson ? JSON.stringify(body) : /** @type {BodyInit | undefined} */ (body);
+  const method = body === undefined ? "GET" : "POST";
+  const response = await fetch(path, { method, headers: sent, body: content ?? null, signal: signal ?? null }).catch((error) => {
+    throw isAbort(error) || signal?.aborted ? error : unreachable("The service did not answer. Is it still running?");
+  });
+  if (!response.ok) throw await errorOf(response);
   return response;
 }
 
+/** @param {string} detail */
 function unreachable(detail) {
   return new ApiError(0, "unreachable", "No answer", detail);
 }
 
+/** @param {unknown} body */
 function isPlain(body) {
   return Array.isArray(body) || (body !== null && typeof body === "object" && Object.getPrototypeOf(body) === Object.prototype);
 }
 
-async function refusal(response) {
+/** @param {Response} response */
+async function errorOf(response) {
   const text = await response.text().catch(() => "");
-  const retryAfter = response.headers.get("Retry-After");
-  const error = worded(response.status, response.statusText, text, retryAfter);
-  if (response.status === 401) for (const callback of keyCallbacks) callback(error);
-  return error;
+  if (response.status === 401) for (const callback of keyCallbacks) callback();
+  return parseError(response.status, response.statusText, text, response.headers.get("Retry-After"));
 }
 
-function worded(status, statusText, text, retryAfter = null) {
-  let content = null;
+/**
+ * The error in a body: a problem document, OpenAI's `{error: {...}}`, or V2's `{error: "..."}`.
+ *
+ * @param {number} status
+ * @param {string} statusText
+ * @param {string} text
+ * @param {string | null} [retryAfter]
+ */
+function parseError(status, statusText, text, retryAfter = null) {
+  const { code = String(status), title = statusText || `Status ${status}`, detail = text.slice(0, MAX_DETAIL) } = problemIn(text);
+  return new ApiError(status, code, title, detail, retryAfter);
+}
+
+/** @param {string} text @returns {{code?: string, title?: string, detail?: string}} */
+function problemIn(text) {
+  let content;
   try {
     content = JSON.parse(text);
   } catch {
-    return new ApiError(status, String(status), statusText || `Status ${status}`, text.slice(0, 500), retryAfter);
+    return {}; // a proxy's page, perhaps
   }
   const inner = content?.error;
-  if (typeof inner === "string") return new ApiError(status, String(status), statusText, inner, retryAfter);
-  if (inner) return new ApiError(status, inner.code ?? inner.type, inner.type ?? statusText, inner.message, retryAfter);
-  return new ApiError(status, content?.code ?? String(status), content?.title ?? statusText, content?.detail ?? text, retryAfter);
+  if (typeof inner === "string") return { detail: inner };
+  return inner ? { code: inner.code ?? inner.type, title: inner.type, detail: inner.message } : (content ?? {});
 }
 
-/** Send a JSON body (GET where it is undefined) and return the parsed answer. */
+/**
+ * Send a JSON body (GET where it is undefined) and return the parsed answer.
+ *
+ * @param {string} path
+ * @param {unknown} [body]
+ * @param {{signal?: AbortSignal}} [options]
+ * @returns {Promise<any>} whose shape the caller declares
+ */
 export async function json(path, body, { signal } = {}) {
   const response = await request(path, { body, signal, accept: "application/json" });
   return response.json();
 }
 
-/** Send a JSON body and iterate over the parsed data of the server-sent events, up to `[DONE]`. Throws ApiError. */
+/**
+ * Send a JSON body and iterate over the parsed data of the server-sent events, up to `[DONE]`. Throws ApiError.
+ *
+ * @param {string} path
+ * @param {unknown} body
+ * @param {{signal?: AbortSignal}} [options]
+ * @returns {AsyncGenerator<any, void, void>}
+ */
 export async function* events(path, body, { signal } = {}) {
   const response = await request(path, { body, signal, accept: "text/event-stream" });
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  if (!response.body) return;
+  const decoder = /** @type {ReadableWritablePair<string, Uint8Array<ArrayBuffer>>} */ (new TextDecoderStream());
+  const reader = response.body.pipeThrough(decoder).getReader();
   let pending = "";
   try {
     for (;;) {
       const { done, value } = await reader.read().catch((error) => {
-        throw signal?.aborted ? error : unreachable("The service broke off its answer. Is it still running?");
+        throw signal?.aborted ? error : unreachable("The connection broke before the answer was complete. Is the service still running?");
       });
       if (done) return;
       const blocks = (pending + value).split(/\r?\n\r?\n/);
-      pending = blocks.pop();
+      pending = blocks.pop() ?? "";
       for (const block of blocks) {
-        const { name, data } = event(block);
+        const { name, data } = parseEvent(block);
         if (data === "[DONE]") return;
         if (data === "") continue;
         const content = JSON.parse(data);
-        if (name === "error" || content.error) throw worded(content.status ?? 500, "Error", data);
+        if (name === "error" || content.error) throw parseError(content.status ?? 500, "Error", data);
         yield content;
       }
     }
@@ -117,34 +152,64 @@ export async function* events(path, body, { signal } = {}) {
   }
 }
 
-function event(block) {
+/** @param {string} block */
+function parseEvent(block) {
   const lines = block.split(/\r?\n/);
   const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5).replace(/^ /, ""));
   const name = lines.find((line) => line.startsWith("event:"))?.slice(6).trim() ?? "";
   return { name, data: data.join("\n") };
 }
 
-/** The path of a model, or of something that is asked of it: `modelPath("mnist", "classify")`. */
+/**
+ * The path of a model, or of one of its routes: `modelPath("mnist", "classify")`.
+ *
+ * @param {string} name
+ * @param {string} [route]
+ */
 export function modelPath(name, route) {
   const path = `/v1/models/${encodeURIComponent(name)}`;
   return route ? `${path}/${route}` : path;
 }
 
-/** The model versions that `/v1/models` lists now: id, task, version, state, description. */
-export async function models({ signal } = {}) {
+/**
+ * The model versions that `/v1/models` lists now.
+ *
+ * @param {{signal?: AbortSignal}} [options]
+ * @returns {Promise<ModelEntry[]>}
+ */
+export async function listModels({ signal } = {}) {
   return (await json("/v1/models", undefined, { signal })).data;
 }
 
-/** The card of a model: manifest, device, statistics. */
-export function card(name, { signal } = {}) {
+/**
+ * The card of a model: manifest, device, statistics.
+ *
+ * @param {string} name
+ * @param {{signal?: AbortSignal}} [options]
+ * @returns {Promise<ModelCard>}
+ */
+export function modelCard(name, { signal } = {}) {
   return json(modelPath(name), undefined, { signal });
 }
 
-/** What the service tells its page: version, burst_allowed, needs_key. Asked once. */
+/** The service's settings that concern the page; fetched once. */
 export function config() {
   settings ??= json("/playground/config.json");
   settings.catch(() => {
     settings = null;
   });
   return settings;
+}
+
+/** A random seed. */
+export const randomSeed = () => Math.floor(Math.random() * MAX_SEED);
+
+/**
+ * The seed that the user wrote. Anything but an integer is sent as it is: the service says what is valid.
+ *
+ * @param {string} text
+ */
+export function parseSeed(text) {
+  const number = Number(text);
+  return text.trim() !== "" && Number.isSafeInteger(number) ? number : text;
 }

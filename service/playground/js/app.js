@@ -1,25 +1,35 @@
-/** The frame: which page an address shows, the bar above it, the key where the service wants one. Pages load on demand. */
+/** The frame: the page of an address, the bar above it, the theme, the key where the service needs one. */
 
-import { ApiError, config, models, onKeyWanted, setKey } from "./api.js";
-import { button, errorBox, field, pause } from "./controls.js";
-import { announce, clear, h } from "./dom.js";
-import { TASKS, modelsOf } from "./tasks.js";
-import { themeButton } from "./theme.js";
+import { config, listModels, onKeyNeeded, setKey } from "./api.js";
+import { button, field } from "./controls.js";
+import { announce, byId, clear, h } from "./dom.js";
+import { ApiError, errorBox, UserError } from "./errors.js";
+import { pause } from "./scheduling.js";
+import { modelsOf, TASKS } from "./tasks.js";
+
+/** @import { ModelEntry } from "./types.d.ts" */
+/** @typedef {{page: string, model: string | null}} Route */
 
 const RETRY_MILLISECONDS = 2000;
-const main = document.getElementById("main");
-const nav = document.getElementById("nav");
-const keyForm = document.getElementById("key-form");
+const THEME = "hotplate-theme";
+const main = byId("main");
+const nav = byId("nav");
+const keyForm = /** @type {HTMLFormElement} */ (byId("key-form"));
 let leaving = new AbortController();
+/** @type {string | null} */
 let shown = null;
 
-/** What an address names: `#/classify/mnist` is the page `classify` with the model `mnist`. */
-function route() {
+/**
+ * The page and the model of the address: `#/classify/mnist`.
+ *
+ * @returns {Route}
+ */
+function currentRoute() {
   const [page = "", model = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
-  if (page === "") return { page: "home", model: null };
-  return { page, model: model || null };
+  return page === "" ? { page: "home", model: null } : { page, model: model || null };
 }
 
+/** @param {string} part */
 function decoded(part) {
   try {
     return decodeURIComponent(part);
@@ -28,53 +38,69 @@ function decoded(part) {
   }
 }
 
-/** Show what the address names; `isSame` where nobody went anywhere and only the service has changed. */
-async function show({ isSame = false } = {}) {
+/** Show the page of the address; `isReload` where the user went nowhere and only the service has changed. */
+async function show({ isReload = false } = {}) {
   leaving.abort();
   leaving = new AbortController();
   const { signal } = leaving;
-  const wanted = route();
+  const route = currentRoute();
   const isFirst = shown === null;
-  shown = wanted.page;
+  shown = route.page;
   clear(main).setAttribute("aria-busy", "true");
-  markCurrent(wanted.page);
+  markCurrent(route.page);
   try {
-    const listed = await models({ signal });
+    const models = await listModels({ signal });
     if (signal.aborted) return;
-    buildNav(listed, wanted.page);
-    await showPage(wanted, listed, signal);
+    buildNav(models, route.page);
+    await openPage(route, models, signal);
   } catch (error) {
     if (!signal.aborted) await showFailure(error, signal);
     return;
   }
   if (signal.aborted) return;
   main.removeAttribute("aria-busy");
-  if (!isFirst && !isSame) arrive();
+  if (!isFirst && !isReload) arrive();
 }
 
-async function showPage({ page, model }, listed, signal) {
-  const task = TASKS.find((one) => one.page === page);
-  if (!task && page !== "home" && page !== "watch") throw new Error(`There is no page "${page}".`);
-  const fitting = task ? modelsOf(listed, task.task) : [];
-  if (task && fitting.length === 0) throw new Error(`No model of this service does this: ${task.title.toLowerCase()}.`);
-  if (task && model && !fitting.some((one) => one.id === model)) {
-    throw new Error(`"${model}" is no model for this page; these are: ${fitting.map((one) => one.id).join(", ")}.`);
-  }
+/** @param {Route} route @param {ModelEntry[]} models @param {AbortSignal} signal */
+async function openPage({ page, model }, models, signal) {
+  const shownModel = modelFor(page, model, models);
   const module = await import(`./pages/${page}.js`);
   if (signal.aborted) return;
   document.title = page === "home" ? "Hotplate" : `${module.title} · Hotplate`;
-  const again = () => show({ isSame: true });
-  await module.default(main, { model: model ?? fitting[0]?.id, models: listed, signal, again });
+  const reload = () => show({ isReload: true });
+  await module.default(main, { model: shownModel, models, signal, reload });
 }
 
+/**
+ * The model that a page shows; undefined where it shows none. Throws UserError for an address that names no page or model.
+ *
+ * @param {string} page
+ * @param {string | null} model
+ * @param {ModelEntry[]} models
+ */
+function modelFor(page, model, models) {
+  if (page === "home" || page === "watch") return undefined;
+  const task = TASKS.find((one) => one.page === page);
+  if (!task) throw new UserError(`There is no page "${page}".`);
+  const names = modelsOf(models, task.task).map(({ id }) => id);
+  if (names.length === 0) throw new UserError(`This service has no model for this page: ${task.title.toLowerCase()}.`);
+  if (model && !names.includes(model)) {
+    throw new UserError(`This page has no model "${model}"; it has ${names.join(", ")}.`);
+  }
+  return model ?? names[0];
+}
+
+/** @param {unknown} error @param {AbortSignal} signal */
 async function showFailure(error, signal) {
   const box = errorBox();
-  const starting = error instanceof ApiError && (error.status === 503 || error.status === 0);
   box.show(error);
-  const refused = error.status === 401 ? "An API key is needed" : "This page cannot be shown";
+  const status = error instanceof ApiError ? error.status : null;
+  const isStarting = status === 503 || status === 0;
+  const reason = status === 401 ? "An API key is needed" : "This page cannot be shown";
   main.removeAttribute("aria-busy");
-  clear(main).append(h("h1", {}, starting ? "The service is not ready yet" : refused), box.element);
-  if (!starting) {
+  clear(main).append(h("h1", {}, isStarting ? "The service is not ready yet" : reason), box.element);
+  if (!isStarting) {
     main.append(h("p", {}, h("a", { href: "#/" }, "All models")));
     return;
   }
@@ -83,15 +109,16 @@ async function showFailure(error, signal) {
   if (!signal.aborted) show();
 }
 
-// A new page begins at its top, for the eye and for the keyboard.
+/** A new page begins at its top, for the eye and for the keyboard. */
 function arrive() {
   scrollTo(0, 0);
   main.focus({ preventScroll: true });
   announce(document.title);
 }
 
-function buildNav(listed, current) {
-  const tasks = TASKS.filter((one) => modelsOf(listed, one.task).length > 0);
+/** @param {ModelEntry[]} models @param {string} current */
+function buildNav(models, current) {
+  const tasks = TASKS.filter((one) => modelsOf(models, one.task).length > 0);
   const links = [
     ["home", "#/", "Models"],
     ...tasks.map((one) => [one.page, `#/${one.page}`, one.verb]),
@@ -101,13 +128,15 @@ function buildNav(listed, current) {
   markCurrent(current);
 }
 
+/** @param {string} page */
 function markCurrent(page) {
-  for (const link of nav.children) {
+  for (const link of nav.querySelectorAll("a")) {
     if (link.dataset.page === page) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
 
+/** Build the form for the API key; returns what shows it. */
 function buildKeyForm() {
   const key = field({ label: "API key", type: "password", autocomplete: "off", hint: "Kept in this page's memory only." });
   keyForm.append(key.element, button("Use this key", () => keyForm.requestSubmit(), { kind: "primary" }));
@@ -117,25 +146,64 @@ function buildKeyForm() {
     keyForm.hidden = true;
     show();
   });
-  const ask = () => {
+  return () => {
     keyForm.hidden = false;
   };
-  onKeyWanted(ask);
-  return ask;
 }
 
-async function begin() {
-  themeButton(document.getElementById("theme"));
+/** Let the button switch between light and dark: the system's theme, until the user chooses one. */
+function buildThemeButton() {
+  const element = byId("theme");
+  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const opposite = () => ((root.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark" ? "light" : "dark");
+
+  function label() {
+    element.textContent = opposite() === "dark" ? "Dark" : "Light";
+    element.setAttribute("aria-label", `Switch to the ${opposite()} theme`);
+  }
+
+  const stored = storedTheme();
+  if (stored === "dark" || stored === "light") root.dataset.theme = stored;
+  element.addEventListener("click", () => {
+    root.dataset.theme = opposite();
+    storeTheme(root.dataset.theme);
+    label();
+  });
+  system.addEventListener("change", label);
+  label();
+}
+
+function storedTheme() {
+  try {
+    return localStorage.getItem(THEME);
+  } catch {
+    return null; // storage is switched off
+  }
+}
+
+/** @param {string} theme */
+function storeTheme(theme) {
+  try {
+    localStorage.setItem(THEME, theme);
+  } catch {
+    // Storage is switched off: the theme lasts until the page is left.
+  }
+}
+
+async function start() {
+  buildThemeButton();
   // A link to #main would be taken for the address of a page.
-  document.getElementById("skip").addEventListener("click", (event) => {
+  byId("skip").addEventListener("click", (event) => {
     event.preventDefault();
     main.focus();
   });
   const askForKey = buildKeyForm();
+  onKeyNeeded(askForKey);
   addEventListener("hashchange", () => show());
   config().then(
     (settings) => {
-      document.getElementById("version").textContent = `Hotplate ${settings.version}`;
+      byId("version").textContent = `Hotplate ${settings.version}`;
       if (settings.needs_key) askForKey();
     },
     () => {},
@@ -143,4 +211,4 @@ async function begin() {
   await show();
 }
 
-begin();
+start();

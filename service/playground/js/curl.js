@@ -1,51 +1,55 @@
-/** Writes the `curl` command of what a panel just did, and a panel that shows it with a copy button. */
+/** The `curl` command of a panel's latest request, with a copy button. */
 
 import { config, hasKey } from "./api.js";
+import { button } from "./controls.js";
 import { announce, h } from "./dom.js";
 
-let wantsKey = false;
+/** @import { CurlRequest } from "./types.d.ts" */
+
+const COPIED_MILLISECONDS = 1500;
+
+let needsKey = false;
 config().then(
   (settings) => {
-    wantsKey = settings.needs_key;
+    needsKey = settings.needs_key;
   },
   () => {},
 );
 
-/** Quote a word for a POSIX shell; plain words stay as they are. */
-export function quoted(word) {
+/**
+ * Quote a word for a POSIX shell; plain words stay as they are.
+ *
+ * @param {string} word
+ */
+function quoted(word) {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 /**
- * The command of a request: `body` is JSON (an object) or a text, `bodyFile` the name of a file sent as it is, `form` an
- * object of fields (a value that starts with `@` names a file), `output` the file that takes a binary answer, `times` how
- * often it is sent, `atOnce` how many at the same time.
+ * The command that sends a request.
+ *
+ * @param {CurlRequest} request
  */
-export function curlCommand({ method, path, headers = {}, body, bodyFile, form, output, stream, times, atOnce = 1 }) {
-  const sends = body !== undefined || bodyFile !== undefined || form !== undefined;
-  const verb = method ?? (sends ? "POST" : "GET");
-  const first = times ? [`seq ${times} | xargs -P ${atOnce} -I{} curl -s -o /dev/null`] : ["curl"];
-  if (stream) first.push("--no-buffer");
-  if (verb !== (sends ? "POST" : "GET")) first.push("-X", verb);
-  first.push(quoted(new URL(path, location.href).href));
-  const lines = [first.join(" ")];
-  if (hasKey() || wantsKey) lines.push('-H "Authorization: Bearer $HOTPLATE_API_KEY"');
-  const isJson = body !== undefined && typeof body !== "string";
-  const told = isJson ? { "Content-Type": "application/json", ...headers } : headers;
-  for (const [name, value] of Object.entries(told)) lines.push(`-H ${quoted(`${name}: ${value}`)}`);
-  if (body !== undefined) lines.push(`--data-binary ${quoted(isJson ? JSON.stringify(body) : body)}`);
+export function curlCommand({ path, headers = {}, body, bodyFile, form = {}, output, stream, times, atOnce = 1 }) {
+  const curl = times ? `seq ${times} | xargs -P ${atOnce} -I{} curl -s -o /dev/null` : "curl";
+  const lines = [[curl, ...(stream ? ["--no-buffer"] : []), quoted(new URL(path, location.href).href)].join(" ")];
+  if (hasKey() || needsKey) lines.push('-H "Authorization: Bearer $HOTPLATE_API_KEY"');
+  const isText = typeof body === "string";
+  const sent = body === undefined || isText ? headers : { "Content-Type": "application/json", ...headers };
+  for (const [name, value] of Object.entries(sent)) lines.push(`-H ${quoted(`${name}: ${value}`)}`);
+  if (body !== undefined) lines.push(`--data-binary ${quoted(isText ? body : JSON.stringify(body))}`);
   if (bodyFile !== undefined) lines.push(`--data-binary ${quoted(`@${bodyFile}`)}`);
-  for (const [name, value] of Object.entries(form ?? {})) {
+  for (const [name, value] of Object.entries(form)) {
     for (const item of [value].flat()) lines.push(`-F ${quoted(`${name}=${item}`)}`);
   }
   if (output) lines.push(`--output ${quoted(output)}`);
   return lines.join(" \\\n  ");
 }
 
-/** A panel for the command of the latest request: `{element, show(request)}`, with the members of `curlCommand`. */
+/** A box for the command of the latest request, hidden until there is one. */
 export function curlPanel() {
   const code = h("code", {}, "");
-  const copy = h("button", { type: "button", class: "button small", on: { click: () => copyText() } }, "Copy");
+  const copy = button("Copy", copyText, { kind: "small" });
   const pre = h("pre", { class: "curl-text", tabindex: "0", role: "region", "aria-label": "curl command" }, code);
   const element = h(
     "section",
@@ -55,12 +59,11 @@ export function curlPanel() {
   );
 
   async function copyText() {
-    const text = code.textContent;
     try {
-      await navigator.clipboard.writeText(text);
+      await navigator.clipboard.writeText(code.textContent);
     } catch {
       // No clipboard without a secure context or permission: select it, so that Ctrl+C copies.
-      getSelection().selectAllChildren(code);
+      getSelection()?.selectAllChildren(code);
       announce("Selected. Press Ctrl+C to copy.");
       return;
     }
@@ -68,14 +71,14 @@ export function curlPanel() {
     announce("Copied");
     setTimeout(() => {
       copy.textContent = "Copy";
-    }, 1500);
+    }, COPIED_MILLISECONDS);
   }
 
-  return {
-    element,
-    show(request) {
-      code.textContent = curlCommand(request);
-      element.hidden = false;
-    },
-  };
+  /** @param {CurlRequest} request */
+  function show(request) {
+    code.textContent = curlCommand(request);
+    element.hidden = false;
+  }
+
+  return { element, show };
 }

@@ -1,56 +1,103 @@
-/** Reads the Prometheus text of `/metrics`: samples, rates and quantiles between two scrapes. It draws nothing. */
+/** Reads the Prometheus text of `/metrics`: samples, rates and quantiles between two scrapes. */
 
 import { request } from "./api.js";
 
+/** @import { Bucket, LabelFilter, MetricSample, Scrape } from "./types.d.ts" */
+
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
-const NUMBERS = { "+Inf": Infinity, "-Inf": -Infinity, NaN: NaN };
 
-/** All samples of an exposition: `{name, labels, value}`. */
+/** @param {string} text */
+function numberOf(text) {
+  if (text === "+Inf") return Infinity;
+  return text === "-Inf" ? -Infinity : Number(text);
+}
+
+/**
+ * All samples of an exposition.
+ *
+ * @param {string} text
+ */
 export function parse(text) {
+  /** @type {MetricSample[]} */
   const samples = [];
   for (const line of text.split("\n")) {
-    const match = line.startsWith("#") ? null : LINE.exec(line);
-    if (match === null) continue;
+    const [match, name, labelText = "", value] = LINE.exec(line) ?? [];
+    if (match === undefined) continue;
+    /** @type {Record<string, string>} */
     const labels = {};
-    for (const [, name, value] of (match[2] ?? "").matchAll(LABEL)) {
-      labels[name] = value.replace(/\\(.)/g, (_, escaped) => (escaped === "n" ? "\n" : escaped));
+    for (const [, label, content] of labelText.matchAll(LABEL)) {
+      labels[label] = content.replace(/\\(.)/g, (_, escaped) => (escaped === "n" ? "\n" : escaped));
     }
-    samples.push({ name: match[1], labels, value: NUMBERS[match[3]] ?? Number(match[3]) });
+    samples.push({ name, labels, value: numberOf(value) });
   }
   return samples;
 }
 
-/** The samples of a name whose labels are as told, or pass the function that is told. */
-export function pick(samples, name, labels = {}) {
-  const wanted = Object.entries(labels);
-  const fits = (value, told) => (typeof told === "function" ? told(value) : value === told);
-  return samples.filter((sample) => sample.name === name && wanted.every(([label, told]) => fits(sample.labels[label], told)));
+/**
+ * The samples of a metric whose labels pass a filter.
+ *
+ * @param {MetricSample[]} samples
+ * @param {string} name
+ * @param {LabelFilter} [filter]
+ */
+export function pick(samples, name, filter = {}) {
+  const tests = Object.entries(filter);
+  return samples.filter(
+    (sample) =>
+      sample.name === name &&
+      tests.every(([label, test]) => (typeof test === "function" ? test(sample.labels[label]) : sample.labels[label] === test)),
+  );
 }
 
-/** The sum of the samples of a name and labels. */
-export function total(samples, name, labels = {}) {
-  return pick(samples, name, labels).reduce((sum, sample) => sum + sample.value, 0);
+/**
+ * The sum of the samples of a metric.
+ *
+ * @param {MetricSample[]} samples
+ * @param {string} name
+ * @param {LabelFilter} [filter]
+ */
+export function total(samples, name, filter) {
+  return pick(samples, name, filter).reduce((sum, sample) => sum + sample.value, 0);
 }
 
-/** The buckets of a histogram `name`, summed over what the labels leave open: `[{le, count}]`, each count its own. */
-export function buckets(samples, name, labels = {}) {
+/**
+ * The buckets of a histogram, summed over the labels that the filter leaves open; each count is its own, not cumulative.
+ *
+ * @param {MetricSample[]} samples
+ * @param {string} name
+ * @param {LabelFilter} [filter]
+ * @returns {Bucket[]}
+ */
+export function buckets(samples, name, filter) {
+  /** @type {Map<number, number>} */
   const sums = new Map();
-  for (const sample of pick(samples, `${name}_bucket`, labels)) {
-    const bound = NUMBERS[sample.labels.le] ?? Number(sample.labels.le);
+  for (const sample of pick(samples, `${name}_bucket`, filter)) {
+    const bound = numberOf(sample.labels.le);
     sums.set(bound, (sums.get(bound) ?? 0) + sample.value);
   }
   const cumulative = [...sums].sort(([a], [b]) => a - b);
   return cumulative.map(([le, count], index) => ({ le, count: count - (index ? cumulative[index - 1][1] : 0) }));
 }
 
-/** What was counted in each bucket between two scrapes. */
+/**
+ * What was counted in each bucket between two scrapes.
+ *
+ * @param {Bucket[]} now
+ * @param {Bucket[]} before
+ * @returns {Bucket[]}
+ */
 export function bucketsDelta(now, before) {
   const earlier = new Map(before.map(({ le, count }) => [le, count]));
   return now.map(({ le, count }) => ({ le, count: Math.max(0, count - (earlier.get(le) ?? 0)) }));
 }
 
-/** The quantile `q` of buckets, interpolated within one as Prometheus does; null where nothing was counted. */
+/**
+ * The quantile `q`, interpolated within a bucket as Prometheus does; null where nothing was counted.
+ *
+ * @param {Bucket[]} counted
+ * @param {number} q
+ */
 export function quantile(counted, q) {
   const all = counted.reduce((sum, { count }) => sum + count, 0);
   if (all === 0) return null;
@@ -66,41 +113,60 @@ export function quantile(counted, q) {
   return lower;
 }
 
-/** Events per second between two scrapes `{samples, time}` of a counter `name`; 0 where it went back. */
-export function rate(now, before, name, labels = {}) {
+/**
+ * Events per second of a counter between two scrapes; 0 where it went back.
+ *
+ * @param {Scrape} now
+ * @param {Scrape} before
+ * @param {string} name
+ * @param {LabelFilter} [filter]
+ */
+export function rate(now, before, name, filter) {
   const seconds = (now.time - before.time) / 1000;
-  return seconds > 0 ? Math.max(0, total(now.samples, name, labels) - total(before.samples, name, labels)) / seconds : 0;
+  return seconds > 0 ? Math.max(0, total(now.samples, name, filter) - total(before.samples, name, filter)) / seconds : 0;
 }
 
-/** Fetch `/metrics` once: `{samples, time}`, the time in milliseconds. */
-export async function scrape(signal) {
+/**
+ * Fetch `/metrics` once.
+ *
+ * @param {AbortSignal} signal
+ * @returns {Promise<Scrape>}
+ */
+async function scrape(signal) {
   const response = await request("/metrics", { signal });
   return { samples: parse(await response.text()), time: performance.now() };
 }
 
 /**
- * Scrape every so many seconds and call back with `(now, before)`, both `{samples, time}`, `before` null at first; a tab
- * that is hidden does not ask. `onError(error)` hears of failures. Ends with the signal.
+ * Scrape every so many seconds, also after a failure, until the signal aborts; a hidden tab does not ask. `onScrape` gets
+ * the scrape and the one before, null at first.
+ *
+ * @param {object} options
+ * @param {number} options.seconds
+ * @param {(now: Scrape, before: Scrape | null) => unknown} options.onScrape
+ * @param {(error: unknown) => void} options.onError
+ * @param {AbortSignal} options.signal
  */
-export function poll(seconds, callback, signal, onError = () => {}) {
+export function poll({ seconds, onScrape, onError, signal }) {
+  /** @type {Scrape | null} */
   let before = null;
   let timer = 0;
 
-  async function turn() {
+  async function next() {
     try {
       if (!document.hidden) {
         const now = await scrape(signal);
         if (signal.aborted) return;
-        callback(now, before);
+        onScrape(now, before);
         before = now;
       }
     } catch (error) {
       if (signal.aborted) return;
       onError(error);
     }
-    timer = setTimeout(turn, seconds * 1000);
+    timer = setTimeout(next, seconds * 1000);
   }
 
   signal.addEventListener("abort", () => clearTimeout(timer));
-  turn();
+  next();
 }

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from service.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
 from service.http.accept import Headers
-from service.tasks.parameters import shown
+from service.schema import shown
 
 # zlib's window bits: 15 with zlib's own frame, which is what "deflate" means, 16 more for gzip's.
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}

@@ -6,14 +6,26 @@ Source: Triton's extension_model_repository.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from service.errors import Unsupported
-from service.tasks.parameters import Flag, Parameter, Text, read_parameters, shown
+from service.schema import Parameters, read, shown
 
-LOAD: dict[str, Parameter] = {"config": Text(default="", about="JSON in the place of the model's config.toml.")}
-UNLOAD: dict[str, Parameter] = {"unload_dependents": Flag(default=False, about="No model here depends on another.")}
 _FILE = "file:"
+
+
+class LoadParameters(Parameters):
+    """The parameters of `load`."""
+
+    config: Annotated[str, Meta(description="JSON in the place of the model's config.toml.")] = ""
+
+
+class UnloadParameters(Parameters):
+    """The parameters of `unload`."""
+
+    unload_dependents: Annotated[bool, Meta(description="No model here depends on another.")] = False
 
 
 def read_load(parameters: Mapping[str, Any]) -> str:
@@ -23,8 +35,7 @@ def read_load(parameters: Mapping[str, Any]) -> str:
     """
     if files := sorted(name for name in parameters if name.startswith(_FILE)):
         raise Unsupported(f"{shown(files[0])} is a file; models are loaded from the repository's folders alone.")
-    config: str = read_parameters(parameters, LOAD)["config"]
-    return config
+    return read(LoadParameters, parameters).config
 
 
 def check_unload(parameters: Mapping[str, Any]) -> None:
@@ -32,4 +43,4 @@ def check_unload(parameters: Mapping[str, Any]) -> None:
 
     Raises: InvalidParameter.
     """
-    read_parameters(parameters, UNLOAD)
+    read(UnloadParameters, parameters)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from msgspec import UNSET, UnsetType
 from pydantic import BaseModel
 
+from service import schema
 from service.http.documentation import BINARY, TIMEOUT_HEADER
-from service.protocols.open_inference.text_routes import MEMBERS, PARAMETERS
-from service.tasks.parameters import Parameter
+from service.protocols.open_inference.text_routes import OpenTextInput, OpenTextParameters
+from service.schema import Answer, Parameters
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -136,33 +137,36 @@ class IndexEntry(BaseModel):
     reason: str
 
 
-class OutputTensor(TensorMetadata):
+class OutputTensor(Answer):
     """One output; without `data`, its `parameters.binary_data_size` bytes follow the JSON."""
 
-    parameters: dict[str, Any] | None = None
-    data: list[Any] | None = None
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] | UnsetType = UNSET
+    data: list[Any] | UnsetType = UNSET
 
 
-class Inferred(BaseModel):
+class Inferred(Answer, kw_only=True):
     """The answer of `infer`."""
 
     model_name: str
     model_version: str
-    id: str | None = None
+    id: str | UnsetType = UNSET
     outputs: list[OutputTensor]
 
 
-class TextDetails(BaseModel):
+class TextDetails(Answer):
     """`finish_reason` is `stop` at a stop string or the end of the text, `length` at `max_tokens`."""
 
     finish_reason: str
     generated_tokens: int
 
 
-class GeneratedText(BaseModel):
+class ContinuedText(Answer, kw_only=True):
     """The answer of `generate`."""
 
-    id: str | None = None
+    id: str | UnsetType = UNSET
     model_name: str
     model_version: str
     text_output: str
@@ -259,21 +263,20 @@ def infer_request() -> dict[str, Any]:
 
 def text_request() -> dict[str, Any]:
     """The body of `generate` and `generate_stream`."""
-    body = json_body(MEMBERS, PARAMETERS)
+    body = json_body(OpenTextInput, OpenTextParameters)
     body["requestBody"]["required"] = True
     return {"parameters": [TIMEOUT_HEADER]} | body
 
 
-def json_body(members: Mapping[str, Parameter], parameters: Mapping[str, Parameter] | None = None) -> dict[str, Any]:
-    """A body of checked members, with an object `parameters` of checked members."""
-    properties = {name: member.described() for name, member in members.items()}
-    if parameters is not None:
-        described = {name: parameter.described() for name, parameter in parameters.items()}
-        properties["parameters"] = {"type": "object", "properties": described}
-    schema: dict[str, Any] = {"type": "object", "properties": properties}
-    if required := [name for name, member in members.items() if member.required]:
-        schema["required"] = required
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}}}
+def json_body(kind: type[Parameters] | None, nested: type[Parameters] | None = None) -> dict[str, Any]:
+    """A body of members, with an object `parameters` where `nested` declares some."""
+    members = {} if kind is None else schema.properties(kind)
+    if nested is not None:
+        members["parameters"] = {"type": "object", "properties": schema.properties(nested)}
+    body: dict[str, Any] = {"type": "object", "properties": members}
+    if kind is not None and (required := schema.required(kind)):
+        body["required"] = required
+    return {"requestBody": {"content": {"application/json": {"schema": body}}}}
 
 
 def path_parameters(path: str) -> dict[str, Any]:

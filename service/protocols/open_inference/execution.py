@@ -20,9 +20,9 @@ from service.protocols.open_inference.outputs import answer_outputs, wanted_outp
 from service.protocols.open_inference.pictures import PictureRows
 from service.protocols.open_inference.request import InferRequest, Scalar, WantedOutput
 from service.protocols.open_inference.tensors import Tensor
+from service.schema import shown
 from service.settings import Settings
-from service.tasks.parameters import shown
-from service.tasks.text_generation.tokenizers import Tokenizers
+from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 
 __all__ = ["Answer", "Execution", "IndexEntry", "ModelMetadata", "TensorMetadata"]

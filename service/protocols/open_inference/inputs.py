@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from models.manifest import Graph, TensorSpec
 from service.errors import InvalidParameter
 from service.protocols.open_inference.tensors import Tensor
-from service.tasks.parameters import shown
+from service.schema import shown
 
 
 @dataclass(frozen=True, slots=True)

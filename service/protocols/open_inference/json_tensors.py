@@ -18,7 +18,7 @@ from models.manifest import NUMPY_DTYPES
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter
 from service.protocols.open_inference.tensors import Tensor, check_datatype, check_shape, unpack_strings
-from service.tasks.parameters import shown
+from service.schema import shown
 
 # What simdjson copies the numbers of an array to, by the kind of the datatype that is wanted.
 _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {

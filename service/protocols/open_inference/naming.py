@@ -13,7 +13,7 @@ from models.manifest import Graph, Manifest
 from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import ModelStatus
 from service.errors import UnknownModel
-from service.tasks.parameters import shown
+from service.schema import shown
 
 MAIN_GRAPH = "model"
 TEXT_TASK = "text-generation"

@@ -14,7 +14,7 @@ from service.errors import InvalidParameter
 from service.protocols.open_inference.reply import classify
 from service.protocols.open_inference.request import WantedOutput
 from service.protocols.open_inference.tensors import Tensor
-from service.tasks.parameters import shown
+from service.schema import shown
 
 
 def wanted_outputs(graph: Graph, asked: tuple[WantedOutput, ...]) -> tuple[WantedOutput, ...]:

@@ -13,11 +13,11 @@ import numpy as np
 from models.images import ImageLimits, decode_photo
 from models.manifest import Graph, Manifest, TensorSpec
 from service.errors import InvalidParameter, ServiceError
-from service.http.image_decoding import PictureDecoder, Pixels
 from service.protocols.open_inference.tensors import Tensor, unpack_strings
+from service.schema import shown
 from service.settings import Settings
-from service.tasks.image_errors import service_errors
-from service.tasks.parameters import shown
+from service.tasks.image_decoding import ImageDecoder, Pixels, translated_errors
+from service.tasks.registry import all_tasks
 from service.telemetry.metrics import Metrics
 
 
@@ -26,7 +26,7 @@ class PictureRows:
 
     def __init__(self, settings: Settings, metrics: Metrics, decoders: ThreadPoolExecutor) -> None:
         self._settings = settings
-        self._decoder = PictureDecoder(settings, metrics, decoders)
+        self._decoder = ImageDecoder(settings, metrics, decoders)
 
     async def fill_in(self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """The tensors, those of pictures decoded to pixels [B,H,W,C].
@@ -75,11 +75,17 @@ class PictureRows:
 
 
 def _photo(body: bytes, limits: ImageLimits) -> Pixels:
-    with service_errors():
+    with translated_errors():
         return np.asarray(decode_photo(body, limits).colours)
 
 
 def takes_pictures(manifest: Manifest, spec: TensorSpec) -> bool:
     """Whether an input is pixels [B,H,W,C] of a task on pictures, so that encoded ones can stand for them."""
-    is_of_pictures = manifest.task in ("image-classification", "style-transfer")
-    return is_of_pictures and spec.datatype == "UINT8" and len(spec.row_shape) == 3 and spec.row_shape[2] in (1, 3)
+    task = all_tasks().get(manifest.task)
+    return (
+        task is not None
+        and task.takes_images
+        and spec.datatype == "UINT8"
+        and len(spec.row_shape) == 3
+        and spec.row_shape[2] in (1, 3)
+    )

@@ -14,7 +14,7 @@ from service.protocols.open_inference.naming import Target
 from service.protocols.open_inference.pictures import takes_pictures
 from service.protocols.open_inference.request import InferRequest
 from service.protocols.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor
-from service.tasks.parameters import shown
+from service.schema import shown
 
 
 def raw_request(target: Target, body: bytes) -> InferRequest:

@@ -18,7 +18,7 @@ from service.errors import InvalidParameter
 from service.protocols.open_inference.json_tensors import json_data
 from service.protocols.open_inference.request import InferRequest, WantedOutput
 from service.protocols.open_inference.tensors import Tensor
-from service.tasks.parameters import shown
+from service.schema import shown
 
 _NO_SCORES = ("BOOL", "BF16", "BYTES")
 

@@ -6,24 +6,29 @@ Sources: Triton's extension_model_repository.md, extension_shared_memory.md.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
+from msgspec import Meta
 from starlette.responses import JSONResponse
 
 from service.errors import InvalidParameter, Unsupported
-from service.http.body import read_body
-from service.http.json_body import parse_json_object
+from service.http.body import parse_json_object, read_body
+from service.http.request_context import RequestContext, context_of
 from service.protocols.open_inference import codings
 from service.protocols.open_inference import documentation as documents
-from service.protocols.open_inference.control import LOAD, UNLOAD, check_unload, read_load
+from service.protocols.open_inference.control import LoadParameters, UnloadParameters, check_unload, read_load
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.request import NO_SHARED_MEMORY
 from service.protocols.open_inference.router import TAG
+from service.schema import Parameters, read, shown
 from service.settings import Settings
-from service.tasks.parameters import Flag, Parameter, read_parameters, shown
 
-_READY: dict[str, Parameter] = {"ready": Flag(default=False, about="Only versions that are ready.")}
+
+class IndexParameters(Parameters):
+    """The parameters of `index`."""
+
+    ready: Annotated[bool, Meta(description="Only versions that are ready.")] = False
 
 
 def repository_router(execution: Execution, settings: Settings) -> APIRouter:
@@ -32,24 +37,29 @@ def repository_router(execution: Execution, settings: Settings) -> APIRouter:
 
     async def members_of(request: Request) -> dict[str, Any]:
         """The JSON object in a body, which may be empty."""
-        body = await read_body(request.scope, request.receive, settings.max_body_bytes, may_be_coded=True)
+        context = context_of(request.scope) or RequestContext("", 0.0)
+        body = await read_body(request.scope, request.receive, context, settings.max_body_bytes, may_be_coded=True)
         headers = request.scope["headers"]
         body = await codings.decoded(body, headers, settings.max_body_bytes, execution.tokenizers.threads)
         return parse_json_object(body) if body.strip() else {}
 
-    @router.post("/index", openapi_extra=documents.json_body(_READY), response_model=list[documents.IndexEntry])
+    @router.post(
+        "/index", openapi_extra=documents.json_body(IndexParameters), response_model=list[documents.IndexEntry]
+    )
     async def repository_index(request: Request) -> JSONResponse:
         """List every version in the repository with its state."""
-        members = read_parameters(await members_of(request), _READY)
-        return JSONResponse([asdict(entry) for entry in await execution.index(is_ready=members["ready"])])
+        parameters = read(IndexParameters, await members_of(request))
+        return JSONResponse([asdict(entry) for entry in await execution.index(is_ready=parameters.ready)])
 
-    @router.post("/models/{model}/load", openapi_extra=documents.json_body({}, LOAD), response_model=None)
+    @router.post("/models/{model}/load", openapi_extra=documents.json_body(None, LoadParameters), response_model=None)
     async def load_model(model: str, request: Request) -> Response:
         """Load a model or load it again; it answers when the model is served."""
         await execution.load(model, read_load(_parameters(await members_of(request))))
         return JSONResponse({})
 
-    @router.post("/models/{model}/unload", openapi_extra=documents.json_body({}, UNLOAD), response_model=None)
+    @router.post(
+        "/models/{model}/unload", openapi_extra=documents.json_body(None, UnloadParameters), response_model=None
+    )
     async def unload_model(model: str, request: Request) -> Response:
         """Serve a model no longer; it answers when the last request is, and the memory is free."""
         check_unload(_parameters(await members_of(request)))

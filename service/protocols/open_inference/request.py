@@ -15,7 +15,7 @@ import simdjson
 from service.errors import InvalidParameter, MalformedRequest, Unsupported
 from service.protocols.open_inference.json_tensors import tensor_from_json
 from service.protocols.open_inference.tensors import Tensor, raw_tensor
-from service.tasks.parameters import shown
+from service.schema import shown
 
 MAX_TENSORS = 256
 NO_SHARED_MEMORY = "This service uses no shared memory of its callers; send tensors raw in the requests themselves."

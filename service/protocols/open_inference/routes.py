@@ -14,17 +14,17 @@ from starlette.types import Receive, Send
 
 from service.errors import MalformedRequest, ServiceError
 from service.http.accept import accepted_coding
+from service.http.answers import encode_json
 from service.http.body import read_body
-from service.http.inference import encode_json, request_timeout_seconds
 from service.http.problems import open_inference_response
-from service.http.request_context import RequestContext, Scope, exchange_of
+from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
 from service.protocols.open_inference import codings
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.raw_request import raw_request
 from service.protocols.open_inference.reply import Reply, write_reply
 from service.protocols.open_inference.request import InferRequest, parse_request
+from service.schema import shown
 from service.settings import Settings
-from service.tasks.parameters import shown
 
 HEADER_LENGTH = b"inference-header-content-length"
 
@@ -50,10 +50,9 @@ class OpenInferenceRoute(ABC):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or its error."""
-        context = exchange_of(scope) or RequestContext("", 0.0)
+        context = context_of(scope) or RequestContext("", 0.0)
         try:
-            body = await read_body(scope, receive, self.settings.max_body_bytes, may_be_coded=True)
-            context.request_bytes = len(body)
+            body = await read_body(scope, receive, context, self.settings.max_body_bytes, may_be_coded=True)
             body = await codings.decoded(body, scope["headers"], self.settings.max_body_bytes, self.threads)
             path = scope["path_params"]
             await self.answer(Asked(path["model"], path.get("version"), body, scope, context), send)

@@ -12,7 +12,7 @@ from math import prod
 
 from service.engine.transport.strings import LENGTH_BYTES, element_at
 from service.errors import InvalidParameter
-from service.tasks.parameters import shown
+from service.schema import shown
 
 ELEMENT_BYTES: dict[str, int] = {
     "BOOL": 1,

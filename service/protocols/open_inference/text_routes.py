@@ -8,48 +8,40 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
 from starlette.types import Send
 
 from service.errors import InvalidParameter, ServiceError, UnsupportedTask
-from service.http.events import EventStream
-from service.http.inference import encode_json
-from service.http.json_body import parse_json_object
+from service.http.answers import EventStream, encode_json
+from service.http.body import parse_json_object
 from service.http.request_context import RequestContext
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.naming import Target
 from service.protocols.open_inference.routes import Asked, OpenInferenceRoute
-from service.tasks.parameters import Flag, Parameter, Text, Whole, read_parameters, shown
-from service.tasks.text_generation import parameters as text_parameters
+from service.schema import Parameters, fields_of, read, shown
 from service.tasks.text_generation import process as text
 from service.tasks.text_generation.detokenization import Piece
 from service.tasks.text_generation.routes import OWN_SEED_BITS
+from service.tasks.text_generation.schema import DEFAULT_MAX_TOKENS, MAX_INTEGER, SamplingParameters
 from service.tasks.text_generation.sequences import Running, Sequences, sampling_of
-from service.tasks.text_generation.tokenizers import language_of
+from service.tasks.tokenizers import language_of
 
-_FROM_OURS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "seed",
-    "stop",
-)
-PARAMETERS: dict[str, Parameter] = {
-    "max_tokens": Whole(low=1, high=2**31 - 1, default=20, about="Most tokens to generate."),
-    **{name: text_parameters.GENERATE[name] for name in _FROM_OURS},
-    "best_of": Whole(low=1, high=1, default=1, about="Must be 1 or absent."),
-    "stream": Flag(default=False, about="Only `generate_stream` takes true."),
-}
-MEMBERS: dict[str, Parameter] = {
-    "text_input": Text(required=True, about="The text to go on with; empty begins a new one."),
-    "id": Text(about="Repeated in the answer."),
-}
+
+class OpenTextParameters(SamplingParameters):
+    """The parameters of `generate` and `generate_stream`."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_INTEGER, description="Most tokens to generate.")] = 20
+    best_of: Annotated[int, Meta(ge=1, le=1, description="Must be 1 or absent.")] = 1
+    stream: Annotated[bool, Meta(description="Only `generate_stream` takes true.")] = False
+
+
+class OpenTextInput(Parameters):
+    """The members beside the parameters."""
+
+    text_input: Annotated[str, Meta(description="The text to continue; empty begins a new one.")]
+    id: Annotated[str, Meta(description="Repeated in the answer.")] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,40 +108,40 @@ async def begin_text(execution: Execution, prompted: Prompted, *, streams: bool)
 
     Raises: ServiceError.
     """
-    members, wanted = read_members(prompted.body, streams=streams)
+    given, parameters = read_members(prompted.body, streams=streams)
     target = execution.find(prompted.model, prompted.version)
     prompted.context.model = target.model.name
     _require_text(target)
     tokenizers, language = execution.tokenizers, language_of(target.model)
     tokenizer = await tokenizers.of(target.model)
-    text.check_tokens(list(wanted.logit_bias), language.vocab_size, "logit_bias")
-    encoded = await tokenizers.encode(tokenizer, members["text_input"], language.context - 1, "text_input")
+    text.check_tokens(list(parameters.logit_bias), language.vocab_size, "logit_bias")
+    encoded = await tokenizers.encode(tokenizer, given.text_input, language.context - 1, "text_input")
     tokens = text.with_beginning(encoded, language)
-    max_tokens = text.room(len(tokens), wanted.max_tokens, text_parameters.DEFAULT_MAX_TOKENS, language)
-    seed = secrets.randbits(OWN_SEED_BITS) if wanted.seed is None else wanted.seed
+    max_tokens = text.room(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)
+    seed = secrets.randbits(OWN_SEED_BITS) if parameters.seed is None else parameters.seed
     sequences = Sequences(execution.client, target.model, tokenizer, prompted.context, prompted.timeout_seconds)
-    sequences.start(tokens, sampling_of(wanted, max_tokens, seed, 0), wanted.stop)
-    named = {} if members["id"] is None else {"id": members["id"]}
+    sequences.start(tokens, sampling_of(parameters, max_tokens, seed, 0), parameters.stop)
+    named = {} if given.id is None else {"id": given.id}
     return sequences, {**named, "model_name": target.name, "model_version": target.model.version}
 
 
-def read_members(body: Mapping[str, Any], *, streams: bool) -> tuple[dict[str, Any], text_parameters.Wanted]:
-    """The members of a request, and how tokens are drawn: from `parameters` or beside it, as Triton's callers do.
+def read_members(body: Mapping[str, Any], *, streams: bool) -> tuple[OpenTextInput, OpenTextParameters]:
+    """The text and the parameters, which stand in `parameters` or beside it, as Triton's callers do.
 
     Raises: InvalidParameter, also for one that stands in both places.
     """
     nested = body.get("parameters")
     if nested is not None and not isinstance(nested, dict):
         raise InvalidParameter(f"parameters is {shown(nested)}; it must be an object.", parameter="parameters")
-    beside = {name: value for name, value in body.items() if name not in MEMBERS and name != "parameters"}
+    members = {name: value for name, value in body.items() if name in fields_of(OpenTextInput)}
+    beside = {name: value for name, value in body.items() if name not in members and name != "parameters"}
     if twice := sorted(set(nested or {}) & set(beside)):
         raise InvalidParameter(f"{shown(twice[0])} is given twice; it belongs in parameters.", parameter=twice[0])
-    members = read_parameters({name: value for name, value in body.items() if name in MEMBERS}, MEMBERS)
-    values = read_parameters({**(nested or {}), **beside}, PARAMETERS)
-    del values["best_of"]
-    if values.pop("stream") and not streams:
+    given = read(OpenTextInput, members)
+    parameters = read(OpenTextParameters, {**(nested or {}), **beside})
+    if parameters.stream and not streams:
         raise InvalidParameter("stream is true; use generate_stream for a stream.", parameter="stream")
-    return members, text_parameters.Wanted(**values, n=1, logprobs=None, stream=streams)
+    return given, parameters
 
 
 def _require_text(target: Target) -> None:

@@ -1,4 +1,4 @@
-"""`POST /v1/completions` in OpenAI's wire format: its parameters, its answers and chunks, its error object.
+"""`POST /v1/completions` in OpenAI's wire format.
 
 The work is that of `generate`; only the form differs. Source: OpenAI's API reference, legacy completions.
 """
@@ -9,64 +9,83 @@ import secrets
 import time
 from typing import Any
 
+from msgspec import UNSET
 from starlette.types import Receive, Send
 
 from models.tokenizer import Tokenizer
-from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, ServiceError
-from service.http.events import EventAnswer, EventStream
-from service.http.inference import encode_json, request_timeout_seconds, resolve_for_task, send_answer
-from service.http.json_body import read_json_object
+from service.http.answers import EventAnswer, EventStream, encode_json, send_answer
+from service.http.body import read_json
+from service.http.documentation import PROBLEMS, inline_schema
 from service.http.problems import openai_error, openai_response
-from service.http.request_context import RequestContext, Scope, exchange_of
-from service.settings import Settings
-from service.tasks.parameters import read_parameters
-from service.tasks.text_generation import parameters as text_parameters
+from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
+from service.http.routing import Document, Route
+from service.protocols.openai.schema import (
+    DEFAULT_MAX_TOKENS,
+    MAX_SEQUENCES,
+    CachedTokens,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionParameters,
+    CompletionUsage,
+    OpenAiError,
+)
+from service.tasks.task import Dependencies, json_document, resolve_for_task
 from service.tasks.text_generation import process as text
 from service.tasks.text_generation.detokenization import Piece, TextToken
 from service.tasks.text_generation.routes import OWN_SEED_BITS
 from service.tasks.text_generation.sequences import Running, Sequences, sampling_of
-from service.tasks.text_generation.tokenizers import Tokenizers, language_of
+from service.tasks.tokenizers import language_of
 
 COMPLETIONS = "/v1/completions"
 DONE = b"[DONE]"
+_EXAMPLE = {
+    "model": "novelist",
+    "prompt": "It was the best of",
+    "max_tokens": 32,
+    "temperature": 0.8,
+    "seed": 7,
+    "stop": ["\n\n"],
+}
+_CHUNKS = (
+    'data: {"id":"cmpl-1f","object":"text_completion","created":1,"model":"novelist","choices":'
+    '[{"index":0,"text":" times","logprobs":null,"finish_reason":null}]}\n\ndata: [DONE]\n\n'
+)
 
 
 class Completions:
     """`POST /v1/completions`."""
 
-    def __init__(self, client: EngineClient, settings: Settings, tokenizers: Tokenizers) -> None:
-        self._client = client
-        self._settings = settings
-        self._tokenizers = tokenizers
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._client = dependencies.client
+        self._settings = dependencies.settings
+        self._tokenizers = dependencies.tokenizers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or its error."""
-        context = exchange_of(scope) or RequestContext("", 0.0)
+        context = context_of(scope) or RequestContext("", 0.0)
         try:
             await send_answer(await self.answer(scope, receive, context), send)
         except ServiceError as error:
             await openai_response(error)(scope, receive, send)
 
-    async def answer(self, scope: Scope, receive: Receive, context: RequestContext) -> Any:
-        """Text that goes on from one prompt or several, in OpenAI's wire format."""
-        body = await read_json_object(scope, receive, context, self._settings.max_body_bytes)
-        members = read_parameters(body, text_parameters.OPENAI)
-        _check(members)
-        reference, prompts, echo = members.pop("model"), members.pop("prompt"), members.pop("echo")
-        include_usage = members.pop("stream_options")
-        model = resolve_for_task(self._client, reference, "text-generation")
+    async def answer(self, scope: Scope, receive: Receive, context: RequestContext) -> Completion | EventAnswer:
+        """Continue one prompt or several, in OpenAI's wire format."""
+        parameters = await read_json(scope, receive, context, CompletionParameters, self._settings.max_body_bytes)
+        _check(parameters)
+        model = resolve_for_task(self._client, parameters.model, "text-generation")
         context.model = model.name
-        wanted = text_parameters.Wanted(**{name: value for name, value in members.items() if name not in _UNUSED})
         tokenizer = await self._tokenizers.of(model)
-        text.check_tokens(list(wanted.logit_bias), language_of(model).vocab_size, "logit_bias")
-        encoded = [await self._encode(model, tokenizer, prompt) for prompt in prompts]
-        form = _Form(reference, model, tokenizer, wanted, echo)
+        text.check_tokens(list(parameters.logit_bias), language_of(model).vocab_size, "logit_bias")
+        prompts = [await self._encode(model, tokenizer, prompt) for prompt in parameters.prompt]
+        form = _Form(parameters, model, tokenizer)
         timeout_seconds = request_timeout_seconds(scope, self._settings)
         sequences = Sequences(self._client, model, tokenizer, context, timeout_seconds)
-        _start(sequences, encoded, wanted, echo, model)
-        if wanted.stream:
-            return _Streamed(sequences, form, include_usage)
+        _start(sequences, prompts, parameters, model)
+        if parameters.stream:
+            return _Streamed(sequences, form, parameters.stream_options)
         await sequences.run()
         return form.whole(sequences)
 
@@ -79,120 +98,135 @@ class Completions:
         return text.with_beginning(prompt, language)
 
 
-_UNUSED = ("best_of", "suffix", "user")
+def completions_route(dependencies: Dependencies) -> Route:
+    """The route of completions."""
+    document = Document(
+        summary=(Completions.answer.__doc__ or "").strip(),
+        description="OpenAI's legacy completions, for their clients. Errors come in OpenAI's form too.",
+        request=json_document(CompletionParameters, _EXAMPLE),
+        responses=_responses(),
+        answers=(Completion,),
+    )
+    return Route("POST", COMPLETIONS, Completions(dependencies), document)
 
 
-def _check(members: dict[str, Any]) -> None:
-    num_sequences = len(members["prompt"]) * members["n"]
-    if num_sequences > text_parameters.MAX_SEQUENCES:
+def _responses() -> dict[int | str, Any]:
+    described = {status: problem["description"] for status, problem in PROBLEMS.items() if status != 422}
+    described[400] = "The body is not JSON, or a parameter is unknown or out of range; `param` names it."
+    described["default"] = "Any other error, in the same form."
+    content = {"text/event-stream": {"schema": {"type": "string"}, "example": _CHUNKS}}
+    success = {"description": "The text; as events where `stream` is true.", "content": content}
+    error = {"application/json": {"schema": inline_schema(OpenAiError)}}
+    problems = {status: {"description": text, "content": error} for status, text in described.items()}
+    return {**problems, 200: success}
+
+
+def _check(parameters: CompletionParameters) -> None:
+    num_sequences = len(parameters.prompt) * parameters.n
+    if num_sequences > MAX_SEQUENCES:
         raise InvalidParameter(
-            f"prompt and n ask for {num_sequences} answers; at most {text_parameters.MAX_SEQUENCES} are given.",
-            parameter="n",
+            f"prompt and n ask for {num_sequences} answers; at most {MAX_SEQUENCES} are given.", parameter="n"
         )
-    if members["best_of"] not in (None, members["n"]):
+    if parameters.best_of not in (None, parameters.n):
         raise InvalidParameter(
-            f"best_of is {members['best_of']}; it must be n, which is {members['n']}, or absent.", parameter="best_of"
+            f"best_of is {parameters.best_of}; it must be n, which is {parameters.n}, or absent.", parameter="best_of"
         )
-    if members["suffix"]:
+    if parameters.suffix:
         raise InvalidParameter("suffix is not supported; it must be absent.", parameter="suffix")
-    if members["stream_options"] and not members["stream"]:
+    if parameters.stream_options and not parameters.stream:
         raise InvalidParameter("stream_options are allowed only where stream is true.", parameter="stream_options")
 
 
-def _start(
-    sequences: Sequences, prompts: list[list[int]], wanted: text_parameters.Wanted, echo: bool, model: ReadyModel
-) -> None:
+def _start(sequences: Sequences, prompts: list[list[int]], parameters: CompletionParameters, model: ReadyModel) -> None:
     language = language_of(model)
-    rooms = [text.room(len(p), wanted.max_tokens, text_parameters.OPENAI_DEFAULT_MAX_TOKENS, language) for p in prompts]
-    seed = secrets.randbits(OWN_SEED_BITS) if wanted.seed is None else wanted.seed
-    prompt_logprobs = wanted.logprobs if echo and wanted.logprobs is not None else -1
+    rooms = [text.room(len(prompt), parameters.max_tokens, DEFAULT_MAX_TOKENS, language) for prompt in prompts]
+    seed = secrets.randbits(OWN_SEED_BITS) if parameters.seed is None else parameters.seed
+    num_logprobs = parameters.logprobs
+    prompt_logprobs = num_logprobs if parameters.echo and num_logprobs is not None else -1
     for prompt, max_tokens in zip(prompts, rooms, strict=True):
-        for index in range(wanted.n):
-            asked = sampling_of(wanted, max_tokens, seed, index, prompt_logprobs)
-            sequences.start(list(prompt), asked, wanted.stop)
+        for index in range(parameters.n):
+            sampling = sampling_of(
+                parameters, max_tokens, seed, index, num_logprobs=num_logprobs, prompt_logprobs=prompt_logprobs
+            )
+            sequences.start(list(prompt), sampling, parameters.stop)
 
 
 class _Form:
     """Writes completions, whole or in chunks."""
 
-    def __init__(
-        self, reference: str, model: ReadyModel, tokenizer: Tokenizer, wanted: text_parameters.Wanted, echo: bool
-    ) -> None:
-        self._head = {
+    def __init__(self, parameters: CompletionParameters, model: ReadyModel, tokenizer: Tokenizer) -> None:
+        self._head: dict[str, Any] = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": reference,
+            "model": parameters.model,
             "system_fingerprint": _fingerprint(model),
         }
         self._tokenizer = tokenizer
-        self._num_answers = wanted.n
-        self._num_top = wanted.logprobs
-        self._echo = echo
+        self._parameters = parameters
 
-    def completion(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def completion(self, choices: list[CompletionChoice], usage: Any = UNSET) -> Completion:
         """A completion or a chunk of one, with these choices."""
-        return self._head | {"choices": choices}
+        return Completion(**self._head, choices=choices, usage=usage)
 
-    def whole(self, sequences: Sequences) -> dict[str, Any]:
-        """The answer that is told at once."""
+    def whole(self, sequences: Sequences) -> Completion:
+        """The answer that is sent at once."""
         choices = []
         for running in sequences.all:
             tokens = [token for piece in running.pieces for token in piece.tokens]
             choices.append(self.choice(running, Piece(running.text, tokens), True))
-        return self.completion(choices) | {"usage": self.usage(sequences)}
+        return self.completion(choices, self.usage(sequences))
 
-    def choice(self, running: Running, piece: Piece, is_first: bool) -> dict[str, Any]:
+    def choice(self, running: Running, piece: Piece, is_first: bool) -> CompletionChoice:
         """What a piece adds to one choice; the first has the echo before it."""
-        prompt = self._tokenizer.decode(running.prompt[1:]) if self._echo else ""
+        echo, num_top = self._parameters.echo, self._parameters.logprobs
+        prompt = self._tokenizer.decode(running.prompt[1:]) if echo else ""
         logprobs = None
-        if self._num_top is not None:
-            rows = _Logprobs(self._tokenizer, self._num_top)
-            if self._echo and is_first:
+        if num_top is not None:
+            rows = _Logprobs(self._tokenizer, num_top)
+            if echo and is_first:
                 rows.add_prompt(running)
             rows.add(piece.tokens, len(prompt))
-            logprobs = rows.as_json()
-        return {
-            "index": running.index,
-            "text": prompt + piece.text if is_first else piece.text,
-            "logprobs": logprobs,
-            "finish_reason": running.finish_reason,
-        }
+            logprobs = rows.lists()
+        content = prompt + piece.text if is_first else piece.text
+        return CompletionChoice(
+            index=running.index, text=content, logprobs=logprobs, finish_reason=running.finish_reason
+        )
 
-    def usage(self, sequences: Sequences) -> dict[str, Any]:
+    def usage(self, sequences: Sequences) -> CompletionUsage:
         """The tokens of prompts, each counted once, and of answers."""
-        num_prompt_tokens = sum(len(running.prompt) for running in sequences.all[:: self._num_answers])
+        num_answers = self._parameters.n
+        num_prompt_tokens = sum(len(running.prompt) for running in sequences.all[::num_answers])
         num_completion_tokens = sequences.num_completion_tokens
-        usage: dict[str, Any] = {
-            "prompt_tokens": num_prompt_tokens,
-            "completion_tokens": num_completion_tokens,
-            "total_tokens": num_prompt_tokens + num_completion_tokens,
-        }
-        if (num_cached := sequences.num_cached_tokens(self._num_answers)) is not None:
-            usage["prompt_tokens_details"] = {"cached_tokens": num_cached}
-        return usage
+        num_cached = sequences.num_cached_tokens(num_answers)
+        return CompletionUsage(
+            prompt_tokens=num_prompt_tokens,
+            completion_tokens=num_completion_tokens,
+            total_tokens=num_prompt_tokens + num_completion_tokens,
+            prompt_tokens_details=UNSET if num_cached is None else CachedTokens(cached_tokens=num_cached),
+        )
 
 
 class _Streamed(EventAnswer):
-    """One chunk for each piece of text, then the usage where it is wanted, then `[DONE]`."""
+    """One chunk for each piece of text, then the usage where it is asked for, then `[DONE]`."""
 
     def __init__(self, sequences: Sequences, form: _Form, include_usage: bool) -> None:
         self._sequences = sequences
         self._form = form
-        self._usage_member: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._includes_usage = include_usage
         self._begun: set[int] = set()
 
     async def write(self, events: EventStream) -> None:
-        async def tell(running: Running, piece: Piece) -> None:
+        async def send(running: Running, piece: Piece) -> None:
             choice = self._form.choice(running, piece, running.index not in self._begun)
             self._begun.add(running.index)
-            await events.send(encode_json(self._form.completion([choice]) | self._usage_member))
+            chunk = self._form.completion([choice], None if self._includes_usage else UNSET)
+            await events.send(encode_json(chunk))
 
         try:
-            await self._sequences.run(tell)
-            if self._usage_member:
-                last = self._form.completion([]) | {"usage": self._form.usage(self._sequences)}
-                await events.send(encode_json(last))
+            await self._sequences.run(send)
+            if self._includes_usage:
+                await events.send(encode_json(self._form.completion([], self._form.usage(self._sequences))))
             await events.send(DONE)
         except ServiceError as error:
             if not events.is_open:
@@ -237,14 +271,14 @@ class _Logprobs:
             self._logprobs.append(token.logprob)
             self._top.append(self._named(token.token, token.logprob or 0.0, token.top))
 
-    def as_json(self) -> dict[str, Any]:
+    def lists(self) -> CompletionLogprobs:
         """The four lists."""
-        return {
-            "tokens": self._tokens,
-            "token_logprobs": self._logprobs,
-            "top_logprobs": self._top if self._num_top else None,
-            "text_offset": self._offsets,
-        }
+        return CompletionLogprobs(
+            tokens=self._tokens,
+            token_logprobs=self._logprobs,
+            top_logprobs=self._top if self._num_top else None,
+            text_offset=self._offsets,
+        )
 
     def _named(self, token: int, logprob: float, top: Any) -> dict[str, float]:
         named: dict[str, float] = {}

@@ -1,1 +1,14 @@
-"""Image classification."""
+"""Image classification: the likeliest labels of an image, what they rest on, and its features."""
+
+from __future__ import annotations
+
+from service.tasks.classification.routes import Classify, Embed
+from service.tasks.task import Task
+
+TASK = Task(
+    name="image-classification",
+    graphs=("model",),
+    routes=(Classify, Embed),
+    takes_images=True,
+    page="classify",
+)

@@ -1,149 +1,18 @@
-"""Image classification, HTTP-free: pictures and parameters to tensors, and probabilities to predictions.
-
-It knows neither routes nor the engine. The picture of an explanation is drawn in `explanation.py`.
-"""
+"""Image classification without HTTP or the engine: probabilities to predictions, class activation maps to pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from models import images
-from service.errors import InvalidParameter
-from service.tasks.image_errors import service_errors
-
-DEFAULT_TOP_K = 5
-
-_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
-_INVERTS: dict[str, images.Invert] = {"auto": "auto", "true": "true", "false": "false"}
-
-
-class Prediction(TypedDict):
-    """One class and how probable it is."""
-
-    label: str
-    index: int
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class ClassifyParameters:
-    """What a caller may ask of a classification."""
-
-    top_k: int
-    explain: bool = False
-    invert: images.Invert = "auto"
-    echo_input: bool = False
-
-
-def parse_parameters(query: Mapping[str, str], num_classes: int) -> ClassifyParameters:
-    """Read `top_k`, `explain`, `invert` and `echo_input` from query values.
-
-    Without `top_k` it is 5, or all classes where there are fewer.
-
-    Raises: InvalidParameter, also for a name that is none of the four.
-    """
-    if not query:
-        return ClassifyParameters(min(DEFAULT_TOP_K, num_classes))
-    for name in query:
-        if name not in ("top_k", "explain", "invert", "echo_input"):
-            raise InvalidParameter(
-                f"Unknown parameter {_quoted(name)}; known are top_k, explain, invert and echo_input."
-            )
-    return ClassifyParameters(
-        top_k=_parse_top_k(query.get("top_k"), num_classes),
-        explain=_parse_flag("explain", query.get("explain", "false")),
-        invert=parse_invert(query.get("invert", "auto")),
-        echo_input=_parse_flag("echo_input", query.get("echo_input", "false")),
-    )
-
-
-def parse_embed_parameters(query: Mapping[str, str]) -> images.Invert:
-    """Read `invert`, the one parameter of an embedding.
-
-    Raises: InvalidParameter, also for any other name.
-    """
-    for name in query:
-        if name != "invert":
-            raise InvalidParameter(f"Unknown parameter {_quoted(name)}; known is invert.")
-    return parse_invert(query.get("invert", "auto"))
-
-
-def _parse_top_k(value: str | None, num_classes: int) -> int:
-    if value is None:
-        return min(DEFAULT_TOP_K, num_classes)
-    # Short ASCII digits only: int() would also take '1_0', ' 3 ' and Arabic digits.
-    top_k = int(value) if value.isascii() and value.isdigit() and len(value) < 10 else 0
-    if not 1 <= top_k <= num_classes:
-        raise InvalidParameter(f"top_k is {_quoted(value)}; it must be a whole number from 1 to {num_classes}.")
-    return top_k
-
-
-def _parse_flag(name: str, value: str) -> bool:
-    if (flag := _BOOLEANS.get(value)) is None:
-        raise InvalidParameter(f"{name} is {_quoted(value)}; it must be true or false.")
-    return flag
-
-
-def parse_invert(value: str) -> images.Invert:
-    """Read `invert`.
-
-    Raises: InvalidParameter.
-    """
-    if (invert := _INVERTS.get(value)) is None:
-        raise InvalidParameter(f"invert is {_quoted(value)}; it must be auto, true or false.")
-    return invert
-
-
-def _quoted(value: str) -> str:
-    """The value for a message: escaped, so that a lone surrogate or a line break cannot reach the reply, and short."""
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}...'"
-
-
-def image_row(
-    body: bytes,
-    row_shape: tuple[int, ...],
-    light_on_dark: bool,
-    invert: images.Invert,
-    limits: images.ImageLimits,
-    margin: float = images.DEFAULT_MARGIN,
-) -> NDArray[np.uint8]:
-    """Decode one picture to the row [H,W,C] that the network takes.
-
-    Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
-    """
-    height, width, channels = row_shape
-    with service_errors():
-        return images.prepare(body, height, width, channels, light_on_dark, invert, limits, margin)
-
-
-def num_pixels(body: bytes) -> int:
-    """Count a picture's pixels by its header alone: small ones are decoded at once, large ones in a thread.
-
-    Raises: UnsupportedMedia, UndecodableImage.
-    """
-    with service_errors():
-        return images.pixels_of(body)
-
-
-def raw_row(body: bytes, row_shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """View a body of exactly H*W*C uint8 bytes as the row [H,W,C]; nothing is copied.
-
-    Raises: InvalidParameter.
-    """
-    num_bytes = prod(row_shape)
-    if len(body) != num_bytes:
-        raise InvalidParameter(
-            f"The body has {len(body)} bytes; a raw tensor has exactly {num_bytes}: "
-            f"{'x'.join(map(str, row_shape))} uint8 values, row by row."
-        )
-    return np.frombuffer(body, np.uint8).reshape(row_shape)
+from models.images import encode_png
+from service.tasks.classification.schema import Prediction
+from service.tasks.colormap import colormap
 
 
 def top_predictions(probabilities: NDArray[Any], labels: Sequence[str], top_k: int) -> list[Prediction]:
@@ -158,4 +27,38 @@ def top_predictions(probabilities: NDArray[Any], labels: Sequence[str], top_k: i
         least = np.partition(probabilities, -top_k)[-top_k]
         candidates = np.flatnonzero(probabilities >= least)
         order = candidates[np.argsort(-probabilities[candidates], kind="stable")][:top_k].tolist()
-    return [{"label": labels[i], "index": i, "probability": values[i]} for i in order]
+    return [Prediction(label=labels[i], index=i, probability=values[i]) for i in order]
+
+
+Pixels = NDArray[np.uint8]
+
+MIN_LONGEST_SIDE = 224
+_IMAGE_SHARE = 0.45  # how much of the grey image shows where the map is hottest
+
+
+def explanation_png(image: Pixels, activation_map: NDArray[Any]) -> bytes:
+    """Draw the positive part of `activation_map` [h,w] over `image` uint8 [H,W,C], as a PNG file.
+
+    The map is scaled to its own maximum; where nothing is positive the image stays grey. The result is enlarged by a
+    whole factor until its longest side has at least 224 pixels.
+    """
+    height, width = image.shape[:2]
+    factor = max(1, ceil(MIN_LONGEST_SIDE / max(height, width)))
+    size = width * factor, height * factor
+    shown = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    # Whole factor, nearest: the caller sees the very pixels that the network saw.
+    grey = np.asarray(shown.convert("L").resize(size, Image.Resampling.NEAREST), np.float32)[:, :, None]
+    heat = _heat(activation_map, size)
+    colours = colormap(heat)
+    share = heat[:, :, None] ** 0.5 * (1 - _IMAGE_SHARE)
+    return encode_png((grey * (1 - share) + colours * share).round().astype(np.uint8))
+
+
+def _heat(activation_map: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The map as [H,W] of 0 to 1, interpolated smoothly."""
+    positive = np.nan_to_num(activation_map.astype(np.float32), nan=0, posinf=0, neginf=0).clip(0, None)
+    peak = float(positive.max())
+    if peak > 0:
+        positive = positive / peak
+    heat = np.asarray(Image.fromarray(positive).resize(size, Image.Resampling.BICUBIC))
+    return heat.clip(0, 1)

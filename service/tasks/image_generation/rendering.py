@@ -1,4 +1,4 @@
-"""Shows pictures that a network drew: one as PNG, many as a labelled grid, a walk as an animation, errors as heat.
+"""Renders generated images: many as a labelled grid, a walk as an animation, errors as colors.
 
 It knows pixels and captions, neither networks nor HTTP. Nothing is interpolated: a pixel of the network becomes a
 square of equal pixels.
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from service.tasks.colormap import colormap
-from service.tasks.png import encode_png
-
-__all__ = ["animation", "encode_png", "enlarged", "error_colors", "labelled_grid", "reconstruction_strips"]
+from service.tasks.image_files import encode_png
 
 Pixels = NDArray[np.uint8]
 

@@ -1,113 +1,142 @@
-"""The routes that draw pictures: `generate` from seeds, `decode` from latents.
-
-What is drawn is said in `tasks/latents.py` and by the graphs; here it is read from a request and written as an answer.
-"""
+"""The routes that generate images: `generate` from seeds, `decode` from latents."""
 
 from __future__ import annotations
 
 import secrets
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Sequence
 
+import msgspec
 import numpy as np
-from starlette.types import Receive
+from msgspec import UNSET
 
-from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, UnsupportedTask
 from service.http.accept import preferred_type
-from service.http.body import query_parameters
-from service.http.engine_work import EngineWork
-from service.http.image_decoding import PictureDecoder, Pixels
-from service.http.inference import BinaryAnswer, InferenceRoute, request_timeout_seconds
-from service.http.json_body import read_json_object, read_object_or_query
-from service.http.multi_image import ZIP_TYPE, PictureFile, as_zip, safe_names
-from service.http.request_context import RequestContext, Scope
-from service.settings import Settings
-from service.tasks.image_generation.drawing import Desk, Drawing, Floats, checked_labels, knows_labels, num_latents_of
-from service.tasks.image_generation.latents import NUM_SEEDS, Draws, draw, following_seeds
-from service.tasks.image_generation.parameters import (
-    DECODE,
-    GENERATE,
+from service.http.answers import BinaryAnswer
+from service.http.documentation import PROBLEMS
+from service.http.request_context import Scope
+from service.tasks.engine_work import EngineWork
+from service.tasks.image_decoding import ImageDecoder, Pixels
+from service.tasks.image_files import ZIP_TYPE, ImageFile, as_zip, encode_png, safe_names
+from service.tasks.image_generation.generator import (
+    Floats,
+    Generator,
+    ImageWriter,
+    checked_labels,
+    knows_labels,
+    num_latents_of,
+)
+from service.tasks.image_generation.process import NUM_SEEDS, Draws, draw, following_seeds
+from service.tasks.image_generation.rendering import labelled_grid
+from service.tasks.image_generation.schema import (
     MAX_IMAGES,
-    Wanted,
+    DecodeAnswer,
+    DecodedImage,
+    DecodeParameters,
+    GeneratedImage,
+    GenerateImagesAnswer,
+    GenerateParameters,
     label_indices,
     latent_rows,
-    parse_generate,
 )
-from service.tasks.image_generation.rendering import encode_png, labelled_grid
-from service.tasks.parameters import read_parameters, spelled
-from service.telemetry.metrics import Metrics
+from service.tasks.task import Dependencies, JsonOrQueryRoute, JsonRoute, QueryRoute, TaskRequest, TaskRoute
 
 _TYPES = {"image/png": "png", "image/webp": "webp", "image/gif": "gif", ZIP_TYPE: "zip", "application/json": "json"}
 _MAX_OWN_SEED = NUM_SEEDS - MAX_IMAGES
 
 
-class DrawingRoute(InferenceRoute):
-    """What the routes that draw share."""
+class GeneratorRoute(TaskRoute):
+    """Base of the routes of image generators."""
 
     task = "image-generation"
 
-    def __init__(self, client: EngineClient, settings: Settings, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
-        super().__init__(client, settings)
-        self.desk = Desk(metrics, threads)
-        self.picture_decoder = PictureDecoder(settings, metrics, threads)
+    def __init__(self, dependencies: Dependencies) -> None:
+        super().__init__(dependencies)
+        self.writer = ImageWriter(dependencies.metrics, dependencies.threads)
+        self.decoder = ImageDecoder(dependencies.settings, dependencies.metrics, dependencies.threads)
 
-    def work(self, model: ReadyModel, scope: Scope, context: RequestContext) -> EngineWork:
+    def work(self, request: TaskRequest) -> EngineWork:
         """The engine calls of a request, which begin now."""
-        return EngineWork(self.client, model, context, request_timeout_seconds(scope, self.settings))
-
-    async def read_body(self, scope: Scope, receive: Receive, context: RequestContext) -> dict[str, Any]:
-        """The JSON object that is the body."""
-        return await read_json_object(scope, receive, context, self.settings.max_body_bytes)
+        return EngineWork(self.client, request.model, request.context, self.timeout_seconds(request))
 
 
-class GeneratePictures(DrawingRoute):
-    """`POST /v1/models/{model}/generate` of an image generator."""
+_SEED_HEADER = {"X-Seed": {"description": "The first image's seed.", "schema": {"type": "integer"}}}
+_GENERATED = {"description": "The answer, as `format` or else `Accept` says.", "headers": _SEED_HEADER}
 
+
+class _Generate(GeneratorRoute):
+    """What `generate` does, wherever its parameters come from."""
+
+    verb = "generate"
+    parameters = GenerateParameters
+    answers = (GenerateImagesAnswer,)
+    files = ("image/png", ZIP_TYPE)
+    responses = {**PROBLEMS, 200: _GENERATED}
     default_format = "json"
 
-    async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, context: RequestContext) -> Any:
-        """Pictures drawn from seeds: as JSON, in a labelled grid, or in a zip file."""
-        wanted = parse_generate(await self.read(scope, receive, context), model.manifest.labels or ())
-        if wanted.labels is not None and not knows_labels(model.manifest):
-            raise InvalidParameter(f"label is given, but {model.name!r} draws without labels.", parameter="label")
-        sheet = _Sheet(wanted, model, chosen_format(scope, wanted.format, ("json", "png", "zip"), self.default_format))
-        work = self.work(model, scope, context)
-        drawing = Drawing(work)
+    async def generate(
+        self, request: TaskRequest, parameters: GenerateParameters
+    ) -> GenerateImagesAnswer | BinaryAnswer:
+        """Generate images as JSON, in a labelled grid, or in a zip file."""
+        model = request.model
+        labels = label_indices(parameters.label, parameters.count, model.manifest.labels or ())
+        if labels is not None and not knows_labels(model.manifest):
+            raise InvalidParameter(f"label is given, but {model.name!r} generates without labels.", parameter="label")
+        format_ = chosen_format(request.scope, parameters.format, ("json", "png", "zip"), self.default_format)
+        sheet = _Sheet(parameters, labels, model, format_)
+        work = self.work(request)
+        generator = Generator(work)
 
-        async def chunk(rows: slice) -> tuple[list[dict[str, Any]], Pixels, list[bytes]]:
-            async with drawing.room:
+        async def chunk(rows: slice) -> tuple[list[GeneratedImage], list[bytes], Pixels]:
+            async with generator.room:
                 draws = sheet.draws(rows)
-                latents = await drawing.latents(draws)
-                pictures = await drawing.decode(latents, draws.labels)
-            records = sheet.records(rows, draws, latents)
+                latents = await generator.latents(draws)
+                images = await generator.decode(latents, draws.labels)
             if sheet.format == "png":
-                return records, pictures, []
-            return records, pictures, await self.desk.write(context, lambda: _pngs(pictures))
+                return sheet.records(rows, draws, latents), [], images
+            pngs = await self.writer.write(request.context, lambda: _pngs(images))
+            return sheet.records(rows, draws, latents), pngs, images
 
-        async def job() -> Any:
-            chunks = await drawing.by_chunks(wanted.num_images, chunk)
+        async def job() -> GenerateImagesAnswer | BinaryAnswer:
+            chunks = await generator.by_chunks(parameters.count, chunk)
             records = [record for some, _, _ in chunks for record in some]
-            pngs = [png for _, _, some in chunks for png in some]
-            pictures = np.concatenate([some for _, some, _ in chunks])
-            return await self.desk.write(context, lambda: sheet.answer(records, pictures, pngs))
+            pngs = [png for _, some, _ in chunks for png in some]
+            images = np.concatenate([some for _, _, some in chunks])
+            return await self.writer.write(request.context, lambda: sheet.answer(records, images, pngs))
 
         return await work.run(job())
 
-    async def read(self, scope: Scope, receive: Receive, context: RequestContext) -> dict[str, Any]:
-        """The parameters, in the body or in the query."""
-        return await read_object_or_query(scope, receive, context, self.settings.max_body_bytes, GENERATE)
+
+class GenerateImages(JsonOrQueryRoute, _Generate):
+    """`POST /v1/models/{model}/generate` of an image generator."""
+
+    example = {"num_images": 4, "label": "Sneaker", "seed": 7}
+    description = (
+        "Image generators: each image has its own seed, which gives it again alone, with the same label, temperature "
+        "and truncation. With an empty body, the query may hold their parameters."
+    )
+
+    async def answer(self, request: TaskRequest) -> GenerateImagesAnswer | BinaryAnswer:
+        """Generate images from seeds: as JSON, in a labelled grid, or in a zip file."""
+        return await self.generate(request, await self.read(request, GenerateParameters))
 
 
-class GenerateByAddress(GeneratePictures):
+class GenerateByAddress(QueryRoute, _Generate):
     """`GET /v1/models/{model}/generate`: for the address bar of a browser, and for `<img>`."""
 
     default_format = "png"
+    description = (
+        "For image generators, in a browser or an `<img>`; a labelled grid where neither `format` nor `Accept` says "
+        "more."
+    )
+
+    async def answer(self, request: TaskRequest) -> GenerateImagesAnswer | BinaryAnswer:
+        """Generate images from seeds: in a labelled grid, as JSON, or in a zip file."""
+        return await self.generate(request, await self.read(request, GenerateParameters))
 
     def resolve(self, reference: str) -> ReadyModel:
-        """The model, if it draws.
+        """The model, if it generates images.
 
         Raises: UnknownModel, ModelNotReady, UnsupportedTask.
         """
@@ -116,91 +145,109 @@ class GenerateByAddress(GeneratePictures):
             raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; GET generates with {self.task} only.")
         return model
 
-    async def read(self, scope: Scope, receive: Receive, context: RequestContext) -> dict[str, Any]:
-        """The parameters in the query; a body means nothing here."""
-        return spelled(query_parameters(scope), GENERATE)
-
 
 class _Sheet:
-    """What one request to generate wants of a model, and how it is told what came of it."""
+    """The images of one request: their seeds, their records, and the answer."""
 
-    def __init__(self, wanted: Wanted, model: ReadyModel, format_: str) -> None:
+    def __init__(
+        self, parameters: GenerateParameters, labels: list[int] | None, model: ReadyModel, format_: str
+    ) -> None:
         self.format = format_
-        self._wanted = wanted
+        self._parameters = parameters
+        self._labels = labels
         self._model = model
-        self._labels = model.manifest.labels or ()
-        self._seed = secrets.randbelow(_MAX_OWN_SEED) if wanted.seed is None else wanted.seed
-        self._seeds = following_seeds(self._seed, wanted.num_images)
+        self._names = model.manifest.labels or ()
+        self._seed = secrets.randbelow(_MAX_OWN_SEED) if parameters.seed is None else parameters.seed
+        self._seeds = following_seeds(self._seed, parameters.count)
 
     def draws(self, rows: slice) -> Draws:
-        """What the seeds of some pictures say, with the labels that were asked for."""
-        wanted, num_latents = self._wanted, num_latents_of(self._model.manifest)
-        draws = draw(self._seeds[rows], len(self._labels), num_latents, wanted.temperature, wanted.truncation)
-        if wanted.labels is not None:
-            draws.labels[:] = wanted.labels[rows]
+        """What the seeds of some images determine, with the labels that were asked for."""
+        parameters, num_latents = self._parameters, num_latents_of(self._model.manifest)
+        draws = draw(self._seeds[rows], len(self._names), num_latents, parameters.temperature, parameters.truncation)
+        if self._labels is not None:
+            draws.labels[:] = self._labels[rows]
         return draws
 
-    def records(self, rows: slice, draws: Draws, latents: Floats) -> list[dict[str, Any]]:
-        """What is told of some pictures, but the pictures themselves."""
-        records: list[dict[str, Any]] = [{"seed": seed} for seed in self._seeds[rows]]
-        if knows_labels(self._model.manifest):
-            for record, index in zip(records, draws.labels.tolist(), strict=True):
-                record |= {"label": self._labels[index], "index": index}
-        if self._wanted.tells_latents:
-            for record, latent in zip(records, latents.tolist(), strict=True):
-                record["latent"] = latent
-        return records
+    def records(self, rows: slice, draws: Draws, latents: Floats) -> list[GeneratedImage]:
+        """The records of some images, without the images."""
+        has_labels, has_latents = knows_labels(self._model.manifest), self._parameters.latents
+        return [
+            GeneratedImage(
+                seed=seed,
+                label=self._names[index] if has_labels else UNSET,
+                index=index if has_labels else UNSET,
+                latent=latent.tolist() if has_latents else UNSET,
+                image="",
+            )
+            for seed, index, latent in zip(self._seeds[rows], draws.labels.tolist(), latents, strict=True)
+        ]
 
-    def answer(self, records: list[dict[str, Any]], pictures: Pixels, pngs: Sequence[bytes]) -> Any:
+    def answer(
+        self, records: list[GeneratedImage], images: Pixels, pngs: Sequence[bytes]
+    ) -> GenerateImagesAnswer | BinaryAnswer:
         """The whole answer; runs beside the event loop."""
         seed_header = [(b"x-seed", b"%d" % self._seed)]
-        captions = [record.get("label", "") for record in records]
+        captions = [record.label or "" for record in records]
         if self.format == "png":
-            return BinaryAnswer("image/png", [labelled_grid(pictures, captions)], seed_header)
+            return BinaryAnswer("image/png", [labelled_grid(images, captions)], seed_header)
         if self.format == "zip":
-            seeds = [record["seed"] for record in records]
+            seeds = [record.seed for record in records]
             return BinaryAnswer(ZIP_TYPE, [zip_of(_stems(seeds, captions), pngs)], seed_header)
-        images = [record | {"image": in_base64(png)} for record, png in zip(records, pngs, strict=True)]
-        return {"model": self._model.name, "version": self._model.version, "seed": self._seed, "images": images}
+        whole = [
+            msgspec.structs.replace(record, image=in_base64(png)) for record, png in zip(records, pngs, strict=True)
+        ]
+        return GenerateImagesAnswer(model=self._model.name, version=self._model.version, seed=self._seed, images=whole)
 
 
-class Decode(DrawingRoute):
+class Decode(JsonRoute, GeneratorRoute):
     """`POST /v1/models/{model}/decode`."""
 
-    async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, context: RequestContext) -> Any:
-        """The pictures of latents: as JSON, in a grid, or in a zip file."""
-        members = read_parameters(await self.read_body(scope, receive, context), DECODE)
-        manifest = model.manifest
-        latents = latent_rows("latents", members["latents"], num_latents_of(manifest))
+    verb = "decode"
+    parameters = DecodeParameters
+    answers = (DecodeAnswer,)
+    files = ("image/png", ZIP_TYPE)
+    example = {"latents": [[0.1, -0.4, 1.3, 0.0]], "label": "Sneaker"}
+    description = "Latents are those that `encode` finds, or that `generate` gives with `latents`."
+
+    async def answer(self, request: TaskRequest) -> DecodeAnswer | BinaryAnswer:
+        """The images of latents: as JSON, in a grid, or in a zip file."""
+        parameters = await self.read(request, DecodeParameters)
+        model, manifest = request.model, request.model.manifest
+        latents = latent_rows("latents", parameters.latents, num_latents_of(manifest))
         names = manifest.labels or ()
-        labels = checked_labels(manifest, "decoder", label_indices(members["label"], len(latents), names))
-        format_ = chosen_format(scope, members["format"], ("json", "png", "zip"))
-        told = [""] * len(latents) if labels is None else [names[index] for index in labels]
-        work = self.work(model, scope, context)
-        drawing = Drawing(work)
+        labels = checked_labels(manifest, "decoder", label_indices(parameters.label, len(latents), names))
+        format_ = chosen_format(request.scope, parameters.format, ("json", "png", "zip"))
+        captions = [""] * len(latents) if labels is None else [names[index] for index in labels]
+        work = self.work(request)
+        generator = Generator(work)
 
         async def chunk(rows: slice) -> Pixels:
-            async with drawing.room:
-                return await drawing.decode(latents[rows], None if labels is None else labels[rows])
+            async with generator.room:
+                return await generator.decode(latents[rows], None if labels is None else labels[rows])
 
-        async def job() -> Any:
-            pictures = np.concatenate(await drawing.by_chunks(len(latents), chunk))
-            return await self.desk.write(context, lambda: _decoded(model, format_, pictures, told))
+        async def job() -> DecodeAnswer | BinaryAnswer:
+            images = np.concatenate(await generator.by_chunks(len(latents), chunk))
+            return await self.writer.write(request.context, lambda: _decoded(model, format_, images, captions))
 
         return await work.run(job())
 
 
-def _decoded(model: ReadyModel, format_: str, pictures: Pixels, labels: Sequence[str]) -> Any:
+def _decoded(model: ReadyModel, format_: str, images: Pixels, labels: Sequence[str]) -> DecodeAnswer | BinaryAnswer:
     """The answer of `decode`; labels are empty where there are none."""
     if format_ == "png":
-        return BinaryAnswer("image/png", [labelled_grid(pictures, labels)])
-    pngs = _pngs(pictures)
+        return BinaryAnswer("image/png", [labelled_grid(images, labels)])
     if format_ == "zip":
-        return BinaryAnswer(ZIP_TYPE, [zip_of(_stems(range(len(labels)), labels), pngs)])
-    images: list[Mapping[str, Any]] = [
-        ({"label": label} if label else {}) | {"image": in_base64(png)} for label, png in zip(labels, pngs, strict=True)
+        return BinaryAnswer(ZIP_TYPE, [zip_of(_stems(range(len(labels)), labels), _pngs(images))])
+    return decoded_images(model, images, labels)
+
+
+def decoded_images(model: ReadyModel, images: Pixels, labels: Sequence[str]) -> DecodeAnswer:
+    """The JSON answer of `decode` and `interpolate`; labels are empty where there are none."""
+    decoded = [
+        DecodedImage(label=label or UNSET, image=in_base64(encode_png(image)))
+        for label, image in zip(labels, images, strict=True)
     ]
-    return {"model": model.name, "version": model.version, "images": images}
+    return DecodeAnswer(model=model.name, version=model.version, images=decoded)
 
 
 def chosen_format(scope: Scope, asked: str | None, known: Sequence[str], default: str = "json") -> str:
@@ -220,12 +267,12 @@ def in_base64(content: bytes) -> str:
 def zip_of(stems: Sequence[str], pngs: Sequence[bytes]) -> bytes:
     """PNG files of these names, without their suffix, as one zip file."""
     names = safe_names([f"{stem.replace('/', '-')}.png" for stem in stems], ["PNG"] * len(pngs))
-    return as_zip([PictureFile(name, "PNG", png) for name, png in zip(names, pngs, strict=True)])
+    return as_zip([ImageFile(name, "PNG", png) for name, png in zip(names, pngs, strict=True)])
 
 
 def _stems(numbers: Sequence[int], labels: Sequence[str]) -> list[str]:
     return [f"{number}-{label}" if label else f"{number}" for number, label in zip(numbers, labels, strict=True)]
 
 
-def _pngs(pictures: Pixels) -> list[bytes]:
-    return [encode_png(picture) for picture in pictures]
+def _pngs(images: Pixels) -> list[bytes]:
+    return [encode_png(image) for image in images]

@@ -1,8 +1,8 @@
-"""Style transfer, HTTP-free: photographs to the network's rows, tile by tile, and what it paints to a picture file.
+"""Style transfer without HTTP or the engine: photographs to rows, tile by tile, and stylized tiles to a file.
 
-Where tiles lie is said in `tiling.py`, what may be asked for in `stylization_parameters.py`. It knows no engine.
-Memory of one picture: at most 9 bytes per pixel (photograph 4, painting 4, alpha 1), and 7 more while the library reads
-or writes a WebP file; beside its file, the file it becomes, and single tiles, of which alone floats are made.
+Where tiles lie is said in `tiling.py`. Memory of one image: at most 9 bytes per pixel (photograph 4, stylized image 4,
+alpha 1), and 7 more while the library reads or writes a WebP file; beside its file, the file it becomes, and single
+tiles, the only ones that become floats.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from models import images
 from models.image_header import read_header
 from models.stylization import Stylization
 from service.errors import InvalidParameter, PictureTooSmall
-from service.tasks.image_errors import service_errors
-from service.tasks.style_transfer.parameters import Wanted
+from service.tasks.image_decoding import translated_errors
+from service.tasks.style_transfer.schema import StylizeParameters
 from service.tasks.style_transfer.tiling import Plan, Span, Tile, mirrored, plan_tiles, statistics_size
 
 Pixels = NDArray[np.uint8]
@@ -29,7 +29,7 @@ _LONGEST_WEBP_SIDE = 16_383
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A picture's file whose header is in order, and its size as stored."""
+    """An image file whose header is in order, and its size as stored."""
 
     body: bytes
     height: int
@@ -41,20 +41,20 @@ class Checked:
         return self.height * self.width
 
 
-def check_header(body: bytes, limits: images.ImageLimits, wanted: Wanted) -> Checked:
-    """Refuse a picture by its header alone, before anything is decoded.
+def check_header(body: bytes, limits: images.ImageLimits, parameters: StylizeParameters) -> Checked:
+    """Refuse an image by its header alone, before anything is decoded.
 
     Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage, PictureTooSmall, InvalidParameter.
     """
-    with service_errors():
+    with translated_errors():
         header = read_header(body, limits)
     if min(header.width, header.height) < MIN_SIDE:
         raise PictureTooSmall(
-            f"The picture is {header.width}x{header.height} pixels; each side must be at least {MIN_SIDE}."
+            f"The image is {header.width}x{header.height} pixels; each side must be at least {MIN_SIDE}."
         )
-    if (wanted.format or header.format) == "WEBP" and max(header.width, header.height) > _LONGEST_WEBP_SIDE:
+    if (parameters.file_format or header.format) == "WEBP" and max(header.width, header.height) > _LONGEST_WEBP_SIDE:
         raise InvalidParameter(
-            f"The picture is {header.width}x{header.height} pixels; a side of a WebP file has at most "
+            f"The image is {header.width}x{header.height} pixels; a side of a WebP file has at most "
             f"{_LONGEST_WEBP_SIDE}, so format must be jpeg or png.",
             parameter="format",
         )
@@ -62,26 +62,28 @@ def check_header(body: bytes, limits: images.ImageLimits, wanted: Wanted) -> Che
 
 
 class Painting:
-    """One photograph on its way to a painting: what the network is fed is read from it, and laid on it tile by tile.
+    """One photograph being stylized: tiles are read from it, and their stylized form is laid on it.
 
     Its methods may run in several threads at once, `encode` after all others.
     """
 
-    def __init__(self, checked: Checked, limits: images.ImageLimits, stylization: Stylization, wanted: Wanted) -> None:
+    def __init__(
+        self, checked: Checked, limits: images.ImageLimits, stylization: Stylization, parameters: StylizeParameters
+    ) -> None:
         """Decode the photograph.
 
         Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
         """
-        with service_errors():
+        with translated_errors():
             self._photo = images.decode_photo(checked.body, limits)
         self._stylization = stylization
-        self._wanted = wanted
+        self._parameters = parameters
         width, height = self._photo.colours.size
         self.plan: Plan = plan_tiles(height, width, stylization)
-        self._canvas = Image.new("RGB", (width, height)) if wanted.needs_network else None
+        self._canvas = Image.new("RGB", (width, height)) if parameters.needs_network else None
 
     def read(self, tile: Tile) -> Pixels:
-        """What the network is fed for a tile, uint8 [H,W,3]; beyond the photograph's end it is mirrored."""
+        """The network's input for a tile, uint8 [H,W,3]; beyond the photograph's end it is mirrored."""
         rows = mirrored(tile.rows.start, tile.rows.end, self.plan.height)
         columns = mirrored(tile.columns.start, tile.columns.end, self.plan.width)
         box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
@@ -99,37 +101,37 @@ class Painting:
         return np.asarray(resized)
 
     def lay(self, tile: Tile, painted: Pixels) -> None:
-        """Lay the part that is kept of a painted tile, uint8 [H,W,3], on the photograph."""
+        """Lay the part that is kept of a stylized tile, uint8 [H,W,3], on the photograph."""
         assert self._canvas is not None
         top, left = tile.rows.kept_start, tile.columns.kept_start
         kept = painted[_kept(tile.rows), _kept(tile.columns)]
-        if self._wanted.preserve_color or self._wanted.strength < 1:
+        if self._parameters.preserve_color or self._parameters.strength < 1:
             box = (left, top, left + kept.shape[1], top + kept.shape[0])
-            kept = blended(np.asarray(self._photo.colours.crop(box)), kept, self._wanted)
+            kept = blended(np.asarray(self._photo.colours.crop(box)), kept, self._parameters)
         self._canvas.paste(Image.fromarray(np.ascontiguousarray(kept)), (left, top))
 
     def encode(self) -> tuple[bytes, images.Format]:
-        """The painted picture as a file, in the format that is wanted or its own; the photograph is given up."""
-        photo = self._photo._replace(format=self._wanted.format or self._photo.format)
+        """The stylized image as a file, in the requested format or its own; the photograph is released."""
+        photo = self._photo._replace(format=self._parameters.file_format or self._photo.format)
         if self._canvas is not None:
             photo = photo._replace(colours=self._canvas)
         self._photo = photo
-        return images.encode_photo(photo, self._wanted.quality), photo.format
+        return images.encode_photo(photo, self._parameters.quality), photo.format
 
 
 def _kept(span: Span) -> slice:
     return slice(span.kept_start - span.start, span.kept_end - span.start)
 
 
-def blended(below: Pixels, painted: Pixels, wanted: Wanted) -> Pixels:
-    """Lay a painting on what is below as wanted: its brightness alone or all of it, at its strength; uint8 [H,W,3].
+def blended(below: Pixels, painted: Pixels, parameters: StylizeParameters) -> Pixels:
+    """Blend stylized pixels with those below: their brightness alone or all of them, by strength; uint8 [H,W,3].
 
     Brightness is luma (ITU-R BT.601); moving every channel by its difference leaves both chroma as they are, but for
     channels that reach black or white.
     """
     ground = below.astype(np.float32)
-    change = (_luma(painted) - _luma(below))[:, :, None] if wanted.preserve_color else painted - ground
-    mixed: NDArray[np.float32] = ground + change * np.float32(wanted.strength)
+    change = (_luma(painted) - _luma(below))[:, :, None] if parameters.preserve_color else painted - ground
+    mixed: NDArray[np.float32] = ground + change * np.float32(parameters.strength)
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
 
 

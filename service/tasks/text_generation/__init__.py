@@ -1,1 +1,14 @@
-"""Text generation."""
+"""Text generation: continue a prompt, and look into what a language model expects, scores and attends to."""
+
+from __future__ import annotations
+
+from service.tasks.task import Task
+from service.tasks.text_generation.inspection import Attention, Detokenize, NextToken, Score, Tokenize
+from service.tasks.text_generation.routes import Generate
+
+TASK = Task(
+    name="text-generation",
+    graphs=("prefill", "decode"),
+    routes=(Generate, NextToken, Tokenize, Detokenize, Score, Attention),
+    page="write",
+)

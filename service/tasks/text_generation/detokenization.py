@@ -9,9 +9,7 @@ import codecs
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-FinishReason = Literal["stop", "length"]
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 

@@ -1,7 +1,4 @@
-"""Text generation, HTTP-free: prompts to tokens within a context, seeds, and scores from log probabilities.
-
-It knows neither routes nor the engine. What a caller may ask for is declared in `sampling.py`.
-"""
+"""Text generation without HTTP or the engine: prompts within a context, seeds, and scores from log probabilities."""
 
 from __future__ import annotations
 
@@ -9,60 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 from models.manifest import Language
-from models.tokenizer import Tokenizer, UnknownCharacter
-from service.errors import ContextExceeded, InvalidParameter, UnknownToken
-from service.tasks.parameters import shown
+from models.tokenizer import Tokenizer
+from service.errors import ContextExceeded, UnknownToken
+from service.tasks.text_generation.schema import Candidate, PlacedToken
 
 MAX_WINDOWS = 32
 NUM_SEEDS = 2**63
-
-
-class TokenRow(TypedDict):
-    """One token of a text, with its place in characters and its exact bytes."""
-
-    id: int
-    text: str
-    start: int
-    end: int
-    bytes: list[int]
-
-
-class Candidate(TypedDict):
-    """One token that may come next."""
-
-    id: int
-    text: str
-    probability: float
-    logprob: float
-
-
-def encode(tokenizer: Tokenizer, text: str, max_tokens: int, name: str = "prompt") -> list[int]:
-    """The tokens of a text that a caller sent as `name`.
-
-    A text that must have more than `max_tokens` by its length alone is refused before it costs anything.
-
-    Raises: ContextExceeded, InvalidParameter for a character without a token.
-    """
-    at_least = -(-len(text) // tokenizer.max_token_bytes)
-    if at_least > max_tokens:
-        raise _too_long(name, f"at least {at_least}", max_tokens)
-    try:
-        tokens = tokenizer.encode(text)
-    except UnknownCharacter as error:
-        raise InvalidParameter(
-            f"{name} holds {shown(error.character)} at character {error.position}; this model has no token for it.",
-            parameter=name,
-        ) from error
-    if len(tokens) > max_tokens:
-        raise _too_long(name, str(len(tokens)), max_tokens)
-    return tokens
-
-
-def _too_long(name: str, num_tokens: str, max_tokens: int) -> ContextExceeded:
-    return ContextExceeded(f"{name} has {num_tokens} tokens; at most {max_tokens} fit.", parameter=name)
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:
@@ -107,20 +58,20 @@ def derived_seed(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") % NUM_SEEDS
 
 
-def token_rows(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[TokenRow]:
+def token_rows(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[PlacedToken]:
     """Describe the tokens of an encoded text."""
-    rows: list[TokenRow] = []
+    rows = []
     for token, (start, end) in zip(tokens, tokenizer.offsets(tokens), strict=True):
         content = tokenizer.token_bytes[token]
         text = content.decode("utf-8", "replace")
-        rows.append({"id": token, "text": text, "start": start, "end": end, "bytes": list(content)})
+        rows.append(PlacedToken(id=token, text=text, start=start, end=end, bytes=list(content)))
     return rows
 
 
 def candidates(tokenizer: Tokenizer, top: Sequence[tuple[int, float]]) -> list[Candidate]:
     """Describe tokens that may come next, likeliest first, from their log probabilities."""
     return [
-        {"id": token, "text": token_text(tokenizer, token), "probability": math.exp(logprob), "logprob": logprob}
+        Candidate(id=token, text=token_text(tokenizer, token), probability=math.exp(logprob), logprob=logprob)
         for token, logprob in top
     ]
 

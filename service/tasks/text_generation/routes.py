@@ -1,7 +1,4 @@
-"""`POST /v1/models/{model}/generate`: text after a prompt, in one answer or as server-sent events.
-
-Tokens, stop strings and ranges are the matter of `tasks/`; this says how an answer is written.
-"""
+"""`POST /v1/models/{model}/generate` of language models: text after a prompt, whole or as server-sent events."""
 
 from __future__ import annotations
 
@@ -9,65 +6,88 @@ import secrets
 from time import perf_counter
 from typing import Any
 
-from starlette.types import Receive
+from msgspec import UNSET
 
 from models.tokenizer import Tokenizer
-from service.engine.transport.client import EngineClient, ReadyModel
+from service.engine.transport.client import ReadyModel
 from service.errors import ServiceError
-from service.http.events import EventAnswer, EventStream
-from service.http.inference import InferenceRoute, encode_json, request_timeout_seconds
-from service.http.json_body import read_json_object
+from service.http.answers import EventAnswer, EventStream, encode_json
+from service.http.documentation import PROBLEMS
 from service.http.problems import problem_of
-from service.http.request_context import RequestContext, Scope
-from service.settings import Settings
-from service.tasks.parameters import Parameter, read_parameters
-from service.tasks.text_generation import parameters as text_parameters
+from service.http.request_context import RequestContext
+from service.tasks.task import Dependencies, JsonRoute, TaskRequest
 from service.tasks.text_generation import process as text
 from service.tasks.text_generation.detokenization import Piece, TextToken
+from service.tasks.text_generation.schema import (
+    DEFAULT_MAX_TOKENS,
+    EndEvent,
+    GenerateAnswer,
+    GeneratedText,
+    GeneratedToken,
+    GenerateParameters,
+    TextEvent,
+    Timing,
+    Usage,
+)
 from service.tasks.text_generation.sequences import Running, Sequences, sampling_of
-from service.tasks.text_generation.tokenizers import Tokenizers, language_of
+from service.tasks.tokenizers import language_of
 
 # Seeds that we choose can be written and read by JavaScript, whose whole numbers end at 53 bits.
 OWN_SEED_BITS = 53
+_CONTEXT = {"description": "The text is longer than the model's context, or a token id is not in its vocabulary."}
+_STREAM = (
+    'data: {"index":0,"text":" times","tokens":[311]}\n\n'
+    'data: {"index":0,"text":".","tokens":[14],"finish_reason":"length"}\n\n'
+    'event: end\ndata: {"model":"novelist","version":"1","seed":7,"usage":{...},"timing":{...}}\n\n'
+)
 
 
-class TextRoute(InferenceRoute):
-    """What the routes of text generators share: a JSON object in, and the model's tokenizer."""
+class TextRoute(JsonRoute):
+    """Base of the routes of language models: a JSON object in, and the model's tokenizer."""
 
     task = "text-generation"
+    responses = {**PROBLEMS, 400: {**PROBLEMS[400], **_CONTEXT}}
 
-    def __init__(self, client: EngineClient, settings: Settings, tokenizers: Tokenizers) -> None:
-        super().__init__(client, settings)
-        self.tokenizers = tokenizers
+    def __init__(self, dependencies: Dependencies) -> None:
+        super().__init__(dependencies)
+        self.tokenizers = dependencies.tokenizers
 
-    async def read(
-        self, scope: Scope, receive: Receive, context: RequestContext, known: dict[str, Parameter]
-    ) -> dict[str, Any]:
-        """The checked members of the body."""
-        body = await read_json_object(scope, receive, context, self.settings.max_body_bytes)
-        return read_parameters(body, known)
+    def sequences(self, request: TaskRequest, tokenizer: Tokenizer) -> Sequences:
+        """The answers of a request, none begun yet."""
+        timeout_seconds = self.timeout_seconds(request)
+        return Sequences(self.client, request.model, tokenizer, request.context, timeout_seconds)
 
 
 class Generate(TextRoute):
     """`POST /v1/models/{model}/generate`."""
 
-    async def answer(self, model: ReadyModel, scope: Scope, receive: Receive, context: RequestContext) -> Any:
-        """Text that goes on from a prompt; as server-sent events where `stream` is true."""
-        members = await self.read(scope, receive, context, text_parameters.GENERATE)
-        prompt = members.pop("prompt")
-        wanted = text_parameters.Wanted(**members)
-        tokenizer = await self.tokenizers.of(model)
-        language = language_of(model)
-        text.check_tokens(list(wanted.logit_bias), language.vocab_size, "logit_bias")
-        encoded = await self.tokenizers.encode(tokenizer, prompt, language.context - 1)
+    verb = "generate"
+    parameters = GenerateParameters
+    answers = (GenerateAnswer,)
+    events = _STREAM
+    example = {"prompt": "It was the best of", "max_tokens": 32, "temperature": 0.8, "seed": 7}
+    description = (
+        "Language models: with `stream`, each event holds `index`, `text`, `tokens` and, if asked for, `logprobs`; the "
+        "last of each answer has a `finish_reason`. An event `end` with `usage` and `timing` closes the stream, or an "
+        "event `error` with a problem."
+    )
+
+    async def answer(self, request: TaskRequest) -> GenerateAnswer | EventAnswer:
+        """Continue a prompt; as server-sent events where `stream` is true."""
+        parameters = await self.read(request, GenerateParameters)
+        model = request.model
+        tokenizer, language = await self.tokenizers.of(model), language_of(model)
+        text.check_tokens(list(parameters.logit_bias), language.vocab_size, "logit_bias")
+        encoded = await self.tokenizers.encode(tokenizer, parameters.prompt, language.context - 1)
         tokens = text.with_beginning(encoded, language)
-        max_tokens = text.room(len(tokens), wanted.max_tokens, text_parameters.DEFAULT_MAX_TOKENS, language)
-        seed = secrets.randbits(OWN_SEED_BITS) if wanted.seed is None else wanted.seed
-        report = _Report(model, seed, tokenizer, wanted.logprobs is not None, context)
-        sequences = Sequences(self.client, model, tokenizer, context, request_timeout_seconds(scope, self.settings))
-        for index in range(wanted.n):
-            sequences.start(list(tokens), sampling_of(wanted, max_tokens, seed, index), wanted.stop)
-        if wanted.stream:
+        max_tokens = text.room(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)
+        seed = secrets.randbits(OWN_SEED_BITS) if parameters.seed is None else parameters.seed
+        report = _Report(model, seed, tokenizer, parameters.logprobs is not None, request.context)
+        sequences = self.sequences(request, tokenizer)
+        for index in range(parameters.n):
+            sampling = sampling_of(parameters, max_tokens, seed, index, num_logprobs=parameters.logprobs)
+            sequences.start(list(tokens), sampling, parameters.stop)
+        if parameters.stream:
             return _Streamed(sequences, report)
         await sequences.run()
         return report.whole(sequences)
@@ -81,12 +101,12 @@ class _Streamed(EventAnswer):
         self._report = report
 
     async def write(self, events: EventStream) -> None:
-        async def tell(running: Running, piece: Piece) -> None:
-            await events.send(self._report.event(running, piece))
+        async def send(running: Running, piece: Piece) -> None:
+            await events.send(encode_json(self._report.event(running, piece)))
 
         try:
-            await self._sequences.run(tell)
-            await events.send(encode_json(self._report.summary(self._sequences)), b"end")
+            await self._sequences.run(send)
+            await events.send(encode_json(self._report.end(self._sequences)), b"end")
         except ServiceError as error:
             if not events.is_open:
                 raise
@@ -95,64 +115,69 @@ class _Streamed(EventAnswer):
 
 
 class _Report:
-    """Writes what came of a request as JSON values."""
+    """Writes the answer of a request."""
 
     def __init__(
-        self, model: ReadyModel, seed: int, tokenizer: Tokenizer, tells_logprobs: bool, context: RequestContext
+        self, model: ReadyModel, seed: int, tokenizer: Tokenizer, has_logprobs: bool, context: RequestContext
     ) -> None:
-        self._head = {"model": model.name, "version": model.version, "seed": seed}
+        self._head: dict[str, Any] = {"model": model.name, "version": model.version, "seed": seed}
         self._tokenizer = tokenizer
-        self._tells_logprobs = tells_logprobs
-        self._exchange = context
+        self._has_logprobs = has_logprobs
+        self._context = context
 
-    def event(self, running: Running, piece: Piece) -> bytes:
-        event: dict[str, Any] = {"index": running.index, "text": piece.text, "tokens": [t.token for t in piece.tokens]}
-        if self._tells_logprobs:
-            event["logprobs"] = self._logprobs(piece.tokens)
-        if running.finish_reason is not None:
-            event["finish_reason"] = running.finish_reason
-        return encode_json(event)
+    def event(self, running: Running, piece: Piece) -> TextEvent:
+        return TextEvent(
+            index=running.index,
+            text=piece.text,
+            tokens=[token.token for token in piece.tokens],
+            logprobs=self._logprobs(piece.tokens) if self._has_logprobs else UNSET,
+            finish_reason=running.finish_reason or UNSET,
+        )
 
-    def whole(self, sequences: Sequences) -> dict[str, Any]:
+    def end(self, sequences: Sequences) -> EndEvent:
+        return EndEvent(**self._head, usage=_usage(sequences), timing=self._timing(sequences))
+
+    def whole(self, sequences: Sequences) -> GenerateAnswer:
         results = []
         for running in sequences.all:
             tokens = [token for piece in running.pieces for token in piece.tokens]
-            result: dict[str, Any] = {
-                "text": running.text,
-                "finish_reason": running.finish_reason,
-                "tokens": [token.token for token in tokens],
-            }
-            if self._tells_logprobs:
-                result["logprobs"] = self._logprobs(tokens)
+            result = GeneratedText(
+                text=running.text,
+                finish_reason=running.finish_reason,
+                tokens=[token.token for token in tokens],
+                logprobs=self._logprobs(tokens) if self._has_logprobs else UNSET,
+            )
             results.append(result)
-        summary = self.summary(sequences)
-        return self._head | {"results": results, "usage": summary["usage"], "timing": summary["timing"]}
+        timing = self._timing(sequences)
+        return GenerateAnswer(**self._head, results=results, usage=_usage(sequences), timing=timing)
 
-    def summary(self, sequences: Sequences) -> dict[str, Any]:
-        num_prompt_tokens = len(sequences.all[0].prompt)
-        num_tokens = sequences.num_completion_tokens
-        usage = {
-            "prompt_tokens": num_prompt_tokens,
-            "completion_tokens": num_tokens,
-            "cached_tokens": sequences.num_cached_tokens(len(sequences.all)),
-            "total_tokens": num_prompt_tokens + num_tokens,
-        }
-        started, now = self._exchange.started_at, perf_counter()
+    def _timing(self, sequences: Sequences) -> Timing:
+        started, now = self._context.started_at, perf_counter()
         first = sequences.first_token_at
-        timing = {
-            "time_to_first_token_seconds": None if first is None else round(first - started, 6),
-            "seconds": round(now - started, 6),
-            "tokens_per_second": round(num_tokens / max(now - started, 1e-9), 3),
-        }
-        return self._head | {"usage": usage, "timing": timing}
+        return Timing(
+            time_to_first_token_seconds=None if first is None else round(first - started, 6),
+            seconds=round(now - started, 6),
+            tokens_per_second=round(sequences.num_completion_tokens / max(now - started, 1e-9), 3),
+        )
 
-    def _logprobs(self, tokens: list[TextToken]) -> list[dict[str, Any]]:
+    def _logprobs(self, tokens: list[TextToken]) -> list[GeneratedToken]:
         return [
-            {
-                "id": token.token,
-                "text": text.token_text(self._tokenizer, token.token),
-                "logprob": token.logprob,
-                "top": text.candidates(self._tokenizer, token.top),
-            }
+            GeneratedToken(
+                id=token.token,
+                text=text.token_text(self._tokenizer, token.token),
+                logprob=token.logprob,
+                top=text.candidates(self._tokenizer, token.top),
+            )
             for token in tokens
         ]
+
+
+def _usage(sequences: Sequences) -> Usage:
+    num_prompt_tokens = len(sequences.all[0].prompt)
+    num_tokens = sequences.num_completion_tokens
+    return Usage(
+        prompt_tokens=num_prompt_tokens,
+        completion_tokens=num_tokens,
+        cached_tokens=sequences.num_cached_tokens(len(sequences.all)),
+        total_tokens=num_prompt_tokens + num_tokens,
+    )

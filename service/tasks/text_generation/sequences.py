@@ -16,9 +16,9 @@ from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import Finished, InferenceTiming, Sampling
 from service.errors import ServiceError
 from service.http.request_context import RequestContext
-from service.tasks.text_generation.detokenization import Answer, FinishReason, Piece
-from service.tasks.text_generation.parameters import Wanted
+from service.tasks.text_generation.detokenization import Answer, Piece
 from service.tasks.text_generation.process import derived_seed
+from service.tasks.text_generation.schema import FinishReason, SamplingParameters
 
 
 class Running:
@@ -88,7 +88,7 @@ class Sequences:
         self._client = client
         self._model = model
         self._tokenizer = tokenizer
-        self._exchange = context
+        self._context = context
         self._timeout_seconds = timeout_seconds
         self.all: list[Running] = []
 
@@ -107,9 +107,9 @@ class Sequences:
 
         Raises: the first error of any of them; the others end with it.
         """
-        self._exchange.on_disconnect = self.cancel
+        self._context.on_disconnect = self.cancel
         try:
-            if self._exchange.is_disconnected:
+            if self._context.is_disconnected:
                 self.cancel()
             if len(self.all) == 1:
                 await self._follow(self.all[0], tell)
@@ -117,7 +117,7 @@ class Sequences:
                 await self._follow_all(tell)
         finally:
             self.cancel()  # also those that were not begun
-        self._exchange.timing = self._receipt()
+        self._context.timing = self._timing()
 
     async def _follow(self, running: Running, tell: Tell) -> None:
         try:
@@ -148,7 +148,7 @@ class Sequences:
         if running.finished is None:
             self._client.cancel(running.generation)
 
-    def _receipt(self) -> InferenceTiming | None:
+    def _timing(self) -> InferenceTiming | None:
         ended = [running.finished for running in self.all if running.finished is not None]
         if not ended:
             return None
@@ -178,19 +178,27 @@ class Sequences:
         return min((r.first_token_at for r in self.all if r.first_token_at is not None), default=None)
 
 
-def sampling_of(wanted: Wanted, max_tokens: int, seed: int, index: int, prompt_logprobs: int = -1) -> Sampling:
-    """What the engine is told of answer `index` of a request."""
+def sampling_of(
+    parameters: SamplingParameters,
+    max_tokens: int,
+    seed: int,
+    index: int,
+    *,
+    num_logprobs: int | None = None,
+    prompt_logprobs: int = -1,
+) -> Sampling:
+    """What the engine needs to know of answer `index` of a request."""
     return Sampling(
         max_tokens=max_tokens,
-        temperature=wanted.temperature,
-        top_k=wanted.top_k,
-        top_p=wanted.top_p,
-        min_p=wanted.min_p,
-        repetition_penalty=wanted.repetition_penalty,
-        presence_penalty=wanted.presence_penalty,
-        frequency_penalty=wanted.frequency_penalty,
-        logit_bias=wanted.logit_bias,
+        temperature=parameters.temperature,
+        top_k=parameters.top_k,
+        top_p=parameters.top_p,
+        min_p=parameters.min_p,
+        repetition_penalty=parameters.repetition_penalty,
+        presence_penalty=parameters.presence_penalty,
+        frequency_penalty=parameters.frequency_penalty,
+        logit_bias=parameters.logit_bias,
         seed=derived_seed(seed, index),
-        num_logprobs=-1 if wanted.logprobs is None else wanted.logprobs,
+        num_logprobs=-1 if num_logprobs is None else num_logprobs,
         prompt_logprobs=prompt_logprobs,
     )

@@ -10,11 +10,12 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.tasks.image_generation import parameters as generation_parameters
-from service.tasks.image_generation.encoding_parameters import ENCODE, RECONSTRUCT
-from service.tasks.parameters import Parameter, read_parameters
-from service.tasks.style_transfer.parameters import STYLIZE
-from service.tasks.text_generation.parameters import GENERATE, NEXT_TOKEN, OPENAI, TEXT, TOKENS
+from service.protocols.openai.schema import CompletionParameters
+from service.schema import Parameters, fields_of, read
+from service.tasks import image_generation as images
+from service.tasks import text_generation as texts
+from service.tasks.registry import all_tasks
+from service.tasks.task import PREFIX, ImagesRoute, JsonRoute, TaskRoute
 from service.telemetry.metrics import SECONDS
 from tests.fake_models.classification import LABELS, LinearClassifier
 from tests.servers import RunningService
@@ -233,69 +234,65 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
             assert all(set(r["content"]) == {form} for r in problems)
 
 
-def test_every_example_of_a_json_route_is_one_that_it_takes(client: httpx.Client) -> None:
+ROUTES_OF_TASKS = [route for task in all_tasks().values() for route in task.routes]
+SHARED = {"generate", "embed"}  # verbs of several tasks, whose documents are merged
+
+
+def operation_of(client: httpx.Client, route: type[TaskRoute]) -> dict[str, Any]:
     paths = client.get("/openapi.json").json()["paths"]
-    known = {
-        "/v1/completions": OPENAI,
-        "/v1/models/{model}/decode": generation_parameters.DECODE,
-        "/v1/models/{model}/interpolate": generation_parameters.INTERPOLATE,
-        "/v1/models/{model}/arithmetic": generation_parameters.ARITHMETIC,
-        "/v1/models/{model}/next-token": NEXT_TOKEN,
-        "/v1/models/{model}/tokenize": TEXT,
-        "/v1/models/{model}/detokenize": TOKENS,
-        "/v1/models/{model}/score": TEXT,
-        "/v1/models/{model}/attention": TEXT,
+    operation: dict[str, Any] = paths[PREFIX + route.verb][route.method.lower()]
+    return operation
+
+
+def assert_documented(schema: dict[str, Any], example: dict[str, Any], kind: type[Parameters]) -> None:
+    assert set(schema["properties"]) == set(fields_of(kind))
+    assert all(member["description"] for member in schema["properties"].values())
+    assert read(kind, example)
+
+
+def test_every_example_of_a_json_route_is_one_that_it_takes(client: httpx.Client) -> None:
+    for route in ROUTES_OF_TASKS:
+        if issubclass(route, JsonRoute) and route.verb not in SHARED:
+            body = operation_of(client, route)["requestBody"]["content"]["application/json"]
+            assert_documented(body["schema"], body["example"], route.parameters)
+    paths = client.get("/openapi.json").json()["paths"]
+    body = paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]
+    assert_documented(body["schema"], body["example"], CompletionParameters)
+    answers = {
+        path: set(paths[path]["post"]["responses"]["200"]["content"]) for path in ("/v1/completions", GENERATE_PATH)
     }
-
-    for path, parameters in known.items():
-        body = paths[path]["post"]["requestBody"]["content"]["application/json"]
-        assert read_parameters(body["example"], parameters)
-        assert set(body["schema"]["properties"]) == set(parameters)
-        assert all(member["description"] for member in body["schema"]["properties"].values())
-    answers = {path: set(paths[path]["post"]["responses"]["200"]["content"]) for path in (*known, GENERATE_PATH)}
-    told = {"application/json", "text/event-stream"}
-    assert answers["/v1/completions"] == told
-    assert answers[GENERATE_PATH] == told | {"image/png", "application/zip"}
+    texts_and_events = {"application/json", "text/event-stream"}
+    assert answers["/v1/completions"] == texts_and_events
+    assert answers[GENERATE_PATH] == texts_and_events | {"image/png", "application/zip"}
 
 
-def test_generate_is_documented_for_texts_and_for_pictures(client: httpx.Client) -> None:
+def test_generate_is_documented_for_texts_and_for_images(client: httpx.Client) -> None:
     operations = client.get("/openapi.json").json()["paths"][GENERATE_PATH]
     body = operations["post"]["requestBody"]["content"]["application/json"]
+    kinds = (texts.routes.GenerateParameters, images.routes.GenerateParameters)
 
-    for schema, example, parameters in zip(
-        body["schema"]["anyOf"], body["examples"].values(), (GENERATE, generation_parameters.GENERATE), strict=True
-    ):
-        assert set(schema["properties"]) == set(parameters)
-        assert read_parameters(example["value"], parameters)
+    for schema, example, kind in zip(body["schema"]["anyOf"], body["examples"].values(), kinds, strict=True):
+        assert_documented(schema, example["value"], kind)
     for operation in operations.values():
         query = {p["name"] for p in operation["parameters"] if p["in"] == "query"}
-        assert query == set(generation_parameters.GENERATE)
+        assert query == set(fields_of(images.routes.GenerateParameters))
 
 
-@pytest.mark.parametrize(("verb", "known"), [("encode", ENCODE), ("embed", ENCODE), ("reconstruct", RECONSTRUCT)])
-def test_the_routes_of_encoders_are_documented_as_they_are(
-    client: httpx.Client, verb: str, known: dict[str, Parameter]
-) -> None:
-    operation = client.get("/openapi.json").json()["paths"][f"/v1/models/{{model}}/{verb}"]["post"]
+@pytest.mark.parametrize("route", [route for route in ROUTES_OF_TASKS if issubclass(route, ImagesRoute)])
+def test_the_routes_that_take_images_are_documented_as_they_are(client: httpx.Client, route: type[ImagesRoute]) -> None:
+    operation = operation_of(client, route)
     bodies = operation["requestBody"]["content"]
+    query = {p["name"] for p in operation["parameters"] if p["in"] == "query"}
 
-    assert {p["name"] for p in operation["parameters"] if p["in"] == "query"} == set(known)
-    assert set(bodies["application/json"]["schema"]["properties"]) == {"images", *known}
-    assert "application/octet-stream" in bodies
-    assert ("image/png" in operation["responses"]["200"]["content"]) == (verb == "reconstruct")
-
-
-def test_the_route_of_pictures_is_documented_as_it_is(client: httpx.Client) -> None:
-    stylize = client.get("/openapi.json").json()["paths"]["/v1/models/{model}/stylize"]["post"]
-    bodies = stylize["requestBody"]["content"]
-
-    assert {p["name"] for p in stylize["parameters"] if p["in"] == "query"} == set(STYLIZE)
-    for form, own in (("multipart/form-data", "file"), ("application/json", "images")):
-        assert set(bodies[form]["schema"]["properties"]) == {own, *STYLIZE}
-        assert all(bodies[form]["schema"]["properties"][name]["description"] for name in STYLIZE)
-    pictures = {"image/jpeg", "image/png", "image/webp"}
-    assert set(bodies) == {"multipart/form-data", "application/json"} | pictures
-    assert set(stylize["responses"]["200"]["content"]) == {"multipart/mixed", "application/zip"} | pictures
+    assert set(fields_of(route.parameters)) <= query
+    forms = {form: bodies[form]["schema"] for form in ("application/json", "multipart/form-data")}
+    for form, own in (("application/json", "images"), ("multipart/form-data", "file")):
+        choices = forms[form].get("anyOf", [forms[form]])
+        assert {own, *fields_of(route.parameters)} in [set(choice["properties"]) for choice in choices]
+    assert {"image/jpeg", "image/png", "image/webp"} <= set(bodies)
+    assert ("application/octet-stream" in bodies) == bool(route.tensor_graph)
+    content = operation["responses"]["200"]["content"]
+    assert set(route.files) | ({"application/json"} if route.answers else set()) == set(content)
 
 
 def test_the_documentation_page_is_there(client: httpx.Client) -> None:

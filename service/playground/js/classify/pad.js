@@ -1,66 +1,77 @@
 /** A sheet to draw on with a pen, a finger or a mouse: dark ink on white paper. It knows no model. */
 
 import { button, slider } from "../controls.js";
-import { h } from "../dom.js";
-import { blobOf } from "../picture_files.js";
+import { context2d, h } from "../dom.js";
+import { blobOf } from "../image_files.js";
 
 const SIDE = 280;
 const PAPER = "#fff";
 const INK = "#111";
 
-/** The sheet: `{element, isEmpty, blob(), clear()}`; `onChange()` is called with every bit of a stroke. */
+/** @typedef {{width: number, points: [number, number][]}} Stroke */
+
+/**
+ * The sheet; `onChange` is called for every bit of a stroke.
+ *
+ * @param {{label: string, onChange: () => void}} options
+ */
 export function pad({ label, onChange }) {
+  /** @type {Stroke[]} */
   let strokes = [];
+  /** @type {Stroke | null} */
   let stroke = null;
   const canvas = h("canvas", { class: "pad-sheet", width: SIDE, height: SIDE, role: "img", "aria-label": label });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+  const context = context2d(canvas, { willReadFrequently: true });
   const hint = h("p", { class: "pad-hint", "aria-hidden": "true" }, label);
   const brush = slider({ label: "Brush", min: 6, max: 44, step: 1, value: 22, format: (value) => `${value} px` });
-  const undoButton = button("Undo", undo, { kind: "small" });
-  const clearButton = button("Clear", clearAll, { kind: "small" });
-  listen();
+  const undoButton = button("Undo", () => restart(strokes.slice(0, -1)), { kind: "small" });
+  const clearButton = button("Clear", () => restart([]), { kind: "small" });
+  canvas.addEventListener("pointerdown", begin);
+  canvas.addEventListener("pointermove", extend);
+  canvas.addEventListener("pointerup", finish);
+  canvas.addEventListener("pointercancel", finish);
   redraw();
 
-  function listen() {
-    canvas.addEventListener("pointerdown", begin);
-    canvas.addEventListener("pointermove", extend);
-    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, finish);
-  }
-
+  /** @param {PointerEvent} event */
   function begin(event) {
     if (!event.isPrimary || event.button !== 0) return;
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
     stroke = { width: brush.value, points: [] };
     strokes.push(stroke);
-    add(event);
+    add(stroke, event);
   }
 
+  /** @param {PointerEvent} event */
   function extend(event) {
     if (!stroke || !event.isPrimary) return;
     const events = event.getCoalescedEvents?.() ?? [];
-    for (const each of events.length ? events : [event]) add(each);
+    for (const each of events.length ? events : [event]) add(stroke, each);
   }
 
-  function add(event) {
+  /** @param {Stroke} current @param {PointerEvent} event */
+  function add(current, event) {
     const box = canvas.getBoundingClientRect();
-    stroke.points.push([((event.clientX - box.left) / box.width) * SIDE, ((event.clientY - box.top) / box.height) * SIDE]);
-    draw(stroke, Math.max(0, stroke.points.length - 2));
-    tell();
+    current.points.push([((event.clientX - box.left) / box.width) * SIDE, ((event.clientY - box.top) / box.height) * SIDE]);
+    draw(current, Math.max(0, current.points.length - 2));
+    refresh();
+    onChange();
   }
 
+  /** @param {PointerEvent} event */
   function finish(event) {
     if (event.isPrimary) stroke = null;
   }
 
-  function draw({ width, points }, from = 0) {
+  /** @param {Stroke} stroke @param {number} from the point from which it is drawn */
+  function draw({ width, points }, from) {
     context.strokeStyle = INK;
     context.lineWidth = width;
     context.lineCap = "round";
     context.lineJoin = "round";
     context.beginPath();
     context.moveTo(...points[from]);
-    // A line to where one is makes the dot of a tap.
+    // A line of no length makes the dot of a tap.
     for (const point of points.slice(Math.min(from + 1, points.length - 1))) context.lineTo(...point);
     context.stroke();
   }
@@ -68,7 +79,7 @@ export function pad({ label, onChange }) {
   function redraw() {
     context.fillStyle = PAPER;
     context.fillRect(0, 0, SIDE, SIDE);
-    for (const each of strokes) draw(each);
+    for (const each of strokes) draw(each, 0);
     refresh();
   }
 
@@ -79,19 +90,9 @@ export function pad({ label, onChange }) {
     clearButton.disabled = isEmpty;
   }
 
-  function tell() {
-    refresh();
-    onChange();
-  }
-
-  function undo() {
-    strokes.pop();
-    redraw();
-    onChange();
-  }
-
-  function clearAll() {
-    strokes = [];
+  /** @param {Stroke[]} kept */
+  function restart(kept) {
+    strokes = kept;
     redraw();
     onChange();
   }
@@ -107,6 +108,5 @@ export function pad({ label, onChange }) {
       return strokes.length === 0;
     },
     blob: () => blobOf(canvas),
-    clear: clearAll,
   };
 }

@@ -1,55 +1,58 @@
-/** The panel of samples: pictures by label, each with a seed, which a click pins. */
+/** The panel of samples: images by label, each with a seed; a click pins one. */
 
-import { button, field, latest, select } from "../controls.js";
-import { announce, clear, h } from "../dom.js";
+import { parseSeed, randomSeed } from "../api.js";
+import { button, field, select } from "../controls.js";
+import { announce, clear, closest, h } from "../dom.js";
+import { pngUrl } from "../image_files.js";
 import { panel } from "../panel.js";
-import { pngUrl } from "../picture_files.js";
-import { anySeed, seedOf } from "../seeds.js";
+import { latest } from "../scheduling.js";
+
+/** @import { GeneratedImage, SeededImage } from "../types.d.ts" */
+/** @import { Shared } from "./generator.js" */
+/** @typedef {{element: HTMLButtonElement, img: HTMLImageElement, image: SeededImage}} Cell */
 
 const NUM_ROWS = 10;
-const MOST_IMAGES = 256;
-const ROWS_OF_ONE_KIND = 6;
+const MAX_IMAGES = 256;
+const NUM_ROWS_OF_ONE_LABEL = 6;
 const FIRST_SEED = 1;
-// Pinned at the start, so that there is something to walk between: row and column.
+// Pinned at the start, by row and column, so that there is something to walk between.
 const FIRST_PINS = [[7, 0], [9, 1], [3, 2], [0, 3]];
+const FIRST_PINS_OF_FEW = [[0, 0], [1, 1], [2, 2], [3, 3]];
 
-/** `noise()` gives the members of a request that say how pictures are drawn. */
+/** @param {Shared} shared */
 export function samplesPanel({ generator, noise, pins, signal }) {
   const isWide = matchMedia("(min-width: 1100px)").matches;
   const seed = field({ label: "First seed", value: String(FIRST_SEED), inputMode: "numeric", onInput: () => draw() });
-  const kinds = [{ value: "", label: "every kind" }, ...generator.labels.map((label, index) => ({ value: String(index), label }))];
-  const kind = select({ label: "Kind", options: kinds, onInput: () => draw() });
+  const labels = [{ value: "", label: "every label" }, ...generator.labels.map((label, index) => ({ value: String(index), label }))];
+  const label = select({ label: "Label", options: labels, onInput: () => draw() });
   const columns = select({ label: "Columns", options: ["4", "6", "8", "10"], value: isWide ? "8" : "4", onInput: () => draw() });
-  const fresh = button("New seeds", () => {
-    seed.set(String(anySeed()));
-    return draw();
-  }, { kind: "primary" });
+  const fresh = button("New seeds", reseed, { kind: "primary" });
   const grid = h("div", {
     class: "samples-grid",
     role: "group",
     "aria-label": "Samples",
     "aria-describedby": "samples-keys",
-    on: { keydown: pressed, focusin: named, pointerover: named },
+    on: { keydown: pressed, focusin: describe, pointerover: describe },
   });
-  const told = h("p", { class: "samples-told muted", "aria-hidden": "true" });
+  const description = h("p", { class: "samples-description muted", "aria-hidden": "true" });
   const card = panel(
     { title: "Samples", kind: "draw-samples" },
-    h("div", { class: "samples-controls" }, generator.labels.length ? kind.element : null, columns.element, seed.element, fresh),
-    h("p", { class: "panel-hint", id: "samples-keys" }, "A click pins a picture; pinned ones stay when there are new seeds. Arrow keys move among them."),
+    h("div", { class: "samples-controls" }, generator.labels.length ? label.element : null, columns.element, seed.element, fresh),
+    h("p", { class: "panel-hint", id: "samples-keys" }, "A click pins an image; pinned ones stay when the seeds change. Arrow keys move among them."),
     grid,
-    told,
+    description,
   );
-
   const newest = latest({ debounce: 80, signal });
+  /** @type {Cell[]} */
   let cells = [];
 
   function draw() {
     return card.guard(() =>
       newest.run(async (newer) => {
         const numColumns = Number(columns.value);
-        const labels = wantedLabels(numColumns);
-        const body = { num_images: labels.length, seed: seedOf(seed.value), ...noise() };
-        if (generator.labels.length) body.label = kind.value === "" ? labels : Number(kind.value);
+        const all = labelsOfCells(numColumns);
+        const labelled = generator.labels.length ? { label: label.value === "" ? all : Number(label.value) } : {};
+        const body = { num_images: all.length, seed: parseSeed(seed.value), ...noise(), ...labelled };
         const { answer, request } = await generator.post("generate", body, newer);
         if (newer.aborted) return;
         card.show(request);
@@ -58,35 +61,44 @@ export function samplesPanel({ generator, noise, pins, signal }) {
     );
   }
 
-  function wantedLabels(numColumns) {
-    const one = kind.value === "" ? null : Number(kind.value);
+  function reseed() {
+    seed.set(String(randomSeed()));
+    return draw();
+  }
+
+  /** @param {number} numColumns */
+  function labelsOfCells(numColumns) {
+    const one = label.value === "" ? null : Number(label.value);
     const isByLabel = one === null && generator.labels.length > 0;
-    const numRows = isByLabel ? Math.min(generator.labels.length, Math.floor(MOST_IMAGES / numColumns)) : ROWS_OF_ONE_KIND;
+    const numRows = isByLabel ? Math.min(generator.labels.length, Math.floor(MAX_IMAGES / numColumns)) : NUM_ROWS_OF_ONE_LABEL;
     return Array.from({ length: numRows * numColumns }, (_, at) => one ?? Math.floor(at / numColumns));
   }
 
+  /** @param {GeneratedImage[]} images @param {number} numColumns */
   function render(images, numColumns) {
     const isFirst = cells.length === 0;
-    const kept = new Map(cells.map((cell, at) => [at, cell.picture]).filter(([, picture]) => pins.has(picture)));
-    const isSameShape = cells.length === images.length && grid.dataset.kind === kind.value;
-    grid.dataset.kind = kind.value;
+    const isSameShape = cells.length === images.length && grid.dataset.label === label.value;
+    const before = isSameShape ? cells : [];
     const focused = Math.max(0, cells.findIndex(({ element }) => element.tabIndex === 0));
-    cells = images.map((image, at) => cell((isSameShape && kept.get(at)) || picture(image), at));
-    clear(grid).style.setProperty("--columns", numColumns);
-    const isNamed = generator.labels.length > 0 && kind.value === "";
+    grid.dataset.label = label.value;
+    cells = images.map((image, at) => {
+      const kept = before[at]?.image;
+      return cell(kept && pins.has(kept) ? kept : { seed: image.seed, label: image.index ?? null, url: pngUrl(image.image) }, at);
+    });
+    clear(grid).style.setProperty("--columns", String(numColumns));
+    const isNamed = generator.labels.length > 0 && label.value === "";
     grid.classList.toggle("is-named", isNamed);
-    cells.forEach(({ element, picture }, at) => {
-      if (isNamed && at % numColumns === 0) grid.append(h("span", { class: "samples-name" }, generator.labelName(picture.label)));
+    cells.forEach(({ element, image }, at) => {
+      if (isNamed && at % numColumns === 0) grid.append(h("span", { class: "samples-name" }, generator.labelName(image.label)));
       grid.append(element);
     });
     (cells[focused] ?? cells[0]).element.tabIndex = 0;
     if (isFirst) pinFirst(numColumns);
   }
 
-  const picture = ({ seed, index = null, image }) => ({ seed, label: index, url: pngUrl(image) });
-
-  function cell(picture, at) {
-    const image = h("img", { src: picture.url, alt: "", width: 28, height: 28 });
+  /** @param {SeededImage} image @param {number} at @returns {Cell} */
+  function cell(image, at) {
+    const img = h("img", { src: image.url, alt: "", width: 28, height: 28 });
     const element = h(
       "button",
       {
@@ -94,50 +106,55 @@ export function samplesPanel({ generator, noise, pins, signal }) {
         class: "sample-cell",
         tabindex: -1,
         dataset: { at },
-        "aria-label": `${generator.labelName(picture.label)}, seed ${picture.seed}`,
-        "aria-pressed": String(pins.has(picture)),
-        on: { click: () => pin(picture) },
+        "aria-label": generator.nameOf(image),
+        "aria-pressed": String(pins.has(image)),
+        on: { click: () => togglePin(image) },
       },
-      image,
+      img,
     );
-    return { element, image, picture };
+    return { element, img, image };
   }
 
-  function pin(picture) {
-    pins.toggle(picture);
-    announce(`${generator.labelName(picture.label)}, seed ${picture.seed}, ${pins.has(picture) ? "pinned" : "let go"}.`);
+  /** @param {SeededImage} image */
+  function togglePin(image) {
+    pins.toggle(image);
+    announce(`${generator.nameOf(image)}, ${pins.has(image) ? "pinned" : "unpinned"}.`);
   }
 
+  /** @param {number} numColumns */
   function pinFirst(numColumns) {
-    const places = generator.labels.length >= NUM_ROWS ? FIRST_PINS : [[0, 0], [1, 1], [2, 2], [3, 3]];
-    pins.replace(places.map(([row, column]) => cells[row * numColumns + column]?.picture).filter(Boolean));
+    const places = generator.labels.length >= NUM_ROWS ? FIRST_PINS : FIRST_PINS_OF_FEW;
+    pins.replace(places.flatMap(([row, column]) => cells[row * numColumns + column]?.image ?? []));
   }
 
   pins.addEventListener("change", () => {
-    for (const { element, image, picture } of cells) {
-      const pin = pins.find(picture);
+    for (const { element, img, image } of cells) {
+      const pin = pins.find(image);
       element.setAttribute("aria-pressed", String(pin !== undefined));
-      if (pin && pin.url !== picture.url) image.src = picture.url = pin.url; // drawn again, with other noise
+      if (pin && pin.url !== image.url) img.src = image.url = pin.url; // drawn again, with other noise
     }
   });
 
-  function named(event) {
-    const at = event.target.closest("[data-at]")?.dataset.at;
+  /** @param {Event} event */
+  function describe(event) {
+    const at = closest(event, "[data-at]")?.dataset.at;
     if (at === undefined) return;
-    const { picture } = cells[at];
-    told.textContent = `${generator.labelName(picture.label)} · seed ${picture.seed}${pins.has(picture) ? " · pinned" : ""}`;
+    const { image } = cells[Number(at)];
+    description.textContent = `${generator.labelName(image.label)} · seed ${image.seed}${pins.has(image) ? " · pinned" : ""}`;
   }
 
+  /** @param {KeyboardEvent} event */
   function pressed(event) {
-    const at = Number(event.target.dataset.at);
+    const from = cells[Number(closest(event, "[data-at]")?.dataset.at)];
     const numColumns = Number(grid.style.getPropertyValue("--columns"));
+    /** @type {Partial<Record<string, number>>} */
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: numColumns, ArrowUp: -numColumns };
-    const next = cells[at + steps[event.key]];
-    if (!next) return;
+    const to = cells[cells.indexOf(from) + (steps[event.key] ?? NaN)];
+    if (!from || !to) return;
     event.preventDefault();
-    event.target.tabIndex = -1;
-    next.element.tabIndex = 0;
-    next.element.focus();
+    from.element.tabIndex = -1;
+    to.element.tabIndex = 0;
+    to.element.focus();
   }
 
   return { element: card.element, draw };

@@ -1,119 +1,138 @@
-/** The page of image classifiers: draw, or give a picture, and see what the network makes of it while you do. */
+/** The page of image classifiers: draw, or give an image, and see the answer change as you do. */
 
-import { card, modelPath, request } from "../api.js";
-import { button, latest, select, toggle } from "../controls.js";
+import { modelCard, modelPath, request } from "../api.js";
 import { pad } from "../classify/pad.js";
 import { previewOf, resultView } from "../classify/result.js";
+import { button, select, toggle } from "../controls.js";
 import { h, useStyle } from "../dom.js";
-import { paced } from "../pacing.js";
-import { pageHead } from "../page_head.js";
-import { panel } from "../panel.js";
-import { saveButton, typeHeader } from "../picture_files.js";
-import { pictureInput } from "../picture_input.js";
-import { samplesForClassifier } from "../samples.js";
+import { timingText } from "../format.js";
+import { saveButton, typeHeader } from "../image_files.js";
+import { imageInput, samplesForClassifier } from "../image_input.js";
+import { pageHead, panel } from "../panel.js";
+import { latest, paced } from "../scheduling.js";
 import { addressOf } from "../tasks.js";
-import { timingText } from "../timing.js";
+
+/** @import { Manifest, NamedBlob, PageContext, SampleImage } from "../types.d.ts" */
 
 export const title = "Classify";
 
+const TASK = "image-classification";
 const TOP_K = 5;
 const STROKE_MILLISECONDS = 60;
-const NOTHING_YET = "Draw, or choose a picture.";
+const NOTHING_YET = "Draw, or choose an image.";
 const INVERTS = [
-  { value: "auto", label: "decided by the service" },
-  { value: "true", label: "dark on light: turn round" },
-  { value: "false", label: "light on dark: as it is" },
+  { value: "auto", label: "let the service decide" },
+  { value: "true", label: "dark on light: invert" },
+  { value: "false", label: "light on dark: keep" },
 ];
 
+/** @param {HTMLElement} root @param {PageContext} context */
 export default async function page(root, { model, models, signal }) {
-  const state = { name: model, manifest: null, samples: [], picture: null, isDrawing: false };
+  const [{ manifest }] = await Promise.all([modelCard(model, { signal }), useStyle("classify")]);
+  if (signal.aborted) return;
+
+  const state = {
+    name: model,
+    manifest,
+    /** @type {SampleImage[]} */
+    samples: [],
+    /** @type {NamedBlob | null} */
+    image: null,
+    isDrawing: false,
+  };
   const work = latest({ signal });
   const choosing = latest({ signal });
   const drawing = paced(sendDrawing, { milliseconds: STROKE_MILLISECONDS, signal });
   const sheet = pad({ label: "Draw here", onChange: drawing.touch });
-  const explain = toggle({ label: "Activation map", onInput: again, hint: "Which parts speak for the likeliest label." });
-  const invert = select({ label: "Light or dark ground", options: INVERTS, onInput: again });
+  const explain = toggle({ label: "Activation map", onInput: refresh, hint: "Which parts speak for the likeliest label." });
+  const invert = select({ label: "Light or dark ground", options: INVERTS, onInput: refresh });
   const view = resultView({ signal });
   const saver = saveButton();
-  const about = h("span", {});
-  const modes = { draw: modeButton("Draw", true), picture: modeButton("Picture", false) };
-  const tabs = h("div", { class: "row modes", role: "group", "aria-label": "What to classify" }, modes.draw, modes.picture);
-  const place = h("div", {});
+  const about = h("span");
+  const modes = { draw: modeButton("Draw", true), image: modeButton("Image", false) };
+  const tabs = h("div", { class: "row modes", role: "group", "aria-label": "What to classify" }, modes.draw, modes.image);
+  const place = h("div");
   const preview = previewOf({ signal });
-  let input = null;
-  const given = panel({ title: "Your picture", kind: "given" }, tabs, sheet.element, place, preview.element, invert.element);
-  const found = panel({ title: "What the network sees" }, view.element, h("div", { class: "row spread" }, explain.element, saver.element));
+  const input = panel({ title: "Your image", kind: "given" }, tabs, sheet.element, place, preview.element, invert.element);
+  const output = panel({ title: "What the network sees" }, view.element, h("div", { class: "row spread" }, explain.element, saver.element));
+  /** @type {ReturnType<typeof imageInput> | null} */
+  let chooser = null;
 
-  const [{ manifest }] = await Promise.all([card(model, { signal }), useStyle("classify")]);
-  if (signal.aborted) return;
   adopt(manifest);
-  root.append(pageHead({ title, text: about, model, models, task: "image-classification", onChoose: use }));
-  root.append(h("div", { class: "layout classify-layout" }, given.element, found.element));
+  root.append(pageHead({ title, text: about, model, models, task: TASK, onChoose: use }));
+  root.append(h("div", { class: "layout classify-layout" }, input.element, output.element));
   begin();
 
+  /** @param {string} label @param {boolean} isDrawing */
   function modeButton(label, isDrawing) {
     return button(label, () => show(isDrawing), { "aria-pressed": "false" });
   }
 
-  function adopt(manifest) {
-    Object.assign(state, { name: manifest.name, manifest });
-    const { metric, value, dataset, split } = manifest.evaluation?.[0] ?? {};
-    const score = metric === "accuracy" ? ` ${(value * 100).toFixed(1)} % accuracy on the ${split} set of ${dataset}.` : "";
-    about.textContent = `${manifest.description}${score}`;
+  /** @param {Manifest} next */
+  function adopt(next) {
+    Object.assign(state, { name: next.name, manifest: next });
+    const evaluation = next.evaluation?.[0];
+    const isAccuracy = evaluation?.metric === "accuracy";
+    const score = isAccuracy ? ` ${(evaluation.value * 100).toFixed(1)} % accuracy on the ${evaluation.split} set of ${evaluation.dataset}.` : "";
+    about.textContent = `${next.description}${score}`;
   }
 
-  /** Fit the page to its model: what is drawn and pictures of one's own stay, samples and modes are the model's. */
+  /** Fit the page to its model: the drawing and the user's own image stay, samples and modes are the model's. */
   function begin() {
     const isGrey = state.manifest.graphs.model.inputs[0].shape.at(-1) === 1;
-    const own = state.samples.some(({ name }) => name === state.picture?.name) ? null : state.picture;
+    const own = state.samples.some(({ name }) => name === state.image?.name) ? null : state.image;
     const samples = samplesForClassifier(state.name, isGrey);
-    input?.stop();
-    input = pictureInput({ samples, onPicture: take, label: "Picture to classify", signal });
-    place.replaceChildren(input.element);
+    const next = imageInput({ samples, onImage: take, label: "Image to classify", signal });
+    chooser?.stop();
+    chooser = next;
+    place.replaceChildren(next.element);
+    Object.assign(state, { samples, image: null });
     tabs.hidden = !isGrey;
     view.reset(NOTHING_YET);
-    Object.assign(state, { samples, picture: null });
-    if (own) return input.set(own.blob, own.name);
+    if (own) return next.set(own.blob, own.name);
     show(isGrey && (state.isDrawing || state.name === "mnist"));
-    return state.isDrawing ? undefined : input.pick(samples[0]);
+    return state.isDrawing ? undefined : next.pick(samples[0]);
   }
 
+  /** @param {string} name */
   async function use(name) {
-    await found.guard(async () => {
+    await output.guard(async () => {
       work.cancel();
-      const chosen = await choosing.run((newer) => card(name, { signal: newer }));
-      if (!chosen) return;
-      adopt(chosen.manifest);
-      history.replaceState(null, "", addressOf(models.find(({ id }) => id === name)));
+      const card = await choosing.run((newer) => modelCard(name, { signal: newer }));
+      if (!card) return;
+      adopt(card.manifest);
+      history.replaceState(null, "", addressOf({ id: name, task: TASK }));
       begin();
     });
   }
 
+  /** @param {boolean} isDrawing */
   function show(isDrawing) {
     state.isDrawing = isDrawing;
     modes.draw.setAttribute("aria-pressed", String(isDrawing));
-    modes.picture.setAttribute("aria-pressed", String(!isDrawing));
+    modes.image.setAttribute("aria-pressed", String(!isDrawing));
     sheet.element.hidden = !isDrawing;
     place.hidden = isDrawing;
-    preview.element.hidden = isDrawing || !state.picture;
+    preview.element.hidden = isDrawing || !state.image;
     invert.element.hidden = isDrawing || !state.manifest.light_on_dark;
-    if (isDrawing) input.stop();
-    again();
+    if (isDrawing) chooser?.stop();
+    refresh();
   }
 
+  /** @param {Blob} blob @param {string} name */
   function take(blob, name) {
-    state.picture = { blob, name };
+    state.image = { blob, name };
     preview.show(blob);
     show(false);
   }
 
-  function again() {
+  function refresh() {
     if (state.isDrawing) drawing.touch();
-    else if (state.picture) send(state.picture.blob, state.picture.name);
-    else nothing();
+    else if (state.image) send(state.image.blob, state.image.name);
+    else reset();
   }
 
-  function nothing() {
+  function reset() {
     work.cancel();
     view.reset(NOTHING_YET);
   }
@@ -122,28 +141,29 @@ export default async function page(root, { model, models, signal }) {
     if (!state.isDrawing) return true;
     if (!sheet.isEmpty) {
       const blob = await sheet.blob();
-      // Somebody may have gone from drawing to pictures meanwhile.
+      // The user may have gone from drawing to images meanwhile.
       return !state.isDrawing || send(blob, "drawing.png");
     }
-    nothing();
+    reset();
     return true;
   }
 
   function path() {
-    const topK = Math.min(TOP_K, state.manifest.labels.length);
-    const wanted = [`top_k=${topK}`, "echo_input=true"];
-    if (explain.value) wanted.push("explain=true");
-    if (!invert.element.hidden && invert.value !== "auto") wanted.push(`invert=${invert.value}`);
-    return modelPath(state.name, `classify?${wanted.join("&")}`);
+    const topK = Math.min(TOP_K, state.manifest.labels?.length ?? TOP_K);
+    const query = [`top_k=${topK}`, "echo_input=true"];
+    if (explain.value) query.push("explain=true");
+    if (!invert.element.hidden && invert.value !== "auto") query.push(`invert=${invert.value}`);
+    return modelPath(state.name, `classify?${query.join("&")}`);
   }
 
+  /** @param {Blob} blob @param {string} name */
   function send(blob, name) {
     const address = path();
-    return found.guard(async () => {
-      found.show({ path: address, headers: typeHeader(blob), bodyFile: name });
+    return output.guard(async () => {
+      output.show({ path: address, headers: typeHeader(blob), bodyFile: name });
       saver.show(blob, name);
-      const shown = await work.run(async (workSignal) => {
-        const response = await request(address, { body: blob, signal: workSignal });
+      const shown = await work.run(async (newer) => {
+        const response = await request(address, { body: blob, signal: newer });
         return { blob, answer: await response.json(), timing: timingText(response) };
       });
       if (shown) view.show(shown);

@@ -1,83 +1,138 @@
-/** The first page: what this service serves, each model with its card in short and its load right now. */
+/** The first page: the models that this service serves, each with its card in short and its load right now. */
 
-import { errorBox } from "../controls.js";
-import { h, useStyle } from "../dom.js";
-import { modelRow } from "../home/row.js";
-import { strip } from "../home/strip.js";
+import { json, modelPath, randomSeed } from "../api.js";
+import { button } from "../controls.js";
+import { curlPanel } from "../curl.js";
+import { clear, h, useStyle } from "../dom.js";
+import { errorBox } from "../errors.js";
+import { seconds } from "../format.js";
+import { modelRow } from "../home/model_row.js";
+import { pngUrl } from "../image_files.js";
 import { pick, poll } from "../metrics.js";
-import { TASKS, addressOf, distinct, modelsOf } from "../tasks.js";
+import { latest } from "../scheduling.js";
+import { addressOf, distinct, modelsOf, TASKS } from "../tasks.js";
+
+/** @import { GeneratedImage, ModelEntry, PageContext, Scrape } from "../types.d.ts" */
 
 const POLL_SECONDS = 2;
+const NUM_IMAGES = 10;
 
 export const title = "Models";
 
-export default async function page(root, { models, signal, again }) {
+/** @param {HTMLElement} root @param {PageContext} context */
+export default async function page(root, { models, signal, reload }) {
   await useStyle("home");
   if (signal.aborted) return;
   const errors = errorBox();
   const served = distinct(models);
-  const sections = [...TASKS, { task: null, title: "More models" }].map((task) => section(task, served, signal));
+  const known = TASKS.map(({ task }) => task);
+  const sections = TASKS.map((task) => section(task.title, served.filter((model) => model.task === task.task), signal));
+  sections.push(section("More models", served.filter((model) => !known.includes(model.task)), signal));
   const rows = sections.flatMap((one) => one.rows);
-  const drawn = hero(served, models, signal);
-  root.append(drawn.element, errors.element, ...sections.filter((one) => one.rows.length).map((one) => one.element));
-  drawn.begin();
-  poll(
-    POLL_SECONDS,
-    (now, before) => {
-      errors.hide();
-      if (before && statesOf(now) !== statesOf(before)) return again();
-      for (const row of rows) row.observe(now, before);
-      return undefined;
-    },
-    signal,
-    errors.show,
-  );
+  const generator = modelsOf(models, "image-generation")[0];
+  const shown = generator ? samplesStrip(generator, signal) : null;
+  root.append(hero(served, shown), errors.element, ...sections.filter((one) => one.rows.length).map((one) => one.element));
+  shown?.draw();
+
+  /** @param {Scrape} now @param {Scrape | null} before */
+  function onScrape(now, before) {
+    errors.hide();
+    if (before && statesOf(now) !== statesOf(before)) return reload();
+    for (const row of rows) row.observe(now, before);
+    return undefined;
+  }
+
+  poll({ seconds: POLL_SECONDS, onScrape, onError: errors.show, signal });
   await Promise.all(rows.map((row) => row.fill())).catch((error) => {
     if (!signal.aborted) errors.show(error);
   });
 }
 
-/** Which model versions are in which states, to see that one was loaded, failed or went away. */
+/**
+ * The state of every model version, to see that one was loaded, failed or went away.
+ *
+ * @param {Scrape} scrape
+ */
 function statesOf({ samples }) {
   const states = pick(samples, "hotplate_model_state").filter(({ value }) => value === 1);
   return states.map(({ labels }) => `${labels.model} ${labels.version} ${labels.state}`).join();
 }
 
-function hero(served, models, signal) {
+/** @param {ModelEntry[]} served @param {ReturnType<typeof samplesStrip> | null} shown */
+function hero(served, shown) {
   const numReady = served.filter((model) => model.state === "ready").length;
-  const generator = modelsOf(models, "image-generation")[0];
-  const shown = generator ? strip(generator, signal) : null;
-  const links = TASKS.map((task) => ({ ...task, first: modelsOf(models, task.task)[0] })).filter((task) => task.first);
   const sentences = ["No model is ready yet.", "One model runs here. Try it."];
-  const sentence = sentences[numReady] ?? `${numReady} models run here. Try each of them.`;
-  const element = h(
+  const links = TASKS.flatMap((task) => modelsOf(served, task.task).slice(0, 1).map((model) => ({ text: task.title, href: addressOf(model) })));
+  return h(
     "section",
     { class: "hero", "aria-labelledby": "hero-title" },
     h(
       "div",
       { class: "stack" },
-      h("h1", { id: "hero-title" }, sentence),
+      h("h1", { id: "hero-title" }, sentences[numReady] ?? `${numReady} models run here. Try each of them.`),
       h(
         "p",
         { class: "hero-text" },
-        "Draw a digit, drop a photograph, begin a sentence. The answers come from this service, batched with whatever else ",
-        "it is asked at that moment, and the panels of each page show the request behind them as a curl command.",
+        "Draw a digit, drop a photograph, begin a sentence. This service answers, in batches with whatever other requests ",
+        "arrive at that moment, and every panel shows its request as a curl command.",
       ),
-      h("div", { class: "row" }, links.map((task, index) => tryLink(task, index))),
+      h("div", { class: "row" }, links.map(({ text, href }, index) => h("a", { class: index === 0 ? "button primary" : "button", href }, text))),
     ),
     shown?.element,
   );
-  return { element, begin: () => shown?.draw() };
 }
 
-function tryLink({ title: words, first }, index) {
-  return h("a", { class: index === 0 ? "button primary" : "button", href: addressOf(first) }, words);
-}
-
-function section({ task, title: heading }, served, signal) {
-  const known = TASKS.map((one) => one.task);
-  const fits = (model) => (task === null ? !known.includes(model.task) : model.task === task);
-  const rows = served.filter(fits).map((model) => modelRow(model, signal));
+/** @param {string} heading @param {ModelEntry[]} models @param {AbortSignal} signal */
+function section(heading, models, signal) {
+  const rows = models.map((model) => modelRow(model, signal));
   const element = h("section", { class: "models" }, h("h2", {}, heading), h("ul", { class: "stack" }, rows.map((row) => row.element)));
   return { element, rows };
+}
+
+/**
+ * Ten images that a generator of this service draws on opening, with a button for ten more: the proof that it runs.
+ *
+ * @param {ModelEntry} model
+ * @param {AbortSignal} signal
+ */
+function samplesStrip(model, signal) {
+  const list = h("ul", { class: "strip-images", "aria-label": `Images by ${model.id}` });
+  const status = h("p", { class: "muted strip-status" }, "Drawing …");
+  const errors = errorBox();
+  const curl = curlPanel();
+  const work = latest({ signal });
+  for (let index = 0; index < NUM_IMAGES; index += 1) list.append(h("li", { class: "strip-empty" }));
+
+  async function draw() {
+    const path = modelPath(model.id, "generate");
+    const body = { num_images: NUM_IMAGES, seed: randomSeed() };
+    const began = performance.now();
+    try {
+      /** @type {{images: GeneratedImage[]} | undefined} */
+      const answer = await work.run((newer) => json(path, body, { signal: newer }));
+      if (!answer) return;
+      clear(list).append(...answer.images.map(sample));
+      status.textContent = `Drawn just now by ${model.id} from ten random seeds, in ${seconds((performance.now() - began) / 1000)}.`;
+      curl.show({ path, body });
+      errors.hide();
+    } catch (error) {
+      errors.show(error);
+    }
+  }
+
+  const element = h(
+    "div",
+    { class: "strip" },
+    list,
+    h("div", { class: "row spread" }, status, button("Draw ten more", draw, { kind: "small" })),
+    errors.element,
+    curl.element,
+  );
+  return { element, draw };
+}
+
+/** @param {GeneratedImage} image */
+function sample({ image, label, seed }) {
+  const words = label ? `${label}, seed ${seed}` : `seed ${seed}`;
+  return h("li", {}, h("img", { src: pngUrl(image), alt: words, title: words, width: 84, height: 84 }));
 }

@@ -1,18 +1,19 @@
-/** The page of stylizers: a photograph or a webcam in, a painting out, in one style or a blend. */
+/** The page of style transfer: a photograph or a webcam in, a painting out, in one style or a blend. */
 
 import { json, modelPath, request } from "../api.js";
-import { latest, select, slider, statusLine, toggle } from "../controls.js";
+import { select, slider, statusLine, toggle } from "../controls.js";
 import { h, useStyle } from "../dom.js";
-import { pageHead } from "../page_head.js";
-import { panel } from "../panel.js";
-import { extensionOf, limited, saveButton, typeHeader } from "../picture_files.js";
-import { pictureInput } from "../picture_input.js";
-import { samplesOf } from "../samples.js";
-import { compare } from "../stylize/compare.js";
-import { liveView } from "../stylize/live.js";
-import { pictures } from "../stylize/pictures.js";
+import { timingText } from "../format.js";
+import { extensionOf, saveButton, shrunk, typeHeader } from "../image_files.js";
+import { imageInput, samplesOf } from "../image_input.js";
+import { pageHead, panel } from "../panel.js";
+import { latest } from "../scheduling.js";
+import { compare, imageLoader } from "../stylize/compare.js";
 import { styleGallery } from "../stylize/styles.js";
-import { timingText } from "../timing.js";
+import { webcam } from "../stylize/webcam.js";
+
+/** @import { NamedBlob, PageContext, Style } from "../types.d.ts" */
+/** @import { Views } from "../stylize/webcam.js" */
 
 export const title = "Stylise";
 
@@ -21,28 +22,31 @@ const SIZES = [
   { value: "480", label: "480 pixels, quick" },
   { value: "768", label: "768 pixels" },
   { value: "1280", label: "1280 pixels" },
-  { value: "0", label: "as the picture is" },
+  { value: "0", label: "as the photograph" },
 ];
 
+/** @param {HTMLElement} root @param {PageContext} context */
 export default async function page(root, { model, models, signal }) {
+  /** @type {[{styles: Style[]}, void]} */
   const [{ styles }] = await Promise.all([json(modelPath(model, "styles"), undefined, { signal }), useStyle("stylize")]);
   if (signal.aborted) return;
 
+  /** @type {NamedBlob | null} */
   let photo = null;
   const work = latest({ debounce: DEBOUNCE_MILLISECONDS, signal });
-  const gallery = styleGallery({ styles, onInput: again });
-  const strength = slider({ label: "Strength", min: 0, max: 100, step: 5, value: 100, format: (v) => `${v} %`, onInput: again });
-  const keep = toggle({ label: "Keep the colours of the photograph", onInput: again });
-  const size = select({ label: "Longest side", options: SIZES, value: "768", onInput: again });
+  const gallery = styleGallery({ styles, onInput: refresh });
+  const strength = slider({ label: "Strength", min: 0, max: 100, step: 5, value: 100, format: (v) => `${v} %`, onInput: refresh });
+  const keep = toggle({ label: "Keep the colours of the photograph", onInput: refresh });
+  const size = select({ label: "Longest side", options: SIZES, value: "768", onInput: refresh });
   const view = compare({ before: "Photograph", after: "Painting" });
-  const still = pictures({ signal });
-  const line = statusLine();
+  const loader = imageLoader({ signal });
+  const status = statusLine();
   const download = saveButton({ verb: "Download", kind: "primary" });
   const saver = saveButton();
-  const input = pictureInput({ samples: samplesOf("photos"), onPicture: take, label: "Photograph to paint", signal });
-  const live = liveView({ paint: paintFrame, onStart: liveBegins, onFrame: showFrame, onEnd: again, onError: liveFails, signal });
+  const input = imageInput({ samples: samplesOf("photos"), onImage: take, label: "Photograph to paint", signal });
+  const live = webcam({ paint: paintFrame, onStart: liveStarted, onFrame: showFrame, onStop: refresh, onError: liveFailed, signal });
   const files = h("div", { class: "row" }, download.element, saver.element);
-  const output = panel({ title: "Painting", kind: "stylize-output" }, view.element, line.element, files);
+  const output = panel({ title: "Painting", kind: "stylize-output" }, view.element, status.element, files);
   build();
   input.pick(samplesOf("photos")[0]);
 
@@ -50,7 +54,7 @@ export default async function page(root, { model, models, signal }) {
     const text = models.find((each) => each.id === model)?.description ?? "";
     const source = panel({ title: "Photograph" }, input.element, h("div", { class: "source-options" }, live.element, size.element));
     const styled = panel(
-      { title: "Styles", kind: "stylize-styles", hint: "A picture chooses its style alone; the sliders blend." },
+      { title: "Styles", kind: "stylize-styles", hint: "An image chooses its style alone; the sliders blend." },
       gallery.element,
       h("div", { class: "style-options" }, strength.element, keep.element),
     );
@@ -59,61 +63,66 @@ export default async function page(root, { model, models, signal }) {
   }
 
   function path() {
-    const wanted = [gallery.query()];
-    if (strength.value < 100) wanted.push(`strength=${strength.value / 100}`);
-    if (keep.value) wanted.push("preserve_color=true");
-    return modelPath(model, `stylize?${wanted.join("&")}`);
+    const query = [gallery.query()];
+    if (strength.value < 100) query.push(`strength=${strength.value / 100}`);
+    if (keep.value) query.push("preserve_color=true");
+    return modelPath(model, `stylize?${query.join("&")}`);
   }
 
-  function take(blob, fileName) {
-    photo = { blob, name: fileName };
+  /** @param {Blob} blob @param {string} name */
+  function take(blob, name) {
+    photo = { blob, name };
     if (live.isOn) live.stop();
-    else again();
+    else refresh();
   }
 
   /** Paint the photograph as the controls now say; the webcam's next frame follows them by itself. */
-  function again() {
+  function refresh() {
     size.element.hidden = live.isOn;
-    if (photo && !live.isOn) output.guard(() => paintPhoto(path()));
+    const source = photo;
+    if (source && !live.isOn) output.guard(() => paintPhoto(source, path()));
   }
 
-  async function paintPhoto(address) {
-    line.say("Painting …");
-    const painted = await work.run((workSignal) => paintStill(address, workSignal)).catch((error) => {
-      line.say("");
+  /** @param {NamedBlob} source @param {string} address */
+  async function paintPhoto(source, address) {
+    status.say("Painting …");
+    const painted = await work.run((newer) => fetchPainting(source, address, newer)).catch((error) => {
+      status.say("");
       throw error;
     });
     if (!painted) return;
     const { result, before, after, text } = painted;
     view.show(before, after, { width: after.naturalWidth, height: after.naturalHeight });
     download.show(result, `painted.${extensionOf(result)}`);
-    line.say(`${after.naturalWidth} × ${after.naturalHeight} pixels. ${text}`, { aloud: true });
+    status.say(`${after.naturalWidth} × ${after.naturalHeight} pixels. ${text}`, { isAnnounced: true });
   }
 
-  async function paintStill(address, workSignal) {
-    const sent = await limited(photo.blob, photo.name, Number(size.value));
-    saver.show(sent.blob, sent.name);
-    const file = { bodyFile: sent.name, output: `painted.${extensionOf(sent.blob)}` };
-    output.show({ path: address, headers: typeHeader(sent.blob), ...file });
-    const response = await request(address, { body: sent.blob, signal: workSignal });
+  /** @param {NamedBlob} source @param {string} address @param {AbortSignal} newer */
+  async function fetchPainting(source, address, newer) {
+    const { blob, name } = await shrunk(source, Number(size.value));
+    saver.show(blob, name);
+    output.show({ path: address, headers: typeHeader(blob), bodyFile: name, output: `painted.${extensionOf(blob)}` });
+    const response = await request(address, { body: blob, signal: newer });
     const result = await response.blob();
-    const [before, after] = await still.load(sent.blob, result, workSignal);
+    const [before, after] = await loader.load(blob, result, newer);
     return { result, before, after, text: timingText(response) };
   }
 
-  function liveBegins() {
+  function liveStarted() {
     work.cancel();
     input.stop();
     size.element.hidden = true;
-    output.guard(() => {}); // the error of a photograph is over
+    output.errors.hide();
   }
 
-  function liveFails(error) {
+  /** @param {unknown} error */
+  function liveFailed(error) {
     size.element.hidden = false;
-    line.say("");
-    output.guard(() => Promise.reject(error));
+    status.say("");
+    output.errors.show(error);
   }
 
+  /** @param {Blob} blob @param {AbortSignal} frameSignal */
   function paintFrame(blob, frameSignal) {
     return output.guard(async () => {
       const address = path();
@@ -126,8 +135,9 @@ export default async function page(root, { model, models, signal }) {
     });
   }
 
-  function showFrame({ video, canvas, text }) {
+  /** @param {Views} views @param {string} rate */
+  function showFrame({ video, canvas }, rate) {
     view.show(video, canvas, canvas);
-    line.say(text);
+    status.say(rate);
   }
 }

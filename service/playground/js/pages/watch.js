@@ -1,15 +1,20 @@
 /** The engine at work: tiles, charts and batch sizes from `/metrics`, and a burst of requests to see batches form. */
 
 import { config } from "../api.js";
-import { histogram, short } from "../charts.js";
-import { button, errorBox, select } from "../controls.js";
+import { histogram } from "../charts.js";
+import { button, select } from "../controls.js";
 import { curlPanel } from "../curl.js";
 import { h, useStyle } from "../dom.js";
+import { errorBox } from "../errors.js";
+import { short } from "../format.js";
 import { poll } from "../metrics.js";
 import { distinct } from "../tasks.js";
 import { chartCards, tiles } from "../watch/board.js";
 import { burstPanel } from "../watch/burst_panel.js";
 import { batchSizes, reading, wholeService } from "../watch/readings.js";
+
+/** @import { PageContext, Scrape } from "../types.d.ts" */
+/** @import { Reading } from "../watch/readings.js" */
 
 const POLL_SECONDS = 1;
 const ALL = "all models";
@@ -17,6 +22,7 @@ const TILES = ["Models ready", "In flight", "Waiting", "Requests/s", "Rows/s", "
 
 export const title = "Watch";
 
+/** @param {HTMLElement} root @param {PageContext} context */
 export default async function page(root, { models, signal }) {
   const [settings] = await Promise.all([config(), useStyle("watch")]);
   if (signal.aborted) return;
@@ -24,30 +30,29 @@ export default async function page(root, { models, signal }) {
   const board = tiles(TILES);
   const charts = chartCards("last two minutes");
   const sizes = batchCard();
+  /** @type {string | null} */
   let model = null;
-  let latestScrape = null;
+  /** @type {Scrape | null} */
+  let newest = null;
 
   const names = distinct(models).map((one) => one.id);
-  const which = select({ label: "Show", options: [ALL, ...names], onInput: (name) => look(name === ALL ? null : name) });
-  const burst = burstPanel({
-    models,
-    isAllowed: settings.burst_allowed,
-    signal,
-    onBegin: () => sizes.restart(latestScrape),
-  });
+  const which = select({ label: "Show", options: [ALL, ...names], onInput: choose });
+  const burst = burstPanel({ models, isAllowed: settings.burst_allowed, signal, onBegin: () => sizes.restart(newest) });
 
-  function look(next) {
-    model = next;
+  /** @param {string} name */
+  function choose(name) {
+    model = name === ALL ? null : name;
     for (const chart of charts) chart.reset();
-    if (latestScrape) sizes.show(latestScrape, model);
+    if (newest) sizes.show(newest, model);
   }
 
-  function observe(now, before) {
-    latestScrape = now;
+  /** @param {Scrape} now @param {Scrape | null} before */
+  function onScrape(now, before) {
+    newest = now;
     errors.hide();
-    const seen = reading(now, before, model);
-    showTiles(board, wholeService(now), seen);
-    for (const chart of charts) chart.add(seen);
+    const current = reading(now, before, model);
+    showTiles(board, wholeService(now), current);
+    for (const chart of charts) chart.add(current);
     sizes.show(now, model);
   }
 
@@ -57,7 +62,7 @@ export default async function page(root, { models, signal }) {
     h(
       "div",
       { class: "row spread" },
-      h("div", { class: "page-head" }, h("h1", {}, "The engine at work"), h("p", {}, "Read once a second from the metrics that Prometheus scrapes.")),
+      h("div", { class: "page-head" }, h("h1", {}, "The engine at work"), h("p", {}, "Once a second from the metrics that Prometheus scrapes.")),
       which.element,
     ),
     board.element,
@@ -66,42 +71,45 @@ export default async function page(root, { models, signal }) {
     h("div", { class: "charts" }, charts.slice(1).map((chart) => chart.element)),
     curl.element,
   );
-  poll(POLL_SECONDS, observe, signal, errors.show);
+  poll({ seconds: POLL_SECONDS, onScrape, onError: errors.show, signal });
 }
 
-function showTiles(board, service, seen) {
-  const numModels = service.ready + service.unready.length;
-  board.set("Models ready", `${service.ready} of ${numModels}`, service.unready.join(", "));
+/** @param {ReturnType<typeof tiles>} board @param {ReturnType<typeof wholeService>} service @param {Reading} current */
+function showTiles(board, service, current) {
+  board.set("Models ready", `${service.numReady} of ${service.numModels}`, service.unready.join(", "));
   board.set("In flight", short(service.inFlight), "requests");
-  board.set("Waiting", short(seen.waiting), "rows and texts");
-  board.set("Requests/s", short(seen.requests), "to models");
-  board.set("Rows/s", short(seen.rows), seen.failures ? `${short(seen.failures)} refused/s` : "computed");
-  board.set("Tokens/s", short(seen.tokens), `${short(seen.running)} texts under way`);
+  board.set("Waiting", short(current.waiting), "rows and texts");
+  board.set("Requests/s", short(current.requests), "to models");
+  board.set("Rows/s", short(current.rows), current.failures ? `${short(current.failures)} refused/s` : "computed");
+  board.set("Tokens/s", short(current.tokens), `${short(current.running)} texts in progress`);
   board.set("Engine restarts", short(service.restarts), "since the start");
-  const { engine = 0, api = 0 } = service.bytes;
-  board.set("Memory", engine ? `${short(engine / 2 ** 20)} MiB` : "–", `API ${short(api / 2 ** 20)} MiB`);
+  const mebibytes = (/** @type {number} */ bytes) => `${short(bytes / 2 ** 20)} MiB`;
+  board.set("Memory", service.engineBytes ? mebibytes(service.engineBytes) : "–", `API ${mebibytes(service.apiBytes)}`);
 }
 
-/** The card of batch sizes, counted from when it was first shown, or restarted. */
+/** The card of batch sizes, counted since the page was opened or since the last restart. */
 function batchCard() {
+  /** @type {Scrape | null} */
   let since = null;
+  /** @type {{now: Scrape, model: string | null} | null} */
   let shown = null;
-  const frame = h("div", {});
-  const again = button("Count anew", () => shown && restart(shown.now), { kind: "small" });
+  const frame = h("div");
   const element = h(
     "section",
     { class: "card batch-sizes" },
-    h("div", { class: "row spread" }, h("h2", {}, "Batch sizes"), again),
+    h("div", { class: "row spread" }, h("h2", {}, "Batch sizes"), button("Reset", () => restart(shown?.now ?? null), { kind: "small" })),
     h("p", { class: "muted chart-hint" }, "Batches by their rows, steps of language models by their texts, since this page was opened or the latest burst began."),
     frame,
   );
 
+  /** @param {Scrape} now @param {string | null} model */
   function show(now, model) {
     since ??= now;
     shown = { now, model };
     frame.replaceChildren(histogram(batchSizes(now, since, model), { label: "Batches by size", unit: "batches" }));
   }
 
+  /** @param {Scrape | null} now */
   function restart(now) {
     since = now;
     if (now) show(now, shown?.model ?? null);

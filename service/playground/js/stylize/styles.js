@@ -1,26 +1,29 @@
-/** The gallery of styles: a thumbnail chooses one alone, a slider a style blends several. */
+/** The gallery of styles: a thumbnail chooses one alone, the sliders blend several. */
 
 import { slider } from "../controls.js";
 import { h } from "../dom.js";
 
+/** @import { Style } from "../types.d.ts" */
+
 const FULL = 100;
 
-/** `{element, query()}` of styles `{name, thumbnail}` as the service lists them; `onInput()` hears of every change. */
+/** @param {{styles: Style[], onInput: () => void}} options */
 export function styleGallery({ styles, onInput }) {
-  const cards = styles.map((style) => styleCard(style, only, changed));
-  only(cards[0].name, { quietly: true });
+  const cards = styles.map((style) => styleCard(style, choose, onInput));
+  weigh(cards[0].name);
 
-  function only(name, { quietly = false } = {}) {
-    for (const each of cards) each.set(each.name === name ? FULL : 0);
-    if (!quietly) onInput();
-  }
-
-  function changed() {
-    for (const each of cards) each.tell();
+  /** @param {string} name */
+  function choose(name) {
+    weigh(name);
     onInput();
   }
 
-  /** The style or the blend as parameters of the request; all at nothing is the service's to refuse. */
+  /** @param {string} name the only style with a weight */
+  function weigh(name) {
+    for (const each of cards) each.set(each.name === name ? FULL : 0);
+  }
+
+  /** The style or the blend as parameters of the request; the service refuses a blend of nothing. */
   function query() {
     const used = cards.filter((each) => each.weight > 0);
     if (used.length === 1) return `style=${encodeURIComponent(used[0].name)}`;
@@ -31,44 +34,52 @@ export function styleGallery({ styles, onInput }) {
   return { element: h("ul", { class: "styles", "aria-label": "Styles" }, cards.map((each) => each.element)), query };
 }
 
-/** A style's name as people write it. */
-export function spoken(name) {
+/**
+ * A style's name as people write it.
+ *
+ * @param {string} name
+ */
+function titled(name) {
   const text = name.replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-function styleCard({ name, thumbnail }, only, onInput) {
+/** @param {Style} style @param {(name: string) => void} onChoose @param {() => void} onInput */
+function styleCard({ name, thumbnail }, onChoose, onInput) {
   const weight = slider({
-    label: spoken(name),
+    label: titled(name),
     min: 0,
     max: FULL,
     step: 5,
     value: 0,
     format: (value) => (value ? `${value} %` : "–"),
-    onInput,
+    onInput: () => {
+      mark();
+      onInput();
+    },
   });
-  const choose = h(
+  const choice = h(
     "button",
-    { type: "button", class: "style-choice", "aria-label": `Only ${spoken(name)}`, on: { click: () => only(name) } },
+    { type: "button", class: "style-choice", "aria-label": `Only ${titled(name)}`, on: { click: () => onChoose(name) } },
     h("img", { src: thumbnail, alt: "" }),
   );
-  const element = h("li", { class: "style" }, choose, weight.element);
+  const element = h("li", { class: "style" }, choice, weight.element);
 
-  function tell() {
+  function mark() {
     element.classList.toggle("used", weight.value > 0);
-    choose.setAttribute("aria-pressed", String(weight.value > 0));
+    choice.setAttribute("aria-pressed", String(weight.value > 0));
   }
 
   return {
     name,
     element,
-    tell,
     get weight() {
       return weight.value;
     },
+    /** @param {number} value */
     set(value) {
       weight.set(value);
-      tell();
+      mark();
     },
   };
 }

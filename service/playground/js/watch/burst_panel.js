@@ -1,28 +1,43 @@
 /** The panel that sends 200 requests, a bounded number at once, and shows in which batches they were computed. */
 
-import { short } from "../charts.js";
-import { button, errorBox, select, slider, statusLine } from "../controls.js";
+import { button, select, slider, statusLine } from "../controls.js";
 import { curlPanel } from "../curl.js";
 import { h } from "../dom.js";
-import { TASKS, modelsOf } from "../tasks.js";
+import { errorBox } from "../errors.js";
+import { short } from "../format.js";
+import { modelsOf, TASKS } from "../tasks.js";
+import { figures, runsTable, squares } from "./burst_results.js";
 import { burst, canBurst, curlOf, unitOf } from "./requests.js";
-import { figures, runsTable } from "./runs.js";
-import { squares } from "./squares.js";
+
+/** @import { Burst, ModelEntry, Outcome } from "../types.d.ts" */
 
 const TIMES = 200;
 const MAX_AT_ONCE = 6; // a browser opens no more connections to one host over HTTP/1.1
 const MAX_EACH = 8;
 
-/** `onBegin(model)` hears of each burst; `isAllowed` is what the service says. Returns the element; null without a model. */
+/**
+ * The panel; null without a model that takes bursts.
+ *
+ * @param {object} options
+ * @param {ModelEntry[]} options.models
+ * @param {boolean} options.isAllowed what the service says
+ * @param {() => void} options.onBegin
+ * @param {AbortSignal} options.signal
+ */
 export function burstPanel({ models, isAllowed, onBegin, signal }) {
   const able = TASKS.flatMap(({ task }) => modelsOf(models, task)).filter(canBurst);
   if (able.length === 0) return null;
-  const chosen = () => able.find((model) => model.id === which.value);
-  const options = able.map((model) => model.id);
-  const which = select({ label: "Model", options, onInput: () => each.set(each.value) });
+  const chosen = () => able.find((model) => model.id === which.value) ?? able[0];
+  const which = select({ label: "Model", options: able.map((model) => model.id), onInput: () => each.set(each.value) });
   const atOnce = slider({ label: "Requests at once", min: 1, max: MAX_AT_ONCE, step: 1, value: MAX_AT_ONCE });
-  const wordEach = (value) => `${value} ${value === 1 ? unitOf(chosen()).slice(0, -1) : unitOf(chosen())}`;
-  const each = slider({ label: "In each request", min: 1, max: MAX_EACH, step: 1, value: 1, format: wordEach });
+  const each = slider({
+    label: "In each request",
+    min: 1,
+    max: MAX_EACH,
+    step: 1,
+    value: 1,
+    format: (value) => `${value} ${value === 1 ? unitOf(chosen()).slice(0, -1) : unitOf(chosen())}`,
+  });
   const grid = squares();
   const runs = runsTable();
   const status = statusLine();
@@ -30,19 +45,21 @@ export function burstPanel({ models, isAllowed, onBegin, signal }) {
   const curl = curlPanel();
   const send = button(`Send ${TIMES} requests`, sendAll, { kind: "primary", disabled: !isAllowed });
   const stop = button("Stop", () => running?.abort(), { hidden: true });
+  /** @type {AbortController | null} */
   let running = null;
   signal.addEventListener("abort", () => running?.abort());
 
   async function sendAll() {
-    running = new AbortController();
-    const mine = running;
+    const mine = new AbortController();
+    running = mine;
     const order = { model: chosen(), atOnce: atOnce.value, each: each.value };
+    /** @type {Outcome[]} */
     const outcomes = [];
     show(true);
     errors.hide();
     grid.begin(TIMES);
-    onBegin(order.model);
-    const onAnswer = (index, outcome) => {
+    onBegin();
+    const onAnswer = (/** @type {number} */ index, /** @type {Outcome} */ outcome) => {
       outcomes.push(outcome);
       grid.mark(index, outcome);
       status.say(`${outcomes.length} of ${TIMES} answered`);
@@ -57,21 +74,25 @@ export function burstPanel({ models, isAllowed, onBegin, signal }) {
     }
   }
 
+  /** @param {Burst} order @param {Outcome[]} outcomes @param {number} took */
   function finish(order, outcomes, took) {
     curl.show({ ...curlOf(order.model, order.each), times: TIMES, atOnce: order.atOnce });
     if (outcomes.length === 0) return status.say("Stopped before the first answer.");
     const result = figures(outcomes, took, order.each);
-    const worth = runs.add({ model: order.model.id, atOnce: order.atOnce, each: order.each, figures: result });
-    const words = `${outcomes.length} answers in ${short(took)} s, ${short(result.perSecond)} requests per second`;
-    const batches = result.batch ? `, ${short(result.batch)} rows per batch` : "";
-    const against = worth ? `: ${short(worth)} times as many as one at a time` : "";
-    status.say(`${words}${batches}${against}.`);
-    grid.tell(`${words}${batches}${against}`);
+    const speedup = runs.add({ model: order.model.id, atOnce: order.atOnce, each: order.each, figures: result });
+    const summary = [
+      `${outcomes.length} answers in ${short(took)} s, ${short(result.perSecond)} requests per second`,
+      result.rowsPerBatch ? `, ${short(result.rowsPerBatch)} rows per batch` : "",
+      speedup ? `: ${short(speedup)} times as many as one at a time` : "",
+    ].join("");
+    status.say(`${summary}.`);
+    grid.describe(summary);
     const refused = outcomes.find((outcome) => outcome.error);
     if (refused) errors.show(refused.error);
     return undefined;
   }
 
+  /** @param {boolean} isRunning */
   function show(isRunning) {
     send.disabled = isRunning || !isAllowed;
     stop.hidden = !isRunning;
@@ -93,13 +114,14 @@ export function burstPanel({ models, isAllowed, onBegin, signal }) {
   );
 }
 
+/** @param {boolean} isAllowed */
 function explanation(isAllowed) {
   if (!isAllowed) {
-    return "This service listens beyond its own machine, so bursts are off; --playground-burst turns them on.";
+    return "Other machines can reach this service, so bursts are off; --playground-burst turns them on.";
   }
   return (
-    "An idle device starts at once; what arrives while it computes waits and leaves together as the next batch. " +
-    "Send the burst with one request at a time, then with six, which is as many connections as a browser opens: " +
-    "the squares take on colour as batches grow, and the table tells what that is worth. A text has a row in every step."
+    "An idle device starts at once; requests that arrive while it computes wait and leave together as the next batch. " +
+    "Send the burst with one request at a time, then with six, as many connections as a browser opens: the squares darken " +
+    "as batches grow, and the table compares the throughput. A text has a row in every step."
   );
 }

@@ -1,21 +1,35 @@
-/** What two scrapes of `/metrics` say of the service, or of one of its models. It draws nothing. */
+/** What two scrapes of `/metrics` say of the service, or of one of its models. */
 
 import { buckets, bucketsDelta, pick, quantile, rate, total } from "../metrics.js";
 
-// Requests that reached a model; the page's own files and scrapes have no model.
+/** @import { LabelFilter, Scrape } from "../types.d.ts" */
+/** @typedef {ReturnType<typeof reading>} Reading */
+
+const MIN_COLUMNS = 6; // up to 32 rows
+
+/**
+ * Requests to a model, or to any; the page's own files and scrapes have no model.
+ *
+ * @param {string | null} model
+ * @returns {LabelFilter}
+ */
 const scope = (model) => ({ model: model ?? ((name) => name !== "") });
 
-/** The numbers of the moment; rates and percentiles need an earlier scrape and are null without. */
-export function reading(now, before, model = null) {
+/**
+ * The numbers of the moment; rates and percentiles need an earlier scrape and are null without.
+ *
+ * @param {Scrape} now
+ * @param {Scrape | null} before
+ * @param {string | null} model
+ */
+export function reading(now, before, model) {
   const labels = scope(model);
-  const value = (name, more = {}) => total(now.samples, name, { ...labels, ...more });
-  const perSecond = (name) => (before ? rate(now, before, name, labels) : null);
-  const between = (name) => {
-    if (!before) return [];
-    return bucketsDelta(buckets(now.samples, name, labels), buckets(before.samples, name, labels));
-  };
-  const latency = between("hotplate_request_seconds");
-  const queue = between("hotplate_queue_seconds");
+  const value = (/** @type {string} */ name) => total(now.samples, name, labels);
+  const perSecond = (/** @type {string} */ name) => (before ? rate(now, before, name, labels) : null);
+  const since = (/** @type {string} */ name) =>
+    before ? bucketsDelta(buckets(now.samples, name, labels), buckets(before.samples, name, labels)) : [];
+  const latency = since("hotplate_request_seconds");
+  const queue = since("hotplate_queue_seconds");
   return {
     requests: perSecond("hotplate_requests_total"),
     rows: perSecond("hotplate_rows_total"),
@@ -31,34 +45,47 @@ export function reading(now, before, model = null) {
   };
 }
 
-/** What concerns the whole service: its models, its processes, and the requests under way without this page's scrape. */
+/**
+ * What concerns the whole service: its models, its processes, and the requests in flight without this page's scrape.
+ *
+ * @param {Scrape} scrape
+ */
 export function wholeService({ samples }) {
   const states = pick(samples, "hotplate_model_state").filter((sample) => sample.value === 1);
-  const bytes = Object.fromEntries(
-    pick(samples, "hotplate_process_resident_bytes").map((sample) => [sample.labels.process, sample.value]),
-  );
+  const unready = states.filter((sample) => sample.labels.state !== "ready");
+  const memory = (/** @type {string} */ process) => total(samples, "hotplate_process_resident_bytes", { process });
   return {
-    ready: states.filter((sample) => sample.labels.state === "ready").length,
-    unready: states.filter((sample) => sample.labels.state !== "ready").map((sample) => `${sample.labels.model}: ${sample.labels.state}`),
+    numModels: states.length,
+    numReady: states.length - unready.length,
+    unready: unready.map((sample) => `${sample.labels.model}: ${sample.labels.state}`),
     restarts: total(samples, "hotplate_engine_restarts_total"),
     inFlight: Math.max(0, total(samples, "hotplate_requests_in_flight") - 1),
-    bytes,
+    engineBytes: memory("engine"),
+    apiBytes: memory("api"),
   };
 }
 
-/** Batches by their rows, steps of language models by their texts, since an earlier scrape: columns for `histogram`. */
-export function batchSizes(now, since, model = null) {
+/**
+ * Batches by their rows, steps of language models by their texts, since an earlier scrape: columns for `histogram`.
+ *
+ * @param {Scrape} now
+ * @param {Scrape} since
+ * @param {string | null} model
+ */
+export function batchSizes(now, since, model) {
   const labels = scope(model);
   const counted = ["hotplate_batch_size", "hotplate_step_sequences"].map((name) =>
     bucketsDelta(buckets(now.samples, name, labels), buckets(since.samples, name, labels)),
   );
+  /** @type {Map<number, number>} */
   const sums = new Map();
   for (const { le, count } of counted.flat()) sums.set(le, (sums.get(le) ?? 0) + count);
   const all = [...sums].sort(([a], [b]) => a - b);
-  const last = Math.max(6, all.findLastIndex(([, count]) => count > 0) + 1); // up to 32, and on where there are larger
-  return all.slice(0, last).map(([le, count], index) => ({ label: rangeLabel(le, all[index - 1]?.[0] ?? 0), count }));
+  const numColumns = Math.max(MIN_COLUMNS, all.findLastIndex(([, count]) => count > 0) + 1);
+  return all.slice(0, numColumns).map(([le, count], index) => ({ label: rangeLabel(le, all[index - 1]?.[0] ?? 0), count }));
 }
 
+/** @param {number} upper @param {number} lower */
 function rangeLabel(upper, lower) {
   if (upper === Infinity) return `>${lower}`;
   return upper - lower <= 1 ? String(upper) : `${lower + 1}–${upper}`;

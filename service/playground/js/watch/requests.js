@@ -1,117 +1,149 @@
-/** The requests of a burst: what each model is asked, and how so many are sent with a bounded number under way. */
+/** The requests of a burst: what is sent to a model of each task, and how many at once. */
 
 import { modelPath, request } from "../api.js";
-import { h } from "../dom.js";
-import { blobOf } from "../picture_files.js";
-import { serverTiming } from "../timing.js";
+import { context2d, h } from "../dom.js";
+import { serverTiming } from "../format.js";
+import { blobOf } from "../image_files.js";
+
+/** @import { Burst, CurlRequest, ModelEntry, Outcome } from "../types.d.ts" */
 
 const NUM_DISTINCT = 24;
 const NUM_TOKENS = 16;
+const IMAGE_SIDE = 32;
 
-// What is sent to a model of each task: `prepare` once, `make` each request, `curl` the same for people.
+/**
+ * What is sent to a model of one task: `prepare` once, `make` each request, `curl` the same for people.
+ *
+ * @typedef {object} Kind
+ * @property {string} unit
+ * @property {() => Promise<Blob[]>} prepare
+ * @property {(model: ModelEntry, index: number, each: number, images: Blob[]) => {path: string, body: unknown}} make
+ * @property {(model: ModelEntry, each: number) => CurlRequest} curl
+ */
+
+/** @type {Partial<Record<string, Kind>>} */
 const KINDS = {
   "image-classification": {
-    unit: "pictures",
-    prepare: () => Promise.all(Array.from({ length: NUM_DISTINCT }, (_, index) => picture(index))),
-    make: (model, index, each, pictures) => ({
+    unit: "images",
+    prepare: () => Promise.all(Array.from({ length: NUM_DISTINCT }, (_, index) => image(index))),
+    make: (model, index, each, images) => ({
       path: modelPath(model.id, "classify?top_k=1"),
-      body: each === 1 ? pictures[index % NUM_DISTINCT] : form(pictures, index, each),
+      body: each === 1 ? images[index % NUM_DISTINCT] : form(images, index, each),
     }),
     curl: (model, each) => ({
       path: modelPath(model.id, "classify?top_k=1"),
-      ...(each === 1 ? { bodyFile: "picture.png" } : { form: { file: new Array(each).fill("@picture.png") } }),
+      ...(each === 1 ? { bodyFile: "image.png" } : { form: { file: new Array(each).fill("@image.png") } }),
     }),
   },
-  "image-generation": {
-    unit: "pictures",
-    prepare: () => null,
-    make: (model, index, each) => ({ path: modelPath(model.id, "generate"), body: { num_images: each, seed: index * each } }),
-    curl: (model, each) => ({
-      path: modelPath(model.id, "generate"),
-      headers: { "Content-Type": "application/json" },
-      body: `{"num_images":${each},"seed":{}}`,
-    }),
-  },
-  "text-generation": {
-    unit: "texts",
-    prepare: () => null,
-    make: (model, index, each) => ({
-      path: modelPath(model.id, "generate"),
-      body: { prompt: "It was", max_tokens: NUM_TOKENS, n: each, seed: index * each },
-    }),
-    curl: (model, each) => ({
-      path: modelPath(model.id, "generate"),
-      headers: { "Content-Type": "application/json" },
-      body: `{"prompt":"It was","max_tokens":${NUM_TOKENS},"n":${each},"seed":{}}`,
-    }),
-  },
+  "image-generation": generation("images", (each) => ({ num_images: each })),
+  "text-generation": generation("texts", (each) => ({ prompt: "It was", max_tokens: NUM_TOKENS, n: each })),
 };
 
-/** Whether a burst can be sent to a model. */
+/**
+ * Requests to `generate` that differ in their seeds; xargs puts the seed in place of `{}`.
+ *
+ * @param {string} unit
+ * @param {(each: number) => object} members
+ * @returns {Kind}
+ */
+function generation(unit, members) {
+  return {
+    unit,
+    prepare: async () => [],
+    make: (model, index, each) => ({ path: modelPath(model.id, "generate"), body: { ...members(each), seed: index * each } }),
+    curl: (model, each) => ({
+      path: modelPath(model.id, "generate"),
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ ...members(each), seed: {} }),
+    }),
+  };
+}
+
+/** @param {ModelEntry} model */
 export function canBurst(model) {
   return model.state === "ready" && model.task in KINDS;
 }
 
-/** What a request of a burst holds: "pictures" or "texts". */
-export function unitOf(model) {
-  return KINDS[model.task].unit;
-}
-
-/** The request of a burst in the words of `curlPanel`. */
-export function curlOf(model, each) {
-  return KINDS[model.task].curl(model, each);
+/** @param {ModelEntry} model */
+function kindOf(model) {
+  const kind = KINDS[model.task];
+  if (!kind) throw new Error(`No burst is known for the task "${model.task}".`);
+  return kind;
 }
 
 /**
- * Send `times` requests of `each` items, `atOnce` under way; `onAnswer(index, outcome)` hears of each, `{milliseconds,
- * batchSize, error}`, where `batchSize` is that of the batch in which it was computed, 0 where many were.
+ * What a request of a burst holds: "images" or "texts".
+ *
+ * @param {ModelEntry} model
+ */
+export const unitOf = (model) => kindOf(model).unit;
+
+/**
+ * The request of a burst as curl sends it.
+ *
+ * @param {ModelEntry} model
+ * @param {number} each
+ */
+export const curlOf = (model, each) => kindOf(model).curl(model, each);
+
+/**
+ * Send `times` requests of `each` items, `atOnce` in flight, and return the seconds that they took.
+ *
+ * @param {Burst & {times: number, onAnswer: (index: number, outcome: Outcome) => void, signal: AbortSignal}} options
  */
 export async function burst({ model, times, atOnce, each, onAnswer, signal }) {
-  const kind = KINDS[model.task];
-  const prepared = await kind.prepare();
+  const kind = kindOf(model);
+  const images = await kind.prepare();
   let next = 0;
 
-  async function sendOnAndOn() {
+  async function sendInTurn() {
     while (next < times && !signal.aborted) {
       const index = next;
       next += 1;
-      const outcome = await answered(kind.make(model, index, each, prepared), signal);
+      const { path, body } = kind.make(model, index, each, images);
+      const outcome = await outcomeOf(path, body, signal);
       if (!signal.aborted) onAnswer(index, outcome);
     }
   }
 
   const began = performance.now();
-  await Promise.all(Array.from({ length: atOnce }, sendOnAndOn));
+  await Promise.all(Array.from({ length: atOnce }, sendInTurn));
   return (performance.now() - began) / 1000;
 }
 
-async function answered({ path, body }, signal) {
+/** @param {string} path @param {unknown} body @param {AbortSignal} signal @returns {Promise<Outcome>} */
+async function outcomeOf(path, body, signal) {
   const began = performance.now();
+  const outcome = { batchSize: 0, error: null };
   try {
     const response = await request(path, { body, signal });
     await response.arrayBuffer();
-    return { milliseconds: performance.now() - began, batchSize: Number(serverTiming(response).batch ?? 0), error: null };
+    return { ...outcome, milliseconds: performance.now() - began, batchSize: serverTiming(response).batch ?? 0 };
   } catch (error) {
-    return { milliseconds: performance.now() - began, batchSize: 0, error };
+    return { ...outcome, milliseconds: performance.now() - began, error };
   }
 }
 
-function form(pictures, index, each) {
+/** @param {Blob[]} images @param {number} index @param {number} each */
+function form(images, index, each) {
   const data = new FormData();
   for (let offset = 0; offset < each; offset += 1) {
-    data.append("file", pictures[(index * each + offset) % NUM_DISTINCT], "picture.png");
+    data.append("file", images[(index * each + offset) % NUM_DISTINCT], "image.png");
   }
   return data;
 }
 
-/** A small picture of a character; no two are alike, so that no cache answers. */
-function picture(index) {
-  const canvas = h("canvas");
-  canvas.width = canvas.height = 32;
-  const context = canvas.getContext("2d");
+/**
+ * A small image of a digit; no two are alike, so that no cache answers.
+ *
+ * @param {number} index
+ */
+function image(index) {
+  const canvas = h("canvas", { width: IMAGE_SIDE, height: IMAGE_SIDE });
+  const context = context2d(canvas);
   context.fillStyle = `hsl(${index * 15} 60% 12%)`;
-  context.fillRect(0, 0, 32, 32);
-  context.translate(16, 16);
+  context.fillRect(0, 0, IMAGE_SIDE, IMAGE_SIDE);
+  context.translate(IMAGE_SIDE / 2, IMAGE_SIDE / 2);
   context.rotate((index - NUM_DISTINCT / 2) * 0.02);
   context.font = "bold 26px sans-serif";
   context.textAlign = "center";

@@ -1,25 +1,32 @@
 /** The panel of attention: arcs from each token to those that a head looks back at, with every head to choose from. */
 
 import { json, modelPath } from "../api.js";
-import { latest, select, toggle } from "../controls.js";
+import { select, setOptions, toggle } from "../controls.js";
 import { h } from "../dom.js";
 import { panel } from "../panel.js";
-import { drawArcs } from "./arcs.js";
-import { headMap } from "./head_map.js";
-import { cutBefore, percent, visible } from "./reading.js";
+import { latest } from "../scheduling.js";
+import { drawArcs, headMap } from "./attention_maps.js";
+import { lastTokens, percent, visible } from "./text.js";
 import { tokenList } from "./token_list.js";
 
-const PAUSE_MS = 600;
+/** @import { AttentionAnswer, Control, Manifest } from "../types.d.ts" */
+
+const PAUSE_MILLISECONDS = 600;
 const LENGTHS = [12, 24, 48, 96];
 const FIRST_LENGTH = 24;
-const NUM_TOLD = 4;
+const NUM_DESCRIBED = 4;
+const MIN_VARIED_WEIGHT = 0.15;
 
-/** `read(text)` looks at another text; for a model without attention the panel says so and asks nothing. */
+/**
+ * `read(text)` shows another text; for a model without attention the panel says so and asks nothing.
+ *
+ * @param {{model: string, manifest: Manifest, signal: AbortSignal}} options
+ */
 export function attentionPanel({ model, manifest, signal }) {
-  if (!("attention" in manifest.graphs)) return { element: absent(model), read() {} };
+  if (!manifest.language || !("attention" in manifest.graphs)) return { element: absent(model), read() {} };
 
-  const most = manifest.language.attention_tokens - 1; // one is that of the beginning
-  const lengths = most < LENGTHS[0] ? [most] : LENGTHS.filter((one) => one <= most);
+  const max = manifest.language.attention_tokens - 1; // one is that of the beginning
+  const lengths = max < LENGTHS[0] ? [max] : LENGTHS.filter((one) => one <= max);
   const length = select({
     label: "Tokens",
     options: lengths.map((value) => ({ value: String(value), label: `the last ${value}` })),
@@ -31,34 +38,31 @@ export function attentionPanel({ model, manifest, signal }) {
   const hidesFirst = toggle({ label: "Leave out the token that begins every text", value: true, onInput: () => redraw() });
   const map = headMap({ onChoose: choose });
   const arcs = h("div", { class: "arcs-plot" });
-  const list = tokenList({ label: "Tokens of the text, with their attention", onLook: () => redraw(), kind: "arcs-tokens" });
-  const told = h("p", { class: "arcs-told", "aria-live": "polite" });
+  const list = tokenList({ label: "Tokens of the text, with their attention", onSelect: () => redraw(), kind: "arcs-tokens" });
+  const description = h("p", { class: "arcs-description", "aria-live": "polite" });
   const scroll = h("div", { class: "arcs-scroll", tabindex: 0, role: "region", "aria-label": "Attention arcs" }, arcs, list.element);
+  const controls = h("div", { class: "attention-controls" }, layer.element, head.element, length.element, hidesFirst.element);
   const card = panel(
     {
       title: "Attention",
-      hint: "Each arc joins a token with an earlier one that this head reads; the stronger, the more it counts. Point at a token to single it out.",
+      hint: "Each arc joins a token to an earlier one that this head reads, the darker the more it counts. Point at a token to single it out.",
       kind: "write-attention",
     },
-    h(
-      "div",
-      { class: "attention-columns" },
-      h("div", { class: "stack" }, h("div", { class: "attention-controls" }, layer.element, head.element, length.element, hidesFirst.element), scroll, told),
-      map.element,
-    ),
+    h("div", { class: "attention-columns" }, h("div", { class: "stack" }, controls, scroll, description), map.element),
   );
 
-  const reading = latest({ debounce: PAUSE_MS, signal });
+  const reading = latest({ debounce: PAUSE_MILLISECONDS, signal });
   let text = "";
+  /** @type {AttentionAnswer | null} */
   let found = null;
 
+  /** @param {string} next */
   function read(next) {
     text = next;
     return card.guard(() =>
       reading.run(async (newer) => {
-        const part = await lastTokens(model, text, Number(length.value), newer);
         const path = modelPath(model, "attention");
-        const body = { text: part };
+        const body = { text: await lastTokens(model, text, Number(length.value), newer) };
         const answer = await json(path, body, { signal: newer });
         if (newer.aborted) return;
         card.show({ path, body });
@@ -67,37 +71,51 @@ export function attentionPanel({ model, manifest, signal }) {
     );
   }
 
+  /** @param {AttentionAnswer} answer */
   function render(answer) {
-    const isFirst = found === null;
-    found = answer;
-    if (isFirst) {
-      refill(layer, found.attention.length);
-      refill(head, found.attention[0].length);
-      choose(...mostVaried(found.attention));
+    const { attention, tokens } = answer;
+    if (found === null) {
+      number(layer, attention.length);
+      number(head, attention[0].length);
+      setHead(mostVaried(attention));
     }
-    map.render(found.attention, Number(layer.value) - 1, Number(head.value) - 1);
-    list.render(found.tokens.map(({ text }, index) => (index === 0 ? { text: "begin", class: "token-begin", name: "begin" } : { text, class: "", name: visible(text) })));
+    found = answer;
+    map.render(attention, indexOf(layer), indexOf(head));
+    list.render(
+      tokens.map((token, index) =>
+        index === 0
+          ? { text: "begin", class: "token-begin", name: "begin" }
+          : { text: token.text, class: "", name: visible(token.text) },
+      ),
+    );
     redraw();
-    scroll.scrollLeft = scroll.scrollWidth; // to the token that is looked at, the last
+    scroll.scrollLeft = scroll.scrollWidth; // to the selected token, the last
   }
 
+  /** @param {number} layerIndex @param {number} headIndex */
   function choose(layerIndex, headIndex) {
+    setHead([layerIndex, headIndex]);
+    redraw();
+  }
+
+  /** @param {[number, number]} indices of the layer and the head */
+  function setHead([layerIndex, headIndex]) {
     layer.set(String(layerIndex + 1));
     head.set(String(headIndex + 1));
-    if (list.items().length) redraw();
   }
 
   function chosen() {
-    map.choose(Number(layer.value) - 1, Number(head.value) - 1);
+    map.choose(indexOf(layer), indexOf(head));
     redraw();
   }
 
   function redraw() {
     if (!found) return;
-    const weights = found.attention[Number(layer.value) - 1][Number(head.value) - 1];
-    const least = hidesFirst.value ? 1 : 0;
-    drawArcs(arcs, list.items(), weights, { at: list.looked(), least });
-    told.textContent = spoken(found.tokens, weights, list.looked(), least);
+    const weights = found.attention[indexOf(layer)][indexOf(head)];
+    const first = hidesFirst.value ? 1 : 0;
+    const selected = list.selected();
+    drawArcs(arcs, list.items(), weights, { selected, first });
+    description.textContent = described(found.tokens, weights, selected, first);
   }
 
   // Where tokens stand depends on the width and on the font, once it is there.
@@ -108,49 +126,57 @@ export function attentionPanel({ model, manifest, signal }) {
   return { element: card.element, read };
 }
 
+/** @param {string} model */
 function absent(model) {
-  const { element, body } = panel({ title: "Attention", kind: "write-attention" });
-  body.append(
-    h(
-      "p",
-      {},
-      `${model} has no attention: it is not a Transformer. A recurrent network carries what it has read in one state of a fixed size, and there are no weights on earlier tokens to draw.`,
-    ),
-  );
-  return element;
+  const words =
+    `${model} has no attention: it is not a Transformer. A recurrent network carries what it has read in one state of a ` +
+    "fixed size, so there are no weights on earlier tokens to draw.";
+  return panel({ title: "Attention", kind: "write-attention" }, h("p", {}, words)).element;
 }
 
-function refill(control, count) {
-  const options = Array.from({ length: count }, (_, index) => h("option", { value: String(index + 1) }, String(index + 1)));
-  control.input.replaceChildren(...options);
+/** @param {Control<string, HTMLSelectElement>} control @param {number} count */
+function number(control, count) {
+  setOptions(control.input, Array.from({ length: count }, (_, index) => String(index + 1)));
 }
 
-async function lastTokens(model, text, most, signal) {
-  if (text === "") return text;
-  const { tokens } = await json(modelPath(model, "tokenize"), { text }, { signal });
-  return tokens.length > most ? cutBefore(text, tokens, tokens.length, most, 0) : text;
-}
+/** @param {Control<string, HTMLSelectElement>} control */
+const indexOf = (control) => Number(control.value) - 1;
 
-/** The head that looks at most beside the beginning and the token itself: there is something to see at once. */
+/**
+ * The layer and head that look most at tokens other than the first and themselves: there is something to see at once.
+ *
+ * @param {number[][][][]} attention
+ * @returns {[number, number]}
+ */
 function mostVaried(attention) {
+  /** @type {[number, number]} */
   let best = [0, 0];
-  let most = -1;
+  let highest = -1;
   attention.forEach((heads, layer) =>
     heads.forEach((weights, head) => {
-      const sum = weights.reduce((total, row, from) => total + row.slice(1, from).reduce((a, b) => a + (b > 0.15 ? b : 0), 0), 0);
-      if (sum > most) [best, most] = [[layer, head], sum];
+      const others = weights.flatMap((row, from) => row.slice(1, from)).filter((weight) => weight > MIN_VARIED_WEIGHT);
+      const sum = others.reduce((total, weight) => total + weight, 0);
+      if (sum > highest) [best, highest] = [[layer, head], sum];
     }),
   );
   return best;
 }
 
-function spoken(tokens, weights, at, least) {
-  if (at < 0) return "";
-  if (at === 0) return "Nothing comes before the beginning: it looks at itself.";
-  const name = (index) => (index === 0 ? "the beginning" : `“${visible(tokens[index].text)}”`);
-  const rows = weights[at].slice(0, at + 1).map((weight, to) => ({ weight, to }));
-  const best = rows.filter(({ to }) => to >= least).sort((a, b) => b.weight - a.weight).slice(0, NUM_TOLD);
-  const parts = best.map(({ weight, to }) => `${to === at ? "itself" : name(to)} ${percent(weight)}`);
-  if (least && at > 0) parts.push(`the beginning ${percent(weights[at][0])}`);
-  return `${name(at)} looks at ${parts.join(", ")}.`;
+/**
+ * What the selected token looks at, in words.
+ *
+ * @param {{text: string}[]} tokens
+ * @param {number[][]} weights
+ * @param {number} selected
+ * @param {number} first
+ */
+function described(tokens, weights, selected, first) {
+  if (selected < 0) return "";
+  if (selected === 0) return "Nothing comes before the beginning: it looks at itself.";
+  const name = (/** @type {number} */ index) => (index === 0 ? "the beginning" : `“${visible(tokens[index].text)}”`);
+  const rows = weights[selected].slice(0, selected + 1).map((weight, to) => ({ weight, to }));
+  const best = rows.slice(first).sort((a, b) => b.weight - a.weight).slice(0, NUM_DESCRIBED);
+  const parts = best.map(({ weight, to }) => `${to === selected ? "itself" : name(to)} ${percent(weight)}`);
+  if (first) parts.push(`the beginning ${percent(weights[selected][0])}`);
+  return `${name(selected)} looks at ${parts.join(", ")}.`;
 }

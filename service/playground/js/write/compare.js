@@ -1,47 +1,64 @@
-/** The panel in which two models write on from the same text, side by side. */
+/** The panel in which two models continue the same text, side by side. */
 
-import { card as modelCard, modelPath } from "../api.js";
+import { modelCard, modelPath } from "../api.js";
 import { button, select, statusLine } from "../controls.js";
 import { curlPanel } from "../curl.js";
 import { announce, h } from "../dom.js";
 import { panel } from "../panel.js";
-import { fitting } from "./reading.js";
 import { outcomeText, streamText } from "./streaming.js";
+import { fitting } from "./text.js";
 
-/** `names` are the text generators; `text()` is what they write on from. */
+/** @import { Manifest } from "../types.d.ts" */
+/** @import { Sampling, SamplingSettings } from "../pages/write.js" */
+/** @import { Measured } from "./streaming.js" */
+
+/**
+ * `names` are the text generators, at least two; `text()` is what they continue.
+ *
+ * @param {object} options
+ * @param {string} options.model
+ * @param {string[]} options.names
+ * @param {SamplingSettings} options.settings
+ * @param {() => string} options.text
+ * @param {AbortSignal} options.signal
+ */
 export function comparePanel({ model, names, settings, text, signal }) {
-  const columns = [model, names.find((name) => name !== model)].map((name) => column(name, names, signal));
+  const other = names.find((name) => name !== model) ?? model;
+  const columns = [model, other].map((name) => column(name, names, signal));
   const run = button("Write both", () => card.guard(write), { kind: "primary" });
   const stop = button("Stop both", () => running?.abort(), { disabled: true });
   const card = panel(
     {
       title: "Side by side",
-      hint: "Both go on from the text above, at the same time and with the same settings.",
+      hint: "Both continue the text above, at the same time and with the same settings.",
       kind: "write-compare",
     },
     h("div", { class: "write-actions" }, run, stop),
     h("div", { class: "compare-columns" }, columns.map((one) => one.element)),
   );
+  /** @type {AbortController | null} */
   let running = null;
   signal.addEventListener("abort", () => running?.abort());
 
   async function write() {
     if (running) return;
-    running = new AbortController();
+    const mine = new AbortController();
+    running = mine;
     setRunning(true);
     try {
       const prompt = text().trimEnd();
       const values = settings.values();
-      const names = columns.map((one) => one.name()).join(" and ");
-      await Promise.all(columns.map((one) => one.write(prompt, values, running.signal)));
-      if (!signal.aborted) announce(`${names} are done.`);
+      const both = columns.map((one) => one.name()).join(" and ");
+      await Promise.all(columns.map((one) => one.write(prompt, values, mine.signal)));
+      if (!signal.aborted) announce(`${both} are done.`);
     } finally {
-      running.abort(); // where one has failed, the other need not go on
+      mine.abort(); // where one has failed, the other need not go on
       running = null;
       setRunning(false);
     }
   }
 
+  /** @param {boolean} isRunning */
   function setRunning(isRunning) {
     run.disabled = isRunning;
     stop.disabled = !isRunning;
@@ -50,6 +67,7 @@ export function comparePanel({ model, names, settings, text, signal }) {
   return { element: card.element };
 }
 
+/** @param {string} initial @param {string[]} names @param {AbortSignal} signal */
 function column(initial, names, signal) {
   const kind = h("p", { class: "muted compare-kind" });
   const prompt = h("span", { class: "compare-prompt" });
@@ -77,9 +95,10 @@ function column(initial, names, signal) {
     return manifest;
   }
 
+  /** @param {string} text @param {Sampling} values @param {AbortSignal} stopped */
   async function write(text, values, stopped) {
     const name = choice.value;
-    const { context } = (await describe()).language;
+    const context = (await describe()).language?.context ?? 0;
     const body = { prompt: await fitting(name, text, context - values.max_tokens - 1, stopped), ...values };
     prompt.textContent = text;
     written.textContent = "";
@@ -90,22 +109,28 @@ function column(initial, names, signal) {
     status.say(outcomeText(outcome));
   }
 
+  /** @param {string} text @param {Measured} measured */
   function onPiece(text, { tokensPerSecond }) {
-    written.textContent += text;
+    written.append(text);
     speed.textContent = tokensPerSecond.toFixed(0);
     output.scrollTop = output.scrollHeight;
   }
 
-  describe().catch(() => {}); // without it the column lacks a caption; what is wrong is told when it writes
+  describe().catch(() => {}); // without a card the column lacks a caption; writing shows what is wrong
   return { element, write, name: () => choice.value };
 }
 
-/** What kind of network it is, how large, and how well it foresees a text that it never saw. */
-export function kindText(manifest) {
-  const parts = ["attention" in manifest.graphs ? "Transformer" : manifest.language.states.some(({ name }) => name === "c") ? "LSTM" : "recurrent network"];
-  const numParameters = manifest.training?.parameters;
+/**
+ * The kind of network, its size, and how well it predicts a text that it never saw.
+ *
+ * @param {Manifest} manifest
+ */
+export function kindText({ graphs, language, training, evaluation }) {
+  const isLstm = language?.states.some(({ name }) => name === "c");
+  const parts = ["attention" in graphs ? "Transformer" : isLstm ? "LSTM" : "recurrent network"];
+  const numParameters = training?.parameters;
   if (numParameters) parts.push(`${(numParameters / 1e6).toFixed(1)} M parameters`);
-  const score = manifest.evaluation?.find(({ metric, split }) => metric === "bits_per_byte" && split === "test");
-  if (score) parts.push(`${score.value.toFixed(3)} bits a byte on unseen novels`);
+  const score = evaluation?.find(({ metric, split }) => metric === "bits_per_byte" && split === "test");
+  if (score) parts.push(`${score.value.toFixed(3)} bits per byte on unseen novels`);
   return parts.join(" · ");
 }

@@ -1,44 +1,51 @@
-/** A text area that completes as one types: the suggestion stands behind the caret in grey. It knows no model. */
+/** A text area that completes as the user types: the suggestion stands behind the caret in grey. It knows no model. */
 
 import { announce, h } from "../dom.js";
-import { latest } from "../controls.js";
+import { latest } from "../scheduling.js";
 
-const PAUSE_MS = 120;
+const PAUSE_MILLISECONDS = 120;
+const NUM_ROWS = 9;
 
 /**
- * `suggest(text, signal)` resolves to what may come next; `onText(text)` is told of every change.
+ * Tab accepts a suggestion and Escape dismisses it; without one, and before any change, Tab moves the focus as everywhere.
  *
- * Tab takes a suggestion and Escape dismisses it; without one, and before any change, Tab moves the focus as everywhere.
+ * @param {object} options
+ * @param {string} options.label
+ * @param {string} options.describedBy the id of the element that explains the keys
+ * @param {(text: string, signal: AbortSignal) => Promise<string | undefined>} options.suggest what may come next
+ * @param {(text: string) => void} options.onText gets the text after every change
+ * @param {AbortSignal} options.signal
  */
-export function ghostEditor({ label, describedBy, suggest, onText, signal, rows = 9 }) {
-  const before = h("span", {});
+export function ghostEditor({ label, describedBy, suggest, onText, signal }) {
+  const before = h("span");
   const ghost = h("span", { class: "ghost" });
   const area = h("textarea", {
     class: "editor-area",
-    rows,
+    rows: NUM_ROWS,
     spellcheck: false,
     autocapitalize: "off",
     autocomplete: "off",
     "aria-label": label,
     "aria-describedby": describedBy,
-    on: { input: changed, keydown: pressed, select: moved, click: clicked, keyup: moved, blur: left },
+    on: { input: (event) => changed(/** @type {InputEvent} */ (event)), keydown: pressed, select: moved, click: clicked, keyup: moved, blur: left },
   });
   // A mirror of the text gives the area its height and carries the suggestion in the right place.
   const mirror = h("div", { class: "editor-mirror", "aria-hidden": "true" }, before, ghost, "\u200b");
-  // For fingers; a keyboard has its Tab. Without its default, a press leaves the focus in the text.
-  const press = { mousedown: (event) => event.preventDefault(), click: taken };
-  const take = h("button", { type: "button", class: "editor-take", tabindex: -1, hidden: true, on: press });
-  take.append("Accept ", h("kbd", {}, "Tab"));
-  const element = h("div", { class: "editor" }, h("div", { class: "editor-scroll" }, mirror, area), take);
+  const scroll = h("div", { class: "editor-scroll" }, mirror, area);
+  // For touch; a keyboard has its Tab. Without its default, a press leaves the focus in the text.
+  const on = { mousedown: (/** @type {Event} */ event) => event.preventDefault(), click: accept };
+  const button = h("button", { type: "button", class: "editor-accept", tabindex: -1, hidden: true, on }, "Accept ", h("kbd", {}, "Tab"));
+  const element = h("div", { class: "editor" }, scroll, button);
 
-  const newest = latest({ debounce: PAUSE_MS, signal });
+  const newest = latest({ debounce: PAUSE_MILLISECONDS, signal });
   let isOn = true;
   let isBusy = false;
-  let isEditing = false; // since it has the focus: whoever only passes by with Tab takes nothing
+  let isEditing = false; // since it has the focus: a user who only passes by with Tab accepts nothing
 
+  /** @param {string} suggestion */
   function show(suggestion) {
     ghost.textContent = suggestion;
-    take.hidden = !suggestion;
+    button.hidden = !suggestion;
   }
 
   function dismiss() {
@@ -60,6 +67,7 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal, rows 
     moved();
   }
 
+  /** @param {InputEvent} event */
   function changed(event) {
     isEditing = true;
     mirrorText();
@@ -69,17 +77,17 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal, rows 
   }
 
   function canSuggest() {
-    const atEnd = area.selectionStart === area.value.length && area.selectionEnd === area.value.length;
-    return isOn && !isBusy && atEnd && area.value.trim() !== "";
+    const isAtEnd = area.selectionStart === area.value.length && area.selectionEnd === area.value.length;
+    return isOn && !isBusy && isAtEnd && area.value.trim() !== "";
   }
 
   function ask() {
     show("");
     if (!canSuggest()) return dismiss();
     const text = area.value;
-    return newest.run(async (signal) => {
-      const suggestion = await suggest(text, signal);
-      if (signal.aborted || area.value !== text || !canSuggest()) return;
+    return newest.run(async (newer) => {
+      const suggestion = await suggest(text, newer);
+      if (newer.aborted || area.value !== text || !canSuggest()) return;
       show(suggestion ?? "");
       if (suggestion && document.activeElement === area) announce(`Suggestion: ${suggestion}`);
     });
@@ -89,29 +97,28 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal, rows 
     if (ghost.textContent && !canSuggest()) dismiss();
   }
 
+  /** @param {KeyboardEvent} event */
   function pressed(event) {
     if (!ghost.textContent || event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key === "Tab" && !event.shiftKey && isEditing) taken(event);
+    if (event.key === "Tab" && !event.shiftKey && isEditing) accept(event);
     else if (event.key === "Escape") {
       event.preventDefault();
       dismiss();
     }
   }
 
-  function taken(event) {
+  /** @param {Event} event */
+  function accept(event) {
     event.preventDefault(); // the focus stays in the text
     const suggestion = ghost.textContent;
     show("");
     area.focus();
-    insert(suggestion);
+    // The deprecated `execCommand` is the only way that keeps the browser's own undo.
+    if (!document.execCommand("insertText", false, suggestion)) change(area.value + suggestion);
   }
 
-  // `execCommand` is the only way in that keeps the browser's own undo.
-  function insert(text) {
-    if (!document.execCommand("insertText", false, text)) set(area.value + text);
-  }
-
-  function set(text) {
+  /** @param {string} text */
+  function change(text) {
     area.value = text;
     mirrorText();
     onText(text);
@@ -119,23 +126,25 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal, rows 
 
   return {
     element,
-    area,
     text: () => area.value,
+    /** @param {string} text */
     set(text) {
       dismiss();
-      set(text);
+      change(text);
     },
+    /** @param {string} text */
     append(text) {
-      set(area.value + text);
-      const scroll = mirror.parentElement;
+      change(area.value + text);
       scroll.scrollTop = scroll.scrollHeight;
     },
-    busy(value) {
+    /** @param {boolean} value */
+    setBusy(value) {
       isBusy = value;
       area.readOnly = value;
       if (value) dismiss();
     },
-    suggesting(value) {
+    /** @param {boolean} value */
+    setSuggesting(value) {
       isOn = value;
       if (value) ask();
       else dismiss();

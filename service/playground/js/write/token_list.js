@@ -1,13 +1,15 @@
-/** Tokens in a row, one of which is looked at: by hovering, by touch, or with the arrow keys as in a list box. */
+/** Tokens in a row, one of which is selected: by hovering, by touch, or with the arrow keys as in a list box. */
 
-import { clear, h } from "../dom.js";
+import { clear, closest, h } from "../dom.js";
+
+/** @typedef {{text: string, class: string, name: string, title?: string}} Item */
 
 /**
- * `onLook(index)` is told which token is looked at.
+ * `onSelect` gets the index of each token that the user selects.
  *
- * `render(tokens)` takes [{text, class, title}]; `end`, where given, is one more item behind the last.
+ * @param {{label: string, onSelect: (index: number) => void, kind?: string}} options
  */
-export function tokenList({ label, onLook, kind = "" }) {
+export function tokenList({ label, onSelect, kind = "" }) {
   const element = h("div", {
     class: `tokens ${kind}`,
     role: "listbox",
@@ -15,47 +17,66 @@ export function tokenList({ label, onLook, kind = "" }) {
     "aria-orientation": "horizontal",
     on: { keydown: pressed, pointerover: pointed, focusin: pointed, pointerdown: pointed },
   });
+  /** @type {HTMLElement[]} */
   let items = [];
-  let at = -1;
+  let selected = -1;
 
-  function render(tokens, looked = tokens.length - 1) {
-    clear(element);
-    items = tokens.map(({ text, class: kind, title, name }, index) => {
-      const lines = text.split("\n");
-      const shown = lines.flatMap((line, row) => (row < lines.length - 1 ? [line, mark(), h("br", {})] : [line]));
-      const props = { class: `token ${kind}`, role: "option", tabindex: -1, dataset: { index }, "aria-selected": "false" };
-      return h("span", { ...props, title: title ?? "", "aria-label": name ?? text }, ...shown);
-    });
-    element.append(...items);
-    at = -1;
-    select(Math.min(looked, items.length - 1), false);
+  /**
+   * Show other tokens, the last of them selected.
+   *
+   * @param {Item[]} tokens
+   */
+  function render(tokens) {
+    items = tokens.map(item);
+    clear(element).append(...items);
+    selected = -1;
+    select(items.length - 1);
   }
 
-  const mark = () => h("span", { class: "token-newline" }, "↵");
-
-  function select(index, tell = true) {
-    if (index < 0 || index >= items.length || (index === at && tell)) return;
-    items[at]?.setAttribute("aria-selected", "false");
-    items[at]?.setAttribute("tabindex", "-1");
-    at = index;
-    items[at].setAttribute("aria-selected", "true");
-    items[at].setAttribute("tabindex", "0");
-    if (tell) onLook(at);
+  /** @param {number} index */
+  function select(index) {
+    items[selected]?.setAttribute("aria-selected", "false");
+    items[selected]?.setAttribute("tabindex", "-1");
+    selected = index;
+    items[selected]?.setAttribute("aria-selected", "true");
+    items[selected]?.setAttribute("tabindex", "0");
   }
 
-  function pointed(event) {
-    const item = event.target.closest("[data-index]");
-    if (item) select(Number(item.dataset.index));
-  }
-
-  function pressed(event) {
-    const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -at, End: items.length - 1 - at };
-    if (!(event.key in steps)) return;
-    event.preventDefault();
-    const index = Math.max(0, Math.min(items.length - 1, at + steps[event.key]));
+  /** @param {number} index */
+  function choose(index) {
+    if (index === selected) return;
     select(index);
+    onSelect(index);
+  }
+
+  /** @param {Event} event */
+  function pointed(event) {
+    const index = closest(event, "[data-index]")?.dataset.index;
+    if (index !== undefined) choose(Number(index));
+  }
+
+  /** @param {KeyboardEvent} event */
+  function pressed(event) {
+    /** @type {Partial<Record<string, number>>} */
+    const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+    const step = steps[event.key];
+    if (step === undefined || items.length === 0) return;
+    event.preventDefault();
+    const index = Math.max(0, Math.min(items.length - 1, selected + step));
+    choose(index);
     items[index].focus();
   }
 
-  return { element, render, select, items: () => items, looked: () => at };
+  return { element, render, items: () => items, selected: () => selected };
+}
+
+/** @param {Item} token @param {number} index */
+function item({ text, class: kind, title = "", name }, index) {
+  const lines = text.split("\n");
+  const shown = lines.map((line, row) => (row < lines.length - 1 ? [line, h("span", { class: "token-newline" }, "↵"), h("br")] : line));
+  return h(
+    "span",
+    { class: `token ${kind}`, role: "option", tabindex: -1, dataset: { index }, title, "aria-selected": "false", "aria-label": name },
+    shown,
+  );
 }

@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from service.errors import MalformedRequest, NotFound
 from service.protocols.open_inference.grpc.calls import Call, Calls, Context, parse
 from service.protocols.open_inference.grpc.codes import code_of
-from service.tasks.parameters import shown
+from service.schema import shown
 
 NAME = "grpc.health.v1.Health"
 WATCH_SECONDS = 0.2

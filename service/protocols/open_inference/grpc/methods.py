@@ -22,7 +22,7 @@ from service.protocols.open_inference.grpc.texts import stream_text
 from service.protocols.open_inference.request import NO_SHARED_MEMORY
 from service.protocols.open_inference.router import EXTENSIONS
 from service.protocols.open_inference.router import NAME as SERVER_NAME
-from service.tasks.parameters import shown
+from service.schema import shown
 
 NAME = "inference.GRPCInferenceService"
 

@@ -13,7 +13,7 @@ from service.protocols.open_inference.execution import Answer
 from service.protocols.open_inference.grpc.open_inference_pb2 import ModelInferRequest, ModelInferResponse
 from service.protocols.open_inference.grpc.tensors import tensor_from_contents, tensor_from_raw
 from service.protocols.open_inference.request import MAX_TENSORS, NO_SHARED_MEMORY, InferRequest, WantedOutput
-from service.tasks.parameters import shown
+from service.schema import shown
 
 _SHARED_MEMORY = "shared_memory_region"
 

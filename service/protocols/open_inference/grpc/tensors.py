@@ -15,7 +15,7 @@ from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter
 from service.protocols.open_inference.grpc.open_inference_pb2 import ModelInferRequest
 from service.protocols.open_inference.tensors import Tensor, check_datatype, check_shape, raw_tensor
-from service.tasks.parameters import shown
+from service.schema import shown
 
 CONTENTS = {
     "BOOL": "bool_contents",

@@ -15,7 +15,7 @@ from service.protocols.open_inference.grpc.streams import FINAL, Tell
 from service.protocols.open_inference.request import InferRequest
 from service.protocols.open_inference.tensors import unpack_strings
 from service.protocols.open_inference.text_routes import Prompted, begin_text
-from service.tasks.parameters import shown
+from service.schema import shown
 from service.tasks.text_generation.detokenization import Piece
 from service.tasks.text_generation.sequences import Running
 

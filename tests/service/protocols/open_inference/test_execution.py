@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from service.tasks.text_generation.tokenizers import Tokenizers
 
 from service.engine.transport.client import EngineClient
 from service.engine.transport.known_models import ReadyModel
@@ -20,7 +21,6 @@ from service.protocols.open_inference.execution import Answer, Execution
 from service.protocols.open_inference.request import InferRequest
 from service.protocols.open_inference.tensors import Tensor
 from service.settings import Settings
-from service.tasks.text_generation.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from tests.service.protocols.open_inference.manifests import manifest_of
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.tasks.classification.explanation import explanation_png
+from service.tasks.classification.process import explanation_png
 from service.tasks.colormap import COLOURS
 from tests.models.samples import noise
 

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from service.tasks.image_generation.latents import draw
+from service.tasks.image_generation.process import draw
 from tests.fake_models.image_generation import HEIGHT, LABELS, NUM_LATENTS, WIDTH, Floats, Pictures, TinyImageGenerator
 
 GAN = "/v1/models/tiny-gan"

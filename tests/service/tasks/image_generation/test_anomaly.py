@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.tasks.image_generation.anomaly import anomaly_score, complexity_nats
+from service.tasks.image_generation.process import anomaly_score, complexity_nats
 
 FLAT = np.zeros((28, 28, 1), np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (28, 28, 1), dtype=np.uint8)

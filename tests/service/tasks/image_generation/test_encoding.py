@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import prepare
-from service.tasks.image_generation.anomaly import complexity_nats
-from service.tasks.image_generation.latents import draw
+from service.tasks.image_generation.process import complexity_nats, draw
 from service.tasks.image_generation.rendering import error_colors
 from tests.fake_models.image_generation import (
     HEIGHT,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from service.tasks.image_generation.latents import (
+from service.tasks.image_generation.process import (
     NUM_SEEDS,
     Floats,
     difference_added,

@@ -15,9 +15,9 @@ from PIL import Image
 from models.images import ImageLimits
 from models.stylization import Style, Stylization
 from service.errors import InvalidParameter, PictureTooSmall
-from service.tasks.parameters import spelled
-from service.tasks.style_transfer.parameters import STYLIZE, Wanted, parse_wanted
+from service.schema import from_text, read
 from service.tasks.style_transfer.process import Painting, blended, check_header
+from service.tasks.style_transfer.schema import StylizeParameters
 from tests.models.samples import encoded, noise, png_chunk, png_header
 
 Pixels = NDArray[np.uint8]
@@ -39,12 +39,12 @@ STYLES = Stylization(
 )
 
 
-def wanted(**texts: str) -> Wanted:
-    return parse_wanted(spelled({"style": "waves"} | texts, STYLIZE), STYLES)
+def parameters_of(**texts: str) -> StylizeParameters:
+    return read(StylizeParameters, from_text(StylizeParameters, {"style": "waves"} | texts))
 
 
 def painting_of(body: bytes, stylization: Stylization = STYLES, **texts: str) -> Painting:
-    asked = wanted(**texts)
+    asked = parameters_of(**texts)
     return Painting(check_header(body, LIMITS, asked), LIMITS, stylization, asked)
 
 
@@ -157,16 +157,16 @@ def test_strength_0_keeps_colours_below_full_transparency() -> None:
 def test_a_blend_of_pixels_is_rounded() -> None:
     below, painted = np.full((1, 1, 3), 10, np.uint8), np.full((1, 1, 3), 13, np.uint8)
 
-    assert blended(below, painted, wanted(strength="0.5")).tolist() == [[[12, 12, 12]]]
-    assert blended(below, painted, wanted(strength="0.1")).tolist() == [[[10, 10, 10]]]
-    assert np.array_equal(blended(below, painted, wanted()), painted)
+    assert blended(below, painted, parameters_of(strength="0.5")).tolist() == [[[12, 12, 12]]]
+    assert blended(below, painted, parameters_of(strength="0.1")).tolist() == [[[10, 10, 10]]]
+    assert np.array_equal(blended(below, painted, parameters_of()), painted)
 
 
 def test_preserved_colors_keep_the_differences_of_channels() -> None:
     below = np.array([[[100, 120, 90], [250, 20, 0]]], np.uint8)
     painted = np.array([[[30, 60, 200], [255, 255, 255]]], np.uint8)
 
-    found = blended(below, painted, wanted(preserve_color="true"))
+    found = blended(below, painted, parameters_of(preserve_color="true"))
 
     luma = np.array([0.299, 0.587, 0.114])
     assert found[0, 0].tolist() == np.rint(below[0, 0] + (painted[0, 0] - below[0, 0].astype(float)) @ luma).tolist()
@@ -183,7 +183,7 @@ def test_a_side_that_webp_cannot_hold_is_refused_before_decoding() -> None:
 
 def check_header_error(head: bytes, kind: type[Exception], told: str, **texts: str) -> None:
     with pytest.raises(kind, match=told):
-        check_header(head + png_chunk(b"IEND", b""), LIMITS, wanted(**texts))
+        check_header(head + png_chunk(b"IEND", b""), LIMITS, parameters_of(**texts))
 
 
 MEASURE = """

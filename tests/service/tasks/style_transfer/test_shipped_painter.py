@@ -17,8 +17,9 @@ from PIL import Image
 from models.images import ImageLimits
 from models.manifest import read_manifest
 from models.stylization import Stylization
-from service.tasks.style_transfer.parameters import parse_wanted
+from service.schema import read
 from service.tasks.style_transfer.process import Painting, check_header
+from service.tasks.style_transfer.schema import StylizeParameters
 from tests.similarity import structural_similarity
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -50,13 +51,14 @@ def painted(
     sessions: dict[str, ort.InferenceSession], stylization: Stylization, body: bytes, **asked: str
 ) -> tuple[Pixels, int]:
     """Paint a photograph as the service does, without it; returns the painting and the number of tiles."""
-    wanted = parse_wanted(asked, stylization)
+    parameters = read(StylizeParameters, asked)
+    weights = parameters.weights(stylization)
     limits = ImageLimits(max_pixels=25_000_000)
-    painting = Painting(check_header(body, limits, wanted), limits, stylization, wanted)
+    painting = Painting(check_header(body, limits, parameters), limits, stylization, parameters)
 
     def run(graph: str, pixels: Pixels, statistics: Sequence[Any] = ()) -> list[Any]:
         session = sessions[graph]
-        rows = (pixels, wanted.weights, *statistics)
+        rows = (pixels, weights, *statistics)
         feed = {node.name: row[None] for node, row in zip(session.get_inputs(), rows, strict=True)}
         return [array[0] for array in session.run(None, feed)]
 

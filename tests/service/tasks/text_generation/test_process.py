@@ -10,33 +10,13 @@ from hypothesis import strategies as st
 
 from models.manifest import Language, StateSpec
 from models.tokenizer import Tokenizer
-from service.errors import ContextExceeded, InvalidParameter, UnknownToken
+from service.errors import ContextExceeded, UnknownToken
 from service.tasks.text_generation import process as text
-from tests.fake_models.tokenizers import SAMPLE, byte_level, character_level
+from tests.fake_models.tokenizers import byte_level
 
 TOKENIZER = Tokenizer(byte_level())
 STATE = StateSpec(name="h", datatype="FP32", shape=(4,))
 LANGUAGE = Language(vocab_size=320, context=16, bos_token=0, eos_token=0, states=(STATE,))
-
-
-def test_a_text_of_as_many_tokens_as_fit_is_encoded() -> None:
-    num_tokens = len(TOKENIZER.encode(SAMPLE))
-
-    assert text.encode(TOKENIZER, SAMPLE, num_tokens) == TOKENIZER.encode(SAMPLE)
-    with pytest.raises(ContextExceeded, match=f"prompt has {num_tokens} tokens; at most {num_tokens - 1} fit"):
-        text.encode(TOKENIZER, SAMPLE, num_tokens - 1)
-
-
-def test_a_text_that_cannot_fit_is_refused_by_its_length() -> None:
-    at_least = math.ceil(1000 / TOKENIZER.max_token_bytes)
-
-    with pytest.raises(ContextExceeded, match=f"text has at least {at_least} tokens; at most 10 fit"):
-        text.encode(TOKENIZER, "x" * 1000, 10, "text")
-
-
-def test_a_character_without_a_token_is_quoted() -> None:
-    with pytest.raises(InvalidParameter, match="prompt holds 'z' at character 2; this model has no token for it"):
-        text.encode(Tokenizer(character_level()), "abz", 10)
 
 
 @pytest.mark.parametrize(("tokens", "named"), [([1, 320], 320), ([-1], -1), ([5, 999, 1000], 999)])
@@ -92,21 +72,21 @@ def test_token_rows_have_places_and_bytes() -> None:
 
     rows = text.token_rows(TOKENIZER, tokens)
 
-    assert [(row["text"], row["start"], row["end"]) for row in rows] == [
+    assert [(row.text, row.start, row.end) for row in rows] == [
         ("a", 0, 1),
         ("\ufffd", 1, 2),
         ("\ufffd", 1, 2),
     ]
-    assert bytes(byte for row in rows for byte in row["bytes"]) == "a\u00e9".encode()
-    assert [row["id"] for row in rows] == tokens
+    assert bytes(byte for row in rows for byte in row.bytes) == "a\u00e9".encode()
+    assert [row.id for row in rows] == tokens
 
 
 def test_candidates_have_probabilities() -> None:
     (first, second) = text.candidates(TOKENIZER, [(1, math.log(0.75)), (9999, math.log(0.25))])
 
-    assert (first["id"], first["text"]) == (1, TOKENIZER.decode([1]))
-    assert first["probability"] == pytest.approx(0.75)
-    assert second["text"] == ""
+    assert (first.id, first.text) == (1, TOKENIZER.decode([1]))
+    assert first.probability == pytest.approx(0.75)
+    assert second.text == ""
 
 
 @given(st.integers(2, 400), st.integers(2, 40))

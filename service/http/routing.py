@@ -1,0 +1,149 @@
+"""The one table of inference routes: the fast path, FastAPI and the OpenAPI document are all read from it.
+
+A route is declared where it is handled. The fast path leads to its handler past the framework; the same handler is
+registered with FastAPI too, which answers other methods and odd paths and writes the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Send
+
+from service.http.documentation import Problem, inline_schema
+from service.http.request_context import Scope
+
+Responses = Mapping[int | str, Mapping[str, Any]]
+_SCHEMAS = "#/components/schemas/{name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What the OpenAPI document says of a route.
+
+    `request` holds OpenAPI's `parameters` and `requestBody`. `answers` is the struct of its JSON answer, or several.
+    """
+
+    summary: str
+    description: str
+    request: Mapping[str, Any]
+    responses: Responses
+    answers: tuple[type, ...] = ()
+    tag: str = "inference"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One inference route; requests are counted by the template of its path."""
+
+    method: str
+    path: str
+    handler: ASGIApp
+    document: Document
+    parts: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.path.split("/")))
+
+    def match(self, parts: list[str]) -> dict[str, Any] | None:
+        """The path's parameters; None where it is another's."""
+        found: dict[str, Any] = {}
+        for wanted, part in zip(self.parts, parts, strict=True):
+            if wanted.startswith("{"):
+                if not part:
+                    return None
+                found[wanted[1:-1]] = part
+            elif wanted != part:
+                return None
+        return found
+
+
+class FastPath:
+    """Dispatches to the handlers of the table; whatever is not in it goes to the application."""
+
+    def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
+        self._app = app
+        self._routes = {(len(route.parts), route.parts[1], route.parts[-1], route.method): route for route in routes}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        parts = scope.get("path", "").split("/")
+        if len(parts) > 2:
+            route = self._routes.get((len(parts), parts[1], parts[-1], scope["method"]))
+            if route is not None and (found := route.match(parts)) is not None:
+                scope["route"] = route
+                scope["path_params"] = found
+                await route.handler(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def add_routes(app: FastAPI, routes: Iterable[Route]) -> None:
+    """Register the handlers with FastAPI, and their documents."""
+    components: dict[str, Any] = {Problem.__name__: inline_schema(Problem)}
+    for route in routes:
+        _add_route(app, route, components)
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            document["components"]["schemas"] |= components
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_route(app: FastAPI, route: Route, components: dict[str, Any]) -> None:
+    document = route.document
+    app.add_api_route(
+        route.path,
+        _endpoint(route.path),
+        methods=[route.method],
+        response_class=Response,
+        responses={**document.responses, 200: _success(document, components)},  # type: ignore[dict-item]
+        openapi_extra=dict(document.request),
+        summary=document.summary,
+        description=document.description,
+        tags=[document.tag],
+    )
+    registered = app.router.routes[-1]
+    assert isinstance(registered, APIRoute)
+    registered.app = route.handler
+
+
+def _endpoint(path: str) -> Callable[..., Any]:
+    """A function with the path's parameters, by which FastAPI documents them; it is never called."""
+
+    async def on_model(model: str) -> Any: ...
+
+    async def on_version(model: str, version: str) -> Any: ...
+
+    async def on_service() -> Any: ...
+
+    endpoint: Callable[..., Any] = on_version if "{version}" in path else on_model if "{model}" in path else on_service
+    endpoint.__name__ = path.rpartition("/")[2].replace("-", "_")
+    return endpoint
+
+
+def _success(document: Document, components: dict[str, Any]) -> dict[str, Any]:
+    success = {"description": "Successful Response", **document.responses.get(200, {})}
+    if document.answers:
+        references, schemas = msgspec.json.schema_components(document.answers, ref_template=_SCHEMAS)
+        components |= schemas
+        schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
+        success["content"] = {"application/json": {"schema": schema}, **success.get("content", {})}
+    return success

@@ -1,0 +1,140 @@
+/** One model in the list: its card in short, and its load right now. */
+
+import { modelCard } from "../api.js";
+import { sparkline } from "../charts.js";
+import { clear, h } from "../dom.js";
+import { seconds, short } from "../format.js";
+import { buckets, bucketsDelta, quantile, rate } from "../metrics.js";
+import { addressOf } from "../tasks.js";
+
+/** @import { Evaluation, Manifest, ModelCard, ModelEntry, Scrape } from "../types.d.ts" */
+
+const NUM_VALUES = 60;
+
+const whole = new Intl.NumberFormat("en");
+
+/** @param {Evaluation} entry */
+const isTest = (entry) => entry.split === "test";
+/** @param {number} value */
+const percent = (value) => `${(value * 100).toFixed(Math.round(value * 1e4) % 10 ? 2 : 1)} %`;
+
+/**
+ * Of a model's evaluation, the entry that says most, by task; the first that it has counts.
+ *
+ * @type {{metric: string, fits: (entry: Evaluation) => boolean, value: (value: number) => string, words: (entry: Evaluation) => string}[]}
+ */
+const SCORES = [
+  { metric: "accuracy", fits: isTest, value: percent, words: (entry) => `accuracy on ${whole.format(entry.count ?? 0)} test images` },
+  { metric: "bits_per_byte", fits: isTest, value: (value) => value.toFixed(3), words: () => "bits per byte of unseen novels" },
+  {
+    metric: "share of pictures that the classifier calls by their label",
+    fits: () => true,
+    value: percent,
+    words: () => "recognised by the classifier",
+  },
+  {
+    metric: "gatys_k_adam",
+    fits: (entry) => entry.split === "held-out",
+    value: (value) => value.toFixed(0),
+    words: () => "steps of optimisation to match it",
+  },
+];
+
+/**
+ * The best-known score of a model; null where it has none.
+ *
+ * @param {Manifest} manifest
+ */
+function scoreOf(manifest) {
+  for (const { metric, fits, value, words } of SCORES) {
+    const entry = manifest.evaluation?.find((one) => one.metric === metric && fits(one));
+    if (entry) return { value: value(entry.value), words: words(entry) };
+  }
+  return null;
+}
+
+/**
+ * The facts of a card; those that it does not have are left out.
+ *
+ * @param {ModelCard} card
+ */
+function factsOf({ manifest, device }) {
+  const parameters = manifest.training?.parameters;
+  return Object.entries({
+    Data: manifest.evaluation?.[0]?.dataset,
+    Parameters: parameters ? whole.format(parameters) : null,
+    Device: device,
+  }).filter(([, text]) => text);
+}
+
+/** @param {ModelEntry} model @param {AbortSignal} signal */
+export function modelRow(model, signal) {
+  const address = addressOf(model);
+  const isReady = model.state === "ready";
+  const score = h("div", { class: "model-score" });
+  const facts = h("dl", { class: "facts model-facts" });
+  const rates = gauge("Requests per second", short);
+  const latencies = gauge("99th percentile of the latency", seconds);
+  const element = h(
+    "li",
+    { class: "card model", dataset: { model: model.id } },
+    h(
+      "div",
+      { class: "model-head" },
+      h("h3", {}, address && isReady ? h("a", { href: address }, model.id) : model.id),
+      isReady ? null : h("span", { class: "tag bad" }, model.state),
+      h("p", { class: "muted" }, isReady ? model.description : model.reason || model.description),
+    ),
+    score,
+    facts,
+    h("div", { class: "model-live" }, live("requests/s", rates), live("p99", latencies)),
+  );
+
+  /** Fetch the card, which is slower than the list. */
+  async function fill() {
+    const card = await modelCard(`${model.id}@${model.version}`, { signal });
+    const best = scoreOf(card.manifest);
+    if (best) clear(score).append(h("b", {}, best.value), h("small", { class: "muted" }, best.words));
+    clear(facts).append(...factsOf(card).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
+  }
+
+  /** @param {Scrape} now @param {Scrape | null} before */
+  function observe(now, before) {
+    const labels = { model: model.id };
+    const latency = (/** @type {Scrape} */ { samples }) => buckets(samples, "hotplate_request_seconds", labels);
+    rates.add(before && rate(now, before, "hotplate_requests_total", labels));
+    latencies.add(before && quantile(bucketsDelta(latency(now), latency(before)), 0.99));
+  }
+
+  return { element, fill, observe };
+}
+
+/** @param {string} name @param {ReturnType<typeof gauge>} gauge */
+function live(name, { value, chart }) {
+  return h("div", { class: "live" }, h("span", { class: "muted" }, name), value, chart);
+}
+
+/**
+ * A number with the line of its latest values; the number stays while nothing new is known.
+ *
+ * @param {string} label
+ * @param {(value: number | null) => string} format
+ */
+function gauge(label, format) {
+  /** @type {(number | null)[]} */
+  const values = new Array(NUM_VALUES).fill(null);
+  const value = h("b", {}, "–");
+  const chart = h("div", {}, sparkline(values, { label }));
+
+  /** @param {number | null} next */
+  function add(next) {
+    values.shift();
+    values.push(next);
+    const known = values.filter((one) => one !== null);
+    const text = known.length ? `now ${next === null ? "idle" : format(next)}, highest ${format(Math.max(...known))}` : undefined;
+    value.textContent = format(known.at(-1) ?? null);
+    chart.replaceChildren(sparkline(values, { label, text }));
+  }
+
+  return { value, chart, add };
+}

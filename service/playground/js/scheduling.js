@@ -1,0 +1,86 @@
+/** Asynchronous work that keeps being asked for: only the latest counts, or it runs at most so often. */
+
+const MAX_WAIT_MILLISECONDS = 1000;
+
+/**
+ * Work of which only the latest counts: `run` aborts what ran before, waits `debounce` milliseconds, works and returns its
+ * result; undefined where a newer call or `cancel` took its place. `signal` ends it for good.
+ *
+ * @param {{debounce?: number, signal?: AbortSignal}} [options]
+ */
+export function latest({ debounce = 0, signal: outer } = {}) {
+  /** @type {AbortController | null} */
+  let controller = null;
+  const cancel = () => controller?.abort();
+  outer?.addEventListener("abort", cancel);
+
+  /**
+   * @template Result
+   * @param {(signal: AbortSignal) => Promise<Result> | Result} work
+   * @returns {Promise<Result | undefined>}
+   */
+  async function run(work) {
+    cancel();
+    if (outer?.aborted) return undefined;
+    const mine = new AbortController();
+    controller = mine;
+    if (debounce) await pause(debounce, mine.signal);
+    if (mine.signal.aborted) return undefined;
+    try {
+      const result = await work(mine.signal);
+      return mine.signal.aborted ? undefined : result;
+    } catch (error) {
+      if (mine.signal.aborted) return undefined;
+      throw error;
+    }
+  }
+
+  return { run, cancel };
+}
+
+/**
+ * Wait some milliseconds, or until the signal aborts.
+ *
+ * @param {number} milliseconds
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<void>}
+ */
+export function pause(milliseconds, signal) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, signal?.aborted ? 0 : milliseconds);
+    function done() {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    }
+    signal?.addEventListener("abort", done);
+  });
+}
+
+/**
+ * Work on something that keeps changing: `touch` asks for `work` soon, at most once in `milliseconds`, or in as long as it
+ * last took. The state after the last touch is always worked on. `work` returns whether it finished; where newer work took
+ * its place, the next waits twice as long. `signal` ends it.
+ *
+ * @param {() => Promise<boolean | undefined>} work
+ * @param {{milliseconds: number, signal: AbortSignal}} options
+ */
+export function paced(work, { milliseconds, signal }) {
+  let timer = 0;
+  let wait = milliseconds;
+  signal.addEventListener("abort", () => clearTimeout(timer));
+
+  async function start() {
+    timer = 0;
+    const began = performance.now();
+    const isFinished = await work();
+    const next = isFinished ? performance.now() - began : wait * 2;
+    wait = Math.min(Math.max(next, milliseconds), MAX_WAIT_MILLISECONDS);
+  }
+
+  return {
+    touch() {
+      if (!timer && !signal.aborted) timer = setTimeout(start, wait);
+    },
+  };
+}

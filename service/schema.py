@@ -1,0 +1,224 @@
+"""Parameters of a request as structs: one declaration parses, refuses and documents them.
+
+A parameter is a member of a `Parameters` struct. Its type and `msgspec.Meta` say what is valid; from these come the
+check, the message that refuses a value, and the JSON schema in OpenAPI. Where a type cannot say it, `custom` can.
+Nothing here knows HTTP or what a parameter is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, inspect
+
+from service.errors import InvalidParameter
+
+MAX_SHOWN = 60
+_FLAGS: dict[str, bool] = {"true": True, "1": True, "false": False, "0": False}
+# Short ASCII digits only: int() and float() would also take '1_0', ' 3 ', 'nan' and Arabic digits.
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_NUMBER = re.compile(r"-?([0-9]{1,18}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0-9]{1,3})?")
+
+
+class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Base of the parameters of a route; null in a body stands for an absent member."""
+
+
+class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Base of JSON answers; a member that has its default is left out."""
+
+
+P = TypeVar("P", bound=Parameters)
+Parse = Callable[[Any], Any]
+
+
+def custom(description: str, parse: Parse, valid: str, schema: Mapping[str, Any]) -> Meta:
+    """Declare a parameter whose JSON values a type cannot describe.
+
+    `parse` converts a JSON value and raises ValueError for one that does not fit; `valid` ends the sentence that
+    refuses it, "it must be ..."; `schema` is its JSON schema.
+    """
+    return Meta(description=description, extra={"parse": parse, "valid": valid, "schema": schema})
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One parameter, as its struct declares it."""
+
+    name: str
+    type: Any
+    required: bool
+    default: Any
+    description: str
+    valid: str
+    schema: Mapping[str, Any]
+    parse: Parse
+    from_text: Callable[[str], Any]
+
+    def up_to(self, maximum: int) -> Field:
+        """The same whole number with another maximum."""
+        kind = Annotated[int, Meta(ge=self.schema["minimum"], le=maximum)]
+        return replace(self, type=kind, valid=_valid(inspect.type_info(kind)), parse=_parser(kind))
+
+
+def read(kind: type[P], values: Mapping[str, Any], maxima: Mapping[str, int] = MappingProxyType({})) -> P:
+    """Check JSON values by name; `maxima` are those of whole numbers that depend on the model.
+
+    Raises: InvalidParameter, also for an unknown or a missing name.
+    """
+    known = fields_of(kind)
+    members = {}
+    for name, value in values.items():
+        if (field := known.get(name)) is None:
+            raise InvalidParameter(f"Unknown parameter {shown(name)}; known are {', '.join(known)}.", parameter=name)
+        if value is not None:
+            members[name] = parse_value(field.up_to(maxima[name]) if name in maxima else field, value)
+    for name, field in known.items():
+        if field.required and name not in members:
+            raise InvalidParameter(f"{name} is missing; it must be {field.valid}.", parameter=name)
+    return kind(**members)
+
+
+def parse_value(field: Field, value: Any, name: str = "") -> Any:
+    """Check one JSON value; `name` stands for the field's own in the message.
+
+    Raises: InvalidParameter.
+    """
+    try:
+        return field.parse(value)
+    except ValueError:  # msgspec.ValidationError is one
+        raise refusal(name or field.name, value, field.valid, parameter=field.name) from None
+
+
+def refusal(name: str, value: Any, valid: str, *, parameter: str = "") -> InvalidParameter:
+    """The error for a value that does not fit."""
+    return InvalidParameter(f"{name} is {shown(value)}; it must be {valid}.", parameter=parameter or name)
+
+
+def from_text(kind: type[Parameters], texts: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a query or a form as JSON values; what is unknown or misspelt stays, for `read` to refuse."""
+    known = fields_of(kind)
+    return {name: known[name].from_text(text) if name in known else text for name, text in texts.items()}
+
+
+@cache
+def fields_of(kind: type[Parameters]) -> dict[str, Field]:
+    """The parameters that a struct declares, by name."""
+    return {info.name: _field(info) for info in msgspec.structs.fields(kind)}
+
+
+def _field(info: msgspec.structs.FieldInfo) -> Field:
+    kind = inspect.type_info(info.type)
+    description, extra = "", dict[str, Any]()
+    while isinstance(kind, inspect.Metadata | inspect.UnionType):
+        if isinstance(kind, inspect.Metadata):
+            description = (kind.extra_json_schema or {}).get("description", description)
+            extra |= kind.extra or {}
+            kind = kind.type
+            continue
+        inner = [each for each in kind.types if not isinstance(each, inspect.NoneType)]
+        if len(inner) > 1:
+            break
+        kind = inner[0]
+    has_factory = info.default_factory is not msgspec.NODEFAULT
+    default = info.default_factory() if callable(info.default_factory) else info.default
+    return Field(
+        name=info.name,
+        type=info.type,
+        required=info.default is msgspec.NODEFAULT and not has_factory,
+        default=None if default is msgspec.NODEFAULT else default,
+        description=description,
+        valid=extra.get("valid") or _valid(kind),
+        schema=extra.get("schema") or _json_schema(info.type),
+        parse=extra.get("parse") or _parser(info.type),
+        from_text=_FROM_TEXT.get(type(kind), _same) if "parse" not in extra else _same,
+    )
+
+
+def _parser(kind: Any) -> Parse:
+    def parse(value: Any) -> Any:
+        if isinstance(value, str):
+            value.encode("utf-8")  # a lone surrogate cannot be written: UnicodeEncodeError is a ValueError
+        return msgspec.convert(value, kind)
+
+    return parse
+
+
+def _valid(kind: inspect.Type) -> str:
+    """What a value of a type must be, as the end of a sentence."""
+    match kind:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return f"a whole number from {kind.ge} to {kind.le}"
+        case inspect.FloatType():
+            low = f"above {kind.gt:g} up" if kind.gt is not None else f"from {kind.ge:g}"
+            return f"a number {low} to {kind.le:g}"
+        case inspect.LiteralType():
+            words = [str(value) for value in kind.values]
+            return f"{', '.join(words[:-1])} or {words[-1]}"
+        case inspect.StrType():
+            return "a text of Unicode characters"
+    raise TypeError(f"{kind} needs `valid` in its Meta's extra.")
+
+
+def _integer_from_text(text: str) -> Any:
+    return int(text) if _INTEGER.fullmatch(text) else text
+
+
+def number_from_text(text: str) -> Any:
+    """The number that a text spells; the text itself where it spells none."""
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _flag_from_text(text: str) -> Any:
+    return _FLAGS.get(text, text)
+
+
+def _same(text: str) -> Any:
+    return text
+
+
+_FROM_TEXT: dict[type, Callable[[str], Any]] = {
+    inspect.IntType: _integer_from_text,
+    inspect.FloatType: number_from_text,
+    inspect.BoolType: _flag_from_text,
+}
+
+
+def _json_schema(kind: Any) -> dict[str, Any]:
+    schema = msgspec.json.schema(kind)
+    choices = [each for each in schema.pop("anyOf", []) if each != {"type": "null"}]
+    if len(choices) > 1:
+        return schema | {"anyOf": choices}
+    return schema | (choices[0] if choices else {})
+
+
+def properties(kind: type[Parameters]) -> dict[str, dict[str, Any]]:
+    """The JSON schema of every parameter, with what it is for and its default."""
+    described = {}
+    for name, field in fields_of(kind).items():
+        default = {} if field.default is None else {"default": msgspec.to_builtins(field.default)}
+        described[name] = dict(field.schema) | {"description": field.description} | default
+    return described
+
+
+def required(kind: type[Parameters]) -> list[str]:
+    """The names of the parameters that must be given."""
+    return [name for name, field in fields_of(kind).items() if field.required]
+
+
+def shown(value: Any) -> str:
+    """The value for a message: escaped and short."""
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = ascii(value[:MAX_SHOWN] if isinstance(value, str) else value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."

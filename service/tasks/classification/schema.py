@@ -1,0 +1,72 @@
+"""What a caller may ask of a classifier, and what comes back."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, UnsetType
+
+from service.schema import Answer, Parameters
+from service.tasks.image_decoding import InvertParameter
+
+DEFAULT_TOP_K = 5
+_MAX_TOP_K = 2**31 - 1
+
+
+class ClassifyParameters(Parameters):
+    """The parameters of `classify`."""
+
+    top_k: (
+        Annotated[
+            int,
+            Meta(ge=1, le=_MAX_TOP_K, description="Predictions to return; 5 if absent, or all where there are fewer."),
+        ]
+        | None
+    ) = None
+    explain: Annotated[bool, Meta(description="Add a picture of what the prediction rests on.")] = False
+    invert: InvertParameter = "auto"
+    echo_input: Annotated[bool, Meta(description="Add the pixels that the network was given.")] = False
+
+
+class EmbedParameters(Parameters):
+    """The parameters of `embed`."""
+
+    invert: InvertParameter = "auto"
+
+
+class Prediction(Answer):
+    """One label with its probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Classification(Answer):
+    """The likeliest labels of one image; `explanation` and `input` are PNGs in base64."""
+
+    predictions: list[Prediction]
+    explanation: str | UnsetType = UNSET
+    input: str | UnsetType = UNSET
+
+
+class ClassifyAnswer(Answer):
+    """The answer of `classify`."""
+
+    model: str
+    version: str
+    results: list[Classification]
+
+
+class Embedding(Answer):
+    """The feature vector of one image."""
+
+    embedding: list[float]
+
+
+class EmbedAnswer(Answer):
+    """The answer of `embed`."""
+
+    model: str
+    version: str
+    results: list[Embedding]

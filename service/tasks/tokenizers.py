@@ -1,0 +1,92 @@
+"""Tokenizers of the served models, read once for each version; long texts are encoded in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakKeyDictionary
+
+from models.manifest import Language
+from models.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError, UnknownCharacter
+from service.engine.transport.client import ReadyModel
+from service.errors import ContextExceeded, InvalidParameter, ModelNotReady
+from service.schema import shown
+
+# Up to this many characters, encoding costs less than handing the text to a thread and back.
+INLINE_CHARACTERS = 4096
+
+
+class Tokenizers:
+    """Finds the tokenizer of a model version."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self.threads = threads
+        self._known: WeakKeyDictionary[ReadyModel, Tokenizer] = WeakKeyDictionary()
+
+    async def of(self, model: ReadyModel) -> Tokenizer:
+        """The tokenizer of a version.
+
+        Raises: ModelNotReady where its file is missing or unfit.
+        """
+        tokenizer = self._known.get(model)
+        if tokenizer is None:
+            loop = asyncio.get_running_loop()
+            tokenizer = await loop.run_in_executor(self.threads, self._read, model)
+            self._known[model] = tokenizer
+        return tokenizer
+
+    def _read(self, model: ReadyModel) -> Tokenizer:
+        which = f"{TOKENIZER_FILE} of {model.name}@{model.version}"
+        try:
+            tokenizer = Tokenizer((model.folder / TOKENIZER_FILE).read_bytes())
+        except OSError as error:
+            raise ModelNotReady(f"{which} cannot be read.", retry_after_seconds=1) from error
+        except TokenizerError as error:
+            raise ModelNotReady(f"{which} is not a tokenizer that this service can use.") from error
+        vocab_size = language_of(model).vocab_size
+        if tokenizer.vocab_size > vocab_size:
+            raise ModelNotReady(f"{which} has {tokenizer.vocab_size} tokens; the network has {vocab_size}.")
+        return tokenizer
+
+    async def encode(self, tokenizer: Tokenizer, content: str, max_tokens: int, name: str = "prompt") -> list[int]:
+        """The tokens of a text, of which there may be `max_tokens`.
+
+        Raises: ContextExceeded, InvalidParameter.
+        """
+        if len(content) <= INLINE_CHARACTERS:
+            return encode(tokenizer, content, max_tokens, name)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.threads, encode, tokenizer, content, max_tokens, name)
+
+
+def language_of(model: ReadyModel) -> Language:
+    """What the graphs of a text generator agree on."""
+    language = model.manifest.language
+    assert language is not None  # the manifest of this task has one
+    return language
+
+
+def encode(tokenizer: Tokenizer, text: str, max_tokens: int, name: str = "prompt") -> list[int]:
+    """The tokens of a text that a caller sent as `name`.
+
+    A text that must have more than `max_tokens` by its length alone is refused before it costs anything.
+
+    Raises: ContextExceeded, InvalidParameter for a character without a token.
+    """
+    at_least = -(-len(text) // tokenizer.max_token_bytes)
+    if at_least > max_tokens:
+        raise _too_long(name, f"at least {at_least}", max_tokens)
+    try:
+        tokens = tokenizer.encode(text)
+    except UnknownCharacter as error:
+        raise InvalidParameter(
+            f"{name} holds {shown(error.character)} at character {error.position}; this model has no token for it.",
+            parameter=name,
+        ) from error
+    if len(tokens) > max_tokens:
+        raise _too_long(name, str(len(tokens)), max_tokens)
+    return tokens
+
+
+def _too_long(name: str, num_tokens: str, max_tokens: int) -> ContextExceeded:
+    return ContextExceeded(f"{name} has {num_tokens} tokens; at most {max_tokens} fit.", parameter=name)
