@@ -1,4 +1,4 @@
-"""The command line: a dry run, a small real run with resume and scores, a style added to it, and refusals."""
+"""The stylizer: its step, styles that are added, and the command line from a small real run to refusals."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from models.manifest import read_manifest
-from tests.training.stylizers import write_pictures, write_vgg
-from training.networks.size import num_parameters
-from training.networks.stylizer import Stylizer, StylizerShape
-from training.style.config import StyleConfig
-from training.style.made_up import made_up_paintings, made_up_photographs
-from training.style.parity import sample_inputs
-from training.train_style import main
+from tests.training.small_stylizers import small_photographs, small_stylizer, write_pictures, write_vgg
+from tests.training.small_trainers import STYLE, changed, style_trainer
+from training.data.photographs import made_up_paintings, made_up_photographs
+from training.export.style import sample_inputs
+from training.export.version import num_parameters
+from training.networks.stylizer import Stylizer, StylizerShape, with_style
+from training.train_style import StyleConfig, main
 
 SETTINGS = {
     "--num-blocks": 1,
@@ -183,3 +184,75 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     for name, field in StyleConfig.__dataclass_fields__.items():
         assert "--" + name.replace("_", "-") in text
         assert field.metadata["help"].split()[0] in text
+
+
+def test_a_run_learns_records_its_history_and_draws_previews(tmp_path: Path) -> None:
+    previews: list[str] = []
+    run = style_trainer(changed(STYLE, num_steps=10, evaluate_every=4, small_share=0.0), previews=previews)
+
+    progress = run.run(tmp_path)
+
+    assert [row["step"] for row in progress.history] == [4, 8, 10]
+    assert len(previews) == 3
+    assert progress.history[-1]["train_loss"] < progress.history[0]["train_loss"]
+    assert progress.seconds > 0
+    assert run.average is not None
+    for name, tensor in run.network.state_dict().items():
+        assert torch.equal(tensor, run.average.state[name]), name
+
+
+def test_an_added_style_learns_and_leaves_all_else_bit_for_bit(tmp_path: Path) -> None:
+    network, pictures = small_stylizer(num_styles=2), small_photographs(2)
+    before = network(pictures, torch.eye(2)).detach()
+    larger = with_style(network)
+    row = larger.scale[2].detach().clone()
+
+    run = style_trainer(changed(STYLE, num_steps=6, evaluate_every=3), network=larger, first_style=2)
+    run.run(tmp_path)
+
+    for name, tensor in network.state_dict().items():
+        kept = run.network.state_dict()[name]
+        assert torch.equal(kept[:2] if name in ("scale", "shift") else kept, tensor), name
+    # Training lays the kernels out otherwise, which sums in another order.
+    plain = run.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    assert torch.equal(plain(pictures, torch.eye(3)[:2]), before)
+    assert (run.network.scale[2] - row).abs().max() > 1e-3
+    assert run.loss.balance.tolist() == [1, 1, 1]
+
+
+def test_styles_take_turns() -> None:
+    run = style_trainer(changed(STYLE, batch_size=3), network=small_stylizer(num_styles=5))
+    styles = torch.cat([run.styles_of(step) for step in range(5)])
+    assert styles.bincount().tolist() == [3, 3, 3, 3, 3]
+
+    added = style_trainer(changed(STYLE, batch_size=3), network=small_stylizer(num_styles=5), first_style=3)
+    assert added.styles_of(0).tolist() == [3, 4, 3]
+
+
+def test_a_style_that_lags_behind_gains_weight_and_none_starves() -> None:
+    run = style_trainer(changed(STYLE, balance_rate=0.05))
+
+    for _ in range(400):
+        run.balance(torch.tensor([0, 1]), torch.tensor([0.3, 0.01]))
+
+    ahead, behind = run.loss.balance[1].item(), run.loss.balance[0].item()
+    assert behind > 1 > ahead
+    assert ahead > 0.1
+    assert behind / ahead == pytest.approx(30**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"width": 24}, "width is 24; it must be a positive multiple of 16."),
+        ({"crop_pixels": 0}, "crop_pixels is 0; it must be a positive multiple of 16."),
+        ({"num_steps": 0}, "num_steps is 0; it must be at least 1."),
+        ({"small_share": 1.5}, "small_share is 1.5; it must be from 0 to 1."),
+        ({"style_weight": 0}, "style_weight is 0; it must be positive."),
+        ({"variation_weight": -1}, "variation_weight is -1; it must be at least 0."),
+        ({"average_decay": 1}, "average_decay is 1; it must be at least 0 and below 1."),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        changed(STYLE, **settings)

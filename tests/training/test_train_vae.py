@@ -1,4 +1,4 @@
-"""The VAE's command line: dry runs on every data set, a small run that is resumed, and refusals."""
+"""The VAE: its step, and the command line from a dry run to a small run that is resumed, and refusals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
 
 from models.manifest import read_manifest
-from tests.training.generators.small import pictures_in
-from training.generators.config import VaeConfig
-from training.train_vae import main
+from tests.training.small_generators import pictures_in
+from tests.training.small_trainers import VAE, changed, vae_trainer
+from training.train_vae import VaeConfig, main
 
 SETTINGS = {
     "--num-steps": 4,
@@ -31,12 +32,41 @@ def run(idx_folder: Path, folder: Path, *more: str) -> int:
     return main(["--dataset", "fashion-mnist", *where, *settings, "--no-compile", "--skip-scores", *more])
 
 
-@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])  # test_readme.py has fashion-mnist
+def test_a_vae_learns_and_scores_the_averaged_weights(tmp_path: Path) -> None:
+    trainer = vae_trainer(changed(VAE, num_steps=60, evaluate_every=20, average_decay=0.5, learning_rate=0.01))
+    trainer.run(tmp_path)
+
+    first, *_, last = trainer.progress.history
+    assert last["distortion"] < 0.95 * first["distortion"]
+    assert last["held_out_elbo"] == pytest.approx(-(last["held_out_distortion"] + last["held_out_rate"]), rel=1e-6)
+
+
+def test_free_bits_cost_at_least_their_number() -> None:
+    paid = vae_trainer(changed(VAE, free_bits=50.0)).step(0, torch.Generator().manual_seed(0))["rate"]
+    assert paid == pytest.approx(4 * 50.0)
+
+
+def test_the_weight_of_the_rate_rises_over_the_first_part_of_the_run() -> None:
+    trainer = vae_trainer(changed(VAE, num_steps=99, kl_warmup=0.5))
+    assert [trainer.kl_weight(step) for step in (0, 24, 49, 98)] == pytest.approx([0.02, 0.5, 1.0, 1.0])
+    assert vae_trainer(changed(VAE, kl_warmup=0.0)).kl_weight(0) == 1.0
+
+
+def test_a_step_goes_down_distortion_and_weighted_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    paid: list[float] = []
+    trainer = vae_trainer(changed(VAE, kl_warmup=0.5, free_bits=50.0))
+    monkeypatch.setattr(trainer, "descend", lambda loss: paid.append(float(loss.detach())))
+
+    losses = trainer.step(0, torch.Generator().manual_seed(0))
+
+    assert paid == pytest.approx([losses["distortion"] + trainer.kl_weight(0) * losses["rate"]])
+
+
 def test_a_dry_run_passes_and_leaves_nothing(
-    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["--dataset", dataset, "--dry-run"]) == 0
+    assert main(["--dataset", "cifar10", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "dry run passed" in said
     assert "from N(0, 1)" in said
@@ -96,3 +126,18 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     for name, field in VaeConfig.__dataclass_fields__.items():
         assert "--" + name.replace("_", "-") in text
         assert field.metadata.get("help", "").split(" ")[0] in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("num_steps", 0, "at least 1"),
+        ("kl_warmup", 1.5, "from 0 to 1"),
+        ("free_bits", -0.1, "at least 0"),
+        ("learning_rate", 0.0, "positive"),
+        ("mixture_components", 0, "at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name: str, value: float, what: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be {what}"):
+        changed(VAE, **{name: value})

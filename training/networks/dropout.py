@@ -21,6 +21,9 @@ class LockedDropout(nn.Module):
         if not self.training or not self.probability:
             return hidden
         kept = 1 - self.probability
+        # One draw for each sequence and feature, [B,1,W], which the product stretches over all T positions. A feature
+        # is missing throughout, so a recurrent network cannot remember it from the step before (figure 1b).
         shape = (hidden.shape[0], 1, hidden.shape[2])
+        # Divided by what is kept: the expected value is the same with and without dropout, and nothing changes at test.
         mask = (torch.rand(shape, device=hidden.device) < kept).to(hidden.dtype) / kept
         return hidden * mask

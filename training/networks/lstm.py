@@ -32,6 +32,9 @@ class LstmLanguageModel(nn.Module):
         super().__init__()
         self.shape = shape
         self.embedding = nn.Embedding(shape.vocab_size, shape.width)
+        # A gate decides what of the cell c is kept, others what is added to it and what is shown of it: where the first
+        # stays open, c is a plain sum, and gradients reach far back (Hochreiter & Schmidhuber 1997, section 4; the gate
+        # that forgets: Gers et al. 2000).
         self.lstm = nn.LSTM(
             shape.width,
             shape.width,
@@ -39,12 +42,15 @@ class LstmLanguageModel(nn.Module):
             batch_first=True,
             dropout=dropout if shape.num_layers > 1 else 0.0,
         )
+        # The output matrix is the embedding; only a bias a token is its own. Tokens that are used alike lie close in
+        # both roles, and the largest matrix is there but once (Press & Wolf 2017, arXiv 1608.05859).
         self.bias = nn.Parameter(torch.zeros(shape.vocab_size))
         self.dropout = LockedDropout(dropout)
         nn.init.normal_(self.embedding.weight, std=0.05)
 
     def advance(self, tokens: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read tokens [B,T] from the state on; return the top layer's outputs [B,T,W] and the new state."""
+        # [B,T] -> embedded [B,T,W] -> the top layer's outputs [B,T,W]; h and c are [L,B,W].
         outputs, (next_h, next_c) = self.lstm(self.dropout(self.embedding(tokens)), (h, c))
         return self.dropout(outputs), next_h, next_c
 
@@ -56,6 +62,7 @@ class LstmLanguageModel(nn.Module):
 
     def hidden_states(self, tokens: Tensor) -> Tensor:
         """Compute the top layer's outputs [B,T,W] for whole sequences."""
+        # Training windows begin from nothing, as served texts do.
         h, c = self.zero_state(len(tokens))
         return self.advance(tokens, h, c)[0]
 

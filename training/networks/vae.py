@@ -39,6 +39,7 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__(
+            # Strided convolutions halve the sides, where pooling would forget at which of four pixels something was.
             nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.SiLU(inplace=True),
@@ -55,7 +56,7 @@ class Residual(nn.Module):
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Keep [B,C,H,W] as it is in shape."""
+        """Keep [B,C,H,W] as it is in shape (He et al. 2015, arXiv 1512.03385)."""
         return functional.silu(features + self.norm(self.second(self.first(features))))
 
 
@@ -66,19 +67,23 @@ class Encoder(nn.Module):
         super().__init__()
         width = shape.width
         self.features = nn.Sequential(
-            ConvNorm(shape.channels, width),
-            ConvNorm(width, 2 * width, stride=2),
+            ConvNorm(shape.channels, width),  # [B,C,S,S] -> [B,width,S,S], where S is the side
+            ConvNorm(width, 2 * width, stride=2),  # [B,2*width,S/2,S/2]
             Residual(2 * width),
-            ConvNorm(2 * width, 4 * width, stride=2),
+            ConvNorm(2 * width, 4 * width, stride=2),  # [B,4*width,S/4,S/4]
             Residual(4 * width),
         )
         self.head = nn.Linear(4 * width * shape.smallest_side**2 + shape.num_labels, 2 * shape.latent)
 
     def forward(self, pictures: Tensor, one_hot: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encode; `one_hot` [B,K] is None for an unconditional network."""
-        features = self.features(pictures).flatten(1)
+        features = self.features(pictures).flatten(
+            1
+        )  # [B,4*width*(S/4)^2]: unlike a class, a picture needs to know where
         if one_hot is not None:
             features = torch.cat([features, one_hot], dim=1)
+        # The posterior q(z|x) = N(mean, diag(variance)) (Kingma & Welling 2014, equation 9). The logarithm may be any
+        # number, where a variance must be positive. [B,2Z] -> [B,Z] each.
         mean, log_variance = self.head(features).chunk(2, dim=1)
         return mean, log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
@@ -100,12 +105,12 @@ class Decoder(nn.Module):
         self.shape = shape
         self.stem = nn.Linear(shape.latent + shape.num_labels, 4 * width * shape.smallest_side**2)
         self.features = nn.Sequential(
-            Residual(4 * width),
+            Residual(4 * width),  # [B,4*width,S/4,S/4]
             ConvNorm(4 * width, 2 * width),
-            Upsample(),
+            Upsample(),  # [B,2*width,S/2,S/2]
             Residual(2 * width),
             ConvNorm(2 * width, width),
-            Upsample(),
+            Upsample(),  # [B,width,S,S]
             Residual(width),
         )
         self.head = nn.Conv2d(width, 2 * shape.channels, 3, padding=1)
@@ -115,7 +120,9 @@ class Decoder(nn.Module):
         if one_hot is not None:
             latents = torch.cat([latents, one_hot], dim=1)
         side = self.shape.smallest_side
-        features = self.stem(latents).unflatten(1, (-1, side, side))
+        features = self.stem(latents).unflatten(1, (-1, side, side))  # [B,Z] -> [B,4*width,S/4,S/4]
+        # A distribution for every pixel, not a colour: its scale says where the decoder is unsure, which the likelihood
+        # rewards. With a fixed scale, how much the distortion counts against the rate would be set by hand.
         location, log_scale = self.head(self.features(features)).chunk(2, dim=1)
         return location, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
 
@@ -137,5 +144,7 @@ class Vae(nn.Module):
         """Encode, draw a latent with `noise` [B,Z], decode: mean, log-variance, location, log-scale."""
         one_hot = self.one_hot(labels)
         mean, log_variance = self.encoder(pictures, one_hot)
+        # Reparametrised: z = mean + deviation * noise (Kingma & Welling 2014, section 2.4). exp(log_variance / 2) is
+        # the deviation.
         location, log_scale = self.decoder(mean + noise * (0.5 * log_variance).exp(), one_hot)
         return mean, log_variance, location, log_scale
