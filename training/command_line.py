@@ -69,6 +69,8 @@ def run_command(train: Callable[[argparse.Namespace, Path | None], None], argume
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
+        # A dry run is the real function with a scratch folder: there is no other path that could pass while this one is
+        # broken.
         if not arguments.dry_run:
             train(arguments, None)
             return 0
@@ -90,6 +92,8 @@ def choose_device(name: str) -> torch.device:
 
     Raises: ValueError.
     """
+    # A device that was named and is missing is an error: falling back to the CPU would turn minutes into hours
+    # unnoticed.
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():

@@ -56,6 +56,7 @@ ConfigT = TypeVar("ConfigT", bound=GeneratorConfig)
 class Job:
     """What a run works with: data, device, name and folders, and how it is scored (`plan`: None for not)."""
 
+    recipe: DatasetName
     dataset: Dataset
     parts: Parts
     device: torch.device
@@ -102,6 +103,7 @@ def prepare(
 
     Raises: DataError, ValueError.
     """
+    # A dry run has settings of its own, whatever was given: it is to be quick.
     given = given_settings(kind, arguments)
     config = kind(**(given | _DRY_SETTINGS | dry if scratch else given))
     name = arguments.name or f"{arguments.dataset.removesuffix('-mnist')}-{network}"
@@ -116,10 +118,12 @@ def prepare(
     else:
         dataset = load_dataset(arguments.dataset, folder=arguments.data, cache=arguments.cache)
         plan = ScoringPlan(lesson_of_real=True)
+    # Both networks halve and double their sides twice.
     height, width = dataset.train_images.shape[1:3]
     if height != width or height % 4:
         raise DataError(f"the images are {height}x{width}; they must be square, with a side that four divides.")
     job = Job(
+        recipe=config.dataset,
         dataset=dataset,
         parts=split(dataset, config.held_out, config.seed),
         device=choose_device(arguments.device),
@@ -131,6 +135,7 @@ def prepare(
         plan=None if arguments.skip_scores else plan,
         likelihood=LikelihoodPlan(iwae_samples=2, iwae_pictures=20) if scratch else LikelihoodPlan(),
     )
+    # Last, so that nothing above moves the initial weights.
     torch.manual_seed(config.seed)
     return config, job
 
@@ -163,28 +168,9 @@ def publish(
 
     Raises: ExportError.
     """
-    config = trainer.config
+    config, dataset = trainer.config, job.dataset
     assert isinstance(config, GeneratorConfig)
-    dataset, source = job.dataset, SOURCES[config.dataset]
-    card = ModelCard(
-        name=job.name,
-        version=job.version,
-        task="image-generation",
-        description=outcome.summary,
-        labels=dataset.labels,
-        light_on_dark=source.light_on_dark,
-        margin=source.margin,
-        evaluation=tuple(evaluation_entries(dataset.name, outcome)),
-        training=lineage(
-            script,
-            config,
-            trainer.network,
-            dataset_sha256=dataset.sha256(),
-            seconds=trainer.progress.seconds,
-            device=trainer.device,
-            libraries=["scikit-learn"],
-        ),
-    )
+    # Real pictures to compare graphs on: noise would exercise none of what the networks have learnt.
     rows = Rows(
         images=dataset.test_images[:NUM_COMPARED_ROWS],
         labels=dataset.test_labels[:NUM_COMPARED_ROWS],
@@ -192,7 +178,7 @@ def publish(
         latent=config.latent,
         labelled=labelled,
     )
-    folder = export_generator(graphs, rows, card, job.repository)
+    folder = export_generator(graphs, rows, make_card(script, trainer, job, outcome), job.repository)
     counts = {"to train on": job.parts.train, "held out": job.parts.held_out, "of test": job.parts.test}
     figures = [
         *((f"parameters, {network}", f"{count:,}") for network, count in outcome.parameters.items()),
@@ -210,6 +196,30 @@ def publish(
         outcome.seeds,
     )
     tqdm.write(f"exported to {folder}, report in {job.output / REPORT_FILE}")
+
+
+def make_card(script: str, trainer: Trainer, job: Job, outcome: Outcome) -> ModelCard:
+    """Describe a run; the lineage counts the parameters of what ships."""
+    dataset, source = job.dataset, SOURCES[job.recipe]
+    return ModelCard(
+        name=job.name,
+        version=job.version,
+        task="image-generation",
+        description=outcome.summary,
+        labels=dataset.labels,
+        light_on_dark=source.light_on_dark,
+        margin=source.margin,
+        evaluation=tuple(evaluation_entries(dataset.name, outcome)),
+        training=lineage(
+            script,
+            trainer.config,
+            trainer.network,
+            dataset_sha256=dataset.sha256(),
+            seconds=trainer.progress.seconds,
+            device=trainer.device,
+            libraries=["scikit-learn"],
+        ),
+    )
 
 
 # The scores as the manifest lists them, each with the pictures that it counts.

@@ -84,6 +84,7 @@ class Trainer:
         # Whatever else changes during a run and cannot be computed from the step: a GAN's discriminator, the balance of
         # styles.
         self.beside = beside or {}
+        # Replaced as a whole when a checkpoint is restored.
         self.progress = Progress()
         self.average = None if average_decay is None else WeightAverage(network, average_decay)
         # The schedule scales these: an optimiser's groups may have different peaks.
@@ -123,6 +124,7 @@ class Trainer:
         # checkpoint to come back to.
         progress = self.progress
         interval_seconds = 0.2 if sys.stderr.isatty() else 30.0  # a log file needs fewer lines than a terminal
+        # A resumed run's bar starts where the run stopped; speed is averaged over some twenty steps.
         bar = tqdm(
             total=self.num_steps, initial=progress.step, unit="step", mininterval=interval_seconds, smoothing=0.05
         )
@@ -140,6 +142,7 @@ class Trainer:
         """Train until the next evaluation, and evaluate; a request to stop ends the stretch early."""
         progress, started = self.progress, time.perf_counter()
         # Counted from the start of the run, not from where it was resumed: evaluations fall on the same steps.
+        # The last stretch may be shorter.
         end = min(self.num_steps, (progress.step // self.evaluate_every + 1) * self.evaluate_every)
         # Evaluation left the network in evaluation mode, without dropout and with fixed normalisation statistics.
         self.network.train()
@@ -149,6 +152,7 @@ class Trainer:
             for name, loss in losses.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + loss
             progress.step += 1
+            # The newest losses, not the mean: a loss that explodes shows at once.
             bar.set_postfix_str("  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()), refresh=False)
             bar.update()
         if progress.step == end:
@@ -184,6 +188,7 @@ class Trainer:
         network = network or self.network
         # Through the network and not the optimisers: Muon holds copies of the kernels, whose gradients are not these.
         network.zero_grad(set_to_none=True)
+        # Gradients of every parameter of every network that the loss passed through, frozen ones left out.
         loss.backward()  # type: ignore[no-untyped-call]
         if self.gradient_clip is not None:
             # A rare batch with a huge gradient would throw the weights far off; scaled down, it costs one poor step.
@@ -208,6 +213,7 @@ class Trainer:
         # step after an evaluation would differ from any other.
         in_training = copied(self.network.state_dict())
         self._load_average()
+        # Without gradients, and on what would ship if the run ended here.
         figures = self.evaluate()
         # `network` holds the averaged weights now, and those are what a best evaluation keeps.
         merit = self.merit(figures)
@@ -218,6 +224,7 @@ class Trainer:
         self.network.load_state_dict(in_training)
 
         last = progress.history[-1]["step"] if progress.history else 0
+        # Since the last evaluation: the loss of the very first steps would dominate a mean over the run.
         means = {name: total / (progress.step - last) for name, total in progress.sums.items()}
         progress.sums = {}
         progress.seconds += time.perf_counter() - started
@@ -245,6 +252,7 @@ class Trainer:
 
         Raises: ValueError when a checkpoint would be overwritten, or is of a run with other settings.
         """
+        # An hour's work is not overwritten by a command that was typed twice.
         checkpoint = folder / CHECKPOINT_FILE
         folder.mkdir(parents=True, exist_ok=True)
         if resume and checkpoint.exists():
@@ -285,6 +293,7 @@ class Trainer:
         if changed := {name: value for name, value in theirs.items() if name not in ours or ours[name] != value}:
             raise ValueError(f"{path} was written with other settings: {changed}. Use the same, or another --output.")
         self.network.load_state_dict(state["network"])
+        # In the order in which they were made.
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         for name, part in self.beside.items():
@@ -294,6 +303,7 @@ class Trainer:
                 part.copy_(state["beside"][name])
         if self.average is not None:
             self.average.num_updates = state["average"]["num_updates"]
+            # Copied into the tensors that are there, which lie on the right device.
             for name, tensor in self.average.state.items():
                 tensor.copy_(state["average"]["state"][name])
         self.progress = Progress(**state["progress"])
@@ -305,6 +315,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises: ValueError when the file is no checkpoint.
     """
     try:
+        # weights_only: a checkpoint is data, and reading one runs no code of its author's.
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not {"config", "progress", "network"} <= set(state):
             raise KeyError("config")

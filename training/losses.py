@@ -66,6 +66,7 @@ class PerceptualLoss(nn.Module):
         """Take paintings [3,H,W] and photographs [B,3,H,W] to calibrate on, RGB, 0 to 255."""
         super().__init__()
         self.vgg = vgg
+        # Deep enough to forgive strokes, shallow enough to keep outlines.
         self.content_layer = content_layer
         self.style_weight = style_weight
         self.variation_weight = variation_weight
@@ -103,8 +104,10 @@ class PerceptualLoss(nn.Module):
         features = self.vgg(pictures)
         # Johnson et al. 2016, equation 2: a deep layer sees objects and their places, not colours and edges.
         content = (features[self.content_layer] - kept).float().square().mean((1, 2, 3)) / self.content_scale
+        # From coarse to fine: the first layer sees colours and edges, the last motifs. [B] each.
         terms = [weight * self._style_term(layer, features[layer], styles) for layer, weight in STYLE_LAYERS.items()]
         style = torch.stack(terms).sum(0)  # [B]
+        # [B]: a batch may hold a style a row, each with its own balance.
         total = content + self.style_weight * self.balance[styles] * style
         if self.variation_weight:
             total = total + self.variation_weight * total_variation(pictures)
@@ -146,6 +149,7 @@ def elbo_terms(network: Callable[..., Any], levels: Tensor, labels: Tensor, nois
     """Estimate distortion and rate of uint8 pictures [B,C,H,W] with one latent each, drawn by `noise` [B,Z]."""
     mean, log_variance, location, log_scale = network(to_signed(levels), labels, noise)
     # In float32 whatever the network computed in: a sum over a thousand pixels would lose its last digits in bfloat16.
+    # [B,C,H,W] -> [B]: pixels are independent once the latent is known, so their logarithms add up.
     likelihood = logistic_log_likelihood(levels.float(), location.float(), log_scale.float())
     return ElboTerms(distortion=-likelihood, kl=gaussian_kl(mean.float(), log_variance.float()))
 
@@ -170,7 +174,9 @@ def pixel_log_likelihood(pixels: Tensor, location: Tensor, log_scale: Tensor) ->
     reaching to infinity (Salimans et al. 2017, arXiv 1701.05517, equation 2): a true code length. Written with
     operators that ONNX has, too, in forms that neither overflow nor cancel; s is the logistic sigmoid.
     """
+    # exp(-log s) and not 1 / s: the network gives the logarithm, which may be any number.
     inverse_scale = torch.exp(-log_scale)
+    # In units where a level is 2/255 wide, HALF_LEVEL is half of one.
     centred = to_signed(pixels) - location
     above = (centred + HALF_LEVEL) * inverse_scale
     below = (centred - HALF_LEVEL) * inverse_scale

@@ -32,6 +32,7 @@ class MatrixMuon(torch.optim.Muon):
     def __init__(self, kernels: Iterable[Tensor], **options: Any) -> None:
         self.kernels = list(kernels)
         # [C',C,h,w] -> [C',C*h*w], as a copy: a kernel in channels-last layout has no such view.
+        # Row i is all that feeds output channel i.
         matrices = [nn.Parameter(kernel.detach().reshape(len(kernel), -1).clone()) for kernel in self.kernels]
         super().__init__(matrices, **options)
 
@@ -72,6 +73,7 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Make the optimiser called `name` for a CNN; Muon comes as two (kernels, and AdamW for the rest)."""
     groups = decay_groups(network, weight_decay)
+    # Momentum and decay are settings of the run; all else is torch's default.
     match name:
         case "sgd":
             return [torch.optim.SGD(groups, lr=learning_rate)]
@@ -92,6 +94,7 @@ def _make_muon(
     network: nn.Module, learning_rate: float, weight_decay: float, momentum: float
 ) -> list[torch.optim.Optimizer]:
     # The first convolution sees pixels: few, strongly correlated inputs, which AdamW suits better.
+    # All other convolutions, in the order of the network.
     kernels = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)][1:]
     # Parameters are told apart by identity: comparing tensors compares their elements.
     taken = {id(kernel) for kernel in kernels}
@@ -118,8 +121,11 @@ def rate_factor(schedule: ScheduleName, progress: float, warmup: float) -> float
             # Half a period from 1 to 0: slow at both ends (Loshchilov & Hutter 2017, arXiv 1608.03983, equation 5).
             return 0.5 * (1 + math.cos(math.pi * min(decayed, 1.0)))
         case "linear":
+            # Straight down to zero.
             return max(1 - decayed, 0.0)
         case "step":
+            # Long at one rate, then twice a tenth: each drop shows as a sudden fall of the loss, when the noise that
+            # the rate kept up goes away.
             return 1.0 if decayed < 0.5 else 0.1 if decayed < 0.75 else 0.01
         case "constant":
             return 1.0
@@ -135,6 +141,7 @@ class WeightAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
+        # Starts as a copy of the random weights, which the first updates drive out.
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     @torch.no_grad()
@@ -144,6 +151,7 @@ class WeightAverage:
         # 2/11, 3/12, 4/13, ... up to `decay`: a young average forgets fast, so the random start does not linger.
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         for name, tensor in network.state_dict().items():
+            # average = decay * average + (1 - decay) * weights
             if tensor.is_floating_point():
                 self.state[name].lerp_(tensor, 1 - decay)
             else:

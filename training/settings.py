@@ -43,6 +43,7 @@ class Settings:
     precision: Literal["bf16", "fp32"] = setting("bf16", "arithmetic of training; scores and export are always fp32")
 
     def __post_init__(self) -> None:
+        # Here, for all settings alike: a run that cannot work ends before it has loaded any data.
         for item in dataclasses.fields(self):
             rule, value = item.metadata.get("rule"), getattr(self, item.name)
             if rule is not None and not rule.holds(value):
@@ -55,6 +56,7 @@ class Settings:
 
 def add_flags(parser: argparse._ActionsContainer, kind: type[Settings], *, skip: tuple[str, ...] = ()) -> None:
     """Add a flag for each field. A flag that is not given stays out of the result, so that a recipe's value holds."""
+    # The type decides the flag: a switch, a choice, or a number.
     hints = typing.get_type_hints(kind)
     for item in dataclasses.fields(kind):
         if item.name in skip:

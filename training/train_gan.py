@@ -85,6 +85,7 @@ class GanTrainer(Trainer):
         # is no guide. The discriminator learns twice as fast, so that it stays ahead (two time scales: Heusel et al.
         # 2017, arXiv 1706.08500).
         betas = (config.momentum, 0.999)
+        # Two optimisers, for two networks that want opposite things; both rates follow one schedule.
         self.generator_optimizer = torch.optim.Adam(generator.parameters(), config.generator_rate, betas)
         self.discriminator_optimizer = torch.optim.Adam(
             self.discriminator.parameters(), config.discriminator_rate, betas
@@ -97,6 +98,7 @@ class GanTrainer(Trainer):
             num_steps=config.num_steps,
             evaluate_every=config.evaluate_every,
             average_decay=config.average_decay,
+            # It does not ship, but without it a resumed run would start a new game.
             beside={"discriminator": self.discriminator},
         )
         self.compiled = torch.compile(generator, dynamic=False) if compiles else generator
@@ -108,11 +110,13 @@ class GanTrainer(Trainer):
         batch = self.parts.train.take(draw_rows(len(self.parts.train), step, self.config.batch_size, self.config.seed))
         # One step each: the discriminator's higher rate does what several steps for one of the generator would do, at
         # less cost.
+        # First the judge, then the forger: the generator answers the newest judgement.
         losses = self._train_discriminator(batch, generator)
         return losses | self._train_generator(len(batch), generator)
 
     def rate(self, step: int) -> float:
         """Hold both rates, then let them fall to zero: at a constant rate, the two would circle each other for ever."""
+        # 1 until `decay_from` of the run, then a line to 0.
         start = self.config.decay_from * self.num_steps
         return min((self.num_steps - step) / max(self.num_steps - start, 1), 1.0)
 
@@ -127,10 +131,12 @@ class GanTrainer(Trainer):
         pictures = self._augmented(torch.cat([real.to(self.device), drawn]), randomness)
         with self.autocast():
             realness = self.discriminator(pictures, torch.cat([labels, labels])).float()  # [2B]
+        # [B] each: the first half of the batch was real.
         of_real, of_drawn = realness.chunk(2)
         # The hinge: a picture on the right side of its margin costs nothing, so the discriminator spends its capacity
         # on those that it still confuses (Lim & Ye 2017; Miyato et al. 2018, arXiv 1802.05957, equation 16).
         loss = (1 - of_real).relu().mean() + (1 + of_drawn).relu().mean()
+        # Of the two networks, this one alone moves.
         self.descend(loss, self.discriminator, [self.discriminator_optimizer])
         return {
             "discriminator_loss": float(loss.detach()),
@@ -145,12 +151,14 @@ class GanTrainer(Trainer):
         labels = torch.randint(0, num_labels, (num_rows,), generator=randomness).to(self.device)
         # Gradients pass through the discriminator to the pictures; none are needed for its own weights.
         self.discriminator.requires_grad_(False)
+        # New latents and labels, not those that the discriminator has just learnt to reject.
         pictures = self._augmented(self._draw(labels, randomness), randomness)
         with self.autocast():
             realness = self.discriminator(pictures, labels).float()  # [B]
         # No hinge here: the generator is to seem ever more real (Miyato et al. 2018, equation 17).
         loss = -realness.mean()
         self.descend(loss, self.network, [self.generator_optimizer])
+        # Back on for the next step.
         self.discriminator.requires_grad_(True)
         return {"generator_loss": float(loss.detach())}
 
@@ -161,6 +169,7 @@ class GanTrainer(Trainer):
         return pictures.float()
 
     def _augmented(self, pictures: Tensor, randomness: torch.Generator) -> Tensor:
+        # Shifts and blanked squares, which gradients pass through.
         changed = diff_augment(pictures, self.config.translation, self.config.cutout, randomness)
         return changed.contiguous(memory_format=torch.channels_last)
 
@@ -196,6 +205,7 @@ def renew_statistics(generator: Generator, config: GanConfig, device: torch.devi
         norm.momentum = None  # a plain mean over the batches
     generator.train()
     randomness = torch.Generator().manual_seed(config.seed)
+    # Five thousand pictures, all labels alike: enough that chance hardly shows in the statistics.
     labels = torch.arange(_STATISTICS_ROWS).to(device) % generator.shape.num_labels
     for _ in range(_STATISTICS_BATCHES):
         generator(torch.randn(len(labels), config.latent, generator=randomness).to(device), labels)
@@ -255,6 +265,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
 def draw_preview(generator: Generator, output: Path) -> None:
     """Draw a line of pictures for each label, from the same latents every time."""
     shape, device = generator.shape, next(generator.parameters()).device
+    # The same latents in every row: what differs down a column is the label alone.
     latents = torch.randn(_PREVIEWED, shape.latent, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(shape.num_labels).repeat_interleave(_PREVIEWED)
     drawn = generator(latents.repeat(shape.num_labels, 1).to(device), labels.to(device))

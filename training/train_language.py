@@ -79,6 +79,8 @@ class LanguageConfig(Settings):
     # How long, and on what. One pass over text that was never seen needs no dropout; several passes over a small text
     # do.
     dropout: float = setting(0.0, "dropout on what each layer adds; one mask for all tokens of a window")
+    # A step reads `tokens_per_step` tokens, in few long windows or many short ones. Their product with the steps is
+    # what the model will have read: 16 million tokens for the novels.
     num_steps: int = setting(2000, "optimiser steps", COUNT)
     tokens_per_step: int = setting(8192, "tokens in one batch", COUNT)
     short_window: int = setting(256, "window length of the first part of the run, 0 for the whole context throughout")
@@ -90,11 +92,14 @@ class LanguageConfig(Settings):
     )
     learning_rate: float = setting(0.02, "peak learning rate (of Muon's matrices, or of AdamW alone)")
     embedding_rate: float = setting(0.004, "peak learning rate of what Muon leaves to AdamW")
+    # Of matrices only, see `decay_groups`; with the rate falling to zero, so does the decay.
     weight_decay: float = setting(0.05, "decoupled weight decay of matrices")
+    # The rate rises over the first steps, then follows a cosine to zero: see `rate_factor`.
     warmup: float = setting(0.04, "part of the run with a rising learning rate")
     # A passage unlike the rest of the text, a table or another language, can give a gradient many times as long as
     # usual.
     gradient_clip: float = setting(1.0, "largest norm of the whole gradient")
+    # Twenty evaluations an hour's run: enough for a curve, and a stop loses minutes.
     evaluate_every: int = setting(100, "steps between validations, samples and checkpoints", COUNT)
 
     def __post_init__(self) -> None:
@@ -116,6 +121,7 @@ class LanguageConfig(Settings):
 
 
 # What ships was trained with these: measured minutes and scores are in the manifest of each version.
+# The LSTM is about as large as the Transformer and reads the same text: what is left between them is the architecture.
 RECIPES: dict[tuple[str, NetworkName], LanguageConfig] = {
     ("novels", "transformer"): LanguageConfig(dropout=0.05),
     ("novels", "lstm"): LanguageConfig(
@@ -177,10 +183,11 @@ class LanguageTrainer(Trainer):
     """A language model's step and validation. It never sees the test text."""
 
     config: LanguageConfig
+    network: LanguageModel
 
     def __init__(
         self,
-        network: nn.Module,
+        network: LanguageModel,
         config: LanguageConfig,
         train: Tokens,
         validation: Tokens,
@@ -205,6 +212,7 @@ class LanguageTrainer(Trainer):
         # Some tens of thousands of tokens tell two evaluations apart.
         # At most 96 windows, spread over the validation text: as good as all for choosing, and quick.
         stride = max(config.context, math.ceil((len(validation) - config.context) / VALIDATION_WINDOWS))
+        # Starts of windows, [n]; their inputs and targets are [n,T] each, cut once.
         starts = np.arange(0, len(validation) - config.context, stride)
         self.validation = cut(validation, starts, config.context, begin)
         # Only the loss is compiled: it holds the whole forward and, by autograd, the whole backward pass.
@@ -229,6 +237,7 @@ class LanguageTrainer(Trainer):
         length = config.short_window if step < num_short else config.context
         batch_size = max(config.tokens_per_step // length, 1)
         # The second part shuffles by a seed of its own.
+        # Else both parts would see the text in one order.
         seed = 2 * config.seed + (step >= num_short)
         return Windows(self.train, self.begin, length, batch_size, seed), step - (0 if step < num_short else num_short)
 
@@ -239,6 +248,7 @@ class LanguageTrainer(Trainer):
         inputs, targets = (tensor.to(self.device) for tensor in windows.batch(index))  # int64 [B,T]
         with self.autocast():
             loss = self.loss(inputs, targets)
+        # The gradient is clipped to `gradient_clip`, then Muon and AdamW each take a step with what is theirs.
         self.descend(loss)
         return {"train_loss": loss.item()}
 
@@ -249,6 +259,7 @@ class LanguageTrainer(Trainer):
             losses = [token_losses(self.network, *rows, self.device) for rows in zip(inputs, targets, strict=True)]
         # Losses do not tell a reader whether the model writes words, sentences or sense; a sample does.
         tqdm.write("  | " + self.write_sample().replace("\n", "\n  | "))
+        # Curves are drawn over tokens, which compare across batch sizes.
         num_tokens = float(self.progress.step * self.config.tokens_per_step)
         return {"validation_loss": float(torch.cat(losses).mean()), "tokens": num_tokens}
 
@@ -292,23 +303,46 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
         corpus = open_corpus(arguments)
         output, repository = arguments.output or Path("runs") / name, arguments.repository
 
-    device = choose_device(arguments.device)
     output.mkdir(parents=True, exist_ok=True)
     # The tokenizer is a part of the model: it is made from the train text alone, and kept in the run folder, for
     # another one would give every token another meaning.
     tokenizer = open_tokenizer(output, config, corpus)
-    begin = boundary_token(tokenizer)
+    trainer = make_trainer(config, corpus, tokenizer, arguments)
+    trainer.open(output, resume=arguments.resume)
+    num_weights = num_parameters(trainer.network)
+    tqdm.write(f"{corpus.name}: {len(trainer.train):,} tokens, {num_weights:,} parameters, {trainer.device}")
+    # From here on it is the loop in `loop.py`, with the step and the evaluation above.
+    trainer.run(output)
+
+    # The test text is read here, once, after the weights were selected on the validation text. tinyshakespeare has no
+    # test part: its standard split ends with the validation text, and published figures are of that.
+    parts = {"validation": corpus.validation} | ({"test": corpus.test} if corpus.test else {})
+    scores = {split: score_part(trainer, tokenizer, texts) for split, texts in parts.items()}
+    for split, score in scores.items():
+        tqdm.write(f"{split}: {score.nats_per_token:.4f} nats a token, {score.bits_per_byte:.4f} bits a byte")
+    folder = publish(trainer, tokenizer, corpus, scores, name, arguments, repository, output)
+    if arguments.save_hf:
+        save_llama(trainer.network, tokenizer, arguments.save_hf, begin=trainer.begin)
+        tqdm.write(f"saved as LlamaForCausalLM in {arguments.save_hf}")
+    tqdm.write(f"exported to {folder}, report in {output / REPORT_FILE}")
+
+
+def make_trainer(
+    config: LanguageConfig, corpus: Corpus, tokenizer: Tokenizer, arguments: argparse.Namespace
+) -> LanguageTrainer:
+    """Put the network, the tokens and the trainer together."""
+    device, begin = choose_device(arguments.device), boundary_token(tokenizer)
     torch.manual_seed(config.seed)  # the initial weights
     network = make_network(config, tokenizer.get_vocab_size())
 
+    # Always from the beginning of a text and with one seed: what changes between two samples is the network.
     def write_sample() -> str:
         tokens = sample_tokens(
             network, [begin], _SAMPLE_TOKENS, context=config.context, seed=config.seed, device=device
         )
         return str(tokenizer.decode(tokens))
 
-    # Everything from here on is the loop in `loop.py`, with the step and the evaluation above.
-    trainer = LanguageTrainer(
+    return LanguageTrainer(
         network,
         config,
         encode_texts(tokenizer, corpus.train),
@@ -318,35 +352,36 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
         write_sample=write_sample,
         compiles=arguments.compile and can_compile(network, device),
     )
-    trainer.open(output, resume=arguments.resume)
-    tqdm.write(f"{corpus.name}: {len(trainer.train):,} tokens, {num_parameters(network):,} parameters, {device}")
-    trainer.run(output)
 
-    # The test text is read here, once, after the weights were selected on the validation text.
-    # tinyshakespeare has no test part: its standard split ends with the validation text, and published figures are of
-    # that.
-    parts = {"validation": corpus.validation} | ({"test": corpus.test} if corpus.test else {})
-    scores = {split: score_part(network, tokenizer, texts, config, device) for split, texts in parts.items()}
-    for split, score in scores.items():
-        tqdm.write(f"{split}: {score.nats_per_token:.4f} nats a token, {score.bits_per_byte:.4f} bits a byte")
-    sample = write_sample()
+
+def publish(
+    trainer: LanguageTrainer,
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    scores: Mapping[str, TextScore],
+    name: str,
+    arguments: argparse.Namespace,
+    repository: Path,
+    output: Path,
+) -> Path:
+    """Export the version and write the report; returns the version's folder."""
+    config, network, sample = trainer.config, trainer.network, trainer.write_sample()
     source = lineage(
         "train_language",
         config,
         network,
         dataset_sha256=corpus.sha256(),
         seconds=trainer.progress.seconds,
-        device=device,
+        device=trainer.device,
         libraries=["tokenizers"],
+        # The stride of the scores is not a setting, but decides figures: it is noted beside the settings.
         evaluation_stride=config.context // 2,
     )
     card = model_card(name, arguments.model_version, config, corpus, scores, source)
-    folder = export_language_model(network, tokenizer, card, repository, begin=begin, text=corpus.validation[0])
+    text = corpus.validation[0]
+    folder = export_language_model(network, tokenizer, card, repository, begin=trainer.begin, text=text)
     write_language_report(output, read_manifest(folder), trainer.progress, config.to_json(), scores, sample)
-    if arguments.save_hf:
-        save_llama(network, tokenizer, arguments.save_hf, begin=begin)
-        tqdm.write(f"saved as LlamaForCausalLM in {arguments.save_hf}")
-    tqdm.write(f"exported to {folder}, report in {output / REPORT_FILE}")
+    return folder
 
 
 def open_corpus(arguments: argparse.Namespace) -> Corpus:
@@ -373,25 +408,25 @@ def model_name(arguments: argparse.Namespace, config: LanguageConfig) -> str:
     """The name to export by: `novelist` and `shakespeare` for the named corpora, else the text's own."""
     if arguments.name:
         return str(arguments.name)
+    # A text without a name of its own gives the model that of its file.
     stem = {"novels": "novelist", "tinyshakespeare": "shakespeare"}.get(arguments.corpus or "")
     stem = stem or "".join(c if c.isalnum() else "-" for c in arguments.text.stem.lower()).strip("-") or "language"
     return stem if config.network == "transformer" else f"{stem}-{config.network}"
 
 
-def score_part(
-    network: LanguageModel, tokenizer: Tokenizer, texts: tuple[str, ...], config: LanguageConfig, device: torch.device
-) -> TextScore:
+def score_part(trainer: LanguageTrainer, tokenizer: Tokenizer, texts: tuple[str, ...]) -> TextScore:
     """Score texts in float32, each from its beginning, with a stride of half the context."""
+    # Text by text, and added up: the first tokens of each have nothing before them.
     return total_score(
         [
             score_text(
-                network,
+                trainer.network,
                 encode_texts(tokenizer, [text])[:-1],  # the end of a text is no byte of it, so it is not scored
                 len(text.encode()),
-                context=config.context,
-                stride=config.context // 2,
-                begin=boundary_token(tokenizer),
-                device=device,
+                context=trainer.config.context,
+                stride=trainer.config.context // 2,
+                begin=trainer.begin,
+                device=trainer.device,
             )
             for text in texts
         ]

@@ -89,15 +89,21 @@ class StyleConfig(Settings):
     painting_pixels: int = setting(384, "shorter side of a painting, so the size of its strokes", _PIXELS)
     crop_pixels: int = setting(256, "side of the crops that training ends with", _PIXELS)
     small_crop_pixels: int = setting(128, "side of the crops that training begins with", _PIXELS)
+    # A crop of half the side costs a quarter. The last tenth of the run sees large ones, so that the network learns
+    # what a scene looks like and not only what strokes do.
     small_share: float = setting(0.9, "part of the steps that use small crops", SHARE)
+    # Six photographs and six styles: each style has one row of a step.
     batch_size: int = setting(6, "photographs a step; styles take turns over them", COUNT)
     num_steps: int = setting(7_000, "optimiser steps", COUNT)
     # A style owns a few hundred numbers of a quarter of a million. They get a higher rate, for each is seen in the rows
     # of its own style only.
     learning_rate: float = setting(0.002, "peak learning rate of the convolutions (Adam)", POSITIVE)
     style_rate: float = setting(0.01, "peak learning rate of the styles' scales and shifts (Adam)", POSITIVE)
+    # Rates rise over a hundredth of the run, then follow a cosine to zero; the gradient is clipped, for a style far
+    # from all others can have one many times as long.
     warmup: float = setting(0.01, "part of the run with a rising learning rate", SHARE)
     gradient_clip: float = setting(10.0, "largest norm of the whole gradient", POSITIVE)
+    # What ships, and by what it is watched.
     average_decay: float = setting(0.999, "decay of the moving average of the weights, which is what ships", DECAY)
     held_out: int = setting(24, "photographs kept for scores, never trained on", COUNT)
     evaluate_every: int = setting(250, "steps between scores, previews and checkpoints", COUNT)
@@ -123,7 +129,9 @@ class StyleTrainer(Trainer):
     ) -> None:
         """Train styles from `first_style` on; the ones before it, and with them all convolutions, stay as they are."""
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # The loss holds VGG16 and the Gram matrices of the paintings, which are computed once: paintings never change.
         self.loss = loss.to(device)
+        # Before the optimiser is made, which takes what learns.
         if first_style:
             freeze_styles(network, first_style)
         super().__init__(
@@ -163,6 +171,7 @@ class StyleTrainer(Trainer):
         # batch.
         with self.autocast():
             _, style, total = self.terms(photographs, self._one_hot(styles), styles)
+        # Through the loss, through VGG16, to the painting, to the kernels and to the rows of the styles of this batch.
         self.descend(total.mean())
         if not self.first_style and step < config.num_steps * _BALANCED_SHARE:
             self.balance(styles, style.detach().float())
@@ -170,6 +179,7 @@ class StyleTrainer(Trainer):
 
     def styles_of(self, step: int) -> Tensor:
         """The styles [B] of a batch: they take turns, so that each is trained as often as any other."""
+        # [B] numbers counted on from step to step, taken modulo the number of styles.
         places = torch.arange(self.config.batch_size) + step * self.config.batch_size
         return (places % self._num_trained + self.first_style).to(self.device)
 
@@ -190,6 +200,7 @@ class StyleTrainer(Trainer):
         """Score the averaged weights on the held-out photographs, a style each in turn, and draw the preview."""
         rows = []
         for index, photograph in enumerate(self.scored):
+            # One by one, as they will be served.
             styles = torch.tensor([self.first_style + index % self._num_trained], device=self.device)
             with self.autocast():
                 painted = self.network(photograph[None].to(self.device), self._one_hot(styles))
@@ -249,6 +260,7 @@ class Start:
 
 def start_afresh(config: StyleConfig, paintings: list[Painting]) -> Start:
     """Start from random weights."""
+    # The initial weights.
     torch.manual_seed(config.seed)
     return Start(config=config, paintings=paintings, network=Stylizer(_shape(config, len(paintings))))
 
@@ -268,6 +280,7 @@ def start_with_added_style(folder: Path, styles: Path, file: Path, given: dict[s
     added = read_painting(file, config.painting_pixels)
     balance: Tensor = state["beside"]["balance"]
     paintings = _paintings_of(folder, styles, config.painting_pixels, added.name, len(balance))
+    # First the network as it was, then a row more.
     network = Stylizer(_shape(config, len(paintings)))
     network.load_state_dict(state["average"]["state"])
     return Start(
@@ -296,6 +309,7 @@ def _shape(config: StyleConfig, num_styles: int) -> StylizerShape:
 def _paintings_of(folder: Path, styles: Path, pixels: int, added: str, num_styles: int) -> list[Painting]:
     """Read the paintings of a run in its order; the new one may lie in the same folder."""
     found = {painting.name: painting for painting in read_paintings(styles, pixels)}
+    # The order of the rows is that of the run, not that of the files: a new file may come anywhere in the alphabet.
     names = _read_style_names(folder) or [name for name in found if name != added]
     if added in names:
         raise ValueError(f"the run in {folder} has a style {added!r} already; rename the new painting.")
@@ -440,6 +454,7 @@ def _centres(pictures: Sequence[Picture], side: int) -> Tensor:
 def score(trainer: StyleTrainer, start: Start, job: Job, arguments: argparse.Namespace) -> Scores:
     """Measure Gatys@k of the trained styles with the averaged weights; what was measured before is read back."""
     num_styles = len(start.paintings) - start.first_style
+    # Held-out photographs are shared out among the styles.
     shared = max(len(job.photographs.held_out) // num_styles, 1)
     scorer = Scorer(
         start.network,
@@ -459,12 +474,14 @@ def publish(
     trainer: StyleTrainer, start: Start, job: Job, scores: Scores | None, arguments: argparse.Namespace
 ) -> None:
     """Export the version and write the report."""
+    # Once more, with the weights that ship.
     draw_preview(start, job)
     names = [painting.name for painting in start.paintings]
     listed = ", ".join(names).replace("_", " ")
     added: dict[str, Any] = (
         {} if start.based_on is None else {"based_on": start.based_on, "first_style": start.first_style}
     )
+    # Photographs and paintings are hashed as they were used, resized.
     paintings = sha256_of(painting.picture for painting in start.paintings)
     card = ModelCard(
         name=arguments.name,

@@ -79,9 +79,12 @@ class VaeConfig(GeneratorConfig):
     # How much a picture may be summed up in. More numbers cost nothing if they are not needed: the rate of an unused
     # one falls to zero.
     latent: int = setting(32, "numbers in a latent", COUNT)
+    # How large: the picture is a quarter as wide and high where the latent is read off, with four times the channels.
     width: int = setting(24, "channels at full resolution; a quarter of it has four times as many", COUNT)
     batch_size: int = setting(128, "images a step", COUNT)
+    # How long, and how many pictures a step.
     num_steps: int = setting(5_000, "optimiser steps", COUNT)
+    # With the label given, the latent need not hold it; without, the fitted prior tells labels apart afterwards.
     conditional: bool = setting(False, "give encoder and decoder the label")
     # The loss is a sum over a thousand pixels, and its gradients are large; Adam divides their size out, and the clip
     # is there for the first steps, when a wrong scale makes a single pixel cost hundreds of nats.
@@ -135,6 +138,7 @@ class VaeTrainer(Trainer):
     def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
         """Take one step up the ELBO; returns its two terms in nats an image, the rate as it was paid for."""
         config = self.config
+        # uint8 [B,C,H,W], and labels [B], which an unconditional network does not look at.
         batch = self.parts.train.take(draw_rows(len(self.parts.train), step, config.batch_size, config.seed))
         # The reparametrisation trick: noise [B,Z] is an input, so the latent mean + noise * deviation is a smooth
         # function of the encoder's outputs, and gradients pass through the draw (section 2.4).
@@ -148,6 +152,8 @@ class VaeTrainer(Trainer):
         # Means over the batch [B], sums over pixels and numbers: a nat of rate must weigh exactly as much as a nat of
         # distortion, or the sum is no bound on the likelihood.
         distortion = terms.distortion.mean()
+        # -ELBO = distortion + rate; its minimum is the best code for the pictures that this network can give (equation
+        # 3).
         self.descend(distortion + self.kl_weight(step) * rate)
         return {"distortion": float(distortion.detach()), "rate": float(rate.detach())}
 
@@ -157,6 +163,7 @@ class VaeTrainer(Trainer):
         At first the decoder knows nothing of the latent, and paying for it is a loss on all sides: with the full weight
         the encoder would give up before the decoder has learnt to listen (Sønderby et al. 2016, arXiv 1602.02282).
         """
+        # Linear: 0 at the first step, 1 from `kl_warmup` of the run on.
         progress = (step + 1) / (self.num_steps + 1)
         return min(progress / self.config.kl_warmup, 1.0) if self.config.kl_warmup else 1.0
 
@@ -166,6 +173,7 @@ class VaeTrainer(Trainer):
         # The same noise at every evaluation: its curve shows the network, not luck.
         noise = torch.randn(len(held_out), config.latent, generator=torch.Generator().manual_seed(config.seed))
         distortion, rate = 0.0, 0.0
+        # Sums over the pictures, divided at the end: the last batch may be smaller.
         for rows in torch.split(torch.arange(len(held_out)), _SCORED_ROWS):
             batch = held_out.take(rows)
             with self.autocast():
@@ -214,6 +222,8 @@ def draw_preview(network: Vae, job: Job) -> None:
     """Draw held-out pictures, their reconstructions, and pictures of drawn latents, a line each."""
     held_out = job.parts.held_out.take(torch.arange(min(_PREVIEWED, len(job.parts.held_out))))
     one_hot = network.one_hot(held_out.labels.to(job.device))
+    # Three lines: what went in, what comes out of its mean, what comes out of noise. The second shows the decoder, the
+    # third the prior.
     mean, _ = network.encoder(to_signed(held_out.levels.to(job.device)), one_hot)
     drawn = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(job.device)
     lines = [held_out.levels, *(to_levels(network.decoder(latents, one_hot)[0]).cpu() for latents in (mean, drawn))]
@@ -259,6 +269,7 @@ def finish(
     likelihood: LikelihoodScores | None,
 ) -> None:
     """Draw the report's pictures, export and report."""
+    # Exported and drawn on the CPU in float32, as it is served there.
     network, test, config = trainer.network.cpu().float().eval(), job.parts.test, trainer.config
     num_labels = len(job.dataset.labels)
     write_reconstructions(job.output / RECONSTRUCTIONS_FILE, network, test)
@@ -273,6 +284,7 @@ def finish(
         scores=scores,
         likelihood=likelihood,
     )
+    # The prior draws by label in any case; the other graphs take one where the network does.
     labelled = {PRIOR, DECODER, ENCODER, RECONSTRUCTION} if config.conditional else {PRIOR}
     publish("train_vae", trainer, job, outcome, vae_graphs(network, mixture), frozenset(labelled), _PLATES)
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.manifest import read_manifest
+from models.manifest import read_manifest, write_manifest
 from tests.training.small_generators import made_up_scores, pictures_in
 from tests.training.small_trainers import CPU, GAN, changed, gan_trainer
+from training.export.version import DEFAULT_REPOSITORY, ModelCard
+from training.generators import ACCURACY, AGREEMENT
 from training.loop import copied
-from training.scores.generators import GeneratorScores
+from training.scores.generators import METRIC, GeneratorScores
 from training.train_gan import main, renew_statistics
 
+SHIPPED = read_manifest(DEFAULT_REPOSITORY / "fashion-gan" / "1")
 SETTINGS = {
     "--num-steps": 4,
     "--evaluate-every": 2,
@@ -91,15 +95,16 @@ def test_statistics_are_those_of_what_the_averaged_generator_draws(tmp_path: Pat
     assert all(torch.equal(tensor, generator.state_dict()[name]) for name, tensor in once.items())
 
 
-def test_a_dry_run_passes_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["--dataset", "cifar10", "--dry-run"]) == 0
+def test_a_run_is_scored_exported_and_reported(kept_dry_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "cifar10", "--dry-run", "--threads", "1"]) == 0
     said = capsys.readouterr().out
-    assert "dry run passed" in said
     assert "called by their label" in said
-    assert list(tmp_path.iterdir()) == []
+    assert "dry run passed" in said
+    manifest = read_manifest(kept_dry_run / "cifar10-gan" / "1")
+    assert manifest.parity is not None
+    assert {METRIC, AGREEMENT, ACCURACY} <= {item.metric for item in manifest.evaluation}
+    page = (kept_dry_run / "run" / "report.md").read_text()
+    assert set(pictures_in(page, kept_dry_run / "run")) == {"samples.png", "curves.png"}
 
 
 def test_seeds_are_reported_beside_one_another(
@@ -114,14 +119,20 @@ def test_seeds_are_reported_beside_one_another(
         cache.write_text(json.dumps({"generator": {"protocol": {"identity": cache.parent.name}, "pieces": pieces}}))
         return scores
 
+    def export(_: object, __: object, card: ModelCard, repository: Path) -> Path:
+        folder = repository / card.name / card.version
+        folder.mkdir(parents=True, exist_ok=True)
+        write_manifest(folder, dataclasses.replace(SHIPPED, training=card.training))
+        return folder
+
     monkeypatch.setattr("training.train_gan.score_generator", score)
+    monkeypatch.setattr("training.generators.export_generator", export)
     assert run(idx_folder, tmp_path, "one", "--seed", "1") == 0
     assert run(idx_folder, tmp_path, "two", "--seed", "2", "--seeds-of", str(tmp_path / "one")) == 0
 
     manifest = read_manifest(tmp_path / "repository" / "fashion-gan" / "1")
     assert manifest.training is not None
     assert manifest.training.seed == 2
-    assert set(manifest.graphs) == {"decoder"}
     page = (tmp_path / "two" / "report.md").read_text()
     assert "| 1 | 0.02 |" in page
     assert "| 2 | 0.02 |" in page

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from models.manifest import Training, read_manifest
 from tests.training.lineage import UNTRAINED
 from tests.training.small_trainers import BEGIN, LANGUAGE, VOCAB_SIZE, changed, language_trainer
 from training.command_line import can_compile
 from training.data.corpus import Corpus
+from training.export.language import LanguageModel
 from training.scores.text import TextScore
 from training.train_language import (
     RECIPES,
@@ -34,7 +34,7 @@ from training.train_language import (
 TEXT = "".join(f"{number} sailors saw {number * 7 % 23} whales off the cape.\n" for number in range(500))
 
 
-def network(config: LanguageConfig) -> nn.Module:
+def network(config: LanguageConfig) -> LanguageModel:
     return make_network(config, VOCAB_SIZE)
 
 

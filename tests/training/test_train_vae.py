@@ -12,7 +12,10 @@ import torch
 from models.manifest import read_manifest
 from tests.training.small_generators import pictures_in
 from tests.training.small_trainers import VAE, changed, vae_trainer
-from training.train_vae import VaeConfig, main
+from training.generators import ACCURACY, AGREEMENT
+from training.loop import copied
+from training.scores.generators import METRIC
+from training.train_vae import VaeConfig, VaeTrainer, main
 
 SETTINGS = {
     "--num-steps": 4,
@@ -62,47 +65,50 @@ def test_a_step_goes_down_distortion_and_weighted_rate(monkeypatch: pytest.Monke
     assert paid == pytest.approx([losses["distortion"] + trainer.kl_weight(0) * losses["rate"]])
 
 
-def test_a_dry_run_passes_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_conditional_run_is_scored_exported_and_reported(
+    kept_dry_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["--dataset", "cifar10", "--dry-run"]) == 0
+    assert main(["--dataset", "fashion-mnist", "--dry-run", "--conditional", "--threads", "1"]) == 0
     said = capsys.readouterr().out
-    assert "dry run passed" in said
     assert "from N(0, 1)" in said
-    assert list(tmp_path.iterdir()) == []
+    assert "dry run passed" in said
 
-
-def test_a_small_conditional_run_exports_and_reports_and_resumes_to_the_same_graphs(
-    idx_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(idx_folder, tmp_path, "--conditional") == 0
-    folder = tmp_path / "repository" / "fashion-vae" / "1"
+    folder = kept_dry_run / "fashion-vae" / "1"
     manifest = read_manifest(folder)
     assert manifest.training is not None
     assert manifest.training.config["conditional"] is True
-    assert manifest.description.startswith("A variational autoencoder of Fashion-MNIST, conditioned on the label")
+    assert manifest.description.startswith("A variational autoencoder of random noise, conditioned on the label")
+    metrics = {item.metric for item in manifest.evaluation}
+    assert {"ELBO, nats", "IWAE-2, nats", METRIC, AGREEMENT, ACCURACY} <= metrics
     decoder = onnxruntime.InferenceSession(folder / "decoder.onnx", providers=["CPUExecutionProvider"])
-    (image,) = decoder.run(None, {"latent": np.zeros((2, 3), np.float32), "label": np.array([1, 8])})
+    (image,) = decoder.run(None, {"latent": np.zeros((2, 4), np.float32), "label": np.array([1, 8])})
     assert image.shape == (2, 28, 28, 1)
-    page = (tmp_path / "run" / "report.md").read_text()
-    assert set(pictures_in(page, tmp_path / "run")) == {
+    page = (kept_dry_run / "run" / "report.md").read_text()
+    assert set(pictures_in(page, kept_dry_run / "run")) == {
         "reconstructions.png",
         "samples.png",
         "samples-standard-normal.png",
         "walk.png",
         "curves.png",
     }
-    assert "Not scored." in page
+    assert (kept_dry_run / "run" / "preview.png").stat().st_size > 1000
 
-    (folder / "decoder.onnx").unlink()
-    assert run(idx_folder, tmp_path, "--conditional", "--resume") == 0
-    assert read_manifest(folder).graphs == manifest.graphs
 
-    assert run(idx_folder, tmp_path, "--conditional") == 2
+def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(
+    idx_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished: list[VaeTrainer] = []
+    monkeypatch.setattr("training.train_vae.finish", lambda trainer, *_: finished.append(trainer))
+    assert run(idx_folder, tmp_path) == 0
+    assert run(idx_folder, tmp_path, "--resume") == 0
+    assert [trainer.progress.step for trainer in finished] == [4, 4]
+    weights = [copied(trainer.network.state_dict()) for trainer in finished]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+    assert run(idx_folder, tmp_path) == 2
     assert "add --resume to continue that run" in capsys.readouterr().err
-    assert run(idx_folder, tmp_path, "--resume") == 2
-    assert "was written with other settings: {'conditional': True}" in capsys.readouterr().err
+    assert run(idx_folder, tmp_path, "--resume", "--conditional") == 2
+    assert "was written with other settings: {'conditional': False}" in capsys.readouterr().err
 
 
 def test_a_held_out_part_as_large_as_the_train_split_is_refused(

@@ -41,6 +41,7 @@ class Corpus:
         digest = hashlib.sha256()
         for part in (self.train, self.validation, self.test):
             for text in part:
+                # The zero byte ends a text and the one a part: moving a sentence from one to the next changes the hash.
                 digest.update(text.encode() + b"\0")
             digest.update(b"\1")
         return digest.hexdigest()
@@ -69,6 +70,8 @@ def read_corpus(path: Path) -> Corpus:
     texts = [_read(file) for file in files]
     if sum(map(len, texts)) < 10_000:
         raise DataError(f"{str(path)!r} holds {sum(map(len, texts))} characters; at least 10,000 are needed.")
+    # By length, not at random: sentences of one paragraph are much alike, and shuffled ones would let a network be
+    # tested on what it has read.
     parts = [
         (t[: len(t) * 90 // 100], t[len(t) * 90 // 100 : len(t) * 95 // 100], t[len(t) * 95 // 100 :]) for t in texts
     ]
@@ -114,8 +117,10 @@ def _novels(data: Path | None) -> Corpus:
 def hold_out_spans(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Cut evenly spread spans, at line ends, out of a text; return what is left and the spans."""
     kept, spans = [], []
+    # A span from each twelfth of the text, in its middle: many novels, none of them whole.
     stride, at = len(text) // _NUM_SPANS, 0
     for index in range(_NUM_SPANS):
+        # At line ends, so that neither part begins in the middle of a word.
         start = text.find("\n", index * stride + stride // 2) + 1
         end = text.find("\n", start + min(_SPAN_CHARACTERS, stride // 4)) + 1
         if start <= at or end <= start:

@@ -59,6 +59,8 @@ class Source:
     system_folders: tuple[Path, ...] = ()
 
 
+# An address alone would not do: servers move, files are replaced. With its SHA-256, a figure that was measured on a
+# file can be measured again on the very same bytes.
 SOURCES: dict[str, Source] = {
     "mnist": Source(
         title="MNIST",
@@ -152,6 +154,8 @@ class Dataset:
 
     def sha256(self) -> str:
         """Hash shapes and contents of the four arrays with SHA-256."""
+        # Of the arrays, not of the files: idx files, gzipped or not, give the same hash, and a JPEG edition another
+        # one.
         digest = hashlib.sha256()
         for array in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(repr((array.shape, array.dtype.str)).encode())
@@ -170,6 +174,7 @@ def load_dataset(name: str, *, folder: Path | None = None, cache: Path = DEFAULT
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder; --data must name the folder that holds the data.")
         return _load_local(name, folder)
+    # In the order of least effort: what the caller names, what the system has, what was downloaded before.
     for system_folder in SOURCES[name].system_folders:
         if system_folder.is_dir():
             return _load_local(name, system_folder)
@@ -199,6 +204,7 @@ def synthetic_dataset(name: str, num_rows: int = 40) -> Dataset:
 
 def _load_local(name: str, folder: Path) -> Dataset:
     """Try the layouts in turn: idx files, CIFAR's archives, class-per-folder images."""
+    # One folder may hold several data sets, each in a folder of its own name.
     for candidate in (folder, folder / name):
         if all(find_idx(candidate, stem) for stem in _IDX_STEMS):
             return _load_idx(name, candidate)
@@ -252,6 +258,7 @@ def _load_cifar_binary(path: Path) -> Dataset:
 def _load_class_folders(name: str, path: Path) -> Dataset:
     """Load images from `path`, an archive or a folder, named after it: it need not be the official edition."""
     source = SOURCES[name]
+    # What is not the official edition is named after its folder or archive, in the manifest and on the page, too.
     edition = path.name.split(".")[0] if path.is_file() else path.resolve().name
     mode = "L" if source.channels == 1 else "RGB"
     files = list(walk_archive(path) if path.is_file() else walk_folder(path))
@@ -302,6 +309,8 @@ def split(dataset: Dataset, num_held_out: int, seed: int) -> Parts:
     if num_held_out >= len(dataset.train_labels):
         raise DataError(f"held_out is {num_held_out}; the train split has only {len(dataset.train_labels)} images.")
     train = as_images(dataset.train_images, dataset.train_labels)
+    # At random, for a data set may come sorted by class; by a seed of its own, so that a resumed run holds out the same
+    # images.
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     return Parts(
         train=train.take(order[num_held_out:]),
@@ -321,6 +330,8 @@ def draw_rows(num_rows: int, step: int, batch_size: int, seed: int) -> Tensor:
 
     A batch depends on its step alone, not on the batches before it: a resumed run needs no position in the data.
     """
+    # The last, smaller batch of an epoch is dropped: its gradient would be noisier, and a compiled step is compiled for
+    # one shape.
     size = min(batch_size, num_rows)
     epoch, place = divmod(step, num_rows // size)
     return _epoch_order(num_rows, seed * 1_000_003 + epoch)[place * size : (place + 1) * size]

@@ -43,6 +43,7 @@ def fetch(resource: Resource, folder: Path) -> Path:
         _verify(target, resource)
         return target
     folder.mkdir(parents=True, exist_ok=True)
+    # A file under its own name is whole and verified; whatever is not, has another name.
     partial = target.with_name(target.name + ".part")
     try:
         _download(resource.url, partial)
@@ -75,6 +76,7 @@ def _download(url: str, partial: Path) -> None:
             return
         raise
     with response:
+        # Asked for a part, a server may ignore the question and send the whole file with status 200.
         if response.status != 206:  # the server ignores ranges and sends the whole file
             offset = 0
         _receive(response, partial, offset)

@@ -37,6 +37,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
+    # Two zeros, the type (8: unsigned byte), the number of axes; then the size of each axis, big-endian; then the data.
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError(f"{path} starts with {content[:4].hex()!r}; an idx file of unsigned bytes starts with 000008.")
     num_axes = content[3]
@@ -59,6 +60,7 @@ def read_cifar_records(content: bytes, what: str) -> tuple[Pixels, Labels]:
     """
     if not content or len(content) % _CIFAR_RECORD_BYTES:
         raise DataError(f"{what} has {len(content)} bytes; it must be a multiple of {_CIFAR_RECORD_BYTES}.")
+    # Three planes, red first, of 32 rows each: [B,3,32,32] -> [B,32,32,3].
     records = np.frombuffer(content, np.uint8).reshape(-1, _CIFAR_RECORD_BYTES)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
@@ -95,10 +97,13 @@ def decode_class_folders(
 
     Raises: DataError when there is no image, or the images differ in size.
     """
+    # The part and the class are the last two folders; what lies above them, such as the archive's own name, is nobody's
+    # business.
     found = [(path, content) for path, content in files if len(path.parts) >= 3 and path.parts[-3] == split]
     found = sorted((pair for pair in found if pair[0].suffix.lower() in IMAGE_SUFFIXES), key=lambda pair: pair[0])
     if not found:
         raise DataError(f"no images at {split}/<class>/<file>; valid file types are {sorted(IMAGE_SUFFIXES)}.")
+    # The labels of the official edition keep their order, so that a network can be scored on either edition.
     names = {path.parts[-2] for path, _ in found}
     labels = tuple(known_labels) if names == set(known_labels) else tuple(sorted(names))
     images = [_decode(content, mode, path) for path, content in found]

@@ -64,6 +64,7 @@ def read_picture(path: Path) -> Image.Image:
     Raises: DataError when it is not one.
     """
     try:
+        # Cameras store pictures as the sensor lay and note which way is up.
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
@@ -106,6 +107,7 @@ def read_photographs(folder: Path, num_held_out: int, seed: int) -> Photographs:
             f"{str(folder)!r} holds {len(files)} pictures; {num_held_out} are held out, so more are needed."
         )
     pictures = [_read_photograph(path) for path in tqdm(files, desc="photographs", mininterval=1.0, leave=False)]
+    # The seed chooses; the order within each part stays that of the file names, whatever the seed.
     order = np.random.default_rng(seed).permutation(len(files))
     return Photographs(
         train=[pictures[row] for row in sorted(order[num_held_out:])],
@@ -148,6 +150,7 @@ def random_crops(pictures: Sequence[Picture], count: int, side: int, generator: 
 
 def _random_crop(picture: Tensor, side: int, generator: torch.Generator) -> Tensor:
     shorter = min(picture.shape[1:])
+    # Four numbers in 0..1 decide a crop: its size, its place, and whether it is mirrored.
     part, down, right, mirror = torch.rand(4, generator=generator).tolist()
     length = max(round(shorter * (_SMALLEST_CROP + (1 - _SMALLEST_CROP) * part)), 16)
     if side < length:
@@ -155,6 +158,7 @@ def _random_crop(picture: Tensor, side: int, generator: torch.Generator) -> Tens
         length = max(min(length, round(side * (1 + part / 2))), 16)
     top, left = int(down * (picture.shape[1] - length + 1)), int(right * (picture.shape[2] - length + 1))
     crop = picture[:, top : top + length, left : left + length]
+    # Antialiased: without, a photograph that is halved would teach the network jagged edges.
     crop = functional.interpolate(crop[None], size=(side, side), mode="bilinear", antialias=True)[0]
     return crop.flip(2) if mirror < 0.5 else crop
 

@@ -31,6 +31,7 @@ def train_tokenizer(kind: TokenizerName, texts: Sequence[str], vocab_size: int) 
 
 def _train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
+    # Words are split off with the space before them, and merges never cross from one word into the next.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -45,6 +46,7 @@ def _train_bpe(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def _characters(texts: Sequence[str]) -> Tokenizer:
+    # Of the train text alone. A character that only the test text has is unknown, as it would be in use.
     alphabet = sorted(set().union(*texts))
     vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, UNKNOWN, *alphabet])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
@@ -80,6 +82,7 @@ def encode_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> Tokens:
     end = boundary_token(tokenizer)
     ids: list[int] = []
     for text in texts:
+        # Pieces are encoded in parallel.
         for encoding in tokenizer.encode_batch(list(_pieces([text])), add_special_tokens=False):
             ids.extend(encoding.ids)
         ids.append(end)
@@ -107,6 +110,7 @@ class Windows:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets int64 [B,T] of one step."""
+        # Windows are numbered through all epochs; a batch at the end of one epoch may take its last rows from the next.
         index = step * self.batch_size + np.arange(self.batch_size)
         epochs, places = np.divmod(index, self.num_windows)
         starts = np.empty(self.batch_size, np.int64)
@@ -114,6 +118,7 @@ class Windows:
             generator = np.random.default_rng((self.seed, int(epoch)))
             # Windows of an epoch begin at another place: a token is not always predicted from as much before it.
             offset = generator.integers(self.length)
+            # Every window once an epoch: no token is read twice before all were read once.
             order = generator.permutation(self.num_windows)
             starts[epochs == epoch] = offset + order[places[epochs == epoch]] * self.length
         return cut(self.tokens, starts, self.length, self.begin)
@@ -125,5 +130,6 @@ def cut(
     """Cut windows: the inputs are `begin` and all targets but the last."""
     # Target t is the token after input t: targets [B,T] are the text, inputs [B,T] the same one place later.
     targets = torch.from_numpy(tokens[starts[:, None] + np.arange(length)].astype(np.int64))
+    # The first token, too, is predicted: from the token that ends a text and so begins one.
     first = torch.full((len(starts), 1), begin, dtype=torch.int64)
     return torch.cat((first, targets[:, :-1]), dim=1), targets

@@ -38,11 +38,14 @@ def export_classifier(served: nn.Module, images: NDArray[np.uint8], card: ModelC
 
     Raises: ExportError when the graph and torch disagree, or the batch axis is not dynamic.
     """
+    # In float32 and evaluation mode, whatever training used: dropout is off, normalisation statistics are fixed.
     served = served.cpu().float().eval()
     with replaced_folder(repository / card.name / card.version) as folder:
         path = folder / f"{GRAPH}.onnx"
         write_graph(served, images[:2], path)
+        # Before anything describes the graph: an export that fails leaves nothing behind.
         parity = check_parity(served, path, images)
+        # Golden rows: the service runs them through the graph on its own device before it calls the version ready.
         rows = {INPUT_NAME: images[:_NUM_GOLDEN_ROWS]}
         goldens = {GRAPH: Golden(rows, run_torch(served, rows, OUTPUT_NAMES))}
         write_version(folder, card, describe_graphs(folder, goldens), goldens, parity)

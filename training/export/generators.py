@@ -118,6 +118,8 @@ class PointConvolution(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn [B,D] into [B,D']."""
+        # [B,D] -> [B,D,1,1] -> [B,D',1,1] -> [B,D']. A matrix product of several rows may be added up in another order
+        # than that of one; a convolution does each row alike.
         return functional.conv2d(features[:, :, None, None], self.weight, self.bias)[:, :, 0, 0]
 
 
@@ -128,6 +130,8 @@ class FoldedNorm(nn.Module):
         super().__init__()
         mean, variance = norm.norm.running_mean, norm.norm.running_var
         assert mean is not None and variance is not None  # noqa: PT018
+        # [K,C]: (x - mean) / deviation * scale + shift is one product and one sum a value, whose constants are known
+        # now.
         scale = norm.scale.weight.detach() / (variance + norm.norm.eps).sqrt()
         self.register_buffer("scale", scale)
         self.register_buffer("shift", norm.shift.weight.detach() - mean * scale)
@@ -189,13 +193,17 @@ class VaeReconstruction(nn.Module):
 
     def forward(self, image: Tensor, noise: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return reconstruction uint8 [B,H,W,C], error map [B,H,W], rate [B] and distortion [B]."""
+        # One graph gives the reconstruction and its price: the rate, and the distortion as the mean over S latents.
         pictures, one_hot = from_image(image), _one_hot(self.network, label)
         num_samples = noise.shape[1]
         mean, log_variance = self.network.encoder(pictures, one_hot)
+        # [B,1,Z] + [B,S,Z] * [B,1,Z] -> [B,S,Z] -> [B*S,Z]: all samples of all rows go through the decoder as one
+        # batch.
         latents = mean[:, None] + noise * (0.5 * log_variance).exp()[:, None]
         repeated = None if one_hot is None else one_hot.repeat_interleave(num_samples, 0)
         location, log_scale = self.network.decoder(latents.flatten(0, 1), repeated)
         levels = image.permute(0, 3, 1, 2).float()[:, None].expand(-1, num_samples, -1, -1, -1).flatten(0, 1)
+        # [B*S,C,H,W], summed over colours: [B*S,H,W].
         nats = -pixel_log_likelihood(levels, location, log_scale).sum(1)
         # One sum after the other: a reduction adds up in another order when the batch is one row.
         error_map = functools.reduce(torch.add, nats.view(-1, num_samples, *nats.shape[1:]).unbind(1)) / num_samples
@@ -206,6 +214,7 @@ class VaeReconstruction(nn.Module):
 
 def row_by_row(network: Vae) -> Vae:
     """Copy a network with its linear layers as convolutions."""
+    # A copy: the network itself is scored and drawn from after the export.
     copied = copy.deepcopy(network)
     assert isinstance(copied.encoder, Encoder)
     assert isinstance(copied.decoder, Decoder)
@@ -296,7 +305,9 @@ def check_rows_alike(graph: str, session: onnxruntime.InferenceSession, rows: Ro
     """
     names = [output.name for output in session.get_outputs()]
     inputs = rows.inputs(graph, NUM_COMPARED_ROWS)
+    # Row by row is the truth that every batch must give.
     alone = _in_batches(session, graph, inputs, 1, NUM_COMPARED_ROWS)
+    # Sizes that the service uses, thoroughly; all others once, for a caller may bring any number of rows.
     for size in range(2, max_batch_size + 1):
         is_bucket = size & (size - 1) == 0
         num_rows = NUM_COMPARED_ROWS if is_bucket else size

@@ -69,6 +69,7 @@ class PackedWeights:
     def __post_init__(self) -> None:
         self.offsets = {}
         end = 0
+        # Each tensor begins at a multiple of 64 bytes.
         for name, tensor in self.tensors.items():
             self.offsets[name] = end
             end += tensor.nbytes + -tensor.nbytes % _ALIGNMENT_BYTES
@@ -84,6 +85,7 @@ class PackedWeights:
         """Make the initializer that stands for a tensor of the file."""
         tensor = self.tensors[name]
         proto = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=tensor.shape)
+        # The graph holds a note of file, place and length; the bytes lie in the file that all graphs share.
         proto.raw_data = b""  # the next call asks for it
         set_external_data(proto, WEIGHTS_FILE, self.offsets[name], tensor.nbytes)
         proto.ClearField("raw_data")
@@ -102,6 +104,7 @@ class GraphBuilder:
     def add(self, operator: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
         """Add a node; returns the name of its first output, which is made up when none is given."""
         named = outputs or (f"{operator.lower()}_{len(self._nodes)}",)
+        # The standard's operators have the empty domain.
         domain = CONTRIB if operator in _CONTRIB_OPERATORS else ""
         self._nodes.append(helper.make_node(operator, inputs, named, domain=domain, **attributes))
         return named[0]
@@ -115,6 +118,7 @@ class GraphBuilder:
         self, name: str, inputs: Sequence[Port], outputs: Sequence[Port], max_batch_size: int | None = None
     ) -> BuiltGraph:
         """Make the model of those nodes that the outputs depend on."""
+        # From the outputs backwards: nodes that nothing depends on, and weights of theirs, are left out.
         used = {port.name for port in outputs}
         nodes = []
         for node in reversed(self._nodes):

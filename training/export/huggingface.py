@@ -46,6 +46,7 @@ def llama_tensors(network: Transformer) -> dict[str, Tensor]:
     tensors = {"model.embed_tokens.weight": state["embedding.weight"], "model.norm.weight": state["norm.weight"]}
     for layer in range(shape.num_layers):
         ours, theirs = f"blocks.{layer}", f"model.layers.{layer}"
+        # Ours is one matrix for queries, keys and values, and one for gate and value; theirs are five.
         queries, keys, values = state[f"{ours}.attention.qkv.weight"].split(sizes)
         gate, up = state[f"{ours}.feed_forward.gate_up.weight"].chunk(2)
         named = {
@@ -66,6 +67,7 @@ def llama_tensors(network: Transformer) -> dict[str, Tensor]:
 
 def llama_config(shape: TransformerShape, begin: int) -> dict[str, Any]:
     """The settings of `LlamaConfig`, under the names of version 5 and, where they differ, those before it."""
+    # The same block by other names: no weight is changed, only named and split.
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",

@@ -85,6 +85,7 @@ def export_language_model(
         raise ExportError(
             f"the tokenizer has {tokenizer.get_vocab_size()} tokens; it must have {network.shape.vocab_size}."
         )
+    # Written by hand and not traced: see `graph_builder`.
     exported = build_graphs(network, prefill)
     tokens = _tokens_of(tokenizer, text, begin)
     with replaced_folder(repository / card.name / card.version) as folder:
@@ -94,6 +95,7 @@ def export_language_model(
         check_language_parity(network, folder, exported.states, tokens, check)
         goldens = {"sequence": _golden_sequences(network, tokens)}
         if isinstance(network, Transformer):
+            # Real text: attention over random tokens is nearly uniform, and hides mistakes.
             rows = np.resize(tokens, (ATTENTION_BATCH_SIZE, exported.attention_tokens))
             check_attention_parity(network, folder / "attention.onnx", rows, check)
             goldens["attention"] = Golden({"tokens": rows[:1]}, {"attention": full_attention(network, rows[:1])})
@@ -142,6 +144,7 @@ def _tokens_of(tokenizer: Tokenizer, text: str, begin: int) -> Tokens:
 
 def _golden_sequences(network: LanguageModel, tokens: Tokens) -> Golden:
     """A few sequences, as long as keeps the file small, with the logits after each token."""
+    # Logits [B,T,V] of a large vocabulary would make the golden file larger than the model.
     fitting = _MAX_GOLDEN_LOGITS // (_GOLDEN_ROWS * network.shape.vocab_size)
     num_tokens = min(max(fitting, 4), _MAX_GOLDEN_TOKENS, network.shape.context - 1)
     rows = np.resize(tokens[1:], (_GOLDEN_ROWS, num_tokens))
@@ -210,6 +213,7 @@ class CachedDecoder:
                 binding.bind_cpu_input(name, array)
         for name, array in self.states.items():
             view = array[first : first + num_rows]
+            # In and out are the same memory: a step writes one place of the cache instead of copying all of it.
             for bind, port in ((binding.bind_input, name), (binding.bind_output, f"next_{name}")):
                 bind(port, "cpu", 0, view.dtype.type, view.shape, view.ctypes.data)
         session.run_with_iobinding(binding)
@@ -233,6 +237,7 @@ def full_attention(network: Transformer, tokens: Tokens) -> Floats:
     hidden: Tensor = network.embedding(torch.from_numpy(tokens))
     layers = []
     for block in network.blocks:
+        # As in `Attention.forward`, but with the weights kept, which the fused kernel never holds as a whole.
         queries, keys, _ = block.attention.split(block.attention_norm(hidden))  # type: ignore[operator]
         queries, keys = rotate(queries, cosines, sines), rotate(keys, cosines, sines)
         keys = keys.repeat_interleave(network.shape.num_heads // network.shape.num_kv_heads, dim=1)
@@ -264,10 +269,12 @@ def check_rows(
 
     The first row's last token is the last of all; the others stop short of it, each elsewhere.
     """
+    # What must come out, from one pass over whole rows without any cache.
     expected = full_logits(network, rows)
     num_rows, num_tokens = rows.shape
     num_decoded = min(_NUM_DECODED, num_tokens - 1)
     longest = num_tokens - num_decoded
+    # Prompts of unequal length, as callers send them: the batch of steps that follows is at another place in each row.
     lengths = [longest - index * longest // (num_rows + 1) for index in range(num_rows)]
     for index, length in enumerate(lengths):
         size = chunk_sizes[index % len(chunk_sizes)]

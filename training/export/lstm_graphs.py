@@ -26,6 +26,7 @@ def lstm_weights(network: LstmLanguageModel) -> dict[str, Floats]:
 
 
 def _reorder(stacked: Floats) -> Floats:
+    # Input, forget, cell and output gate: torch and ONNX stack them in different orders.
     i, f, g, o = np.split(stacked, 4)
     return np.concatenate((i, o, f, g))
 
@@ -49,6 +50,7 @@ class LstmGraphs:
         """One token of each row: `token [B]` -> `logits [B,V]`, state written in place."""
         graph = GraphBuilder(self.weights)
         graph.constant("axis_0", np.array([0]))
+        # [B] -> [B,W] -> one step [1,B,W], for ONNX puts time first.
         rows = graph.add("Gather", ["embedding", "token"])
         # Of one step the outputs are the last state.
         top = self._layers(graph, graph.add("Unsqueeze", [rows, "axis_0"]), one_step=True)
@@ -64,6 +66,7 @@ class LstmGraphs:
         graph.constant("axis_1", np.array([1]))
         rows = graph.add("Gather", ["embedding", "tokens"])
         outputs = self._layers(graph, graph.add("Transpose", [rows], perm=[1, 0, 2]), one_step=False)
+        # The state must read every token; only the wanted outputs become logits.
         chosen = graph.add("Gather", [outputs, "wanted"], axis=0)
         hidden = graph.add("Transpose", [chosen], perm=[1, 0, 2])
         graph.add("Add", [graph.add("FusedMatMul", [hidden, "embedding"], transB=1), "bias"], "logits")
@@ -77,6 +80,7 @@ class LstmGraphs:
         before = {name: [f"{name}_{layer}" for layer in range(num_layers)] for name in ("h", "c")}
         after = {name: [f"next_{name}_{layer}" for layer in range(num_layers)] for name in ("h", "c")}
         for name, parts in before.items():
+            # [B,L,W], as slots lie side by side in the service, -> [L,B,W] -> L times [1,B,W].
             layers_first = graph.add("Transpose", [name], perm=[1, 0, 2])
             graph.add("Split", [layers_first], *parts, axis=0, num_outputs=num_layers)
         for layer in range(num_layers):

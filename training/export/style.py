@@ -61,6 +61,7 @@ def export_stylizer(
     """
     network = network.cpu().float().eval()
     with replaced_folder(repository / card.name / card.version) as folder:
+        # Three graphs of one network, with the weights in each: a quarter of a million numbers.
         for graph in WRAPPERS:
             write_style_graph(network, graph, folder / f"{graph}.onnx")
         parity = check_style_parity(network, folder, pictures)
@@ -125,6 +126,8 @@ class StatisticsReader(nn.Module):
 
         def norm(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
             # The exporter calls what `Tensor.mean` gives "mean", too, which is the name of an output.
+            # What the normalisation of a whole picture sees is all that a tile cannot see: with it, a tile is painted
+            # as a part of the whole.
             variance, mean = torch.var_mean(features, (2, 3), correction=0)
             deviation = (variance + EPSILON).sqrt()
             means.append(mean)
@@ -145,6 +148,7 @@ class TilePainter(nn.Module):
     def forward(self, image: Tensor, style_weights: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
         """Paint each row with its own statistics."""
         widths = list(self.network.norm_widths)
+        # [B,N] split by layer, in the order in which the first pass read them.
         means, deviations = iter(torch.split(mean, widths, 1)), iter(torch.split(deviation, widths, 1))
 
         def norm(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -176,6 +180,7 @@ def folded_norm(features: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     The operator takes one scale a channel, not one a row: the rows' channels are laid side by side in one row.
     """
     num_rows, num_channels, height, width = features.shape
+    # [B,C,H,W] -> [1,B*C,H,W]: each channel of each row is normalised by itself, which is what the operator does.
     flat = features.reshape(1, num_rows * num_channels, height, width)
     normalized = functional.instance_norm(flat, weight=scale.reshape(-1), bias=shift.reshape(-1), eps=EPSILON)
     return normalized.reshape(num_rows, num_channels, height, width)
@@ -191,6 +196,8 @@ def rescaled(features: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, devia
 def write_style_graph(network: Stylizer, graph: str, path: Path) -> None:
     """Write one of the three graphs, of any batch size and any height and width that are multiples of the stride."""
     batch = torch.export.Dim("batch", min=1)
+    # Any height and width that are multiples of the stride: written as 4 * n, which the exporter takes along through
+    # every layer.
     height, width = (STRIDE * torch.export.Dim(f"quarter_{side}", min=2) for side in ("height", "width"))
     # No two sizes are alike, or the exporter would take them for one.
     num_norms = sum(network.norm_widths)
@@ -212,6 +219,8 @@ def halo_pixels(network: Stylizer) -> int:
     Follows the layers from the output to the input for each place a pixel can have within a stride.
     """
     radius = 0
+    # A pixel that was doubled from one place may see farther than its neighbour: each place within a stride is
+    # followed.
     for place in range(STRIDE):
         first = last = place
         for layer in reversed(_layers(network)):
@@ -219,6 +228,8 @@ def halo_pixels(network: Stylizer) -> int:
                 first, last = first // 2, last // 2
                 continue
             stride = layer.convolution.stride[0]
+            # From outputs to inputs: a convolution needs `border` pixels more on either side, and one with stride 2
+            # twice as many.
             first, last = first * stride - layer.border, last * stride + layer.border
         radius = max(radius, place - first, last - place)
     return -(-radius // STRIDE) * STRIDE
@@ -246,6 +257,7 @@ def sample_inputs(pictures: Sequence[Picture], num_styles: int, shape: tuple[int
     """Cut pictures to (batch, height, width), with weights that begin with one style and go on with blends."""
     num_rows, height, width = shape
     rows = [ImageOps.fit(Image.fromarray(pictures[i % len(pictures)]), (width, height)) for i in range(num_rows)]
+    # Rows 0, 3, 6, ... are one style; the others are blends of two neighbours.
     weights = np.zeros((num_rows, num_styles), np.float32)
     for row in range(num_rows):
         share = 0.25 * (row % 3)

@@ -79,8 +79,10 @@ class TransformerGraphs:
         graph.constant("one", np.array(1, np.int32))
         graph.constant("axis_1", np.array([1]))
         tokens = graph.add("Unsqueeze", ["token", "axis_1"])
+        # The kernel wants the longest of the rows beside the length of each.
         longest = graph.add("ReduceMax", ["length"], keepdims=0)
         graph.add("Add", [longest, "one"], "total")
+        # One token a row, so T is 1: [B] -> [B,1] -> [B,1,W] -> [B,W] -> [B,V].
         hidden = self._blocks(graph, tokens, self._grouped("length"))
         graph.add("Gemm", [graph.add("Squeeze", [hidden, "axis_1"]), "embedding"], "logits", transB=1)
         inputs = [Port("token", "INT64", ("B",)), Port("length", "INT32", ("B",)), *self._caches]
@@ -94,6 +96,7 @@ class TransformerGraphs:
         """
         graph = GraphBuilder(self.weights, opset=21 if kind == "grouped" else 24)
         graph.constant("one", np.array(1, np.int32))
+        # T is read from the shape: chunks of any length use the same graph.
         num_tokens = graph.add("Cast", [graph.add("Shape", ["tokens"], start=1, end=2)], to=6)
         ends = graph.add("Add", ["length", num_tokens])
         if kind == "grouped":
@@ -127,6 +130,7 @@ class TransformerGraphs:
         def attend(graph: GraphBuilder, layer: int, packed: str) -> str:
             queries, keys, values = self._heads(graph, layer, packed, places)
             names = (f"attended_{layer}", "", "", f"attention_{layer}")
+            # The fourth output is the softmax itself, which the other graphs never write to memory.
             graph.add("Attention", [queries, keys, values], *names, is_causal=1, qk_matmul_output_mode=_AFTER_SOFTMAX)
             shown.append(graph.add("Unsqueeze", [names[3], "axis_1"]))
             return self._merge(graph, names[0])
@@ -146,6 +150,8 @@ class TransformerGraphs:
         normalized = graph.add("SimplifiedLayerNormalization", [stream, norms[0]], axis=-1, epsilon=NORM_EPSILON)
         for layer, (name, (_, next_norm)) in enumerate(zip(names, itertools.pairwise(norms), strict=True)):
             attended = attend(graph, layer, graph.add("MatMul", [normalized, f"{name}.qkv"]))
+            # A prompt of a thousand tokens needs the logits of its last one: everything after the last attention is
+            # done for the wanted positions alone.
             if wanted and layer == len(names) - 1:
                 attended = graph.add("Gather", [attended, wanted], axis=1)
                 stream = graph.add("Gather", [stream, wanted], axis=1)
@@ -191,6 +197,8 @@ class TransformerGraphs:
             queries, keys, values = self._heads(graph, layer, packed, places)
             caches = (f"key_{layer}", f"value_{layer}")
             for cache, new in zip(caches, (keys, values), strict=True):
+                # New keys and values are written behind what each row holds; attention then reads the buffer up to
+                # there.
                 graph.add("TensorScatter", [cache, new, starts], f"next_{cache}", axis=2)
             past = [f"next_{cache}" for cache in caches]
             return self._merge(graph, graph.add("Attention", [queries, *past, "", "", "", filled], is_causal=1))

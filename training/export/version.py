@@ -43,11 +43,15 @@ from models.manifest import (
 )
 from training.settings import Settings
 
+# Relative to this file, not to the working folder: a run exports to the checkout it was started from.
 DEFAULT_REPOSITORY = Path(__file__).parent.parent.parent / "models" / "repository"
+# Of graphs that torch traces; those that are built by hand choose their own.
 OPSET = 20
+# Of outputs of about one. Float32 sums in another order differ by some 1e-6; a wrong operator, by far more than this.
 MAX_PARITY_ERROR = 1e-4
 # Rounding to a level may go either way where torch and ONNX Runtime differ in the last place.
 MAX_LEVELS = 1
+# The batch sizes that the service warms up: it fills a batch up to the next of them.
 BUCKETS = (1, 2, 4, 8, 16, 32)
 _LIBRARIES = ("torch", "numpy", "pillow", "onnx", "onnxscript", "onnxruntime")
 _DATATYPES: dict[str, Datatype] = {"uint8": "UINT8", "float32": "FP32", "int64": "INT64"}
@@ -109,6 +113,7 @@ def commit_of(folder: Path) -> str:
     """Name the commit checked out in `folder`: `+dirty` when tracked files differ, `unknown` outside a checkout."""
     try:
         commit = _git(folder, "rev-parse", "--verify", "HEAD")
+        # A figure of uncommitted code cannot be measured again, and says so.
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
@@ -159,6 +164,8 @@ def write_module(
         warnings.simplefilter("ignore", FutureWarning)
         # Inputs that share an axis share its name, of which the exporter warns.
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)
+        # Traced by torch.export: the module runs once with symbols for the free axes, and what depends on a size is
+        # checked for all sizes.
         program = torch.onnx.export(
             served,
             tuple(examples.values()),
@@ -184,6 +191,7 @@ def write_module(
 @torch.no_grad()
 def run_torch(served: nn.Module, inputs: Tensors, output_names: Sequence[str]) -> Tensors:
     """Run a module on the arrays of a graph's inputs, in their order; one array by output name."""
+    # The arrays go in by position: graphs and modules have their arguments in one order.
     outputs = served(*(torch.from_numpy(array) for array in inputs.values()))
     tensors = outputs if isinstance(outputs, tuple) else (outputs,)
     return {name: tensor.numpy() for name, tensor in zip(output_names, tensors, strict=True)}
@@ -201,6 +209,8 @@ def open_graph(path: Path, *, unrounded: bool = False, num_threads: int = 0) -> 
     model: Any = path
     if unrounded:
         proto = onnx.load(path)
+        # The bytes of two pictures may be equal where their floats are not: before rounding, a difference shows
+        # whatever the level.
         rounding = next(node for node in proto.graph.node if node.op_type == "Round")
         proto.graph.output.append(onnx.helper.make_tensor_value_info(rounding.input[0], onnx.TensorProto.FLOAT, None))
         model = proto.SerializeToString()
@@ -234,6 +244,7 @@ class ParityCheck:
 
         Raises: ExportError.
         """
+        # A NaN or another shape is an infinite error: no limit lets it pass.
         error = (_relative_error if relative else largest_error)(expected, actual)
         if expected.dtype == np.uint8:
             if error > MAX_LEVELS:
@@ -261,10 +272,12 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     The move is a rename, which a service that watches the repository sees as one change.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target: a rename does not cross from one file system to another.
     scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield scratch
         scratch.chmod(0o755)  # mkdtemp makes folders private
+        # Two renames: between them there is no version for a moment, but never half a one.
         if target.exists():
             retired = scratch.with_name(scratch.name + "-old")
             target.rename(retired)
@@ -304,6 +317,7 @@ def describe_graphs(
 
 
 def _spec(name: str, tensor: NDArray[Any], free: Sequence[int]) -> TensorSpec:
+    # -1 stands for any size in the manifest; golden rows have real sizes.
     shape = tuple(-1 if axis == 0 or axis in free else size for axis, size in enumerate(tensor.shape))
     return TensorSpec(name=name, datatype=_DATATYPES[str(tensor.dtype)], shape=shape)
 

@@ -58,6 +58,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, num_labels: int) -> None:
         super().__init__()
+        # Channels fall where the sides double: [B,C,H,W] -> [B,C',2H,2W].
         self.first_norm = ConditionalNorm(in_channels, num_labels)
         self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.second_norm = ConditionalNorm(out_channels, num_labels)
@@ -88,6 +89,7 @@ class Generator(nn.Module):
         self.stem = nn.Linear(shape.latent, 4 * width * shape.smallest_side**2)
         self.low = UpBlock(4 * width, 2 * width, shape.num_labels)
         self.high = UpBlock(2 * width, width, shape.num_labels)
+        # The last normalisation knows no label: by now the picture is drawn, and only its contrast is left to set.
         self.norm = nn.BatchNorm2d(width)
         self.head = nn.Conv2d(width, shape.channels, 3, padding=1)
         _initialize(self)
@@ -120,6 +122,7 @@ class Discriminator(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv2d(inner, outer, kernel, stride=stride, padding=1) for inner, outer, kernel, stride in sizes
         )
+        # Two judgements from the same features: is it a picture, and is it one of its label?
         self.head = nn.Linear(4 * width, 1)
         self.projection = nn.Embedding(shape.num_labels, 4 * width)
         _initialize(self)
@@ -138,6 +141,7 @@ class Discriminator(nn.Module):
         pooled = features.float().sum((2, 3))  # [B,4*width,S/4,S/4] -> [B,4*width]
         # Real in general, plus real as one of its label: log p(y|x) is linear in the features if classes are told by a
         # softmax over them, which gives this product (Miyato & Koyama 2018, section 3).
+        # [B,4*width] -> [B] + ([K,4*width] row of the label · features) [B]; summed, not averaged, over positions.
         realness: Tensor = self.head(pooled)[:, 0] + (self.projection(labels) * pooled).sum(1)
         return realness
 

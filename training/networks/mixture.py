@@ -71,6 +71,7 @@ def load_or_fit_prior(
     """Read the mixture at `path` where it was fitted to the network of this identity; else fit it and write it."""
     if path.exists():
         with np.load(path, allow_pickle=False) as saved:
+            # A mixture belongs to the very weights whose latents it was fitted to.
             if str(saved["identity"]) == identity:
                 return Mixture(**{name: torch.from_numpy(saved[name]) for name in ("weights", "means", "factors")})
     mixture = fit_prior(network, train, num_components, seed)
@@ -86,16 +87,19 @@ def fit_prior(network: Vae, train: Images, num_components: int, seed: int) -> Mi
     """
     num_labels = network.shape.num_labels or int(train.labels.max()) + 1
     latent = network.shape.latent
+    # Everything starts as N(0, 1) for each label, in its first component: a label without pictures keeps it.
     generator = torch.Generator().manual_seed(seed)
     weights = torch.zeros(num_labels, num_components)
     means = torch.zeros(num_labels, num_components, latent)
     factors = torch.eye(latent).repeat(num_labels, num_components, 1, 1)
     weights[:, 0] = 1.0
     for label in tqdm(range(num_labels), desc="prior", unit="label"):
+        # A few thousand latents say where a label lies; EM on all of them would take longer than it gains.
         rows = (train.labels == label).nonzero()[:, 0][:_MAX_LATENTS]
         if len(rows) < 2:
             continue
         latents = sample_posterior(network, train.take(rows), generator)
+        # In float64: covariances are differences of large sums.
         fitted = fit_mixture(latents.double().numpy(), num_components, seed)
         for tensor, values in zip((weights, means, factors), fitted, strict=True):
             tensor[label, : len(values)] = torch.from_numpy(values).float()
@@ -137,4 +141,5 @@ def fit_mixture(latents: NDArray[np.float64], num_components: int, seed: int) ->
         # A prior that could still improve a little is a prior; it is judged by what it draws.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(latents)
+    # The lower triangle F with F F^T = covariance: what turns independent noise into the component's.
     return model.weights_, model.means_, np.linalg.cholesky(model.covariances_)

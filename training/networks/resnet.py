@@ -68,6 +68,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        # The second normalisation has no rectifier of its own: a block must be able to subtract.
         self.first = ConvNormReLU(width, width)
         self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
@@ -92,6 +93,8 @@ class ResNet(nn.Module):
             layers.extend(ResidualBlock(stage.width) for _ in range(stage.blocks))
             width = stage.width
         self.features = nn.Sequential(*layers)
+        # On the pooled features, [B,D]; dropping pixels of a feature map does little, for their neighbours say the
+        # same.
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
 
@@ -116,6 +119,7 @@ class ServedClassifier(nn.Module):
 
     def __init__(self, network: ResNet, mean: Sequence[float], std: Sequence[float], temperature: float = 1.0) -> None:
         super().__init__()
+        # The trained network as it is: what is exported and what was trained cannot drift apart.
         self.network = network
         self.temperature = temperature
         # One multiplication and one subtraction: (pixels / 255 - mean) / std.

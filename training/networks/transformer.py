@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.networks.dropout import LockedDropout
+from training.networks.lstm import LockedDropout
 
 ROTARY_BASE = 10_000.0
 NORM_EPSILON = 1e-5
@@ -32,6 +32,7 @@ class TransformerShape:
     hidden_width: int
 
     def __post_init__(self) -> None:
+        # Heads divide the width, and groups of query heads divide the heads.
         if self.width % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"width {self.width}, heads {self.num_heads} and key-value heads {self.num_kv_heads} do not fit: "
@@ -104,6 +105,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
+        # Gate and value in one matrix product: [B,T,W] -> [B,T,2*hidden_width].
         self.gate_up = nn.Linear(shape.width, 2 * shape.hidden_width, bias=False)
         self.down = nn.Linear(shape.hidden_width, shape.width, bias=False)
 
@@ -125,6 +127,7 @@ class Block(nn.Module):
         self.attention = Attention(shape)
         self.feed_forward_norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
         self.feed_forward = FeedForward(shape)
+        # On what a part adds to the stream, never on the stream itself.
         self.dropout = LockedDropout(dropout)
 
     def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -151,12 +154,14 @@ class Transformer(nn.Module):
         self.norm = nn.RMSNorm(shape.width, eps=NORM_EPSILON)
         self.dropout = LockedDropout(dropout)
         cosines, sines = rotary_tables(shape.context, shape.head_width)
+        # Buffers that no checkpoint keeps: they follow from the shape.
         self.register_buffer("cosines", cosines, persistent=False)
         self.register_buffer("sines", sines, persistent=False)
         self._initialize()
 
     def _initialize(self) -> None:
         for name, parameter in self.named_parameters():
+            # Norms begin at one, matrices at small noise; there are no biases.
             if parameter.ndim == 2:
                 # The stream is a sum over two writers a block; smaller at the start by the root of their number, they
                 # leave its variance the same at any depth (Radford et al. 2019, GPT-2, section 2.3).
@@ -166,6 +171,7 @@ class Transformer(nn.Module):
     def hidden_states(self, tokens: Tensor) -> Tensor:
         """Compute the normalised hidden states [B,T,W] of tokens [B,T], which start at position 0."""
         hidden = self.dropout(self.embedding(tokens))  # [B,T] -> [B,T,W]
+        # A window may be shorter than the context: it takes the first angles.
         num_tokens = tokens.shape[1]
         cosines, sines = self.cosines[:num_tokens], self.sines[:num_tokens]
         for block in self.blocks:  # [B,T,W] throughout: each block reads the stream and adds to it

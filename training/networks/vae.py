@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Bounds of the outputs that are exponentiated, so that no picture, however odd, makes them overflow.
+# e^-6 to e^3 as deviations; a trained network stays well inside.
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -12.0, 6.0
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 3.0
 
@@ -65,6 +66,7 @@ class Encoder(nn.Module):
 
     def __init__(self, shape: VaeShape) -> None:
         super().__init__()
+        # Twice as many channels at each half of the side, as in classifiers; the last features keep their places.
         width = shape.width
         self.features = nn.Sequential(
             ConvNorm(shape.channels, width),  # [B,C,S,S] -> [B,width,S,S], where S is the side
@@ -73,6 +75,8 @@ class Encoder(nn.Module):
             ConvNorm(2 * width, 4 * width, stride=2),  # [B,4*width,S/4,S/4]
             Residual(4 * width),
         )
+        # The label joins at the end of the encoder and at the start of the decoder, as a row [K] of zeros and a one.
+        # What it says need not be said by the latent (Sohn et al. 2015).
         self.head = nn.Linear(4 * width * shape.smallest_side**2 + shape.num_labels, 2 * shape.latent)
 
     def forward(self, pictures: Tensor, one_hot: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -85,6 +89,7 @@ class Encoder(nn.Module):
         # The posterior q(z|x) = N(mean, diag(variance)) (Kingma & Welling 2014, equation 9). The logarithm may be any
         # number, where a variance must be positive. [B,2Z] -> [B,Z] each.
         mean, log_variance = self.head(features).chunk(2, dim=1)
+        # The bounds are in the graph, too: the service meets stranger pictures than training does.
         return mean, log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
 
@@ -93,6 +98,7 @@ class Upsample(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn [B,C,H,W] into [B,C,2H,2W]."""
+        # Each pixel becomes four equal ones; the convolution that follows smooths the steps.
         return functional.interpolate(features, scale_factor=2.0, mode="nearest")
 
 
@@ -113,6 +119,7 @@ class Decoder(nn.Module):
             Upsample(),  # [B,width,S,S]
             Residual(width),
         )
+        # Two planes a colour channel: location and logarithm of the scale.
         self.head = nn.Conv2d(width, 2 * shape.channels, 3, padding=1)
 
     def forward(self, latents: Tensor, one_hot: Tensor | None) -> tuple[Tensor, Tensor]:

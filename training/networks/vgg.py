@@ -34,6 +34,7 @@ class Vgg16(nn.Module):
         """Take `<layer>.weight` and `<layer>.bias` over BGR channels, and the mean colour (BGR, 0 to 255)."""
         super().__init__()
         for name in (name for group in LAYERS for name in group):
+            # Buffers, so that no optimiser finds them: this network is an instrument, not a pupil.
             for part in ("weight", "bias"):
                 self.register_buffer(f"{name}_{part}", weights[f"{name}.{part}"].float())
         self.register_buffer("mean", mean.float().view(1, 3, 1, 1))
@@ -48,8 +49,10 @@ class Vgg16(nn.Module):
             for name in group:
                 weight, bias = self.get_buffer(f"{name}_weight"), self.get_buffer(f"{name}_bias")
                 features[name] = x = functional.conv2d(x, weight, bias, padding=1).relu()
+                # What lies beyond the last layer that is asked for is not computed.
                 if name == last:
                     return features
+            # Between groups: the next one sees twice as far.
             x = functional.max_pool2d(x, 2)
         raise ValueError(f"the last layer is {last!r}; valid are {[name for group in LAYERS for name in group]}.")
 
@@ -103,14 +106,14 @@ def from_torchvision(state: dict[str, Tensor]) -> Vgg16:
     Raises: DataError when an array is missing.
     """
     names = [name for group in LAYERS for name in group]
-    wanted = {
+    sources = {
         f"{name}.{part}": f"features.{place}.{part}"
         for name, place in zip(names, _PLACES, strict=True)
         for part in ("weight", "bias")
     }
-    if missing := sorted(set(wanted.values()) - set(state)):
+    if missing := sorted(set(sources.values()) - set(state)):
         raise DataError(f"the state of torchvision's VGG16 lacks {missing}.")
-    weights = {name: state[source].float() for name, source in wanted.items()}
+    weights = {name: state[source].float() for name, source in sources.items()}
     # torchvision divides pixels by 255 * deviation before the first layer. Dividing that layer's weights instead is the
     # same product, and spares a convention; its channels are turned from RGB to BGR.
     scale = 255 * torch.tensor(_DEVIATION).view(1, 3, 1, 1)

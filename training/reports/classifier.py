@@ -80,6 +80,7 @@ def _confusion(test: Scores, dataset: Dataset) -> Figure:
     figure = Figure(figsize=(7.5, 7), layout="constrained")
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    # By its root: the few errors, which are what one looks for, would be white beside the diagonal.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), labels)

@@ -65,6 +65,7 @@ def write_page(
     training, parity = manifest.training, manifest.parity
     assert training is not None
     assert parity is not None
+    # The page needs nothing but its folder: pictures lie beside it.
     draw_curves(progress, panels, axis).savefig(folder / CURVES_FILE, dpi=110, facecolor="white")
     counted = [
         *figures,
@@ -98,6 +99,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def history_table(history: History, columns: Sequence[Column]) -> str:
     """Lay out a dozen evaluations, evenly spread, the last one included, with the minutes they were reached in."""
+    # Rounded up, so that there are never more than a dozen.
     stride = -(-len(history) // _NUM_ROWS)
     picked = [row for index, row in enumerate(history) if index % stride == stride - 1 or index == len(history) - 1]
     return table(

@@ -74,6 +74,7 @@ def write_samples(path: Path, draw: Draw, num_labels: int) -> None:
 def write_reconstructions(path: Path, network: Vae, test: Images) -> None:
     """Draw the first pictures of test, each above its reconstruction from the mean of its latent."""
     lines = []
+    # Always the first of the test split: picked ones would show the picker.
     for first in range(0, _NUM_RECONSTRUCTED * _NUM_COLUMNS, _NUM_COLUMNS):
         batch = test.take(torch.arange(first, first + _NUM_COLUMNS) % len(test))
         mean, one_hot = _encode(network, batch)
@@ -88,6 +89,7 @@ def write_walk(path: Path, network: Vae, test: Images) -> None:
     chosen = labels[torch.linspace(0, len(labels) - 1, 4).round().long()]
     corners = test.take(torch.stack([(test.labels == label).nonzero()[0, 0] for label in chosen]))
     mean, one_hot = _encode(network, corners)
+    # [11,11] places on a square; the four products below are bilinear weights, and sum to one at each place.
     down, right = torch.meshgrid(*[torch.linspace(0, 1, _WALK_SIDE)] * 2, indexing="ij")
     shares = torch.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], -1)
     shares = shares.flatten(0, 1).to(mean.device)

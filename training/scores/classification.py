@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+# Rows at once: enough to keep the processor busy, few enough for the memory of their features.
 _BATCH_ROWS = 500
 
 
@@ -22,6 +23,7 @@ def predict_logits(
     network: nn.Module, images: Tensor, normalize: Callable[[Tensor], Tensor], device: torch.device
 ) -> Tensor:
     """Compute float32 logits [B,K] for uint8 [B,C,H,W] images, in evaluation mode."""
+    # Fixed normalisation statistics and no dropout: the logits of an image do not depend on its batch.
     network.eval()
     logits = []
     for rows in torch.split(images, _BATCH_ROWS):
@@ -53,12 +55,15 @@ class Scores:
 
 def score(logits: NDArray[Any], labels: NDArray[np.int64], num_wrongest: int = 36) -> Scores:
     """Score logits [B,K] against labels [B]; the wrongest are errors by descending confidence."""
+    # Softmax, with the largest logit taken off first: exp of a large number overflows, of a negative one never.
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     predicted = logits.argmax(axis=1)
     confidence = probabilities.max(axis=1).astype(np.float32)
     confusion = np.zeros((logits.shape[1], logits.shape[1]), np.int64)
+    # A row for each true class, a column for what it was called; the diagonal is right.
     np.add.at(confusion, (labels, predicted), 1)
+    # The errors of which the network was surest: labels that are wrong themselves come first among them.
     errors = np.flatnonzero(predicted != labels)
     return Scores(
         accuracy=float((predicted == labels).mean()),
@@ -78,10 +83,14 @@ def fit_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
     """
 
     def cross_entropy(temperature: float) -> float:
+        # Equation 9 of Guo et al.: one temperature for all images. Above 1 it makes probabilities more even, below 1
+        # more extreme; the largest stays the largest.
         scaled = logits.astype(np.float64) / temperature
         largest = scaled.max(axis=1, keepdims=True)
         log_sums = largest[:, 0] + np.log(np.exp(scaled - largest).sum(axis=1))
         return float((log_sums - scaled[np.arange(len(labels)), labels]).mean())
 
+    # One number to find, of a smooth function with one minimum: trying 400 values is exact to a hundredth, and cannot
+    # fail.
     candidates = np.geomspace(0.1, 10.0, 400)
     return float(candidates[int(np.argmin([cross_entropy(temperature) for temperature in candidates]))])

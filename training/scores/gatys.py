@@ -62,21 +62,24 @@ def iterate(
     picture of the curvature; its pictures are bounded only where they are shown.
     """
     # L-BFGS reads gradients as one row of numbers, so pixels must lie in order.
+    # The pixels are the parameters here, [1,3,H,W]; VGG16 is fixed.
     picture = begin.clone(memory_format=torch.contiguous_format).requires_grad_(True)
     styles = torch.tensor([style], device=photograph.device)
-    wanted = loss.content_of(photograph)
+    # What does not change is computed once.
+    kept = loss.content_of(photograph)
     minimizer = make_minimizer(optimizer, picture, rate)
     latest: list[Loss] = []
 
     def evaluate() -> float:
         minimizer.zero_grad(set_to_none=True)
-        latest[:] = [loss.against(picture, wanted, styles)]
+        latest[:] = [loss.against(picture, kept, styles)]
         # Adam does not care for the scale; L-BFGS discards steps whose gradients are tiny as such.
         objective = latest[0].total.sum() * picture.numel()
         objective.backward()  # type: ignore[no-untyped-call]
         return float(objective.detach())
 
     for iteration in range(num_steps):
+        # The loss that a step computes is of the picture before it.
         before = picture.detach().clone()
         minimizer.step(evaluate)
         yield Iterate(iteration, _detached(latest[0]), before)
@@ -84,13 +87,15 @@ def iterate(
             with torch.no_grad():
                 picture.clamp_(0, 255)
     with torch.no_grad():
-        yield Iterate(num_steps, loss.against(picture, wanted, styles), picture.detach().clone())
+        yield Iterate(num_steps, loss.against(picture, kept, styles), picture.detach().clone())
 
 
 def make_minimizer(name: OptimizerName, picture: Tensor, rate: float) -> torch.optim.Optimizer:
     """Make the optimiser of one picture; every step of it evaluates the loss once."""
     if name == "adam":
         return torch.optim.Adam([picture], lr=rate)
+    # max_iter=1: one evaluation and one step at a call, so that steps of both optimisers cost the same. The
+    # approximation of the curvature lives on from call to call (Liu & Nocedal 1989).
     return torch.optim.LBFGS(
         [picture], lr=rate, max_iter=1, history_size=_HISTORY, tolerance_grad=0.0, tolerance_change=0.0
     )
@@ -207,15 +212,17 @@ class Scorer:
         if document["adam_rate"] is None:
             document["adam_rate"] = self._tuned_rate(tuning)
             self._write(document)
+        # Each style has photographs of its own, as long as there are enough: means of styles are then independent.
         per_style = self.protocol.photographs_per_style
-        wanted = [
+        pairs_to_score = [
             (style, (place * per_style + index) % len(held_out))
             for place, style in enumerate(self.styles)
             for index in range(min(per_style, len(held_out)))
         ]
         done = len(document["pairs"])
-        with tqdm(total=len(wanted), initial=done, desc="Gatys@k", unit="pair", smoothing=0.3) as bar:
-            for style, index in wanted[done:]:
+        with tqdm(total=len(pairs_to_score), initial=done, desc="Gatys@k", unit="pair", smoothing=0.3) as bar:
+            # Hundreds of optimisation steps a pair: each pair is written as soon as it is known.
+            for style, index in pairs_to_score[done:]:
                 pair = self._score_pair(style, index, held_out[index : index + 1], document["adam_rate"], bar)
                 document["pairs"].append(dataclasses.asdict(pair))
                 self._write(document)
@@ -226,6 +233,7 @@ class Scorer:
     def _score_pair(self, style: int, index: int, photograph: Tensor, adam_rate: float, bar: tqdm[Any]) -> PairScore:
         photograph = photograph.to(self.device)
         network, untouched = self._terms(style, photograph)
+        # Adam, which everyone uses, and L-BFGS, which Gatys et al. used and which needs fewer steps: two yardsticks.
         steps: dict[str, int] = {}
         rates: dict[OptimizerName, float] = {"adam": adam_rate, "lbfgs": self.protocol.lbfgs_rate}
         for optimizer, rate in rates.items():
@@ -236,12 +244,11 @@ class Scorer:
     @torch.no_grad()
     def _terms(self, style: int, photograph: Tensor) -> tuple[Terms, Terms]:
         """The loss of the network's painting and of the photograph itself."""
+        # Floats, before rounding to bytes, for the optimised picture is not rounded either.
         painted = paint(self.network, photograph, style).to(self.device)
-        wanted = self.loss.content_of(photograph)
+        kept = self.loss.content_of(photograph)
         styles = torch.tensor([style], device=self.device)
-        return Terms.of(self.loss.against(painted, wanted, styles)), Terms.of(
-            self.loss.against(photograph, wanted, styles)
-        )
+        return Terms.of(self.loss.against(painted, kept, styles)), Terms.of(self.loss.against(photograph, kept, styles))
 
     def _steps_to_beat(
         self, total: float, style: int, photograph: Tensor, optimizer: OptimizerName, rate: float
@@ -259,6 +266,8 @@ class Scorer:
 
     def _tuned_rate(self, tuning: Tensor) -> float:
         """The rate of Adam that needs the fewest steps in all."""
+        # The yardstick gets its best rate, tuned on photographs that are not scored: a badly set one would flatter the
+        # network.
         totals = dict.fromkeys(self.protocol.adam_rates, 0)
         num_tuned = min(self.protocol.num_tuned, len(self.styles), len(tuning))
         with tqdm(total=num_tuned * len(totals), desc="Adam's rate", unit="run") as bar:
@@ -287,6 +296,8 @@ class Scorer:
         partial.replace(self.cache)
 
     def _identity(self) -> dict[str, Any]:
+        # What a score depends on: weights, the balance of the loss, its settings, the protocol. Anything else, and what
+        # was measured holds no more.
         digest = hashlib.sha256()
         for tensor in (*self.network.state_dict().values(), self.loss.balance):
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -302,6 +313,7 @@ class Scorer:
 
 def steps_below(iterates: Iterable[Iterate], total: float, max_steps: int) -> int:
     """The first iteration whose total loss is below `total`; `max_steps` when none is."""
+    # Lazily: the optimisation ends where it wins.
     return next((it.iteration for it in iterates if float(it.loss.total) < total), max_steps)
 
 

@@ -39,7 +39,9 @@ Draw = Callable[[Tensor, int], Tensor]
 METRIC = "Fréchet classifier-feature distance"
 REAL, BLURRED, MODE_DROPPED = "real train pictures", "test pictures, blurred", "test pictures without a class"
 GENERATED = "generated pictures"
+# A blur that an eye hardly sees at this size: a distance that does not see it either is blind.
 _BLUR_PIXELS = 1.0
+# Far from the seeds of training, and from each other: no picture is scored that was drawn before.
 _SAMPLES_SEED, _LESSON_SEED = 1_000_000_000, 2_000_000_000
 _BATCH_ROWS = 250
 # The graph of an exported classifier, and what is used of it.
@@ -51,6 +53,7 @@ def draw_from_gan(generator: Generator) -> Draw:
 
     @torch.no_grad()
     def draw(labels: Tensor, seed: int) -> Tensor:
+        # Drawn by the averaged generator with fixed statistics: a picture depends on its latent and label alone.
         generator.eval()
         latents = torch.randn(len(labels), generator.shape.latent, generator=torch.Generator().manual_seed(seed))
         device = next(generator.parameters()).device
@@ -64,6 +67,8 @@ def draw_from_vae(network: Vae, prior: Mixture | None) -> Draw:
 
     @torch.no_grad()
     def draw(labels: Tensor, seed: int) -> Tensor:
+        # Pixels are the locations of their distributions, not draws from them: drawing each pixel by itself would add
+        # noise that no picture has.
         network.eval()
         generator = torch.Generator().manual_seed(seed)
         if prior is None:
@@ -82,6 +87,7 @@ def draw_many(draw: Draw, labels: Tensor, seed: int, title: str) -> Tensor:
     batches = torch.split(labels, _BATCH_ROWS)
     with tqdm(total=len(labels), desc=title, unit="picture") as bar:
         drawn = []
+        # A seed for each batch: the first thousand pictures are the same whether ten or sixty thousand follow.
         for place, batch in enumerate(batches):
             drawn.append(draw(batch, seed + place))
             bar.update(len(batch))
@@ -116,6 +122,7 @@ class FeatureNetwork:
         """Open the version in this folder."""
         graph = read_manifest(classifier).graphs[_GRAPH]
         options = onnxruntime.SessionOptions()
+        # The features are those of the graph as it ships, run as the service runs it.
         options.intra_op_num_threads = torch.get_num_threads()
         # Spinning threads would take the processor from whatever trains beside.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -139,12 +146,14 @@ class FeatureNetwork:
 
 def blurred(levels: Tensor, sigma_pixels: float) -> Tensor:
     """Blur uint8 pictures [B,C,H,W] with a Gaussian, mirrored at the borders."""
+    # Beyond four standard deviations a Gaussian weighs nothing.
     radius = int(4 * sigma_pixels + 0.5)
     places = torch.arange(-radius, radius + 1)
     weights = torch.exp(-0.5 * (places / sigma_pixels) ** 2)
     kernel = (weights / weights.sum()).view(1, 1, 1, -1)
     batch, channels, height, width = levels.shape
     planes = levels.float().view(batch * channels, 1, height, width)
+    # A Gaussian of two dimensions is one of rows and then one of columns: 2 n products a pixel instead of n².
     planes = functional.conv2d(functional.pad(planes, (radius, radius, 0, 0), mode="reflect"), kernel)
     planes = functional.conv2d(functional.pad(planes, (0, 0, radius, radius), mode="reflect"), kernel.transpose(2, 3))
     return planes.round().clamp(0, 255).to(torch.uint8).view_as(levels)
@@ -186,6 +195,8 @@ def accuracy_on_test(
     The checkpoint lies in `folder` while it trains, from which an interrupted lesson continues; it is removed at the
     end. The folder must belong to these very pictures.
     """
+    # If pictures are like real ones and as varied, a classifier that never saw a real one tells real ones apart: the
+    # score misses neither bad pictures nor missing kinds (Ravuri & Vinyals 2019).
     config = lesson.config(recipe)
     # The last pictures are held out: they need no shuffling, for generated pictures have no order.
     num_kept = min(lesson.held_out, len(pictures) // 2)
@@ -301,8 +312,11 @@ def score_generator(
     shared = {"classifier_sha256": scorer.network.sha256, "dataset_sha256": dataset.sha256()} | plan.to_json()
     real = Measured(cache, "calibration", shared)
     drawn = Measured(cache, section, shared | {"identity": identity})
+    # Three rows that say what a distance means: real pictures are the floor; blurred ones and ones that lack a class
+    # are known to be bad, in looks and in variety.
     rows = [real.piece(name, partial(scorer.calibrate, name)) for name in (REAL, BLURRED, MODE_DROPPED)]
     of_drawn = drawn.piece("pictures", lambda: scorer.score_pictures(draw))
+    # What needs labels is left out where pictures were drawn without them.
     learnt = learnt_of_real = None
     if labelled:
         learnt = drawn.piece("accuracy_from_generated", lambda: scorer.teach_drawn(draw, identity))
@@ -345,6 +359,7 @@ class _Scorer:
 
     def _drop_least_missed_class(self) -> dict[str, Any]:
         """Leave out the class whose loss shows least in the Fréchet distance: the strictest of such rows."""
+        # Dropping the class that shows most would be easy to see; the distance is judged by the one that shows least.
         present = sorted(set(self.test.labels.tolist()))
         candidates = {label: self.reference[without_class(self.test.labels, label)] for label in present}
         distances = {label: frechet_distance(features, self.reference) for label, features in candidates.items()}
@@ -353,9 +368,11 @@ class _Scorer:
 
     def score_pictures(self, draw: Draw) -> dict[str, Any]:
         """Draw pictures of the test split's labels and measure them."""
+        # In the proportions of the test split: else the distance would count labels, not pictures.
         labels = cycled(self.test.labels, self.plan.num_samples)
         levels = draw_many(draw, labels, _SAMPLES_SEED, "drawing to score")
         features = self.network.features(levels, "features of drawn")
+        # The classifier is not always right about real pictures either: its accuracy on test is the ceiling here.
         agrees = (features.called == labels).double()
         return {
             "row": self._row(GENERATED, features.embeddings),
@@ -389,6 +406,7 @@ def cycled(labels: Tensor, count: int) -> Tensor:
 
 def without_class(labels: Tensor, label: int) -> Tensor:
     """The rows of all other classes, with as many of them again, in order, as there were of this one."""
+    # Filled up to the old number: some distances depend on how many features there are.
     kept = (labels != label).nonzero()[:, 0]
     return kept[torch.arange(len(labels)) % len(kept)]
 

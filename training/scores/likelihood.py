@@ -23,6 +23,7 @@ from training.networks.vae import Vae
 from training.scores.measured import Measured
 
 _BATCH_ROWS, _IWAE_ROWS = 250, 50
+# Numbers of components that are tried; the best is chosen on held-out pictures.
 _COMPONENTS = (8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 1024, 1536, 2048, 2560)
 _CHUNK_ROWS = 5_000
 
@@ -99,6 +100,7 @@ def score_likelihood(
 ) -> LikelihoodScores:
     """Score a VAE and its baselines on test; `cache` is a scores file, from which what was measured before is read."""
     plan = plan or LikelihoodPlan()
+    # Each piece is measured once and read back, so that a scoring can be interrupted.
     network.eval()
     counts = {"counts": [len(parts.train), len(parts.held_out), len(parts.test)]}
     measured = Measured(cache, "likelihood", dataclasses.asdict(plan) | counts | {"identity": identity})
@@ -123,10 +125,12 @@ def measure_elbo(network: Vae, test: Images, plan: LikelihoodPlan) -> dict[str, 
     rates, distortions = [], []
     for batch in _batches(test, "ELBO"):
         noise = torch.randn(len(batch), network.shape.latent, generator=generator)
+        # One latent a picture: over ten thousand pictures its randomness averages out.
         terms = elbo_terms(network, batch.levels.to(device), batch.labels.to(device), noise.to(device))
         rates.append(terms.kl.sum(1).cpu())
         distortions.append(terms.distortion.cpu())
     rate, distortion = torch.cat(rates), torch.cat(distortions)
+    # -ELBO = rate + distortion: what it costs to send the latent, then the picture.
     parts = {"rate": rate, "distortion": distortion, "elbo": -(rate + distortion)}
     parts["elbo_of_iwae_pictures"] = parts["elbo"][: plan.iwae_pictures]
     return {name: dataclasses.asdict(Estimate.of(values)) for name, values in parts.items()}
@@ -140,6 +144,8 @@ def measure_iwae(network: Vae, test: Images, plan: LikelihoodPlan) -> dict[str, 
     bounds = []
     for batch in _batches(chosen, f"IWAE-{plan.iwae_samples}", _IWAE_ROWS):
         weights = log_weights(network, batch, plan.iwae_samples, generator)
+        # log mean_s exp(w_s), over S samples [S,B]: it lies between the ELBO (S = 1) and the likelihood itself, and
+        # rises with S (Burda et al. 2016, theorem 1).
         bounds.append(weights.double().logsumexp(0) - math.log(plan.iwae_samples))
     return {"iwae": dataclasses.asdict(Estimate.of(torch.cat(bounds)))}
 
@@ -150,11 +156,14 @@ def log_weights(network: Vae, pictures: Images, num_samples: int, generator: tor
     levels, one_hot = pictures.levels.to(device), network.one_hot(pictures.labels.to(device))
     mean, log_variance = network.encoder(to_signed(levels), one_hot)
     weights = []
+    # Sample by sample: [B,...] at a time, however many samples there are.
     for _ in range(num_samples):
         noise = torch.randn(mean.shape, generator=generator).to(device)
         latents = mean + noise * (0.5 * log_variance).exp()
         location, log_scale = network.decoder(latents, one_hot)
         # The constants of both Gaussians cancel.
+        # log p(z) - log q(z|x), with z = mean + noise * deviation: -z²/2 + noise²/2 + log deviation, summed over the
+        # latent [B,Z] -> [B].
         ratio = 0.5 * (noise.square() + log_variance - latents.square()).sum(1)
         weights.append((logistic_log_likelihood(levels.float(), location, log_scale) + ratio).cpu())
     return torch.stack(weights)
@@ -162,6 +171,8 @@ def log_weights(network: Vae, pictures: Images, num_samples: int, generator: tor
 
 def measure_linear_model(parts: Parts, latent: int, seed: int) -> dict[str, Any]:
     """The bound of the best probabilistic PCA, and of the one with as many components as the VAE has latents."""
+    # A network has to beat the best linear one: it is fitted in seconds, has a density in closed form, and uses every
+    # pixel.
     model = fit_linear_model(parts.train.levels, seed)
     # The last has every component: a Gaussian of full covariance.
     numbers = [*(number for number in _COMPONENTS if number < len(model.mean) - 1), len(model.mean) - 1]
@@ -177,6 +188,8 @@ def measure_linear_model(parts: Parts, latent: int, seed: int) -> dict[str, Any]
 def measure_cross_entropy(network: Vae, parts: Parts) -> dict[str, Any]:
     """Cross entropy of grey levels under reconstructions and under the mean picture, and its floor."""
     test, device = parts.test, _device(network)
+    # What many papers print as a VAE's loss takes grey levels for probabilities of white. Its floor is the entropy of
+    # the pictures themselves, so a figure means little without the floor beside it.
     entropies = []
     for batch in _batches(test, "reconstructions"):
         one_hot = network.one_hot(batch.labels.to(device))
@@ -228,13 +241,16 @@ class LinearModel:
         width = len(self.mean)
         if not all(0 <= number < width for number in numbers):
             raise ValueError(f"the numbers of components are {numbers}; each must be from 0 to {width - 1}.")
+        # Coordinates in the eigenvectors' system, squared: [B,D].
         squares = ((values.double() - self.mean) @ self.eigenvectors).square()
         explained = functional.pad((squares / self.eigenvalues).cumsum(1), (1, 0))
         left_over = squares.sum(1, keepdim=True) - functional.pad(squares.cumsum(1), (1, 0))
         columns = []
         for number in numbers:
+            # What the components leave is spread evenly over the other dimensions (Tipping & Bishop 1999, equation 8).
             noise = self.eigenvalues[number:].mean()
             log_volume = self.eigenvalues[:number].log().sum() + (width - number) * noise.log()
+            # Mahalanobis: components by their own variances, the rest by the noise.
             distance = explained[:, number] + left_over[:, number] / noise
             columns.append(-0.5 * (width * math.log(2 * math.pi) + log_volume + distance))
         return torch.stack(columns, dim=1)
@@ -244,6 +260,7 @@ def fit_linear_model(levels: Tensor, seed: int) -> LinearModel:
     """Fit to uint8 pictures [B,C,H,W] with uniform noise."""
     generator = torch.Generator().manual_seed(seed)
     width = levels[0].numel()
+    # Mean and covariance from sums, chunk by chunk: all train pictures as float64 would be 350 MB.
     total, products = torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64)
     for rows in torch.split(levels, _CHUNK_ROWS):
         values = dequantized(rows, generator)
@@ -258,6 +275,8 @@ def fit_linear_model(levels: Tensor, seed: int) -> LinearModel:
 
 def dequantized(levels: Tensor, generator: torch.Generator) -> Tensor:
     """Spread each level over the unit above it: uint8 [B,...] to float64 [B,D]."""
+    # A density over real numbers, taken at whole levels, could be made as large as one likes; over levels with uniform
+    # noise it bounds the probability of the level (Theis et al. 2016, section 3.1).
     values = levels.flatten(1).double()
     return values + torch.rand(values.shape, dtype=torch.float64, generator=generator)
 
@@ -279,5 +298,6 @@ def cross_entropy(levels: Tensor, probabilities: Tensor) -> Tensor:
 
 def mean_picture(levels: Tensor) -> Tensor:
     """The mean [C,H,W] of uint8 pictures, in 0..1, kept off both ends by half a level in all of them together."""
+    # A pixel that is black in all train pictures must not be impossible in a test picture.
     least = 0.5 / (255 * len(levels))
     return (levels.double().mean(0) / 255).clamp(least, 1 - least)

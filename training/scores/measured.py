@@ -26,6 +26,7 @@ class Measured:
         """Return the piece as JSON values, measuring it where the file has none."""
         document = self._document()
         entry = document.get(self.section)
+        # A figure belongs to how it was measured: another number of samples, other weights, and it is measured again.
         if entry is None or entry["protocol"] != self.protocol:
             entry = {"protocol": self.protocol, "pieces": {}}
         if name not in entry["pieces"]:
@@ -41,6 +42,7 @@ class Measured:
         return document
 
     def _write(self, document: dict[str, Any]) -> None:
+        # Moved into place when complete, as checkpoints are.
         partial = self.path.with_suffix(".part")
         partial.write_text(json.dumps(document, indent=2) + "\n")
         partial.replace(self.path)

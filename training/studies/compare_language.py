@@ -41,6 +41,8 @@ PPMD_MEMORY_BYTES = 1 << 30
 Compress = Callable[[Iterable[bytes]], int]
 
 
+# Compressors: a predictor and a code length are the same thing. A text of n bytes that is predicted with p a byte is
+# coded in -n log2 p bits; what xz or PPMd make of a text is their score.
 def xz_bytes(parts: Iterable[bytes]) -> int:
     """Count the bytes that `xz -9e` makes of all parts together; its window of 64 MiB spans them."""
     return len(lzma.compress(b"".join(parts), preset=9 | lzma.PRESET_EXTREME))
@@ -59,6 +61,7 @@ def bits_per_byte(compress: Compress, text: bytes) -> float:
 
 def primed_bits_per_byte(compress: Compress, primer: bytes, text: bytes, num_primer_bytes: int | None = None) -> float:
     """Measure what a text adds to the compressed primer; `num_primer_bytes` is its compressed size, if known."""
+    # What was read before costs nothing: only what the text adds counts, as for a network that was trained.
     before = compress([primer]) if num_primer_bytes is None else num_primer_bytes
     return 8 * (compress([primer, text]) - before) / len(text)
 
@@ -100,6 +103,7 @@ def measure_ngrams(corpus: Corpus, tokenizer: Tokenizer, orders: tuple[int, ...]
 
 def measure_compressors(corpus: Corpus, orders: tuple[int, ...] = PPMD_ORDERS) -> Iterator[Baseline]:
     """Measure xz and PPMd, alone and primed with the train text."""
+    # Alone, and after the train text: the second is the fair comparison with a network, which has read it, too.
     primer, validation, test = ("".join(part).encode() for part in (corpus.train, corpus.validation, corpus.test))
     compressors: list[tuple[str, str, Callable[..., int]]] = [("xz -9e", "xz", xz_bytes)]
     compressors += [(f"PPMd order {order}", "PPMd", functools.partial(ppmd_bytes, order=order)) for order in orders]
@@ -132,6 +136,7 @@ def measure_baselines(corpus: Corpus, tokenizer: Tokenizer, say: Callable[[str],
 
 def choose(baselines: list[Baseline]) -> list[Baseline]:
     """Keep the best of each kind by the validation text, which is no part of what is published."""
+    # Chosen by validation, shown by test: the best of twelve by test would be partly luck.
     best: dict[str, Baseline] = {}
     for baseline in baselines:
         known = best.get(baseline.kind)

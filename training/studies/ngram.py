@@ -61,6 +61,8 @@ class NgramModel:
 
         Kneser-Ney counts the longest as they are, and of a shorter one how many different tokens come before it.
         """
+        # An n-gram is named by a number: the id of its history times V plus its last token. Ids are places in the
+        # sorted list of numbers, so no n-gram is ever stored as tokens, and counting is `np.unique`.
         padded = self._padded(tokens)
         history = np.zeros(len(padded), np.int64)
         keys, ids, counts, places = [], [], [], []
@@ -77,6 +79,8 @@ class NgramModel:
         if self.smoothing == "kneser-ney":
             for index in range(self.order - 1):
                 # The shorter n-gram that ends at the same token is one place further on.
+                # Kneser & Ney 1995: how likely a word is in a new context does not follow from how often it occurs, but
+                # from in how many contexts it does. "Francisco" is frequent, and follows one word.
                 endings = ids[index][places[index + 1] + 1]
                 counts[index] = np.bincount(endings, minlength=len(keys[index]))
         return keys, counts
@@ -88,6 +92,7 @@ class NgramModel:
         """Compute the probability of every token of a text after those before it."""
         padded = self._padded(tokens)
         history = np.zeros(len(padded), np.int64)
+        # From the uniform distribution upwards: each order mixes its own share with what the shorter history says.
         result: Values = np.full(len(padded), 1 / self.vocab_size)
         for index, counted in enumerate(self._orders):
             known = history != _UNSEEN
@@ -104,13 +109,17 @@ class NgramModel:
 
 def _smooth(keys: Ids, counts: Ids, num_histories: int, vocab_size: int, smoothing: Smoothing) -> _Order:
     histories = keys // vocab_size
+    # How often each history occurs, over all its successors.
     totals = np.bincount(histories, weights=counts, minlength=num_histories).astype(np.float64)
     if smoothing == "witten-bell":
+        # Witten & Bell: a history that had many different successors will have new ones; each kind counts as one more
+        # event.
         kinds = np.bincount(histories, minlength=num_histories).astype(np.float64)
         whole = totals + kinds
         kept: Values = counts.astype(np.float64)
         freed: Values = kinds
     else:
+        # Absolute discounting: every count loses a little, and what is freed goes to the shorter history.
         discount = kneser_ney_discounts(counts)[np.minimum(counts, 3)]
         whole = totals
         kept = counts - discount
@@ -126,6 +135,7 @@ def kneser_ney_discounts(counts: Ids) -> Values:
 
     A text too small to tell (no n-gram of some count up to 4) gets 0.5, 0.75 and 0.9.
     """
+    # How many n-grams occur once says how many will occur that never did (Chen & Goodman 1999, equation 26).
     n1, n2, n3, n4 = (int((counts == count).sum()) for count in (1, 2, 3, 4))
     if not n1 * n2 * n3 * n4:
         return np.array([0.0, 0.5, 0.75, 0.9])

@@ -29,6 +29,7 @@ class CachedDecoder:
     def __init__(self, network: Transformer) -> None:
         self._network = network.eval()
         shape = network.shape
+        # Keys and values of every layer for a whole context: [L,2,K,T,D].
         size = (shape.num_layers, 2, shape.num_kv_heads, shape.context, shape.head_width)
         self._cache = torch.zeros(size)
         self._length = 0
@@ -56,6 +57,8 @@ class CachedDecoder:
         self._cache[layer, 0, :, first:last] = rotate(keys, cosines, sines)
         self._cache[layer, 1, :, first:last] = values
         known_keys, known_values = self._cache[layer, :, :, :last]
+        # A chunk [T] of new tokens sees all that is cached and, of itself, what comes before; a single token sees
+        # everything.
         mask = torch.ones(len(hidden), last, dtype=torch.bool).tril(first) if len(hidden) > 1 else None
         attended = functional.scaled_dot_product_attention(
             rotate(queries, cosines, sines), known_keys, known_values, attn_mask=mask, enable_gqa=True

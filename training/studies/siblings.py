@@ -66,6 +66,7 @@ def read_siblings(folders: Sequence[Path], config: dict[str, Any], output: Path)
             raise ValueError(f"{folder} has the seed {theirs['seed']} again; every run must have a seed of its own.")
         seeds.add(theirs["seed"])
         section = _section(folder)
+        # Distances over another number of pictures, or in other features, are other figures.
         if _protocol(section) != _protocol(own):
             raise ValueError(f"{folder} was scored by another protocol; score it again with --resume.")
         siblings.append(_seed_scores(theirs["seed"], section["pieces"]))

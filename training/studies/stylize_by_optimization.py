@@ -124,6 +124,7 @@ def optimize(arguments: argparse.Namespace) -> None:
         variation_weight=arguments.variation_weight,
     ).to(device)
     photograph = photograph.to(device)
+    # The same function that the network is scored with; here its pictures are kept.
     iterates = iterate(
         loss,
         photograph,
@@ -145,6 +146,7 @@ def show(current: Iterate, arguments: argparse.Namespace, bar: tqdm[Any]) -> Non
     Raises: ValueError when the loss is no number any more.
     """
     total = float(current.loss.total)
+    # L-BFGS takes full steps without a line search, and may leap out of any sense.
     if not math.isfinite(total):
         raise ValueError(f"the loss is {total} after {current.iteration} steps; try a smaller --rate, or adam.")
     bar.set_postfix_str(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,8 @@ def gan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def vae(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool]:
     conditional = bool(request.param)
     graphs = vae_graphs(loud_vae(conditional=conditional), small_mixture())
+    if not conditional:  # the decoder and the encoder show that labels are left out; tracing the others takes as long
+        graphs = {graph: graphs[graph] for graph in (DECODER, ENCODER)}
     rows = small_rows(*EVERY_GRAPH if conditional else [PRIOR])
     return export_generator(graphs, rows, CARD, tmp_path_factory.mktemp("vae")), conditional
 
@@ -74,24 +77,22 @@ def test_a_gan_draws_from_latents_and_labels(gan: Path) -> None:
     assert {path.name for path in gan.iterdir()} == {"decoder.onnx", "golden.npz", "manifest.json"}
 
 
-def test_a_vae_has_four_graphs_that_take_the_label_last_where_it_is_conditioned(vae: tuple[Path, bool]) -> None:
+def test_a_vaes_graphs_take_the_label_last_where_it_is_conditioned(vae: tuple[Path, bool]) -> None:
     folder, conditional = vae
     label = [LABEL] if conditional else []
     noise, scalar, plane = ("noise", "FP32", (-1, NUM_SAMPLES, LATENT)), ("FP32", (-1,)), ("FP32", (-1, 8, 8))
 
     assert signature(folder, DECODER) == ([("latent", *VECTOR), *label], [("image", *IMAGE)])
-    assert signature(folder, PRIOR) == (
-        [("noise", *VECTOR), ("choice", *scalar), LABEL],
-        [("latent", *VECTOR)],
-    )
-    assert signature(folder, ENCODER) == (
-        [("image", *IMAGE), *label],
-        [("mean", *VECTOR), ("log_variance", *VECTOR)],
-    )
-    assert signature(folder, RECONSTRUCTION) == (
-        [("image", *IMAGE), noise, *label],
-        [("reconstruction", *IMAGE), ("error_map", *plane), ("rate", *scalar), ("distortion", *scalar)],
-    )
+    assert signature(folder, ENCODER) == ([("image", *IMAGE), *label], [("mean", *VECTOR), ("log_variance", *VECTOR)])
+    if conditional:
+        assert signature(folder, PRIOR) == (
+            [("noise", *VECTOR), ("choice", *scalar), LABEL],
+            [("latent", *VECTOR)],
+        )
+        assert signature(folder, RECONSTRUCTION) == (
+            [("image", *IMAGE), noise, *label],
+            [("reconstruction", *IMAGE), ("error_map", *plane), ("rate", *scalar), ("distortion", *scalar)],
+        )
 
 
 def test_a_version_describes_itself(gan: Path, vae: tuple[Path, bool]) -> None:
@@ -105,7 +106,8 @@ def test_a_version_describes_itself(gan: Path, vae: tuple[Path, bool]) -> None:
         for graph in manifest.graphs.values():
             assert graph.sha256 == sha256_hex((folder / graph.file).read_bytes())
             assert b".py" not in (folder / graph.file).read_bytes()
-    assert read_manifest(vae[0]).graphs[RECONSTRUCTION].max_batch_size == 16
+    if vae[1]:
+        assert read_manifest(vae[0]).graphs[RECONSTRUCTION].max_batch_size == 16
 
 
 def test_golden_rows_go_through_the_graphs(gan: Path, vae: tuple[Path, bool]) -> None:
@@ -135,19 +137,21 @@ def test_a_row_is_the_same_to_the_bit_in_every_batch(gan: Path, num_threads: int
         assert np.array_equal(together, alone[:size])
 
 
-def test_graphs_of_other_weights_are_refused(gan: Path, vae: tuple[Path, bool]) -> None:
+def test_graphs_of_other_weights_are_refused(gan: Path) -> None:
     other = gan_graphs(loud_generator(seed=1))[DECODER]
     with pytest.raises(ExportError, match=r"image of decoder at batch 1 differs from torch by \d+ levels"):
         check_generator_parity(
             other, DECODER, open_generator_graph(gan / "decoder.onnx", DECODER), small_rows(DECODER), ParityCheck()
         )
+
+
+@pytest.mark.parametrize("vae", [True], indirect=True)
+def test_a_prior_of_other_means_is_refused(vae: tuple[Path, bool]) -> None:
     mixture = small_mixture()
     mixture.means.add_(0.01)
-    prior = vae_graphs(loud_vae(), mixture)[PRIOR]
+    session = open_generator_graph(vae[0] / "prior.onnx", PRIOR)
     with pytest.raises(ExportError, match=r"latent of prior at batch 1 differs from torch by 0\.0"):
-        check_generator_parity(
-            prior, PRIOR, open_generator_graph(vae[0] / "prior.onnx", PRIOR), small_rows(PRIOR), ParityCheck()
-        )
+        check_generator_parity(mixture, PRIOR, session, small_rows(PRIOR), ParityCheck())
 
 
 def test_a_graph_whose_rows_depend_on_their_batch_is_refused(tmp_path: Path) -> None:
@@ -167,8 +171,13 @@ def test_a_graph_whose_rows_depend_on_their_batch_is_refused(tmp_path: Path) -> 
         check_rows_alike(PRIOR, open_generator_graph(tmp_path / "p.onnx", PRIOR), small_rows(PRIOR), 4)
 
 
-def test_nothing_is_left_of_a_version_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_of_a_version_that_is_refused(
+    gan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("training.export.version.MAX_LEVELS", -1)
+    monkeypatch.setattr(
+        "training.export.generators.write_module", lambda *parts: shutil.copyfile(gan / "decoder.onnx", parts[-1])
+    )
     with pytest.raises(ExportError, match="valid is -1 at most"):
         export_generator(gan_graphs(loud_generator()), small_rows(DECODER), CARD, tmp_path)
     assert list((tmp_path / "sample").iterdir()) == []
