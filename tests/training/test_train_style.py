@@ -15,11 +15,12 @@ from models.stylization import Style
 from tests.training.small_stylizers import small_photographs, small_stylizer, write_pictures, write_vgg
 from tests.training.small_trainers import STYLE, changed, style_trainer
 from training.data.photographs import Painting, made_up_paintings, made_up_photographs
-from training.export.version import ModelCard, num_parameters
-from training.loop import CHECKPOINT_FILE, read_checkpoint
+from training.export.version import DEFAULT_REPOSITORY, ModelCard, num_parameters
+from training.loop import CHECKPOINT_FILE, copied, read_checkpoint
 from training.networks.stylizer import Stylizer, StylizerShape, with_style
 from training.train_style import StyleConfig, StyleTrainer, main
 
+SHIPPED = read_manifest(DEFAULT_REPOSITORY / "painter" / "1")
 SETTINGS = {
     "--num-blocks": 1,
     "--num-steps": 2,
@@ -35,11 +36,15 @@ SETTINGS = {
 
 
 class Runs:
-    """A finished run of two styles, and one that adds a third to it."""
+    """A finished run of two styles, and what is added to it.
+
+    Tracing three graphs takes half a minute, and is tested with the export: versions are written without them here.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.repository = folder / "repository"
+        self.exported: list[Stylizer] = []
         paintings = made_up_paintings(("stripes", "dots", "lines"))
         write_pictures(folder / "styles", {painting.name: painting.picture for painting in paintings[:2]})
         write_pictures(folder / "more", {"lines": paintings[2].picture})
@@ -48,11 +53,27 @@ class Runs:
         write_pictures(folder / "content", {f"photo_{i}": picture for i, picture in enumerate(pictures)})
         self.vgg = write_vgg(folder / "vgg.npz")
 
+    def export(
+        self, network: Stylizer, paintings: list[Painting], _: object, card: ModelCard, repository: Path
+    ) -> Path:
+        """Write the manifest alone, and keep the network."""
+        self.exported.append(network)
+        folder = repository / card.name / card.version
+        folder.mkdir(parents=True, exist_ok=True)
+        styles = tuple(Style(name=painting.name, thumbnail=f"{painting.name}.jpg") for painting in paintings)
+        assert SHIPPED.stylization is not None
+        stylization = dataclasses.replace(SHIPPED.stylization, styles=styles)
+        described = {"version": card.version, "training": card.training, "evaluation": card.evaluation}
+        write_manifest(folder, dataclasses.replace(SHIPPED, stylization=stylization, **described))  # type: ignore[arg-type]
+        return folder
+
     def main(self, output: str, *more: str) -> int:
         files = ["--styles", "styles", "--content", "content", "--output", output, "--repository", "repository"]
         paths = [value if value.startswith("--") else str(self.folder / value) for value in files]
         settings = [text for flag, value in SETTINGS.items() for text in (flag, str(value))]
-        return main([*paths, "--vgg", str(self.vgg), "--no-compile", *settings, *more])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("training.train_style.export_stylizer", self.export)
+            return main([*paths, "--vgg", str(self.vgg), "--no-compile", *settings, *more])
 
     def add(self, *more: str) -> int:
         where = ["--add-style", str(self.folder / "more" / "lines.png"), "--from", str(self.folder / "run")]
@@ -97,25 +118,7 @@ def test_a_small_run_trains_scores_exports_and_reports(runs: Runs) -> None:
     assert all((runs.folder / "run" / picture).stat().st_size > 5000 for picture in pictures)
 
 
-def test_a_style_more_leaves_the_paintings_of_the_others_as_they_were(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Tracing takes half a minute: the version is written without its graphs, and the networks are compared in torch.
-    exported: list[Stylizer] = []
-
-    def export(network: Stylizer, paintings: list[Painting], _: object, card: ModelCard, repository: Path) -> Path:
-        exported.append(network)
-        folder = repository / card.name / card.version
-        folder.mkdir()
-        styles = tuple(Style(name=painting.name, thumbnail=f"{painting.name}.jpg") for painting in paintings)
-        first = read_manifest(repository / card.name / "1")
-        assert first.stylization is not None
-        stylization = dataclasses.replace(first.stylization, styles=styles)
-        manifest = dataclasses.replace(first, version="2", training=card.training, stylization=stylization)
-        write_manifest(folder, manifest)
-        return folder
-
-    monkeypatch.setattr("training.train_style.export_stylizer", export)
+def test_a_style_more_leaves_the_paintings_of_the_others_as_they_were(runs: Runs) -> None:
     assert runs.add() == 0
 
     manifest = read_manifest(runs.repository / "painter" / "2")
@@ -126,7 +129,7 @@ def test_a_style_more_leaves_the_paintings_of_the_others_as_they_were(
     assert "only the last style was trained" in (runs.folder / "added" / "report.md").read_text()
     first = Stylizer(StylizerShape(num_styles=2, num_blocks=1))
     first.load_state_dict(read_checkpoint(runs.folder / "run" / CHECKPOINT_FILE)["average"]["state"])
-    pictures, plain = small_photographs(2), exported[0].to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    pictures, plain = small_photographs(2), runs.exported[-1].to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with torch.no_grad():
         assert torch.equal(plain(pictures, torch.eye(3)[:2]), first(pictures, torch.eye(2)))
 
@@ -143,6 +146,18 @@ def test_a_run_can_only_be_scored(runs: Runs, capsys: pytest.CaptureFixture[str]
     assert read_manifest(runs.repository / "painter" / "1") == before
     assert runs.main("nothing", "--score-only") == 2
     assert "holds no checkpoint to score." in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_exports_the_same_weights_and_scores(runs: Runs) -> None:
+    first, evaluation = (
+        copied(runs.exported[0].state_dict()),
+        read_manifest(runs.repository / "painter" / "1").evaluation,
+    )
+
+    assert runs.main("run", "--resume") == 0
+
+    assert all(torch.equal(tensor, runs.exported[-1].state_dict()[name]) for name, tensor in first.items())
+    assert read_manifest(runs.repository / "painter" / "1").evaluation == evaluation
 
 
 def test_what_does_not_fit_a_run_is_refused(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
