@@ -3,6 +3,7 @@
 # BASE_IMAGE is any image with Python 3.11 and its venv module. Pin it where builds must be repeatable, with the digest
 # that `docker buildx imagetools inspect python:3.11-slim-bookworm` tells:
 #   --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:...
+# VERSION and REVISION are labels alone; `make image` fills them in.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG VARIANT=cpu
 
@@ -60,7 +61,7 @@ ENV PATH=/opt/hotplate/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     HOTPLATE_HOST=0.0.0.0
 ARG BASE_IMAGE
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="hotplate" \
       org.opencontainers.image.description="Serves small neural networks: batched, verified at load, observable." \

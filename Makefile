@@ -8,15 +8,16 @@ BENCH ?= bench
 PYTHON ?= python3
 VARIANT := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)".*/\1/p' service/__init__.py)
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 LOCK = $(BIN)/uv pip compile --quiet pyproject.toml --constraint constraints.txt --generate-hashes --no-annotate \
   --python-version 3.11 --python-platform linux --custom-compile-command "make lock"
 
-.PHONY: help serve test test-all lint train bench loadtest image lock clean
+.PHONY: help serve test test-all lint train bench loadtest image lock proto clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 17
 
 serve: $(BIN)/.serving ## Serve the shipped models on PORT (8000); more options in ARGS
 	$(BIN)/hotplate serve --port $(PORT) $(ARGS)
@@ -41,14 +42,17 @@ loadtest: $(BIN)/.developing ## Load a service with all models for a minute: tab
 	$(BIN)/python -m loadtests.load $(ARGS)
 
 image: ## Build the container image hotplate:cpu or hotplate:gpu (VARIANT) with docker
-	docker build --build-arg VARIANT=$(VARIANT) --build-arg REVISION=$$(git rev-parse --short HEAD) --tag hotplate:$(VARIANT) .
+	docker build --build-arg VARIANT=$(VARIANT) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse --short HEAD) --tag hotplate:$(VARIANT) .
 
 lock: $(BIN)/.developing ## Resolve anew what the images install
 	for variant in cpu gpu; do $(LOCK) --extra $$variant --extra otel --output-file service/requirements.$$variant.lock || exit 1; done
 	$(LOCK) --extra loadtests --output-file loadtests/requirements.lock
 
+proto: $(BIN)/.developing ## Generate the gRPC messages from their .proto
+	$(BIN)/python -m service.protocols.open_inference.grpc.generate
+
 clean: ## Remove .venv, caches and build results
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
+	rm -rf .venv build dist tests/playground/node_modules .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
 
 $(BIN)/.serving: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(INSTALL) '.[$(VARIANT)]' && touch $@

@@ -5,22 +5,32 @@ It knows ONNX Runtime and version folders, not the service.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped,unused-ignore]
+from numpy.typing import NDArray
 
 from models.golden import Golden, largest_error, read_golden
-from models.manifest import read_manifest
+from models.manifest import Language, Manifest, read_manifest
+
+Errors = dict[str, dict[str, float]]  # by batch size and output
 
 PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 # TF32 keeps 10 bits of a float32's mantissa and cuDNN uses it whatever use_tf32 says, so errors near 1e-3 of the
 # largest value are the hardware's, and float16 has the same 10 bits.
 RELATIVE_TOLERANCE = 1e-2
-# ONNX Runtime puts arithmetic on shapes on the CPU on purpose; any other node there is a fallback.
-_SHAPE_OPS = frozenset({"Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Range", "Constant"})
+# ONNX Runtime puts arithmetic on shapes on the CPU on purpose: for all else these operators have CUDA kernels. Any
+# other node there is a fallback.
+_SHAPE_OPS = frozenset(
+    {"Shape", "Size", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze", "Range", "Constant"}
+    | {"Add", "Sub", "Mul", "Cast", "Reshape"}
+)
 
 
 class DeviceError(RuntimeError):
@@ -40,8 +50,8 @@ def require_provider(device: str) -> str:
     return wanted
 
 
-def open_session(model: Path, device: str) -> Any:
-    """Open a session that records where its nodes run.
+def open_session(model: Path, device: str, *, varies: bool = False) -> Any:
+    """Open a session that records where its nodes run, with the service's settings; `varies`: rows vary in size.
 
     Raises: DeviceError when the wanted provider is not in force.
     """
@@ -50,7 +60,8 @@ def open_session(model: Path, device: str) -> Any:
         onnxruntime.preload_dlls()
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    settings: dict[str, str] = {"cudnn_conv_algo_search": "HEURISTIC"} if device == "cuda" else {}
+    cuda = {"cudnn_conv_algo_search": "HEURISTIC", "prefer_nhwc": "0" if varies else "1"}
+    settings: dict[str, str] = cuda if device == "cuda" else {}
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=[(wanted, settings)])
     except Exception as error:  # ONNX Runtime raises its own classes, which share no public base.
@@ -78,43 +89,85 @@ def strays(placed: dict[str, dict[str, int]], device: str) -> list[str]:
     )
 
 
-def _scaled_error(golden: Golden, session: Any) -> dict[str, float]:
-    """The largest error of each output, over its largest golden value or 1."""
-    names = list(golden.outputs)
-    found = session.run(names, golden.inputs)
-    return {
-        name: largest_error(golden.outputs[name], value) / max(1.0, float(np.abs(golden.outputs[name]).max()))
-        for name, value in zip(names, found, strict=True)
-    }
+def _relative(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    """The largest error over the largest expected value or 1."""
+    return largest_error(expected, found) / max(1.0, float(np.abs(expected).max()))
+
+
+def _errors(golden: Golden, session: Any) -> dict[str, float]:
+    found = session.run(list(golden.outputs), golden.inputs)
+    return {name: _relative(value, array) for (name, value), array in zip(golden.outputs.items(), found, strict=True)}
+
+
+def _errors_by_size(manifest: Manifest, name: str, golden: Golden, session: Any) -> Errors:
+    """At batch 1, as many rows as recorded, and the largest batch of this graph."""
+    limit = min(manifest.batching.max_batch_size, manifest.graphs[name].max_batch_size or sys.maxsize)
+    num_rows = min(len(next(iter(golden.inputs.values()))), limit)
+    return {str(size): _errors(golden.repeated(size), session) for size in sorted({1, num_rows, limit})}
+
+
+def _run_language(session: Any, inputs: dict[str, NDArray[Any]], language: Language) -> tuple[NDArray[Any], Any]:
+    """The logits and the next states; inputs that the graph does not have are left out."""
+    names = {node.name for node in session.get_inputs()}
+    wanted = ["logits", *(f"next_{state.name}" for state in language.states)]
+    logits, *states = session.run(wanted, {name: value for name, value in inputs.items() if name in names})
+    return logits, dict(zip((state.name for state in language.states), states, strict=True))
+
+
+def _language_errors(golden: Golden, language: Language, decode: Any, prefill: Any) -> dict[str, Errors]:
+    """Half of each golden sequence as a prompt, row by row; then all rows step by step, as one batch."""
+    tokens, logits = golden.inputs["tokens"], golden.outputs["logits"]
+    num_rows, num_tokens = tokens.shape
+    half, zeros = num_tokens // 2, {s.name: np.zeros((1, *s.shape), s.dtype) for s in language.states}
+    prompt: dict[str, NDArray[Any]] = {"length": np.zeros(1, np.int32), "wanted": np.arange(half, dtype=np.int64)}
+    found = [_run_language(prefill, prompt | zeros | {"tokens": row[None, :half]}, language) for row in tokens]
+    prompts = [_relative(logits[i, :half], row[0]) for i, (row, _) in enumerate(found)]
+    errors: dict[str, float] = {"prefill": max(prompts), "decode": 0.0}
+    states = {name: np.concatenate([each[name] for _, each in found]) for name in zeros}
+    for position in range(half, num_tokens):
+        step = {"token": tokens[:, position], "length": np.full(num_rows, position, np.int32), **states}
+        actual, states = _run_language(decode, step, language)
+        errors["decode"] = max(errors["decode"], _relative(logits[:, position], actual))
+    return {graph: {str(num_rows): {"logits": error}} for graph, error in errors.items()}
 
 
 def check_model(folder: Path, device: str) -> list[dict[str, Any]]:
     """Check every graph of a version: placement, and golden I/O at batch 1, as recorded, and the largest.
 
-    Raises: DeviceError, StrictError, OSError.
+    A graph that fails says so in `failure`. Raises: ValueError, OSError when the version cannot be read.
     """
     manifest, goldens = read_manifest(folder), read_golden(folder)
-    reports = []
+    sessions: dict[str, Any] = {}
+    reports: dict[str, dict[str, Any]] = {}
     for name, graph in manifest.graphs.items():
         started = time.monotonic()
-        session = open_session(folder / graph.file, device)
-        load_seconds, placed, golden = time.monotonic() - started, placement(session), goldens[name]
-        num_rows = len(next(iter(golden.inputs.values())))
-        sizes = sorted({1, num_rows, manifest.batching.max_batch_size})
-        errors = {str(size): _scaled_error(golden.repeated(size), session) for size in sizes}
-        reports.append(
-            {
-                "model": manifest.name,
-                "graph": name,
-                "providers": session.get_providers(),
-                "placement": placed,
-                "strays": strays(placed, device),
-                "load_seconds": load_seconds,
-                "relative_errors": errors,
-                "largest_relative_error": max(error for by_output in errors.values() for error in by_output.values()),
-            }
-        )
-    return reports
+        report: dict[str, Any] = {"model": manifest.name, "graph": name, "relative_errors": {}, "failure": None}
+        reports[name] = report
+        with _noting_failure(report):
+            varies = manifest.language is None and any(size < 0 for spec in graph.inputs for size in spec.row_shape)
+            sessions[name] = session = open_session(folder / graph.file, device, varies=varies)
+            placed = placement(session)
+            report |= {"providers": session.get_providers(), "placement": placed, "strays": strays(placed, device)}
+            report["load_seconds"] = time.monotonic() - started
+            if name in goldens:
+                report["relative_errors"] = _errors_by_size(manifest, name, goldens[name], session)
+    if manifest.language is not None and {"decode", "prefill"} <= set(sessions):
+        with _noting_failure(reports["decode"]):
+            sides = sessions["decode"], sessions["prefill"]
+            for name, errors in _language_errors(goldens["sequence"], manifest.language, *sides).items():
+                reports[name]["relative_errors"] = errors
+    for report in reports.values():
+        values = [error for by_output in report["relative_errors"].values() for error in by_output.values()]
+        report["largest_relative_error"] = max(values, default=None)
+    return list(reports.values())
+
+
+@contextlib.contextmanager
+def _noting_failure(report: dict[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a device may fail in any way, and the other graphs are to be checked still
+        report["failure"] = f"{type(error).__name__}: {error}"
 
 
 def bare_pace(session: Any, batch: int, seconds: float) -> dict[str, float]:

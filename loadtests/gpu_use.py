@@ -40,6 +40,16 @@ class Watch:
         }
 
 
+def describe_card(device_index: int = 0) -> str | None:
+    """The card's name, its memory and the driver's version; None where there is no `nvidia-smi`."""
+    path = shutil.which("nvidia-smi")
+    if path is None:
+        return None
+    options = [f"--id={device_index}", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    done = subprocess.run([path, *options], capture_output=True, text=True, timeout=30)
+    return done.stdout.strip() or done.stderr.strip() or None
+
+
 def parse_use(line: str) -> Use | None:
     """Read a line such as `87, 1024`; None where the driver does not tell (`[N/A]`)."""
     percent, _, memory_mib = line.partition(",")

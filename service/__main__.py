@@ -1,4 +1,4 @@
-"""`python -m service`: the same as `hotplate`."""
+"""`python -m service` is `hotplate`."""
 
 from service.cli.main import main
 

@@ -24,7 +24,7 @@ from service.protocols.open_inference.routes import open_inference_routes
 from service.protocols.openai.routes import completions_route
 from service.security import KeyRing
 from service.settings import Settings
-from service.tasks.registry import TASKS
+from service.tasks.registry import all_tasks
 from service.tasks.task import Dependencies, routes_of
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
@@ -62,7 +62,7 @@ def create_app(
     threads = execution.tokenizers.threads
     dependencies = Dependencies(client, settings, metrics, threads, execution.tokenizers)
     routes = [
-        *routes_of(TASKS, dependencies),
+        *routes_of(all_tasks().values(), dependencies),
         completions_route(dependencies),
         *open_inference_routes(execution, drain),
         *catalog_routes(client),

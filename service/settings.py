@@ -1,16 +1,16 @@
-"""Every setting of the service, in one frozen object that is passed along, never global.
+"""Every setting of the service, in one frozen object that is passed along and never global.
 
-It reads the environment (prefix `HOTPLATE_`); the command line overrides it (`cli.py`). It starts nothing.
+It reads the environment (prefix `HOTPLATE_`); the options of `hotplate serve` override that. It starts nothing.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import annotated_types
-from pydantic import AllowInfNan, BeforeValidator, Field
+from pydantic import AllowInfNan, BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SHIPPED_REPOSITORY = Path(__file__).resolve().parent.parent / "models" / "repository"
@@ -18,40 +18,43 @@ SHIPPED_REPOSITORY = Path(__file__).resolve().parent.parent / "models" / "reposi
 Positive = Annotated[float, annotated_types.Gt(0), AllowInfNan(False)]
 NotNegative = Annotated[float, annotated_types.Ge(0), AllowInfNan(False)]
 Count = Annotated[int, annotated_types.Ge(1)]
-Port = Annotated[int, annotated_types.Interval(ge=0, le=65535)]
+MAX_PORT = 65535
+Port = Annotated[int, annotated_types.Interval(ge=0, le=MAX_PORT)]
 
 
 def _paths(value: object) -> object:
-    """Take a path, several joined as in PATH, or a list of them."""
+    """Accept a path, several joined as in PATH, or a list of them."""
     if isinstance(value, str):
         return tuple(part for part in value.split(os.pathsep) if part)
     return (value,) if isinstance(value, Path) else value
 
 
 def _words(value: object) -> object:
-    """Take words with commas between them, or a list of them."""
+    """Accept words with commas between them, or a list of them."""
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
-    """The settings of one service: what the command line, the environment and the defaults agree on."""
+    """The settings of one service: options of the command line first, then the environment, then the defaults."""
 
     model_config = SettingsConfigDict(env_prefix="HOTPLATE_", frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8000, description="TCP port to listen on; 0 takes a free one.")
-    grpc_port: Port | Literal["off"] = Field(
-        8001, description="TCP port for gRPC, on the same address; 0 takes a free one, `off` serves HTTP alone."
+    grpc_port: Port | Literal["auto", "off"] = Field(
+        "auto",
+        description="TCP port for gRPC, on the same address: `auto` is the HTTP port plus one, 0 takes a free one, "
+        "`off` serves HTTP alone.",
     )
     workers: Count = Field(1, description="API processes in front of the engine.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto",
-        description="Where networks run: `auto`, `cpu`, `cuda` or `cuda:1`. CUDA that cannot be had is an error.",
+        description="Where networks run: `auto`, `cpu`, `cuda` or `cuda:1`. It is an error if CUDA is not available.",
     )
     repository: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
         (SHIPPED_REPOSITORY,),
         description="Folder of models, `<model>/<version>/manifest.json` or `model.onnx`; may be repeated. "
-        "Of a model that lies in several, the first is taken.",
+        "The first folder that has a model wins.",
     )
     models: str = Field(
         "",
@@ -81,7 +84,7 @@ class Settings(BaseSettings):
         32, description="Texts that a language model continues at once: slots, each with memory for a whole context."
     )
     max_step_tokens: Count = Field(
-        256, description="Tokens in one step of a language model: one for each text that runs, the rest of prompts."
+        256, description="Tokens in one step of a language model: one for each running text, the rest from prompts."
     )
     max_waiting_sequences: Count = Field(
         256, description="Texts that may wait for a slot of one language model; more are refused with 503."
@@ -92,10 +95,10 @@ class Settings(BaseSettings):
 
     api_keys_file: str = Field(
         "",
-        description="File of API keys, as `hotplate keys new NAME` writes it; empty asks for none. Probes and the "
+        description="File of API keys, as `hotplate keys new NAME` writes it; empty needs no key. Probes and the "
         "playground's files stay open.",
     )
-    metrics_need_key: bool = Field(False, description="Whether `/metrics` asks for a key too.")
+    metrics_need_key: bool = Field(False, description="Whether `/metrics` needs a key too.")
 
     request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
     max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")
@@ -104,9 +107,9 @@ class Settings(BaseSettings):
     header_timeout_seconds: Positive = Field(10.0, description="Time for a connection to send a whole request head.")
     body_timeout_seconds: Positive = Field(30.0, description="Time for a request to send its whole body.")
     keep_alive_seconds: Count = Field(75, description="How long an idle connection is kept open.")
-    max_image_pixels: Count = Field(25_000_000, description="Largest picture, in pixels, checked before decoding.")
-    max_images: Count = Field(64, description="Pictures in one request.")
-    decode_threads: Count = Field(2, description="Threads of an API process that decode large pictures.")
+    max_image_pixels: Count = Field(25_000_000, description="Largest image, in pixels, checked before decoding.")
+    max_images: Count = Field(64, description="Images in one request.")
+    decode_threads: Count = Field(2, description="Threads of an API process that decode large images.")
 
     drain_seconds: NotNegative = Field(
         1.0, description="After SIGTERM: how long new requests are still served while readiness is already down."
@@ -116,10 +119,10 @@ class Settings(BaseSettings):
         20.0, description="How long a request waits for an engine that is being restarted, within its deadline."
     )
 
-    playground: bool = Field(True, description="Serve the page that shows and tries every model, at `/`.")
+    playground: bool = Field(True, description="Serve the playground, a page to try every model, at `/`.")
     playground_burst: bool = Field(
         False,
-        description="Let the page send its bursts of requests also where the service does not listen on loopback.",
+        description="Let the playground send bursts of requests even if the service listens beyond loopback.",
     )
 
     log_format: Literal["auto", "console", "json"] = Field(
@@ -137,6 +140,21 @@ class Settings(BaseSettings):
         "standard `OTEL_` variables, and without those nothing is traced.",
     )
 
+    @model_validator(mode="after")
+    def _check_ports(self) -> Self:
+        if self.grpc_port == "auto" and self.port == MAX_PORT:
+            raise ValueError(f"grpc_port is 'auto', the port after {MAX_PORT}, which does not exist; set it, or `off`.")
+        return self
+
+    @property
+    def grpc_listen_port(self) -> int | None:
+        """The port to ask for: 0 for any that is free, None where only HTTP is served."""
+        if self.grpc_port == "off":
+            return None
+        if self.grpc_port == "auto":
+            return self.port and self.port + 1
+        return self.grpc_port
+
     @property
     def repositories(self) -> tuple[Path, ...]:
         """The folders of models."""
@@ -144,5 +162,5 @@ class Settings(BaseSettings):
 
     @property
     def wanted_models(self) -> tuple[str, ...]:
-        """The names in `models`; empty when all are wanted."""
+        """The names in `models`; empty for all."""
         return tuple(name.strip() for name in self.models.split(",") if name.strip())

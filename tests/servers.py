@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,18 +20,27 @@ START_SECONDS = 120.0
 
 
 class RunningService:
-    """One `hotplate serve` with all its processes."""
+    """One `hotplate serve` with all its processes; without a repository, on the models that ship with it."""
 
-    def __init__(self, repository: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "service", "serve", "--repository", str(repository)]
+    def __init__(
+        self,
+        repository: Path | None,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "service"),
+        folder: Path | None = None,
+    ) -> None:
+        models = ["--repository", str(repository)] if repository else []
         ports = ["--port", "0", "--grpc-port", "0"]
+        how = ["--log-format", "json", "--device", "cpu", "--drain-seconds", "0"]
         self.process = subprocess.Popen(
-            [*command, *ports, "--log-format", "json", "--device", "cpu", "--drain-seconds", "0", *options],
+            [*program, "serve", *models, *ports, *how, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | (environment or {}),
+            cwd=folder,
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

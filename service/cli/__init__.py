@@ -1,1 +1,1 @@
-"""The command `hotplate`: one module a group of commands."""
+"""The command `hotplate`: one module for each command or group of commands."""

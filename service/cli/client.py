@@ -1,6 +1,6 @@
-"""How the command line asks a running service: addresses, answers, and errors as one red line.
+"""What every command that asks a running service shares: the address, the key, errors, and the files it writes.
 
-It talks HTTP, as any other client. It knows no command.
+It talks HTTP, as any other client does. It knows no command.
 """
 
 from __future__ import annotations
@@ -8,63 +8,149 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import httpx
 import typer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "HOTPLATE_API_KEY"
-Url = Annotated[str, typer.Option(help="Where the service listens.", envvar="HOTPLATE_URL")]
+TIMEOUT_SECONDS = 60.0
+# For work that may take minutes: the service knows how much was asked of it, and sets the limit.
+NO_TIMEOUT = httpx.Timeout(None, connect=10)
+
+Url = Annotated[str, typer.Option(help="Address of the service.", envvar="HOTPLATE_URL")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="name or name@version (default: the first ready model for the task)")
+]
 
 
-def fail(message: str, status: int = 1) -> typer.Exit:
-    """Say what is wrong; raise what this returns."""
-    typer.secho(message, fg=typer.colors.RED, err=True)
-    return typer.Exit(status)
+class CommandFailed(Exception):
+    """A command cannot do what was asked; the message is all that the user sees."""
+
+    status = 1
+
+
+class BadUsage(CommandFailed):
+    """The command line itself is at fault."""
+
+    status = 2
+
+
+class ServiceUnreachable(CommandFailed):
+    """Nothing answers at the address, so that asking again is no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service."""
+
+    url: str
+
+    def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """Send a request and return the whole response, which is a success.
+
+        Raises: CommandFailed.
+        """
+        with self.stream(method, path, **arguments) as response:
+            response.read()
+        return response
+
+    @contextlib.contextmanager
+    def stream(self, method: str, path: str, **arguments: Any) -> Iterator[httpx.Response]:
+        """Send a request and yield the response, which is a success, before its body is read.
+
+        Raises: CommandFailed.
+        """
+        address = self.url.rstrip("/") + path
+        arguments["headers"] = _credentials() | arguments.get("headers", {})
+        try:
+            with httpx.stream(method, address, **{"timeout": TIMEOUT_SECONDS} | arguments) as response:
+                if not response.is_success:
+                    response.read()
+                    raise CommandFailed(f"{response.status_code} from {address}: {_detail(response)}")
+                yield response
+        except httpx.InvalidURL as error:
+            raise BadUsage(f"{address!r} is not an address: {error}.") from error
+        except httpx.TransportError as error:
+            raise ServiceUnreachable(
+                f"No service answers at {self.url}: {error}. Start one with `hotplate serve`."
+            ) from error
+
+    def ask(self, method: str, path: str, **arguments: Any) -> Any:
+        """Send a request and return the JSON of the response.
+
+        Raises: CommandFailed.
+        """
+        response = self.send(method, path, **arguments)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise not_hotplate(response) from error
+
+    def model_for(self, task: str) -> str:
+        """The first model for a task, one that is ready if there is any.
+
+        Raises: CommandFailed.
+        """
+        model = first_model(self.ask("GET", "/v1/models")["data"], task)
+        if model is None:
+            raise CommandFailed(f"The service has no model for {task}.")
+        return model
+
+
+def model_path(model: str, action: str = "") -> str:
+    """The path of a model's card, or of one of its routes."""
+    return f"/v1/models/{quote(model, safe='@')}" + (f"/{action}" if action else "")
+
+
+def first_model(models: list[dict[str, Any]], task: str) -> str | None:
+    """The first model for a task in the service's catalogue, one that is ready if there is any."""
+    fit = [model for model in models if model["task"] == task]
+    ready = [model for model in fit if model["state"] == "ready"]
+    return str((ready or fit)[0]["id"]) if fit else None
+
+
+def not_hotplate(response: httpx.Response) -> CommandFailed:
+    """The error for a response that Hotplate would not send."""
+    return CommandFailed(f"{response.status_code} from {response.url}: the answer is not Hotplate's.")
 
 
 @contextlib.contextmanager
-def reaching(address: str) -> Iterator[None]:
-    """End the program with a word where no service answers."""
+def file_errors(path: Path) -> Iterator[None]:
+    """Report a file that cannot be read or written.
+
+    Raises: CommandFailed.
+    """
     try:
         yield
-    except httpx.InvalidURL as error:
-        raise fail(f"{address!r} is not an address: {error}.", 2) from error
-    except httpx.TransportError as error:
-        raise fail(f"No service answers at {address}: {error}. Start one with `hotplate serve`.") from error
+    except OSError as error:
+        raise CommandFailed(f"{error.filename or path}: {error.strerror or error}.") from error
 
 
-def credentials() -> dict[str, str]:
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, and the folders above it.
+
+    Raises: CommandFailed.
+    """
+    with file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _credentials() -> dict[str, str]:
     """The header with the caller's key, if the environment has one."""
     key = os.environ.get(KEY_VARIABLE, "")
     return {"authorization": f"Bearer {key}"} if key else {}
 
 
-def ask(method: str, address: str, **arguments: Any) -> Any:
-    """The JSON that a service answers; end the program with a word where it is an error."""
-    arguments["headers"] = credentials() | arguments.get("headers", {})
-    with reaching(address):
-        response = httpx.request(method, address, **{"timeout": 60} | arguments)
-    if response.is_success:
-        if not response.content:
-            return None
-        with contextlib.suppress(ValueError):
-            return response.json()
-    raise fail(f"{response.status_code} at {address}: {detail_of(response)}")
-
-
-def detail_of(response: httpx.Response) -> str:
-    """What a service says of an error."""
+def _detail(response: httpx.Response) -> str:
+    """What the service says about an error."""
     try:
         answer = response.json()
         return str(answer["detail"] if "detail" in answer else answer["error"])
     except (ValueError, KeyError, TypeError):
         return f"the answer is not Hotplate's: {response.text[:200]!r}"
-
-
-def first_model(models: list[dict[str, Any]], task: str) -> str | None:
-    """The first model of a list that does a task, one that is ready if there is any."""
-    fit = [model for model in models if model["task"] == task]
-    ready = [model for model in fit if model["state"] == "ready"]
-    return str((ready or fit)[0]["id"]) if fit else None

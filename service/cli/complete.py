@@ -1,60 +1,67 @@
-"""What `hotplate complete` does: asks a running service for text and prints it as it comes.
-
-It talks HTTP, as any other client; errors are for the command line to word.
-"""
+"""`hotplate complete`: has a language model continue a text, and prints it as it arrives."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-from urllib.parse import quote
+from typing import Annotated, Any
 
-import httpx
+import typer
 
-from service.cli.client import credentials, detail_of, first_model
+from service.cli.client import DEFAULT_URL, CommandFailed, Model, Service, Url, model_path
 
-# Control characters could write anywhere on a terminal; tabs and line ends may.
-_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
 TASK = "text-generation"
-# Between two events; the first may have to wait for others' work.
-TIMEOUT_SECONDS = 60.0
+# Control characters could write anywhere on a terminal; tabs and line ends are harmless.
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "\ufffd")
 
 
-class CompletionFailed(Exception):
-    """The service answered with an error, at once or halfway."""
+def complete(
+    prompt: Annotated[str, typer.Argument(help="The text to continue; empty starts a new one.")] = "",
+    model: Model = "",
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 always picks the likeliest token.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the likeliest tokens that add up to this probability.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from this many of the likeliest tokens.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text; may be repeated.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Print tokens, speed and seed at the end.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Continue a text. The prompt and the text after it are printed as they arrive."""
+    service = Service(url)
+    options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    body = {"prompt": prompt, "stop": stop or None} | options
+    pending = [prompt]  # printed once the service has accepted it
+
+    def show(text: str) -> None:
+        text = "".join([*pending, text])
+        pending.clear()
+        typer.echo(for_terminal(text) if sys.stdout.isatty() else text, nl=False)
+
+    end = stream_text(service, model or service.model_for(TASK), body, show)
+    typer.echo()
+    if stats:
+        count, speed = end["usage"]["completion_tokens"], end["timing"]["tokens_per_second"]
+        typer.secho(f"{count} tokens, {speed:.0f} tokens/s, seed {end['seed']}, {end['model']}", dim=True, err=True)
 
 
-def choose_model(models: list[dict[str, Any]]) -> str:
-    """The first text generator of a model list, one that is ready if there is any.
-
-    Raises: CompletionFailed without one.
-    """
-    model = first_model(models, TASK)
-    if model is None:
-        raise CompletionFailed("The service has no model that generates text.")
-    return model
-
-
-def stream_text(url: str, model: str, body: dict[str, Any], show: Callable[[str], None]) -> dict[str, Any]:
+def stream_text(service: Service, model: str, body: dict[str, Any], show: Callable[[str], None]) -> dict[str, Any]:
     """Show the text after a prompt, piece by piece, and return the event that ends it.
 
-    Raises: CompletionFailed, httpx.TransportError, httpx.InvalidURL.
+    Raises: CommandFailed.
     """
-    address = f"{url}/v1/models/{quote(model, safe='@')}/generate"
-    body = body | {"stream": True}
-    with httpx.stream("POST", address, json=body, headers=credentials(), timeout=TIMEOUT_SECONDS) as response:
-        if not response.is_success:
-            response.read()
-            raise CompletionFailed(f"{response.status_code} at {address}: {detail_of(response)}")
+    with service.stream("POST", model_path(model, "generate"), json=body | {"stream": True}) as response:
         for name, data in read_events(response.iter_lines()):
             if name == "error":
-                raise CompletionFailed(f"It broke off: {data['detail']}")
+                raise CommandFailed(f"The service stopped: {data['detail']}")
             if name == "end":
                 end: dict[str, Any] = data
                 return end
             show(data["text"])
-    raise CompletionFailed("The answer ended too early.")
+    raise CommandFailed("The answer ended too early.")
 
 
 def read_events(lines: Iterable[str]) -> Iterator[tuple[str, Any]]:

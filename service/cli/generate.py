@@ -1,68 +1,94 @@
-"""What `hotplate generate` does: asks a service for pictures, and writes them as a grid, a zip file or a folder.
-
-It talks HTTP, as any other client; errors are for the command line to word.
-"""
+"""`hotplate generate`: has a model generate images, and writes them as a grid, a zip file or a folder."""
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import quote
+from typing import Annotated, Any, Literal
 
-import httpx
+import typer
 
-from service.cli.client import credentials, detail_of
+from service.cli.client import (
+    DEFAULT_URL,
+    NO_TIMEOUT,
+    BadUsage,
+    CommandFailed,
+    Service,
+    Url,
+    model_path,
+    not_hotplate,
+    write_file,
+)
 
 TASK = "image-generation"
-_TYPES = {"png": "image/png", "zip": "application/zip"}
-# More labels than the service will take; it says itself how many pictures it draws.
+_MEDIA_TYPES = {"png": "image/png", "zip": "application/zip"}
+# More labels than the service accepts; it says itself how many images a request may ask for.
 _MAX_LABELS = 1024
-
-
-class GeneratingFailed(Exception):
-    """The pictures cannot be drawn or written as asked; `status` is 2 where the command line is at fault."""
-
-    def __init__(self, message: str, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where pictures go, and as what."""
+    """Where images go, and in what form."""
 
     path: Path
     kind: Literal["png", "zip", "folder", "stdout"]
 
     @property
     def format(self) -> str:
-        """What to ask the service for."""
+        """The format to ask the service for."""
         return "zip" if self.kind in ("zip", "folder") else "png"
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """What the service drew: a file, and the seed of its first picture."""
-
-    content: bytes
-    seed: int
+def generate(
+    model: Annotated[str, typer.Argument(help="name or name@version (default: the first ready model)")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", help="Name or index; several labels take turns.")
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option("--num-images", "-n", help="Number of images (default: 1, or one of each label)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same images.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 to 2; below 1, images vary less.")] = None,
+    truncation: Annotated[float | None, typer.Option(help="0.1 to 10; small values give typical images.")] = None,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", help=".png: a grid; .zip; a folder; - for standard output.", metavar="PATH"),
+    ] = "",
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Generate images. Without -o, fashion-gan writes fashion-gan.png."""
+    if output == "-" and sys.stdout.isatty():
+        raise BadUsage("Standard output is a terminal; redirect it with > or |, or name a file with -o.")
+    target = plan_target(output) if output else None
+    service = Service(url)
+    model = model or service.model_for(TASK)
+    target = target or plan_target(default_output(model))
+    body = request_body(label or [], num_images, seed, temperature, truncation)
+    content, used_seed = _generate(service, model, body, target.format)
+    if target.kind == "stdout":
+        typer.echo(content, nl=False)
+    else:
+        write(content, target)
+        typer.echo(target.path)
+    count = body["num_images"]
+    typer.echo(f"{model}, seed {used_seed}: {count} image{'s' * (count != 1)}", err=True)
 
 
 def default_output(model: str) -> str:
-    """The file of a model's pictures, here."""
+    """The file that a model's images go to, in the current folder."""
     name = "".join(c for c in model.partition("@")[0] if c.isalnum() or c in "._-").strip(".")
-    return f"{name or 'pictures'}.png"
+    return f"{name or 'images'}.png"
 
 
 def plan_target(output: str) -> Target:
-    """Read where pictures go: by its suffix a file, otherwise a folder.
+    """Read where images go: the suffix tells a file; without one it is a folder.
 
-    Raises: GeneratingFailed.
+    Raises: BadUsage.
     """
     path = Path(output)
     if output == "-":
@@ -74,54 +100,43 @@ def plan_target(output: str) -> Target:
             return Target(path, "png")
         case ".zip":
             return Target(path, "zip")
-    raise GeneratingFailed(f"The file {output!r} must end with .png or .zip; a folder ends with /.", 2)
+    raise BadUsage(f"The file {output!r} must end with .png or .zip; a folder ends with /.")
 
 
 def request_body(
     labels: Sequence[str], num_images: int | None, seed: int | None, temperature: float | None, truncation: float | None
 ) -> dict[str, Any]:
-    """What to post: several labels take turns until there are enough pictures."""
+    """The body to post: several labels take turns until there are enough images."""
     count = max(1, len(labels)) if num_images is None else num_images
     label: str | list[str] | None = labels[0] if labels else None
     if len(labels) > 1:
         label = list(islice(cycle(labels), min(max(count, 1), _MAX_LABELS)))
-    asked = {"label": label, "seed": seed, "temperature": temperature, "truncation": truncation}
-    return {"num_images": count} | {name: value for name, value in asked.items() if value is not None}
+    options = {"label": label, "seed": seed, "temperature": temperature, "truncation": truncation}
+    return {"num_images": count} | {name: value for name, value in options.items() if value is not None}
 
 
-def draw(address: str, model: str, body: dict[str, Any], target: Target) -> Drawn:
-    """Have the pictures drawn, in the form that their target needs.
-
-    Raises: GeneratingFailed, httpx.TransportError, httpx.InvalidURL.
-    """
-    url = f"{address}/v1/models/{quote(model, safe='@')}/generate"
-    # The service sets the time limit, for it knows how much is asked of it.
-    response = httpx.post(
-        url, json=body | {"format": target.format}, headers=credentials(), timeout=httpx.Timeout(None, connect=10)
+def _generate(service: Service, model: str, body: dict[str, Any], image_format: str) -> tuple[bytes, int]:
+    """The file that the service answers with, and the seed of its first image."""
+    response = service.send(
+        "POST", model_path(model, "generate"), json=body | {"format": image_format}, timeout=NO_TIMEOUT
     )
-    if not response.is_success:
-        raise GeneratingFailed(f"{response.status_code} at {url}: {detail_of(response)}")
     seed = response.headers.get("x-seed", "")
-    if response.headers.get("content-type") != _TYPES[target.format] or not seed.isdecimal():
-        raise GeneratingFailed(f"{response.status_code} at {url}: the answer is not Hotplate's.")
-    return Drawn(response.content, int(seed))
+    if response.headers.get("content-type") != _MEDIA_TYPES[image_format] or not seed.isdecimal():
+        raise not_hotplate(response)
+    return response.content, int(seed)
 
 
-def write(drawn: Drawn, target: Target) -> None:
-    """Write the file, or each picture of it into a folder.
+def write(content: bytes, target: Target) -> None:
+    """Write the file, or each image in it into a folder.
 
-    Raises: GeneratingFailed.
+    Raises: CommandFailed.
     """
+    if target.kind != "folder":
+        write_file(target.path, content)
+        return
     try:
-        if target.kind != "folder":
-            target.path.parent.mkdir(parents=True, exist_ok=True)
-            target.path.write_bytes(drawn.content)
-            return
-        target.path.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(BytesIO(drawn.content)) as archive:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
             for name in archive.namelist():
-                (target.path / Path(name).name).write_bytes(archive.read(name))
-    except OSError as error:
-        raise GeneratingFailed(f"{error.strerror or error} ({error.filename or target.path}).") from error
+                write_file(target.path / Path(name).name, archive.read(name))
     except zipfile.BadZipFile as error:
-        raise GeneratingFailed("The answer is no zip file.") from error
+        raise CommandFailed("The answer is not a zip file.") from error

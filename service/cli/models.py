@@ -1,93 +1,98 @@
-"""The commands about models: list, show, load and unload those of a running service, and check a repository offline.
-
-They print what a service says; what checking means is elsewhere (`checking.py`).
-"""
+"""The commands about models: list, show, load and unload those of a running service, and check a folder of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.client import DEFAULT_URL, Url, ask, fail
+from models.config import ModelConfig, read_config
+from models.strict import StrictError
+from service.cli.client import DEFAULT_URL, CommandFailed, Service, Url, model_path
+from service.cli.serve import require_runtime
+from service.errors import StartupError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.engine.repository.loading import LoadedVersion
+    from service.engine.repository.repository import FoundModel
+    from service.engine.runtime.runtime import Device
 
 models_app = typer.Typer(
-    help="List the models of a running service, show one's card, load or unload one.", invoke_without_command=True
+    help="List the models of a running service, show a model's card, load or unload a model.",
+    invoke_without_command=True,
 )
-console = Console(markup=False)  # what a service says is shown as it is
+console = Console(markup=False)  # text from the service is shown as it is
 
 ModelName = Annotated[str, typer.Argument(help="The model's name.")]
 
 
 @models_app.callback()
 def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
-    context.obj = url.rstrip("/")
+    context.obj = Service(url)
     if context.invoked_subcommand is None:
         list_models(context)
 
 
 @models_app.command("list")
 def list_models(context: typer.Context) -> None:
-    """List the models of a running service, and how those that are ready run."""
+    """List the models, and how those that are ready run."""
+    service: Service = context.obj
     table = Table("model", "version", "task", "state", "runs as")
     for column in table.columns[:3]:
         column.no_wrap = True
-    for model in ask("GET", f"{context.obj}/v1/models")["data"]:
+    for model in service.ask("GET", "/v1/models")["data"]:
         state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
-        runs = _runs_as(_card(context, f"{model['id']}@{model['version']}")) if model["state"] == "ready" else ""
-        table.add_row(model["id"], model["version"], model["task"] or "", state, runs)
+        runs_as = _runs_as(service, f"{model['id']}@{model['version']}") if model["state"] == "ready" else ""
+        table.add_row(model["id"], model["version"], model["task"] or "", state, runs_as)
     console.print(table)
 
 
-def _card(context: typer.Context, model: str) -> dict[str, Any]:
-    card: dict[str, Any] = ask("GET", f"{context.obj}/v1/models/{quote(model, safe='@')}")
-    return card
-
-
-def _runs_as(card: dict[str, Any]) -> str:
-    batching = card["batching"]
+def _runs_as(service: Service, model: str) -> str:
+    batching = service.ask("GET", model_path(model))["batching"]
     return f"{batching['instances']} x {batching['threads']}, batch {batching['max_batch_size']}"
 
 
 @models_app.command("show")
 def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help="name or name@version")]) -> None:
-    """Show the card of one model."""
-    card = _card(context, model)
-    manifest = card["manifest"]
+    """Show a model's card."""
+    service: Service = context.obj
+    card = service.ask("GET", model_path(model))
     table = Table(show_header=False)
-    table.add_row("model", f"{card['id']}@{card['version']} ({card['state']})")
-    table.add_row("description", manifest.get("description", ""))
+    for name, value in _card_rows(card):
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    manifest, batching = card["manifest"], card["batching"]
+    yield "model", f"{card['id']}@{card['version']} ({card['state']})"
+    yield "description", manifest.get("description", "")
     for score in manifest.get("evaluation", []):
-        where = f"{score['dataset']}, {score['split']}, n={score['count']}"
-        table.add_row(score["metric"], f"{score['value']:.4f} ({where})")
-    training = manifest.get("training") or {}
-    if training:
-        table.add_row("parameters", f"{training['parameters']:,}")
-        table.add_row("trained", f"{training['seconds'] / 60:.0f} min on {training['device']}, seed {training['seed']}")
+        yield score["metric"], f"{score['value']:.4f} ({score['dataset']}, {score['split']}, n={score['count']})"
+    if training := manifest.get("training"):
+        yield "parameters", f"{training['parameters']:,}"
+        yield "trained", f"{training['seconds'] / 60:.0f} min on {training['device']}, seed {training['seed']}"
     for name, graph in manifest.get("graphs", {}).items():
         for side in ("inputs", "outputs"):
-            specs = ", ".join(f"{s['name']} {s['datatype']} {list(s['shape'])}" for s in graph[side])
-            table.add_row(f"{name}: {side}", specs)
-    batching = card["batching"]
-    table.add_row("runs on", f"{card['device']} ({', '.join(card['execution_providers'])})")
-    table.add_row("instances x threads", f"{batching.get('instances')} x {batching.get('threads')}")
-    table.add_row("largest batch", str(batching.get("max_batch_size")))
+            yield f"{name}: {side}", ", ".join(f"{s['name']} {s['datatype']} {list(s['shape'])}" for s in graph[side])
+    yield "runs on", f"{card['device']} ({', '.join(card['execution_providers'])})"
+    yield "instances x threads", f"{batching.get('instances')} x {batching.get('threads')}"
+    yield "largest batch", str(batching.get("max_batch_size"))
     for size, seconds in batching.get("bucket_seconds", {}).items():
-        table.add_row(f"batch {size}", f"{seconds * 1e3:.2f} ms")
+        yield f"batch {size}", f"{seconds * 1e3:.2f} ms"
     for name, value in card["config"].items():
         if value not in (None, False):
-            table.add_row(
-                f"config: {name.replace('_', ' ')}", _policy(value) if name == "version_policy" else str(value)
-            )
-    error = card["golden"]["max_abs_error"]
-    table.add_row("golden deviation", "not verified" if error is None else f"{error:.2g}")
+            yield f"config: {name.replace('_', ' ')}", _policy(value) if name == "version_policy" else str(value)
+    yield "golden outputs", _deviation(card["golden"]["max_abs_error"])
     for name, value in card["statistics"].items():
-        table.add_row(name.replace("_", " "), f"{value:g}")
-    console.print(table)
+        yield name.replace("_", " "), f"{value:g}"
 
 
 def _policy(value: dict[str, Any]) -> str:
@@ -96,34 +101,107 @@ def _policy(value: dict[str, Any]) -> str:
     return "all" if value["all"] else f"specific {value['specific']}"
 
 
+def _deviation(error: float | None) -> str:
+    """How far a graph is from its golden outputs."""
+    return "not verified" if error is None else f"deviation {error:.2g}"
+
+
 @models_app.command("load")
 def load_model(context: typer.Context, model: ModelName) -> None:
-    """Load a model, or load it again after its files changed (needs `serve --model-control explicit`)."""
-    ask("POST", f"{context.obj}/v2/repository/models/{quote(model)}/load", timeout=None)
-    typer.echo(f"{model} is loaded.")
+    """Load a model, or reload it after its files changed. Needs `serve --model-control explicit`."""
+    _change(context.obj, model, "load")
 
 
 @models_app.command("unload")
 def unload_model(context: typer.Context, model: ModelName) -> None:
-    """Serve a model no longer, once its last request is answered (needs `serve --model-control explicit`)."""
-    ask("POST", f"{context.obj}/v2/repository/models/{quote(model)}/unload", timeout=None)
-    typer.echo(f"{model} is unloaded.")
+    """Stop serving a model once its last request is answered. Needs `serve --model-control explicit`."""
+    _change(context.obj, model, "unload")
+
+
+def _change(service: Service, model: str, action: str) -> None:
+    service.send("POST", f"/v2/repository/models/{quote(model)}/{action}", timeout=None)
+    typer.echo(f"{model} is {action}ed.")
+
+
+# --- check ---
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found about one version, or about a model whose configuration is wrong."""
+
+    name: str
+    version: str
+    is_fit: bool
+    detail: str
 
 
 def check(
     folder: Annotated[Path, typer.Argument(help="A folder of models.", exists=True, file_okay=False)],
-    device: Annotated[str, typer.Option(help="Where the networks are tried: cpu, cuda or cuda:1.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device to run the networks on: cpu, cuda or cuda:1.")] = "cpu",
 ) -> None:
-    """Load and verify every version of a repository without serving it; the exit status is 1 if any is unfit."""
-    from service.cli.check import check_repository  # ONNX Runtime is slow to import
-    from service.errors import StartupError
-
+    """Load and verify every version in a folder without serving it. The exit status is 1 if any fails."""
+    require_runtime()
     num_failed = 0
-    try:
-        for checked in check_repository(folder, device):
-            num_failed += not checked.is_fit
-            typer.echo(f"{'ok    ' if checked.is_fit else 'FAILED'} {checked.name} {checked.version}: {checked.detail}")
-    except StartupError as error:
-        raise fail(str(error)) from error
+    for finding in check_repository(folder, device):
+        num_failed += not finding.is_fit
+        typer.echo(f"{'ok    ' if finding.is_fit else 'FAILED'} {finding.name} {finding.version}: {finding.detail}")
     if num_failed:
-        raise fail(f"{num_failed} of the versions in {str(folder)!r} cannot be served.")
+        raise CommandFailed(f"{num_failed} of the versions in {str(folder)!r} cannot be served.")
+
+
+def check_repository(repository: Path, device: str) -> Iterator[Finding]:
+    """Load and verify every version as the engine would, model by model.
+
+    Raises: StartupError where the folder holds no model, or the device is not available.
+    """
+    # ONNX Runtime is slow to import.
+    from service.engine.repository.repository import find_models
+    from service.engine.runtime.runtime import choose_device
+
+    models = find_models([repository])
+    if not models:
+        raise StartupError(f"The model repository {str(repository)!r} holds no model.")
+    chosen = choose_device(device)
+    for model in models.values():
+        yield from _check_model(model, chosen)
+
+
+def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
+    try:
+        config = read_config(model.folder)
+    except (StrictError, OSError) as error:
+        yield Finding(model.name, "-", False, str(error))
+        return
+    names = [folder.name for folder in model.versions]
+    if not config.version_policy.candidates(names):
+        yield Finding(model.name, "-", False, f"version_policy names none of the versions {names}.")
+    for folder in model.versions:
+        yield _check_version(model.name, folder, config, device)
+
+
+def _check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
+    from service.engine.repository.loading import load_version
+    from service.engine.repository.version_files import VersionRejected
+    from service.tasks.registry import all_tasks
+
+    try:
+        loaded = load_version(folder, Settings(instances=1, threads=1), device, config)
+    except VersionRejected as error:
+        return Finding(name, folder.name, False, str(error))
+    known = [*all_tasks(), "tensors"]
+    if loaded.manifest.task not in known:
+        reason = f"task is {loaded.manifest.task!r}; this service knows {', '.join(known)}."
+        return Finding(name, folder.name, False, reason)
+    return Finding(name, folder.name, True, _describe(loaded))
+
+
+def _describe(loaded: LoadedVersion) -> str:
+    """A version's task, its batches, and how close it came to its golden outputs."""
+    parts: list[str] = [loaded.manifest.task]
+    for name, graph in loaded.graphs.items():
+        batches = f"batches up to {graph.batching.max_batch_size}" if graph.graph.is_batched else "no batches"
+        parts.append(f"{name}: {batches}, {_deviation(graph.golden_error)}")
+    if loaded.decoder is not None:
+        parts.append(_deviation(loaded.decoder.golden_error))
+    return "; ".join(parts)

@@ -1,1 +1,1 @@
-"""The processes of a service: the supervisor, what it starts, and the probe that asks about it."""
+"""The processes of a service: the supervisor, the processes it starts, and the health check."""

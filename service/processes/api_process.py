@@ -1,6 +1,6 @@
 """An API process: `python -m service.processes.api_process`, started by the supervisor.
 
-It runs uvicorn on the inherited listening socket, a gRPC server beside it, and drains on SIGTERM. It knows no route.
+It runs uvicorn on the inherited listening socket and a gRPC server beside it, and drains on SIGTERM. It knows no route.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ async def _serve_grpc(
 ) -> GrpcServer | None:
     if not launch.grpc_address:
         return None
-    # Only now: who serves HTTP alone does without the library's memory.
+    # Imported here: a service without gRPC saves the library's memory.
     from service.protocols.open_inference.grpc.server import GrpcServer
 
     grpc_server = GrpcServer(execution, launch.settings, metrics, drain, keys, tracing)
@@ -107,7 +107,7 @@ async def _serve_grpc(
 async def _drain(
     stopping: asyncio.Event, server: ApiServer, grpc_server: GrpcServer | None, drain: Drain, settings: Settings
 ) -> None:
-    """Readiness drops at once; new requests are served a while longer, then refused; those in flight finish."""
+    """Drop readiness at once, serve new requests a while longer, then refuse them while those in flight finish."""
     await stopping.wait()
     log.info("draining: readiness is down", extra={"requests": drain.num_in_flight})
     drain.is_draining = True

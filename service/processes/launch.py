@@ -1,7 +1,7 @@
-"""What the supervisor hands to its children, and how a child comes to life and to its end.
+"""How a child process starts and ends: the command line, the settings it is given, the signals it waits for.
 
-A child gets one JSON line on standard input, which then stays open: its end means that the supervisor is gone.
-It knows nothing of what the child does.
+A child reads one JSON line from standard input, which then stays open: when it closes, the supervisor is gone.
+This module does not know what the child does.
 """
 
 from __future__ import annotations
@@ -9,54 +9,63 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
-from typing import Any
+from pathlib import Path
 
 import msgspec
 
 from service.settings import Settings
 
-EXIT_STARTUP = 78  # EX_CONFIG: the configuration is at fault, starting again would not help
+EXIT_STARTUP = 78  # EX_CONFIG: the configuration is wrong, so starting again would not help
 MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _STDIN = 0
+_ROOT = Path(__file__).resolve().parents[2]  # where the packages are: site-packages, or a checkout
 
 
-class _Line(msgspec.Struct):
-    settings: dict[str, Any]
-    engine_socket: str
-    listen_fd: int
-    grpc_address: str
-
-
-class Launch:
-    """The orders of one child: settings, the engine's socket and, for an API process, where it listens.
+class Launch(msgspec.Struct, frozen=True):
+    """What one child is told: settings, the engine's socket and, for an API process, where to listen.
 
     `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC.
     """
 
-    def __init__(self, settings: Settings, engine_socket: str, listen_fd: int = -1, grpc_address: str = "") -> None:
-        self.settings = settings
-        self.engine_socket = engine_socket
-        self.listen_fd = listen_fd
-        self.grpc_address = grpc_address
+    settings: Settings
+    engine_socket: str
+    listen_fd: int = -1
+    grpc_address: str = ""
 
     def encode(self) -> bytes:
         """The launch as one JSON line."""
-        line = _Line(self.settings.model_dump(mode="json"), self.engine_socket, self.listen_fd, self.grpc_address)
-        return msgspec.json.encode(line) + b"\n"
+        return msgspec.json.encode(self, enc_hook=lambda settings: settings.model_dump(mode="json")) + b"\n"
 
 
 def read_launch() -> Launch:
-    """Read this process's launch from standard input, byte by byte: what follows is not ours to buffer."""
+    """Read this process's launch from standard input, byte by byte: nothing after the line may be buffered."""
     line = bytearray()
     while (byte := os.read(_STDIN, 1)) not in (b"\n", b""):
         line += byte
-    fields = msgspec.json.decode(bytes(line), type=_Line)
-    return Launch(Settings(**fields.settings), fields.engine_socket, fields.listen_fd, fields.grpc_address)
+    return msgspec.json.decode(bytes(line), type=Launch, dec_hook=lambda _type, fields: Settings(**fields))
+
+
+def command(module: str) -> list[str]:
+    """The command that runs a module of the service as a program, whatever lies in the current folder."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, changed so that a child finds the same packages.
+
+    `python -m service` in a checkout finds them through the current folder, which `-P` takes off the child's path: the
+    checkout goes into PYTHONPATH instead. Site packages do not, for they would come before the standard library.
+    """
+    variables = dict(os.environ)
+    if _ROOT.name not in ("site-packages", "dist-packages"):
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    return variables
 
 
 def end_with_parent() -> None:
-    """End this process at once when standard input ends: the supervisor died without a word."""
+    """End this process at once when standard input closes: the supervisor was killed."""
 
     def watch() -> None:
         while os.read(_STDIN, 4096):
@@ -67,7 +76,7 @@ def end_with_parent() -> None:
 
 
 async def run_until_stopped(work: asyncio.Task[None]) -> None:
-    """Wait for SIGTERM or SIGINT; raise what `work` raises if it fails before."""
+    """Wait for SIGTERM or SIGINT; raise what `work` raises if it fails first."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,7 +1,8 @@
-"""What an image's HEALTHCHECK runs: `python -m service.processes.probe [PATH]` asks the service how it is.
+"""The container image's HEALTHCHECK: `python -m service.processes.probe [PATH]`.
 
-Exit status 0 where it answers 200, else 1 with the reason. It finds the service by HOTPLATE_HOST and HOTPLATE_PORT and
-needs neither a shell nor curl; it imports nothing of the service, so that it costs little every few seconds.
+It exits with 0 where the service is ready, and otherwise with 1 and the reason. It finds the service by HOTPLATE_HOST
+and HOTPLATE_PORT, and needs neither a shell nor curl. It imports nothing of the service, so that it is cheap to run
+every few seconds.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def address(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Where the service answers: a service that listens on every address is asked on loopback."""
+    """Where the service answers; one that listens on every address is asked on loopback."""
     host = environment.get("HOTPLATE_HOST", "")
     return _LOOPBACK.get(host, host), int(environment.get("HOTPLATE_PORT", "8000"))
 
 
 def probe(host: str, port: int, path: str = READINESS, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """Ask once and return what is wrong; empty where nothing is."""
+    """Ask once and return what is wrong, or an empty text."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
@@ -37,7 +38,7 @@ def probe(host: str, port: int, path: str = READINESS, timeout_seconds: float = 
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Probe the service that the environment tells of and return the exit status."""
+    """Probe the service that the environment describes and return the exit status."""
     wrong = probe(*address(os.environ), arguments[0] if arguments else READINESS)
     if wrong:
         sys.stderr.write(f"{wrong}\n")

@@ -1,24 +1,24 @@
-"""Starts, watches and restarts the processes, holds the listening socket, and drains on SIGTERM.
+"""The parent process: starts, watches and restarts the others, holds the listening socket, drains on SIGTERM.
 
-It is the parent of all and serves nothing itself. First SIGTERM or SIGINT: drain, exit 0. Second: exit at once.
+It answers no request itself. The first SIGTERM or SIGINT drains and exits with 0; the second exits at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, multiprocess
 
 from service.errors import StartupError
-from service.processes.launch import EXIT_STARTUP, Launch
+from service.processes.launch import EXIT_STARTUP, Launch, command, environment
 from service.security import read_names
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, report_memory
@@ -32,7 +32,7 @@ STABLE_SECONDS = 30.0
 
 
 class Child:
-    """One process that must run for as long as the service does."""
+    """A process that must run for as long as the service does."""
 
     def __init__(self, kind: str, module: str, launch: Launch, pass_fds: tuple[int, ...] = ()) -> None:
         self.kind = kind
@@ -42,13 +42,12 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
 
     async def run_once(self) -> int:
-        """Start the process and wait for its end; return its exit status."""
-        # A session of its own: the terminal's Ctrl-C reaches the supervisor alone. Started afresh, never forked: ONNX
+        """Start the process, wait for it to end and return its exit status."""
+        # In a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone. Never forked: ONNX
         # Runtime's threads do not survive a fork.
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self._module,
+            *command(self._module),
+            env=environment(),
             stdin=asyncio.subprocess.PIPE,
             pass_fds=self._pass_fds,
             start_new_session=True,
@@ -58,7 +57,7 @@ class Child:
         return await self.process.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it runs."""
+        """Send a signal if the process runs."""
         if self.process is not None and self.process.returncode is None:
             self.process.send_signal(number)
 
@@ -86,7 +85,7 @@ class Supervisor:
     async def run(self) -> None:
         """Keep everything running until a signal, then drain.
 
-        Raises: StartupError where the engine says that it cannot start as configured.
+        Raises: StartupError where a child cannot start as configured.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -108,7 +107,7 @@ class Supervisor:
         self._stopped.set()
 
     async def _keep(self, child: Child) -> None:
-        """Run a child, and run it again whenever it ends, more slowly while it keeps ending."""
+        """Run a child, and restart it whenever it ends, after longer and longer pauses."""
         loop = asyncio.get_running_loop()
         backoff_seconds = FIRST_BACKOFF_SECONDS
         while not self._is_stopping:
@@ -132,7 +131,7 @@ class Supervisor:
             backoff_seconds = min(backoff_seconds * 2, MAX_BACKOFF_SECONDS)
 
     async def _stop(self, keepers: dict[Child, asyncio.Task[None]]) -> None:
-        """Drain the API processes first: the engine must live until the last answer is out."""
+        """Drain the API processes first: the engine must run until the last answer is sent."""
         self._is_stopping = True
         log.info("stopping")
         await self._end(self._apis, keepers, self._settings.grace_seconds + EXIT_MARGIN_SECONDS)
@@ -154,54 +153,64 @@ class Supervisor:
             await asyncio.wait(late)
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """Bind and listen.
 
-    Raises: StartupError where the address cannot be had.
+    Raises: StartupError, which names the option to change.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=2048, reuse_port=False)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StartupError(f"Cannot listen on {host}:{port}: {reason}.") from error
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, option, error) from error
 
 
 @contextlib.contextmanager
-def reserve(host: str, port: int) -> Iterator[str]:
+def reserve(host: str, port: int, option: str = "--grpc-port") -> Iterator[str]:
     """Keep a port for servers that listen on it themselves, each with SO_REUSEPORT; yield it as `host:port`.
 
-    Raises: StartupError where somebody has it.
+    Raises: StartupError, which names the option to change.
     """
-    with listen(host, port) as probe:  # alone on its port: what SO_REUSEPORT does not ask for
+    with listen(host, port, option) as probe:  # fails where others listen, which SO_REUSEPORT would not
         family, (address, port) = probe.family, probe.getsockname()[:2]
-    with socket.socket(family) as holder:  # bound, never listening: connections go to the servers alone
-        # Not SO_REUSEADDR: with it, others could take the port for as long as no server listens.
+    with socket.socket(family) as holder:  # bound but never listening, so that it takes no connection
+        # Not SO_REUSEADDR: with it, others could take the port while no server listens.
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             holder.bind((address, port))
         except OSError as error:
-            raise StartupError(f"Cannot listen on {address}:{port}: {error.strerror}.") from error
-        yield _shown(address, port)
+            raise _cannot_listen(address, port, option, error) from error
+        yield _join(address, port)
 
 
-def _shown(address: str, port: int) -> str:
+def _cannot_listen(host: str, port: int, option: str, error: OSError | UnicodeError) -> StartupError:
+    reason, advice = str(error), "Choose another address with --host."
+    if isinstance(error, OSError):
+        number = error.errno or 0
+        # Name resolution has numbers of its own, below 0.
+        reason = os.strerror(number) if number > 0 else str(error.strerror)
+        if number in (errno.EADDRINUSE, errno.EACCES):
+            advice = f"Choose another port with {option}{', or `--grpc-port off`' * (option == '--grpc-port')}."
+    return StartupError(f"Cannot listen on {_join(host, port)}: {reason}. {advice}")
+
+
+def _join(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def serve(settings: Settings, run_folder: Path) -> None:
-    """Run the service until it is told to stop; sockets and metrics live in the private `run_folder`.
+    """Run the service until it is told to stop; sockets and metrics are kept in the private `run_folder`.
 
     Raises: StartupError.
     """
     if settings.api_keys_file:
-        read_names(Path(settings.api_keys_file))  # said now, in one line, rather than by each API process
+        read_names(Path(settings.api_keys_file))  # so that an error is reported once, not by each API process
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         grpc_address = ""
-        if settings.grpc_port != "off":
-            grpc_address = stack.enter_context(reserve(settings.host, settings.grpc_port))
-        log.info("listening on http://%s", _shown(*listener.getsockname()[:2]))
+        if settings.grpc_listen_port is not None:
+            grpc_address = stack.enter_context(reserve(settings.host, settings.grpc_listen_port))
+        log.info("listening on http://%s", _join(*listener.getsockname()[:2]))
         if grpc_address:
             log.info("listening on grpc://%s", grpc_address)
         asyncio.run(_run(settings, listener, grpc_address, run_folder))

@@ -1,17 +1,28 @@
-"""The tasks of this service. A new one is a folder beside this file and its name here."""
+"""The tasks of this service. A new one is a folder beside this file and a line here.
+
+The line names the folder and the task's command in `hotplate`. The tasks themselves are imported when they are asked
+for, so that the command line starts without them.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from service.tasks.task import Task
+if TYPE_CHECKING:
+    from service.tasks.task import Task
 
-FOLDERS = (
-    "classification",
-    "style_transfer",
-    "text_generation",
-    "image_generation",
-)
+FOLDERS: dict[str, str] = {
+    "classification": "service.cli.predict:predict",
+    "style_transfer": "service.cli.stylize:stylize",
+    "text_generation": "service.cli.complete:complete",
+    "image_generation": "service.cli.generate:generate",
+}
 
-TASKS: tuple[Task, ...] = tuple(import_module(f"service.tasks.{folder}").TASK for folder in FOLDERS)
-BY_NAME = {task.name: task for task in TASKS}
+
+@cache
+def all_tasks() -> dict[str, Task]:
+    """The tasks by their names, as manifests have them."""
+    tasks: list[Task] = [import_module(f"service.tasks.{folder}").TASK for folder in FOLDERS]
+    return {task.name: task for task in tasks}

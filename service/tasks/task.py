@@ -7,10 +7,11 @@ verb, the parameters and the answers, from which the route table, OpenAPI and th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from starlette.types import Receive, Send
@@ -51,7 +52,7 @@ class Task:
     """One task: what its models must have, and how it is reached.
 
     `graphs`: those that every model of the task has. `takes_images`: the Open Inference Protocol may send encoded
-    images in the place of pixels. `page`: its page in the playground. `command`: its command in `hotplate`.
+    images in the place of pixels. `page`: its page in the playground.
     """
 
     name: str
@@ -59,7 +60,6 @@ class Task:
     routes: tuple[type[TaskRoute], ...]
     takes_images: bool = False
     page: str = ""
-    command: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +215,17 @@ class ImagesRoute(TaskRoute):
 
     tensor_graph: ClassVar[str] = ""
 
-    async def read(self, request: TaskRequest, kind: type[P]) -> tuple[Images, P]:
-        """The images or the tensor, and the parameters.
+    async def read(
+        self, request: TaskRequest, kind: type[P], maxima: Mapping[str, int] = MappingProxyType({})
+    ) -> tuple[Images, P]:
+        """The images or the tensor, and the parameters; `maxima` as in `schema.read`.
 
         Raises: ServiceError.
         """
         scope, settings = request.scope, self.settings
         body = await read_body(scope, request.receive, request.context, settings.max_body_bytes)
         raw_bytes = prod(self.row_shape(request.model)) if self.tensor_graph else None
-        return await read_images(scope, body, kind, settings, raw_bytes=raw_bytes)
+        return await read_images(scope, body, kind, settings, raw_bytes=raw_bytes, maxima=maxima)
 
     def row_shape(self, model: ReadyModel) -> tuple[int, ...]:
         """The shape [H,W,C] of the images that the graph takes."""
@@ -338,7 +340,7 @@ def _merged_bodies(bodies: list[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def routes_of(tasks: Sequence[Task], dependencies: Dependencies) -> list[Route]:
+def routes_of(tasks: Iterable[Task], dependencies: Dependencies) -> list[Route]:
     """The route table of all tasks; a verb that several have is one route."""
     by_verb: dict[tuple[str, str], list[TaskRoute]] = {}
     for task in tasks:

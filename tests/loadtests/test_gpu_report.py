@@ -8,6 +8,7 @@ import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from loadtests import gpu_checks, gpu_report, gpu_use, resnet
+from loadtests.servers import REPOSITORY
 from models.golden import Golden, read_golden, write_golden
 
 SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
@@ -42,9 +43,40 @@ def test_outputs_that_differ_from_the_golden_ones_are_a_fault(tmp_path: Path) ->
     wrong = golden.outputs | {"probabilities": golden.outputs["probabilities"] + np.float32(0.1)}
     write_golden(folder, {"model": Golden(golden.inputs, wrong)})
     report = gpu_report.Report({}, "cpu", dry_run=True)
-    gpu_report.run_checks(report, [folder], "cpu")
+    gpu_report.run_checks(report, folder, "cpu")
     assert len(report.faults) == 1
     assert "golden outputs differ by 1.00e-01" in report.faults[0]
+
+
+def test_a_graph_that_fails_leaves_the_others_checked(tmp_path: Path) -> None:
+    folder = resnet.write_residual(tmp_path, SMALL, (1, 4))
+    write_golden(
+        folder, {"model": Golden({"image": np.zeros((1, 9, 9, 1), np.uint8)}, read_golden(folder)["model"].outputs)}
+    )
+    report = gpu_report.Report({}, "cpu", dry_run=True)
+    gpu_report.run_checks(report, folder, "cpu")
+    assert report.checks[0]["providers"] == ["CPUExecutionProvider"]
+    assert len(report.faults) == 1
+    assert report.faults[0].startswith("small, model: InvalidArgument: ")
+
+
+@pytest.mark.parametrize("name", ["novelist", "novelist-lstm"])
+def test_a_language_model_is_checked_by_its_prompts_and_by_its_steps(name: str) -> None:
+    checks = {check["graph"]: check for check in gpu_checks.check_model(REPOSITORY / name / "1", "cpu")}
+    assert all(checks[graph]["largest_relative_error"] < 1e-5 for graph in ("prefill", "decode"))
+    assert all(check["failure"] is None for check in checks.values())
+
+
+def test_a_step_that_fails_is_a_fault_and_the_next_one_is_taken() -> None:
+    report = gpu_report.Report({}, "cpu", dry_run=True)
+
+    def lose_the_device() -> None:
+        raise RuntimeError("CUDA error 700")
+
+    gpu_report.attempt(report, "painter, served", lose_the_device)
+    gpu_report.attempt(report, "novelist, served", lambda: report.rates.append({"model": "novelist"}))
+    assert report.faults == ["painter, served: RuntimeError: CUDA error 700"]
+    assert report.rates == [{"model": "novelist"}]
 
 
 def test_only_arithmetic_on_shapes_may_run_outside_the_device() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -60,7 +60,7 @@ def changed(**members: Any) -> str:
 
 
 def changed_graph(**members: Any) -> str:
-    return changed(graphs={"model": dataclasses.asdict(GRAPH) | members})
+    return changed(graphs={"model": msgspec.to_builtins(GRAPH) | members})
 
 
 def test_a_manifest_survives_a_round_trip(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_manifest_survives_a_round_trip(tmp_path: Path) -> None:
 def test_only_graphs_and_batching_are_needed_for_tensors() -> None:
     text = json.dumps(
         {"name": "a", "version": "1", "task": "tensors", "description": ""}
-        | {"graphs": {"model": dataclasses.asdict(GRAPH)}, "batching": {"max_batch_size": 1, "buckets": [1]}}
+        | {"graphs": {"model": msgspec.to_builtins(GRAPH)}, "batching": {"max_batch_size": 1, "buckets": [1]}}
     )
     manifest = parse_manifest(text)
     assert (manifest.labels, manifest.evaluation, manifest.training) == (None, (), None)
@@ -101,15 +101,18 @@ def test_what_is_not_json_is_refused(text: str | bytes) -> None:
         (changed(name="../etc"), "name is '../etc'"),
         (changed(version="0"), "version is '0'"),
         (changed(version="v1"), "version is 'v1'"),
-        (changed(task="cooking"), "task is 'cooking'; valid are 'image-classification'"),
+        (changed(task="Cooking!"), "task is 'Cooking!'; it must match"),
         (changed(graphs={}), "graphs is empty"),
         (changed(labels=None), "labels are missing"),
         (changed(labels=[]), "labels are missing"),
-        (changed(extra=1), r"unknown keys \['extra'\]"),
-        (changed_graph(file="../model.onnx"), r"graphs\.model: file is '\.\./model\.onnx'"),
+        (changed(extra=1), "unknown field `extra`; known are name, version, task"),
+        (changed_graph(file="../model.onnx"), r"graphs\[\.\.\.\]: file is '\.\./model\.onnx'"),
         (changed_graph(file=".hidden"), "file is '.hidden'"),
         (changed_graph(sha256="0" * 63), "sha256 is '0"),
-        (changed_graph(inputs=[{"name": "x", "datatype": "FP8", "shape": [1]}]), "datatype is 'FP8'"),
+        (
+            changed_graph(inputs=[{"name": "x", "datatype": "FP8", "shape": [1]}]),
+            "value 'FP8'; valid are BF16",
+        ),
         (changed(batching={"max_batch_size": 0, "buckets": [1]}), "max_batch_size is 0; it must be at least 1"),
         (changed(batching={"max_batch_size": 4, "buckets": []}), r"buckets are \[\]"),
         (changed(batching={"max_batch_size": 4, "buckets": [2, 1, 4]}), "must be positive and rise"),
@@ -124,7 +127,7 @@ def test_what_breaks_the_schema_is_refused(text: str, message: str) -> None:
 
 
 def test_a_manifest_never_holds_nan(tmp_path: Path) -> None:
-    broken = dataclasses.replace(MANIFEST, parity=Parity(max_abs_error=float("nan"), batch_sizes=(1,)))
+    broken = msgspec.structs.replace(MANIFEST, parity=Parity(max_abs_error=float("nan"), batch_sizes=(1,)))
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_manifest(tmp_path, broken)
 

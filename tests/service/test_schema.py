@@ -20,7 +20,7 @@ from service.protocols.open_inference.schema import (
 )
 from service.protocols.openai.schema import CompletionParameters
 from service.schema import Field, Parameters, fields_of, from_text, parse_value, properties, read, required
-from service.tasks.registry import TASKS
+from service.tasks.registry import all_tasks
 from service.tasks.text_generation.schema import GenerateParameters, TokensParameters
 
 
@@ -32,8 +32,12 @@ class Sample(Parameters):
     form: Annotated[Literal["json", "png", "zip"], Meta(description="A form.")] | None = None
 
 
-ALL = {
-    **{f"{task.name} {route.method} {route.verb}": route.parameters for task in TASKS for route in task.routes},
+ALL: dict[str, type[Parameters]] = {
+    **{
+        f"{task.name} {route.method} {route.verb}": route.parameters
+        for task in all_tasks().values()
+        for route in task.routes
+    },
     "completions": CompletionParameters,
     "V2 generate": TextInput,
     "V2 generate parameters": TextParameters,

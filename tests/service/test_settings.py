@@ -14,7 +14,7 @@ from service.settings import SHIPPED_REPOSITORY, Settings
 def test_the_defaults_are_local_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings()
 
-    assert (settings.host, settings.port, settings.grpc_port) == ("127.0.0.1", 8000, 8001)
+    assert (settings.host, settings.port, settings.grpc_listen_port) == ("127.0.0.1", 8000, 8001)
     assert settings.repositories == (SHIPPED_REPOSITORY,)
     assert settings.model_control == "none"
     assert settings.max_body_bytes == 32 * 2**20
@@ -79,6 +79,19 @@ def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyP
     assert Settings.model_validate({"grpc_port": "8123"}).grpc_port == 8123
     assert Settings().wanted_models == ("mnist", "cifar10")
     assert Settings().cuda_graphs is True
+
+
+@pytest.mark.parametrize(
+    ("port", "grpc_port", "listens"),
+    [(8100, "auto", 8101), (0, "auto", 0), (65535, "off", None), (8000, 9000, 9000), (8000, 0, 0)],
+)
+def test_grpc_takes_the_port_after_that_of_http(port: int, grpc_port: str | int, listens: int | None) -> None:
+    assert Settings.model_validate({"port": port, "grpc_port": grpc_port}).grpc_listen_port == listens
+
+
+def test_there_is_no_port_after_the_last() -> None:
+    with pytest.raises(ValidationError, match="the port after 65535"):
+        Settings(port=65535)
 
 
 def test_settings_do_not_change() -> None:

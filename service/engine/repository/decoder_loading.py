@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from service.engine.repository.version_files import VersionFiles, VersionRejecte
 from service.engine.runtime.runtime import Device, available_cpus, signature_mismatch
 from service.errors import InferenceFailed
 from service.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LANGUAGE_GRAPHS = ("decode", "prefill")
 # Enough of each golden sequence to take every path, and few enough to load quickly.
@@ -48,6 +51,9 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
         raise VersionRejected(f"a language model needs the graphs {list(LANGUAGE_GRAPHS)}; {missing} are missing.")
     if "sequence" not in files.goldens:
         raise VersionRejected("golden.npz has nothing for 'sequence', which a language model needs.")
+    if device.is_cuda and not _has_cuda_kernels(files, language):
+        log.warning("attention in float32 has no CUDA kernel: %r runs on the CPU", files.manifest.name)
+        device = Device("cpu")
     _choose_attention_kernel(device)
     try:
         candidates = [_measured(files, language, n, settings, device) for n in _thread_counts(settings, device)]
@@ -61,6 +67,13 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
         raise rejection(failure) from failure
     cost = StepCost(best.decode_seconds, best.chunk_seconds / min(MEASURED_CHUNK, best.decoder.max_chunk))
     return LoadedDecoder(best.decoder, cost, best.num_threads, error, best.decoder.providers)
+
+
+def _has_cuda_kernels(files: VersionFiles, language: Language) -> bool:
+    # Of GroupQueryAttention ONNX Runtime has CUDA kernels in FP16 and BF16 only.
+    graph = files.graphs["decode"]
+    is_grouped = isinstance(graph, bytes) and b"GroupQueryAttention" in graph
+    return not is_grouped or all(state.datatype != "FP32" for state in language.states)
 
 
 def _choose_attention_kernel(device: Device) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,25 +77,26 @@ class BoundBuffers:
 
 
 class CudaRunner:
-    """Runs a session on a CUDA device for one instance.
+    """Runs a graph on a CUDA device for one instance.
 
     A batch is padded to a bucket, copied from pinned memory to device memory of its own and computed with every address
-    bound; only the requested outputs are copied back. Two instances share the session: while one computes, the other
-    copies. CUDA graphs need fixed addresses, so there are none where rows vary in size.
+    bound; only the requested outputs are copied back. Two instances share the sessions: while one computes, the other
+    copies. Each bucket has a session, because a convolution keeps the plan of the last shape only and planning takes
+    milliseconds; where rows vary in size one session serves all. CUDA graphs need fixed addresses, so there are none
+    where rows vary in size.
     """
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        sessions: Mapping[int, ort.InferenceSession],
         graph: Graph,
-        buckets: Sequence[int],
         device: Device,
         compute_lock: threading.Lock,
         graph_id_base: int | None,
     ) -> None:
-        self._session = session
+        self._sessions = sessions
         self._graph = graph
-        self._buckets = tuple(buckets)
+        self._buckets = tuple(sorted(sessions))
         self._device = device
         self._lock = compute_lock
         self._varies = any(size < 0 for spec in graph.inputs for size in spec.row_shape)
@@ -117,7 +118,7 @@ class CudaRunner:
             binding = buffers.binding(tuple(outputs))
             with self._lock:
                 binding.synchronize_inputs()
-                self._session.run_with_iobinding(binding, self._run_options(bucket))
+                self._sessions[bucket].run_with_iobinding(binding, self._run_options(bucket))
                 binding.synchronize_outputs()
             values = [value.numpy() for value in binding.get_outputs()]
         except Exception as error:
@@ -141,7 +142,7 @@ class CudaRunner:
         if key not in self._buffers:
             if self._varies and len(self._buffers) >= MAX_VARYING_BUFFERS:
                 self._buffers.popitem(last=False)
-            self._buffers[key] = BoundBuffers(self._session, self._graph, row_shapes, bucket, self._device)
+            self._buffers[key] = BoundBuffers(self._sessions[bucket], self._graph, row_shapes, bucket, self._device)
         self._buffers.move_to_end(key)
         return self._buffers[key]
 

@@ -118,7 +118,7 @@ def open_session(
             sizes = [len(weights.content)]
             options.add_external_initializers_from_files_in_memory([weights.file], [weights.content], sizes)
         source = str(content) if isinstance(content, Path) else content
-        session = ort.InferenceSession(source, options, providers=_providers(device))
+        session = ort.InferenceSession(source, options, providers=_providers(device, varies))
     except Exception as error:
         raise InferenceFailed(f"ONNX Runtime cannot load the graph{_advice(str(error))}.") from error
     if device.is_cuda and session.get_providers()[0] != CUDA:
@@ -144,12 +144,14 @@ def _advice(reason: str) -> str:
     return next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in reason), "")
 
 
-def _providers(device: Device) -> list[Any]:
+def _providers(device: Device, varies: bool) -> list[Any]:
     if not device.is_cuda:
         return [CPU]
+    # Measured on an H100: NHWC makes ResNet-50 a fifth faster, and style transfer, where shapes vary, half as fast.
     options = {
         "device_id": str(device.index),
         "cudnn_conv_algo_search": "HEURISTIC",
+        "prefer_nhwc": "0" if varies else "1",
         "arena_extend_strategy": "kSameAsRequested",
     }
     return [(CUDA, options), CPU]

@@ -17,7 +17,7 @@ from service.protocols.open_inference.tensors import Tensor, unpack_strings
 from service.schema import shown
 from service.settings import Settings
 from service.tasks.image_decoding import ImageDecoder, Pixels, translated_errors
-from service.tasks.registry import BY_NAME
+from service.tasks.registry import all_tasks
 from service.telemetry.metrics import Metrics
 
 
@@ -82,7 +82,7 @@ def _photo(body: bytes, limits: ImageLimits) -> Pixels:
 
 def takes_images(manifest: Manifest, spec: TensorSpec) -> bool:
     """Whether an input is pixels [B,H,W,C] of a task on images, so that encoded images can replace them."""
-    task = BY_NAME.get(manifest.task)
+    task = all_tasks().get(manifest.task)
     return (
         task is not None
         and task.takes_images

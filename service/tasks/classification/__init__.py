@@ -11,5 +11,4 @@ TASK = Task(
     routes=(Classify, Embed),
     takes_images=True,
     page="classify",
-    command="predict",
 )

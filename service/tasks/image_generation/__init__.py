@@ -21,5 +21,4 @@ TASK = Task(
         Reconstruct,
     ),
     page="draw",
-    command="generate",
 )

@@ -11,5 +11,4 @@ TASK = Task(
     routes=(Stylize, Styles),
     takes_images=True,
     page="stylize",
-    command="stylize",
 )

@@ -11,5 +11,4 @@ TASK = Task(
     graphs=("prefill", "decode"),
     routes=(Generate, NextToken, Tokenize, Detokenize, Score, Attention),
     page="write",
-    command="complete",
 )

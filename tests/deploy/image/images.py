@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from service import __version__
 from tests.deploy.image.base_image import BASE, FOLDER, command, prepare
 from tests.deploy.tools import PROJECT
 
@@ -58,7 +59,8 @@ def layers(image: str) -> list[tuple[str, int]]:
 
 def _build(image: str, dockerfile: str) -> None:
     seen = [part for file in _FROM_THE_MACHINE if Path(file).exists() for part in ("--volume", f"{file}:{file}:ro")]
-    base = ("--build-arg", f"BASE_IMAGE={BASE}", "--build-arg", "REVISION=test")
+    values = (f"BASE_IMAGE={BASE}", f"VERSION={__version__}", "REVISION=test")
+    base = [part for value in values for part in ("--build-arg", value)]
     # The format of Docker: that of OCI has no HEALTHCHECK.
     how = ("--layers", "--format", "docker", "--isolation", "chroot", "--network", "host")
     command("buildah", "bud", *how, *seen, *base, "--file", str(PROJECT / dockerfile), "--tag", image, str(PROJECT))

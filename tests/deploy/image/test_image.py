@@ -1,4 +1,4 @@
-"""The image as it is built: small, without what only a build needs, with all that an engine must be told."""
+"""The image as it is built: small, without what only a build needs, with all that a container engine must know."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ INSTALLERS = {"easy_install", "pip", "pip3", "uv"}
 
 @pytest.fixture(scope="module")
 def config(image: str) -> dict[str, Any]:
-    """What the image says to an engine."""
+    """The configuration that a container engine reads."""
     found = inspect(image)
-    told: dict[str, Any] = {"Healthcheck": found["Healthcheck"]} | found["Config"]
-    return told
+    image_config: dict[str, Any] = {"Healthcheck": found["Healthcheck"]} | found["Config"]
+    return image_config
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,9 @@ def test_it_runs_as_a_user_by_number_without_a_shell(config: dict[str, Any]) -> 
 
 def test_it_listens_where_the_service_says(config: dict[str, Any]) -> None:
     environment = dict(line.split("=", 1) for line in config["Env"])
-    settings = {name: field.get_default() for name, field in Settings.model_fields.items()}
+    settings = Settings()
 
-    assert set(config["ExposedPorts"]) == {f"{settings['port']}/tcp", f"{settings['grpc_port']}/tcp"}
+    assert set(config["ExposedPorts"]) == {f"{settings.port}/tcp", f"{settings.grpc_listen_port}/tcp"}
     assert environment["HOTPLATE_HOST"] == "0.0.0.0"
     assert {name for name in environment if name.startswith("HOTPLATE_")} == {"HOTPLATE_HOST"}
 
@@ -115,7 +115,7 @@ def test_its_labels_tell_what_it_is(config: dict[str, Any]) -> None:
     labels = {name.removeprefix("org.opencontainers.image."): text for name, text in config["Labels"].items()}
 
     assert labels["title"] == project["name"]
-    assert labels["version"] == project["version"] == service.__version__
+    assert labels["version"] == service.__version__
     assert labels["licenses"] == project["license"]
     assert labels["revision"] == "test"
     assert labels["base.name"]

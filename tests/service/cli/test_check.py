@@ -2,27 +2,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from service.cli.main import app
 from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.fake_models.classification import LinearClassifier
-
-RUNNER = CliRunner()
+from tests.service.cli.command import run
 
 
 def test_a_repository_without_faults_passes(tmp_path: Path, network: LinearClassifier) -> None:
     network.write(tmp_path, "tiny")
     write_bare(tmp_path, "scale", scale_bytes(2))
 
-    result = RUNNER.invoke(app, ["check", str(tmp_path)])
+    result = run("check", tmp_path)
 
     assert result.exit_code == 0, result.output
     assert "ok     scale 1: tensors; model: batches up to 32, not verified" in result.output
     assert "ok     tiny 1: image-classification; model: batches up to 8, deviation " in result.output
 
 
-def test_every_fault_is_named_and_the_exit_status_tells(tmp_path: Path, network: LinearClassifier) -> None:
+def test_every_fault_is_named_and_the_exit_status_is_1(tmp_path: Path, network: LinearClassifier) -> None:
     network.write(tmp_path, "tiny")
     (network.write(tmp_path, "changed") / "model.onnx").write_bytes(scale_bytes(2))
     write_bare(tmp_path, "broken", b"no graph")
@@ -31,19 +27,28 @@ def test_every_fault_is_named_and_the_exit_status_tells(tmp_path: Path, network:
     write_bare(tmp_path, "absent", scale_bytes(2))
     (tmp_path / "absent" / "config.toml").write_text("version_policy = { specific = [4] }\n")
 
-    result = RUNNER.invoke(app, ["check", str(tmp_path)])
+    result = run("check", tmp_path)
 
     assert result.exit_code == 1
     assert "ok     tiny 1" in result.output
     assert "FAILED changed 1: model.onnx has the SHA-256" in result.output
     assert "FAILED broken 1: ONNX Runtime cannot load the graph" in result.output
-    assert "FAILED misled -: config.toml has unknown keys ['cache']" in result.output
+    assert "FAILED misled -: config.toml: Object contains unknown field `cache`" in result.output
     assert "FAILED absent -: version_policy names none of the versions ['1']" in result.output
     assert "4 of the versions" in result.output
 
 
 def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
-    result = RUNNER.invoke(app, ["check", str(tmp_path)])
+    result = run("check", tmp_path)
 
     assert result.exit_code == 1
     assert "holds no model" in result.output
+
+
+def test_a_task_that_the_service_does_not_know_is_a_fault(tmp_path: Path, network: LinearClassifier) -> None:
+    network.write(tmp_path, "cook", task="cooking")
+
+    result = run("check", tmp_path)
+
+    assert result.exit_code == 1
+    assert "FAILED cook 1: task is 'cooking'; this service knows image-classification, " in result.output

@@ -1,3 +1,5 @@
+"""The life of a real service: it starts, loses processes, drains and ends."""
+
 from __future__ import annotations
 
 import os
@@ -22,6 +24,13 @@ API = "service.processes.api_process"
 ENGINE = "service.processes.engine_process"
 
 
+@pytest.fixture(scope="module")
+def recovering(repository: Path) -> Iterator[RunningService]:
+    """A service whose children tests may stop and kill, for it replaces them."""
+    with RunningService(repository, "--instances", "1") as service:
+        yield service.wait_until_ready()
+
+
 @pytest.fixture
 def start(repository: Path) -> Iterator[Callable[..., RunningService]]:
     """Start services that end with the test."""
@@ -37,9 +46,9 @@ def start(repository: Path) -> Iterator[Callable[..., RunningService]]:
 
 
 class Load:
-    """Clients that ask without pause, check every answer, and keep what else came back."""
+    """Clients that ask without pause, check every answer, and keep whatever else comes back."""
 
-    def __init__(self, url: str, network: LinearClassifier, num_clients: int = 4) -> None:
+    def __init__(self, url: str, network: LinearClassifier, num_clients: int = 2) -> None:
         self._address = f"{url}/v1/models/tiny/classify?top_k=1"
         self._images = network.images(32, seed=3)
         self._best = network.outputs(self._images)["probabilities"].max(axis=1)
@@ -85,7 +94,7 @@ class Load:
 
 
 class SlowUpload:
-    """A request whose body is still to come: until then the service has it in flight, however fast the machine is."""
+    """A request without its body: the service has it in flight until the body comes, however fast the machine is."""
 
     def __init__(self, url: str, body: bytes) -> None:
         address = httpx.URL(url)
@@ -106,6 +115,81 @@ class SlowUpload:
         with self._socket:
             self._socket.sendall(self._body)
             return self._socket.recv(4096).decode().partition("\r\n")[0]
+
+
+def test_the_test_load_notices_a_wrong_answer(recovering: RunningService) -> None:
+    with Load(recovering.url, LinearClassifier(seed=99)) as load:
+        load.stop()
+
+    assert load.wrong
+    assert np.mean([status == 200 for status in load.statuses]) == 1.0
+
+
+def test_an_idle_service_burns_no_cpu(recovering: RunningService) -> None:
+    pids = [recovering.process.pid, *recovering.children(API), *recovering.children(ENGINE)]
+    time.sleep(0.5)
+
+    before = _cpu_seconds(pids)
+    time.sleep(3)
+
+    # 1 % of a core is the aim, and measured by the benchmark; a spinning thread would show 100 %.
+    assert _cpu_seconds(pids) - before < 3 * 0.10
+
+
+def test_a_stopped_engine_costs_a_caller_no_more_than_the_deadline(recovering: RunningService) -> None:
+    engine = recovering.children(ENGINE)[0]
+    os.kill(engine, signal.SIGSTOP)
+
+    started = time.monotonic()
+    response = httpx.post(
+        f"{recovering.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW | {"x-request-timeout": "0.5"}
+    )
+    os.kill(engine, signal.SIGCONT)
+
+    assert response.status_code == 504
+    assert time.monotonic() - started < 3
+
+
+def test_a_killed_engine_is_replaced_and_no_caller_hangs(recovering: RunningService, network: LinearClassifier) -> None:
+    engine = recovering.children(ENGINE)[0]
+
+    with Load(recovering.url, network) as load:
+        os.kill(engine, signal.SIGKILL)
+        until(lambda: (pids := recovering.children(ENGINE)) and pids[0] != engine, recovering.describe)
+        recovering.wait_until_ready()
+        answered = len(load.statuses)
+        until(lambda: load.statuses[answered:].count(200) > 20, recovering.describe)
+        load.stop()
+
+    assert not load.broken
+    assert not load.wrong
+    assert set(load.statuses) <= {200, 503}
+    assert all(load.retry_after)
+    metrics = httpx.get(f"{recovering.url}/metrics").text
+    assert "hotplate_engine_restarts_total 1.0" in metrics
+
+
+def test_a_killed_api_process_is_replaced(recovering: RunningService) -> None:
+    api = recovering.children(API)[0]
+
+    os.kill(api, signal.SIGKILL)
+    until(lambda: (pids := recovering.children(API)) and pids[0] != api, recovering.describe)
+
+    recovering.wait_until_ready()
+
+
+def test_no_process_outlives_a_killed_supervisor(recovering: RunningService) -> None:
+    """The last test of this service."""
+    children = recovering.children(API) + recovering.children(ENGINE)
+    assert len(children) == 2
+
+    recovering.process.kill()
+
+    try:
+        until(lambda: not any(is_alive(pid) for pid in children), seconds=5)
+    finally:
+        for pid in filter(is_alive, children):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
@@ -132,125 +216,47 @@ def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
     assert not any(is_alive(pid) for pid in children)
 
 
-def test_answers_say_connection_close_while_draining(start: Callable[..., RunningService]) -> None:
-    service = start("--drain-seconds", "60", "--grace-seconds", "60").wait_until_ready()
-
-    with httpx.Client(base_url=service.url) as client:
-        before = client.get("/livez")
-        service.terminate()
-        during = until(lambda: (r := httpx.get(f"{service.url}/livez")).headers.get("connection") == "close" and r)
-    service.terminate()  # at once
-
-    assert before.headers.get("connection") != "close"
-    assert during.status_code == 200
-
-
-def test_a_second_signal_ends_everything_at_once(start: Callable[..., RunningService]) -> None:
+def test_answers_close_connections_while_draining_and_a_second_signal_ends_all_at_once(
+    start: Callable[..., RunningService],
+) -> None:
     service = start("--drain-seconds", "60", "--grace-seconds", "60").wait_until_ready()
     children = service.children(API) + service.children(ENGINE)
-    service.terminate()
-    until(lambda: _json(f"{service.url}/readyz", 503))
+    before = httpx.get(f"{service.url}/livez")
 
+    service.terminate()
+    during = until(lambda: (r := httpx.get(f"{service.url}/livez")).headers.get("connection") == "close" and r)
     started = time.monotonic()
     service.process.send_signal(signal.SIGINT)
     service.wait(5)
 
     assert time.monotonic() - started < 5
+    assert before.headers.get("connection") != "close"
+    assert during.status_code == 200
     until(lambda: not any(is_alive(pid) for pid in children), seconds=5)
 
 
-def test_a_killed_engine_is_back_and_no_caller_hangs(
-    start: Callable[..., RunningService], network: LinearClassifier
-) -> None:
-    service = start().wait_until_ready()
-    engine = service.children(ENGINE)[0]
-
-    with Load(service.url, network) as load:
-        os.kill(engine, signal.SIGKILL)
-        until(lambda: (pids := service.children(ENGINE)) and pids[0] != engine, service.describe)
-        service.wait_until_ready()
-        answered = len(load.statuses)
-        until(lambda: load.statuses[answered:].count(200) > 20, service.describe)
-        load.stop()
-
-    assert not load.broken
-    assert not load.wrong
-    assert set(load.statuses) <= {200, 503}
-    assert all(load.retry_after)
-    metrics = httpx.get(f"{service.url}/metrics").text
-    assert "hotplate_engine_restarts_total 1.0" in metrics
-
-
-def test_a_killed_api_process_is_replaced(start: Callable[..., RunningService]) -> None:
-    service = start().wait_until_ready()
-    api = service.children(API)[0]
-
-    os.kill(api, signal.SIGKILL)
-    until(lambda: (pids := service.children(API)) and pids[0] != api, service.describe)
-
-    service.wait_until_ready()
-
-
-def test_no_process_outlives_a_killed_supervisor(start: Callable[..., RunningService]) -> None:
-    service = start().wait_until_ready()
-    children = service.children(API) + service.children(ENGINE)
-    assert len(children) == 2
-
-    service.process.kill()
-
-    until(lambda: not any(is_alive(pid) for pid in children), seconds=5)
-
-
-def test_a_stopped_engine_costs_a_caller_no_more_than_his_deadline(start: Callable[..., RunningService]) -> None:
-    service = start().wait_until_ready()
-    engine = service.children(ENGINE)[0]
-    os.kill(engine, signal.SIGSTOP)
-
-    started = time.monotonic()
-    response = httpx.post(
-        f"{service.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW | {"x-request-timeout": "0.5"}
-    )
-    os.kill(engine, signal.SIGCONT)
-
-    assert response.status_code == 504
-    assert time.monotonic() - started < 3
-
-
-def test_a_version_that_fails_its_golden_outputs_leaves_the_older_one_serving(
+def test_versions_that_fail_leave_the_sound_one_serving(
     start: Callable[..., RunningService], tmp_path: Path, network: LinearClassifier
 ) -> None:
-    network.write(tmp_path, "tiny", "1")
-    folder = network.write(tmp_path, "tiny", "2")
+    sound = network.write(tmp_path, "tiny", "1")
+    shutil.copytree(sound, tmp_path / "tiny" / "2")
+    deviating = network.write(tmp_path, "tiny", "3")
     images = network.images(2)
-    write_golden(folder, {"model": Golden({"image": images}, dict(LinearClassifier(5).outputs(images)))})
+    write_golden(deviating, {"model": Golden({"image": images}, dict(LinearClassifier(5).outputs(images)))})
 
     service = start(folder=tmp_path).wait_until_ready()
 
     models = httpx.get(f"{service.url}/v1/models").json()["data"]
-    states = {model["version"]: (model["state"], model["reason"]) for model in models}
-    assert states["1"] == ("ready", None)
-    assert states["2"][0] == "failed"
-    assert "deviates from its golden value" in states["2"][1]
+    states = {model["version"]: (model["state"], model["reason"] or "") for model in models}
+    assert states["1"] == ("ready", "")
+    assert {states["2"][0], states["3"][0]} == {"failed"}
+    assert "lies in tiny/2" in states["2"][1]
+    assert "deviates from its golden value" in states["3"][1]
     answer = httpx.post(f"{service.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW)
     assert answer.json()["version"] == "1"
-    refused = httpx.post(f"{service.url}/v1/models/tiny@2/classify", content=bytes(30), headers=RAW)
+    refused = httpx.post(f"{service.url}/v1/models/tiny@3/classify", content=bytes(30), headers=RAW)
     assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
     assert "golden" in refused.json()["detail"]
-
-
-def test_a_service_without_any_fit_version_never_says_ready(
-    start: Callable[..., RunningService], tmp_path: Path, network: LinearClassifier
-) -> None:
-    folder = network.write(tmp_path, "tiny")
-    content = bytearray((folder / "model.onnx").read_bytes())
-    content[-20] ^= 4
-    (folder / "model.onnx").write_bytes(content)
-
-    service = start(folder=tmp_path)
-    readiness = until(lambda: (r := _json(f"{service.url}/readyz", 503)) and r["status"] == "degraded" and r)
-
-    assert "SHA-256" in readiness["not_ready"]["tiny"]
-    assert httpx.get(f"{service.url}/livez").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -258,56 +264,17 @@ def test_a_service_without_any_fit_version_never_says_ready(
     [
         (("--models", "nope"), "The models ['nope'] are not in"),
         (("--device", "cuda"), "--device cuda was requested"),
-        (("--max-image-pixels", "0"), "max_image_pixels"),
+        ((), "holds no model"),
     ],
 )
 def test_a_wrong_start_ends_with_the_reason(
-    start: Callable[..., RunningService], options: tuple[str, ...], reason: str
+    start: Callable[..., RunningService], repository: Path, tmp_path: Path, options: tuple[str, ...], reason: str
 ) -> None:
-    service = start(*options)
-
-    assert service.wait(20) != 0
-    assert reason in "".join(service.lines)
-    assert "Traceback" not in "".join(service.lines)
-
-
-def test_a_port_in_use_ends_the_start_with_the_reason(repository: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with RunningService(repository, "--port", str(port)) as service:
-            assert service.wait(20) == 1
-            assert f"Cannot listen on 127.0.0.1:{port}" in "".join(service.lines)
-
-
-def test_an_empty_repository_ends_the_start_with_the_reason(
-    start: Callable[..., RunningService], tmp_path: Path
-) -> None:
-    service = start(folder=tmp_path)
+    service = start(*options, folder=repository if options else tmp_path)
 
     assert service.wait(20) == 1
-    assert "holds no model" in "".join(service.lines)
-
-
-def test_an_idle_service_burns_no_cpu(start: Callable[..., RunningService]) -> None:
-    service = start().wait_until_ready()
-    pids = [service.process.pid, *service.children(API), *service.children(ENGINE)]
-    time.sleep(0.5)
-
-    before = _cpu_seconds(pids)
-    time.sleep(3)
-
-    # 1 % of a core is the aim, and measured by the benchmark; a spinning thread would show 100 %.
-    assert _cpu_seconds(pids) - before < 3 * 0.10
-
-
-def test_two_versions_do_not_share_a_folder_after_a_copy(tmp_path: Path, start: Callable[..., RunningService]) -> None:
-    folder = LinearClassifier().write(tmp_path, "tiny", "1")
-    shutil.copytree(folder, tmp_path / "tiny" / "2")
-
-    service = start(folder=tmp_path).wait_until_ready()
-
-    reasons = {m["version"]: m["reason"] for m in httpx.get(f"{service.url}/v1/models").json()["data"]}
-    assert "lies in tiny/2" in reasons["2"]
+    assert reason in "".join(service.lines)
+    assert "Traceback" not in "".join(service.lines)
 
 
 def _json(address: str, status: int) -> dict[str, object] | None:
@@ -324,13 +291,3 @@ def _cpu_seconds(pids: list[int]) -> float:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def test_the_test_load_notices_a_wrong_answer(start: Callable[..., RunningService]) -> None:
-    service = start().wait_until_ready()
-
-    with Load(service.url, LinearClassifier(seed=99)) as load:
-        load.stop()
-
-    assert load.wrong
-    assert np.mean([status == 200 for status in load.statuses]) == 1.0

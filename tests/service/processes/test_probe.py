@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service.processes.probe import address, main, probe
@@ -38,18 +39,25 @@ def test_a_service_that_is_ready_passes(service: RunningService, monkeypatch: py
     assert main(["/livez"]) == 0
 
 
-def test_a_service_that_lacks_a_model_fails_and_says_which(
+def test_a_service_without_a_sound_version_is_never_ready_and_says_why(
     tmp_path: Path, network: LinearClassifier, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = network.write(tmp_path, "tiny") / "model.onnx"
-    content.write_bytes(content.read_bytes()[:-20])
+    file = network.write(tmp_path, "tiny") / "model.onnx"
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 4
+    file.write_bytes(content)
     with RunningService(tmp_path) as running:
         host, port = where(running)
         wrong = until(lambda: (w := probe(host, port)) and "degraded" in w and w, running.describe)
+        readiness = httpx.get(f"{running.url}/readyz")
+        liveness = httpx.get(f"{running.url}/livez")
         monkeypatch.setenv("HOTPLATE_PORT", str(port))
         monkeypatch.setenv("HOTPLATE_HOST", host)
         status = main()
 
+    assert readiness.status_code == 503
+    assert "SHA-256" in readiness.json()["not_ready"]["tiny"]
+    assert liveness.status_code == 200
     assert wrong.startswith(f"{host}:{port} answers /readyz with 503: ")
     assert "tiny" in wrong
     assert status == 1

@@ -52,6 +52,17 @@ def test_a_sound_language_model_is_loaded_verified_and_measured(kind: type[TinyD
     assert set(loaded.graphs) == ({"attention"} if kind is AttentionDecoder else set())
 
 
+def test_attention_without_a_cuda_kernel_runs_on_the_cpu_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load_version(folder, SETTINGS, Device("cuda"))
+
+    assert loaded.decoder is not None
+    assert loaded.decoder.providers == ("CPUExecutionProvider",)
+    assert loaded.graphs["attention"].providers == ("CPUExecutionProvider",)
+    assert "attention in float32 has no CUDA kernel" in caplog.text
+
+
 def test_the_graph_that_explains_is_batched_within_its_own_bound(folder: Path) -> None:
     graph = load_version(folder, SETTINGS, CPU).graphs["attention"]
 

@@ -14,7 +14,7 @@ import pytest
 from models.manifest import Graph
 from service.engine.runtime import cuda, runtime
 from service.engine.runtime.cuda import CudaRunner
-from service.engine.runtime.runners import CpuRunner
+from service.engine.runtime.runners import SessionRunner
 from service.engine.runtime.runtime import (
     EXIT_DEVICE_LOST,
     ArenaGuard,
@@ -23,6 +23,7 @@ from service.engine.runtime.runtime import (
     bucket_for,
     open_session,
 )
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, StartupError
 from service.telemetry.metrics import resident_bytes
 from tests.fake_models.classification import OUTPUTS, SHAPE, LinearClassifier
@@ -33,9 +34,24 @@ NETWORK = LinearClassifier()
 GRAPH = Graph(file="model.onnx", sha256="0" * 64, inputs=NETWORK.inputs, outputs=OUTPUTS)
 
 
+class RecordingSession:
+    """A session that counts its runs."""
+
+    def __init__(self) -> None:
+        self._session = open_session(NETWORK.onnx(), CPU, 1)
+        self.num_runs = 0
+
+    def io_binding(self) -> Any:
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.num_runs += 1
+        self._session.run_with_iobinding(binding, options)
+
+
 def bound_runner(session: Any = None, graph_id_base: int | None = None) -> CudaRunner:
     session = session or open_session(NETWORK.onnx(), CPU, 1)
-    return CudaRunner(session, GRAPH, (1, 4, 8), CPU, threading.Lock(), graph_id_base)
+    return CudaRunner(dict.fromkeys((1, 4, 8), session), GRAPH, CPU, threading.Lock(), graph_id_base)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 4, 7, 8])
@@ -50,7 +66,7 @@ def test_a_batch_padded_to_its_bucket_gives_the_rows_that_went_in(num_rows: int)
     assert np.allclose(actual["embedding"], expected["embedding"], atol=1e-5)
 
 
-def test_outputs_are_told_apart_in_whatever_order_they_are_wanted() -> None:
+def test_outputs_are_named_correctly_in_any_order() -> None:
     images = NETWORK.images(3)
     runner = bound_runner()
 
@@ -69,6 +85,16 @@ def test_a_bucket_can_be_run_again_with_other_rows() -> None:
         assert np.allclose(actual, NETWORK.outputs(images)["embedding"], atol=1e-5)
 
 
+def test_each_bucket_runs_in_the_session_that_planned_for_its_shape() -> None:
+    sessions = {bucket: RecordingSession() for bucket in (1, 4, 8)}
+    runner = CudaRunner(sessions, GRAPH, CPU, threading.Lock(), None)
+
+    for num_rows in (1, 3, 8, 2):
+        runner.run({"image": NETWORK.images(8)}, num_rows, ("embedding",))
+
+    assert {bucket: session.num_runs for bucket, session in sessions.items()} == {1: 1, 4: 2, 8: 1}
+
+
 PAINTER = TinyStylizer()
 
 
@@ -76,7 +102,7 @@ def painting_runner(buckets: tuple[int, ...] = (1, 4)) -> CudaRunner:
     inputs, outputs = PAINTER.signature("model")
     graph = Graph(file="model.onnx", sha256="0" * 64, inputs=inputs, outputs=outputs)
     session = open_session(PAINTER.onnx("model"), CPU, 1, varies=True)
-    return CudaRunner(session, graph, buckets, CPU, threading.Lock(), graph_id_base=1)
+    return CudaRunner(dict.fromkeys(buckets, session), graph, CPU, threading.Lock(), graph_id_base=1)
 
 
 def test_bound_memory_follows_rows_that_vary_in_size() -> None:
@@ -153,22 +179,24 @@ def test_a_cuda_error_ends_the_process_for_its_context_is_lost(monkeypatch: pyte
 
 def test_a_session_that_fell_back_to_the_cpu_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "preload_dlls", lambda: None)
-    monkeypatch.setattr(runtime, "_providers", lambda _device: ["CPUExecutionProvider"])
+    monkeypatch.setattr(runtime, "_providers", lambda _device, _varies: ["CPUExecutionProvider"])
 
     with pytest.raises(StartupError, match="cuda:0 was requested, but the session runs on CPUExecutionProvider"):
         open_session(NETWORK.onnx(), Device("cuda"), 1)
 
 
-def test_convolutions_on_cuda_are_chosen_by_heuristics() -> None:
-    (name, options), fallback = runtime._providers(Device("cuda", 1))
+@pytest.mark.parametrize(("varies", "prefer_nhwc"), [(False, "1"), (True, "0")])
+def test_convolutions_on_cuda_are_chosen_by_heuristics_and_by_shape(varies: bool, prefer_nhwc: str) -> None:
+    (name, options), fallback = runtime._providers(Device("cuda", 1), varies)
 
     assert (name, fallback) == ("CUDAExecutionProvider", "CPUExecutionProvider")
+    assert options["prefer_nhwc"] == prefer_nhwc
     assert options["cudnn_conv_algo_search"] == "HEURISTIC"
     assert options["device_id"] == "1"
 
 
 def test_rows_of_a_wrong_shape_fail_in_our_words() -> None:
-    runner = CpuRunner(open_session(NETWORK.onnx(), CPU, 1))
+    runner = SessionRunner(open_session(NETWORK.onnx(), CPU, 1), GRAPH)
 
     with pytest.raises(InferenceFailed, match="could not compute"):
         runner.run({"image": np.zeros((1, *SHAPE), np.float32)}, 1, ("embedding",))
@@ -204,17 +232,18 @@ def test_memory_is_given_back_only_while_the_process_is_large(monkeypatch: pytes
 
 def test_what_many_sizes_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     stylizer = TinyStylizer()
-    graph = stylizer.onnx("model")
+    content = stylizer.onnx("model")
+    inputs, outputs = stylizer.signature("model")
+    graph = Graph(file="model.onnx", sha256="0" * 64, inputs=inputs, outputs=outputs)
     sides = (480, 1000, 520, 720)
 
     def grown_mb(kept_bytes: int) -> float:
         monkeypatch.setattr(runtime, "KEPT_BYTES", kept_bytes)
-        runner: Any = CpuRunner(open_session(graph, Device("cpu"), 1, varies=True), varies=True)
+        runner = SessionRunner(open_session(content, CPU, 1, varies=True), graph, uses_shared_arena=True)
         before = resident_bytes()
         for side in sides:
-            runner.run(
-                {"image": stylizer.pictures(1, side, side), "style_weights": stylizer.pure("night")}, 1, ("painting",)
-            )
+            rows: Arrays = {"image": stylizer.pictures(1, side, side), "style_weights": stylizer.pure("night")}
+            runner.run(rows, 1, ("painting",))
         return (resident_bytes() - before) / 2**20
 
     hoarded = grown_mb(2**40)
