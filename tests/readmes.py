@@ -92,7 +92,7 @@ ELSEWHERE = {
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
     r"\.venv/bin/python -m loadtests\.drain\b": ("tests/loadtests/test_drain.py", "it takes half a minute"),
     r"\.venv/bin/python -m loadtests\.autoscaling\b": ("tests/loadtests/test_autoscaling.py", "it replays a whole day"),
-    r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_readme.py", "it needs a GPU"),
+    r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_gpu_report.py", "it needs a GPU"),
 }
 """Commands that are not run as they stand, by their beginning: the tests that run the same thing, and why."""
 

@@ -33,7 +33,7 @@ def test_every_fault_is_named_and_the_exit_status_is_1(tmp_path: Path, network: 
     assert "ok     tiny 1" in result.output
     assert "FAILED changed 1: model.onnx has the SHA-256" in result.output
     assert "FAILED broken 1: ONNX Runtime cannot load the graph" in result.output
-    assert "FAILED misled -: config.toml has unknown keys ['cache']" in result.output
+    assert "FAILED misled -: config.toml: Object contains unknown field `cache`" in result.output
     assert "FAILED absent -: version_policy names none of the versions ['1']" in result.output
     assert "4 of the versions" in result.output
 
@@ -43,3 +43,12 @@ def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert "holds no model" in result.output
+
+
+def test_a_task_that_the_service_does_not_know_is_a_fault(tmp_path: Path, network: LinearClassifier) -> None:
+    network.write(tmp_path, "cook", task="cooking")
+
+    result = run("check", tmp_path)
+
+    assert result.exit_code == 1
+    assert "FAILED cook 1: task is 'cooking'; this service knows image-classification, " in result.output
