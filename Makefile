@@ -17,7 +17,7 @@ LOCK = $(BIN)/uv pip compile --quiet pyproject.toml --constraint constraints.txt
 .PHONY: help serve test test-all lint train bench loadtest image lock clean
 
 help: ## Show this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 17
 
 serve: $(BIN)/.serving ## Serve the shipped models on PORT (8000); more options in ARGS
 	$(BIN)/hotplate serve --port $(PORT) $(ARGS)

@@ -28,7 +28,7 @@ _STEP = 60
 
 
 def plans_of(pod: Pod, traffic: Traffic) -> list[Plan]:
-    """The days that are compared: the chart's default, what changes it, and a fleet that never changes."""
+    """The days to compare: the chart's default, variations of it, and a fleet that never changes."""
     base = Plan("CPU 70 %, as in the chart", pod=pod, traffic=traffic)
     cpu, late = Signal(), Signal(lag_seconds=90)
     few, many = IN_FLIGHT, replace(IN_FLIGHT, target=16.0)
@@ -47,7 +47,7 @@ def plans_of(pod: Pod, traffic: Traffic) -> list[Plan]:
 
 
 def print_days(days: Sequence[Day], console: Console) -> None:
-    """Show the days beside each other."""
+    """Print the days beside each other."""
     table = Table(title="a day of traffic")
     table.add_column("autoscaling")
     for name in ("late %", "refused %", "longest wait s", "most pods", "pod hours"):

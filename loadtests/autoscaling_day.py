@@ -222,7 +222,7 @@ LATE_SECONDS = 0.25
 
 
 class Fleet:
-    """The pods: ready ones share the work equally, others are on their way; requests wait in one line."""
+    """The pods: ready ones share the work equally, others are starting; requests wait in one queue."""
 
     def __init__(self, pod: Pod, replicas: int) -> None:
         self.pod, self.num_ready = pod, replicas
@@ -240,7 +240,7 @@ class Fleet:
         return len(self._starting)
 
     def scale(self, now: float, replicas: int) -> None:
-        """Order or remove pods; those on their way go first."""
+        """Start or remove pods; those that are still starting go first."""
         for _ in range(replicas - self.replicas):
             self._starting.append(now + self.pod.start_seconds)
         for _ in range(self.replicas - replicas):
@@ -250,7 +250,7 @@ class Fleet:
                 self.num_ready -= 1
 
     def pass_second(self, now: float, arrived: float) -> tuple[float, float, float]:
-        """Work for a second: the share of its capacity that was used, the wait at its end, and what was refused.
+        """Serve for a second: the share of the capacity that was used, the wait at its end, and what was refused.
 
         What cannot be answered within its deadline is refused at once, as the service does.
         """
@@ -274,7 +274,7 @@ def metric_value(signal: Signal, pod: Pod, utilization: float, wait_seconds: flo
 
 
 class Monitoring:
-    """What the pods reported, second by second, and what the controller makes of it when it looks."""
+    """What the pods reported, second by second, and how many pods the controller then asks for."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -282,7 +282,7 @@ class Monitoring:
         self._ready: list[int] = []
 
     def note(self, fleet: Fleet, utilization: float, wait_seconds: float) -> None:
-        """Note a second."""
+        """Record a second."""
         for values, signal in zip(self._values, self._plan.signals, strict=True):
             values.append(metric_value(signal, self._plan.pod, utilization, wait_seconds))
         self._ready.append(fleet.num_ready)

@@ -159,12 +159,12 @@ def make_sheets(results: Results) -> list[Sheet]:
 
 def make_notes(results: Results) -> list[str]:
     """The service over each of its peers, and how far the figures can be trusted."""
-    ratios = {section: ratio_to(results, section) for section in PEERS}
-    notes = [
-        f"{SERVICE} over {section}, {light_of(results)}, raw, 64 callers: {ratio:.2f}"
-        for section, ratio in ratios.items()
-        if ratio is not None
-    ]
+    notes = []
+    for section, peers in PEERS.items():
+        ratio, names = ratio_to(results, section), " and ".join(peer.name for peer in peers)
+        if ratio is not None:
+            best = f"the better of {names}" if len(peers) > 1 else names
+            notes.append(f"{SERVICE} over {best}, {light_of(results)}, raw, 64 callers: {ratio:.2f}")
     spreads = [spread for cell in results.cells for spread in cell.values("bare_spread")]
     num_unsteady = sum(spread > STEADY for spread in spreads)
     if num_unsteady:

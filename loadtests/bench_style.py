@@ -192,6 +192,12 @@ def make_panels(results: Results) -> list[Panel]:
     ]
 
 
+def stylize_request(model: str, photo: bytes, style: str, timeout_seconds: float = 60.0) -> bytes:
+    """The request that stylizes a JPEG."""
+    deadline = f"X-Request-Timeout: {timeout_seconds:g}"
+    return post(f"/v1/models/{model}/stylize?style={style}", photo, "image/jpeg", deadline)
+
+
 class StyleBench(Bench):
     """A stylizer under load, one photograph at a time, and on large photographs."""
 
@@ -220,8 +226,7 @@ class StyleBench(Bench):
 
     def request(self, photo: bytes, timeout_seconds: float = 60.0) -> bytes:
         """The request that stylizes a JPEG."""
-        path = f"/v1/models/{self.options.model}/stylize?style={self.style}"
-        return post(path, photo, "image/jpeg", f"X-Request-Timeout: {timeout_seconds:g}")
+        return stylize_request(self.options.model, photo, self.style, timeout_seconds)
 
     def photo_file(self, index: int, side: int) -> Path:
         """A photograph as a file that every engine can read."""

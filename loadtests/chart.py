@@ -20,7 +20,8 @@ _PALETTE = ("#3b6ea5", "#e8a06a", "#3b7a57", "#8d6a9f", "#d9a441", "#5fb0b7", "#
 class Panel:
     """One chart: values a series, one for each category, None where there is none.
 
-    Bars lie on their side, categories from top to bottom. `limit` is a dashed line; `colours` are by category.
+    Bars lie on their side, categories from top to bottom; lines have numbers for categories where these are numbers.
+    `limit` is a dashed line; `colours` are by category.
     """
 
     title: str
@@ -29,6 +30,7 @@ class Panel:
     series: Mapping[str, Sequence[float | None]]
     kind: Literal["bars", "stacked", "lines"] = "bars"
     limit: float | None = None
+    is_log: bool = False
     digits: int = 0
     colours: Sequence[str] | None = None
 
@@ -86,25 +88,35 @@ def _draw_bars(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
 
 
 def _draw_lines(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
+    is_numeric = all(category.isdigit() for category in panel.categories)
+    spots = list(map(int, panel.categories)) if is_numeric else list(range(len(panel.categories)))
     for name, values in panel.series.items():
-        points = [(place, value) for place, value in enumerate(values) if value is not None]
+        points = [(spot, value) for spot, value in zip(spots, values, strict=True) if value is not None]
         axes.plot([x for x, _ in points], [y for _, y in points], "o-", label=name, color=colours[name])
-    axes.set_xticks(range(len(panel.categories)), panel.categories)
+    axes.set_xticks(spots, panel.categories)
     axes.set_ylabel(panel.unit)
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3, axis="y")
+    if panel.is_log:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    if panel.limit is not None:
+        axes.axhline(panel.limit, color="black", linestyle="--", linewidth=1)
 
 
-def draw(path: Path, panels: Sequence[Panel]) -> None:
-    """Write the panels that have anything to show."""
+def draw(path: Path, panels: Sequence[Panel], title: str = "") -> None:
+    """Write the panels that have anything to show, three a row."""
     shown = [panel for panel in panels if panel.categories and panel.series]
-    tallest = max((len(panel.categories) * len(panel.series) for panel in shown), default=0)
-    figure = Figure(figsize=(6 * max(1, len(shown)), 3 + 0.2 * max(8, tallest)), layout="constrained")
+    num_columns, num_rows = min(3, len(shown)) or 1, -(-len(shown) // 3) or 1
+    num_bars = [len(panel.categories) * len(panel.series) for panel in shown if panel.kind != "lines"]
+    size = (6 * num_columns, num_rows * (3 + 0.2 * max(8, *num_bars, 0)))
+    figure = Figure(figsize=size, layout="constrained")
     for index, panel in enumerate(shown):
-        axes, palette = figure.add_subplot(1, len(shown), index + 1), iter(_PALETTE * len(panel.series))
+        axes, palette = figure.add_subplot(num_rows, num_columns, index + 1), iter(_PALETTE * len(panel.series))
         colours = {name: _COLOURS.get(name) or next(palette) for name in panel.series}
         (_draw_lines if panel.kind == "lines" else _draw_bars)(axes, panel, colours)
         axes.set_title(panel.title, fontsize=10)
         if len(panel.series) > 1:
             axes.legend(fontsize=7)
+    figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=80, facecolor="white")

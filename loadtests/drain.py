@@ -1,4 +1,4 @@
-"""`python -m loadtests.drain`: ends a service under load and proves that no request which it took was lost.
+"""`python -m loadtests.drain`: ends a service under load and proves that it loses no request.
 
 Callers keep asking, over kept and over new connections, while SIGTERM falls; each request has one entry in a ledger. A
 request is lost when it was sent before anything was refused and was not answered in whole, or when its answer broke off
@@ -44,11 +44,11 @@ _READY_REQUEST = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\
 _STREAM_END = b"event: end"
 
 CLOCK_SECONDS = 0.05
-"""How far two processes may be apart on when a second is over; timers go off by whole milliseconds, some early."""
+"""How far apart two processes may see the same moment: timers fire up to some milliseconds early or late."""
 
 
 class Fate(StrEnum):
-    """What became of a request."""
+    """How a request ended."""
 
     SERVED = "served"
     REFUSED = "refused: 503 with Retry-After"
@@ -79,7 +79,7 @@ def _is_refusal(reply: Reply) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One request: when it was sent and when its fate was known, in seconds after SIGTERM, and what it was."""
+    """One request: when it was sent and when it ended, in seconds after SIGTERM, and how."""
 
     kind: str
     sent: float
@@ -111,11 +111,11 @@ class Ledger:
 
     @property
     def num_in_flight(self) -> int:
-        """Requests that were under way when SIGTERM fell and were served."""
+        """Requests that were in flight at SIGTERM and were served."""
         return sum(1 for e in self.entries if e.sent < 0 < e.ended and e.fate is Fate.SERVED)
 
     def problems(self, drain_seconds: float, most_seconds: float) -> list[str]:
-        """What is not as promised; empty when all is."""
+        """What is not as documented; empty when all is."""
         found = [f"lost: {e.kind}, sent at {e.sent:+.3f} s: {e.fate}, {e.detail}." for e in self.lost]
         found += [
             f"wrong: {e.kind}, sent at {e.sent:+.3f} s: {e.detail}." for e in self.entries if e.fate is Fate.WRONG
@@ -166,7 +166,7 @@ _HEADINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A sort of request, sent again and again."""
+    """A kind of request, sent again and again."""
 
     name: str
     requests: tuple[bytes, ...]
@@ -175,13 +175,13 @@ class Kind:
 
 
 def _text(model: Served, max_tokens: int) -> tuple[bytes, ...]:
-    wanted = {"max_tokens": max_tokens, "temperature": 0.8, "stream": True}
-    bodies = [json.dumps({"prompt": prompt, **wanted}).encode() for prompt in payloads.PROMPTS]
+    settings = {"max_tokens": max_tokens, "temperature": 0.8, "stream": True}
+    bodies = [json.dumps({"prompt": prompt, **settings}).encode() for prompt in payloads.PROMPTS]
     return tuple(post(f"/v1/models/{model.name}/generate", body, "application/json") for body in bodies)
 
 
 def kinds_of(catalog: dict[str, list[Served]]) -> list[Kind]:
-    """What can be asked of a host: pictures over kept and over new connections, paintings, streams, drawings."""
+    """What a host can be asked: to classify over kept and over new connections, stylize, stream texts, generate."""
     kinds = []
     for model in catalog.get(CLASSIFY, ())[:1]:
         path, bodies = f"/v1/models/{model.name}/classify", payloads.images(model)[0]
@@ -230,7 +230,7 @@ class Drain:
                 connection.close()
 
     async def _ask(self, kind: Kind, request: bytes, connection: KeptConnection | None) -> bool:
-        """Ask once and note what became of it; says whether the connection can be used again."""
+        """Ask once and record how it ended; return whether the connection can be used again."""
         sent = time.monotonic()
         if connection is None:
             self._raw.append((kind, sent, sent, Fate.NOT_CONNECTED, ""))
@@ -258,7 +258,7 @@ class Drain:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def run(self, kinds: Sequence[Kind], callers_a_kind: int, before_seconds: float) -> Ledger:
-        """Load the service, end it, and follow every request to its fate."""
+        """Load the service, send SIGTERM, and follow every request to its end."""
         started_ticks = procfs.start_ticks(self._pid)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._watch_readiness())]
@@ -271,7 +271,7 @@ class Drain:
             os.kill(self._pid, signal.SIGTERM)
             await self._wait_for_end(started_ticks)
             self._is_over = True
-            # A service that did not end may never answer those who still wait; the ledger says that it did not end.
+            # A service that does not end may never answer these callers; the ledger has that it did not end.
             for task in (await asyncio.wait(tasks, timeout=_LAST_REPLY_SECONDS))[1]:
                 task.cancel()
         self.ledger.entries = [
@@ -299,7 +299,7 @@ def _describe(reply: Reply) -> str:
 
 
 def print_ledger(ledger: Ledger, most_seconds: float, console: Console) -> None:
-    """Show what became of the requests."""
+    """Print how the requests ended."""
     table = Table(title="SIGTERM under load")
     table.add_column("requests")
     for heading in _HEADINGS:

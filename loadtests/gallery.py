@@ -1,6 +1,6 @@
-"""Draws what the service sees: sample pictures beside their explanation and the likeliest labels, as one PNG.
+"""Draws sample images beside their explanation and the likeliest labels, as one PNG.
 
-`python -m loadtests.gallery --url http://127.0.0.1:8000`. It talks to a running service over HTTP and to nothing else.
+`python -m loadtests.gallery --url http://127.0.0.1:8000`. It asks a running service over HTTP.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SAMPLES = (
 
 
 def ask(url: str, model: str, file: Path) -> dict[str, Any]:
-    """Classify one picture and explain it."""
+    """Classify one image and explain it."""
     address = f"{url}/v1/models/{model}/classify"
     response = httpx.post(address, params={"top_k": "3", "explain": "true"}, content=file.read_bytes(), timeout=30)
     response.raise_for_status()

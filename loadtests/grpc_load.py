@@ -1,4 +1,4 @@
-"""Calls one gRPC method again and again from a process of its own, as `wrk` posts: the same bytes, so many at once.
+"""Calls one gRPC method again and again from a process of its own, as `wrk` does over HTTP: always the same bytes.
 
 The messages are bytes on both sides, so that the client costs little; it knows no model.
 """
@@ -31,7 +31,7 @@ class GrpcLoadError(RuntimeError):
 
 @dataclass(slots=True)
 class _Tally:
-    """What the callers have seen: seconds of good calls, and how many failed."""
+    """The seconds of good calls, and how many failed."""
 
     seconds: list[float] = field(default_factory=list)
     num_errors: int = 0

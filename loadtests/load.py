@@ -27,7 +27,7 @@ _LOCUST_GRACE_SECONDS = 120.0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options; whatever else is given goes to Locust, as `--slo-classify-ms 100` or `--mix classify`."""
+    """The options; others are passed on to Locust, such as `--slo-classify-ms 100` or `--mix classify`."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.load", description=__doc__)
     parser.add_argument("--url", default="", help="The service to test; without it, one is started.")
     parser.add_argument("--shape", default="steps", choices=list(SHAPES), help="How the number of users changes.")
@@ -73,7 +73,7 @@ def run_locust(url: str, options: argparse.Namespace, others: Sequence[str], con
 
 
 def note_cpu(summary: Path, cpu_seconds: float, console: Console) -> None:
-    """Add to a summary what a request cost the service, which other work on the machine changes little."""
+    """Add the CPU time of a request to a summary: other work on the machine changes it little."""
     page = json.loads(summary.read_text(encoding="utf-8"))
     num_requests = page["whole"]["requests_per_second"] * page["whole"]["seconds"]
     if num_requests:

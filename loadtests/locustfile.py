@@ -1,7 +1,7 @@
-"""What Locust loads: the callers of each task, and the shape of the load. It works against any Hotplate service.
+"""The locustfile: a class of users for each task, and the shape of the load. It works against any Hotplate service.
 
 Run: locust -f loadtests/locustfile.py --host http://127.0.0.1:8000, for its page; with --headless --shape steps
---report DIR for a report and an exit status. The models and their tasks are asked of the host.
+--report DIR for a report and an exit status. The host is asked for its models and their tasks.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from loadtests.scenarios import running
 from loadtests.scenarios.shapes import SHAPES
-from loadtests.scenarios.users import Classifier, Drawer, Reader, Sitter
+from loadtests.scenarios.users import ClassifyUser, CompleteUser, DrawUser, StylizeUser
 
-__all__ = ["Classifier", "Drawer", "Reader", "Sitter", "StagedShape"]
+__all__ = ["ClassifyUser", "CompleteUser", "DrawUser", "StagedShape", "StylizeUser"]
 
 _SPAWN_SECONDS = 0.5
 running.install()

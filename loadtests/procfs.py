@@ -43,7 +43,7 @@ def process_tree(root: int) -> list[int]:
 
 
 def find_process(root: int, module: str) -> int:
-    """The process of the tree whose command line names this module, in whatever package it is.
+    """The process of the tree whose command line names this module, in any package.
 
     Raises: LookupError.
     """
@@ -79,7 +79,7 @@ def cpu_seconds(root: int) -> float:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started, in ticks since boot: tells it from a later one with the same id."""
+    """When the process started, in ticks since boot; a later process with the same id started later."""
     try:
         return int(_stat_fields(pid)[19])
     except (OSError, IndexError):

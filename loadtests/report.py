@@ -23,7 +23,7 @@ from loadtests.chart import Panel, draw
 from loadtests.results import Cell, Results, Verdict
 
 _VERDICTS = {True: "reached", False: "missed", None: "not measured"}
-_COLOURS = {"reached": "[green]reached[/green]", "missed": "[red]missed[/red]"}
+_COLOURS = {"reached": "[green]reached[/]", "held": "[green]held[/]", "missed": "[red]missed[/]"}
 _PLACES = {"repository", "hf", "peers_python", "photos", "output"}
 
 

@@ -74,10 +74,10 @@ def fetch(
 ) -> tuple[int, bytes]:
     """GET `url`, or POST `body` to it: the status, and the reply's body whatever the status is.
 
-    Raises: OSError when nobody answers, ValueError for what is no URL.
+    Raises: OSError when there is no answer, ValueError when `url` is no URL.
     """
-    told = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
-    request = urllib.request.Request(url, data=body, headers=told)
+    sent = {**(headers or {}), **({"Content-Type": media_type} if media_type else {})}
+    request = urllib.request.Request(url, data=body, headers=sent)
     try:
         with urllib.request.urlopen(request, timeout=timeout_seconds) as reply:
             return int(reply.status), bytes(reply.read())
@@ -115,7 +115,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
     for pid, started in tree.items():
-        # The start time guards against an id that was given to somebody else in the meantime.
+        # The id may belong to another process by now; the start time tells.
         if started is not None and procfs.start_ticks(pid) == started:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -5,13 +5,14 @@ It owns the schema of that file and which versions a policy names. It knows neit
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from models import strict
 
@@ -20,8 +21,7 @@ MAX_THREADS = 1024
 """Of a model, as of each of its instances: a number of more digits was not meant."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class VersionPolicy:
+class VersionPolicy(strict.Strict, frozen=True, kw_only=True):
     """Which versions are served: the `latest` n that are fit, all, or specific ones."""
 
     latest: int | None = None
@@ -45,8 +45,7 @@ class VersionPolicy:
         return self.latest if self.latest is not None else math.inf
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     """The settings of one model; None, and 0 for `max_batch_size`, leave it to the service or the manifest.
 
     `request_timeout_seconds` bounds the deadline of every request. Without `warm_up` only the smallest batch is run
@@ -83,7 +82,7 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON values."""
-        return dataclasses.asdict(self)
+        return dict(msgspec.to_builtins(self))
 
 
 def build_config(value: Any) -> ModelConfig:

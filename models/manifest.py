@@ -6,13 +6,13 @@ It owns the schema of `manifest.json` and the layout of a version folder (`<mode
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from models import strict
@@ -21,7 +21,6 @@ from models.stylization import Stylization
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
 
-Task = Literal["image-classification", "style-transfer", "text-generation", "image-generation", "tensors"]
 Datatype = Literal[
     "BOOL",
     "UINT8",
@@ -56,13 +55,13 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "BYTES": np.dtype(np.object_),
 }
 
+_TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
+class TensorSpec(strict.Strict, frozen=True, kw_only=True):
     """One input or output of a graph; the first axis is the batch if the graph is batched, -1 stands for any size."""
 
     name: str
@@ -80,8 +79,7 @@ class TensorSpec:
         return self.shape[1:]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
+class Weights(strict.Strict, frozen=True, kw_only=True):
     """A file of initializers beside the graphs, which several of them may share."""
 
     file: str
@@ -92,8 +90,7 @@ class Weights:
         strict.require_match(_SHA256, self.sha256, "sha256")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
+class Graph(strict.Strict, frozen=True, kw_only=True):
     """One ONNX file of a version and its signature.
 
     `max_batch_size` bounds this graph below the version's batching; `max_batch_elements` bounds the elements of its
@@ -122,8 +119,7 @@ class Graph:
                 raise ValueError(f"{name} is {bound}; it must be at least 1.")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class StateSpec:
+class StateSpec(strict.Strict, frozen=True, kw_only=True):
     """What a decoder keeps of one sequence; `shape` is one slot's.
 
     `length_axis` is the axis of `shape` that counts tokens (a key-value cache); None says that the state holds the
@@ -147,8 +143,7 @@ class StateSpec:
         return NUMPY_DTYPES[self.datatype]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Language:
+class Language(strict.Strict, frozen=True, kw_only=True):
     """What a text generator's graphs agree on: tokens, the longest sequence, and the state of a slot.
 
     `context` counts every token of a sequence: the beginning, the prompt and what is generated. `attention_tokens` is
@@ -172,8 +167,7 @@ class Language:
             raise ValueError("states is empty; a decoder needs at least one.")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Batching:
+class Batching(strict.Strict, frozen=True, kw_only=True):
     """The largest batch and the batch sizes that are warmed before the version is ready."""
 
     max_batch_size: int
@@ -188,8 +182,7 @@ class Batching:
             raise ValueError(f"the last bucket is {self.buckets[-1]}; it must be max_batch_size {self.max_batch_size}.")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(strict.Strict, frozen=True, kw_only=True):
     """One score on one split of one data set."""
 
     metric: str
@@ -199,8 +192,7 @@ class Evaluation:
     count: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class Training(strict.Strict, frozen=True, kw_only=True):
     """Where the weights come from: enough to train them again."""
 
     script: str
@@ -214,25 +206,23 @@ class Training:
     libraries: dict[str, str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Parity:
+class Parity(strict.Strict, frozen=True, kw_only=True):
     """The largest absolute difference between torch and the exported graph, over the batch sizes tried."""
 
     max_abs_error: float
     batch_sizes: tuple[int, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(strict.Strict, frozen=True, kw_only=True):
     """A model version, as `manifest.json` describes it.
 
-    `light_on_dark` says that the network was trained on light objects on black; `margin`, which part of a side its
-    data set leaves free around an object.
+    `task` is one that the service knows, or `tensors` for anything else. `light_on_dark` says that the network was
+    trained on light objects on black; `margin`, which part of a side its data set leaves free around an object.
     """
 
     name: str
     version: str
-    task: Task
+    task: str
     description: str
     graphs: dict[str, Graph]
     batching: Batching
@@ -249,6 +239,7 @@ class Manifest:
     def __post_init__(self) -> None:
         strict.require_match(_NAME, self.name, "name")
         strict.require_match(_VERSION, self.version, "version")
+        strict.require_match(_TASK, self.task, "task")
         if not self.graphs:
             raise ValueError("graphs is empty; a version needs at least one.")
         if self.task == "image-classification" and not self.labels:
@@ -264,7 +255,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values."""
-        return dataclasses.asdict(self)
+        return dict(msgspec.to_builtins(self))
 
 
 def parse_manifest(text: str | bytes) -> Manifest:

@@ -5,7 +5,6 @@ It is a part of the manifest (`manifest.py`) and knows neither networks nor pict
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 from models import strict
@@ -13,8 +12,7 @@ from models import strict
 _STYLE = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
+class Style(strict.Strict, frozen=True, kw_only=True):
     """One style of a stylizer: its name, and the file beside the graphs that shows it."""
 
     name: str
@@ -25,8 +23,7 @@ class Style:
         strict.require_match(strict.FILE_NAME, self.thumbnail, "thumbnail")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Stylization:
+class Stylization(strict.Strict, frozen=True, kw_only=True):
     """How pictures of any size go through a stylizer's graphs.
 
     Sides are multiples of `stride`. A picture of up to `max_pixels` goes through the graph `model` at once. A larger

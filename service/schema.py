@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
@@ -60,9 +61,14 @@ class Field:
     parse: Parse
     from_text: Callable[[str], Any]
 
+    def up_to(self, maximum: int) -> Field:
+        """The same whole number with another maximum."""
+        kind = Annotated[int, Meta(ge=self.schema["minimum"], le=maximum)]
+        return replace(self, type=kind, valid=_valid(inspect.type_info(kind)), parse=_parser(kind))
 
-def read(kind: type[P], values: Mapping[str, Any]) -> P:
-    """Check JSON values by name.
+
+def read(kind: type[P], values: Mapping[str, Any], maxima: Mapping[str, int] = MappingProxyType({})) -> P:
+    """Check JSON values by name; `maxima` are those of whole numbers that depend on the model.
 
     Raises: InvalidParameter, also for an unknown or a missing name.
     """
@@ -72,7 +78,7 @@ def read(kind: type[P], values: Mapping[str, Any]) -> P:
         if (field := known.get(name)) is None:
             raise InvalidParameter(f"Unknown parameter {shown(name)}; known are {', '.join(known)}.", parameter=name)
         if value is not None:
-            members[name] = parse_value(field, value)
+            members[name] = parse_value(field.up_to(maxima[name]) if name in maxima else field, value)
     for name, field in known.items():
         if field.required and name not in members:
             raise InvalidParameter(f"{name} is missing; it must be {field.valid}.", parameter=name)

@@ -47,6 +47,7 @@ def tiers_of(item: pytest.Item) -> list[str]:
     return [marker.name for marker in item.iter_markers() if marker.name in TIERS]
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects by the markers that are set here
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the tests of other tiers, and say how many of each; slow folders begin first."""
     for item in items:

@@ -6,6 +6,7 @@ The convention is at the top of `tests/test_readme.py`.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class Command:
     place: str
     text: str
     shown: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """The command as a program gets it."""
+        return shlex.split(self.text.replace("\\\n", " "), comments=True)
 
 
 def _blocks() -> list[Block]:
@@ -86,6 +92,7 @@ ELSEWHERE = {
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
     r"\.venv/bin/python -m loadtests\.drain\b": ("tests/loadtests/test_drain.py", "it takes half a minute"),
     r"\.venv/bin/python -m loadtests\.autoscaling\b": ("tests/loadtests/test_autoscaling.py", "it replays a whole day"),
+    r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_readme.py", "it needs a GPU"),
 }
 """Commands that are not run as they stand, by their beginning: the tests that run the same thing, and why."""
 

@@ -21,7 +21,6 @@ import importlib
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -225,7 +224,7 @@ def trainings() -> list[Any]:
     seen: set[tuple[str, ...]] = set()
     found = []
     for command in commands_for("training"):
-        module, *words = shlex.split(command.text.partition("-m ")[2], comments=True)
+        module, *words = command.words[2:]
         form = (module, *sorted(word for word in words if word.startswith("--")))
         found.append(pytest.param(module, words, form not in seen, id=" ".join((module, *words))))
         seen.add(form)
@@ -255,7 +254,7 @@ def test_a_training_runs(
 
 @pytest.mark.parametrize("command", commands_for("make"), ids=lambda command: command.text.split("#")[0].strip())
 def test_make_knows_its_target_and_variables(command: Command) -> None:
-    words = shlex.split(command.text, comments=True)
+    words = command.words
     variables = {word.partition("=")[0] for word in words[1:] if "=" in word}
 
     assert run(words[0], "--dry-run", *words[1:], folder=ROOT, env=dict(os.environ)).strip()
@@ -264,9 +263,7 @@ def test_make_knows_its_target_and_variables(command: Command) -> None:
 
 @pytest.mark.parametrize("command", commands_for("pytest"), ids=lambda command: command.text)
 def test_a_run_of_tests_finds_some(command: Command) -> None:
-    words = shlex.split(command.text.partition("-m pytest")[2], comments=True)
-
-    run(sys.executable, "-m", "pytest", "--collect-only", *words, folder=ROOT, env=dict(os.environ))
+    run(sys.executable, *command.words[1:], "--collect-only", folder=ROOT, env=dict(os.environ))
 
 
 @pytest.mark.parametrize("pattern", ELSEWHERE)

@@ -96,8 +96,7 @@ def test_it_holds_the_packages_with_their_data_and_nothing_else(wheel: Path) -> 
     files = {file for package in PACKAGES for file in (ROOT / package).rglob("*") if file.is_file()}
     expected = {str(file.relative_to(ROOT)) for file in files if "__pycache__" not in file.parts}
 
-    for_readers = {name for name in expected if name.endswith((".lock", ".md"))}
-    assert expected - for_readers <= names <= expected
+    assert names == {name for name in expected if not name.endswith(".lock")}
 
 
 def test_its_metadata_is_that_of_the_project(wheel: Path) -> None:

@@ -1,4 +1,4 @@
-"""Endpoints that read what is sent and do nothing: FastAPI on uvicorn with uvloop and httptools, and grpc.aio.
+"""Endpoints that read a request and do nothing: FastAPI on uvicorn with uvloop and httptools, and grpc.aio.
 
 What they reach is the limit of the HTTP and gRPC stacks. It knows no model.
 """
@@ -61,7 +61,7 @@ async def _grpc(port: int) -> AsyncIterator[None]:
 
 
 def main() -> None:
-    """Serve until the process is told to end."""
+    """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--grpc-port", type=int, default=0, help="0: HTTP alone")

@@ -31,7 +31,7 @@ def build(source: Path, folder: Path) -> None:
 
 
 def set_threads(folder: Path, threads: int) -> None:
-    """Say in the model folder how many threads a session has."""
+    """Set the threads of a session in the model folder."""
     file = folder / "genai_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["model"]["decoder"].setdefault("session_options", {})["intra_op_num_threads"] = threads
@@ -51,7 +51,7 @@ def load(source: Path, folder: Path, threads: int) -> Generate:
         started = time.perf_counter()
         rows, length = len(job.prompts), len(job.prompts[0]) + job.num_tokens
         parameters = onnxruntime_genai.GeneratorParams(model)
-        # No end before its time: every engine generates as many tokens.
+        # min_length: every engine generates the same number of tokens.
         parameters.set_search_options(batch_size=rows, do_sample=False, max_length=length, min_length=length)
         generator = onnxruntime_genai.Generator(model, parameters)
         generator.append_tokens(np.array(job.prompts, np.int32))

@@ -19,7 +19,7 @@ async def read_body(request: Request) -> bytes:
 
 
 class Classifier(litserve.LitAPI):  # type: ignore[misc,unused-ignore]
-    """The classifier as LitServe wants it."""
+    """The classifier behind LitServe's interface."""
 
     def __init__(self, model: str, threads: int, **options: Any) -> None:
         """Keep what `setup` needs: the path of the graph and the threads of its session."""
@@ -55,7 +55,7 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc,unused-ignore]
 
 
 def main() -> None:
-    """Serve until the process is told to end."""
+    """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True)

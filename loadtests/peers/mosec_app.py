@@ -16,7 +16,7 @@ from mosec import Server, Worker  # type: ignore[import-not-found,unused-ignore]
 
 
 class Classifier(Worker):  # type: ignore[misc,unused-ignore]
-    """The classifier as Mosec wants it; settings travel in the environment, as it spawns its workers."""
+    """The classifier behind Mosec's interface; settings travel in the environment, as it spawns its workers."""
 
     def __init__(self) -> None:
         """Open the session in the worker process."""
@@ -43,7 +43,7 @@ class Classifier(Worker):  # type: ignore[misc,unused-ignore]
 
 
 def main() -> None:
-    """Serve until the process is told to end."""
+    """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True)

@@ -47,7 +47,7 @@ def build_app(model: str, threads: int, variant: str) -> FastAPI:
 
 
 def main() -> None:
-    """Serve until the process is told to end."""
+    """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True)

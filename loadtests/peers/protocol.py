@@ -1,4 +1,4 @@
-"""The jobs of the peers that are called in processes of their own: texts to continue, photographs to paint.
+"""The jobs of peers that run in processes of their own: texts to continue, photographs to stylize.
 
 It runs in the peers' environments, so it needs nothing beyond the standard library and Pillow.
 """
@@ -38,7 +38,7 @@ class TextAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PaintJob:
-    """Paint a JPEG file so many times, one after another."""
+    """Stylize a JPEG file so many times, one after another."""
 
     photo: str
     count: int
@@ -68,7 +68,7 @@ def serve_texts(load: Callable[[Path, Path, int], Generate], description: str | 
 
 
 def timed(paint: Paint, job: PaintJob) -> PaintAnswer:
-    """Paint and time every part."""
+    """Stylize and time every part."""
     from PIL import Image
 
     body, seconds, codec_seconds = Path(job.photo).read_bytes(), [], []

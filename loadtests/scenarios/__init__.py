@@ -1,1 +1,1 @@
-"""The load tests: who calls, what they send, how their number changes, what is measured and what it must reach."""
+"""The load tests on Locust: what users do and send, how many there are, what is measured and what must hold."""

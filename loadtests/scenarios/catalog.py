@@ -1,4 +1,4 @@
-"""What a service serves, as it says itself: its ready models by task, with what a caller must know of each.
+"""The ready models of a service by task, with what a caller must know of each.
 
 It asks GET /v1/models and the models' cards, so the load fits any host and any subset of models.
 """
@@ -62,7 +62,7 @@ def _image_shape(manifest: dict[str, Any]) -> tuple[int, int, int] | None:
 
 
 def served_of(card: dict[str, Any]) -> Served | None:
-    """What a model's card says of it; None for a task that no scenario exercises."""
+    """A model by its card; None for a task that no scenario exercises."""
     manifest = card["manifest"]
     action = _ACTIONS.get(manifest["task"])
     if action is None:

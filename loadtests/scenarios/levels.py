@@ -1,4 +1,4 @@
-"""What was measured at each number of users: rates, latencies, tokens; and up to which number the limits hold.
+"""Rates, latencies and tokens at each number of users.
 
 Latencies are kept in bins of 1 %, so that a soak needs no more memory than a minute. It knows no Locust and no clock.
 """
@@ -32,12 +32,12 @@ class Samples:
         return sum(self.bins.values())
 
     def add(self, milliseconds: float) -> None:
-        """Note one."""
+        """Add one."""
         key = _bin(milliseconds)
         self.bins[key] = self.bins.get(key, 0) + 1
 
     def merge(self, other: Self) -> None:
-        """Take those of another."""
+        """Add those of another."""
         for key, count in other.bins.items():
             self.bins[key] = self.bins.get(key, 0) + count
 
@@ -57,7 +57,7 @@ class Samples:
 
 @dataclass(slots=True)
 class Tally:
-    """What happened in some interval, by action: latencies of good replies, failures; and of texts the tokens.
+    """Latencies of good replies and failures in some interval, by action; and the tokens of texts.
 
     `judged` holds what an action's limit is about: the time to the first token of a text, the whole of anything else.
     """
@@ -68,7 +68,7 @@ class Tally:
     num_tokens: int = 0
 
     def add(self, action: str, milliseconds: float, *, ok: bool) -> None:
-        """Note a reply."""
+        """Count a reply."""
         if not ok:
             self.failures[action] = self.failures.get(action, 0) + 1
             return
@@ -77,12 +77,12 @@ class Tally:
             self.judged.setdefault(action, Samples()).add(milliseconds)
 
     def add_text(self, first_token_ms: float, num_tokens: int) -> None:
-        """Note what a text's stream brought, beside its reply."""
+        """Count the tokens of a stream, beside its reply."""
         self.judged.setdefault(COMPLETE, Samples()).add(first_token_ms)
         self.num_tokens += num_tokens
 
     def merge(self, other: Self) -> None:
-        """Add what happened elsewhere."""
+        """Add those of another."""
         for mine, theirs in ((self.latencies, other.latencies), (self.judged, other.judged)):
             for action, samples in theirs.items():
                 mine.setdefault(action, Samples()).merge(samples)
@@ -92,7 +92,7 @@ class Tally:
 
     @property
     def num_good(self) -> int:
-        """Good replies."""
+        """The number of good replies."""
         return sum(samples.count for samples in self.latencies.values())
 
     @property
@@ -118,7 +118,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Level:
-    """All that was measured while there were so many users."""
+    """Everything measured at one number of users."""
 
     users: int
     seconds: float = 0.0
@@ -164,7 +164,7 @@ class Moment:
 
 
 class Recorder:
-    """Sorts what happened by the number of users at that time; the first moments of a new number do not count."""
+    """Sorts tallies by the number of users; the first moments after a change do not count."""
 
     def __init__(self, settle_seconds: float = 1.0) -> None:
         self._settle_seconds = settle_seconds
@@ -176,11 +176,11 @@ class Recorder:
 
     @property
     def levels(self) -> list[Level]:
-        """By the number of users, those with any time."""
+        """The levels that lasted for any time, by their number of users."""
         return [level for _, level in sorted(self._levels.items()) if level.seconds > 0]
 
     def add(self, now: float, users: int, tally: Tally) -> None:
-        """Take what happened since the last call; `now` never decreases."""
+        """Add the tally since the last call; `now` never decreases."""
         last_time, last_users, since = self._last or (now, users, now)
         if users != last_users:
             since = now

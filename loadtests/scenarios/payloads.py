@@ -45,7 +45,7 @@ def photographs(side: int) -> tuple[Body, ...]:
 
 @cache
 def images(model: Served) -> tuple[tuple[Body, ...], tuple[Body, ...]]:
-    """Pictures for a classifier: as PNG, and as raw tensors, which are empty where the size of its input is free."""
+    """Images for a classifier as PNG, and as raw tensors: none of these where the size of its input is free."""
     if model.image_shape is None:
         return photographs(256), ()
     pixels = _golden(model) or _fitted(model.image_shape)

@@ -1,4 +1,4 @@
-"""Writes what a run found: summary.json, levels.png and report.html in a folder, and a table for the console.
+"""Reports a load test: summary.json, levels.png and report.html in a folder, and tables for the console.
 
 It knows results, not how they were measured. What it writes names no path of the machine.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
+from loadtests.chart import Panel, draw
+from loadtests.report import Sheet
 from loadtests.results import Verdict
+from loadtests.scenarios.catalog import COMPLETE
 from loadtests.scenarios.levels import Level
 from loadtests.scenarios.thresholds import Knee, Thresholds, find_knee, judge
 from loadtests.servers import ROOT
@@ -27,7 +27,7 @@ SUMMARY_FILE, CHART_FILE, HTML_FILE = "summary.json", "levels.png", "report.html
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A whole run: its circumstances, what it found, and whether that is enough."""
+    """A whole run: shape, mix and host in `head`, what was measured, and what had to hold."""
 
     head: dict[str, Any]
     whole: Level
@@ -66,7 +66,7 @@ class Outcome:
 
 
 def without_paths(text: str) -> str:
-    """The text without the project's folder, whose place says something of the machine and nothing of the run."""
+    """The text without the project's folder: where that is says nothing about the run."""
     return text.replace(f"{ROOT}/", "").replace(str(ROOT), ".")
 
 
@@ -77,7 +77,7 @@ def write_report(folder: Path, outcome: Outcome, html: str) -> None:
     (folder / SUMMARY_FILE).write_text(without_paths(json.dumps(summary, indent=1)) + "\n", encoding="utf-8")
     (folder / HTML_FILE).write_text(without_paths(html), encoding="utf-8")
     if outcome.levels:
-        draw(folder / CHART_FILE, summary)
+        draw(folder / CHART_FILE, make_panels(summary), "\n".join(textwrap.wrap(summary["knee"] or "", 100)))
 
 
 def _number(value: float | None, form: str = ".0f") -> str:
@@ -85,104 +85,65 @@ def _number(value: float | None, form: str = ".0f") -> str:
 
 
 def print_summary(summary: dict[str, Any], console: Console) -> None:
-    """Show a summary as tables."""
-    levels = Table(title=f"{summary['shape']}, mix {summary['mix']}")
+    """Print a summary as tables."""
     names = ("users", "requests/s", "failed", "p50 ms", "p95 ms", "p99 ms", "first token p95 ms", "tokens/s")
-    for name in names:
-        levels.add_column(name, justify="right")
-    for level in summary["levels"]:
-        levels.add_row(
+    rows = [
+        [
             str(level["users"]),
             _number(level["requests_per_second"], ".1f"),
             _number(100 * level["failure_ratio"], ".2f") + " %",
             *(_number(level[name]) for name in ("p50_ms", "p95_ms", "p99_ms")),
             _number(level["first_token"]["p95_ms"]),
             _number(level["tokens_per_second"]),
-        )
-    console.print(levels)
-    checks = Table(title="thresholds")
-    for name in ("threshold", "limit", "found", ""):
-        checks.add_column(name, justify="left" if name in ("threshold", "") else "right")
-    for check in summary["checks"]:
-        sign = "at most" if check["at_most"] else "at least"
-        verdict = "[green]held[/]" if check["reached"] else "[red]missed[/]"
-        checks.add_row(check["goal"], f"{sign} {check['wanted']:g}", _number(check["found"], ".4g"), verdict)
-    console.print(checks)
+        ]
+        for level in summary["levels"]
+    ]
+    checks = [
+        [
+            check["goal"],
+            f"{'at most' if check['at_most'] else 'at least'} {check['wanted']:g}",
+            _number(check["found"], ".4g"),
+            "held" if check["reached"] else "missed",
+        ]
+        for check in summary["checks"]
+    ]
+    console.print(Sheet(f"{summary['shape']}, mix {summary['mix']}", names, rows, num_words=0).to_rich())
+    console.print(Sheet("thresholds", ("threshold", "limit", "found", ""), checks).to_rich())
     console.print(summary["knee"] or "No level lasted long enough to be measured.", highlight=False)
 
 
-_COLOURS = {"classify": "#c8501e", "stylize": "#3b7a57", "complete": "#3d5a80", "draw": "#8d6a9f"}
-_ALL = "#222222"
+def make_panels(summary: dict[str, Any]) -> list[Panel]:
+    """Charts against the number of users: throughput, percentiles, each p99 as a share of its limit, and texts."""
+    levels, limits = summary["levels"], summary["limits_ms"]
+    actions = [action for action in limits if any(action in level["actions"] for level in levels)]
 
+    def panel(title: str, unit: str, series: dict[str, Callable[[Any], float | None]], **more: Any) -> Panel:
+        values = {name: [find(level) for level in levels] for name, find in series.items()}
+        users = [str(level["users"]) for level in levels]
+        return Panel(title=f"{title}, by users", unit=unit, categories=users, series=values, kind="lines", **more)
 
-def _draw_throughput(axes: Axes, levels: list[dict[str, Any]]) -> None:
-    users = [level["users"] for level in levels]
-    axes.plot(users, [level["requests_per_second"] for level in levels], "o-", color=_ALL, label="all")
-    for action, colour in _COLOURS.items():
-        rates = [level["actions"].get(action, {}).get("requests_per_second") for level in levels]
-        if any(rates):
-            axes.plot(users, [rate or 0.0 for rate in rates], "o-", color=colour, linewidth=1, label=action)
-    axes.set_title("throughput")
-    axes.set_ylabel("good replies/s")
+    def share(action: str) -> Callable[[Any], float | None]:
+        def find(level: Any) -> float | None:
+            p99 = (level["first_token"] if action == COMPLETE else level["actions"].get(action, {})).get("p99_ms")
+            return p99 / limits[action] if p99 else None
 
+        return find
 
-def _draw_percentiles(axes: Axes, levels: list[dict[str, Any]]) -> None:
-    users = [level["users"] for level in levels]
-    for percent, style in ((50, "o-"), (95, "s--"), (99, "^:")):
-        axes.plot(users, [level[f"p{percent}_ms"] for level in levels], style, color=_ALL, label=f"p{percent}, all")
-    axes.set_title("latency of all requests together")
-    axes.set_ylabel("ms")
-    axes.set_yscale("log")
+    def rate(action: str) -> Callable[[Any], float | None]:
+        return lambda level: level["actions"].get(action, {}).get("requests_per_second")
 
+    def figure(name: str, part: str = "") -> Callable[[Any], float | None]:
+        return lambda level: (level[part] if part else level)[name]
 
-def _draw_limits(axes: Axes, levels: list[dict[str, Any]], limits: dict[str, float]) -> None:
-    """The p99 that each limit is about, as a share of it."""
-    for action, colour in _COLOURS.items():
-        found = [
-            (level["first_token"] if action == "complete" else level["actions"].get(action, {})).get("p99_ms")
-            for level in levels
-        ]
-        points = [(level["users"], p99 / limits[action]) for level, p99 in zip(levels, found, strict=True) if p99]
-        if points:
-            words = f"{action}, limit {limits[action]:g} ms" + (" (first token)" if action == "complete" else "")
-            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=words)
-    axes.axhline(1.0, color="#aa0000", linewidth=1, linestyle="--")
-    axes.set_title("p99 as a share of its limit")
-    axes.set_yscale("log")
-
-
-def _draw_texts(axes: Axes, levels: list[dict[str, Any]]) -> None:
-    users = [level["users"] for level in levels]
-    axes.plot(users, [level["tokens_per_second"] for level in levels], "o-", color=_COLOURS["complete"])
-    axes.set_title("texts: tokens a second, and time to first token")
-    axes.set_ylabel("tokens/s", color=_COLOURS["complete"])
-    axes.set_xlabel("users")
-    axes.set_ylim(bottom=0)
-    beside = axes.twinx()
-    for percent, style in ((50, "o-"), (95, "s--")):
-        values = [(level["users"], level["first_token"][f"p{percent}_ms"]) for level in levels]
-        points = [point for point in values if point[1] is not None]
-        if points:
-            beside.plot(*zip(*points, strict=True), style, color=_ALL, linewidth=1, label=f"first token p{percent}")
-    beside.set_ylabel("ms")
-    beside.set_ylim(bottom=0)
-    if beside.lines:
-        beside.legend(fontsize=8)
-
-
-def draw(path: Path, summary: dict[str, Any]) -> None:
-    """Write the chart as PNG."""
-    levels = summary["levels"]
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    axes = figure.subplots(2, 2)
-    _draw_throughput(axes[0][0], levels)
-    _draw_percentiles(axes[0][1], levels)
-    _draw_limits(axes[1][0], levels, summary["limits_ms"])
-    _draw_texts(axes[1][1], levels)
-    for panel in (axes[0][0], axes[0][1], axes[1][0]):
-        panel.set_xlabel("users")
-        panel.grid(alpha=0.3)
-        if panel.lines:
-            panel.legend(fontsize=8)
-    figure.suptitle("\n".join(textwrap.wrap(summary["knee"] or "", 100)), fontsize=11)
-    figure.savefig(path, dpi=75)
+    percentiles = {f"p{percent}": f"p{percent}_ms" for percent in (50, 95, 99)}
+    rates = {"all": figure("requests_per_second")} | {action: rate(action) for action in actions}
+    words = {action: "first token" if action == COMPLETE else "latency" for action in actions}
+    shares = {f"{action}: {words[action]}, limit {limits[action]:g} ms": share(action) for action in actions}
+    first = {name: figure(key, "first_token") for name, key in percentiles.items()}
+    return [
+        panel("Throughput", "good replies/s", rates),
+        panel("Latency of all requests", "ms", {n: figure(key) for n, key in percentiles.items()}, is_log=True),
+        panel("p99 as a share of its limit", "share", shares, is_log=True, limit=1.0),
+        panel("Texts", "tokens/s", {"tokens a second": figure("tokens_per_second")}),
+        panel("Texts: time to first token", "ms", first),
+    ]

@@ -48,7 +48,7 @@ _MORE_CHARTS = (
 
 
 def with_more_charts(script: str) -> str:
-    """The script, or the page that holds it, with the charts of texts behind its own."""
+    """The script, or the page that holds it, with the charts of texts after its own."""
     return _LAST_CHART.sub(lambda found: found[0] + _MORE_CHARTS, script, count=1)
 
 
@@ -62,7 +62,7 @@ def chart_values(moment: Moment) -> dict[str, float]:
 
 
 def extend_history(history: list[dict[str, Any]], moments: dict[str, Moment]) -> None:
-    """Add to each entry of Locust's history, which has a "time", the moment noted for that time."""
+    """Add to each entry of Locust's history, which has a "time", the moment of that time."""
     for entry in history:
         moment = moments.get(entry["time"])
         values = chart_values(moment) if moment else {}
@@ -91,7 +91,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 def thresholds_of(options: Namespace) -> Thresholds:
-    """The thresholds that the options ask for."""
+    """The thresholds in the options."""
     return Thresholds(
         limits_ms={action: getattr(options, f"slo_{action}_ms") for action in ACTIONS},
         max_failure_ratio=options.max_failure_ratio,
@@ -111,7 +111,7 @@ class Run:
         self._is_measuring = False
 
     def listen(self) -> None:
-        """Take part in what happens."""
+        """Register with the environment's events."""
         own: Any = self._environment.events
         own.test_start.add_listener(self._start)
         own.test_stopping.add_listener(self._end)
@@ -119,7 +119,7 @@ class Run:
         own.report_to_master.add_listener(self._send)
         own.worker_report.add_listener(self._receive)
         own.quitting.add_listener(self._finish)
-        users.Reader.text_listeners.append(self._note_text)
+        users.CompleteUser.text_listeners.append(self._note_text)
         if self._environment.web_ui is not None and self._environment.web_ui.app is not None:
             self._environment.web_ui.app.after_request(self._serve_charts)
 
@@ -161,7 +161,7 @@ class Run:
             gevent.sleep(TICK_SECONDS)
 
     def _end(self, **_: Any) -> None:
-        # What is cut off by the end is not measured: neither its time nor its failures.
+        # Requests that the end cuts off do not count, neither their time nor their failures.
         self._is_measuring = False
 
     def _note_request(self, name: str, response_time: float, exception: object, **_: Any) -> None:
@@ -172,7 +172,7 @@ class Run:
         if not self._is_measuring:
             return
         self._tally.add_text(first_token_ms, num_tokens)
-        # Entries of Locust's table, not of its total: they are no requests of their own.
+        # They go into Locust's table but not into its total, as they are not requests.
         table = self._environment.stats.entries
         table[(f"{name}: time to first token, ms", "TEXT")].log(round(first_token_ms, 1), 0)  # type: ignore[arg-type]
         if seconds > 0:

@@ -17,7 +17,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A load: its stages, how long and with how many users unless told otherwise, and whether it looks for the limit.
+    """A load: its stages, its default length and number of users, and whether it looks for the limit.
 
     Where it does, later stages are meant to be too much, and only what was sustained is judged.
     """

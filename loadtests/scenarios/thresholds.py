@@ -1,4 +1,4 @@
-"""What a run must reach: failures, latencies by action, rates; and the load up to which they hold.
+"""Thresholds of a load test: failures, latencies by action, rates; and the load up to which they hold.
 
 It knows what was measured, not how. Source of the idea of a knee: the rate up to which a p99 stays under its limit.
 """
@@ -36,7 +36,7 @@ class Knee:
     reason: str = ""
 
     def describe(self) -> str:
-        """The load in a sentence."""
+        """The knee in a sentence."""
         if self.users == 0:
             return f"Not even {self.failed_at} users are sustained: {self.reason}."
         rate = f"{self.requests_per_second:.1f} requests/s ({self.users} users) with every p99 under its limit"

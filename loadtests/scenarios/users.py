@@ -1,4 +1,4 @@
-"""The callers, one class a task: they classify pictures, have photographs painted, read texts as they come, draw.
+"""The users, one class a task: they classify images, stylize photographs, read streamed texts, generate images.
 
 Import this with Locust alone: it patches sockets and threads of the whole process. The models are those of the host.
 """
@@ -22,8 +22,8 @@ _ERROR_CHARACTERS = 160
 TextListener = Callable[[str, float, int, float], None]
 
 
-class Caller(FastHttpUser):
-    """Someone who asks, looks at the answer for a moment, and asks again; `models` are what the host has for it."""
+class TaskUser(FastHttpUser):
+    """Asks, looks at the answer for a moment, and asks again; `models` are those of the host for the action."""
 
     abstract = True
     action: ClassVar[str]
@@ -49,15 +49,15 @@ def _complaint(reply: ResponseContextManager) -> str:
     return f"status {reply.status_code}: {(reply.text or '')[:_ERROR_CHARACTERS]}"
 
 
-class Classifier(Caller):
-    """Someone who wants to know what is in pictures: mostly small ones, some photographs, some raw tensors."""
+class ClassifyUser(TaskUser):
+    """Classifies images: mostly small ones, some photographs, some raw tensors."""
 
     action = CLASSIFY
     weight = 6
 
     @task(5)
     def classify_png(self) -> None:
-        """Send a picture of the network's own size."""
+        """Send an image of the network's own size."""
         model = random.choice(self.models)
         self._classify(model, random.choice(payloads.images(model)[0]), "classify PNG")
 
@@ -77,8 +77,8 @@ class Classifier(Caller):
         self.ask(f"/v1/models/{model.name}/classify?top_k=3", body.data, body.media_type, name, b'{"model"')
 
 
-class Sitter(Caller):
-    """Someone who has a photograph painted, looks at it for a while, and tries another style."""
+class StylizeUser(TaskUser):
+    """Stylizes a photograph, looks at it for a while, and tries another style."""
 
     action = STYLIZE
     weight = 1
@@ -100,8 +100,8 @@ class Sitter(Caller):
         self.ask(path, body.data, body.media_type, f"stylize {side} px", b"\xff\xd8")
 
 
-class Reader(Caller):
-    """Someone who has a text continued and reads it as it comes."""
+class CompleteUser(TaskUser):
+    """Has a text continued and reads it as it is streamed."""
 
     action = COMPLETE
     weight = 2
@@ -119,8 +119,8 @@ class Reader(Caller):
 
     def _complete(self, max_tokens: int, name: str) -> None:
         model = random.choice(self.models)
-        wanted = {"prompt": random.choice(payloads.PROMPTS), "max_tokens": max_tokens, "temperature": 0.8}
-        data: Any = json.dumps({**wanted, "stream": True}).encode()
+        body = {"prompt": random.choice(payloads.PROMPTS), "max_tokens": max_tokens, "temperature": 0.8}
+        data: Any = json.dumps({**body, "stream": True}).encode()
         started = time.perf_counter()
         with self.client.post(
             f"/v1/models/{model.name}/generate",
@@ -136,7 +136,7 @@ class Reader(Caller):
             self._read(reply, started, name)
 
     def _read(self, reply: ResponseContextManager, started: float, name: str) -> None:
-        """Take the events; a stream that ends without its last event has failed."""
+        """Read the events; a stream that ends without its last event has failed."""
         first_ms, num_tokens, num_bytes, ending = None, 0, 0, b""
         for event in _events(reply):
             num_bytes += len(event)
@@ -147,7 +147,7 @@ class Reader(Caller):
             if first_ms is None and num_tokens:
                 first_ms = 1000 * (time.perf_counter() - started)
         seconds = time.perf_counter() - started
-        # Locust's own figure ends with the head of a streamed reply.
+        # Locust stops its clock at the head of a streamed reply.
         reply.request_meta.update(response_time=1000 * seconds, response_length=num_bytes)
         if not ending.startswith(b"event: end"):
             complaint = f"the stream ended with {ending[:_ERROR_CHARACTERS]!r}, not with 'event: end'."
@@ -158,18 +158,18 @@ class Reader(Caller):
 
 
 def _events(reply: ResponseContextManager) -> Iterator[bytes]:
-    """The events of a stream; where it breaks off, a last one of our own that says how."""
+    """The events of a stream; where it breaks off, a last one that says how."""
     stream: Any = reply.stream
     try:
         while event := bytes(stream.readline(b"\n\n")):
             yield event
     except FAILURE_EXCEPTIONS as error:
-        # Out of the `with` of a request it would reach Locust's log only, and no count of failures.
+        # Raised further, it would reach Locust's log but not its count of failures.
         yield b"event: broken " + repr(error).encode()
 
 
-class Drawer(Caller):
-    """Someone who has pictures drawn: a few as JSON, or a whole grid."""
+class DrawUser(TaskUser):
+    """Generates images: a few as JSON, or a whole grid."""
 
     action = DRAW
     weight = 1
@@ -177,7 +177,7 @@ class Drawer(Caller):
 
     @task(3)
     def draw_few(self) -> None:
-        """Ask for four pictures."""
+        """Ask for four images."""
         self._draw(4, "draw 4", _JSON, b'{"model"')
 
     @task(1)
@@ -187,14 +187,14 @@ class Drawer(Caller):
 
     def _draw(self, num_images: int, name: str, accept: str, begins: bytes) -> None:
         model = random.choice(self.models)
-        wanted: dict[str, Any] = {"num_images": num_images, "seed": random.randrange(2**31)}
+        body: dict[str, Any] = {"num_images": num_images, "seed": random.randrange(2**31)}
         if model.labels:
-            wanted["label"] = random.choice(model.labels)
-        data = json.dumps(wanted).encode()
+            body["label"] = random.choice(model.labels)
+        data = json.dumps(body).encode()
         self.ask(f"/v1/models/{model.name}/generate", data, _JSON, name, begins, accept)
 
 
-CALLERS: tuple[type[Caller], ...] = (Classifier, Sitter, Reader, Drawer)
+USERS: tuple[type[TaskUser], ...] = (ClassifyUser, StylizeUser, CompleteUser, DrawUser)
 MIXES: dict[str, dict[str, int]] = {
     "everything": {CLASSIFY: 6, STYLIZE: 1, COMPLETE: 2, DRAW: 1},
     "pictures": {CLASSIFY: 8, STYLIZE: 1, COMPLETE: 0, DRAW: 1},
@@ -205,12 +205,12 @@ MIXES: dict[str, dict[str, int]] = {
 }
 
 
-def choose(catalog: dict[str, list[Served]], mix: str, api_key_headers: dict[str, str]) -> list[type[Caller]]:
-    """The classes of callers that have something to do on a host, with their models and the mix's weights."""
-    chosen: list[type[Caller]] = []
-    for caller in CALLERS:
-        caller.models, caller.weight = catalog.get(caller.action, []), MIXES[mix][caller.action]
-        caller.headers = api_key_headers
-        if caller.models and caller.weight:
-            chosen.append(caller)
+def choose(catalog: dict[str, list[Served]], mix: str, api_key_headers: dict[str, str]) -> list[type[TaskUser]]:
+    """The classes of users that find models on a host, with the mix's weights."""
+    chosen: list[type[TaskUser]] = []
+    for user in USERS:
+        user.models, user.weight = catalog.get(user.action, []), MIXES[mix][user.action]
+        user.headers = api_key_headers
+        if user.models and user.weight:
+            chosen.append(user)
     return chosen

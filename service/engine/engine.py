@@ -15,7 +15,7 @@ from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import CachedAnswer, key_of
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.repository import FoundModel
-from service.engine.repository.version import Version
+from service.engine.repository.version import ServedGraph, Version
 from service.engine.runtime.runtime import Device
 from service.engine.transport.api_connection import ApiConnection, Send, until_acknowledged
 from service.engine.transport.coalescing import CoalescingTransport
@@ -138,13 +138,7 @@ class Engine:
 
     def _infer(self, connection: ApiConnection, message: Infer, payload: memoryview) -> None:
         version = self._ready(message)
-        served = version.graphs.get(message.graph)
-        if served is None:
-            raise InvalidParameter(f"{message.model!r} has no graph {message.graph!r}; it has {list(version.graphs)}.")
-        served.rules.check_payload(message.num_rows, message.row_shapes, payload)
-        outputs = {spec.name for spec in served.graph.outputs}
-        if not message.outputs or not outputs.issuperset(message.outputs):
-            raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(outputs)}.")
+        served = _checked_graph(version, message, payload)
         now = self._loop.time()
         key = None
         if version.cache is not None:
@@ -168,17 +162,9 @@ class Engine:
             except Exception as error:  # the rest of its batch must still be answered
                 connection.fail(message.id, error)
 
-        timeout_seconds = min(message.timeout_seconds, version.config.request_timeout_seconds or math.inf)
-        request = Request(
-            message.num_rows,
-            payload,
-            message.outputs,
-            now,
-            now + timeout_seconds,
-            on_done,
-            message.row_shapes,
-            message.priority,
-        )
+        deadline = now + min(message.timeout_seconds, version.config.request_timeout_seconds or math.inf)
+        rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
+        request = Request(rows, payload, outputs, now, deadline, on_done, shapes, message.priority)
         connection.cancels[message.id] = lambda: served.queue.cancel(request)
         served.queue.submit(request)
 
@@ -213,6 +199,17 @@ class EngineProtocol(asyncio.Protocol):
         """Cancel everything that the API process was waiting for."""
         if self._connection is not None:
             self._engine.disconnect(self._connection)
+
+
+def _checked_graph(version: Version, message: Infer, payload: memoryview) -> ServedGraph:
+    served = version.graphs.get(message.graph)
+    if served is None:
+        raise InvalidParameter(f"{message.model!r} has no graph {message.graph!r}; it has {list(version.graphs)}.")
+    served.rules.check_payload(message.num_rows, message.row_shapes, payload)
+    outputs = {spec.name for spec in served.graph.outputs}
+    if not message.outputs or not outputs.issuperset(message.outputs):
+        raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(outputs)}.")
+    return served
 
 
 def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:

@@ -9,9 +9,10 @@ import binascii
 import json
 import re
 from base64 import b64decode
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -129,11 +130,17 @@ def media_type_of(scope: Scope) -> tuple[bytes, bytes]:
 
 
 async def read_images(
-    scope: Scope, body: bytes, kind: type[P], settings: Settings, *, raw_bytes: int | None = None
+    scope: Scope,
+    body: bytes,
+    kind: type[P],
+    settings: Settings,
+    *,
+    raw_bytes: int | None = None,
+    maxima: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Images, P]:
     """Take the images out of a body, or the one raw tensor of exactly `raw_bytes` where the route takes one.
 
-    Parameters may come in the query, in a form's fields or as JSON members.
+    Parameters may come in the query, in a form's fields or as JSON members; `maxima` as in `schema.read`.
 
     Raises: UnsupportedMedia, MalformedRequest, InvalidParameter, PayloadTooLarge.
     """
@@ -147,7 +154,7 @@ async def read_images(
     else:
         images = _from_bare(media_type, body, raw_bytes)
     query = schema.from_text(kind, query_parameters(scope))
-    return images, schema.read(kind, unique([*query.items(), *members.items()]))
+    return images, schema.read(kind, unique([*query.items(), *members.items()]), maxima)
 
 
 def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Images:

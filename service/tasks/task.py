@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from starlette.types import Receive, Send
@@ -214,15 +215,17 @@ class ImagesRoute(TaskRoute):
 
     tensor_graph: ClassVar[str] = ""
 
-    async def read(self, request: TaskRequest, kind: type[P]) -> tuple[Images, P]:
-        """The images or the tensor, and the parameters.
+    async def read(
+        self, request: TaskRequest, kind: type[P], maxima: Mapping[str, int] = MappingProxyType({})
+    ) -> tuple[Images, P]:
+        """The images or the tensor, and the parameters; `maxima` as in `schema.read`.
 
         Raises: ServiceError.
         """
         scope, settings = request.scope, self.settings
         body = await read_body(scope, request.receive, request.context, settings.max_body_bytes)
         raw_bytes = prod(self.row_shape(request.model)) if self.tensor_graph else None
-        return await read_images(scope, body, kind, settings, raw_bytes=raw_bytes)
+        return await read_images(scope, body, kind, settings, raw_bytes=raw_bytes, maxima=maxima)
 
     def row_shape(self, model: ReadyModel) -> tuple[int, ...]:
         """The shape [H,W,C] of the images that the graph takes."""

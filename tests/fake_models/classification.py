@@ -1,4 +1,4 @@
-"""Builds small real ONNX classifiers with known weights, whose outputs NumPy can tell: what the tests serve."""
+"""Builds a small ONNX classifier with known weights, whose outputs NumPy can compute."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LinearClassifier:
         self.features = generator.normal(size=(size, NUM_FEATURES)).astype(np.float32)
 
     def images(self, num_rows: int, seed: int = 1) -> NDArray[np.uint8]:
-        """Random pictures of this network's size."""
+        """Random images of this network's size."""
         return np.random.default_rng(seed).integers(0, 256, (num_rows, *self.shape), dtype=np.uint8)
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

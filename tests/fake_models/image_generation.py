@@ -311,7 +311,7 @@ class TinyImageGenerator:
         return self.encode(**inputs) if graph == "encoder" else self.reconstruct(**inputs)
 
     def pictures(self, num_rows: int, seed: int = 1) -> Pictures:
-        """Pictures [B, H, W, 1] as this network draws them, with a little noise that it cannot draw."""
+        """Images [B, H, W, 1] as this network generates them, with a little noise that it cannot generate."""
         generator = np.random.default_rng(seed)
         latents = generator.normal(size=(num_rows, NUM_LATENTS)).astype(np.float32)
         drawn = self.decode(latents, np.arange(num_rows) % len(LABELS))

@@ -1,4 +1,4 @@
-"""Builds a small real stylizer in ONNX, whose pictures NumPy can tell: what the tests of style transfer serve.
+"""Builds a small stylizer in ONNX, whose images NumPy can compute: what style transfer is tested with.
 
 Two convolutions with mirrored borders, each normalised over the picture and scaled and shifted as the styles say. A
 pixel sees two pixels far, so a tile with the picture's statistics equals the picture from the halo inwards.
@@ -60,7 +60,7 @@ class TinyStylizer:
         self.colors = generator.normal(size=(3, NUM_CHANNELS, 1, 1)).astype(np.float32)
 
     def pictures(self, num_rows: int, height: int, width: int, seed: int = 1) -> Pictures:
-        """Smooth random pictures with a little noise [B, H, W, 3]."""
+        """Smooth random images with a little noise [B, H, W, 3]."""
         generator = np.random.default_rng(seed)
         coarse = generator.uniform(0, 255, (num_rows, -(-height // 8) + 1, -(-width // 8) + 1, 3))
         smooth = coarse.repeat(8, axis=1).repeat(8, axis=2)[:, :height, :width]
@@ -161,7 +161,7 @@ class TinyStylizer:
         return serialized
 
     def golden(self) -> dict[str, Golden]:
-        """Three small pictures, each in another mixture of styles, through every graph."""
+        """Three small images, each in another mixture of styles, through every graph."""
         image = self.pictures(3, 24, 32, seed=7)
         mixtures = np.random.default_rng(7).dirichlet(np.ones(len(self.styles)), 3).astype(np.float32)
         inputs: dict[str, NDArray[Any]] = {"image": image, "style_weights": mixtures}
@@ -186,7 +186,7 @@ def write_stylizer(
     max_batch_elements: int | None = None,
     **manifest: Any,
 ) -> TinyStylizer:
-    """Write a complete version folder `<name>/<version>`; return the network, whose twin tells what it paints.
+    """Write a complete version folder `<name>/<version>`; return the network.
 
     Without `max_batch_elements` a batch holds four pictures of the most pixels.
     """

@@ -1,4 +1,4 @@
-"""Builds small real language models in ONNX, whose logits NumPy can tell: what the tests of text generation serve.
+"""Builds small language models in ONNX, whose logits NumPy can compute: what text generation is tested with.
 
 Both spell bytes: token 0 is `<|endoftext|>`, token b + 1 stands for the byte b. One attends to a key-value cache that
 is written in place, the other is recurrent.

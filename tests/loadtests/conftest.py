@@ -1,4 +1,4 @@
-"""What the tests of load tests share: a network that is quick to serve, and the marker of tests that need wrk."""
+"""What the tests of load tests share: a network that is quick to serve, and a service on it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,6 @@ from tests.fake_models.style_transfer import write_stylizer
 from tests.fake_models.text_generation import AttentionDecoder
 
 SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marker."""
-    config.addinivalue_line("markers", "wrk: needs the HTTP client wrk, which is no Python package")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs wrk where it is missing."""
-    if shutil.which("wrk") is None:
-        for item in items:
-            if item.get_closest_marker("wrk"):
-                item.add_marker(pytest.mark.skip(reason="wrk is not installed"))
 
 
 @pytest.fixture(scope="session")

@@ -22,12 +22,12 @@ READER = """
 import json, sys
 from locust.env import Environment
 from loadtests.scenarios.catalog import COMPLETE, Served
-from loadtests.scenarios.users import Reader
-Reader.host = sys.argv[1]
-environment, found = Environment(user_classes=[Reader]), {}
-reader = Reader(environment)
+from loadtests.scenarios.users import CompleteUser
+CompleteUser.host = sys.argv[1]
+environment, found = Environment(user_classes=[CompleteUser]), {}
+reader = CompleteUser(environment)
 for name in sys.argv[2:]:
-    Reader.models, found[name] = [Served(name, COMPLETE)], []
+    CompleteUser.models, found[name] = [Served(name, COMPLETE)], []
     note = lambda exception, **_: found[name].append(str(exception or "good"))
     environment.events.request.add_listener(note)
     try:

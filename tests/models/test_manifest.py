@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -60,7 +60,7 @@ def changed(**members: Any) -> str:
 
 
 def changed_graph(**members: Any) -> str:
-    return changed(graphs={"model": dataclasses.asdict(GRAPH) | members})
+    return changed(graphs={"model": msgspec.to_builtins(GRAPH) | members})
 
 
 def test_a_manifest_survives_a_round_trip(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_manifest_survives_a_round_trip(tmp_path: Path) -> None:
 def test_only_graphs_and_batching_are_needed_for_tensors() -> None:
     text = json.dumps(
         {"name": "a", "version": "1", "task": "tensors", "description": ""}
-        | {"graphs": {"model": dataclasses.asdict(GRAPH)}, "batching": {"max_batch_size": 1, "buckets": [1]}}
+        | {"graphs": {"model": msgspec.to_builtins(GRAPH)}, "batching": {"max_batch_size": 1, "buckets": [1]}}
     )
     manifest = parse_manifest(text)
     assert (manifest.labels, manifest.evaluation, manifest.training) == (None, (), None)
@@ -124,7 +124,7 @@ def test_what_breaks_the_schema_is_refused(text: str, message: str) -> None:
 
 
 def test_a_manifest_never_holds_nan(tmp_path: Path) -> None:
-    broken = dataclasses.replace(MANIFEST, parity=Parity(max_abs_error=float("nan"), batch_sizes=(1,)))
+    broken = msgspec.structs.replace(MANIFEST, parity=Parity(max_abs_error=float("nan"), batch_sizes=(1,)))
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_manifest(tmp_path, broken)
 

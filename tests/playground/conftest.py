@@ -41,17 +41,6 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 Open = Callable[..., Page]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "browser: needs Chromium and npm")
-
-
-@pytest.hookimpl(tryfirst=True)  # before the markers select
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.is_relative_to(FOLDER):
-            item.add_marker("browser")
-
-
 @pytest.fixture(scope="package")
 def playground() -> Iterator[RunningService]:
     """The service as it ships, every model; tests must leave it as they found it."""

@@ -72,6 +72,8 @@ def test_each_model_leads_to_the_page_of_its_task(page: Page) -> None:
         expect(page).to_have_url(re.compile(f"/{address}$"))
         expect(page.get_by_role("heading", level=1)).to_have_text(heading)
         page.get_by_role("link", name="Hotplate", exact=True).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
+        expect(page.locator("main[aria-busy]")).to_have_count(0)  # then the focus moves to the new page
 
 
 def test_ten_images_are_drawn_by_the_service_and_ten_more_on_demand(page: Page) -> None:
@@ -114,7 +116,7 @@ def test_the_page_is_accessible_and_fits(page: Page, looks_right: Callable[[Page
 
 
 def states(address: str) -> dict[str, str]:
-    return {model["id"]: model["state"] for model in httpx.get(f"{address}/v1/models").json()["data"]}
+    return {model["id"]: model["state"] for model in httpx.get(f"{address}/v1/models", timeout=30).json()["data"]}
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServi
 
 def test_a_model_that_is_not_served_is_listed_with_its_reason(elsewhere: RunningService, browser: Browser) -> None:
     address = elsewhere.url.replace("0.0.0.0", "127.0.0.1")
-    reason = {m["id"]: m["reason"] for m in httpx.get(f"{address}/v1/models").json()["data"]}["broken"]
+    reason = {m["id"]: m["reason"] for m in httpx.get(f"{address}/v1/models", timeout=30).json()["data"]}["broken"]
     context = browser.new_context(base_url=address)
     watched = Watched(address)
     page = context.new_page()

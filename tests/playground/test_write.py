@@ -58,7 +58,9 @@ def set_slider(page: Page, name: str, value: float) -> None:
     page.get_by_role("slider", name=name).fill(str(value))
 
 
-def test_a_pause_brings_a_suggestion_that_tab_accepts(open_page: Open, api: Callable[..., Any]) -> None:
+def test_a_pause_brings_a_suggestion_that_tab_accepts_and_escape_dismisses(
+    open_page: Open, api: Callable[..., Any]
+) -> None:
     page = opened(open_page)
     area, ghost = text_area(page), page.locator(".ghost")
     area.fill("")
@@ -75,27 +77,14 @@ def test_a_pause_brings_a_suggestion_that_tab_accepts(open_page: Open, api: Call
     area.press("Control+z")  # the browser's own undo knows of it
     expect(area).to_have_value("Once upon a")
 
-
-def test_a_suggestion_after_a_space_begins_with_a_word(open_page: Open) -> None:
-    page = opened(open_page)
-    area = text_area(page)
-    area.fill("")
-    area.press_sequentially("It was a ")
-
-    expect(page.locator(".ghost")).to_have_text(re.compile(r"^\w"))
-
-
-def test_escape_dismisses_and_tab_then_leaves_the_text(open_page: Open) -> None:
-    page = opened(open_page)
-    area, ghost = text_area(page), page.locator(".ghost")
-    area.fill("Once upon a")
-    expect(ghost).to_have_text(SOMETHING)
-
+    area.press("End")
+    area.press_sequentially(" there was a ")
+    expect(ghost).to_have_text(re.compile(r"^\w"))  # after a space a suggestion begins with a word
+    before = area.input_value()
     area.press("Escape")
     expect(ghost).to_be_empty()
     area.press("Tab")
-
-    expect(area).to_have_value("Once upon a")
+    expect(area).to_have_value(before)
     expect(area).not_to_be_focused()
     page.keyboard.press("Shift+Tab")
     expect(area).to_be_focused()
@@ -199,7 +188,7 @@ def is_idle(metrics: str) -> bool:
     return bool(counts) and all(float(count) == 0 for count in counts)
 
 
-def test_tokens_are_tinted_by_their_surprisal(open_page: Open, api: Callable[..., Any]) -> None:
+def test_tokens_are_tinted_by_their_surprisal_or_by_their_boundaries(open_page: Open, api: Callable[..., Any]) -> None:
     page = opened(open_page)
     write(page, "It was the best of times, said the whale.")
 
@@ -215,21 +204,19 @@ def test_tokens_are_tinted_by_their_surprisal(open_page: Open, api: Callable[...
         f"{len(scored['tokens'])} tokens · 41 bytes · perplexity {scored['perplexity']:.1f}"
     )
 
-
-def test_tokens_are_tinted_by_their_boundaries(open_page: Open, api: Callable[..., Any]) -> None:
-    page = opened(open_page)
     write(page, "Whaling!\nTwice.")
-
     page.get_by_label("Colour by").select_option("boundary")
 
     expect(panel(page, "tokens").locator(".hue-1").first).to_be_visible()
     kinds = panel(page, "tokens").locator(".token:not(.token-end)").evaluate_all("all => all.map(one => one.className)")
-    tokens = api("tokenize", text="Whaling!\nTwice.")["tokens"]
-    assert [kind.split()[-1] for kind in kinds] == [f"hue-{index % 4}" for index in range(len(tokens))]
-    assert commands.answer(panel(page, "tokens"))["tokens"] == tokens
+    expected = api("tokenize", text="Whaling!\nTwice.")["tokens"]
+    assert [kind.split()[-1] for kind in kinds] == [f"hue-{index % 4}" for index in range(len(expected))]
+    assert commands.answer(panel(page, "tokens"))["tokens"] == expected
 
 
-def test_a_token_that_is_pointed_at_shows_what_was_expected_there(open_page: Open, api: Callable[..., Any]) -> None:
+def test_a_token_that_is_pointed_at_shows_what_was_expected_in_its_place(
+    open_page: Open, api: Callable[..., Any]
+) -> None:
     page = opened(open_page)
     write(page, "It was the best of whales")
     card = panel(page, "tokens")
@@ -244,11 +231,8 @@ def test_a_token_that_is_pointed_at_shows_what_was_expected_there(open_page: Ope
     assert card.locator(".candidate.is-present").count() == 1
     assert labels[[one["text"] for one in expected].index(" the")] == "·the"
 
-
-def test_an_unexpected_token_stands_below_the_ten_likeliest_ones(open_page: Open, api: Callable[..., Any]) -> None:
-    page = opened(open_page)
-    write(page, "It was the best of whales")
-    card, whale = panel(page, "tokens"), api("score", text="It was the best of whales")["tokens"][5]
+    # One that was not expected stands below the ten likeliest.
+    whale = api("score", text="It was the best of whales")["tokens"][5]
     assert whale["text"] not in [one["text"] for one in api("next-token", text="It was the best of")["candidates"]]
 
     card.locator(".token").nth(5).hover()
@@ -281,12 +265,8 @@ def test_arrow_keys_move_over_the_tokens_and_a_candidate_is_appended(open_page: 
     expect(card.locator(".tokens-summary")).to_contain_text("6 tokens")
     expect(first).to_be_focused()  # and the next one can be picked
 
-
-def test_places_are_counted_in_characters_not_in_utf_16_units(open_page: Open) -> None:
-    page = opened(open_page)
-    area = text_area(page)
+    # Places are counted in characters, not in UTF-16 units.
     area.fill("𝄞𝄞 the sea")
-    card = panel(page, "tokens")
     token = card.locator(".token", has_text="sea")
 
     expect(token).to_have_count(1)

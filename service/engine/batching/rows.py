@@ -5,8 +5,9 @@ The manifest fixes a row's shape; where an axis after the batch is -1, each requ
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import prod
+
+from msgspec.structs import replace
 
 from models.manifest import Graph, Manifest, TensorSpec
 from service.engine.transport.messages import RowShapes

@@ -6,16 +6,14 @@ numbers depend only on its seed and step (Philox, https://doi.org/10.1145/206338
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.transport.messages import Sampling
+from service.engine.transport.messages import PromptScores, Sampling, Token
 
 Floats = NDArray[np.float32]
-Tops = tuple[tuple[int, float], ...]
 
 # Below this a division by the temperature leaves only the likeliest token anyway.
 GREEDY_TEMPERATURE = 1e-5
@@ -30,15 +28,6 @@ class Mode(Enum):
     GREEDY = 0
     PLAIN = 1
     FILTERED = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A chosen token, its log probability and the likeliest tokens with theirs, where they are requested."""
-
-    token: int
-    logprob: float | None = None
-    top: Tops = ()
 
 
 class Sampler:
@@ -103,13 +92,13 @@ def uniforms(seed: int, first_step: int, count: int) -> list[float]:
     return values
 
 
-def choose(logits: Floats, samplers: list[Sampler]) -> list[Choice | None]:
+def choose(logits: Floats, samplers: list[Sampler]) -> list[Token | None]:
     """Choose a token for each row of `logits` [B, V]; None where the row is not finite. The logits stay as they are."""
     if all(sampler.is_plain for sampler in samplers):
         tokens = logits.argmax(axis=1)
         # argmax returns a NaN if there is one, so it suffices to check the best of each row.
         if np.isfinite(logits[np.arange(len(samplers)), tokens]).all():
-            return [Choice(token) for token in tokens.tolist()]
+            return [Token(token) for token in tokens.tolist()]
     with np.errstate(invalid="ignore", over="ignore"):
         is_finite = np.isfinite(logits.sum(axis=1))
     if is_finite.all():
@@ -119,7 +108,7 @@ def choose(logits: Floats, samplers: list[Sampler]) -> list[Choice | None]:
     return [next(chosen) if is_fine else None for is_fine in is_finite]
 
 
-def _choose(logits: Floats, samplers: list[Sampler]) -> list[Choice]:
+def _choose(logits: Floats, samplers: list[Sampler]) -> list[Token]:
     adjusted = logits
     if any(sampler.is_adjusted for sampler in samplers):
         adjusted = logits.copy()
@@ -138,7 +127,7 @@ def _choose(logits: Floats, samplers: list[Sampler]) -> list[Choice]:
         else:
             tokens[rows] = _sample(group, [samplers[row] for row in rows], mode is Mode.FILTERED)
     if all(sampler.sampling.num_logprobs < 0 for sampler in samplers):
-        return [Choice(token) for token in tokens.tolist()]
+        return [Token(token) for token in tokens.tolist()]
     return _with_logprobs(logits, samplers, tokens)
 
 
@@ -195,21 +184,19 @@ def _thresholds(weights: Floats, samplers: list[Sampler]) -> Floats:
     return least
 
 
-def _with_logprobs(logits: Floats, samplers: list[Sampler], tokens: NDArray[np.int64]) -> list[Choice]:
-    choices = [Choice(token) for token in tokens.tolist()]
+def _with_logprobs(logits: Floats, samplers: list[Sampler], tokens: NDArray[np.int64]) -> list[Token]:
+    choices = [Token(token) for token in tokens.tolist()]
     rows = [row for row, sampler in enumerate(samplers) if sampler.sampling.num_logprobs >= 0]
     num_top = max(samplers[row].sampling.num_logprobs for row in rows)
     logprobs, top_tokens, top_logprobs = scores(logits[rows], tokens[rows], num_top)
     for index, row in enumerate(rows):
         count = samplers[row].sampling.num_logprobs
         best = zip(top_tokens[index, :count].tolist(), top_logprobs[index, :count].tolist(), strict=True)
-        choices[row] = Choice(choices[row].token, float(logprobs[index]), tuple(best))
+        choices[row] = Token(choices[row].token, float(logprobs[index]), tuple(best))
     return choices
 
 
-def scores(
-    logits: Floats, tokens: NDArray[np.int64] | NDArray[np.int32], num_top: int
-) -> tuple[Floats, NDArray[np.int32], Floats]:
+def scores(logits: Floats, tokens: NDArray[np.int64] | NDArray[np.int32], num_top: int) -> PromptScores:
     """The log probability of a token in each row of `logits` [N, V], and the `num_top` likeliest with theirs [N, K].
 
     They belong to the model's own distribution, before penalties, temperature and filters.
@@ -221,10 +208,10 @@ def scores(
     logprobs: Floats = (logits[rows, tokens] - offsets[:, 0]).astype(np.float32)
     num_top = min(num_top, logits.shape[1])
     if num_top <= 0:
-        return logprobs, np.empty((len(logits), 0), np.int32), np.empty((len(logits), 0), np.float32)
+        return PromptScores(logprobs, np.empty((len(logits), 0), np.int32), np.empty((len(logits), 0), np.float32))
     top: NDArray[np.int64] = np.sort(np.argpartition(-logits, num_top - 1, axis=1)[:, :num_top], axis=1)
     values = np.take_along_axis(logits, top, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
     top, values = np.take_along_axis(top, order, axis=1), np.take_along_axis(values, order, axis=1)
     top_logprobs: Floats = (values - offsets).astype(np.float32)
-    return logprobs, top.astype(np.int32), top_logprobs
+    return PromptScores(logprobs, top.astype(np.int32), top_logprobs)

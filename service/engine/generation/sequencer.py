@@ -14,8 +14,9 @@ import numpy as np
 
 from service.engine.generation import sampling, sequencing
 from service.engine.generation.sampling import Floats
-from service.engine.generation.sequences import Ending, Scores, Sequence, SlotDecoder, Slots, StepEvents, joined
+from service.engine.generation.sequences import Sequence, SlotDecoder, Slots, StepEvents, joined
 from service.engine.generation.sequencing import StepCost
+from service.engine.transport.messages import Finished
 from service.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -192,7 +193,7 @@ class Sequencer:
             return False
         targets = sequence.prompt[start + 1 : start + 1 + len(logits)]
         num_top = sequence.sampling.prompt_logprobs
-        sequence.scores.append(Scores(*sampling.scores(logits[: len(targets)], targets, num_top)))
+        sequence.scores.append(sampling.scores(logits[: len(targets)], targets, num_top))
         return True
 
     def _start(self, sequence: Sequence) -> bool:
@@ -268,7 +269,8 @@ class Sequencer:
         now = self._clock()
         seconds = now - sequence.admitted_at
         self._sequence_seconds += 0.1 * (seconds - self._sequence_seconds) if self._sequence_seconds else seconds
-        ending = Ending(
+        finished = Finished(
+            0,  # set when it is sent
             reason,
             sequence.num_prompt,
             sequence.num_reused,
@@ -277,7 +279,7 @@ class Sequencer:
             now - sequence.prefilled_at,
             sequence.num_steps,
         )
-        self._end(sequence, ending)
+        self._end(sequence, finished)
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:
         self._slots.invalidate(sequence)
@@ -287,7 +289,7 @@ class Sequencer:
         if not sequence.is_over:
             self._end(sequence, error)
 
-    def _end(self, sequence: Sequence, outcome: Ending | ServiceError) -> None:
+    def _end(self, sequence: Sequence, outcome: Finished | ServiceError) -> None:
         sequence.is_over = True
         if sequence is self._prefilling:
             self._prefilling = None

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from models.manifest import Language
 from service.engine.generation import sequencing
-from service.engine.generation.sampling import Choice, Floats, Sampler
+from service.engine.generation.sampling import Floats, Sampler
 from service.engine.generation.sequencing import Content, Move
-from service.engine.transport.messages import Sampling
+from service.engine.transport.messages import Finished, PromptScores, Sampling, Token
 from service.errors import ServiceError
 
 
@@ -48,7 +48,7 @@ class Sequence:
         self.admitted_at = 0.0
         self.prefilled_at = 0.0
         self.last_token_at = 0.0
-        self.scores: list[Scores] = []
+        self.scores: list[PromptScores] = []
 
     @property
     def num_prompt(self) -> int:
@@ -71,49 +71,23 @@ class Sequence:
         return np.concatenate((self.prompt, np.array(self.new_tokens, np.int32)))
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Log probabilities of consecutive prompt tokens [N], and the likeliest tokens with theirs [N, K]."""
-
-    logprobs: Floats
-    top_tokens: NDArray[np.int32]
-    top_logprobs: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a sequence ended, and its times."""
-
-    reason: str
-    prompt_tokens: int
-    cached_tokens: int
-    queue_seconds: float
-    prefill_seconds: float
-    decode_seconds: float
-    steps: int
-
-
 @dataclass(slots=True)
 class StepEvents:
     """The results of one step: scores of prompts, then tokens, then ends."""
 
-    scored: list[tuple[Sequence, Scores]] = field(default_factory=list)
-    sampled: list[tuple[Sequence, Choice]] = field(default_factory=list)
-    ended: list[tuple[Sequence, Ending | ServiceError]] = field(default_factory=list)
+    scored: list[tuple[Sequence, PromptScores]] = field(default_factory=list)
+    sampled: list[tuple[Sequence, Token]] = field(default_factory=list)
+    ended: list[tuple[Sequence, Finished | ServiceError]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.scored or self.sampled or self.ended)
 
 
-def joined(parts: list[Scores]) -> Scores:
-    """Scores of consecutive chunks as one."""
+def joined(parts: list[PromptScores]) -> PromptScores:
+    """PromptScores of consecutive chunks as one."""
     if len(parts) == 1:
         return parts[0]
-    return Scores(
-        np.concatenate([part.logprobs for part in parts]),
-        np.concatenate([part.top_tokens for part in parts]),
-        np.concatenate([part.top_logprobs for part in parts]),
-    )
+    return PromptScores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class States(Protocol):

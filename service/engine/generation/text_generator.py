@@ -11,15 +11,16 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Language
 from service.engine.generation.decoder import LoadedDecoder
 from service.engine.generation.sequencer import Sequencer
-from service.engine.generation.sequences import Ending, Scores, Sequence, StepEvents
+from service.engine.generation.sequences import Sequence, StepEvents
 from service.engine.transport.api_connection import ApiConnection
-from service.engine.transport.messages import Finished, GenerateText, Sampled, SampledItem, Scored, frame
+from service.engine.transport.messages import GenerateText, PromptScores, Sampled, SampledItem, Scored, frame
 from service.errors import InferenceFailed, InvalidParameter, ServiceError
 from service.settings import Settings
 from service.telemetry.language_metrics import LanguageMetrics
@@ -109,9 +110,9 @@ def deliver(events: StepEvents) -> None:
         connection, id_ = _owner(sequence)
         connection.send(_scored(id_, scores))
     items: dict[ApiConnection, list[SampledItem]] = {}
-    for sequence, choice in events.sampled:
+    for sequence, token in events.sampled:
         connection, id_ = _owner(sequence)
-        items.setdefault(connection, []).append((id_, choice.token, choice.logprob, choice.top))
+        items.setdefault(connection, []).append((id_, *token))
     for connection, sampled in items.items():
         connection.send(frame(Sampled(tuple(sampled))))
     for sequence, outcome in events.ended:
@@ -120,7 +121,7 @@ def deliver(events: StepEvents) -> None:
             connection.fail(id_, outcome)
         else:
             connection.cancels.pop(id_, None)
-            connection.send(_finished(id_, outcome))
+            connection.send(frame(msgspec.structs.replace(outcome, id=id_)))
 
 
 def _owner(sequence: Sequence) -> Owner:
@@ -128,24 +129,8 @@ def _owner(sequence: Sequence) -> Owner:
     return owner[0], owner[1]
 
 
-def _scored(id_: int, scores: Scores) -> bytes:
-    parts = (scores.logprobs, scores.top_tokens, scores.top_logprobs)
-    return frame(Scored(id_, scores.top_tokens.shape[1]), *(part.tobytes() for part in parts))
-
-
-def _finished(id_: int, ending: Ending) -> bytes:
-    return frame(
-        Finished(
-            id_,
-            ending.reason,
-            ending.prompt_tokens,
-            ending.cached_tokens,
-            ending.queue_seconds,
-            ending.prefill_seconds,
-            ending.decode_seconds,
-            ending.steps,
-        )
-    )
+def _scored(id_: int, scores: PromptScores) -> bytes:
+    return frame(Scored(id_, scores.top_tokens.shape[1]), *(array.tobytes() for array in scores))
 
 
 class SequencerThread:

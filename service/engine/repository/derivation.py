@@ -7,20 +7,20 @@ alone; otherwise requests are computed one by one. What the graph computes is no
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from models.golden import Golden
 from models.manifest import Batching, Graph, Manifest, TensorSpec, sha256_hex
 from models.strict import StrictError
 from service.engine.repository.version_files import VersionFiles, VersionRejected
-from service.engine.runtime.runners import TensorRunner
+from service.engine.runtime.runners import SessionRunner
 from service.engine.runtime.runtime import DATATYPES, Device, open_session
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
@@ -94,14 +94,14 @@ def _try_out(graph: Graph, session: ort.InferenceSession) -> tuple[Graph, Golden
         for size in TRIAL_SIZES:
             rows = [_random_inputs(batched, size, seed) for seed in (1, 2)]
             try:
-                obstacle, golden = _compare(batched, TensorRunner(session, batched), rows)
+                obstacle, golden = _compare(batched, SessionRunner(session, batched), rows)
             except InferenceFailed:
                 obstacle = "no two random rows could be computed"
                 continue
             if not obstacle:
                 return _observed(batched, golden), golden, ""
             break
-    runner = TensorRunner(session, graph)
+    runner = SessionRunner(session, graph)
     for size in TRIAL_SIZES:
         inputs = {name: array[np.newaxis] for name, array in _random_inputs(graph, size, 1).items()}
         try:
@@ -152,7 +152,7 @@ def _values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generato
     return random.integers(0, 2, shape).astype(spec.dtype)
 
 
-def _compare(graph: Graph, runner: TensorRunner, rows: list[Arrays]) -> tuple[str, Golden]:
+def _compare(graph: Graph, runner: SessionRunner, rows: list[Arrays]) -> tuple[str, Golden]:
     """Compute rows alone and together; return where they differ, and the rows as a sample."""
     names = [spec.name for spec in graph.outputs]
     alone = [runner.run(row, 1, names) for row in rows]

@@ -23,7 +23,7 @@ from service.engine.repository.derivation import derive_version
 from service.engine.repository.verification import Sample, golden_sample, usual_sample, verify
 from service.engine.repository.version_files import VersionFiles, VersionRejected, read_version, rejection
 from service.engine.runtime.cuda import CudaRunner
-from service.engine.runtime.runners import CpuRunner, Runner, TensorRunner
+from service.engine.runtime.runners import Runner, SessionRunner
 from service.engine.runtime.runtime import CPU, Device, available_cpus, signature_mismatch
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
@@ -142,7 +142,7 @@ def _load_graph(
         golden = golden_sample(files.goldens[name], graph, rules)
         sample, buckets = golden, batching.buckets
         if rules.varies:
-            sample = usual_sample(golden, graph, rules, _runner(session, files, name, rules))
+            sample = usual_sample(golden, graph, rules, _runner(session, files.manifest.graphs[name], rules))
             buckets = tuple(sorted({1, max_rows(sample.row_shapes, batching.max_batch_size, graph.max_batch_elements)}))
         if not warm_up:
             buckets = buckets[:1]
@@ -173,17 +173,15 @@ def _untried(
     graph: Graph, batching: Batching, session: ort.InferenceSession, rules: RowRules, settings: Settings
 ) -> LoadedGraph:
     """A graph without a known input: its cost is a guess until its first requests."""
-    runners: tuple[Runner, ...] = (TensorRunner(session, graph, uses_shared_arena=rules.varies),)
+    runners: tuple[Runner, ...] = (_runner(session, graph, rules),)
     providers, threads = tuple(session.get_providers()), settings.threads or 1
     runners *= settings.instances or 1
     return LoadedGraph(graph, batching, runners, threads, {1: GUESSED_SECONDS}, None, providers, rules, 1)
 
 
-def _runner(session: ort.InferenceSession, files: VersionFiles, name: str, rules: RowRules) -> Runner:
-    if files.manifest.task != "tensors":
-        return CpuRunner(session, varies=rules.varies)
+def _runner(session: ort.InferenceSession, graph: Graph, rules: RowRules) -> Runner:
     uses_shared_arena = rules.varies and session.get_providers()[0] == CPU
-    return TensorRunner(session, files.manifest.graphs[name], uses_shared_arena=uses_shared_arena)
+    return SessionRunner(session, graph, uses_shared_arena=uses_shared_arena)
 
 
 def _open(name: str, files: VersionFiles, rules: RowRules, num_threads: int, device: Device) -> ort.InferenceSession:
@@ -227,11 +225,11 @@ def _cpu_runners(
     """Choose instances and threads: as set, or the faster of "one for each CPU" and "all CPUs for one"."""
     cpus = available_cpus()
     if settings.instances or settings.threads or cpus == 1 or device.is_cuda:
-        runner = _runner(session, files, name, rules)
+        runner = _runner(session, files.manifest.graphs[name], rules)
         instances = settings.instances or max(1, cpus // (settings.threads or 1))
         return (runner,) * instances, settings.threads or 1, session
     wide_session = _open(name, files, rules, cpus, device)
-    narrow, wide = (_runner(each, files, name, rules) for each in (session, wide_session))
+    narrow, wide = (_runner(each, files.manifest.graphs[name], rules) for each in (session, wide_session))
     outputs = [spec.name for spec in files.manifest.graphs[name].outputs]
     narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs)
     wide_rate = _rows_per_second((wide,), inputs, outputs)

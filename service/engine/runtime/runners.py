@@ -1,4 +1,4 @@
-"""Runs a session on the CPU, on views of the batch's arrays; any number of threads may share a runner.
+"""What computes a graph: the interface, and the runner of a CPU, which any number of threads may share.
 
 It knows arrays and graphs, neither requests nor batches. CUDA has a runner of its own (`cuda.py`).
 """
@@ -31,29 +31,8 @@ class Runner(Protocol):
         """Compute these outputs."""
 
 
-class CpuRunner:
-    """Runs graphs of a known task."""
-
-    def __init__(self, session: ort.InferenceSession, *, varies: bool = False) -> None:
-        self._session = session
-        self._arena = ArenaGuard() if varies else None
-
-    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
-        """Compute the first `num_rows` rows.
-
-        Raises: InferenceFailed.
-        """
-        feed = {name: array[:num_rows] for name, array in arrays.items()}
-        options = self._arena.run_options() if self._arena is not None else None
-        try:
-            values = self._session.run(list(outputs), feed, options)
-        except Exception as error:
-            raise InferenceFailed("The model could not compute this input.") from error
-        return dict(zip(outputs, values, strict=True))
-
-
-class TensorRunner:
-    """Runs graphs without a task: whole tensors where the graph is not batched, BF16, strings.
+class SessionRunner:
+    """Runs a session on views of the batch's arrays: on its first rows, or on whole tensors if it is not batched.
 
     NumPy has no BF16: its bits pass through ONNX Runtime's own values.
     """
@@ -74,8 +53,8 @@ class TensorRunner:
             values = self._run(feed, list(outputs))
         except Exception as error:
             raise InferenceFailed("The model could not compute this input.") from error
-        arrays = {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
-        return arrays if self._is_batched else {name: array[np.newaxis] for name, array in arrays.items()}
+        results = {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
+        return results if self._is_batched else {name: array[np.newaxis] for name, array in results.items()}
 
     def _run(self, feed: Arrays, outputs: list[str]) -> list[Any]:
         options = self._arena.run_options() if self._arena is not None else None

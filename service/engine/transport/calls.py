@@ -11,7 +11,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
 from math import prod
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -27,10 +27,12 @@ from service.engine.transport.messages import (
     Infer,
     InferenceTiming,
     Message,
+    PromptScores,
     Result,
     Sampled,
     Sampling,
     Scored,
+    Token,
     frame,
 )
 from service.engine.transport.strings import unpack_strings
@@ -112,22 +114,6 @@ def _arrays(result: Result, payload: memoryview) -> Arrays:
         arrays[name] = np.frombuffer(payload, dtype, count, offset).reshape(shape)
         offset += arrays[name].nbytes
     return arrays
-
-
-class Token(NamedTuple):
-    """A generated token, its log probability, and the likeliest tokens with theirs, as far as they were requested."""
-
-    token: int
-    logprob: float | None
-    top: tuple[tuple[int, float], ...]
-
-
-class PromptScores(NamedTuple):
-    """Log probabilities of the prompt's tokens after the first [P - 1], and the likeliest with theirs [P - 1, K]."""
-
-    logprobs: NDArray[np.float32]
-    top_tokens: NDArray[np.int32]
-    top_logprobs: NDArray[np.float32]
 
 
 class TextGeneration(Outstanding):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 _LENGTHS = struct.Struct("<II")
@@ -19,6 +20,7 @@ MAX_FRAME_BYTES = 2**30
 
 Arrays = dict[str, NDArray[Any]]
 RowShapes = tuple[tuple[int, ...], ...]
+Tops = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,22 @@ class InferenceTiming:
     queue_seconds: float
     compute_seconds: float
     batch_size: int
+
+
+class Token(NamedTuple):
+    """A generated token, its log probability, and the likeliest tokens with theirs, as far as they were requested."""
+
+    token: int
+    logprob: float | None = None
+    top: Tops = ()
+
+
+class PromptScores(NamedTuple):
+    """Log probabilities of consecutive tokens of a prompt [N], and the likeliest tokens with theirs [N, K]."""
+
+    logprobs: NDArray[np.float32]
+    top_tokens: NDArray[np.int32]
+    top_logprobs: NDArray[np.float32]
 
 
 class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
@@ -139,7 +157,7 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, tag=5):
     retry_after_seconds: float | None
 
 
-SampledItem = tuple[int, int, float | None, tuple[tuple[int, float], ...]]
+SampledItem = tuple[int, int, float | None, Tops]
 
 
 class Sampled(msgspec.Struct, array_like=True, frozen=True, tag=8):

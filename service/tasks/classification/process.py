@@ -11,21 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import encode_png
-from service.schema import refusal
-from service.tasks.classification.schema import DEFAULT_TOP_K, ClassifyParameters, Prediction
+from service.tasks.classification.schema import Prediction
 from service.tasks.colormap import colormap
-
-
-def top_k_of(parameters: ClassifyParameters, num_classes: int) -> int:
-    """How many predictions are asked for.
-
-    Raises: InvalidParameter for more than there are classes.
-    """
-    if parameters.top_k is None:
-        return min(DEFAULT_TOP_K, num_classes)
-    if parameters.top_k > num_classes:
-        raise refusal("top_k", parameters.top_k, f"a whole number from 1 to {num_classes}")
-    return parameters.top_k
 
 
 def top_predictions(probabilities: NDArray[Any], labels: Sequence[str], top_k: int) -> list[Prediction]:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from models.images import Invert
 from service.engine.transport.client import ReadyModel
 from service.http.body import Images
-from service.tasks.classification.process import explanation_png, top_k_of, top_predictions
+from service.tasks.classification.process import explanation_png, top_predictions
 from service.tasks.classification.schema import (
+    DEFAULT_TOP_K,
     Classification,
     ClassifyAnswer,
     ClassifyParameters,
@@ -60,9 +61,9 @@ class Classify(ClassifierRoute):
 
     async def answer(self, request: TaskRequest) -> ClassifyAnswer:
         """The likeliest labels of each image; on request an explanation, and what the network was given."""
-        images, parameters = await self.read(request, ClassifyParameters)
         labels = request.model.manifest.labels or ()
-        top_k = top_k_of(parameters, len(labels))
+        images, parameters = await self.read(request, ClassifyParameters, {"top_k": len(labels)})
+        top_k = min(DEFAULT_TOP_K, len(labels)) if parameters.top_k is None else parameters.top_k
         rows = await self.rows(request.model, images, parameters.invert)
         outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
         arrays = await self.infer(request, _payload(rows), outputs)

@@ -80,8 +80,8 @@ def test_the_example_is_like_the_chart() -> None:
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert [CONTAINER[probe][key] for key in deadlines] == [ours["containers"][0][probe][key] for key in deadlines]
         assert CONTAINER[probe]["httpGet"]["port"] == int(option("port"))
-    told = one({}, "ConfigMap")["data"]
-    needed = float(told["HOTPLATE_DRAIN_SECONDS"]) + float(told["HOTPLATE_GRACE_SECONDS"])
+    variables = one({}, "ConfigMap")["data"]
+    needed = float(variables["HOTPLATE_DRAIN_SECONDS"]) + float(variables["HOTPLATE_GRACE_SECONDS"])
     assert SERVICE["spec"]["predictor"]["terminationGracePeriodSeconds"] > needed
 
 

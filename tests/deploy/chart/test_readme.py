@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
 
 from tests.deploy.chart.rendering import helm
@@ -14,7 +12,7 @@ from tests.readmes import Command, commands_for, place_of
 @pytest.mark.parametrize("command", commands_for("helm"), ids=place_of)
 def test_a_helm_command_gets_as_far_as_the_cluster(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
-    arguments = shlex.split(command.text, comments=True)[1:]
+    arguments = command.words[1:]
     if arguments[0] in ("install", "upgrade"):
         done = helm(*arguments, "--dry-run=client")
         assert done.returncode == 0, done.stderr

@@ -115,10 +115,10 @@ def test_keys_come_from_a_secret_as_a_file_and_never_through_the_environment() -
     container = pod["containers"][0]
     (volume,) = (v for v in pod["volumes"] if v["name"] == "api-keys")
     (mount,) = (m for m in container["volumeMounts"] if m["name"] == "api-keys")
-    told = one(MATRIX["keys"], "ConfigMap")["data"]["HOTPLATE_API_KEYS_FILE"]
+    path = one(MATRIX["keys"], "ConfigMap")["data"]["HOTPLATE_API_KEYS_FILE"]
 
     assert volume["secret"]["secretName"] == "keys"
-    assert told == f"{mount['mountPath']}/{volume['secret']['items'][0]['path']}"
+    assert path == f"{mount['mountPath']}/{volume['secret']['items'][0]['path']}"
     assert volume["secret"]["defaultMode"] == 0o440
     assert "subPath" not in mount, "a changed secret would never arrive"
     assert "env" not in container

@@ -24,8 +24,8 @@ MARGIN = 3.0
 
 
 def test_the_service_answers_every_probe_within_the_start_up_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = one({}, "ConfigMap")["data"]
-    own = {name: text for name, text in told.items() if name not in ("HOTPLATE_HOST", "HOTPLATE_REPOSITORY")}
+    variables = one({}, "ConfigMap")["data"]
+    own = {name: text for name, text in variables.items() if name not in ("HOTPLATE_HOST", "HOTPLATE_REPOSITORY")}
     (container,) = pod_spec({})["containers"]
     startup = container["startupProbe"]
     begin = time.monotonic()

@@ -36,11 +36,11 @@ def ports(values: Values) -> dict[str, int]:
 
 @cases
 def test_every_variable_is_a_setting_that_the_service_takes(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = environment(values)
-    for name, text in told.items():
+    variables = environment(values)
+    for name, text in variables.items():
         monkeypatch.setenv(name, text)
 
-    assert {name.removeprefix("HOTPLATE_").lower() for name in told} <= set(Settings.model_fields)
+    assert {name.removeprefix("HOTPLATE_").lower() for name in variables} <= set(Settings.model_fields)
     settings = Settings()
     assert settings.host == "0.0.0.0"
     for name, value in values.get("settings", {}).items():
@@ -50,10 +50,10 @@ def test_every_variable_is_a_setting_that_the_service_takes(values: Values, monk
 
 @cases
 def test_the_service_listens_where_the_pod_says(values: Values) -> None:
-    told = environment(values)
+    variables = environment(values)
 
-    assert told["HOTPLATE_PORT"] == str(ports(values)["http"])
-    assert told["HOTPLATE_GRPC_PORT"] == str(ports(values).get("grpc", "off"))
+    assert variables["HOTPLATE_PORT"] == str(ports(values)["http"])
+    assert variables["HOTPLATE_GRPC_PORT"] == str(ports(values).get("grpc", "off"))
 
 
 @cases
@@ -126,9 +126,9 @@ def test_every_name_that_a_pod_refers_to_exists(values: Values) -> None:
 
 @cases
 def test_the_end_of_a_pod_leaves_time_for_all_its_phases(values: Values) -> None:
-    told = environment(values)
+    variables = environment(values)
     sleep = container(values)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain, grace = float(told["HOTPLATE_DRAIN_SECONDS"]), float(told["HOTPLATE_GRACE_SECONDS"])
+    drain, grace = float(variables["HOTPLATE_DRAIN_SECONDS"]), float(variables["HOTPLATE_GRACE_SECONDS"])
 
     assert pod_spec(values)["terminationGracePeriodSeconds"] >= sleep + drain + grace + 10
 
@@ -146,18 +146,20 @@ def test_the_end_of_a_pod_follows_the_settings() -> None:
 
 
 def test_the_values_repeat_the_defaults_of_the_service() -> None:
-    told = environment({})
+    variables = environment({})
 
-    assert float(told["HOTPLATE_DRAIN_SECONDS"]) == Settings.model_fields["drain_seconds"].default
-    assert float(told["HOTPLATE_GRACE_SECONDS"]) == Settings.model_fields["grace_seconds"].default
+    assert float(variables["HOTPLATE_DRAIN_SECONDS"]) == Settings.model_fields["drain_seconds"].default
+    assert float(variables["HOTPLATE_GRACE_SECONDS"]) == Settings.model_fields["grace_seconds"].default
 
 
 def test_numbers_arrive_as_they_were_written() -> None:
-    told = environment({"settings": {"max_body_bytes": 33554432, "golden_tolerance": 0.00001, "cuda_graphs": False}})
+    variables = environment(
+        {"settings": {"max_body_bytes": 33554432, "golden_tolerance": 0.00001, "cuda_graphs": False}}
+    )
 
-    assert told["HOTPLATE_MAX_BODY_BYTES"] == "33554432"
-    assert float(told["HOTPLATE_GOLDEN_TOLERANCE"]) == 1e-5
-    assert told["HOTPLATE_CUDA_GRAPHS"] == "false"
+    assert variables["HOTPLATE_MAX_BODY_BYTES"] == "33554432"
+    assert float(variables["HOTPLATE_GOLDEN_TOLERANCE"]) == 1e-5
+    assert variables["HOTPLATE_CUDA_GRAPHS"] == "false"
 
 
 def test_an_update_has_failed_only_after_the_start_up_budget() -> None:

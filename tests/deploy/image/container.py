@@ -41,7 +41,7 @@ class Started:
         done = command("podman", "logs", self.id, check=False)
         return done.stdout + done.stderr
 
-    def wait_until_ready(self, seconds: float = 90.0) -> Self:
+    def wait_until_ready(self, seconds: float = 240.0) -> Self:
         """Wait until every model is served."""
         until(lambda: answers(f"{self.url}/readyz"), self.logs, seconds)
         return self
@@ -80,12 +80,12 @@ class Container(Started):
         self, image: str, *options: str, environment: Mapping[str, str] | None = None, arguments: tuple[str, ...] = ()
     ) -> None:
         port, self._grpc_port = free_port(), free_port()
-        told = {
+        given = {
             "HOTPLATE_HOST": "127.0.0.1",
             "HOTPLATE_PORT": str(port),
             "HOTPLATE_GRPC_PORT": str(self._grpc_port),
         } | dict(environment or {})
-        variables = [part for name, value in told.items() for part in ("--env", f"{name}={value}")]
+        variables = [part for name, value in given.items() for part in ("--env", f"{name}={value}")]
         run = ("podman", "run", "--detach", "--network", "host", *HARDENED, *options, *variables, image, *arguments)
         super().__init__(command(*run).stdout.strip(), f"http://127.0.0.1:{port}")
 

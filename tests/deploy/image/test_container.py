@@ -65,11 +65,11 @@ def test_it_answers_over_grpc_what_the_model_was_trained_to_say(container: Conta
 
 
 def test_its_health_check_passes_and_can_fail(container: Container) -> None:
-    asked_amiss = container.execute("/opt/hotplate/bin/python", "-m", "service.processes.probe", "/nowhere")
+    wrong_path = container.execute("/opt/hotplate/bin/python", "-m", "service.processes.probe", "/nowhere")
 
     assert container.is_healthy(), container.logs()
-    assert asked_amiss.returncode == 1
-    assert "/nowhere with 404" in asked_amiss.stderr
+    assert wrong_path.returncode == 1
+    assert "/nowhere with 404" in wrong_path.stderr
 
 
 def test_it_runs_without_any_right_and_on_a_file_system_it_cannot_change(container: Container) -> None:

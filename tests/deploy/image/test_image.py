@@ -1,4 +1,4 @@
-"""The image as it is built: small, without what only a build needs, with all that an engine must be told."""
+"""The image as it is built: small, without what only a build needs, with all that a container engine must know."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ INSTALLERS = {"easy_install", "pip", "pip3", "uv"}
 
 @pytest.fixture(scope="module")
 def config(image: str) -> dict[str, Any]:
-    """What the image says to an engine."""
+    """The configuration that a container engine reads."""
     found = inspect(image)
-    told: dict[str, Any] = {"Healthcheck": found["Healthcheck"]} | found["Config"]
-    return told
+    image_config: dict[str, Any] = {"Healthcheck": found["Healthcheck"]} | found["Config"]
+    return image_config
 
 
 @pytest.fixture(scope="module")

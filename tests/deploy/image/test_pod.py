@@ -43,7 +43,7 @@ class Pod(Started):
 
     def start(self) -> None:
         command("podman", "play", "kube", "--network", "host", str(self._file))
-        self.wait_until_ready(120)
+        self.wait_until_ready()
 
     def remove(self) -> None:
         command("podman", "pod", "rm", "--force", "--time", "5", self._pod, check=False)

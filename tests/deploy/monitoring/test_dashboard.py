@@ -162,7 +162,7 @@ def test_prometheus_evaluates_every_alert(prometheus: RunningPrometheus) -> None
 @pytest.mark.parametrize(
     "expression",
     [
-        # What autoscalers and dashboards of Triton and vLLM are told to ask.
+        # What autoscalers and dashboards of Triton and vLLM query.
         "sum(rate(nv_inference_queue_duration_us[10s])) / sum(rate(nv_inference_request_success[10s]))",
         "rate(nv_inference_request_duration_us[10s]) / rate(nv_inference_request_success[10s]) / 1000",
         "rate(nv_inference_count[10s]) / rate(nv_inference_exec_count[10s])",

@@ -1,4 +1,4 @@
-"""A clock that tests turn, and an instance that computes when told: the batcher's seams."""
+"""A clock that tests set, and an instance that computes on command: what a batcher is tested with."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FakeLoop:
 
 
 class HeldInstance:
-    """Doubles every row of the input `x` into the output `y`, but only when told to."""
+    """Doubles every row of the input `x` into the output `y`, but only on command."""
 
     def __init__(self, loop: FakeLoop) -> None:
         self._loop = loop

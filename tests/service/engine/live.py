@@ -49,7 +49,7 @@ async def ask(client: EngineClient, reference: str, x: NDArray[Any], **options: 
 
 
 def state_of(client: EngineClient, name: str, version: str = "1") -> ModelStatus:
-    """What the client was told of a version."""
+    """The status of a version as the client knows it."""
     return next(status for status in client.statuses if (status.name, status.version) == (name, version))
 
 

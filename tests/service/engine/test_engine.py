@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from service.engine.transport import messages
-from service.errors import ServiceError
+from service.errors import Cancelled, ServiceError
 from service.settings import Settings
 from tests.fake_models.bare_graphs import FLOAT, graph_bytes, scale_bytes, write_bare
 from tests.service.engine.live import ask, live_engine
@@ -60,5 +60,27 @@ def test_a_request_that_cannot_be_queued_does_not_end_the_connection(tmp_path: P
 
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
             assert client._transport is connection
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_request_leaves_the_queue_of_its_graph(tmp_path: Path) -> None:
+    write_bare(tmp_path, "patient", scale_bytes(2))
+    (tmp_path / "patient" / "config.toml").write_text("max_queue_delay_seconds = 60\n")
+
+    async def main() -> None:
+        async with live_engine(tmp_path / "engine.sock", settings_of(tmp_path)) as (_, client), asyncio.timeout(30):
+
+            async def until_queued(num_rows: int) -> None:
+                while (await client.describe())[0].statistics["queued_rows"] != num_rows:
+                    await asyncio.sleep(0.005)
+
+            model = client.resolve("patient")
+            call = client.infer(model, "model", ("y",), [ROWS.tobytes()], len(ROWS), 60.0)
+            await until_queued(2)
+            client.cancel(call)
+            await until_queued(0)
+            with pytest.raises(Cancelled):
+                await call
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""What a graph has done is counted so that the parts add up, to the nanosecond."""
+"""The statistics of a graph: the parts add up to the nanosecond."""
 
 from __future__ import annotations
 

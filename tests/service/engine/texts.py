@@ -1,4 +1,4 @@
-"""A sequencer on a small real language model, with a clock that tests turn and every event kept."""
+"""A sequencer on a small real language model, with a clock that tests set and all events kept."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from service.engine.generation.decoder import Decoder
-from service.engine.generation.sampling import Choice
 from service.engine.generation.sequencer import Sequencer
-from service.engine.generation.sequences import Ending, Scores, Sequence, StepEvents
+from service.engine.generation.sequences import Sequence, StepEvents
 from service.engine.generation.sequencing import StepCost
 from service.engine.repository.version_files import VersionFiles, read_version
 from service.engine.runtime.runtime import Device
-from service.engine.transport.messages import Sampling
+from service.engine.transport.messages import Finished, PromptScores, Sampling, Token
 from service.errors import ServiceError
 from service.telemetry.language_metrics import LanguageMetrics
 from service.telemetry.metrics import Metrics
@@ -61,9 +60,9 @@ class Texts:
         self.metrics = LanguageMetrics(Metrics(CollectorRegistry()), "tiny", "1")
         self.posts: list[StepEvents] = []
         self.tokens: dict[Sequence, list[int]] = {}
-        self.choices: dict[Sequence, list[Choice]] = {}
-        self.scores: dict[Sequence, Scores] = {}
-        self.outcomes: dict[Sequence, Ending | ServiceError] = {}
+        self.choices: dict[Sequence, list[Token]] = {}
+        self.scores: dict[Sequence, PromptScores] = {}
+        self.outcomes: dict[Sequence, Finished | ServiceError] = {}
         self.sequencer = Sequencer(
             decoder,
             COST,

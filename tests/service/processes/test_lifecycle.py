@@ -48,7 +48,7 @@ def start(repository: Path) -> Iterator[Callable[..., RunningService]]:
 class Load:
     """Clients that ask without pause, check every answer, and keep whatever else comes back."""
 
-    def __init__(self, url: str, network: LinearClassifier, num_clients: int = 4) -> None:
+    def __init__(self, url: str, network: LinearClassifier, num_clients: int = 2) -> None:
         self._address = f"{url}/v1/models/tiny/classify?top_k=1"
         self._images = network.images(32, seed=3)
         self._best = network.outputs(self._images)["probabilities"].max(axis=1)

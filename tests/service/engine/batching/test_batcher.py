@@ -308,7 +308,7 @@ def test_a_failed_part_drops_the_rest_of_its_request() -> None:
     assert bench.batcher.num_waiting == 0
 
 
-def test_the_receipt_tells_queue_time_and_batch_size() -> None:
+def test_the_timing_holds_queue_time_and_batch_size() -> None:
     bench = Bench()
     bench.submit(1)
     bench.loop.advance()

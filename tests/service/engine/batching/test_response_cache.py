@@ -12,14 +12,14 @@ def answer(num_bytes: int) -> CachedAnswer:
     return CachedAnswer((("y", "|u1", (num_bytes,)),), (bytes(num_bytes),))
 
 
-def test_the_same_input_finds_its_answer_whoever_asks() -> None:
+def test_the_same_input_finds_its_answer_for_every_caller() -> None:
     cache = ResponseCache(10_000)
     cache.put(key_of(infer(1), b"abc"), answer(3))
 
     assert cache.get(key_of(infer(2), memoryview(b"abc"))) == answer(3)
 
 
-def test_whatever_else_is_asked_finds_nothing() -> None:
+def test_any_other_request_finds_nothing() -> None:
     cache = ResponseCache(10_000)
     cache.put(key_of(infer(), b"abcd"), answer(3))
 

@@ -1,4 +1,4 @@
-"""Pictures of any size through a real engine: client, socket, queues, threads and ONNX Runtime."""
+"""Images of any size through a real engine: client, socket, queues, threads and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def levels_apart(first: NDArray[Any], second: NDArray[Any]) -> int:
     return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
-def test_pictures_of_many_sizes_at_once_come_back_as_numpy_paints_them(served: Served) -> None:
+def test_images_of_many_sizes_at_once_come_back_as_numpy_computes_them(served: Served) -> None:
     sizes = [(32, 48), (4, 4), (36, 48), (128, 128), (8, 2048), (48, 32), (32, 48), (260, 60)]
 
     async def work(client: EngineClient) -> None:
@@ -68,7 +68,7 @@ def test_pictures_of_many_sizes_at_once_come_back_as_numpy_paints_them(served: S
     served(work)
 
 
-def test_pictures_of_one_size_share_batches_and_look_as_they_do_alone(served: Served) -> None:
+def test_images_of_one_size_share_batches_and_equal_those_computed_alone(served: Served) -> None:
     async def work(client: EngineClient) -> None:
         pictures = STYLIZER.pictures(4, 40, 56)
         weights = np.random.default_rng(0).dirichlet(np.ones(3), 4).astype(np.float32)
@@ -82,7 +82,7 @@ def test_pictures_of_one_size_share_batches_and_look_as_they_do_alone(served: Se
     served(work)
 
 
-def test_a_tile_with_the_picture_s_statistics_equals_the_picture_within_its_halo(served: Served) -> None:
+def test_a_tile_with_the_statistics_of_an_image_equals_the_image_within_its_halo(served: Served) -> None:
     async def work(client: EngineClient) -> None:
         picture, weights = STYLIZER.pictures(1, 96, 112), STYLIZER.pure("night")
         whole, _ = await ask(client, "model", ("painting",), picture, weights)

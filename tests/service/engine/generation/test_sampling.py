@@ -1,4 +1,4 @@
-"""The choice of tokens, against a plain reference that goes token by token."""
+"""The choice of tokens, against a plain reference that works token by token."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.generation.sampling import Choice, Sampler, choose, scores, uniforms
-from service.engine.transport.messages import Sampling
+from service.engine.generation.sampling import Sampler, choose, scores, uniforms
+from service.engine.transport.messages import Sampling, Token
 
 NO_TOKENS = np.array([], np.int32)
 
@@ -20,7 +20,7 @@ def sampler_of(vocab_size: int, seen: list[int] | None = None, **parameters: Any
     return Sampler(Sampling(max_tokens=9, **parameters), np.array(seen or [], np.int32), vocab_size)
 
 
-def chosen(choices: list[Choice | None]) -> list[int]:
+def chosen(choices: list[Token | None]) -> list[int]:
     return [choice.token if choice else -1 for choice in choices]
 
 

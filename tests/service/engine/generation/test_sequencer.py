@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.engine.generation.decoder import Decoder
 from service.engine.generation.sampling import Floats
-from service.engine.generation.sequences import Ending
+from service.engine.transport.messages import Finished
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, NonFiniteOutput, QueueFull
 from tests.fake_models.text_generation import END_TOKEN, AttentionDecoder, RecurrentDecoder, TinyDecoder, random_tokens
 from tests.service.engine.texts import KINDS, Texts, decoder, network
@@ -19,9 +19,9 @@ from tests.service.engine.texts import KINDS, Texts, decoder, network
 LENGTHS = (1, 2, 7, 23, 64, 12, 40, 3)
 
 
-def ending(texts: Texts, sequence: Any) -> Ending:
+def ending(texts: Texts, sequence: Any) -> Finished:
     outcome = texts.outcomes[sequence]
-    assert isinstance(outcome, Ending), outcome
+    assert isinstance(outcome, Finished), outcome
     return outcome
 
 
@@ -182,7 +182,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     refused = texts.outcomes[sequences[5]]
     assert isinstance(refused, QueueFull)
     assert refused.retry_after_seconds == pytest.approx(6 * 0.009 / 2)
-    assert sum(isinstance(outcome, Ending) for outcome in texts.outcomes.values()) == 6
+    assert sum(isinstance(outcome, Finished) for outcome in texts.outcomes.values()) == 6
 
 
 # --- fairness ---

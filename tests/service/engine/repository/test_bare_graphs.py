@@ -32,7 +32,7 @@ Serve = Callable[[bytes, Callable[[EngineClient], Awaitable[None]]], None]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Serves an ONNX file as the model `bare` while a coroutine asks it."""
+    """Serves an ONNX file as the model `bare` while a coroutine runs."""
 
     def run(content: bytes, work: Callable[[EngineClient], Awaitable[None]]) -> None:
         write_bare(tmp_path / "repository", "bare", content)
@@ -227,7 +227,7 @@ def test_what_is_no_number_is_the_callers_affair(serve: Serve) -> None:
     serve(one_node("Sqrt", FLOAT, ["n", 2]), work)
 
 
-def test_sizes_that_vary_beside_the_rows_are_told_by_each_request(serve: Serve) -> None:
+def test_sizes_that_vary_beside_the_rows_are_stated_by_each_request(serve: Serve) -> None:
     async def work(client: EngineClient) -> None:
         for size in (1, 5, 300):
             x = np.arange(2 * size, dtype=np.float32).reshape(2, size)

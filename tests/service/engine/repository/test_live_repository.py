@@ -49,11 +49,11 @@ def socket(tmp_path: Path) -> Path:
     return tmp_path / "engine.sock"
 
 
-def test_a_model_is_loaded_asked_and_unloaded_on_request(repository: Path, socket: Path) -> None:
+def test_a_model_is_loaded_used_and_unloaded_on_request(repository: Path, socket: Path) -> None:
     async def main() -> None:
         async with live_engine(socket, settings_of(repository)) as (_, client):
             assert state_of(client, "scale").state == "unavailable"
-            assert client.is_ready  # nothing is wanted yet
+            assert client.is_ready  # no model should be served yet
             with pytest.raises(ModelNotReady, match=r"scale@1 is unavailable \(not loaded\)"):
                 client.resolve("scale")
 
@@ -279,7 +279,7 @@ def test_what_changes_on_disk_is_followed(repository: Path, socket: Path) -> Non
     asyncio.run(main())
 
 
-def test_a_wrong_configuration_is_told_once_however_often_it_is_looked_at(repository: Path, socket: Path) -> None:
+def test_a_wrong_configuration_is_reported_once_however_often_it_is_read(repository: Path, socket: Path) -> None:
     async def main() -> None:
         async with live_engine(socket, settings_of(repository, control="poll")) as (engine, client):
             (repository / "scale" / "config.toml").write_text("max_batch = 3\n")
@@ -299,7 +299,7 @@ def test_a_wrong_configuration_is_told_once_however_often_it_is_looked_at(reposi
     asyncio.run(main())
 
 
-def test_a_version_that_fails_as_nobody_foresaw_is_said_to_have_failed(repository: Path, socket: Path) -> None:
+def test_a_version_that_fails_unexpectedly_is_reported_as_failed(repository: Path, socket: Path) -> None:
     folder = LinearClassifier().write(repository, "huge")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["batching"] = {"max_batch_size": 10**15, "buckets": [10**15]}  # more than there is memory
@@ -393,24 +393,24 @@ def test_sessions_are_freed_when_they_are_unloaded_or_replaced(repository: Path,
     asyncio.run(main())
 
 
-def test_a_change_below_a_repository_is_told_and_a_failure_does_not_end_it(
+def test_a_change_below_a_repository_is_followed_and_a_failure_does_not_end_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[set[str]] = []
-    told = asyncio.Event()
+    notified = asyncio.Event()
 
     async def changed() -> None:
         seen.append({file.name for file in tmp_path.rglob("*")})
-        told.set()
+        notified.set()
         if len(seen) == 1:
             raise RuntimeError("once")
 
     async def main() -> None:
         following = asyncio.create_task(follow([tmp_path], changed))
         for number in range(2):
-            told.clear()
+            notified.clear()
             async with asyncio.timeout(20):
-                while not told.is_set():  # the watcher may not be there yet for the first file
+                while not notified.is_set():  # the watcher may not be there yet for the first file
                     (tmp_path / f"file-{number}").write_text("x")
                     await asyncio.sleep(0.1)
         following.cancel()

@@ -192,7 +192,7 @@ def test_a_stylizer_is_loaded_with_all_its_graphs(tmp_path: Path) -> None:
     assert all(graph.rules.varies for graph in loaded.graphs.values())
     assert loaded.golden_error is not None
     assert loaded.golden_error <= 1 / 255
-    # Golden pictures of 24x32 repeated as often as the bound of 128x128 pixels allows; 4 of them are within a batch.
+    # Golden images of 24x32 repeated as often as the bound of 128x128 pixels allows; 4 of them are within a batch.
     graph = loaded.graphs["model"]
     assert graph.cost_elements == 96 * 128 * 3 + 3
     assert list(graph.bucket_seconds) == [1, 4]
@@ -222,7 +222,7 @@ def test_the_graphs_of_a_stylizer_are_tried_once(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("graph", ["model", "statistics", "tile"])
-def test_a_stylizer_that_paints_otherwise_than_its_golden_picture_is_rejected(tmp_path: Path, graph: str) -> None:
+def test_a_stylizer_that_deviates_from_its_golden_image_is_rejected(tmp_path: Path, graph: str) -> None:
     stylizer = write_stylizer(tmp_path)
     folder = tmp_path / "tiny-stylizer" / "1"
     golden = stylizer.golden()
@@ -233,7 +233,7 @@ def test_a_stylizer_that_paints_otherwise_than_its_golden_picture_is_rejected(tm
         load_version(folder, SETTINGS, CPU)
 
 
-def test_golden_pictures_off_the_stride_are_rejected(tmp_path: Path) -> None:
+def test_golden_images_off_the_stride_are_rejected(tmp_path: Path) -> None:
     stylizer = write_stylizer(tmp_path)
     folder = tmp_path / "tiny-stylizer" / "1"
     pictures, weights = stylizer.pictures(1, 33, 47), stylizer.pure("waves")

@@ -18,7 +18,7 @@ PAINTING = np.random.default_rng(0).integers(1, 255, (2, 16, 16, 3), dtype=np.ui
 
 
 class FixedRunner:
-    """A graph that answers the same whatever it is asked."""
+    """A graph with the same output for every input."""
 
     def __init__(self, painting: NDArray[np.generic]) -> None:
         self._painting = painting
@@ -45,7 +45,7 @@ def test_a_few_values_may_be_rounded_the_other_way() -> None:
     assert error_of(PAINTING, raised_by(1, every=20), "UINT8", 1e-3) == pytest.approx(1 / 255)
 
 
-def test_a_picture_that_is_off_by_a_level_everywhere_is_another_picture() -> None:
+def test_an_image_that_is_off_by_a_level_everywhere_is_rejected() -> None:
     with pytest.raises(VersionRejected, match=r"by 1 of 255 levels on average at batch 2; at most 0\.1"):
         error_of(PAINTING, raised_by(1, every=1), "UINT8", 1e-3)
 

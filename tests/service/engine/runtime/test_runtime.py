@@ -14,7 +14,7 @@ import pytest
 from models.manifest import Graph
 from service.engine.runtime import cuda, runtime
 from service.engine.runtime.cuda import CudaRunner
-from service.engine.runtime.runners import CpuRunner
+from service.engine.runtime.runners import SessionRunner
 from service.engine.runtime.runtime import (
     EXIT_DEVICE_LOST,
     ArenaGuard,
@@ -23,6 +23,7 @@ from service.engine.runtime.runtime import (
     bucket_for,
     open_session,
 )
+from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, StartupError
 from service.telemetry.metrics import resident_bytes
 from tests.fake_models.classification import OUTPUTS, SHAPE, LinearClassifier
@@ -65,7 +66,7 @@ def test_a_batch_padded_to_its_bucket_gives_the_rows_that_went_in(num_rows: int)
     assert np.allclose(actual["embedding"], expected["embedding"], atol=1e-5)
 
 
-def test_outputs_are_told_apart_in_whatever_order_they_are_wanted() -> None:
+def test_outputs_are_named_correctly_in_any_order() -> None:
     images = NETWORK.images(3)
     runner = bound_runner()
 
@@ -195,7 +196,7 @@ def test_convolutions_on_cuda_are_chosen_by_heuristics_and_by_shape(varies: bool
 
 
 def test_rows_of_a_wrong_shape_fail_in_our_words() -> None:
-    runner = CpuRunner(open_session(NETWORK.onnx(), CPU, 1))
+    runner = SessionRunner(open_session(NETWORK.onnx(), CPU, 1), GRAPH)
 
     with pytest.raises(InferenceFailed, match="could not compute"):
         runner.run({"image": np.zeros((1, *SHAPE), np.float32)}, 1, ("embedding",))
@@ -231,17 +232,18 @@ def test_memory_is_given_back_only_while_the_process_is_large(monkeypatch: pytes
 
 def test_what_many_sizes_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     stylizer = TinyStylizer()
-    graph = stylizer.onnx("model")
+    content = stylizer.onnx("model")
+    inputs, outputs = stylizer.signature("model")
+    graph = Graph(file="model.onnx", sha256="0" * 64, inputs=inputs, outputs=outputs)
     sides = (480, 1000, 520, 720)
 
     def grown_mb(kept_bytes: int) -> float:
         monkeypatch.setattr(runtime, "KEPT_BYTES", kept_bytes)
-        runner: Any = CpuRunner(open_session(graph, Device("cpu"), 1, varies=True), varies=True)
+        runner = SessionRunner(open_session(content, CPU, 1, varies=True), graph, uses_shared_arena=True)
         before = resident_bytes()
         for side in sides:
-            runner.run(
-                {"image": stylizer.pictures(1, side, side), "style_weights": stylizer.pure("night")}, 1, ("painting",)
-            )
+            rows: Arrays = {"image": stylizer.pictures(1, side, side), "style_weights": stylizer.pure("night")}
+            runner.run(rows, 1, ("painting",))
         return (resident_bytes() - before) / 2**20
 
     hoarded = grown_mb(2**40)

@@ -1,4 +1,4 @@
-"""Whoever is told that a model is loaded may ask any API process for it."""
+"""A load is confirmed only when every API process knows the model."""
 
 from __future__ import annotations
 

@@ -200,8 +200,9 @@ def test_what_cannot_be_continued_is_refused_in_our_words(worker: Worker) -> Non
     with_client(worker, scenario)
 
 
-def test_a_text_that_nobody_reads_any_more_frees_its_slot(worker: Worker) -> None:
+def test_a_cancelled_text_frees_its_slot_and_those_that_wait_never_start(worker: Worker) -> None:
     async def scenario(client: EngineClient) -> None:
+        before = await statistics(client)
         model = client.resolve("tiny-transformer")
         endless = Sampling(max_tokens=120, temperature=0.0, ignore_eos=True)
         abandoned = [client.generate_text(model, random_tokens(4, n), endless, 60.0) for n in range(40)]
@@ -215,6 +216,7 @@ def test_a_text_that_nobody_reads_any_more_frees_its_slot(worker: Worker) -> Non
         assert await read(client.generate_text(model, prompt, GREEDY, 60.0)) == TRANSFORMER.greedy(prompt, 20)
         now = await statistics(client)
         assert now["running"] == now["waiting"] == 0
+        assert now["failures"] - before["failures"] >= 40 - worker.settings.max_sequences
 
     with_client(worker, scenario)
 
@@ -279,7 +281,7 @@ class Lines:
         self.connect()
 
     async def last(self) -> tuple[Message, bytes]:
-        await asyncio.sleep(0)  # what was written leaves at the end of the turn
+        await asyncio.sleep(0)  # writes are sent at the end of the iteration
         await asyncio.sleep(0)
         return self.wire.sent[-1]
 
@@ -292,7 +294,7 @@ class Lines:
         self.client.handle(message, memoryview(b""))
 
 
-def test_after_a_loss_only_what_is_missing_is_asked_for() -> None:
+def test_after_a_loss_only_the_missing_tokens_are_requested() -> None:
     async def main() -> None:
         lines = Lines()
         sampling = Sampling(max_tokens=9, seed=3, first_step=2, prompt_logprobs=0)

@@ -133,7 +133,7 @@ def test_a_walk_comes_side_by_side_or_as_an_animation(
         ({"seeds": [1]}, "seeds is a list of 1; it must be a list of 2 seeds."),
         ({"seeds": [1, -2]}, "seeds[1] is -2; it must be a whole number from 0 to 9007199254740991."),
         ({"seeds": [1.5, 2]}, "seeds[0] is 1.5"),
-        ({"images": ["aGk="]}, "images is a list of 1; it must be a list of 2 pictures in base64."),
+        ({"images": ["aGk="]}, "images is a list of 1; it must be a list of 2 images in base64."),
         ({"images": ["aGk=", 7]}, "images[1] is not valid base64."),
         ({"seeds": [1, 2], "steps": 1}, "steps is 1; it must be a whole number from 2 to 64."),
         ({"seeds": [1, 2], "steps": 65}, "steps is 65"),
@@ -214,9 +214,9 @@ def test_a_labelled_model_reckons_with_a_label(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"a": None}, "a is missing; it must be a picture in base64"),
+        ({"a": None}, "a is missing; it must be an image in base64"),
         ({"b": []}, "b is a list of 0"),
-        ({"b": 3}, "b is 3; it must be a picture in base64, a list of up to 64 pictures, or a latent"),
+        ({"b": 3}, "b is 3; it must be an image in base64, a list of up to 64 images, or a latent"),
         ({"c": [0.0] * 3}, "c has 3 numbers; a latent of this model has 4."),
         ({"c": [0.0, 0.0, 0.0, 1e300]}, "c[3] is 1e+300; it must be a number from -1000 to 1000."),
         ({"c": [0.0, "aGk=", 0.0, 0.0]}, "c is a list of 4"),

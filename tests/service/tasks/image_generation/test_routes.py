@@ -197,7 +197,7 @@ def test_encoding_is_timed_apart(image_generation_client: httpx.Client) -> None:
         ({"num_images": 0}, "num_images is 0; it must be a whole number from 1 to 256."),
         ({"num_images": 10**9}, "num_images is 1000000000"),
         ({"label": "Hat"}, "There is no label 'Hat'; known are Bag (0), Ankle boot (1), Sneaker (2)."),
-        ({"label": ["Bag"], "num_images": 2}, "label is a list of 1; it must have 2, one for each picture."),
+        ({"label": ["Bag"], "num_images": 2}, "label is a list of 1; it must have 2, one for each image."),
         ({"seed": -1}, "seed is -1; it must be a whole number from 0 to 9007199254740991."),
         ({"seed": 2**53}, "seed is 9007199254740992"),
         ({"seed": 0.5}, "seed is 0.5"),
@@ -348,7 +348,7 @@ def test_decoded_pictures_come_in_a_grid_or_a_zip(
         ({"latents": [[0, 0, 0, None]], "label": 0}, "latents[0][3] is null"),
         ({"latents": [[0] * 4]}, "label is missing; the decoder of this model needs it."),
         ({"latents": [[0] * 4], "label": "Hat"}, "There is no label 'Hat'; known are Bag (0)"),
-        ({"latents": [[0] * 4], "label": [0, 1]}, "label is a list of 2; it must have 1, one for each picture."),
+        ({"latents": [[0] * 4], "label": [0, 1]}, "label is a list of 2; it must have 1, one for each image."),
         ({"latents": [[0] * 4], "label": 0, "format": "webp"}, "format is 'webp'"),
     ],
 )

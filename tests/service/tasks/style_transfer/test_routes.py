@@ -309,7 +309,7 @@ def test_a_bad_picture_among_several_is_named(style_transfer_client: httpx.Clien
             style_transfer_client.post(PATH, files=files, data={"style": "waves"}),
             status,
             code,
-            "Picture 2 of 2 ('b.png')",
+            "Image 2 of 2 ('b.png')",
         )
 
 

@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from models.tokenizer import Tokenizer
-from service.engine.transport.calls import TextGeneration, Token
+from service.engine.transport.calls import TextGeneration
 from service.engine.transport.client import EngineClient, ReadyModel
-from service.engine.transport.messages import Finished, ModelStatus, Sampling
+from service.engine.transport.messages import Finished, ModelStatus, Sampling, Token
 from service.errors import Cancelled, InferenceFailed
 from service.http.request_context import RequestContext
 from service.tasks.text_generation.detokenization import Piece
