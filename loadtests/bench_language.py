@@ -39,7 +39,7 @@ _MOST_CALLS = 20
 Engine = EngineProcess[TextAnswer]
 
 
-def figures_of(answer: TextAnswer) -> Figures:
+def sum_up(answer: TextAnswer) -> Figures:
     """Sum a job up: all tokens over the time to the last one; gaps are those between two tokens of one stream.
 
     Raises: ValueError when a stream has fewer than two tokens.
@@ -244,7 +244,7 @@ class LanguageBench(Bench):
         def measure() -> Figures:
             before = self.step_seconds(server) if engine.name == SERVICE and streams == JUDGED else None
             answer = engine.run(job)
-            figures = figures_of(answer)
+            figures = sum_up(answer)
             if before is not None:
                 mean = self.step_seconds(server).minus(before).mean
                 figures["step_ms"] = None if mean is None else 1000 * mean
@@ -263,7 +263,7 @@ class LanguageBench(Bench):
     def bare_step(self, engine: Engine, threads: int, job: TextJob) -> Step:
         """The median decode step of bare ONNX Runtime."""
         case: Case = {"server": BARE, "threads": threads, "streams": len(job.prompts)}
-        return Step(case, lambda: {"gap_p50_ms": figures_of(engine.run(job))["gap_p50_ms"]})
+        return Step(case, lambda: {"gap_p50_ms": sum_up(engine.run(job))["gap_p50_ms"]})
 
 
 def peer_commands(python: str | None, source: Path | None, scratch: Path) -> dict[str, list[str]]:

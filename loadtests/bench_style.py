@@ -367,7 +367,7 @@ class StyleBench(Bench):
             request = self.request(body, 300.0)
             with self.serve_model(f"{SERVICE} {width}") as server:
                 # The processes are known by the last part of their module's name.
-                engine, api = (procfs.find_process(server.pid, name) for name in ("worker", "api_process"))
+                engine, api = (procfs.find_process(server.pid, name) for name in ("engine_process", "api_process"))
                 before = procfs.peak_bytes(engine)
                 seconds = [
                     self.stylize_once(server, request, width, height)[0]

@@ -26,13 +26,12 @@ from rich.console import Console
 from rich.table import Table
 
 from loadtests import gpu_checks, gpu_use, resnet
-from loadtests.http_client import post
-from loadtests.language_cells import round_of
-from loadtests.language_client import request_of, stream_all
-from loadtests.measure import RAW, batch_sizes
-from loadtests.photographs import SAMPLES, read_photographs, resized_jpeg
+from loadtests.bench_language import sum_up
+from loadtests.bench_style import stylize_request
+from loadtests.http_client import pace_of, post, run_load
+from loadtests.measure import RAW, figures_of, observe
 from loadtests.report import machine
-from loadtests.sample import write_bodies
+from loadtests.sample import PHOTOGRAPHS, read_photographs, resized_jpeg, write_bodies
 from loadtests.servers import (
     REPOSITORY,
     ROOT,
@@ -44,7 +43,7 @@ from loadtests.servers import (
     require_answer,
     running,
 )
-from loadtests.style_client import pace_of, run_load, stylize_request
+from loadtests.text_engines import request_of, stream_all
 from loadtests.wrk import WrkError, require_wrk, run_wrk
 from models.golden import read_golden
 
@@ -146,20 +145,10 @@ def run_bare(report: Report, repository: Path, name: str, plan: Plan, watch: gpu
 
 
 def _serve_one(server: Server, name: str, body: Path, callers: int, plan: Plan, watch: gpu_use.Watch) -> dict[str, Any]:
-    before, position = batch_sizes(server, name), len(watch.looks)
-    url = server.url(f"/v1/models/{name}/classify")
-    seen = run_wrk(url, body, RAW, callers, plan.seconds)
-    after = batch_sizes(server, name)
-    return {
-        "model": name,
-        "how": "served",
-        "callers": callers,
-        "images_per_second": seen.good_requests_per_second,
-        "p50_ms": seen.p50_ms,
-        "p99_ms": seen.p99_ms,
-        "num_errors": seen.num_errors,
-        "mean_batch_size": after.minus(before).mean if before and after else None,
-    } | watch.since(position)
+    position, url = len(watch.looks), server.url(f"/v1/models/{name}/classify")
+    found = observe(server, name, lambda: figures_of(run_wrk(url, body, RAW, callers, plan.seconds)))
+    rate = {"images_per_second": found.pop("requests_per_second")}
+    return {"model": name, "how": "served", "callers": callers} | rate | found | watch.since(position)
 
 
 @contextlib.contextmanager
@@ -204,8 +193,9 @@ def run_writer(name: str, report: Report, shipped: Path, work: Path, plan: Plan,
             requests = [request_of(name, text, _TOKENS) for text in texts]
             asyncio.run(stream_all(server.port, requests))  # warm
             position = len(watch.looks)
-            seen = round_of(asyncio.run(stream_all(server.port, requests)))
-            figures = {"per_second": seen.tokens_per_second, "p50_ms": seen.gap_p50_ms, "p99_ms": seen.gap_p99_ms}
+            seen = sum_up(asyncio.run(stream_all(server.port, requests)))
+            names = {"per_second": "tokens_per_second", "p50_ms": "gap_p50_ms", "p99_ms": "gap_p99_ms"}
+            figures = {name: seen[key] for name, key in names.items()}
             head = {"model": name, "what": "tokens", "callers": count, "provider": _provider(server, name)}
             report.rates.append(head | figures | watch.since(position))
 
@@ -221,7 +211,7 @@ def _run_requests(
             break
         position = len(watch.looks)
         pace = pace_of(run_load(server.port, requests, callers, 1.5 * plan.seconds))
-        figures = {"per_second": pace.photos_per_second * per_request, "p50_ms": pace.p50_ms, "timings": pace.timings}
+        figures = {"per_second": pace.replies_per_second * per_request, "p50_ms": pace.p50_ms, "timings": pace.timings}
         report.rates.append(
             {"model": name, "what": what, "callers": callers, "provider": provider} | figures | watch.since(position)
         )
@@ -231,7 +221,7 @@ def run_painter(report: Report, shipped: Path, work: Path, plan: Plan, watch: gp
     """Photographs/s of 1920x1080, JPEG to JPEG."""
     manifest = json.loads((shipped / PAINTER / "1" / "manifest.json").read_text(encoding="utf-8"))
     style = manifest["stylization"]["styles"][0]["name"]
-    photographs = [resized_jpeg(photograph, *_PHOTO_SIZE) for photograph in read_photographs(SAMPLES)]
+    photographs = [resized_jpeg(photograph, *_PHOTO_SIZE) for photograph in read_photographs(PHOTOGRAPHS)]
     requests = [stylize_request(PAINTER, photograph, style) for photograph in photographs]
     with serving(shipped, PAINTER, plan, work) as server:
         _run_requests(report, server, PAINTER, requests, 1, plan, watch)

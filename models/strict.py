@@ -9,12 +9,13 @@ import re
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 T = TypeVar("T")
 # A file in a version folder: no path, nothing hidden.
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_PLACE = re.compile(r"(?P<reason>.*?)\.? - at `\$(?P<path>.*)`", re.DOTALL)
-_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]")
+_PLACED = re.compile(r"(?P<reason>.*?)\.?(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _MAX_SHOWN = 80
 
 
@@ -34,23 +35,49 @@ def build(kind: type[T], value: Any, path: str = "$") -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise StrictError(_message(str(error), value, path)) from error
+        placed = _PLACED.fullmatch(str(error))
+        assert placed is not None  # the pattern fits any text
+        where = placed["path"] or ""
+        raise StrictError(f"{path}{where}{_told(placed['reason'], kind, value, where)}.") from error
 
 
-def _message(text: str, value: Any, root: str) -> str:
-    found = _PLACE.fullmatch(text)
-    reason, path = (found["reason"], found["path"]) if found else (text.rstrip("."), "")
-    if not reason.startswith("Expected"):
-        return f"{root}{path}: {reason}."
+def _told(reason: str, kind: Any, value: Any, path: str) -> str:
+    """What is wrong at a path: the library's reason, with the value or with what would be valid."""
+    node = _simple(inspect.type_info(kind))
+    is_found = True
     for step in _STEP.finditer(path):
-        # A path names the values of a mapping `[...]`, so the value may not be found: then the reason says enough.
-        key = step["name"] if step["index"] is None else int(step["index"])
-        try:
-            value = value[key]
-        except (KeyError, IndexError, TypeError):
-            return f"{root}{path}: {reason}."
+        node = _simple(_step_type(node, step))
+        try:  # a path does not name the keys of a mapping, so a value below one is not found
+            value = value[step["name"] if step["index"] is None else int(step["index"])]
+        except (KeyError, IndexError, TypeError, ValueError):
+            is_found = False
+    if isinstance(node, inspect.StructType) and "unknown field" in reason:
+        return f": {reason}; known are {', '.join(field.encode_name for field in node.fields)}"
+    if isinstance(node, inspect.LiteralType):
+        return f": {reason}; valid are {', '.join(map(str, node.values))}"
+    if not reason.startswith("Expected") or not is_found:
+        return f": {reason}"
     shown = repr(value)
-    return f"{root}{path} is {shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + '...'}; {reason.lower()}."
+    return f" is {shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + '...'}; {reason.lower()}"
+
+
+def _simple(node: inspect.Type) -> inspect.Type:
+    """A type without its metadata, and without None."""
+    while isinstance(node, inspect.Metadata | inspect.UnionType):
+        is_optional = isinstance(node, inspect.UnionType)
+        choices = (
+            [each for each in node.types if not isinstance(each, inspect.NoneType)] if is_optional else [node.type]
+        )
+        node = choices[0]
+    return node
+
+
+def _step_type(node: inspect.Type, step: re.Match[str]) -> inspect.Type:
+    if isinstance(node, inspect.StructType):
+        return next(field.type for field in node.fields if field.encode_name == step["name"])
+    if isinstance(node, inspect.DictType):
+        return node.value_type
+    return node.item_type if isinstance(node, inspect.VarTupleType | inspect.ListType) else node
 
 
 def require_match(pattern: re.Pattern[str], value: str, what: str) -> None:

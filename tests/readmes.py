@@ -6,7 +6,6 @@ The convention is at the top of `tests/test_readme.py`.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +38,6 @@ class Command:
     place: str
     text: str
     shown: str = ""
-
-    @property
-    def words(self) -> list[str]:
-        """The command as a program gets it."""
-        return shlex.split(self.text.replace("\\\n", " "), comments=True)
 
 
 def _blocks() -> list[Block]:
@@ -90,7 +84,7 @@ ELSEWHERE = {
     r"docker build\b": ("tests/deploy/image/test_image.py", "buildah builds the same Dockerfile; no registry is there"),
     r"docker compose\b": ("tests/deploy/test_compose.py", "Prometheus and Grafana come from a registry of images"),
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
-    r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_readme.py", "it needs a GPU"),
+    r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_gpu_report.py", "it needs a GPU"),
 }
 """Commands that are not run as they stand, by their beginning: the tests that run the same thing, and why."""
 

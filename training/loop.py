@@ -1,213 +1,355 @@
-"""The training loop of classifiers: epochs, selection on the held-out part, checkpoints, and a live progress line.
+"""The loop that all five trainings run in: steps, evaluations, checkpoints, a progress line, and a clean stop.
 
-It owns a run's state (network, optimisers, average, history) and writes it after each epoch; every epoch seeds itself,
-so a resumed run takes the very steps of an uninterrupted one. It never sees the test split.
+It owns a run's state. A network's own script subclasses `Trainer` and says what one step and one evaluation are. A step
+draws its random numbers from its own number, so a resumed run takes the very steps of an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
-from training.augmentation import Augmentation, erase, mix, move
-from training.checkpoints import CHECKPOINT_FILE, write_checkpoint
-from training.config import ClassifierConfig
-from training.evaluate import predict_logits
-from training.optimizers import WeightAverage, make_optimizers, rate_factor
+from training.optimizers import WeightAverage, rate_factor
+from training.settings import Settings
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Images uint8 [B,C,H,W] and labels int64 [B] of one part of the data, with the normalisation of the train part."""
-
-    images: Tensor
-    labels: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def normalized(self, images: Tensor) -> Tensor:
-        """Scale float images in 0..1 to zero mean and unit variance by channel."""
-        return (images - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+CHECKPOINT_FILE = "checkpoint.pt"
+# Seeds of neighbouring runs must not overlap: run s takes the numbers from s * _SEED_STRIDE on, one a step.
+_SEED_STRIDE = 1_000_003
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a run has done so far; all of it goes into the checkpoint."""
+    """What a run has done so far; all of it goes into the checkpoint.
 
-    epoch: int = 0
+    `sums` adds up the losses since the last evaluation; `history` has a row for each evaluation.
+    """
+
+    # A step is one batch. Epochs, where a training has them, are derived from it.
+    step: int = 0
     seconds: float = 0.0
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    best_state: dict[str, Tensor] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    # The weights of the best evaluation are kept beside those in training: a run that over-fits ends on worse ones.
+    best_step: int = 0
+    best_merit: float = float("-inf")
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Stopped(Exception):
+    """The run was asked to stop; its checkpoint holds every step that it took."""
 
 
 class Trainer:
-    """One run: call `run`, then find the selected weights in the network."""
+    """One run: call `run`, then find the weights that ship in `network`.
+
+    A subclass gives `step` and `evaluate`; it may change `merit` (which weights are selected), `rate` (the schedule)
+    and `settle` (what weights need once they are loaded).
+    """
+
+    config: Settings
 
     def __init__(
-        self, network: nn.Module, config: ClassifierConfig, train: Part, held_out: Part, device: torch.device
+        self,
+        network: nn.Module,
+        config: Settings,
+        device: torch.device,
+        optimizers: Sequence[torch.optim.Optimizer],
+        *,
+        num_steps: int,
+        evaluate_every: int,
+        average_decay: float | None = None,
+        gradient_clip: float | None = None,
+        beside: Mapping[str, nn.Module | Tensor] | None = None,
     ) -> None:
-        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """Train `network`, whose parameters the optimisers hold; `beside` is other state that a checkpoint keeps."""
+        self.network = network
         self.config = config
-        self.train = train
-        self.held_out = held_out
         self.device = device
+        self.optimizers = optimizers
+        self.num_steps = num_steps
+        self.evaluate_every = evaluate_every
+        self.gradient_clip = gradient_clip
+        # Whatever else changes during a run and cannot be computed from the step: a GAN's discriminator, the balance of
+        # styles.
+        self.beside = beside or {}
+        # Replaced as a whole when a checkpoint is restored.
         self.progress = Progress()
-        self.average = WeightAverage(self.network, config.average_decay)
-        self.optimizers = make_optimizers(
-            config.optimizer,
-            self.network,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-        )
-        self.peak_rates: list[list[float]] = [
-            [group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers
-        ]
-        self.augmentation = Augmentation(
-            **{item.name: getattr(config, item.name) for item in dataclasses.fields(Augmentation)}
-        )
-        self.steps_per_epoch = max(len(train.labels) // config.batch_size, 1)
-        # An image is mirrored in the odd or in the even epochs, drawn once.
-        self.flip_parity = torch.rand(len(train.labels), generator=torch.Generator().manual_seed(config.seed)) < 0.5
+        self.average = None if average_decay is None else WeightAverage(network, average_decay)
+        # The schedule scales these: an optimiser's groups may have different peaks.
+        self.peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+
+    # What a network's own script says.
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+        """Take one step with the random numbers of `generator`; returns its losses by name."""
+        raise NotImplementedError
+
+    def evaluate(self) -> dict[str, float]:
+        """Score `network`, which holds the weights that would ship now, on data it was not trained on."""
+        raise NotImplementedError
+
+    def merit(self, figures: dict[str, float]) -> float | None:
+        """How good an evaluation was: the weights of the best one ship. None: the last weights ship."""
+        return None
+
+    def rate(self, step: int) -> float:
+        """The factor on the peak learning rates at a step: a cosine after a linear warm-up, unless overridden."""
+        # (step + 1) / (num_steps + 1) lies strictly between 0 and 1: no step has a rate of zero and is wasted.
+        return rate_factor("cosine", (step + 1) / (self.num_steps + 1), getattr(self.config, "warmup", 0.0))
+
+    def settle(self) -> None:
+        """Ready `network` for evaluation after averaged weights were loaded."""
+        self.network.eval()
+
+    # The loop.
 
     def run(self, folder: Path) -> Progress:
-        """Train what is left of the run, checkpoint after each epoch, and load the selected weights at the end."""
-        total = self.config.epochs * self.steps_per_epoch
-        done = self.progress.epoch * self.steps_per_epoch
-        interval_seconds = 0.2 if sys.stderr.isatty() else 30.0
-        with tqdm(total=total, initial=done, unit="step", mininterval=interval_seconds, smoothing=0.05) as bar:
-            for epoch in range(self.progress.epoch, self.config.epochs):
-                started = time.perf_counter()
-                row = self._train_epoch(epoch, bar)
-                if (epoch + 1) % self.config.evaluate_every == 0 or epoch + 1 == self.config.epochs:
-                    row |= self._score()
-                self.progress.epoch = epoch + 1
-                self.progress.seconds += time.perf_counter() - started
-                row["seconds"] = self.progress.seconds
-                self.progress.history.append(row)
+        """Train what is left of the run, and load the weights that ship.
+
+        Raises: Stopped when the process was asked to stop; the run can be resumed.
+        """
+        # An hour's run is cut into stretches of some minutes. After each there is an evaluation to look at and a
+        # checkpoint to come back to.
+        progress = self.progress
+        interval_seconds = 0.2 if sys.stderr.isatty() else 30.0  # a log file needs fewer lines than a terminal
+        # A resumed run's bar starts where the run stopped; speed is averaged over some twenty steps.
+        bar = tqdm(
+            total=self.num_steps, initial=progress.step, unit="step", mininterval=interval_seconds, smoothing=0.05
+        )
+        with bar, _stop_requests() as stop:
+            while progress.step < self.num_steps:
+                self._run_stretch(bar, stop)
                 self.save(folder / CHECKPOINT_FILE)
-                tqdm.write("  ".join(f"{name} {value:.4g}" for name, value in row.items()))
-        self.network.load_state_dict(self.progress.best_state)
-        return self.progress
+                # The checkpoint is written before the run gives up: nothing that was computed is lost.
+                if stop.is_set() and progress.step < self.num_steps:
+                    raise Stopped(f"stopped after step {progress.step} of {self.num_steps}; add --resume to continue.")
+        self._load_shipped()
+        return progress
 
-    def _train_epoch(self, epoch: int, bar: tqdm[Any]) -> dict[str, float]:
-        torch.manual_seed(self.config.seed * 100_003 + epoch)
-        generator = torch.Generator().manual_seed(self.config.seed * 100_003 + epoch)
-        order = torch.randperm(len(self.train.labels), generator=generator)
+    def _run_stretch(self, bar: tqdm[Any], stop: threading.Event) -> None:
+        """Train until the next evaluation, and evaluate; a request to stop ends the stretch early."""
+        progress, started = self.progress, time.perf_counter()
+        # Counted from the start of the run, not from where it was resumed: evaluations fall on the same steps.
+        # The last stretch may be shorter.
+        end = min(self.num_steps, (progress.step // self.evaluate_every + 1) * self.evaluate_every)
+        # Evaluation left the network in evaluation mode, without dropout and with fixed normalisation statistics.
         self.network.train()
-        loss_sum, num_correct, num_seen = 0.0, 0, 0
-        for step in range(self.steps_per_epoch):
-            rows = order[step * self.config.batch_size : (step + 1) * self.config.batch_size]
-            rate = self._set_rates(epoch * self.steps_per_epoch + step)
-            loss, correct = self._train_step(rows, epoch, generator)
-            loss_sum += loss * len(rows)
-            num_correct += correct
-            num_seen += len(rows)
-            text = f"epoch {epoch + 1}/{self.config.epochs} loss {loss_sum / num_seen:.4f} lr {rate:.4f}"
-            bar.set_postfix_str(text, refresh=False)
+        while progress.step < end and not stop.is_set():
+            losses = self._take_step(progress.step)
+            # Sums go into the checkpoint, so that a run that stops between two evaluations reports the same means.
+            for name, loss in losses.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + loss
+            progress.step += 1
+            # The newest losses, not the mean: a loss that explodes shows at once.
+            bar.set_postfix_str("  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()), refresh=False)
             bar.update()
-        return {"epoch": epoch + 1, "loss": loss_sum / num_seen, "train_accuracy": num_correct / num_seen, "rate": rate}
+        if progress.step == end:
+            self._note_evaluation(started)
+        else:
+            progress.seconds += time.perf_counter() - started
 
-    def _set_rates(self, step: int) -> float:
-        """Set the learning rates for a step; returns the first."""
-        total = self.config.epochs * self.steps_per_epoch
-        factor = rate_factor(self.config.schedule, (step + 1) / (total + 1), self.config.warmup)
+    def _take_step(self, step: int) -> dict[str, float]:
+        # The only source of randomness of a step. It is not the state of a generator that was handed on from step to
+        # step: that would have to be saved, and any change that draws one number more would shift all others.
+        number = self.config.seed * _SEED_STRIDE + step
+        # Dropout and the like draw from torch's global generator, all else from one that is handed over.
+        torch.manual_seed(number)
+        factor = self.rate(step)
+        # Set at every step from the step's number alone, not by a scheduler object, whose position would be one more
+        # thing to save.
         for optimizer, peaks in zip(self.optimizers, self.peak_rates, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-        return self.peak_rates[0][0] * factor
+        losses = self.step(step, torch.Generator().manual_seed(number))
+        # After the step: the average is one of the weights that steps led to.
+        if self.average is not None:
+            self.average.update(self.network)
+        return losses
 
-    def _train_step(self, rows: Tensor, epoch: int, generator: torch.Generator) -> tuple[float, int]:
-        flips = self.flip_parity[rows] ^ bool(epoch % 2)
-        images = move(self.train.images[rows].float() / 255, flips, self.augmentation, generator)
-        images = erase(self.train.normalized(images), self.augmentation, generator)
-        images, partners, shares = mix(images, self.augmentation, generator)
-        images = images.to(self.device, memory_format=torch.channels_last)
-        labels = self.train.labels[rows].to(self.device)
-        with self._autocast():
-            logits = self.network(images)
-        loss = self._loss(logits.float(), labels, partners.to(self.device), shares.to(self.device))
-        self.network.zero_grad(set_to_none=True)
+    def descend(
+        self,
+        loss: Tensor,
+        network: nn.Module | None = None,
+        optimizers: Sequence[torch.optim.Optimizer] | None = None,
+    ) -> None:
+        """Take one step down the gradient of `loss`: with all optimisers, unless a network and its own are given."""
+        network = network or self.network
+        # Through the network and not the optimisers: Muon holds copies of the kernels, whose gradients are not these.
+        network.zero_grad(set_to_none=True)
+        # Gradients of every parameter of every network that the loss passed through, frozen ones left out.
         loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in self.optimizers:
+        if self.gradient_clip is not None:
+            # A rare batch with a huge gradient would throw the weights far off; scaled down, it costs one poor step.
+            nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip)
+        for optimizer in self.optimizers if optimizers is None else optimizers:
             optimizer.step()
-        self.average.update(self.network)
-        return loss.item(), int((logits.argmax(1) == labels).sum())
 
-    def _loss(self, logits: Tensor, labels: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
-        """Cross-entropy; a mixed image counts for both its labels, by their parts of its pixels."""
-        smoothing = self.config.label_smoothing
-        if not self.config.mix_probability:
-            return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
-        own = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
-        borrowed = functional.cross_entropy(logits, labels[partners], label_smoothing=smoothing, reduction="none")
-        return torch.lerp(own, borrowed, shares).mean()
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Run matrix products in bfloat16 where the settings say so; weights and sums stay float32.
 
-    def _autocast(self) -> torch.autocast:
+        bfloat16 has float32's range, so losses need no scaling as they do in float16 (Kalamkar et al. 2019).
+        """
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
-    def _score(self) -> dict[str, float]:
-        """Score the averaged weights on the held-out part; the best are kept, the later ones on a tie."""
-        current = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average.state)
-        with self._autocast():
-            logits = predict_logits(self.network, self.held_out.images, self.held_out.normalized, self.device)
-        accuracy = float((logits.argmax(1) == self.held_out.labels).float().mean())
-        loss = float(functional.cross_entropy(logits, self.held_out.labels))
-        if accuracy >= self.progress.best_accuracy:
-            self.progress.best_accuracy = accuracy
-            self.progress.best_epoch = self.progress.epoch + 1
-            self.progress.best_state = {name: tensor.clone() for name, tensor in self.average.state.items()}
-        self.network.load_state_dict(current)
-        return {"held_out_accuracy": accuracy, "held_out_loss": loss}
+    # Evaluation: on the averaged weights where there are any, which are smoother and score better.
+
+    @torch.no_grad()
+    def _note_evaluation(self, started: float) -> None:
+        """Evaluate what would ship now, keep it if it is the best so far, and go on with the weights in training."""
+        progress = self.progress
+        # The weights in training are put back afterwards: going on from averaged ones would be another algorithm, and a
+        # step after an evaluation would differ from any other.
+        in_training = copied(self.network.state_dict())
+        self._load_average()
+        # Without gradients, and on what would ship if the run ended here.
+        figures = self.evaluate()
+        # `network` holds the averaged weights now, and those are what a best evaluation keeps.
+        merit = self.merit(figures)
+        # On a tie the later weights win: they have seen more.
+        if merit is not None and merit >= progress.best_merit:
+            progress.best_merit, progress.best_step = merit, progress.step
+            progress.best_weights = copied(self.network.state_dict())
+        self.network.load_state_dict(in_training)
+
+        last = progress.history[-1]["step"] if progress.history else 0
+        # Since the last evaluation: the loss of the very first steps would dominate a mean over the run.
+        means = {name: total / (progress.step - last) for name, total in progress.sums.items()}
+        progress.sums = {}
+        progress.seconds += time.perf_counter() - started
+        row = {"step": float(progress.step)} | means | figures | {"seconds": round(progress.seconds, 1)}
+        progress.history.append(row)
+        tqdm.write("  ".join(f"{name} {value:.5g}" for name, value in row.items()))
+
+    def _load_average(self) -> None:
+        if self.average is not None:
+            self.network.load_state_dict(self.average.state)
+        self.settle()
+
+    def _load_shipped(self) -> None:
+        """Load the selected weights, else the averaged ones; where there is neither, the last stay."""
+        if self.progress.best_weights:
+            self.network.load_state_dict(self.progress.best_weights)
+            self.network.eval()
+        else:
+            self._load_average()
+
+    # Checkpoints: everything that the next step depends on.
+
+    def open(self, folder: Path, *, resume: bool) -> None:
+        """Make the run folder, and restore its checkpoint when asked to.
+
+        Raises: ValueError when a checkpoint would be overwritten, or is of a run with other settings.
+        """
+        # An hour's work is not overwritten by a command that was typed twice.
+        checkpoint = folder / CHECKPOINT_FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        if resume and checkpoint.exists():
+            self.restore(checkpoint)
+        elif checkpoint.exists():
+            raise ValueError(f"{checkpoint} exists; add --resume to continue that run, or choose another --output.")
 
     def save(self, path: Path) -> None:
-        """Write the whole state, atomically."""
-        state = {
+        """Write the whole state. A crash leaves the former checkpoint: the new one is moved over it when complete."""
+        state: dict[str, Any] = {
             "config": self.config.to_json(),
-            "network": self.network.state_dict(),
-            "average": {"state": self.average.state, "num_updates": self.average.num_updates},
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "progress": dataclasses.asdict(self.progress),
+            "network": self.network.state_dict(),
+            # Momenta and second moments: without them, the first steps after a resume would be other ones.
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "beside": {
+                name: part.state_dict() if isinstance(part, nn.Module) else part for name, part in self.beside.items()
+            },
         }
-        write_checkpoint(path, state)
+        if self.average is not None:
+            state["average"] = {"state": self.average.state, "num_updates": self.average.num_updates}
+        # A rename is atomic where a write is not: at no time is there a half-written checkpoint.
+        partial = path.with_suffix(".part")
+        torch.save(state, partial)
+        partial.replace(path)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint.
 
         Raises: ValueError when it was written by a run with other settings.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if ClassifierConfig(**state["config"]) != self.config:
-            changed = {k: v for k, v in state["config"].items() if v != self.config.to_json().get(k)}
+        state = read_checkpoint(path)
+        ours = self.config.to_json()
+        # A checkpoint from before a setting existed was trained with its default.
+        # A run is its settings. Going on with a rate or a batch size that differ would give a model that no settings
+        # describe, and whose manifest would lie.
+        theirs = {item.name: item.default for item in dataclasses.fields(self.config)} | state["config"]
+        if changed := {name: value for name, value in theirs.items() if name not in ours or ours[name] != value}:
             raise ValueError(f"{path} was written with other settings: {changed}. Use the same, or another --output.")
         self.network.load_state_dict(state["network"])
-        self.average.state = state["average"]["state"]
-        self.average.num_updates = state["average"]["num_updates"]
+        # In the order in which they were made.
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        for name, part in self.beside.items():
+            if isinstance(part, nn.Module):
+                part.load_state_dict(state["beside"][name])
+            else:
+                part.copy_(state["beside"][name])
+        if self.average is not None:
+            self.average.num_updates = state["average"]["num_updates"]
+            # Copied into the tensors that are there, which lie on the right device.
+            for name, tensor in self.average.state.items():
+                tensor.copy_(state["average"]["state"][name])
         self.progress = Progress(**state["progress"])
 
 
-def read_selected_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Read the weights that a run selected, so that another may start from them.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `Trainer.save` wrote.
 
-    Raises: ValueError when the file is not such a checkpoint.
+    Raises: ValueError when the file is no checkpoint.
     """
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        weights: dict[str, Tensor] = state["progress"]["best_state"]
+        # weights_only: a checkpoint is data, and reading one runs no code of its author's.
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if not {"config", "progress", "network"} <= set(state):
+            raise KeyError("config")
     except Exception as error:  # what torch.load raises shares no base class
-        raise ValueError(f"{str(checkpoint)!r} is not the checkpoint of a run with selected weights.") from error
-    return weights
+        raise ValueError(f"{str(path)!r} is not the checkpoint of a run.") from error
+    return state
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy a network's state, which otherwise changes along with the network."""
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+@contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event, which the loop heeds after its step; the second acts as ever."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread handle signals
+        yield stop
+        return
+    # The default handlers end the process between any two instructions, in the middle of a step or of a write.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def give_back() -> None:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    def ask(*_: object) -> None:
+        stop.set()
+        give_back()
+
+    for number in handlers:
+        signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        give_back()

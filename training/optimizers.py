@@ -1,7 +1,6 @@
 """Optimisers by name, learning-rate schedules with warm-up, and an exponential moving average of weights.
 
-It owns how parameters are grouped: weights of two and more dimensions decay, biases and normalisation do not; Muon
-takes convolutions as matrices and leaves the rest to AdamW. It knows neither data nor losses. Muon: Jordan 2024.
+It owns how parameters are grouped. It knows neither data nor losses.
 """
 
 from __future__ import annotations
@@ -13,6 +12,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+# In the order in which they were found, each of which repairs something of the one before: SGD; with momentum (Polyak
+# 1964; Nesterov 1983), which averages noisy directions; RMSprop (Hinton 2012), which divides each weight's step by the
+# size of its gradients; Adam (Kingma & Ba 2015, arXiv 1412.6980), which does both; AdamW (Loshchilov & Hutter 2019,
+# arXiv 1711.05101), which takes weight decay out of that division; Muon, for matrices.
 OptimizerName = Literal["sgd", "momentum", "rmsprop", "adam", "adamw", "muon"]
 ScheduleName = Literal["cosine", "linear", "step", "constant"]
 OPTIMIZERS: tuple[OptimizerName, ...] = get_args(OptimizerName)
@@ -22,11 +25,14 @@ SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 class MatrixMuon(torch.optim.Muon):
     """`torch.optim.Muon`, which takes matrices only, for convolutions: it sees each kernel as [out, in*h*w].
 
-    The matrices are copies, read from and written back to the kernels around each step: kernels may have any layout.
+    Muon replaces the momentum of a matrix by the nearest orthogonal one, so that every direction in which the weights
+    can move, the rare ones too, moves equally far (Jordan 2024, kellerjordan.github.io/posts/muon).
     """
 
     def __init__(self, kernels: Iterable[Tensor], **options: Any) -> None:
         self.kernels = list(kernels)
+        # [C',C,h,w] -> [C',C*h*w], as a copy: a kernel in channels-last layout has no such view.
+        # Row i is all that feeds output channel i.
         matrices = [nn.Parameter(kernel.detach().reshape(len(kernel), -1).clone()) for kernel in self.kernels]
         super().__init__(matrices, **options)
 
@@ -38,28 +44,41 @@ class MatrixMuon(torch.optim.Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Take one step on the matrices and write it into the kernels."""
+        # Read the kernels anew each time: averaged weights, or a checkpoint, may have been loaded since the last step.
         for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
             matrix.copy_(kernel.reshape(matrix.shape))
             matrix.grad = None if kernel.grad is None else kernel.grad.reshape(matrix.shape).clone()
+        # Momentum, orthogonalisation by five Newton-Schulz iterations, and decay are torch's.
         loss = super().step(closure)  # type: ignore[no-untyped-call]
         for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
             kernel.copy_(matrix.reshape(kernel.shape))
         return loss
 
 
-def make_optimizers(
-    name: OptimizerName, network: nn.Module, *, learning_rate: float, weight_decay: float, momentum: float
-) -> list[torch.optim.Optimizer]:
-    """Make the optimiser called `name`; Muon comes as two (matrices, and AdamW for the rest)."""
+def decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Split the trained parameters in two groups: matrices and kernels, which decay, and vectors, which do not.
+
+    Decay bounds how strongly a layer can react to its input. A bias reacts to nothing, and a normalisation's scale is
+    one number a channel: pulling them to zero only shifts and shrinks the features.
+    """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
+    return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def make_optimizers(
+    name: OptimizerName, network: nn.Module, *, learning_rate: float, weight_decay: float, momentum: float
+) -> list[torch.optim.Optimizer]:
+    """Make the optimiser called `name` for a CNN; Muon comes as two (kernels, and AdamW for the rest)."""
+    groups = decay_groups(network, weight_decay)
+    # Momentum and decay are settings of the run; all else is torch's default.
     match name:
         case "sgd":
             return [torch.optim.SGD(groups, lr=learning_rate)]
         case "momentum":
+            # Nesterov: the gradient is taken as if the momentum had been followed already.
             return [torch.optim.SGD(groups, lr=learning_rate, momentum=momentum, nesterov=True)]
         case "rmsprop":
             return [torch.optim.RMSprop(groups, lr=learning_rate, momentum=momentum)]
@@ -75,7 +94,9 @@ def _make_muon(
     network: nn.Module, learning_rate: float, weight_decay: float, momentum: float
 ) -> list[torch.optim.Optimizer]:
     # The first convolution sees pixels: few, strongly correlated inputs, which AdamW suits better.
+    # All other convolutions, in the order of the network.
     kernels = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)][1:]
+    # Parameters are told apart by identity: comparing tensors compares their elements.
     taken = {id(kernel) for kernel in kernels}
     rest = [parameter for parameter in network.parameters() if id(parameter) not in taken]
     return [
@@ -90,15 +111,21 @@ def rate_factor(schedule: ScheduleName, progress: float, warmup: float) -> float
 
     `linear` with warm-up is one-cycle; `step` divides by ten at 50 % and 75 % of what follows the warm-up.
     """
+    # Adam and Muon know nothing of the gradients' size at first: full steps would be taken in random directions.
     if progress < warmup:
         return progress / warmup
+    # What is left of the run, as 0 to 1.
     decayed = (progress - warmup) / max(1 - warmup, 1e-9)
     match schedule:
         case "cosine":
+            # Half a period from 1 to 0: slow at both ends (Loshchilov & Hutter 2017, arXiv 1608.03983, equation 5).
             return 0.5 * (1 + math.cos(math.pi * min(decayed, 1.0)))
         case "linear":
+            # Straight down to zero.
             return max(1 - decayed, 0.0)
         case "step":
+            # Long at one rate, then twice a tenth: each drop shows as a sudden fall of the loss, when the noise that
+            # the rate kept up goes away.
             return 1.0 if decayed < 0.5 else 0.1 if decayed < 0.75 else 0.01
         case "constant":
             return 1.0
@@ -107,20 +134,24 @@ def rate_factor(schedule: ScheduleName, progress: float, warmup: float) -> float
 class WeightAverage:
     """An exponential moving average of a network's parameters and normalisation statistics.
 
-    The decay rises with the number of updates, so the random start is soon forgotten.
+    Noise of single batches makes weights circle around a minimum; their average lies nearer to it, and scores better
+    (Polyak & Juditsky 1992; as an exponential average: Tarvainen & Valpola 2017, arXiv 1703.01780).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
+        # Starts as a copy of the random weights, which the first updates drive out.
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the network; integer buffers (batch counters) are copied."""
         self.num_updates += 1
+        # 2/11, 3/12, 4/13, ... up to `decay`: a young average forgets fast, so the random start does not linger.
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         for name, tensor in network.state_dict().items():
+            # average = decay * average + (1 - decay) * weights
             if tensor.is_floating_point():
                 self.state[name].lerp_(tensor, 1 - decay)
             else:

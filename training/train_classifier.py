@@ -2,7 +2,7 @@
 
     python -m training.train_classifier --dataset fashion-mnist
 
-It owns the order of events: data, split, training, selection, one look at the test split, export, report.
+Read `train` first: data, split, training, selection, one look at the test split, export, report.
 """
 
 from __future__ import annotations
@@ -10,187 +10,379 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
-from models.manifest import Evaluation, Training, read_manifest
-from training.checkpoints import open_run
-from training.config import RECIPES, ClassifierConfig, configure
-from training.data import DEFAULT_CACHE, SOURCES, Dataset, load_dataset, synthetic_dataset
-from training.device import choose_device
-from training.evaluate import Scores, fit_temperature, predict_logits, score
-from training.export import DEFAULT_REPOSITORY, ExportError, ModelCard, export_classifier
-from training.formats import DataError
-from training.loop import Part, Progress, Trainer, read_selected_weights
+from models.manifest import Evaluation, Manifest, read_manifest
+from training.command_line import add_dataset_flag, choose_device, make_parser, run_command
+from training.data.augmentation import Augmentation, erase, mix, move
+from training.data.datasets import (
+    SOURCES,
+    Dataset,
+    DatasetName,
+    Images,
+    Normalization,
+    draw_rows,
+    load_dataset,
+    split,
+    synthetic_dataset,
+)
+from training.export.classifier import export_classifier
+from training.export.version import ModelCard, lineage, num_parameters
+from training.loop import Trainer, read_checkpoint
 from training.networks.resnet import ARCHITECTURES, ResNet, ServedClassifier
-from training.networks.size import num_parameters
-from training.options import add_flags, given_settings
-from training.provenance import commit_of, describe_device, library_versions
-from training.report import REPORT_FILE, Report, write_report
+from training.optimizers import OptimizerName, ScheduleName, make_optimizers, rate_factor
+from training.reports.classifier import write_classifier_report
+from training.reports.page import REPORT_FILE
+from training.scores.classification import Scores, fit_temperature, predict_logits, score
+from training.settings import COUNT, DECAY, POSITIVE, SHARE, Settings, given_settings, setting
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; settings that are not given stay out of the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.train_classifier",
-        description="Train an image classifier and export it. Every setting defaults to the data set's recipe.",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierConfig(Settings):
+    """The settings of a classifier."""
+
+    # Which images, and with them which recipe.
+    dataset: DatasetName
+    # How large. Tens of thousands of small images go a long way with a million weights or fewer, and a small network is
+    # served fast.
+    network: Literal["tiny", "digit", "garment", "object"] = setting("garment", "member of the network family")
+    dropout: float = setting(0.0, "dropout before the head", DECAY)
+    # How long. Augmentation shows every image anew in each epoch, which is why dozens of them pay.
+    epochs: int = setting(30, "passes over the training part", COUNT)
+    # Large batches keep the processor busy and gradients smooth; beyond the gradient's noise scale, a doubled batch no
+    # longer halves the number of steps that are needed (McCandlish et al. 2018, arXiv 1812.06162).
+    batch_size: int = setting(512, "images a step", COUNT)
+    # How a gradient becomes a step. Muon comes from races for the fastest training of small CNNs (Jordan 2024). A rate
+    # belongs to its optimiser: one that suits SGD would make Adam diverge.
+    optimizer: OptimizerName = setting(
+        "muon", "optimiser; momentum is SGD with Nesterov momentum, muon leaves vectors and the head to AdamW"
     )
-    parser.add_argument("--dataset", required=True, choices=sorted(RECIPES), help="data set, and so the recipe")
-    where = parser.add_argument_group("files")
-    where.add_argument("--data", type=Path, metavar="DIR", help="local data: idx files, archives or class folders")
-    where.add_argument("--cache", type=Path, metavar="DIR", default=DEFAULT_CACHE, help="where downloads are kept")
-    where.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/<dataset>)")
-    where.add_argument("--repository", type=Path, metavar="DIR", default=DEFAULT_REPOSITORY, help="export goes here")
-    where.add_argument("--model-version", default="1", metavar="N", help="version to export as (default: 1)")
-    how = parser.add_argument_group("running")
-    how.add_argument("--resume", action="store_true", help="continue the run in --output from its last epoch")
-    how.add_argument(
-        "--start-from", type=Path, metavar="CHECKPOINT", help="begin with the selected weights of a finished run"
+    learning_rate: float = setting(
+        0.05, "peak learning rate (for muon: of the convolutions, AdamW takes a tenth)", POSITIVE
     )
-    how.add_argument("--dry-run", action="store_true", help="one step on synthetic data, exported to a scratch folder")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    how.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
-    settings = parser.add_argument_group("settings")
-    add_flags(settings, ClassifierConfig, skip=("dataset",))
-    return parser.parse_args(arguments)
+    momentum: float = setting(0.8, "momentum of momentum, rmsprop and muon", DECAY)
+    # Decay keeps weights small, and with normalisation behind every convolution keeps its steps effective: a kernel
+    # that grows is turned by the same step less and less (van Laarhoven 2017, arXiv 1706.05350).
+    weight_decay: float = setting(0.1, "weight decay of weights, not of biases and normalisation")
+    # One-cycle: the rate rises, so that early, random gradients do little harm, then falls to zero, so that the weights
+    # settle (Smith & Topin 2017, arXiv 1708.07120).
+    schedule: ScheduleName = setting("linear", "decay after the warm-up; linear with warm-up is one-cycle")
+    warmup: float = setting(0.2, "part of the training in which the learning rate rises from zero", DECAY)
+    # What the network is asked for, and on which images. Each change teaches that it does not alter the class: a
+    # shifted shoe is a shoe. A change that does alter it (a mirrored 3) would teach something false, so recipes differ.
+    label_smoothing: float = setting(0.1, "probability spread over all classes in the target", DECAY)
+    crop_padding: int = setting(2, "pixels of padding for random crops")
+    reflect: bool = setting(False, "pad crops by reflection instead of black")
+    flip: bool = setting(False, "mirror every image in every other epoch")
+    erase_probability: float = setting(0.0, "share of images that lose a random rectangle to noise", SHARE)
+    erase_max_area: float = setting(0.33, "largest erased part of an image")
+    mix_probability: float = setting(0.0, "share of images that get a rectangle of another image (CutMix)", SHARE)
+    rotation_degrees: float = setting(0.0, "largest random rotation either way")
+    zoom: float = setting(0.0, "largest random stretch of either axis, as a part")
+    # What ships is an average over the last 1 / (1 - decay) steps or so, and which average ships is decided on images
+    # that are held out: choosing on the test split would make its accuracy a promise that new images break.
+    average_decay: float = setting(
+        0.99, "decay of the moving average of the weights, which is what ships; 0: off", DECAY
+    )
+    # Enough images for a standard error of a third of a per cent at 95 %: differences between epochs below that are
+    # luck.
+    held_out: int = setting(5000, "images of the train split kept for selection, never trained on", COUNT)
+    evaluate_every: int = setting(2, "epochs between scores on the held-out part (the last is always scored)", COUNT)
 
 
-def split_train(dataset: Dataset, config: ClassifierConfig) -> tuple[Part, Part]:
-    """Split the train images at random (seeded) into the part to train on and the part to select on.
+# The settings that suit an optimiser, for a run that names another one than its recipe does.
+# SGD's step is as long as its gradient, so its rate is large; Adam's and RMSprop's is about the rate itself in every
+# weight, so theirs is small. Decay that is a part of the gradient (SGD, Adam) is small, decoupled decay (AdamW, Muon),
+# which the rate multiplies, large.
+OPTIMIZER_DEFAULTS: dict[str, dict[str, float]] = {
+    "sgd": {"learning_rate": 0.5, "weight_decay": 5e-4},
+    "momentum": {"learning_rate": 0.2, "weight_decay": 5e-4, "momentum": 0.9},
+    "rmsprop": {"learning_rate": 0.001, "weight_decay": 1e-5, "momentum": 0.9},
+    "adam": {"learning_rate": 0.003, "weight_decay": 1e-5},
+    "adamw": {"learning_rate": 0.003, "weight_decay": 0.05},
+    "muon": {"learning_rate": 0.05, "weight_decay": 0.1, "momentum": 0.8},
+}
 
-    Raises: DataError when nothing would be left to train on.
+# What ships was trained with these: measured minutes and scores are in the manifest of each version.
+RECIPES: dict[str, ClassifierConfig] = {
+    # Digits keep their meaning when turned and stretched a little, but not when mirrored.
+    "mnist": ClassifierConfig(
+        dataset="mnist",
+        network="digit",
+        epochs=18,
+        crop_padding=2,
+        rotation_degrees=12.0,
+        zoom=0.12,
+        erase_probability=0.25,
+        erase_max_area=0.15,
+        label_smoothing=0.05,
+    ),
+    # Garments always hang upright, and shoes point either way.
+    "fashion-mnist": ClassifierConfig(
+        dataset="fashion-mnist",
+        network="garment",
+        epochs=32,
+        crop_padding=2,
+        flip=True,
+        erase_probability=0.5,
+    ),
+    # Photographs have no black border: a crop reaches into the mirrored image.
+    "cifar10": ClassifierConfig(
+        dataset="cifar10",
+        network="object",
+        epochs=34,
+        crop_padding=3,
+        reflect=True,
+        flip=True,
+        erase_probability=0.5,
+        erase_max_area=0.2,
+    ),
+}
+
+
+def configure(given: dict[str, Any]) -> ClassifierConfig:
+    """Complete the settings that were given: from the optimiser's defaults when it is one of them, then the recipe.
+
+    Raises: ValueError when a setting is refused.
     """
-    if config.held_out >= len(dataset.train_labels):
-        raise DataError(f"held_out is {config.held_out}; the train split has only {len(dataset.train_labels)} images.")
-    order = torch.randperm(len(dataset.train_labels), generator=torch.Generator().manual_seed(config.seed))
-    images = to_tensor(dataset.train_images)
-    labels = torch.from_numpy(dataset.train_labels)
-    chosen, kept = order[config.held_out :], order[: config.held_out]
-    pixels = images[chosen].double() / 255
-    mean, std = pixels.mean((0, 2, 3)).float(), pixels.std((0, 2, 3)).float()
-    train = Part(images=images[chosen], labels=labels[chosen], mean=mean, std=std)
-    return train, Part(images=images[kept], labels=labels[kept], mean=mean, std=std)
+    # What was typed beats what suits the optimiser, which beats the recipe.
+    own = OPTIMIZER_DEFAULTS[given["optimizer"]] if "optimizer" in given else {}
+    return dataclasses.replace(RECIPES[given["dataset"]], **{**own, **given})
 
 
-def to_tensor(images: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> torch.Tensor:
-    """Turn [B,H,W,C] into a contiguous [B,C,H,W] tensor."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+class ClassifierTrainer(Trainer):
+    """A classifier's step and evaluation. It never sees the test split."""
+
+    config: ClassifierConfig
+
+    def __init__(
+        self, network: nn.Module, config: ClassifierConfig, train: Images, held_out: Images, device: torch.device
+    ) -> None:
+        # Channels last, [B,H,W,C] in memory, is the layout in which convolutions are fastest on CPUs and tensor cores.
+        network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A step of `batch_size` images; what does not fill one is left out of the epoch, and has its turn in another.
+        self.steps_per_epoch = max(len(train) // config.batch_size, 1)
+        super().__init__(
+            network,
+            config,
+            device,
+            make_optimizers(
+                config.optimizer,
+                network,
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+                momentum=config.momentum,
+            ),
+            num_steps=config.epochs * self.steps_per_epoch,
+            # The loop counts steps, the settings epochs.
+            evaluate_every=config.evaluate_every * self.steps_per_epoch,
+            average_decay=config.average_decay,
+        )
+        # All images stay in memory as bytes: sixty thousand of 784 pixels are 47 MB.
+        self.train, self.held_out = train, held_out
+        # Measured on what is trained on, without the held-out images: not even their brightness may leak.
+        self.normalize = Normalization.of(train.levels)
+        # Settings and augmentation share their names: a new change is one field in each.
+        self.augmentation = Augmentation(
+            **{item.name: getattr(config, item.name) for item in dataclasses.fields(Augmentation)}
+        )
+        # An image is mirrored in the odd or in the even epochs, drawn once: two epochs show both sides of every image,
+        # where coin tosses would show one side twice for half of them (Jordan 2024, arXiv 2404.00498, section 3.6).
+        self.flip_parity = torch.rand(len(train), generator=torch.Generator().manual_seed(config.seed)) < 0.5
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+        """Augment a batch, classify it, and take one step; returns loss and accuracy on the augmented batch."""
+        # [B] row numbers, which the step alone decides.
+        rows = draw_rows(len(self.train), step, self.config.batch_size, self.config.seed)
+        flips = self.flip_parity[rows] ^ bool(step // self.steps_per_epoch % 2)
+        # uint8 [B,C,H,W] -> float in 0..1. Geometry comes before normalisation, for it fills in black, which is 0 here;
+        # erasing comes after, for its noise must have the normalised pixels' mean and variance.
+        images = move(self.train.levels[rows].float() / 255, flips, self.augmentation, generator)
+        images = erase(self.normalize(images), self.augmentation, generator)
+        images, partners, shares = mix(images, self.augmentation, generator)
+        # All of the above ran on the CPU, on [B,C,H,W] of a few megabytes: copying the augmented batch costs no more
+        # than copying the plain one.
+        images = images.to(self.device, memory_format=torch.channels_last)
+        labels = self.train.labels[rows].to(self.device)
+        # The matrix products may be bfloat16; the loss is computed in float32, where logits that differ in the third
+        # digit still have different gradients.
+        with self.autocast():
+            logits = self.network(images)  # [B,K]
+        loss = self.loss(logits.float(), labels, partners.to(self.device), shares.to(self.device))
+        # Backward pass, clipping where it is set, and one step of each optimiser: see `Trainer.descend`.
+        self.descend(loss)
+        return {"loss": loss.item(), "train_accuracy": float((logits.argmax(1) == labels).float().mean())}
+
+    def loss(self, logits: Tensor, labels: Tensor, partners: Tensor, shares: Tensor) -> Tensor:
+        """Cross-entropy; a mixed image counts for both its labels, by their parts of its pixels.
+
+        Label smoothing asks for 1 - s + s/K instead of 1: a network cannot gain by ever larger logits (Szegedy et al.
+        2016, arXiv 1512.00567, section 7).
+        """
+        # Without mixing the two terms below are the same, and one is computed.
+        smoothing = self.config.label_smoothing
+        if not self.config.mix_probability:
+            return functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        # -log p of the image's own label, and of the one whose rectangle was pasted in.
+        own = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")  # [B]
+        borrowed = functional.cross_entropy(logits, labels[partners], label_smoothing=smoothing, reduction="none")
+        # CutMix, arXiv 1905.04899, equation 1: the targets are mixed as the pixels are.
+        return torch.lerp(own, borrowed, shares).mean()
+
+    def rate(self, step: int) -> float:
+        """The schedule that the settings name."""
+        return rate_factor(self.config.schedule, (step + 1) / (self.num_steps + 1), self.config.warmup)
+
+    def evaluate(self) -> dict[str, float]:
+        """Score the averaged weights on the held-out part."""
+        with self.autocast():
+            # No augmentation here: the question is how well images as they come are told apart.
+            logits = predict_logits(self.network, self.held_out.levels, self.normalize, self.device)
+        # Both go into the history: the loss falls smoothly where the accuracy jumps by whole images.
+        accuracy = float((logits.argmax(1) == self.held_out.labels).float().mean())
+        loss = float(functional.cross_entropy(logits, self.held_out.labels))
+        epoch = self.progress.step / self.steps_per_epoch
+        return {"epoch": epoch, "held_out_accuracy": accuracy, "held_out_loss": loss}
+
+    def merit(self, figures: dict[str, float]) -> float:
+        """Select by accuracy, which is what is published; the loss also pays for confidence, which is fitted later."""
+        return figures["held_out_accuracy"]
 
 
-def train(arguments: argparse.Namespace) -> None:
-    """Run what the command line asks for.
+def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
+    """Run what the command line asks for, a dry run where there is a scratch folder.
 
     Raises: DataError, ExportError, ValueError.
     """
     config = configure(given_settings(ClassifierConfig, arguments))
-    if arguments.dry_run:
-        with tempfile.TemporaryDirectory(prefix="hotplate-dry-run-") as scratch:
-            config = dataclasses.replace(config, epochs=1, batch_size=16, held_out=20)
-            run(config, synthetic_dataset(arguments.dataset), arguments, Path(scratch), Path(scratch))
-        tqdm.write("dry run passed: one step taken, exported, compared with torch and reported; nothing was kept")
-        return
-    dataset = load_dataset(arguments.dataset, folder=arguments.data, cache=arguments.cache)
-    output = arguments.output or Path("runs") / arguments.dataset
-    folder = run(config, dataset, arguments, output, arguments.repository)
-    tqdm.write(f"exported to {folder}, report in {output / REPORT_FILE}")
+    name = arguments.name or config.dataset
+    if scratch:
+        config = dataclasses.replace(config, epochs=1, batch_size=16, held_out=20)
+        dataset, output, repository = synthetic_dataset(config.dataset), scratch / "run", scratch
+    else:
+        dataset = load_dataset(config.dataset, folder=arguments.data, cache=arguments.cache)
+        output, repository = arguments.output or Path("runs") / name, arguments.repository
 
-
-def run(
-    config: ClassifierConfig, dataset: Dataset, arguments: argparse.Namespace, output: Path, repository: Path
-) -> Path:
-    """Train, select, look at the test split once, export and report; returns the folder of the exported version."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    # The parts come before the network: its seed must not depend on how many random numbers the split drew.
     device = choose_device(arguments.device)
-    torch.manual_seed(config.seed)
-    channels = dataset.train_images.shape[3]
-    network = ResNet(ARCHITECTURES[config.network], channels, len(dataset.labels), config.dropout)
-    train_part, held_out = split_train(dataset, config)
+    parts = split(dataset, config.held_out, config.seed)
+    torch.manual_seed(config.seed)  # the initial weights
+    # Sizes from the data: one channel or three, as many outputs as there are labels.
+    network = ResNet(ARCHITECTURES[config.network], parts.train.levels.shape[1], len(dataset.labels), config.dropout)
+    # A second stage: other settings, but not from scratch.
     if arguments.start_from is not None:
         network.load_state_dict(read_selected_weights(arguments.start_from))
-    trainer = Trainer(network, config, train_part, held_out, device)
-    open_run(trainer.restore, output, resume=arguments.resume)
-    tqdm.write(f"{dataset.name}: {len(train_part.labels):,} images, {num_parameters(network):,} parameters, {device}")
-    progress = trainer.run(output)
-    test_part = dataclasses.replace(
-        held_out, images=to_tensor(dataset.test_images), labels=torch.from_numpy(dataset.test_labels)
+    # Everything from here on is the loop in `loop.py`, with the step and the evaluation above.
+    trainer = ClassifierTrainer(network, config, parts.train, parts.held_out, device)
+    trainer.open(output, resume=arguments.resume)
+    tqdm.write(f"{dataset.name}: {len(parts.train):,} images, {num_parameters(network):,} parameters, {device}")
+    trainer.run(output)
+
+    # The test split is read here, once, after the weights were selected on the held-out part.
+    # In float32, not in the arithmetic of training: this is what is served.
+    scores = {"test": score_images(trainer, parts.test), "held-out": score_images(trainer, parts.held_out)}
+    manifest = export(trainer, scores, dataset, name, arguments, repository)
+    write_classifier_report(
+        output, manifest, trainer.progress, trainer.steps_per_epoch, scores["held-out"], scores["test"], dataset
     )
-    scores = {"test": score_part(network, test_part, device), "held-out": score_part(network, held_out, device)}
-    card = _card(config, dataset, progress, scores, network, device, arguments)
-    logits = predict_logits(network, held_out.images, held_out.normalized, device)
-    temperature = fit_temperature(logits.numpy(), held_out.labels.numpy())
-    served = ServedClassifier(network, held_out.mean.tolist(), held_out.std.tolist(), temperature)
-    folder = export_classifier(served, dataset.test_images[:64], card, repository)
-    report = Report(
-        manifest=read_manifest(folder),
-        history=progress.history,
-        best_epoch=progress.best_epoch,
-        held_out=scores["held-out"],
-        test=scores["test"],
-        test_images=dataset.test_images,
-        test_labels=dataset.test_labels,
+    tqdm.write(
+        f"held-out accuracy {scores['held-out'].accuracy:.2%}, test accuracy {scores['test'].accuracy:.2%}; "
+        f"exported to {repository / name / arguments.model_version}, report in {output / REPORT_FILE}"
     )
-    write_report(output, report)
-    tqdm.write(f"held-out accuracy {scores['held-out'].accuracy:.2%}, test accuracy {scores['test'].accuracy:.2%}")
-    return folder
 
 
-def score_part(network: ResNet, part: Part, device: torch.device) -> Scores:
-    """Score the network in float32 on one part."""
-    logits = predict_logits(network, part.images, part.normalized, device)
-    return score(logits.numpy(), part.labels.numpy())
+def score_images(trainer: ClassifierTrainer, images: Images) -> Scores:
+    """Score the selected weights in float32, as they will be served."""
+    logits = predict_logits(trainer.network, images.levels, trainer.normalize, trainer.device)
+    return score(logits.numpy(), images.labels.numpy())
 
 
-def _card(
-    config: ClassifierConfig,
-    dataset: Dataset,
-    progress: Progress,
+def export(
+    trainer: ClassifierTrainer,
     scores: dict[str, Scores],
-    network: ResNet,
-    device: torch.device,
+    dataset: Dataset,
+    name: str,
     arguments: argparse.Namespace,
-) -> ModelCard:
-    """Describe the run; a data set that is not the official edition is named for what it is."""
-    evaluation = tuple(
-        Evaluation(metric="accuracy", value=outcome.accuracy, dataset=dataset.name, split=split, count=outcome.count)
-        for split, outcome in scores.items()
-    )
-    lineage = Training(
-        script="training.train_classifier",
-        config=config.to_json() | ({"start_from": str(arguments.start_from)} if arguments.start_from else {}),
-        seed=config.seed,
-        dataset_sha256=dataset.sha256(),
-        commit=commit_of(Path(__file__).parent),
-        seconds=round(progress.seconds, 1),
-        device=describe_device(device),
-        parameters=num_parameters(network),
-        libraries=library_versions(),
-    )
-    return ModelCard(
-        name=config.dataset,
+    repository: Path,
+) -> Manifest:
+    """Calibrate the probabilities on the held-out part and export; returns the manifest."""
+    network, config, held_out = trainer.network, trainer.config, trainer.held_out
+    assert isinstance(network, ResNet)
+    logits = predict_logits(network, held_out.levels, trainer.normalize, trainer.device)
+    # A network that was trained with smoothed labels and augmented images is less sure than it is right. One number,
+    # fitted where neither training nor the final score looked, repairs the probabilities (Guo et al. 2017, arXiv
+    # 1706.04599).
+    temperature = fit_temperature(logits.numpy(), held_out.labels.numpy())
+    source = SOURCES[config.dataset]
+    # What the version says of itself: scores with what they were measured on, and how the run can be repeated.
+    card = ModelCard(
+        name=name,
         version=arguments.model_version,
-        description=f"A residual CNN that tells the {len(dataset.labels)} classes of {dataset.description} apart.",
+        task="image-classification",
+        # A data set that is not the official edition is named for what it is.
+        description=f"A residual CNN for the {len(dataset.labels)} classes of {dataset.description}.",
         labels=dataset.labels,
-        light_on_dark=SOURCES[config.dataset].light_on_dark,
-        margin=SOURCES[config.dataset].margin,
-        evaluation=evaluation,
-        training=lineage,
+        light_on_dark=source.light_on_dark,
+        margin=source.margin,
+        evaluation=tuple(
+            Evaluation(metric="accuracy", value=found.accuracy, dataset=dataset.name, split=part, count=found.count)
+            for part, found in scores.items()
+        ),
+        training=lineage(
+            "train_classifier",
+            config,
+            network,
+            dataset_sha256=dataset.sha256(),
+            seconds=trainer.progress.seconds,
+            device=trainer.device,
+            **({"start_from": str(arguments.start_from)} if arguments.start_from else {}),
+        ),
     )
+    normalize = trainer.normalize
+    # What is exported is not the network alone but all that turns bytes into probabilities: normalisation, network,
+    # temperature. The service cannot get any of it wrong.
+    served = ServedClassifier(network, normalize.mean.tolist(), normalize.std.tolist(), temperature)
+    return read_manifest(export_classifier(served, dataset.test_images[:64], card, repository))
+
+
+def read_selected_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the weights that a run selected, so that another may start from them.
+
+    Raises: ValueError when the file is not such a checkpoint.
+    """
+    weights: dict[str, Tensor] = read_checkpoint(checkpoint)["progress"]["best_weights"]
+    if not weights:
+        raise ValueError(f"{str(checkpoint)!r} holds no selected weights yet; let that run reach an evaluation.")
+    return weights
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; settings that are not given stay out of the result."""
+    flags = make_parser(
+        "train_classifier",
+        "Train an image classifier and export it. Every setting defaults to the data set's recipe.",
+        ClassifierConfig,
+        data="local data: idx files, archives or class folders",
+        compiles=False,
+    )
+    add_dataset_flag(flags.parser, sorted(RECIPES))
+    flags.running.add_argument(
+        "--start-from", type=Path, metavar="CHECKPOINT", help="begin with the selected weights of a finished run"
+    )
+    return flags.parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
-        train(parse_arguments(arguments))
-    except (DataError, ExportError, ValueError) as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(train, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

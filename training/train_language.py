@@ -2,147 +2,347 @@
 
     python -m training.train_language --corpus tinyshakespeare
 
-It owns the order of events: text, tokenizer, training, selection, one look at the test text, export, report.
+Read `train` first: text, tokenizer, training, selection, one look at the test text, export, report.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional
 from tqdm import tqdm
 
+from models.manifest import Evaluation, Training, read_manifest
 from models.tokenizer import TOKENIZER_FILE
-from training.checkpoints import open_run
-from training.data import DEFAULT_CACHE
-from training.device import can_compile, choose_device
-from training.export import DEFAULT_REPOSITORY, ExportError
-from training.formats import DataError
-from training.language.architecture import LanguageModel, make_network
-from training.language.card import model_card
-from training.language.config import LanguageConfig, configure
-from training.language.corpus import CORPORA, Corpus, load_corpus, made_up_corpus, read_corpus
-from training.language.evaluation import TextScore, score_text, total_score
-from training.language.export import export_language_model
-from training.language.finished import FinishedRun
-from training.language.huggingface import save_llama
-from training.language.report import REPORT_FILE, write_language_report
-from training.language.sampling import sample_tokens
-from training.language.tokenizing import boundary_token, encode_texts, train_tokenizer
-from training.language.trainer import LanguageTrainer
-from training.networks.size import num_parameters
-from training.options import add_flags, given_settings
+from training.command_line import can_compile, choose_device, make_parser, run_command
+from training.data.corpus import CORPORA, Corpus, load_corpus, made_up_corpus, read_corpus
+from training.data.tokens import (
+    TokenizerName,
+    Tokens,
+    Windows,
+    boundary_token,
+    cut,
+    encode_texts,
+    train_tokenizer,
+)
+from training.export.huggingface import save_llama
+from training.export.language import LanguageModel, export_language_model
+from training.export.version import ModelCard, lineage, num_parameters
+from training.loop import Trainer
+from training.networks.lstm import LstmLanguageModel, LstmShape
+from training.networks.transformer import Transformer, TransformerShape
+from training.optimizers import decay_groups
+from training.reports.language import write_language_report
+from training.reports.page import REPORT_FILE
+from training.scores.text import TextScore, sample_tokens, score_text, token_losses, total_score
+from training.settings import COUNT, Settings, given_settings, setting
+
+NetworkName = Literal["transformer", "lstm"]
+VALIDATION_WINDOWS = 96
+_VALIDATION_ROWS = 16
+_SAMPLE_TOKENS = 80
+_DRY_SETTINGS: dict[str, Any] = {"num_steps": 2, "evaluate_every": 1, "tokens_per_step": 128}
+_DRY_SIZES: dict[str, Any] = {"vocab_size": 320, "context": 32, "short_window": 16}
+_ARCHITECTURES = {"transformer": "A decoder-only Transformer", "lstm": "An LSTM"}
+_UNITS = {"bpe": "byte-level BPE", "char": "characters"}
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; settings that are not given stay out of the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.train_language",
-        description="Train a language model and export it. Every setting defaults to the corpus's recipe.",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageConfig(Settings):
+    """The settings of a language model."""
+
+    network: NetworkName = setting("transformer", "architecture")
+    # How text becomes numbers. A token of byte pairs is three to four characters of English, so the same context
+    # reaches as much further back; single characters need no tokenizer and make losses comparable with those that are
+    # published by character.
+    tokenizer: TokenizerName = setting("bpe", "byte-level BPE, or one token a character")
+    vocab_size: int = setting(4096, "tokens of the BPE vocabulary, special ones included")
+    # How large. Width and depth are those of a model that a CPU trains in an hour; how much text it can read in that
+    # hour, not its size, is what limits it.
+    context: int = setting(512, "longest sequence in tokens, the beginning-of-text token included")
+    width: int = setting(256, "size of embeddings and layers", COUNT)
+    num_layers: int = setting(6, "layers", COUNT)
+    num_heads: int = setting(4, "attention heads")
+    num_kv_heads: int = setting(2, "heads of keys and values; fewer than --num-heads share them (grouped queries)")
+    hidden_width: int = setting(672, "size of the feed-forward layer")
+    # How long, and on what. One pass over text that was never seen needs no dropout; several passes over a small text
+    # do.
+    dropout: float = setting(0.0, "dropout on what each layer adds; one mask for all tokens of a window")
+    # A step reads `tokens_per_step` tokens, in few long windows or many short ones. Their product with the steps is
+    # what the model will have read: 16 million tokens for the novels.
+    num_steps: int = setting(2000, "optimiser steps", COUNT)
+    tokens_per_step: int = setting(8192, "tokens in one batch", COUNT)
+    short_window: int = setting(256, "window length of the first part of the run, 0 for the whole context throughout")
+    short_share: float = setting(0.7, "part of the steps that use the short window")
+    # How a gradient becomes a step. The rates of Muon and AdamW are worlds apart: the first is a length in singular
+    # values, the second one in every single weight.
+    optimizer: Literal["muon", "adamw"] = setting(
+        "muon", "muon: Muon for matrices and AdamW for the rest; or adamw for all"
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--corpus", choices=CORPORA, help="a text by name, and so the recipe")
-    what.add_argument("--text", type=Path, metavar="PATH", help="any text file, or folder of .txt files")
-    where = parser.add_argument_group("files")
-    where.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the corpus's files")
-    where.add_argument("--cache", type=Path, metavar="DIR", default=DEFAULT_CACHE, help="where downloads are kept")
-    where.add_argument("--output", type=Path, metavar="DIR", help="run folder (default: runs/<name>)")
-    where.add_argument("--repository", type=Path, metavar="DIR", default=DEFAULT_REPOSITORY, help="export goes here")
-    where.add_argument("--name", help="name of the exported model (default: by corpus and network)")
-    where.add_argument("--model-version", default="1", metavar="N", help="version to export as (default: 1)")
-    where.add_argument(
-        "--save-hf", type=Path, metavar="DIR", help="also save a Hugging Face LlamaForCausalLM folder (transformer)"
+    learning_rate: float = setting(0.02, "peak learning rate (of Muon's matrices, or of AdamW alone)")
+    embedding_rate: float = setting(0.004, "peak learning rate of what Muon leaves to AdamW")
+    # Of matrices only, see `decay_groups`; with the rate falling to zero, so does the decay.
+    weight_decay: float = setting(0.05, "decoupled weight decay of matrices")
+    # The rate rises over the first steps, then follows a cosine to zero: see `rate_factor`.
+    warmup: float = setting(0.04, "part of the run with a rising learning rate")
+    # A passage unlike the rest of the text, a table or another language, can give a gradient many times as long as
+    # usual.
+    gradient_clip: float = setting(1.0, "largest norm of the whole gradient")
+    # Twenty evaluations an hour's run: enough for a curve, and a stop loses minutes.
+    evaluate_every: int = setting(100, "steps between validations, samples and checkpoints", COUNT)
+
+    def __post_init__(self) -> None:
+        Settings.__post_init__(self)
+        if not 2 <= self.context <= self.tokens_per_step:
+            raise ValueError(f"context is {self.context}; it must be at least 2, at most tokens_per_step.")
+        if not 0 <= self.short_window <= self.context:
+            raise ValueError(f"short_window is {self.short_window}; it must be at most the context, {self.context}.")
+        if not (0 <= self.dropout < 1 and 0 <= self.warmup < 1 and 0 <= self.short_share <= 1):
+            raise ValueError("dropout and warmup must be at least 0 and below 1, short_share between 0 and 1.")
+        # Refused here, before an hour of training, and not by the export after it.
+        if self.network == "transformer" and (self.width % self.num_heads or self.width // self.num_heads % 16):
+            raise ValueError(
+                f"width {self.width} by {self.num_heads} heads is {self.width / self.num_heads:g}; "
+                "the size of a head must be a multiple of 16 (the serving operator's condition)."
+            )
+        if self.tokenizer == "bpe" and self.vocab_size < 300:
+            raise ValueError(f"vocab_size is {self.vocab_size}; byte-level BPE needs at least 300.")
+
+
+# What ships was trained with these: measured minutes and scores are in the manifest of each version.
+# The LSTM is about as large as the Transformer and reads the same text: what is left between them is the architecture.
+RECIPES: dict[tuple[str, NetworkName], LanguageConfig] = {
+    ("novels", "transformer"): LanguageConfig(dropout=0.05),
+    ("novels", "lstm"): LanguageConfig(
+        network="lstm", width=464, num_layers=2, optimizer="adamw", learning_rate=0.003, weight_decay=0.01, dropout=0.1
+    ),
+    # A million characters, read some ten times over: dropout keeps the network from learning them by heart.
+    ("tinyshakespeare", "transformer"): LanguageConfig(
+        tokenizer="char", context=256, short_window=0, num_kv_heads=4, dropout=0.2, num_steps=1200, weight_decay=0.1
+    ),
+    ("tinyshakespeare", "lstm"): LanguageConfig(
+        network="lstm",
+        tokenizer="char",
+        context=256,
+        short_window=0,
+        width=512,
+        num_layers=2,
+        optimizer="adamw",
+        learning_rate=0.003,
+        weight_decay=0.01,
+        dropout=0.3,
+        num_steps=1200,
+    ),
+}
+
+
+def configure(corpus: str, given: dict[str, Any]) -> LanguageConfig:
+    """Complete the settings that were given with the recipe of the corpus; other texts take that of the novels.
+
+    Raises: ValueError when a setting is refused.
+    """
+    network: NetworkName = given.get("network", "transformer")
+    recipe = RECIPES.get((corpus, network)) or RECIPES["novels", network]
+    return dataclasses.replace(recipe, **given)
+
+
+def make_network(config: LanguageConfig, vocab_size: int) -> LanguageModel:
+    """Make the network with fresh weights.
+
+    Raises: ValueError when the sizes do not fit together.
+    """
+    if config.network == "lstm":
+        lstm = LstmShape(
+            vocab_size=vocab_size, context=config.context, width=config.width, num_layers=config.num_layers
+        )
+        return LstmLanguageModel(lstm, config.dropout)
+    shape = TransformerShape(
+        vocab_size=vocab_size,
+        context=config.context,
+        width=config.width,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        hidden_width=config.hidden_width,
     )
-    how = parser.add_argument_group("running")
-    how.add_argument("--resume", action="store_true", help="continue the run in --output from its last checkpoint")
-    how.add_argument("--dry-run", action="store_true", help="two steps on a made-up text, exported to a scratch folder")
-    how.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    how.add_argument("--threads", type=int, default=0, help="CPU threads (0: torch's choice)")
-    how.add_argument(
-        "--compile", action=argparse.BooleanOptionalAction, default=True, help="compile the training step where it pays"
-    )
-    add_flags(parser.add_argument_group("settings"), LanguageConfig)
-    return parser.parse_args(arguments)
+    return Transformer(shape, config.dropout)
 
 
-def model_name(arguments: argparse.Namespace, config: LanguageConfig) -> str:
-    """The name to export by: `novelist` and `shakespeare` for the named corpora, else the text's own."""
-    if arguments.name:
-        return str(arguments.name)
-    stem = {"novels": "novelist", "tinyshakespeare": "shakespeare"}.get(arguments.corpus or "")
-    stem = stem or "".join(c if c.isalnum() else "-" for c in arguments.text.stem.lower()).strip("-") or "language"
-    return stem if config.network == "transformer" else f"{stem}-{config.network}"
+class LanguageTrainer(Trainer):
+    """A language model's step and validation. It never sees the test text."""
+
+    config: LanguageConfig
+    network: LanguageModel
+
+    def __init__(
+        self,
+        network: LanguageModel,
+        config: LanguageConfig,
+        train: Tokens,
+        validation: Tokens,
+        *,
+        begin: int,
+        device: torch.device,
+        write_sample: Callable[[], str],
+        compiles: bool,
+    ) -> None:
+        """Train on the tokens `train` [N]; `begin` is the token before a text's first."""
+        network = network.to(device)
+        super().__init__(
+            network,
+            config,
+            device,
+            make_language_optimizers(network, config),
+            num_steps=config.num_steps,
+            evaluate_every=config.evaluate_every,
+            gradient_clip=config.gradient_clip,
+        )
+        self.train, self.begin, self.write_sample = train, begin, write_sample
+        # Some tens of thousands of tokens tell two evaluations apart.
+        # At most 96 windows, spread over the validation text: as good as all for choosing, and quick.
+        stride = max(config.context, math.ceil((len(validation) - config.context) / VALIDATION_WINDOWS))
+        # Starts of windows, [n]; their inputs and targets are [n,T] each, cut once.
+        starts = np.arange(0, len(validation) - config.context, stride)
+        self.validation = cut(validation, starts, config.context, begin)
+        # Only the loss is compiled: it holds the whole forward and, by autograd, the whole backward pass.
+        self.loss = torch.compile(self._plain_loss, dynamic=False) if compiles else self._plain_loss
+
+    def _plain_loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        logits = self.network(inputs)  # [B,T,V]: at every position, what the next token may be
+        # Every position is an example, so a window of T tokens teaches T predictions at once. Softmax in float32.
+        return functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    def windows(self, step: int) -> tuple[Windows, int]:
+        """The windows that a step is cut from, and its number among their steps.
+
+        Attention costs the square of the window: most of language is learnt from short windows, at a lower price, and
+        the use of a long context at the end (curriculum by length, Li et al. 2022, arXiv 2108.06084). The number of
+        tokens in a step stays the same.
+        """
+        config = self.config
+        # The switch happens once. A window that grew with every step would change the shape of every batch, and each
+        # shape is compiled anew.
+        num_short = round(config.num_steps * config.short_share) if config.short_window else 0
+        length = config.short_window if step < num_short else config.context
+        batch_size = max(config.tokens_per_step // length, 1)
+        # The second part shuffles by a seed of its own.
+        # Else both parts would see the text in one order.
+        seed = 2 * config.seed + (step >= num_short)
+        return Windows(self.train, self.begin, length, batch_size, seed), step - (0 if step < num_short else num_short)
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+        """Predict the next token at every position of a batch of windows, and take one step."""
+        # A batch depends on nothing but its number: see `Windows.batch`.
+        windows, index = self.windows(step)
+        inputs, targets = (tensor.to(self.device) for tensor in windows.batch(index))  # int64 [B,T]
+        with self.autocast():
+            loss = self.loss(inputs, targets)
+        # The gradient is clipped to `gradient_clip`, then Muon and AdamW each take a step with what is theirs.
+        self.descend(loss)
+        return {"train_loss": loss.item()}
+
+    def evaluate(self) -> dict[str, float]:
+        """The mean loss in nats a token over the validation windows; also prints a sample, to be judged by eye."""
+        inputs, targets = (torch.split(part, _VALIDATION_ROWS) for part in self.validation)
+        with self.autocast():
+            losses = [token_losses(self.network, *rows, self.device) for rows in zip(inputs, targets, strict=True)]
+        # Losses do not tell a reader whether the model writes words, sentences or sense; a sample does.
+        tqdm.write("  | " + self.write_sample().replace("\n", "\n  | "))
+        # Curves are drawn over tokens, which compare across batch sizes.
+        num_tokens = float(self.progress.step * self.config.tokens_per_step)
+        return {"validation_loss": float(torch.cat(losses).mean()), "tokens": num_tokens}
+
+    def merit(self, figures: dict[str, float]) -> float:
+        """Select by the validation loss: a small text is over-fitted before the run ends."""
+        return -figures["validation_loss"]
 
 
-def train(arguments: argparse.Namespace) -> None:
-    """Run what the command line asks for.
+def make_language_optimizers(network: nn.Module, config: LanguageConfig) -> list[torch.optim.Optimizer]:
+    """Make the optimisers: Muon takes the matrices inside the blocks, AdamW embeddings, norms and biases.
+
+    Muon evens out the directions of a map between features; an embedding is a table of rows, and better left to AdamW
+    (Jordan 2024, who leaves embeddings and heads to it, too).
+    """
+    # A second moment over some 20 steps instead of 1000 follows the loss of a short run (GPT-3, appendix B: 0.95).
+    betas = (0.9, 0.95)
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(decay_groups(network, config.weight_decay), lr=config.learning_rate, betas=betas)]
+    # In the LSTM, too, all matrices but the embedding go to Muon; its four gates lie in one matrix, as torch has them.
+    named = list(network.named_parameters())
+    matrices = [p for name, p in named if p.ndim == 2 and not name.startswith("embedding")]
+    inner = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in inner]
+    return [
+        torch.optim.Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95),
+        torch.optim.AdamW(rest, lr=config.embedding_rate, betas=betas, weight_decay=0.0),
+    ]
+
+
+def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
+    """Run what the command line asks for, a dry run where there is a scratch folder.
 
     Raises: DataError, ExportError, ValueError.
     """
     config = configure(arguments.corpus or "", given_settings(LanguageConfig, arguments))
     name = model_name(arguments, config)
-    if arguments.dry_run:
-        with tempfile.TemporaryDirectory(prefix="hotplate-dry-run-") as scratch:
-            config = dataclasses.replace(
-                config, num_steps=2, evaluate_every=1, vocab_size=320, context=32, tokens_per_step=128, short_window=16
-            )
-            arguments.compile = False
-            run(name, config, made_up_corpus(), arguments, Path(scratch) / "run", Path(scratch))
-        tqdm.write("dry run passed: two steps taken, exported, compared with torch and reported; nothing was kept")
-        return
-    if arguments.text:
-        corpus = read_corpus(arguments.text)
+    if scratch:
+        config = dataclasses.replace(config, **_DRY_SETTINGS, **_DRY_SIZES)
+        corpus, output, repository = made_up_corpus(), scratch / "run", scratch
     else:
-        corpus = load_corpus(arguments.corpus, data=arguments.data, cache=arguments.cache)
-    run(name, config, corpus, arguments, arguments.output or Path("runs") / name, arguments.repository)
+        corpus = open_corpus(arguments)
+        output, repository = arguments.output or Path("runs") / name, arguments.repository
 
+    output.mkdir(parents=True, exist_ok=True)
+    # The tokenizer is a part of the model: it is made from the train text alone, and kept in the run folder, for
+    # another one would give every token another meaning.
+    tokenizer = open_tokenizer(output, config, corpus)
+    trainer = make_trainer(config, corpus, tokenizer, arguments)
+    trainer.open(output, resume=arguments.resume)
+    num_weights = num_parameters(trainer.network)
+    tqdm.write(f"{corpus.name}: {len(trainer.train):,} tokens, {num_weights:,} parameters, {trainer.device}")
+    # From here on it is the loop in `loop.py`, with the step and the evaluation above.
+    trainer.run(output)
 
-def run(
-    name: str,
-    config: LanguageConfig,
-    corpus: Corpus,
-    arguments: argparse.Namespace,
-    output: Path,
-    repository: Path,
-) -> None:
-    """Train, select, look at the test text once, export and report."""
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    finished = learn(name, config, corpus, arguments, output)
-    for split, score in finished.scores.items():
+    # The test text is read here, once, after the weights were selected on the validation text. tinyshakespeare has no
+    # test part: its standard split ends with the validation text, and published figures are of that.
+    parts = {"validation": corpus.validation} | ({"test": corpus.test} if corpus.test else {})
+    scores = {split: score_part(trainer, tokenizer, texts) for split, texts in parts.items()}
+    for split, score in scores.items():
         tqdm.write(f"{split}: {score.nats_per_token:.4f} nats a token, {score.bits_per_byte:.4f} bits a byte")
-    network, tokenizer, begin = finished.network, finished.tokenizer, finished.begin
-    card = model_card(finished, arguments.model_version)
-    folder = export_language_model(network, tokenizer, card, repository, begin=begin, text=corpus.validation[0])
-    write_language_report(output, finished, folder)
+    folder = publish(trainer, tokenizer, corpus, scores, name, arguments, repository, output)
     if arguments.save_hf:
-        save_llama(network, tokenizer, arguments.save_hf, begin=begin)
+        save_llama(trainer.network, tokenizer, arguments.save_hf, begin=trainer.begin)
         tqdm.write(f"saved as LlamaForCausalLM in {arguments.save_hf}")
     tqdm.write(f"exported to {folder}, report in {output / REPORT_FILE}")
 
 
-def learn(
-    name: str, config: LanguageConfig, corpus: Corpus, arguments: argparse.Namespace, output: Path
-) -> FinishedRun:
-    """Train what is left of the run, and score the selected weights."""
-    device = choose_device(arguments.device)
-    torch.manual_seed(config.seed)
-    output.mkdir(parents=True, exist_ok=True)
-    tokenizer = open_tokenizer(output, config, corpus)
-    begin = boundary_token(tokenizer)
+def make_trainer(
+    config: LanguageConfig, corpus: Corpus, tokenizer: Tokenizer, arguments: argparse.Namespace
+) -> LanguageTrainer:
+    """Put the network, the tokens and the trainer together."""
+    device, begin = choose_device(arguments.device), boundary_token(tokenizer)
+    torch.manual_seed(config.seed)  # the initial weights
     network = make_network(config, tokenizer.get_vocab_size())
 
+    # Always from the beginning of a text and with one seed: what changes between two samples is the network.
     def write_sample() -> str:
-        tokens = sample_tokens(network, [begin], 80, context=config.context, seed=config.seed, device=device)
+        tokens = sample_tokens(
+            network, [begin], _SAMPLE_TOKENS, context=config.context, seed=config.seed, device=device
+        )
         return str(tokenizer.decode(tokens))
 
-    trainer = LanguageTrainer(
+    return LanguageTrainer(
         network,
         config,
         encode_texts(tokenizer, corpus.train),
@@ -152,22 +352,46 @@ def learn(
         write_sample=write_sample,
         compiles=arguments.compile and can_compile(network, device),
     )
-    open_run(trainer.restore, output, resume=arguments.resume)
-    tqdm.write(f"{corpus.name}: {len(trainer.train):,} tokens, {num_parameters(network):,} parameters, {device}")
-    progress = trainer.run(output)
-    parts = {"validation": corpus.validation} | ({"test": corpus.test} if corpus.test else {})
-    return FinishedRun(
-        name=name,
-        config=config,
-        corpus=corpus,
-        tokenizer=tokenizer,
-        network=network,
-        progress=progress,
-        scores={split: score_part(network, tokenizer, texts, config, device) for split, texts in parts.items()},
-        sample=write_sample(),
-        begin=begin,
-        device=device,
+
+
+def publish(
+    trainer: LanguageTrainer,
+    tokenizer: Tokenizer,
+    corpus: Corpus,
+    scores: Mapping[str, TextScore],
+    name: str,
+    arguments: argparse.Namespace,
+    repository: Path,
+    output: Path,
+) -> Path:
+    """Export the version and write the report; returns the version's folder."""
+    config, network, sample = trainer.config, trainer.network, trainer.write_sample()
+    source = lineage(
+        "train_language",
+        config,
+        network,
+        dataset_sha256=corpus.sha256(),
+        seconds=trainer.progress.seconds,
+        device=trainer.device,
+        libraries=["tokenizers"],
+        # The stride of the scores is not a setting, but decides figures: it is noted beside the settings.
+        evaluation_stride=config.context // 2,
     )
+    card = model_card(name, arguments.model_version, config, corpus, scores, source)
+    text = corpus.validation[0]
+    folder = export_language_model(network, tokenizer, card, repository, begin=trainer.begin, text=text)
+    write_language_report(output, read_manifest(folder), trainer.progress, config.to_json(), scores, sample)
+    return folder
+
+
+def open_corpus(arguments: argparse.Namespace) -> Corpus:
+    """Read the text that the command line names.
+
+    Raises: DataError.
+    """
+    if arguments.text:
+        return read_corpus(arguments.text)
+    return load_corpus(arguments.corpus, data=arguments.data, cache=arguments.cache)
 
 
 def open_tokenizer(output: Path, config: LanguageConfig, corpus: Corpus) -> Tokenizer:
@@ -180,34 +404,76 @@ def open_tokenizer(output: Path, config: LanguageConfig, corpus: Corpus) -> Toke
     return tokenizer
 
 
-def score_part(
-    network: LanguageModel, tokenizer: Tokenizer, texts: tuple[str, ...], config: LanguageConfig, device: torch.device
-) -> TextScore:
+def model_name(arguments: argparse.Namespace, config: LanguageConfig) -> str:
+    """The name to export by: `novelist` and `shakespeare` for the named corpora, else the text's own."""
+    if arguments.name:
+        return str(arguments.name)
+    # A text without a name of its own gives the model that of its file.
+    stem = {"novels": "novelist", "tinyshakespeare": "shakespeare"}.get(arguments.corpus or "")
+    stem = stem or "".join(c if c.isalnum() else "-" for c in arguments.text.stem.lower()).strip("-") or "language"
+    return stem if config.network == "transformer" else f"{stem}-{config.network}"
+
+
+def score_part(trainer: LanguageTrainer, tokenizer: Tokenizer, texts: tuple[str, ...]) -> TextScore:
     """Score texts in float32, each from its beginning, with a stride of half the context."""
-    begin = boundary_token(tokenizer)
-    scores = [
-        score_text(
-            network,
-            encode_texts(tokenizer, [text])[:-1],
-            len(text.encode()),
-            context=config.context,
-            stride=config.context // 2,
-            begin=begin,
-            device=device,
-        )
-        for text in texts
-    ]
-    return total_score(scores)
+    # Text by text, and added up: the first tokens of each have nothing before them.
+    return total_score(
+        [
+            score_text(
+                trainer.network,
+                encode_texts(tokenizer, [text])[:-1],  # the end of a text is no byte of it, so it is not scored
+                len(text.encode()),
+                context=trainer.config.context,
+                stride=trainer.config.context // 2,
+                begin=trainer.begin,
+                device=trainer.device,
+            )
+            for text in texts
+        ]
+    )
+
+
+def model_card(
+    name: str, version: str, config: LanguageConfig, corpus: Corpus, scores: Mapping[str, TextScore], source: Training
+) -> ModelCard:
+    """Describe a run; `count` of a score is the bytes of the text, in UTF-8, of both measures."""
+    architecture = f"{_ARCHITECTURES[config.network]} over {_UNITS[config.tokenizer]}"
+    return ModelCard(
+        name=name,
+        version=version,
+        task="text-generation",
+        description=f"{architecture} that continues text, trained on {corpus.description}.",
+        evaluation=tuple(
+            Evaluation(
+                metric=metric, value=getattr(score, metric), dataset=corpus.name, split=split, count=score.num_bytes
+            )
+            for split, score in scores.items()
+            for metric in ("nats_per_token", "bits_per_byte")
+        ),
+        training=source,
+    )
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; settings that are not given stay out of the result."""
+    flags = make_parser(
+        "train_language",
+        "Train a language model and export it. Every setting defaults to the corpus's recipe.",
+        LanguageConfig,
+        data="folder that holds the corpus's files",
+    )
+    what = flags.parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--corpus", choices=CORPORA, help="a text by name, and so the recipe")
+    what.add_argument("--text", type=Path, metavar="PATH", help="any text file, or folder of .txt files")
+    flags.files.add_argument(
+        "--save-hf", type=Path, metavar="DIR", help="also save a Hugging Face LlamaForCausalLM folder (transformer)"
+    )
+    return flags.parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
-        train(parse_arguments(arguments))
-    except (DataError, ExportError, ValueError) as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(train, parse_arguments(arguments))
 
 
 if __name__ == "__main__":

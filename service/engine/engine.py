@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """The messages of API processes, and the models that answer them."""
+    """Answers the messages of API processes with the models of a live repository."""
 
     def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
         self._loop = asyncio.get_running_loop()

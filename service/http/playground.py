@@ -1,6 +1,7 @@
 """Serves the page under `service/playground/`: its files from memory, each compressed and tagged once, at start.
 
-The page reaches the service over the same routes as any caller; nothing here touches a model.
+Starlette's StaticFiles behind GZipMiddleware would compress on the event loop at every visit, and give both codings of
+a file one strong ETag, which RFC 9110 section 8.8.1 forbids. The page uses the same routes as any caller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tests of load tests share: a network that is quick to serve, and a service on it."""
+"""What the tests of load tests share: a small network, and a service with a model for each task."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loadtests.bench_language import LanguageBench, agreement, figures_of, judge, overhead, peer_commands
+from loadtests.bench_language import LanguageBench, agreement, judge, overhead, peer_commands, sum_up
 from loadtests.peers.protocol import TextAnswer
 from loadtests.results import BARE, SERVICE, Results
 
@@ -31,7 +31,7 @@ def add(made: Results, server: str, streams: int, rate: float, gap_ms: float = 1
 
 
 def test_a_round_counts_all_tokens_until_the_last() -> None:
-    found = figures_of(TextAnswer([[7, 8, 9], [7, 8]], [[0.5, 0.6, 0.9], [0.7, 2.0]]))
+    found = sum_up(TextAnswer([[7, 8, 9], [7, 8]], [[0.5, 0.6, 0.9], [0.7, 2.0]]))
 
     assert found["tokens_per_second"] == 2.5
     assert found["first_token_p50_ms"] == pytest.approx(600)
@@ -41,7 +41,7 @@ def test_a_round_counts_all_tokens_until_the_last() -> None:
 
 def test_a_stream_of_one_token_has_no_gap() -> None:
     with pytest.raises(ValueError, match=r"streams have \[1\] tokens; each must have at least 2"):
-        figures_of(TextAnswer([[7]], [[0.5]]))
+        sum_up(TextAnswer([[7]], [[0.5]]))
 
 
 def test_targets_are_held_against_medians_and_the_best_peer() -> None:

@@ -111,7 +111,7 @@ def test_decoding_and_encoding_are_a_part_of_the_time(tmp_path: Path) -> None:
 
 def test_bare_runs_the_stylizers_graph_at_any_size(tmp_path: Path) -> None:
     write_stylizer(tmp_path)
-    model = tmp_path / "tiny-painter" / "1" / "model.onnx"
+    model = tmp_path / "tiny-stylizer" / "1" / "model.onnx"
     with running_bare(model) as bare:
         assert bare.run(Burst(2, 1, 2, (24, 36), 0.05)).images_per_second > 0
         assert procfs.cpu_seconds(bare.pid) > 0
@@ -139,7 +139,7 @@ def test_a_short_run_measures_a_real_service_and_leaves_a_missing_peer_out(
     # One service for all sections: starting three takes longer than the whole test.
     monkeypatch.setattr(StyleBench, "serve", lambda *_, **__: contextlib.nullcontext(every_task_service))
     where = ["--repository", str(every_task), "--output", str(tmp_path / "reports")]
-    flags = ["--model", "tiny-painter", "--quick", "--duration", "0.05"]
+    flags = ["--model", "tiny-stylizer", "--quick", "--duration", "0.05"]
     bench = StyleBench(bench_style.make_parser().parse_args([*flags, *where]), Console(file=io.StringIO()))
     bench.scratch = tmp_path / "scratch"
     bench.scratch.mkdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import coverage
@@ -44,6 +45,18 @@ def idx_folder(tmp_path: Path) -> Path:
         else:
             (folder / name).write_bytes(content)
     return folder
+
+
+@pytest.fixture
+def kept_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The scratch folder of a dry run, which is kept to be looked at."""
+
+    @contextmanager
+    def keep(**_: object) -> Iterator[str]:
+        yield str(tmp_path)
+
+    monkeypatch.setattr("training.command_line.tempfile.TemporaryDirectory", keep)
+    return tmp_path
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -1,169 +1,211 @@
-"""The training loop: it learns, selects the best epoch, and resumes as if it had never stopped."""
+"""The loop that five trainings share: a run that stops resumes as if it had not, and ships the weights it selected."""
 
 from __future__ import annotations
 
-import dataclasses
+import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from training.checkpoints import CHECKPOINT_FILE
-from training.config import RECIPES, ClassifierConfig
-from training.loop import Part, Trainer, read_selected_weights
-from training.networks.resnet import ARCHITECTURES, ResNet
-
-CONFIG = dataclasses.replace(
-    RECIPES["fashion-mnist"],
-    network="tiny",
-    epochs=4,
-    batch_size=32,
-    evaluate_every=1,
-    dropout=0.1,
-    warmup=0.1,
-    average_decay=0.5,
+from tests.training.small_trainers import (
+    CLASSIFIER,
+    CPU,
+    LANGUAGE,
+    changed,
+    classifier_trainer,
+    gan_trainer,
+    language_trainer,
+    style_trainer,
+    vae_trainer,
 )
+from training.loop import CHECKPOINT_FILE, Stopped, Trainer, read_checkpoint
+from training.settings import Settings
+
+TRAININGS: dict[str, Callable[[], Trainer]] = {
+    "classifier": classifier_trainer,
+    "transformer": language_trainer,
+    "lstm": lambda: language_trainer(changed(LANGUAGE, network="lstm", optimizer="adamw", learning_rate=0.003)),
+    "stylizer": style_trainer,
+    "vae": vae_trainer,
+    "gan": gan_trainer,
+}
 
 
-def part(count: int, seed: int) -> Part:
-    """Dark and bright noise, two classes."""
-    rng = np.random.default_rng(seed)
-    labels = torch.arange(count) % 2
-    pixels = rng.integers(0, 60, (count, 1, 12, 12)) + 120 * labels.numpy()[:, None, None, None]
-    images = torch.from_numpy(pixels.astype(np.uint8))
-    return Part(images=images, labels=labels, mean=torch.tensor([0.35]), std=torch.tensor([0.3]))
+class Line(Trainer):
+    """The smallest training there is: one weight moves up by its rate at each step, and its value is the evaluation."""
+
+    def __init__(self, merits: list[float] | None = None, average_decay: float | None = None) -> None:
+        network = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(network.weight)
+        self.merits = merits
+        self.evaluated: list[float] = []
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        super().__init__(
+            network, Settings(), CPU, [optimizer], num_steps=8, evaluate_every=2, average_decay=average_decay
+        )
+
+    @property
+    def weight(self) -> float:
+        return float(next(self.network.parameters()).detach())
+
+    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+        self.descend(-next(self.network.parameters()).sum())
+        return {"loss": float(step), "draw": float(torch.rand(1, generator=generator))}
+
+    def rate(self, step: int) -> float:
+        return 1.0
+
+    def evaluate(self) -> dict[str, float]:
+        self.evaluated.append(self.weight)
+        return {"weight": self.weight}
+
+    def merit(self, figures: dict[str, float]) -> float | None:
+        return None if self.merits is None else self.merits[len(self.evaluated) - 1]
 
 
-def trainer(config: ClassifierConfig = CONFIG) -> Trainer:
-    torch.manual_seed(config.seed)
-    network = ResNet(ARCHITECTURES["tiny"], 1, 2, config.dropout)
-    return Trainer(network, config, part(160, 1), part(40, 2), torch.device("cpu"))
+def alike(one: Any, other: Any) -> bool:
+    """Whether nested states are equal to the bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        keys = one.keys() - {"seconds"}
+        return keys == other.keys() - {"seconds"} and all(alike(one[name], other[name]) for name in keys)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    return bool(one == other)
 
 
-def test_a_run_learns_and_records_its_history(tmp_path: Path) -> None:
-    run = trainer()
+def stop_at(run: Trainer, last: int) -> None:
+    """Ask the process to stop while this step is taken, as Ctrl-C and `kill` do."""
+    take = run.step
+
+    def interrupted(step: int, generator: torch.Generator) -> dict[str, float]:
+        if step == last:
+            signal.raise_signal(signal.SIGTERM)
+        return take(step, generator)
+
+    run.step = interrupted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_resumed_run_equals_one_that_was_never_interrupted(kind: str, tmp_path: Path) -> None:
+    whole, halted, resumed = (TRAININGS[kind]() for _ in range(3))
+    fresh = {name: tensor.clone() for name, tensor in whole.network.state_dict().items()}
+    for run, folder in ((whole, "whole"), (halted, "parts")):
+        run.open(tmp_path / folder, resume=False)
+    whole.run(tmp_path / "whole")
+    last = halted.evaluate_every  # the first step after an evaluation: losses are added up, best weights are kept
+
+    stop_at(halted, last)
+    with pytest.raises(Stopped, match=f"stopped after step {last + 1} of {whole.num_steps}; add --resume"):
+        halted.run(tmp_path / "parts")
+    resumed.open(tmp_path / "parts", resume=True)
+    assert resumed.progress.step == last + 1
+    resumed.run(tmp_path / "parts")
+
+    states = [read_checkpoint(tmp_path / folder / CHECKPOINT_FILE) for folder in ("parts", "whole")]
+    assert alike(*states)
+    assert alike(resumed.network.state_dict(), whole.network.state_dict())
+    assert not alike(fresh, dict(whole.network.state_dict()))
+
+
+def test_a_finished_run_takes_no_step_and_gives_the_same_weights(tmp_path: Path) -> None:
+    first, again = language_trainer(), language_trainer()
+    first.open(tmp_path, resume=False)
+    first.run(tmp_path)
+
+    again.open(tmp_path, resume=True)
+    stop_at(again, LANGUAGE.num_steps)
+    again.run(tmp_path)
+
+    assert alike(first.progress.history, again.progress.history)
+    assert alike(dict(first.network.state_dict()), dict(again.network.state_dict()))
+
+
+def test_the_history_has_a_row_for_each_evaluation_with_the_mean_losses_before_it(tmp_path: Path) -> None:
+    run = Line()
     progress = run.run(tmp_path)
-    assert progress.best_accuracy > 0.9
-    assert [row["epoch"] for row in progress.history] == [1, 2, 3, 4]
-    assert progress.history[-1]["loss"] < progress.history[0]["loss"]
+
+    assert [row["step"] for row in progress.history] == [2, 4, 6, 8]
+    assert [row["loss"] for row in progress.history] == [0.5, 2.5, 4.5, 6.5]
+    assert [row["weight"] for row in progress.history] == [2, 4, 6, 8]
     assert progress.seconds > 0
-    assert (tmp_path / CHECKPOINT_FILE).is_file()
+    assert not run.network.training
 
 
-def test_a_mixed_image_counts_for_both_labels() -> None:
-    run = trainer(dataclasses.replace(CONFIG, mix_probability=0.5, label_smoothing=0.0))
-    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
-    labels, partners = torch.tensor([0, 1]), torch.tensor([1, 0])
-    both = run._loss(logits, labels, partners, torch.tensor([0.25, 0.0]))
-    own, borrowed, other = (-logits.log_softmax(1)[row, label] for row, label in ((0, 0), (0, 1), (1, 1)))
-    assert both == pytest.approx(float(0.75 * own + 0.25 * borrowed + other) / 2)
+def test_the_weights_of_the_best_evaluation_ship_and_of_equals_the_later(tmp_path: Path) -> None:
+    run = Line(merits=[0.5, 0.9, 0.9, 0.2])
+    progress = run.run(tmp_path)
+
+    assert (progress.best_step, progress.best_merit, run.weight) == (6, 0.9, 6)
 
 
-def test_a_run_learns_from_mixed_images(tmp_path: Path) -> None:
-    assert trainer(dataclasses.replace(CONFIG, mix_probability=0.5)).run(tmp_path).best_accuracy > 0.9
+def test_averaged_weights_are_evaluated_and_ship_while_training_goes_on_with_its_own(tmp_path: Path) -> None:
+    run = Line(average_decay=0.5)
+    run.run(tmp_path)
+
+    average, expected = 0.0, []
+    for update in range(1, 9):
+        decay = min(0.5, (1 + update) / (10 + update))
+        average = decay * average + (1 - decay) * update  # the weight in training is the number of its steps
+        expected.append(average)
+    assert run.evaluated == pytest.approx(expected[1::2])
+    assert run.weight == pytest.approx(expected[-1])
+
+
+def test_a_step_draws_the_same_numbers_whatever_came_before_it() -> None:
+    one, other = Line(), Line()
+    first = [one._take_step(step)["draw"] for step in range(3)]
+
+    assert other._take_step(2)["draw"] == first[2]
+    assert len(set(first)) == 3
+
+
+def test_a_checkpoint_is_not_overwritten_and_not_resumed_with_other_settings(tmp_path: Path) -> None:
+    classifier_trainer().save(tmp_path / CHECKPOINT_FILE)
+
+    with pytest.raises(ValueError, match="exists; add --resume to continue that run, or choose another --output"):
+        classifier_trainer().open(tmp_path, resume=False)
+    with pytest.raises(ValueError, match=r"was written with other settings: \{'learning_rate': 0.05\}"):
+        classifier_trainer(changed(CLASSIFIER, learning_rate=0.5)).open(tmp_path, resume=True)
 
 
 def test_a_checkpoint_from_before_a_setting_existed_has_its_default(tmp_path: Path) -> None:
-    trainer().save(tmp_path / CHECKPOINT_FILE)
+    plain = changed(CLASSIFIER, mix_probability=0.0)
+    classifier_trainer(plain).save(tmp_path / CHECKPOINT_FILE)
     state = torch.load(tmp_path / CHECKPOINT_FILE, weights_only=True)
     del state["config"]["mix_probability"]
     torch.save(state, tmp_path / CHECKPOINT_FILE)
-    trainer().restore(tmp_path / CHECKPOINT_FILE)
+
+    classifier_trainer(plain).restore(tmp_path / CHECKPOINT_FILE)
     with pytest.raises(ValueError, match="was written with other settings"):
-        trainer(dataclasses.replace(CONFIG, mix_probability=0.5)).restore(tmp_path / CHECKPOINT_FILE)
-
-
-@pytest.mark.parametrize("optimizer", ["momentum", "muon"])
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
-) -> None:
-    config = dataclasses.replace(CONFIG, **cast("dict[str, Any]", {"optimizer": optimizer, "precision": "fp32"}))
-    whole = trainer(config)
-    for name in ("whole", "parts"):
-        (tmp_path / name).mkdir()
-    whole.run(tmp_path / "whole")
-    save = Trainer.save
-
-    def save_and_stop(self: Trainer, path: Path) -> None:
-        save(self, path)
-        if self.progress.epoch == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "save", save_and_stop)
-        with pytest.raises(KeyboardInterrupt):
-            trainer(config).run(tmp_path / "parts")
-    resumed = trainer(config)
-    resumed.restore(tmp_path / "parts" / CHECKPOINT_FILE)
-    assert resumed.progress.epoch == 2
-    resumed.run(tmp_path / "parts")
-    for name, tensor in whole.average.state.items():
-        assert torch.equal(tensor, resumed.average.state[name]), name
-    for name, tensor in whole.network.state_dict().items():
-        assert torch.equal(tensor, resumed.network.state_dict()[name]), name
-
-
-def test_the_selected_weights_are_those_of_the_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = trainer()
-    accuracies = iter([0.5, 0.9, 0.9, 0.2])
-    averages = []
-
-    def scored(*_: object) -> torch.Tensor:
-        averages.append({name: tensor.clone() for name, tensor in run.average.state.items()})
-        labels = run.held_out.labels
-        wrong = torch.arange(len(labels)) >= next(accuracies) * len(labels)
-        return torch.nn.functional.one_hot(labels ^ wrong.long(), 2).float()
-
-    monkeypatch.setattr("training.loop.predict_logits", scored)
-    progress = run.run(tmp_path)
-    assert progress.best_epoch == 3
-    assert progress.best_accuracy == pytest.approx(0.9)
-    assert all(torch.equal(run.network.state_dict()[name], tensor) for name, tensor in averages[2].items())
-
-
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    trainer().save(tmp_path / CHECKPOINT_FILE)
-    other = trainer(dataclasses.replace(CONFIG, learning_rate=0.5))
-    with pytest.raises(ValueError, match=r"was written with other settings: \{'learning_rate': 0.05\}"):
-        other.restore(tmp_path / CHECKPOINT_FILE)
-
-
-def test_an_image_is_mirrored_in_every_other_epoch() -> None:
-    run = trainer(dataclasses.replace(CONFIG, flip=True))
-    assert 0 < int(run.flip_parity.sum()) < len(run.flip_parity)
-    assert torch.equal(run.flip_parity, trainer().flip_parity)
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "message"),
-    [
-        ("epochs", 0, "epochs is 0; it must be at least 1"),
-        ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
-        ("mix_probability", 1.5, "mix_probability is 1.5; it must be from 0 to 1"),
-        ("learning_rate", -1.0, "learning_rate is -1.0; it must be positive"),
-    ],
-)
-def test_senseless_settings_are_refused(setting: str, value: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(CONFIG, **cast("dict[str, Any]", {setting: value}))
-
-
-def test_another_run_may_start_from_the_selected_weights(tmp_path: Path) -> None:
-    progress = trainer(CONFIG).run(tmp_path)
-
-    weights = read_selected_weights(tmp_path / CHECKPOINT_FILE)
-
-    assert weights.keys() == progress.best_state.keys()
-    assert all(torch.equal(weights[name], tensor) for name, tensor in progress.best_state.items())
+        classifier_trainer().restore(tmp_path / CHECKPOINT_FILE)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no checkpoint"])
-def test_a_file_that_is_no_checkpoint_cannot_be_started_from(tmp_path: Path, content: bytes | None) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / CHECKPOINT_FILE
     if content is not None:
         file.write_bytes(content)
 
-    with pytest.raises(ValueError, match="not the checkpoint of a run"):
-        read_selected_weights(file)
+    with pytest.raises(ValueError, match="is not the checkpoint of a run"):
+        read_checkpoint(file)
+
+
+def test_a_second_request_to_stop_ends_the_process_at_once(tmp_path: Path) -> None:
+    run = Line()
+    take = run.step
+
+    def impatient(step: int, generator: torch.Generator) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return take(step, generator)
+
+    run.step = impatient  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run.run(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -36,6 +36,9 @@ class ConditionalNorm(nn.Module):
 
     def __init__(self, width: int, num_labels: int) -> None:
         super().__init__()
+        # Each label has a row of scales and shifts, [K,C]: the label reaches every layer at the cost of two numbers a
+        # channel (de Vries et al. 2017, arXiv 1707.00683; in GANs: Miyato & Koyama 2018). One and zero at first, so
+        # that all labels begin alike.
         self.norm = nn.BatchNorm2d(width, affine=False)
         self.scale = nn.Embedding(num_labels, width)
         self.shift = nn.Embedding(num_labels, width)
@@ -55,6 +58,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, num_labels: int) -> None:
         super().__init__()
+        # Channels fall where the sides double: [B,C,H,W] -> [B,C',2H,2W].
         self.first_norm = ConditionalNorm(in_channels, num_labels)
         self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.second_norm = ConditionalNorm(out_channels, num_labels)
@@ -63,9 +67,13 @@ class UpBlock(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Turn [B,C,H,W] into [B,C',2H,2W]."""
-        inner = functional.relu(self.first_norm(features, labels))
+        # Normalised and rectified before each convolution, so that the shortcut stays a plain sum (He et al. 2016,
+        # arXiv 1603.05027, figure 4e). Doubled by repetition: transposed convolutions leave checkerboards (Odena et al.
+        # 2016).
+        inner = functional.relu(self.first_norm(features, labels))  # [B,C,H,W]
         inner = self.first(functional.interpolate(inner, scale_factor=2.0, mode="nearest"))
         inner = self.second(functional.relu(self.second_norm(inner, labels)))
+        # A 1x1 convolution changes the number of channels; before the doubling, it has a quarter of the pixels to do.
         shortcut = functional.interpolate(self.shortcut(features), scale_factor=2.0, mode="nearest")
         doubled: Tensor = inner + shortcut
         return doubled
@@ -81,6 +89,7 @@ class Generator(nn.Module):
         self.stem = nn.Linear(shape.latent, 4 * width * shape.smallest_side**2)
         self.low = UpBlock(4 * width, 2 * width, shape.num_labels)
         self.high = UpBlock(2 * width, width, shape.num_labels)
+        # The last normalisation knows no label: by now the picture is drawn, and only its contrast is left to set.
         self.norm = nn.BatchNorm2d(width)
         self.head = nn.Conv2d(width, shape.channels, 3, padding=1)
         _initialize(self)
@@ -88,8 +97,10 @@ class Generator(nn.Module):
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Draw one picture for each latent."""
         side = self.shape.smallest_side
-        features = self.stem(latents).unflatten(1, (-1, side, side))
-        features = self.high(self.low(features, labels), labels)
+        features = self.stem(latents).unflatten(1, (-1, side, side))  # [B,Z] -> [B,4*width,S/4,S/4]
+        features = self.high(self.low(features, labels), labels)  # [B,2*width,S/2,S/2] -> [B,width,S,S]
+        # The hyperbolic tangent bounds pixels to -1..1, as the real ones are: else their range would give drawn ones
+        # away.
         return functional.tanh(self.head(functional.relu(self.norm(features))))
 
 
@@ -99,19 +110,25 @@ class Discriminator(nn.Module):
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
         width = shape.discriminator_width
+        # In, out, kernel, stride. A kernel of 4 with stride 2 covers every pixel equally often, which one of 3 does
+        # not: uneven gradients would show in the pictures as a grid.
         sizes = (
-            (shape.channels, width, 3, 1),
-            (width, 2 * width, 4, 2),
+            (shape.channels, width, 3, 1),  # [B,C,S,S] -> [B,width,S,S]
+            (width, 2 * width, 4, 2),  # [B,2*width,S/2,S/2]
             (2 * width, 2 * width, 3, 1),
-            (2 * width, 4 * width, 4, 2),
+            (2 * width, 4 * width, 4, 2),  # [B,4*width,S/4,S/4]
             (4 * width, 4 * width, 3, 1),
         )
         self.layers = nn.ModuleList(
             nn.Conv2d(inner, outer, kernel, stride=stride, padding=1) for inner, outer, kernel, stride in sizes
         )
+        # Two judgements from the same features: is it a picture, and is it one of its label?
         self.head = nn.Linear(4 * width, 1)
         self.projection = nn.Embedding(shape.num_labels, 4 * width)
         _initialize(self)
+        # Each matrix is divided by its largest singular value, which a power iteration follows along: no layer
+        # stretches a difference, so the whole is Lipschitz, and its gradient, which is all that the generator has to go
+        # by, never explodes (Miyato et al. 2018, arXiv 1802.05957, section 2.1).
         for layer in (*self.layers, self.head, self.projection):
             spectral_norm(layer)
 
@@ -119,8 +136,12 @@ class Discriminator(nn.Module):
         """Judge pictures, each as one of its label."""
         features = pictures
         for layer in self.layers:
+            # Leaky: a rectifier that is off would pass the generator no gradient at all.
             features = functional.leaky_relu(layer(features), 0.1)
-        pooled = features.float().sum((2, 3))
+        pooled = features.float().sum((2, 3))  # [B,4*width,S/4,S/4] -> [B,4*width]
+        # Real in general, plus real as one of its label: log p(y|x) is linear in the features if classes are told by a
+        # softmax over them, which gives this product (Miyato & Koyama 2018, section 3).
+        # [B,4*width] -> [B] + ([K,4*width] row of the label · features) [B]; summed, not averaged, over positions.
         realness: Tensor = self.head(pooled)[:, 0] + (self.projection(labels) * pooled).sum(1)
         return realness
 
@@ -128,6 +149,8 @@ class Discriminator(nn.Module):
 def _initialize(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
+            # Orthogonal: signals and gradients keep their length through many layers (Saxe et al. 2013, arXiv
+            # 1312.6120).
             nn.init.orthogonal_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# The signature of the exported graph; the service knows it from the manifest.
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("probabilities", "embedding", "activation_map")
 
@@ -35,6 +36,8 @@ class Architecture:
     stages: tuple[Stage, ...]
 
 
+# Sizes for 28 x 28 and 32 x 32 pixels; the smallest is for tests. Widths grow where the resolution
+# falls: halving both sides leaves a quarter of the positions, which pays for twice the channels.
 ARCHITECTURES: dict[str, Architecture] = {
     "tiny": Architecture(stem=8, stages=(Stage(width=8, blocks=1), Stage(width=16, blocks=1))),
     "digit": Architecture(stem=16, stages=(Stage(width=64, blocks=1), Stage(width=96, blocks=1))),
@@ -51,10 +54,12 @@ class ConvNormReLU(nn.Sequential):
     """A 3x3 convolution, an optional 2x2 max-pool, batch normalisation and ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, pool: bool = False) -> None:
+        # No bias: the normalisation that follows subtracts the mean, and any bias with it.
         layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)]
         if pool:
             # Before the normalisation: a quarter of the pixels to normalise, and the same maximum up to a sign.
             layers.append(nn.MaxPool2d(2))
+        # Ioffe & Szegedy 2015, arXiv 1502.03167: with features of one scale, a high learning rate does not diverge.
         super().__init__(*layers, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 
@@ -63,12 +68,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        # The second normalisation has no rectifier of its own: a block must be able to subtract.
         self.first = ConvNormReLU(width, width)
         self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Keep [B,C,H,W] as it is in shape."""
+        # He et al. 2015, arXiv 1512.03385, equation 1: the layers learn what to add to their input. Where they add
+        # nothing, the input passes, and so does the gradient: depth costs nothing at the start of training.
         return functional.relu(features + self.norm(self.second(self.first(features))))
 
 
@@ -77,18 +85,23 @@ class ResNet(nn.Module):
 
     def __init__(self, architecture: Architecture, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__()
-        layers: list[nn.Module] = [ConvNormReLU(in_channels, architecture.stem)]
+        layers: list[nn.Module] = [ConvNormReLU(in_channels, architecture.stem)]  # [B,C,H,W] -> [B,stem,H,W]
         width = architecture.stem
         for stage in architecture.stages:
+            # [B,width,H,W] -> [B,stage.width,H/2,W/2]; the sides stay where the stage does not pool.
             layers.append(ConvNormReLU(width, stage.width, pool=stage.pool))
             layers.extend(ResidualBlock(stage.width) for _ in range(stage.blocks))
             width = stage.width
         self.features = nn.Sequential(*layers)
+        # On the pooled features, [B,D]; dropping pixels of a feature map does little, for their neighbours say the
+        # same.
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B,K] for [B,C,H,W]."""
+        # The mean over positions, [B,C,H,W] -> [B,C]: what is in the image, not where. It has no weights to over-fit,
+        # and takes images of any size (global average pooling: Lin et al. 2013, arXiv 1312.4400, section 3.2).
         pooled = self.features(images).mean((2, 3))
         logits: Tensor = self.head(self.dropout(pooled))
         return logits
@@ -106,6 +119,7 @@ class ServedClassifier(nn.Module):
 
     def __init__(self, network: ResNet, mean: Sequence[float], std: Sequence[float], temperature: float = 1.0) -> None:
         super().__init__()
+        # The trained network as it is: what is exported and what was trained cannot drift apart.
         self.network = network
         self.temperature = temperature
         # One multiplication and one subtraction: (pixels / 255 - mean) / std.
@@ -114,10 +128,15 @@ class ServedClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the three outputs, in the order of `OUTPUT_NAMES`."""
-        pixels = image.permute(0, 3, 1, 2).to(torch.float32)
-        features = self.network.features(pixels * self.gain - self.offset)
-        pooled = features.mean((2, 3))
+        # The graph owns the preprocessing: a caller sends bytes, and cannot normalise them otherwise than training did.
+        pixels = image.permute(0, 3, 1, 2).to(torch.float32)  # [B,H,W,C] -> [B,C,H,W]
+        features = self.network.features(pixels * self.gain - self.offset)  # [B,D,h,w]
+        pooled = features.mean((2, 3))  # [B,D]
+        # Equation 9 of Guo et al.: it changes how sure the network is, never which class is the likeliest.
         probabilities = functional.softmax(self.network.head(pooled) / self.temperature, dim=1)
+        # Of unit length, so that a dot product of two embeddings is the cosine between them.
         embedding = pooled / pooled.square().sum(1, keepdim=True).clamp_min(1e-12).sqrt()
+        # Zhou et al., equation 2: the head is linear and so is the mean, so the head may be applied at every position
+        # first. The mean of the map, with the bias, is the logit: [B,D,h,w] x [K,D] -> [B,K,h,w].
         activation_map = torch.einsum("bdhw,kd->bkhw", features, self.network.head.weight)
         return probabilities, embedding, activation_map

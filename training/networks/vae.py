@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # Bounds of the outputs that are exponentiated, so that no picture, however odd, makes them overflow.
+# e^-6 to e^3 as deviations; a trained network stays well inside.
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -12.0, 6.0
 MIN_LOG_SCALE, MAX_LOG_SCALE = -7.0, 3.0
 
@@ -39,6 +40,7 @@ class ConvNorm(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__(
+            # Strided convolutions halve the sides, where pooling would forget at which of four pixels something was.
             nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
             nn.SiLU(inplace=True),
@@ -55,7 +57,7 @@ class Residual(nn.Module):
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Keep [B,C,H,W] as it is in shape."""
+        """Keep [B,C,H,W] as it is in shape (He et al. 2015, arXiv 1512.03385)."""
         return functional.silu(features + self.norm(self.second(self.first(features))))
 
 
@@ -64,22 +66,30 @@ class Encoder(nn.Module):
 
     def __init__(self, shape: VaeShape) -> None:
         super().__init__()
+        # Twice as many channels at each half of the side, as in classifiers; the last features keep their places.
         width = shape.width
         self.features = nn.Sequential(
-            ConvNorm(shape.channels, width),
-            ConvNorm(width, 2 * width, stride=2),
+            ConvNorm(shape.channels, width),  # [B,C,S,S] -> [B,width,S,S], where S is the side
+            ConvNorm(width, 2 * width, stride=2),  # [B,2*width,S/2,S/2]
             Residual(2 * width),
-            ConvNorm(2 * width, 4 * width, stride=2),
+            ConvNorm(2 * width, 4 * width, stride=2),  # [B,4*width,S/4,S/4]
             Residual(4 * width),
         )
+        # The label joins at the end of the encoder and at the start of the decoder, as a row [K] of zeros and a one.
+        # What it says need not be said by the latent (Sohn et al. 2015).
         self.head = nn.Linear(4 * width * shape.smallest_side**2 + shape.num_labels, 2 * shape.latent)
 
     def forward(self, pictures: Tensor, one_hot: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encode; `one_hot` [B,K] is None for an unconditional network."""
-        features = self.features(pictures).flatten(1)
+        features = self.features(pictures).flatten(
+            1
+        )  # [B,4*width*(S/4)^2]: unlike a class, a picture needs to know where
         if one_hot is not None:
             features = torch.cat([features, one_hot], dim=1)
+        # The posterior q(z|x) = N(mean, diag(variance)) (Kingma & Welling 2014, equation 9). The logarithm may be any
+        # number, where a variance must be positive. [B,2Z] -> [B,Z] each.
         mean, log_variance = self.head(features).chunk(2, dim=1)
+        # The bounds are in the graph, too: the service meets stranger pictures than training does.
         return mean, log_variance.clamp(MIN_LOG_VARIANCE, MAX_LOG_VARIANCE)
 
 
@@ -88,6 +98,7 @@ class Upsample(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Turn [B,C,H,W] into [B,C,2H,2W]."""
+        # Each pixel becomes four equal ones; the convolution that follows smooths the steps.
         return functional.interpolate(features, scale_factor=2.0, mode="nearest")
 
 
@@ -100,14 +111,15 @@ class Decoder(nn.Module):
         self.shape = shape
         self.stem = nn.Linear(shape.latent + shape.num_labels, 4 * width * shape.smallest_side**2)
         self.features = nn.Sequential(
-            Residual(4 * width),
+            Residual(4 * width),  # [B,4*width,S/4,S/4]
             ConvNorm(4 * width, 2 * width),
-            Upsample(),
+            Upsample(),  # [B,2*width,S/2,S/2]
             Residual(2 * width),
             ConvNorm(2 * width, width),
-            Upsample(),
+            Upsample(),  # [B,width,S,S]
             Residual(width),
         )
+        # Two planes a colour channel: location and logarithm of the scale.
         self.head = nn.Conv2d(width, 2 * shape.channels, 3, padding=1)
 
     def forward(self, latents: Tensor, one_hot: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -115,7 +127,9 @@ class Decoder(nn.Module):
         if one_hot is not None:
             latents = torch.cat([latents, one_hot], dim=1)
         side = self.shape.smallest_side
-        features = self.stem(latents).unflatten(1, (-1, side, side))
+        features = self.stem(latents).unflatten(1, (-1, side, side))  # [B,Z] -> [B,4*width,S/4,S/4]
+        # A distribution for every pixel, not a colour: its scale says where the decoder is unsure, which the likelihood
+        # rewards. With a fixed scale, how much the distortion counts against the rate would be set by hand.
         location, log_scale = self.head(self.features(features)).chunk(2, dim=1)
         return location, log_scale.clamp(MIN_LOG_SCALE, MAX_LOG_SCALE)
 
@@ -137,5 +151,7 @@ class Vae(nn.Module):
         """Encode, draw a latent with `noise` [B,Z], decode: mean, log-variance, location, log-scale."""
         one_hot = self.one_hot(labels)
         mean, log_variance = self.encoder(pictures, one_hot)
+        # Reparametrised: z = mean + deviation * noise (Kingma & Welling 2014, section 2.4). exp(log_variance / 2) is
+        # the deviation.
         location, log_scale = self.decoder(mean + noise * (0.5 * log_variance).exp(), one_hot)
         return mean, log_variance, location, log_scale

@@ -152,7 +152,7 @@ class Decoder:
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """ONNX Runtime's providers in force."""
+        """ONNX Runtime's active providers."""
         return tuple(self._decode.get_providers())
 
     def num_padded(self, num_rows: int) -> int:

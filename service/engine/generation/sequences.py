@@ -84,7 +84,7 @@ class StepEvents:
 
 
 def joined(parts: list[PromptScores]) -> PromptScores:
-    """PromptScores of consecutive chunks as one."""
+    """The scores of consecutive chunks, joined."""
     if len(parts) == 1:
         return parts[0]
     return PromptScores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -172,7 +172,7 @@ def _golden_error(
 def _untried(
     graph: Graph, batching: Batching, session: ort.InferenceSession, rules: RowRules, settings: Settings
 ) -> LoadedGraph:
-    """A graph without a known input: its cost is a guess until its first requests."""
+    """A graph without a known input: its cost is a guess until the first requests."""
     runners: tuple[Runner, ...] = (_runner(session, graph, rules),)
     providers, threads = tuple(session.get_providers()), settings.threads or 1
     runners *= settings.instances or 1

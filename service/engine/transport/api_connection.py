@@ -21,7 +21,7 @@ ACKNOWLEDGEMENT_TIMEOUT_SECONDS = 5.0
 class ApiConnection:
     """One API process: `send` takes a frame to it, `cancels` holds how to cancel each request that is not finished.
 
-    `num_described` and `num_acknowledged` count the descriptions that it was sent, and that it has taken over.
+    `num_described` and `num_acknowledged` count the descriptions that it was sent, and that it has applied.
     """
 
     send: Send
@@ -47,7 +47,7 @@ class ApiConnection:
 
 
 async def until_acknowledged(connections: Collection[ApiConnection]) -> None:
-    """Wait until every API process has taken over the latest description, or a timeout has passed.
+    """Wait until every API process has applied the latest description, or a timeout has passed.
 
     Otherwise one of them may refuse a model whose loading another has just confirmed.
     """

@@ -51,7 +51,7 @@ class KnownModels:
         return set(self._newest)
 
     def update(self, description: Description) -> list[ReadyModel]:
-        """Take over a description of the engine; return the models that must not be used any more."""
+        """Apply a description of the engine; return the models that must not be used any more."""
         self.statuses = description.models
         self.is_settled = description.settled
         old, self._ready = self._ready, {}

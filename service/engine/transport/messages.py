@@ -98,7 +98,7 @@ class Released(msgspec.Struct, array_like=True, frozen=True, tag=12):
 
 
 class DescriptionAcknowledged(msgspec.Struct, array_like=True, frozen=True, tag=13):
-    """This API process has taken over one more description with id 0."""
+    """This API process has applied one more description with id 0."""
 
 
 class Sampling(msgspec.Struct, array_like=True, frozen=True):

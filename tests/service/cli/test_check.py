@@ -33,7 +33,7 @@ def test_every_fault_is_named_and_the_exit_status_is_1(tmp_path: Path, network: 
     assert "ok     tiny 1" in result.output
     assert "FAILED changed 1: model.onnx has the SHA-256" in result.output
     assert "FAILED broken 1: ONNX Runtime cannot load the graph" in result.output
-    assert "FAILED misled -: config.toml has unknown keys ['cache']" in result.output
+    assert "FAILED misled -: config.toml: Object contains unknown field `cache`" in result.output
     assert "FAILED absent -: version_policy names none of the versions ['1']" in result.output
     assert "4 of the versions" in result.output
 

@@ -60,8 +60,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project with the new folder, and the new line in the registry."""
     folder = tmp_path_factory.mktemp("project")
     for package in ("service", "models"):
-        ignored = shutil.ignore_patterns("__pycache__", "repository")
-        shutil.copytree(ROOT / package, folder / package, ignore=ignored)
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.onnx", "*.bin")
+        )
     shutil.copytree(FOLDER, folder / "service" / "tasks" / "invert", ignore=shutil.ignore_patterns("__pycache__"))
     registry = folder / "service" / "tasks" / "registry.py"
     text = registry.read_text()

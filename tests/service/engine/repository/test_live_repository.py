@@ -224,7 +224,7 @@ def test_the_policy_says_which_versions_are_served(repository: Path, socket: Pat
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
             with pytest.raises(ModelNotReady, match="names no version that exists"):
                 await served(client, '{"specific": [9]}')
-            with pytest.raises(InvalidParameter, match="unknown keys"):
+            with pytest.raises(InvalidParameter, match="unknown field `versions`"):
                 await client.load("scale", '{"versions": 1}')
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
 
@@ -243,7 +243,7 @@ def test_the_file_beside_the_versions_sets_how_a_model_is_served(repository: Pat
             assert np.array_equal(await ask(client, "scale", rows), 2 * rows)
 
             (repository / "scale" / "config.toml").write_text("max_batch = 3\n")
-            with pytest.raises(ModelNotReady, match=r"config\.toml has unknown keys \['max_batch'\]"):
+            with pytest.raises(ModelNotReady, match=r"config\.toml: Object contains unknown field `max_batch`"):
                 await client.load("scale")
             assert np.array_equal(await ask(client, "scale", rows), 2 * rows)
 
@@ -288,7 +288,7 @@ def test_a_wrong_configuration_is_reported_once_however_often_it_is_read(reposit
             await client.describe()
 
             assert engine.repository._metrics.load_failures.labels("scale", "1")._value.get() == 1
-            assert "unknown keys ['max_batch']" in state_of(client, "scale").reason
+            assert "unknown field `max_batch`" in state_of(client, "scale").reason
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
 
             (repository / "scale" / "config.toml").unlink()

@@ -1,0 +1,69 @@
+"""The page on training names commands that parse, files and functions that are there, and code that runs."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from training.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "training" / "README.md").read_text()
+COMMANDS = re.findall(r"^python -m (training\.\S+) ([^#\n]*)", README, re.MULTILINE)
+WALK = README.split("## One run, as the reading path")[1].split("\n## ")[0]
+
+
+class Parsed(Exception):
+    """The command line was understood; nothing need be run."""
+
+
+@pytest.mark.parametrize(("module", "arguments"), COMMANDS)
+def test_a_command_is_understood(module: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def understood(*_: object) -> None:
+        raise Parsed
+
+    for name in ("train", "compare", "optimize", "_settings"):
+        if hasattr(importlib.import_module(module), name):
+            monkeypatch.setattr(f"{module}.{name}", understood)
+    with pytest.raises(Parsed):
+        importlib.import_module(module).main(shlex.split(arguments))
+
+
+def test_every_training_has_a_command() -> None:
+    scripts = {f"training.{path.stem}" for path in (ROOT / "training").glob("train_*.py")}
+    assert scripts <= {module for module, _ in COMMANDS}
+    assert len(COMMANDS) >= 13
+
+
+def test_the_walk_names_what_is_there() -> None:
+    names = set()
+    for path in re.findall(r"\]\((\S+\.py)\)", WALK):
+        source = (ROOT / "training" / path).read_text()
+        names |= set(re.findall(r"(?:def|class) (\w+)", source))
+    spoken = {
+        name for code in re.findall(r"`([\w.]+)`", WALK) for name in code.split(".") if not code.endswith(".json")
+    }
+    assert spoken - names == set()
+
+
+def test_the_python_blocks_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    for number, block in enumerate(blocks):
+        script = tmp_path / f"block_{number}.py"
+        script.write_text(block)
+        runpy.run_path(str(script))
+    assert "training.train_gan 0 True" in capsys.readouterr().out
+
+
+def test_every_folder_is_on_the_map() -> None:
+    folders = {path.parent.name for path in (ROOT / "training").glob("*/__init__.py")}
+    assert folders <= set(re.findall(r"`(\w+)/`", README.split("## Folders")[1]))
+    assert issubclass(importlib.import_module("training.train_vae").VaeConfig, Settings)

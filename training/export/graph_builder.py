@@ -1,0 +1,139 @@
+"""Builds ONNX graphs node by node over one file of weights that several graphs share.
+
+It owns the packing of that file and the way graphs refer to it. It knows no network. Graphs are written by hand, not
+traced: every node of a decode step costs time. External data: ONNX IR specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from models.manifest import Datatype, TensorSpec
+
+WEIGHTS_FILE = "weights.bin"
+CONTRIB = "com.microsoft"
+# ONNX Runtime's own operators (docs/ContribOperators.md); all else is standard.
+_CONTRIB_OPERATORS = {"GroupQueryAttention", "SkipSimplifiedLayerNormalization", "QuickGelu", "FusedMatMul"}
+_IR_VERSION = 10
+# A cache line: vector instructions read the mapped file as it is.
+_ALIGNMENT_BYTES = 64
+_ELEMENTS: dict[str, int] = {"FP32": TensorProto.FLOAT, "INT32": TensorProto.INT32, "INT64": TensorProto.INT64}
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a graph; axes of any size have names."""
+
+    name: str
+    datatype: Datatype
+    axes: tuple[int | str, ...]
+
+    def spec(self) -> TensorSpec:
+        """The port as manifests describe it."""
+        shape = tuple(-1 if isinstance(axis, str) else axis for axis in self.axes)
+        return TensorSpec(name=self.name, datatype=self.datatype, shape=shape)
+
+    def value_info(self) -> onnx.ValueInfoProto:
+        """The port as ONNX describes it."""
+        return helper.make_tensor_value_info(self.name, _ELEMENTS[self.datatype], self.axes)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltGraph:
+    """A finished graph and its signature."""
+
+    model: onnx.ModelProto
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    max_batch_size: int | None = None
+
+
+@dataclass(slots=True)
+class PackedWeights:
+    """The tensors of `weights.bin` by name, and where in the file each begins."""
+
+    tensors: Mapping[str, Floats]
+    offsets: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.offsets = {}
+        end = 0
+        # Each tensor begins at a multiple of 64 bytes.
+        for name, tensor in self.tensors.items():
+            self.offsets[name] = end
+            end += tensor.nbytes + -tensor.nbytes % _ALIGNMENT_BYTES
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        with path.open("wb") as file:
+            for tensor in self.tensors.values():
+                file.write(np.ascontiguousarray(tensor, np.float32).tobytes())
+                file.write(bytes(-tensor.nbytes % _ALIGNMENT_BYTES))
+
+    def reference(self, name: str) -> TensorProto:
+        """Make the initializer that stands for a tensor of the file."""
+        tensor = self.tensors[name]
+        proto = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=tensor.shape)
+        # The graph holds a note of file, place and length; the bytes lie in the file that all graphs share.
+        proto.raw_data = b""  # the next call asks for it
+        set_external_data(proto, WEIGHTS_FILE, self.offsets[name], tensor.nbytes)
+        proto.ClearField("raw_data")
+        return proto
+
+
+class GraphBuilder:
+    """Collects nodes; a weight joins the graph when a node names it."""
+
+    def __init__(self, weights: PackedWeights, opset: int = 21) -> None:
+        self._weights = weights
+        self._opset = opset
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, NDArray[Any]] = {}
+
+    def add(self, operator: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
+        """Add a node; returns the name of its first output, which is made up when none is given."""
+        named = outputs or (f"{operator.lower()}_{len(self._nodes)}",)
+        # The standard's operators have the empty domain.
+        domain = CONTRIB if operator in _CONTRIB_OPERATORS else ""
+        self._nodes.append(helper.make_node(operator, inputs, named, domain=domain, **attributes))
+        return named[0]
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Name a small tensor that stays in the graph's own file."""
+        self._constants[name] = value
+        return name
+
+    def finish(
+        self, name: str, inputs: Sequence[Port], outputs: Sequence[Port], max_batch_size: int | None = None
+    ) -> BuiltGraph:
+        """Make the model of those nodes that the outputs depend on."""
+        # From the outputs backwards: nodes that nothing depends on, and weights of theirs, are left out.
+        used = {port.name for port in outputs}
+        nodes = []
+        for node in reversed(self._nodes):
+            if used.intersection(node.output):
+                nodes.append(node)
+                used.update(node.input)
+        initializers = [self._weights.reference(weight) for weight in self._weights.tensors if weight in used]
+        initializers += [numpy_helper.from_array(value, key) for key, value in self._constants.items() if key in used]
+        graph = helper.make_graph(
+            nodes[::-1],
+            name,
+            [port.value_info() for port in inputs],
+            [port.value_info() for port in outputs],
+            initializers,
+        )
+        opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid(CONTRIB, 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="hotplate")
+        return BuiltGraph(model, tuple(inputs), tuple(outputs), max_batch_size)

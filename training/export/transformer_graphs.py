@@ -1,0 +1,230 @@
+"""The graphs of a Transformer: one decode step, a chunk of a prompt, and a look at its attention.
+
+It owns how the network's weights become operators and how caches are fed; the arithmetic is that of
+`training.networks.transformer`. GroupQueryAttention: ONNX Runtime's contrib operators; TensorScatter, Attention and
+RotaryEmbedding: ONNX opsets 23 and 24.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from models.manifest import StateSpec
+from training.export.graph_builder import BuiltGraph, Floats, GraphBuilder, PackedWeights, Port
+from training.export.version import ExportError
+from training.networks.transformer import NORM_EPSILON, Transformer, TransformerShape
+
+PrefillName = Literal["grouped", "standard"]
+MAX_ATTENTION_TOKENS = 128
+ATTENTION_BATCH_SIZE = 4
+HEAD_WIDTH_STEP = 16
+# The value of `qk_matmul_output_mode` that returns what the softmax gave.
+_AFTER_SOFTMAX = 3
+
+Attend = Callable[[GraphBuilder, int, str], str]
+
+
+def transformer_weights(network: Transformer) -> dict[str, Floats]:
+    """Name the weights as the graphs do; matrices are transposed for `MatMul`, the tied embedding is there once."""
+    state = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
+    weights = {"embedding": state["embedding.weight"], "norm": state["norm.weight"]}
+    weights |= {"cosines": network.cosines.cpu().numpy(), "sines": network.sines.cpu().numpy()}
+    hidden = network.shape.hidden_width
+    for layer in range(network.shape.num_layers):
+        block = f"blocks.{layer}"
+        for norm in ("attention_norm", "feed_forward_norm"):
+            weights[f"{block}.{norm}"] = state[f"{block}.{norm}.weight"]
+        weights[f"{block}.qkv"] = state[f"{block}.attention.qkv.weight"].T
+        weights[f"{block}.output"] = state[f"{block}.attention.output.weight"].T
+        gate_up = state[f"{block}.feed_forward.gate_up.weight"]
+        weights[f"{block}.gate"], weights[f"{block}.up"] = gate_up[:hidden].T, gate_up[hidden:].T
+        weights[f"{block}.down"] = state[f"{block}.feed_forward.down.weight"].T
+    return weights
+
+
+def cache_states(shape: TransformerShape) -> tuple[StateSpec, ...]:
+    """Describe the keys and values that a slot keeps."""
+    slot = (shape.num_kv_heads, shape.context, shape.head_width)
+    return tuple(
+        StateSpec(name=f"{kind}_{layer}", datatype="FP32", shape=slot, length_axis=1)
+        for layer in range(shape.num_layers)
+        for kind in ("key", "value")
+    )
+
+
+class TransformerGraphs:
+    """Writes the graphs of one Transformer over its packed weights.
+
+    Raises: ExportError when the width of its heads has no kernel.
+    """
+
+    def __init__(self, shape: TransformerShape, weights: PackedWeights) -> None:
+        if shape.head_width % HEAD_WIDTH_STEP:
+            raise ExportError(
+                f"heads are {shape.head_width} wide; GroupQueryAttention needs a multiple of {HEAD_WIDTH_STEP}."
+            )
+        self.shape = shape
+        self.weights = weights
+        states = cache_states(shape)
+        self._caches = [Port(state.name, state.datatype, ("B", *state.shape)) for state in states]
+        self._next_caches = [Port(f"next_{port.name}", port.datatype, port.axes) for port in self._caches]
+
+    def decode(self) -> BuiltGraph:
+        """One token of each row: `token [B]`, `length [B]` -> `logits [B,V]`, caches written in place."""
+        graph = GraphBuilder(self.weights)
+        graph.constant("one", np.array(1, np.int32))
+        graph.constant("axis_1", np.array([1]))
+        tokens = graph.add("Unsqueeze", ["token", "axis_1"])
+        # The kernel wants the longest of the rows beside the length of each.
+        longest = graph.add("ReduceMax", ["length"], keepdims=0)
+        graph.add("Add", [longest, "one"], "total")
+        # One token a row, so T is 1: [B] -> [B,1] -> [B,1,W] -> [B,W] -> [B,V].
+        hidden = self._blocks(graph, tokens, self._grouped("length"))
+        graph.add("Gemm", [graph.add("Squeeze", [hidden, "axis_1"]), "embedding"], "logits", transB=1)
+        inputs = [Port("token", "INT64", ("B",)), Port("length", "INT32", ("B",)), *self._caches]
+        logits = Port("logits", "FP32", ("B", self.shape.vocab_size))
+        return graph.finish("decode", inputs, [logits, *self._next_caches])
+
+    def prefill(self, kind: PrefillName = "grouped") -> BuiltGraph:
+        """A chunk: `tokens [B,T]`, `length [B]`, `wanted [N]` -> `logits [B,N,V]`, caches written in place.
+
+        `grouped` takes one row, `standard` any number of rows of unequal lengths.
+        """
+        graph = GraphBuilder(self.weights, opset=21 if kind == "grouped" else 24)
+        graph.constant("one", np.array(1, np.int32))
+        # T is read from the shape: chunks of any length use the same graph.
+        num_tokens = graph.add("Cast", [graph.add("Shape", ["tokens"], start=1, end=2)], to=6)
+        ends = graph.add("Add", ["length", num_tokens])
+        if kind == "grouped":
+            graph.add("Squeeze", [ends], "total")
+            attend = self._grouped(graph.add("Sub", [ends, "one"]))
+        else:
+            attend = self._scattered(graph, num_tokens, ends)
+        hidden = self._blocks(graph, "tokens", attend, wanted="wanted")
+        graph.add("FusedMatMul", [hidden, "embedding"], "logits", transB=1)
+        inputs = [
+            Port("tokens", "INT64", ("B", "T")),
+            Port("length", "INT32", ("B",)),
+            Port("wanted", "INT64", ("N",)),
+            *self._caches,
+        ]
+        logits = Port("logits", "FP32", ("B", "N", self.shape.vocab_size))
+        return graph.finish("prefill", inputs, [logits, *self._next_caches], 1 if kind == "grouped" else None)
+
+    def attention(self) -> BuiltGraph:
+        """Every head's attention: `tokens [B,A]` -> `attention [B,L,H,A,A]`, A fixed."""
+        shape = self.shape
+        size = min(MAX_ATTENTION_TOKENS, shape.context)
+        graph = GraphBuilder(self.weights, opset=23)
+        graph.constant("axis_1", np.array([1]))
+        graph.constant("head_axes", np.array([0, 0, -1, shape.head_width]))
+        graph.constant("places", np.arange(size)[None])
+        expanded = graph.add("Shape", ["tokens"])
+        places = graph.add("Expand", ["places", expanded])
+        shown: list[str] = []
+
+        def attend(graph: GraphBuilder, layer: int, packed: str) -> str:
+            queries, keys, values = self._heads(graph, layer, packed, places)
+            names = (f"attended_{layer}", "", "", f"attention_{layer}")
+            # The fourth output is the softmax itself, which the other graphs never write to memory.
+            graph.add("Attention", [queries, keys, values], *names, is_causal=1, qk_matmul_output_mode=_AFTER_SOFTMAX)
+            shown.append(graph.add("Unsqueeze", [names[3], "axis_1"]))
+            return self._merge(graph, names[0])
+
+        self._blocks(graph, "tokens", attend)
+        graph.add("Concat", shown, "attention", axis=1)
+        axes = ("B", shape.num_layers, shape.num_heads, size, size)
+        return graph.finish(
+            "attention", [Port("tokens", "INT64", ("B", size))], [Port("attention", "FP32", axes)], ATTENTION_BATCH_SIZE
+        )
+
+    def _blocks(self, graph: GraphBuilder, tokens: str, attend: Attend, wanted: str = "") -> str:
+        """Add all blocks; the last one goes on, after its attention, with the `wanted` positions only."""
+        stream = graph.add("Gather", ["embedding", tokens])
+        names = [f"blocks.{layer}" for layer in range(self.shape.num_layers)]
+        norms = [f"{name}.attention_norm" for name in names] + ["norm"]
+        normalized = graph.add("SimplifiedLayerNormalization", [stream, norms[0]], axis=-1, epsilon=NORM_EPSILON)
+        for layer, (name, (_, next_norm)) in enumerate(zip(names, itertools.pairwise(norms), strict=True)):
+            attended = attend(graph, layer, graph.add("MatMul", [normalized, f"{name}.qkv"]))
+            # A prompt of a thousand tokens needs the logits of its last one: everything after the last attention is
+            # done for the wanted positions alone.
+            if wanted and layer == len(names) - 1:
+                attended = graph.add("Gather", [attended, wanted], axis=1)
+                stream = graph.add("Gather", [stream, wanted], axis=1)
+            added = graph.add("MatMul", [attended, f"{name}.output"])
+            normalized, stream = _add_and_norm(graph, stream, added, f"{name}.feed_forward_norm")
+            # QuickGelu is x * sigmoid(alpha x): SiLU at alpha 1, in one node.
+            gate = graph.add("QuickGelu", [graph.add("MatMul", [normalized, f"{name}.gate"])], alpha=1.0)
+            gated = graph.add("Mul", [gate, graph.add("MatMul", [normalized, f"{name}.up"])])
+            added = graph.add("MatMul", [gated, f"{name}.down"])
+            normalized, stream = _add_and_norm(graph, stream, added, next_norm)
+        return normalized
+
+    def _grouped(self, last_index: str) -> Attend:
+        """Attention over the shared buffers by GroupQueryAttention, which turns, writes and reads in one node."""
+
+        def attend(graph: GraphBuilder, layer: int, packed: str) -> str:
+            caches = [f"key_{layer}", f"value_{layer}"]
+            return graph.add(
+                "GroupQueryAttention",
+                [packed, "", "", *caches, last_index, "total", "cosines", "sines"],
+                f"attended_{layer}",
+                *(f"next_{name}" for name in caches),
+                num_heads=self.shape.num_heads,
+                kv_num_heads=self.shape.num_kv_heads,
+                do_rotary=1,
+                rotary_interleaved=0,
+            )
+
+        return attend
+
+    def _scattered(self, graph: GraphBuilder, num_tokens: str, ends: str) -> Attend:
+        """Attention over the shared buffers by standard operators."""
+        graph.constant("axis_1", np.array([1]))
+        graph.constant("head_axes", np.array([0, 0, -1, self.shape.head_width]))
+        starts = graph.add("Cast", ["length"], to=7)
+        filled = graph.add("Cast", [ends], to=7)
+        graph.constant("zero", np.array(0, np.int32))
+        count = graph.add("Squeeze", [num_tokens])
+        steps = graph.add("Cast", [graph.add("Range", ["zero", count, "one"])], to=7)
+        places = graph.add("Add", [graph.add("Unsqueeze", [starts, "axis_1"]), steps])
+
+        def attend(graph: GraphBuilder, layer: int, packed: str) -> str:
+            queries, keys, values = self._heads(graph, layer, packed, places)
+            caches = (f"key_{layer}", f"value_{layer}")
+            for cache, new in zip(caches, (keys, values), strict=True):
+                # New keys and values are written behind what each row holds; attention then reads the buffer up to
+                # there.
+                graph.add("TensorScatter", [cache, new, starts], f"next_{cache}", axis=2)
+            past = [f"next_{cache}" for cache in caches]
+            return self._merge(graph, graph.add("Attention", [queries, *past, "", "", "", filled], is_causal=1))
+
+        return attend
+
+    def _heads(self, graph: GraphBuilder, layer: int, packed: str, places: str) -> tuple[str, str, str]:
+        """Split packed [B,T,(H+2K)D] into turned queries and keys and plain values [B,*,T,D]."""
+        shape = self.shape
+        sizes = np.array([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads])
+        graph.constant("head_counts", sizes)
+        heads = graph.add("Transpose", [graph.add("Reshape", [packed, "head_axes"])], perm=[0, 2, 1, 3])
+        queries, keys, values = (f"{part}_heads_{layer}" for part in ("query", "key", "value"))
+        graph.add("Split", [heads, "head_counts"], queries, keys, values, axis=1)
+        turned = [graph.add("RotaryEmbedding", [part, "cosines", "sines", places]) for part in (queries, keys)]
+        return turned[0], turned[1], values
+
+    def _merge(self, graph: GraphBuilder, attended: str) -> str:
+        graph.constant("merged_axes", np.array([0, 0, -1]))
+        return graph.add("Reshape", [graph.add("Transpose", [attended], perm=[0, 2, 1, 3]), "merged_axes"])
+
+
+def _add_and_norm(graph: GraphBuilder, stream: str, added: str, norm: str) -> tuple[str, str]:
+    """Add to the residual stream and normalise the sum; returns the normalised sum and the sum."""
+    total = f"{norm}.stream"
+    normalized = graph.add(
+        "SkipSimplifiedLayerNormalization", [stream, added, norm], f"{norm}.output", "", "", total, epsilon=NORM_EPSILON
+    )
+    return normalized, total

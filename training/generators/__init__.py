@@ -1,1 +1,0 @@
-"""What the training of image generators, VAE and GAN, is made of."""

@@ -1,1 +1,0 @@
-"""Language models: corpora, tokenizers, training, evaluation and export. Never imports the service."""
