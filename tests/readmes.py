@@ -6,6 +6,7 @@ The convention is at the top of `tests/test_readme.py`.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class Command:
     place: str
     text: str
     shown: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """The command as a program gets it."""
+        return shlex.split(self.text.replace("\\\n", " "), comments=True)
 
 
 def _blocks() -> list[Block]:
