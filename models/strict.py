@@ -64,11 +64,10 @@ def _told(reason: str, kind: Any, value: Any, path: str) -> str:
 def _simple(node: inspect.Type) -> inspect.Type:
     """A type without its metadata, and without None."""
     while isinstance(node, inspect.Metadata | inspect.UnionType):
-        is_optional = isinstance(node, inspect.UnionType)
-        choices = (
-            [each for each in node.types if not isinstance(each, inspect.NoneType)] if is_optional else [node.type]
-        )
-        node = choices[0]
+        if isinstance(node, inspect.Metadata):
+            node = node.type
+        else:
+            node = next(each for each in node.types if not isinstance(each, inspect.NoneType))
     return node
 
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 FOLDERS: dict[str, str] = {
     "classification": "service.cli.predict:predict",
     "style_transfer": "service.cli.stylize:stylize",
-    "image_generation": "service.cli.generate:generate",
     "text_generation": "service.cli.complete:complete",
+    "image_generation": "service.cli.generate:generate",
 }
 
 

@@ -25,7 +25,7 @@ class Sample(Parameters):
     form: Annotated[Literal["json", "png", "zip"], Meta(description="A form.")] | None = None
 
 
-ALL = {
+ALL: dict[str, type[Parameters]] = {
     **{
         f"{task.name} {route.method} {route.verb}": route.parameters
         for task in all_tasks().values()

@@ -35,7 +35,6 @@ from models.manifest import (
     Graph,
     Manifest,
     Parity,
-    Task,
     TensorSpec,
     Training,
     sha256_hex,
@@ -70,7 +69,7 @@ class ModelCard:
 
     name: str
     version: str
-    task: Task
+    task: str
     description: str
     evaluation: tuple[Evaluation, ...]
     training: Training

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.protocols.openai.schema import CompletionParameters
 from service.schema import Parameters, fields_of, read
-from service.tasks import image_generation as images
-from service.tasks import text_generation as texts
+from service.tasks.image_generation import schema as images
 from service.tasks.registry import all_tasks
 from service.tasks.task import PREFIX, ImagesRoute, JsonRoute, TaskRoute
+from service.tasks.text_generation import schema as texts
 from service.telemetry.metrics import SECONDS
 from tests.fake_models.classification import LABELS, LinearClassifier
 from tests.servers import RunningService
@@ -269,13 +269,13 @@ def test_every_example_of_a_json_route_is_one_that_it_takes(client: httpx.Client
 def test_generate_is_documented_for_texts_and_for_images(client: httpx.Client) -> None:
     operations = client.get("/openapi.json").json()["paths"][GENERATE_PATH]
     body = operations["post"]["requestBody"]["content"]["application/json"]
-    kinds = (texts.routes.GenerateParameters, images.routes.GenerateParameters)
+    kinds: tuple[type[Parameters], ...] = (texts.GenerateParameters, images.GenerateParameters)
 
     for schema, example, kind in zip(body["schema"]["anyOf"], body["examples"].values(), kinds, strict=True):
         assert_documented(schema, example["value"], kind)
     for operation in operations.values():
         query = {p["name"] for p in operation["parameters"] if p["in"] == "query"}
-        assert query == set(fields_of(images.routes.GenerateParameters))
+        assert query == set(fields_of(images.GenerateParameters))
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES_OF_TASKS if issubclass(route, ImagesRoute)])

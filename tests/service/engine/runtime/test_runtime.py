@@ -87,7 +87,7 @@ def test_a_bucket_can_be_run_again_with_other_rows() -> None:
 
 def test_each_bucket_runs_in_the_session_that_planned_for_its_shape() -> None:
     sessions = {bucket: RecordingSession() for bucket in (1, 4, 8)}
-    runner = CudaRunner(sessions, GRAPH, CPU, threading.Lock(), None)  # type: ignore[arg-type]
+    runner = CudaRunner(sessions, GRAPH, CPU, threading.Lock(), None)
 
     for num_rows in (1, 3, 8, 2):
         runner.run({"image": NETWORK.images(8)}, num_rows, ("embedding",))

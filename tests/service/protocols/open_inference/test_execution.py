@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
-from service.tasks.text_generation.tokenizers import Tokenizers
 
 from service.engine.transport.client import EngineClient
 from service.engine.transport.known_models import ReadyModel
@@ -21,6 +20,7 @@ from service.protocols.open_inference.execution import Answer, Execution
 from service.protocols.open_inference.request import InferRequest
 from service.protocols.open_inference.tensors import Tensor
 from service.settings import Settings
+from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from tests.service.protocols.open_inference.manifests import manifest_of
 
