@@ -7,6 +7,12 @@ import torch
 network = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3), torch.nn.Softmax(1))
 file = Path("my-models/iris/1/model.onnx")
 file.parent.mkdir(parents=True, exist_ok=True)
-rows = {0: torch.export.Dim("batch")}  # an open first axis: requests may share a batch
-names = {"input_names": ["features"], "output_names": ["probabilities"]}
-torch.onnx.export(network, (torch.rand(2, 4),), file, dynamic_shapes=(rows,), external_data=False, **names)
+torch.onnx.export(
+    network,
+    (torch.rand(2, 4),),
+    file,
+    input_names=["features"],
+    output_names=["probabilities"],
+    dynamic_shapes=({0: torch.export.Dim("batch")},),  # an open first axis: requests may share a batch
+    external_data=False,
+)
