@@ -14,7 +14,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 LOCK = $(BIN)/uv pip compile --quiet pyproject.toml --constraint constraints.txt --generate-hashes --no-annotate \
   --python-version 3.11 --python-platform linux --custom-compile-command "make lock"
 
-.PHONY: help serve test test-all lint docs train bench loadtest image lock clean
+.PHONY: help serve test test-all lint docs train bench loadtest image lock proto clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 17
@@ -51,8 +51,11 @@ lock: $(BIN)/.developing ## Resolve anew what the images install
 	for variant in cpu gpu; do $(LOCK) --extra $$variant --extra otel --output-file service/requirements.$$variant.lock || exit 1; done
 	$(LOCK) --extra loadtests --output-file loadtests/requirements.lock
 
+proto: $(BIN)/.developing ## Generate the gRPC messages from their .proto
+	$(BIN)/python -m service.protocols.open_inference.grpc.generate
+
 clean: ## Remove .venv, caches and build results
-	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
+	rm -rf .venv build dist tests/playground/node_modules .mypy_cache .ruff_cache .pytest_cache .coverage* *.egg-info
 
 $(BIN)/.serving: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(INSTALL) '.[$(VARIANT)]' && touch $@

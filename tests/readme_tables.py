@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,31 @@ def openapi() -> dict[str, Any]:
     return asyncio.run(ask())
 
 
-def routes(*, of_open_inference: bool) -> str:
-    """What each route does; those that do the same share a row."""
-    paths_by_summary: dict[str, list[str]] = {}
+def routes(is_in: Callable[[dict[str, Any]], bool]) -> str:
+    """What some of the routes do; those that do the same share a row."""
+    paths_by_text: dict[str, list[str]] = {}
     for path, methods in openapi()["paths"].items():
         for method, route in methods.items():
-            if (_OPEN_INFERENCE in route["tags"]) == of_open_inference:
-                does = f"{route['summary'].removesuffix('.')}."
-                paths_by_summary.setdefault(does, []).append(code(f"{method.upper()} {path}"))
-    rows = [("<br>".join(paths), summary) for summary, paths in paths_by_summary.items()]
-    return table(("route", "what it does"), *rows)
+            if is_in(route):
+                summary = route["summary"] if route["summary"][-1] in ".?" else f"{route['summary']}."
+                text = f"{summary} {route['description']}"
+                paths_by_text.setdefault(text, []).append(code(f"{method.upper()} {path}"))
+    return table(("route", "what it does"), *[("<br>".join(paths), text) for text, paths in paths_by_text.items()])
+
+
+def is_declined(route: dict[str, Any]) -> bool:
+    """Whether the answer is always that this is not supported."""
+    return "200" not in route["responses"]
+
+
+def is_open_inference(route: dict[str, Any]) -> bool:
+    """Whether it is one of the Open Inference Protocol's, and not declined."""
+    return _OPEN_INFERENCE in route["tags"] and not is_declined(route)
+
+
+def is_own(route: dict[str, Any]) -> bool:
+    """Whether it is in none of the other tables."""
+    return not is_declined(route) and not is_open_inference(route)
 
 
 # --- parameters ---
@@ -201,8 +216,9 @@ def score(manifest: Manifest) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "models": models,
-    "routes": lambda: routes(of_open_inference=False),
-    "routes of the Open Inference Protocol": lambda: routes(of_open_inference=True),
+    "routes": partial(routes, is_own),
+    "routes of the Open Inference Protocol": partial(routes, is_open_inference),
+    "routes that are declined": partial(routes, is_declined),
     "parameters": parameters,
     "parameters of completions": completion_parameters,
     "errors": errors,
