@@ -32,8 +32,8 @@ test-all: $(BIN)/.developing ## Install what the other tests need, or name it, a
 lint: $(BIN)/.developing ## Check style and types
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 
-docs: $(BIN)/.developing ## Write the tables of the READMEs anew from the code
-	$(BIN)/python -m tests.readme_tables
+docs: $(BIN)/.developing ## Write anew what READMEs and the chart's schema take from the code
+	$(BIN)/python -m tests.readme_tables && $(BIN)/python -m tests.deploy.chart_documents
 
 train: $(BIN)/.developing ## Train and export the classifiers in DATASET (all three)
 	for dataset in $(DATASET); do $(BIN)/python -m training.train_classifier --dataset $$dataset $(ARGS) || exit 1; done

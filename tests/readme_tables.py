@@ -28,7 +28,7 @@ from service.protocols.openai.schema import CompletionParameters
 from service.settings import SHIPPED_REPOSITORY, Settings
 from service.tasks.registry import all_tasks
 from service.tasks.task import TaskRoute
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import READY_HELP, READY_NAME, Metrics
 from tests.readmes import READMES, ROOT
 
 _TABLE = re.compile(r"(?P<start><!-- table: (?P<name>.+?) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
@@ -176,6 +176,7 @@ def metrics() -> str:
     for metric in registry.collect():
         name = metric.name + ("_total" if metric.type == "counter" else "")
         rows.append((code(name), metric.type, ", ".join(labels[metric.name]), metric.documentation))
+    rows.append((code(READY_NAME), "gauge", "", READY_HELP))  # it is known at the scrape alone, and declared there
     return table(("metric", "type", "labels", "meaning"), *rows)
 
 

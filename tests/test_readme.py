@@ -11,6 +11,7 @@ What a README may hold, by the language of the block:
 - `python`: a script, run beside the same service; what a comment shows behind or below a `print` must be printed.
 - `json`, `toml`, `yaml`: data that can be read. `text`: nothing that runs.
 - A block that repeats a file, in whole or in part, stands below `<!-- from PATH -->`, and the file must hold it.
+- A table between `<!-- table: NAME -->` and `<!-- end -->` is made from the code by `make docs`.
 
 Commands run in a folder that looks like the project's, so what they write is gone afterwards.
 """
@@ -117,7 +118,7 @@ def joined_events(text: str) -> str:
 def shape_of(text: str) -> str:
     """The text with numbers, ids and spacing taken out: what must be the same on any machine."""
     text = joined_events(text)
-    text = re.sub(r"\b[0-9a-f]{12}-[0-9a-f]+\b", "<id>", text)
+    text = re.sub(r"\b([0-9a-f]{12}|cmpl)-[0-9a-f]+\b", "<id>", text)
     text = re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "<n>", text)
     return re.sub(r"[\s─━│┃┏┓┗┛┡┩┴┬├┤└┘╇┳┻╋┼═]+", " ", text).strip()
 
