@@ -14,7 +14,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 LOCK = $(BIN)/uv pip compile --quiet pyproject.toml --constraint constraints.txt --generate-hashes --no-annotate \
   --python-version 3.11 --python-platform linux --custom-compile-command "make lock"
 
-.PHONY: help serve test test-all lint train bench loadtest image lock proto clean
+.PHONY: help serve test test-all lint docs train bench loadtest image lock proto clean
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 17
@@ -31,6 +31,9 @@ test-all: $(BIN)/.developing ## Install what the other tests need, or name it, a
 
 lint: $(BIN)/.developing ## Check style and types
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
+
+docs: $(BIN)/.developing ## Write anew what READMEs and the chart's schema take from the code
+	$(BIN)/python -m tests.readme_tables && $(BIN)/python -m tests.deploy.chart_documents
 
 train: $(BIN)/.developing ## Train and export the classifiers in DATASET (all three)
 	for dataset in $(DATASET); do $(BIN)/python -m training.train_classifier --dataset $$dataset $(ARGS) || exit 1; done

@@ -89,7 +89,9 @@ class Settings(BaseSettings):
     max_waiting_sequences: Count = Field(
         256, description="Texts that may wait for a slot of one language model; more are refused with 503."
     )
-    cuda_graphs: bool = Field(False, description="Capture one CUDA graph for each batch bucket (GPU only).")
+    cuda_graphs: bool = Field(
+        False, description="Capture one CUDA graph for each batch bucket (GPU only); no effect yet."
+    )
     golden_tolerance: Positive = Field(1e-3, description="Largest deviation from the golden outputs on a CPU.")
     golden_tolerance_cuda: Positive = Field(2e-2, description="The same on a GPU, whose TF32 convolutions round more.")
 

@@ -91,8 +91,6 @@ ELSEWHERE = {
     r"docker build\b": ("tests/deploy/image/test_image.py", "buildah builds the same Dockerfile; no registry is there"),
     r"docker compose\b": ("tests/deploy/test_compose.py", "Prometheus and Grafana come from a registry of images"),
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
-    r"\.venv/bin/python -m loadtests\.drain\b": ("tests/loadtests/test_drain.py", "it takes half a minute"),
-    r"\.venv/bin/python -m loadtests\.autoscaling\b": ("tests/loadtests/test_autoscaling.py", "it replays a whole day"),
     r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_gpu_report.py", "it needs a GPU"),
 }
 """Commands that are not run as they stand, by their beginning: the tests that run the same thing, and why."""

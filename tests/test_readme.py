@@ -1,4 +1,4 @@
-"""Every command and every Python block of every README is run, and every route, setting and metric is named.
+"""Every command and every Python block of every README is run, and the tables are those of the code.
 
 What a README may hold, by the language of the block:
 
@@ -11,6 +11,7 @@ What a README may hold, by the language of the block:
 - `python`: a script, run beside the same service; what a comment shows behind or below a `print` must be printed.
 - `json`, `toml`, `yaml`: data that can be read. `text`: nothing that runs.
 - A block that repeats a file, in whole or in part, stands below `<!-- from PATH -->`, and the file must hold it.
+- A table between `<!-- table: NAME -->` and `<!-- end -->` is made from the code by `make docs`.
 
 Commands run in a folder that looks like the project's, so what they write is gone afterwards.
 """
@@ -31,12 +32,12 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
 from loadtests.servers import free_port
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from models.config import ModelConfig
+from models.manifest import Graph, Manifest
 from tests.fake_models.bare_graphs import scale_bytes, write_bare
+from tests.readme_tables import TABLES, tables_in, with_tables
 from tests.readmes import (
     BLOCKS,
     ELSEWHERE,
@@ -117,7 +118,7 @@ def joined_events(text: str) -> str:
 def shape_of(text: str) -> str:
     """The text with numbers, ids and spacing taken out: what must be the same on any machine."""
     text = joined_events(text)
-    text = re.sub(r"\b[0-9a-f]{12}-[0-9a-f]+\b", "<id>", text)
+    text = re.sub(r"\b([0-9a-f]{12}|cmpl)-[0-9a-f]+\b", "<id>", text)
     text = re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "<n>", text)
     return re.sub(r"[\s─━│┃┏┓┗┛┡┩┴┬├┤└┘╇┳┻╋┼═]+", " ", text).strip()
 
@@ -281,37 +282,44 @@ def test_what_is_run_elsewhere_is_in_a_readme_and_has_its_test(pattern: str) -> 
 # --- what is named ---
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_is_documented_with_its_default(name: str) -> None:
-    field = Settings.model_fields[name]
-    rows = [line for line in EVERYTHING.splitlines() if line.startswith(f"| `--{name.replace('_', '-')}`")]
-
-    assert len(rows) == 1, f"{name} has no row of its own."
-    default: Any = field.get_default()
-    shown = "shipped models" if name == "repository" else str(default)
-    assert f"| {shown} |" in rows[0]
+@pytest.mark.parametrize("place", READMES)
+def test_the_tables_of_a_readme_are_those_of_the_code(place: str) -> None:
+    assert READMES[place] == with_tables(READMES[place]), "make docs"
 
 
-def test_every_metric_is_documented() -> None:
-    registry = CollectorRegistry()
-    Metrics(registry)
-
-    names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in registry.collect()}
-
-    assert names
-    assert [name for name in sorted(names) if f"`{name}`" not in EVERYTHING] == []
+def test_every_table_is_in_a_readme() -> None:
+    assert {name for text in READMES.values() for name in tables_in(text)} == set(TABLES)
 
 
-def test_every_route_is_documented(shipped: RunningService) -> None:
-    paths = httpx.get(f"{shipped.url}/openapi.json").json()["paths"]
+def test_a_stale_table_is_made_anew() -> None:
+    text = "Before.\n<!-- table: errors -->\n| old |\n<!-- end -->\nAfter.\n"
 
-    missing = [
-        f"{method.upper()} {path}"
-        for path, methods in paths.items()
-        for method in methods
-        if f"`{method.upper()} {path}`" not in EVERYTHING
-    ]
-    assert missing == []
+    made = with_tables(text)
+
+    assert "| old |" not in made
+    assert "| 503 | `queue_full` | The model's queue is at its bound. |\n" in made
+    assert made.startswith("Before.\n")
+    assert made.endswith("\n<!-- end -->\nAfter.\n")
+
+
+def test_every_member_of_a_manifest_and_of_a_config_is_documented() -> None:
+    names = [*Manifest.__struct_fields__, *Graph.__struct_fields__, *ModelConfig.__struct_fields__]
+
+    assert [name for name in names if f"`{name}`" not in READMES["models/README.md"]] == []
+
+
+def test_the_walk_of_a_request_names_what_is_in_the_files_that_it_links() -> None:
+    section = READMES["service/README.md"].partition("## One classify request, step by step")[2].partition("\n## ")[0]
+    files = [ROOT / "service" / path for path in re.findall(r"\]\(([^)]+\.py)\)", section)]
+    code = "\n".join(file.read_text() for file in files)
+    words = {word for name in re.findall(r"`([A-Za-z_.]+)`", section) for word in name.split(".")}
+
+    assert len(files) > 15
+    assert [word for word in words if not re.search(rf"\b(def|class) {word}\b", code)] == []
+
+
+def test_the_main_readme_is_short() -> None:
+    assert READMES["README.md"].count("\n") < 220
 
 
 def test_every_make_target_is_documented() -> None:
@@ -322,7 +330,18 @@ def test_every_make_target_is_documented() -> None:
 
 
 @pytest.mark.parametrize("name", READMES)
-def test_every_picture_and_file_that_is_linked_exists(name: str) -> None:
-    links = re.findall(r"\]\((?!http|#)([^)#]+)(?:#[^)]*)?\)", READMES[name])
+def test_every_file_and_heading_that_is_linked_exists(name: str) -> None:
+    links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", READMES[name])
+    missing = []
+    for path, heading in links:
+        file = ROOT / name if not path else (ROOT / name).parent / path
+        if not file.exists() or (heading and heading not in headings(file.read_text())):
+            missing.append(f"{path}#{heading}")
 
-    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+    assert missing == []
+
+
+def headings(text: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

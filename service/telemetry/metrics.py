@@ -48,9 +48,9 @@ class Metrics:
         self.requests_in_flight = self._gauge("requests_in_flight", "Requests being worked on; the signal to scale on.")
         self.request_bytes = self._counter("request_bytes", "Body bytes received.", "route")
         self.response_bytes = self._counter("response_bytes", "Body bytes sent.", "route")
-        self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one picture.", SECONDS)
+        self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one image.", SECONDS)
         self.encode_seconds = self._histogram(
-            "encode_seconds", "Time to encode a painted picture, or drawn ones together.", SECONDS
+            "encode_seconds", "Time to encode a stylized image, or the generated images of a request together.", SECONDS
         )
 
     def _declare_engine(self) -> None:
