@@ -208,8 +208,7 @@ class ClassifierTrainer(Trainer):
         images = move(self.train.levels[rows].float() / 255, flips, self.augmentation, generator)
         images = erase(self.normalize(images), self.augmentation, generator)
         images, partners, shares = mix(images, self.augmentation, generator)
-        # All of the above ran on the CPU, on [B,C,H,W] of a few megabytes: copying the augmented batch costs no more
-        # than copying the plain one.
+        # All of the above ran on the CPU, on a batch [B,C,H,W] of a few megabytes; the device gets what is left to do.
         images = images.to(self.device, memory_format=torch.channels_last)
         labels = self.train.labels[rows].to(self.device)
         # The matrix products may be bfloat16; the loss is computed in float32, where logits that differ in the third

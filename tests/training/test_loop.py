@@ -218,6 +218,10 @@ def test_a_second_request_to_stop_ends_the_process_at_once(tmp_path: Path) -> No
         return take(step, generator)
 
     run.step = impatient  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        run.run(tmp_path)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.run(tmp_path)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -202,7 +202,7 @@ def open_graph(path: Path, *, unrounded: bool = False, num_threads: int = 0) -> 
     Raises: ExportError when ONNX Runtime refuses it.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
+    options.intra_op_num_threads = num_threads or torch.get_num_threads()
     # Spinning threads would take the processor from whatever trains beside.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model: Any = path

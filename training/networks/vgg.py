@@ -69,7 +69,7 @@ TORCHVISION = Resource(
 # Places of the convolutions in torchvision's `features`.
 # torchvision numbers rectifiers and pools, too.
 _PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
-# The two editions of the same training recipe differ in colour order, scale and mean; each is brought to BGR, 0 to 255.
+# The two editions differ in colour order, scale and mean; each is brought to BGR, 0 to 255.
 _CAFFE_MEAN = (104.00699, 116.66877, 122.67892)  # BGR
 _MEAN = (0.485, 0.456, 0.406)  # RGB, of torchvision
 _DEVIATION = (0.229, 0.224, 0.225)
