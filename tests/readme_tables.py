@@ -194,16 +194,29 @@ _SCORES: dict[str, Callable[[float], str]] = {
 """The main score of a model, the first that it has of these, in words."""
 
 
+_MODELS = {
+    "mnist": "handwritten digits, 28x28 grey",
+    "fashion-mnist": "10 kinds of clothing, 28x28 grey",
+    "cifar10": "10 kinds of animals and vehicles, 32x32 colour",
+    "painter": "photographs in six styles, of any size",
+    "novelist": "English prose, a Transformer",
+    "novelist-lstm": "English prose, an LSTM",
+    "fashion-gan": "images of clothing by label, a GAN",
+    "fashion-vae": "images of clothing, encoded and generated, a VAE",
+}
+
+
 def models() -> str:
     """The shipped models with their main score, from their manifests."""
     rows = []
-    for folder in sorted(SHIPPED_REPOSITORY.glob("*/1")):
+    for name, content in _MODELS.items():
+        folder = SHIPPED_REPOSITORY / name / "1"
         manifest = read_manifest(folder)
         assert manifest.training is not None
         num_bytes = sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".onnx", ".bin"))
         numbers = score(manifest), f"{manifest.training.parameters:,}", f"{num_bytes / 1e6:.1f} MB"
-        rows.append((code(manifest.name), manifest.description, *numbers))
-    return table(("model", "what it is", "test score", "parameters", "size"), *rows)
+        rows.append((code(name), manifest.task, content, *numbers))
+    return table(("model", "task", "of what", "test score", "parameters", "size"), *rows)
 
 
 def score(manifest: Manifest) -> str:

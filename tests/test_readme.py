@@ -318,6 +318,22 @@ def test_the_walk_of_a_request_names_what_is_in_the_files_that_it_links() -> Non
     assert [word for word in words if not re.search(rf"\b(def|class) {word}\b", code)] == []
 
 
+def test_every_shipped_model_is_in_the_main_readme() -> None:
+    names = [folder.name for folder in (ROOT / "models" / "repository").iterdir()]
+
+    assert [name for name in names if f"| `{name}` | " not in READMES["README.md"]] == []
+
+
+def test_the_figures_of_the_main_readme_are_those_of_the_reports() -> None:
+    section = READMES["README.md"].partition("## How fast")[2].partition("\n## ")[0]
+    files = [file for file in (ROOT / "loadtests" / "reports").iterdir() if file.suffix in (".md", ".txt")]
+    reports = "\n".join(file.read_text() for file in files).replace(",", "")
+    figures = re.findall(r"\d\.\d\d|\d,\d{3}|\d{2,3},\d{3}", section)
+
+    assert len(figures) > 12
+    assert [figure for figure in figures if figure.replace(",", "") not in reports] == []
+
+
 def test_the_main_readme_is_short() -> None:
     assert READMES["README.md"].count("\n") < 220
 
