@@ -13,16 +13,14 @@ from service import __version__
 from service.engine.transport.client import EngineClient
 from service.errors import ServiceError
 from service.http import problems
-from service.http.catalog import catalog_router
+from service.http.catalog import catalog_routes
 from service.http.documentation import ANY_PROBLEM
-from service.http.health import health_router
+from service.http.health import health_routes
 from service.http.middleware import Drain, RequestMiddleware
 from service.http.playground import playground_router
 from service.http.routing import FastPath, add_routes
 from service.protocols.open_inference.execution import Execution
-from service.protocols.open_inference.repository_routes import declined_router, repository_router
-from service.protocols.open_inference.router import open_inference_router
-from service.protocols.open_inference.table import open_inference_routes
+from service.protocols.open_inference.routes import open_inference_routes
 from service.protocols.openai.routes import completions_route
 from service.security import KeyRing
 from service.settings import Settings
@@ -66,13 +64,10 @@ def create_app(
     routes = [
         *routes_of(all_tasks().values(), dependencies),
         completions_route(dependencies),
-        *open_inference_routes(execution, settings, threads),
+        *open_inference_routes(execution, drain),
+        *catalog_routes(client),
+        *health_routes(client, metrics, drain, settings),
     ]
     add_routes(app, routes)
-    app.include_router(open_inference_router(execution, drain))
-    app.include_router(repository_router(execution, settings))
-    app.include_router(declined_router())
-    app.include_router(catalog_router(client))
-    app.include_router(health_router(client, metrics, drain, settings))
     app.include_router(playground_router(settings, needs_key=keys is not None))
     return RequestMiddleware(FastPath(app, routes), settings, metrics, drain, keys, tracing)

@@ -5,46 +5,49 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
-from fastapi import APIRouter
-from pydantic import BaseModel
 
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import ModelStatus
 from service.errors import UnknownModel
 from service.http.documentation import MODEL_PROBLEMS
+from service.http.request_context import Scope
+from service.http.routing import Document, Route, json_handler
+from service.schema import Answer
+
+TAG = "models"
 
 
-class ListedModel(BaseModel):
-    """One version in the list, in OpenAI's shape, with our own members."""
+class ListedModel(Answer):
+    """One version in the list, in OpenAI's form, with members of our own."""
 
     id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: Literal["hotplate"] = "hotplate"
+    object: Literal["model"]
+    created: int
+    owned_by: Literal["hotplate"]
     task: str | None
     version: str
     state: str
-    reason: str | None = None
-    description: str | None = None
+    reason: str | None
+    description: str | None
 
 
-class ModelList(BaseModel):
-    """Every model version that this service was asked to serve."""
+class ModelList(Answer):
+    """Every model version that this service serves, or failed to."""
 
-    object: Literal["list"] = "list"
+    object: Literal["list"]
     data: list[ListedModel]
 
 
-class ModelCard(BaseModel):
-    """All that is known of one model version, beside what OpenAI's clients expect: manifest, device, statistics."""
+class ModelCard(Answer):
+    """All that is known of one model version: what OpenAI's clients expect, and its manifest, device, statistics."""
 
     id: str
-    object: Literal["model"] = "model"
-    created: int = 0
-    owned_by: Literal["hotplate"] = "hotplate"
+    object: Literal["model"]
+    created: int
+    owned_by: Literal["hotplate"]
     version: str
     state: str
-    reason: str | None = None
+    reason: str | None
     device: str
     execution_providers: list[str]
     batching: dict[str, Any]
@@ -58,6 +61,9 @@ class ModelCard(BaseModel):
 def _listed(status: ModelStatus) -> ListedModel:
     return ListedModel(
         id=status.name,
+        object="model",
+        created=0,
+        owned_by="hotplate",
         task=status.manifest.get("task"),
         version=status.version,
         state=status.state,
@@ -69,6 +75,9 @@ def _listed(status: ModelStatus) -> ListedModel:
 def _card(status: ModelStatus) -> ModelCard:
     return ModelCard(
         id=status.name,
+        object="model",
+        created=0,
+        owned_by="hotplate",
         version=status.version,
         state=status.state,
         reason=status.reason or None,
@@ -89,26 +98,48 @@ def _card(status: ModelStatus) -> ModelCard:
     )
 
 
-def catalog_router(client: EngineClient) -> APIRouter:
+def catalog_routes(client: EngineClient) -> list[Route]:
     """The routes of the model list and the cards."""
-    router = APIRouter(prefix="/v1/models", tags=["models"])
 
-    @router.get("")
-    async def list_models() -> ModelList:
-        """List the model versions, ready or not."""
-        return ModelList(data=[_listed(status) for status in client.statuses])
+    async def list_models(_scope: Scope) -> ModelList:
+        return ModelList(object="list", data=[_listed(status) for status in client.statuses])
 
-    @router.get("/{model}", responses=MODEL_PROBLEMS)
-    async def show_model(model: str) -> ModelCard:
-        """Show the card of `name` or `name@version`."""
-        name, at, version = model.partition("@")
-        if not at and model in {status.name for status in client.statuses}:
-            ready = [s for s in client.statuses if s.name == name and s.state == "ready"]
-            version = (ready or [s for s in client.statuses if s.name == name])[0].version
-        for status in await client.describe():
-            if (status.name, status.version) == (name, version):
-                return _card(status)
-        client.resolve(model)  # says what there is instead
-        raise UnknownModel(f"There is no model {model!r}.")
+    async def show_model(scope: Scope) -> ModelCard:
+        return _card(await _described(client, scope["path_params"]["model"]))
 
-    return router
+    listing = Document(
+        summary="List the model versions.",
+        description="Ready or not; `state` and `reason` say which.",
+        request={},
+        responses={},
+        answers=(ModelList,),
+        tag=TAG,
+    )
+    card = Document(
+        summary="Show the card of a model.",
+        description="Of `name@version`, or of the newest ready version of `name`.",
+        request={},
+        responses=MODEL_PROBLEMS,
+        answers=(ModelCard,),
+        tag=TAG,
+    )
+    return [
+        Route("GET", "/v1/models", json_handler(list_models), listing),
+        Route("GET", "/v1/models/{model}", json_handler(show_model), card),
+    ]
+
+
+async def _described(client: EngineClient, model: str) -> ModelStatus:
+    """The status of `name` or `name@version`, described anew.
+
+    Raises: UnknownModel, EngineUnavailable.
+    """
+    name, at, version = model.partition("@")
+    if not at and (of_name := [status for status in client.statuses if status.name == name]):
+        ready = [status for status in of_name if status.state == "ready"]
+        version = (ready or of_name)[0].version
+    for status in await client.describe():
+        if (status.name, status.version) == (name, version):
+            return status
+    client.resolve(model)  # raises an error that names the known models
+    raise UnknownModel(f"There is no model {model!r}.")

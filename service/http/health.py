@@ -1,4 +1,4 @@
-"""Probes and metrics: is this process alive, may it be sent requests, what has it done. No model is touched."""
+"""Probes and metrics: is this process alive, can it take requests, what has it done. No model is touched."""
 
 from __future__ import annotations
 
@@ -6,38 +6,43 @@ import asyncio
 import gzip
 from typing import Literal
 
-from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive, Send
 
 from service.engine.transport.client import EngineClient
 from service.http.accept import takes_gzip
+from service.http.answers import encode_json
 from service.http.middleware import Drain
+from service.http.request_context import Scope
+from service.http.routing import Document, Route, json_handler
+from service.schema import Answer
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.scraping import Scraping
 
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+TAG = "operations"
 
 
-class Live(BaseModel):
+class Live(Answer):
     """The process answers."""
 
-    status: Literal["live"] = "live"
+    status: Literal["live"]
 
 
-class Readiness(BaseModel):
-    """Whether every wanted model is served, and which are not."""
+class Readiness(Answer):
+    """Whether every model that should be served is ready, and which are not."""
 
     status: Literal["ready", "starting", "degraded", "draining"]
-    not_ready: dict[str, str] = {}
+    not_ready: dict[str, str]
 
 
 def readiness(client: EngineClient, drain: Drain) -> Readiness:
-    """Say whether this process may be sent requests, and if not, what is missing."""
+    """Say whether this process can take requests, and if not, what is missing."""
     if drain.is_draining:
-        return Readiness(status="draining")
+        return Readiness(status="draining", not_ready={})
     if client.is_ready:
-        return Readiness(status="ready")
+        return Readiness(status="ready", not_ready={})
     unready = set(client.unready)
     missing = {s.name: f"{s.state}: {s.reason}" if s.reason else s.state for s in client.statuses if s.name in unready}
     if not client.is_connected:
@@ -45,31 +50,53 @@ def readiness(client: EngineClient, drain: Drain) -> Readiness:
     return Readiness(status="degraded" if client.is_settled else "starting", not_ready=missing)
 
 
-def health_router(client: EngineClient, metrics: Metrics, drain: Drain, settings: Settings) -> APIRouter:
+def health_routes(client: EngineClient, metrics: Metrics, drain: Drain, settings: Settings) -> list[Route]:
     """The routes of probes and metrics."""
-    router = APIRouter(tags=["operations"])
     scraping = Scraping(client, metrics, settings, lambda: readiness(client, drain).status == "ready")
 
-    @router.get("/livez")
-    async def livez() -> Live:
-        """Say that this process answers; it does so also while it starts and drains."""
-        return Live()
+    async def livez(_scope: Scope) -> Live:
+        return Live(status="live")
 
-    @router.get("/readyz", responses={503: {"model": Readiness, "description": "Not every wanted model is ready."}})
-    async def readyz(response: Response) -> Readiness:
-        """Say whether every wanted model is loaded, has reproduced its golden outputs and is warm."""
+    async def readyz(scope: Scope, receive: Receive, send: Send) -> None:
         state = readiness(client, drain)
-        response.status_code = 200 if state.status == "ready" else 503
-        return state
+        status = 200 if state.status == "ready" else 503
+        await Response(encode_json(state), status, media_type="application/json")(scope, receive, send)
 
-    @router.get("/metrics", response_class=Response, responses={200: {"content": {EXPOSITION_TYPE: {}}}})
-    async def prometheus_metrics(request: Request) -> Response:
-        """All metrics of all processes, in the Prometheus text format."""
+    async def prometheus_metrics(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"Vary": "Accept-Encoding"}
         content = await scraping.text()
-        if takes_gzip(request.scope):  # as Prometheus does: a tenth of the bytes
+        if takes_gzip(scope):  # as Prometheus does: a tenth of the bytes
             content = await asyncio.to_thread(gzip.compress, content, 1)
             headers["Content-Encoding"] = "gzip"
-        return Response(content, headers=headers, media_type=EXPOSITION_TYPE)
+        await Response(content, headers=headers, media_type=EXPOSITION_TYPE)(scope, receive, send)
 
-    return router
+    return [
+        Route("GET", "/livez", json_handler(livez), _LIVEZ),
+        Route("GET", "/readyz", readyz, _READYZ),
+        Route("GET", "/metrics", prometheus_metrics, _METRICS),
+    ]
+
+
+_LIVEZ = Document(
+    summary="Is this process alive?",
+    description="It answers also while it starts and drains.",
+    request={},
+    responses={},
+    answers=(Live,),
+    tag=TAG,
+)
+_READYZ = Document(
+    summary="Can this process take requests?",
+    description="Ready means: every model is loaded, has reproduced its golden outputs and is warm.",
+    request={},
+    responses={503: {"model": Readiness, "description": "Not every model is ready, or the service is draining."}},
+    answers=(Readiness,),
+    tag=TAG,
+)
+_METRICS = Document(
+    summary="Prometheus metrics",
+    description="All metrics of all processes, in the text format.",
+    request={},
+    responses={200: {"content": {EXPOSITION_TYPE: {}}}},
+    tag=TAG,
+)

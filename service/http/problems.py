@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from service.errors import InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
-from service.protocols.open_inference.faults import fault_of
+from service.protocols.open_inference.statuses import http_status
 
 MEDIA_TYPE = "application/problem+json"
 # Also the routes of OpenAI that this service does not have: their callers read errors in that form.
@@ -63,8 +63,7 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
 
 def open_inference_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
     """The answer that tells a caller of the Open Inference Protocol of an error."""
-    status = fault_of(error).http_status
-    return _response({"error": error.message}, error, status, headers, "application/json")
+    return _response({"error": error.message}, error, http_status(error), headers, "application/json")
 
 
 def error_response(path: str, error: ServiceError, headers: dict[str, str] | None = None) -> Response:

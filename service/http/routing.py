@@ -1,4 +1,4 @@
-"""The one table of inference routes: the fast path, FastAPI and the OpenAPI document are all read from it.
+"""The one table of routes: the fast path, FastAPI and the OpenAPI document are all read from it.
 
 A route is declared where it is handled. The fast path leads to its handler past the framework; the same handler is
 registered with FastAPI too, which answers other methods and odd paths and writes the document.
@@ -6,8 +6,9 @@ registered with FastAPI too, which answers other methods and odd paths and write
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import Parameter, Signature
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Send
 
+from service.http.answers import send_answer
 from service.http.documentation import Problem, inline_schema
 from service.http.request_context import Scope
 
@@ -28,7 +30,8 @@ _SCHEMAS = "#/components/schemas/{name}"
 class Document:
     """What the OpenAPI document says of a route.
 
-    `request` holds OpenAPI's `parameters` and `requestBody`. `answers` is the struct of its JSON answer, or several.
+    `request` holds OpenAPI's `parameters` and `requestBody`. `answers` is the struct of its JSON answer, or several;
+    a response may name the struct of its JSON as `model`.
     """
 
     summary: str
@@ -37,11 +40,12 @@ class Document:
     responses: Responses
     answers: tuple[type, ...] = ()
     tag: str = "inference"
+    status_code: int = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One inference route; requests are counted by the template of its path."""
+    """One route; requests are counted by the template of its path."""
 
     method: str
     path: str
@@ -55,14 +59,23 @@ class Route:
     def match(self, parts: list[str]) -> dict[str, Any] | None:
         """The path's parameters; None where it is another's."""
         found: dict[str, Any] = {}
-        for wanted, part in zip(self.parts, parts, strict=True):
-            if wanted.startswith("{"):
+        for expected, part in zip(self.parts, parts, strict=True):
+            if expected.startswith("{"):
                 if not part:
                     return None
-                found[wanted[1:-1]] = part
-            elif wanted != part:
+                found[expected[1:-1]] = part
+            elif expected != part:
                 return None
         return found
+
+
+def json_handler(answer: Callable[[Scope], Awaitable[Any]]) -> ASGIApp:
+    """A handler that sends what a function answers as JSON; errors are rendered by the middleware."""
+
+    async def handle(scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_answer(await answer(scope), send)
+
+    return handle
 
 
 class FastPath:
@@ -100,7 +113,7 @@ def add_routes(app: FastAPI, routes: Iterable[Route]) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
-            document["components"]["schemas"] |= components
+            document.setdefault("components", {}).setdefault("schemas", {}).update(components)
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -109,12 +122,16 @@ def add_routes(app: FastAPI, routes: Iterable[Route]) -> None:
 
 def _add_route(app: FastAPI, route: Route, components: dict[str, Any]) -> None:
     document = route.document
+    responses = {status: _response(response, components) for status, response in document.responses.items()}
+    if document.status_code == 200:
+        responses[200] = _success(document, components)
     app.add_api_route(
         route.path,
         _endpoint(route.path),
         methods=[route.method],
         response_class=Response,
-        responses={**document.responses, 200: _success(document, components)},  # type: ignore[dict-item]
+        status_code=document.status_code,
+        responses=responses,
         openapi_extra=dict(document.request),
         summary=document.summary,
         description=document.description,
@@ -128,22 +145,32 @@ def _add_route(app: FastAPI, route: Route, components: dict[str, Any]) -> None:
 def _endpoint(path: str) -> Callable[..., Any]:
     """A function with the path's parameters, by which FastAPI documents them; it is never called."""
 
-    async def on_model(model: str) -> Any: ...
+    async def endpoint() -> Any: ...
 
-    async def on_version(model: str, version: str) -> Any: ...
-
-    async def on_service() -> Any: ...
-
-    endpoint: Callable[..., Any] = on_version if "{version}" in path else on_model if "{model}" in path else on_service
-    endpoint.__name__ = path.rpartition("/")[2].replace("-", "_")
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    endpoint.__name__ = path.rpartition("/")[2].strip("{}").replace("-", "_")
+    endpoint.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY, annotation=str) for name in names])  # type: ignore[attr-defined]
     return endpoint
+
+
+def _response(response: Mapping[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    described = {**response}
+    if "model" in described:
+        described["content"] = _json_content((described.pop("model"),), components)
+    return described
 
 
 def _success(document: Document, components: dict[str, Any]) -> dict[str, Any]:
     success = {"description": "Successful Response", **document.responses.get(200, {})}
     if document.answers:
-        references, schemas = msgspec.json.schema_components(document.answers, ref_template=_SCHEMAS)
-        components |= schemas
-        schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
-        success["content"] = {"application/json": {"schema": schema}, **success.get("content", {})}
+        success["content"] = {**_json_content(document.answers, components), **success.get("content", {})}
     return success
+
+
+def _json_content(kinds: tuple[type, ...], components: dict[str, Any]) -> dict[str, Any]:
+    references, schemas = msgspec.json.schema_components(kinds, ref_template=_SCHEMAS)
+    for name, schema in schemas.items():
+        if components.setdefault(name, schema) != schema:
+            raise TypeError(f"Two structs of the document are named {name!r}.")
+    schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
+    return {"application/json": {"schema": schema}}

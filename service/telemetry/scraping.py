@@ -1,6 +1,6 @@
-"""What a scrape of `/metrics` gets: the metrics of all processes, whether this one is ready, and other servers' names.
+"""What a scrape of `/metrics` gets: the metrics of all processes, readiness, and the names of other servers.
 
-All of it is computed when it is asked for. It knows neither routes nor HTTP.
+All of it is computed on each scrape. It knows neither routes nor HTTP.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import ModelStatus
 from service.errors import ServiceError
 from service.settings import Settings
-from service.telemetry.foreign_metrics import Own, write
+from service.telemetry.compatible_names import Own, triton_metrics, vllm_metrics, write
 from service.telemetry.metrics import READY_HELP, READY_NAME, Metrics, exposition, gather
-from service.telemetry.triton_metrics import triton_metrics
-from service.telemetry.vllm_metrics import vllm_metrics
 
 # A scrape must not wait for an engine that is being restarted.
 ENGINE_SECONDS = 1.0

@@ -1,7 +1,12 @@
-"""Spans of requests by OpenTelemetry: the request, its time in the engine's queue, that of computing.
+"""OpenTelemetry spans of a request: the request, its time in the engine's queue, its time of computing.
 
-The engine's times come from the context's timing, so nothing is measured twice and the engine knows no spans. Only
-`tracing.py` imports this.
+The engine's times come from the request's timing, so nothing is measured twice and the engine knows no spans. Only
+`tracing.py` imports this, and only when requests are traced: OpenTelemetry is optional.
+
+Why not OpenTelemetry's own instrumentation: it costs more. Measured on 2 busy cores, CPU time added to a request: over
+HTTP these three spans 0.20 ms, opentelemetry-instrumentation-asgi 0.24 ms for its one span and 0.38 ms with the
+engine's two; a gRPC call here 0.13 ms, opentelemetry-instrumentation-grpc 0.15 ms. And it ends its span with the last
+byte, before the middleware knows the engine's times.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from service.http.request_context import RequestContext
 
 CLOSE_SECONDS = 3.0
 MAX_ENGINE_CALLS = 32
-"""Of one request: a large picture has a tile for each, and nobody reads a thousand spans."""
+"""Engine calls of one request that get spans: a large image has one for each tile, and nobody reads a thousand."""
 _NANOSECONDS = 1e9
 _FAULTS = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN", "DATA_LOSS", "UNIMPLEMENTED")
 
@@ -52,7 +57,7 @@ class TracedRequest(RequestContext):
         if timing is not None:
             self.num_engine_calls += 1
             if len(self.engine_calls) < MAX_ENGINE_CALLS:
-                # Where a request asks the engine several times, the timing is their sum.
+                # If a request calls the engine several times, the timing is their sum.
                 before = self._timing or InferenceTiming(0.0, 0.0, 0)
                 queued, computing = timing.queue_seconds, timing.compute_seconds
                 cost = (queued - before.queue_seconds, computing - before.compute_seconds)
@@ -61,17 +66,17 @@ class TracedRequest(RequestContext):
 
 
 class Spans:
-    """Makes spans of exchanges and hands them to a provider."""
+    """Makes the spans of requests and passes them to a provider."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("hotplate", __version__)
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, request_id: str, started_at: float, told: Mapping[str, str]) -> TracedRequest:
-        """Begin the span of a request, under the caller's where `traceparent` names it."""
+    def begin(self, request_id: str, started_at: float, headers: Mapping[str, str]) -> TracedRequest:
+        """Begin the span of a request, under the caller's if `traceparent` names it."""
         began_ns = time_ns()
-        parent = self._propagator.extract(told)
+        parent = self._propagator.extract(headers)
         span = self._tracer.start_span("request", parent, SpanKind.SERVER, start_time=began_ns)
         context = TracedRequest(request_id, started_at, span, began_ns)
         carrier: dict[str, str] = {}
@@ -113,14 +118,14 @@ class Spans:
                 span.end(max(_ns(context, end), start_ns))
 
     async def close(self) -> None:
-        """Send what is left; a collector that does not answer is not waited for long."""
+        """Send the remaining spans; wait for the collector for a bounded time."""
         ending = threading.Thread(target=self._provider.shutdown, name="spans-end", daemon=True)
         ending.start()
         await asyncio.to_thread(ending.join, CLOSE_SECONDS)
 
 
 def open_spans(endpoint: str, environment: Mapping[str, str]) -> Spans:
-    """Send spans to a collector by OTLP over HTTP; an empty endpoint leaves it to the `OTEL_` variables."""
+    """Send spans to a collector by OTLP over HTTP; if the endpoint is empty, the `OTEL_` variables name it."""
     address = f"{endpoint.rstrip('/').removesuffix('/v1/traces')}/v1/traces" if endpoint else None
     about = {"service.version": __version__}
     named = ("OTEL_SERVICE_NAME" in environment, "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", ""))

@@ -1,6 +1,6 @@
-"""Whether requests are traced, and what a tracer is asked for. Without one, requests are handled as if there were none.
+"""Whether requests are traced, and the interface of a tracer.
 
-OpenTelemetry is imported only where traces are wanted (`spans.py`): it is an optional dependency.
+OpenTelemetry is imported (`spans.py`) only when requests are traced: it is an optional dependency.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 
 
 class Tracing(Protocol):
-    """Makes spans of exchanges."""
+    """Makes the spans of requests."""
 
-    def begin(self, request_id: str, started_at: float, told: Mapping[str, str]) -> RequestContext:
-        """Begin the span of a request; `told` are its headers, which may name the caller's span."""
+    def begin(self, request_id: str, started_at: float, headers: Mapping[str, str]) -> RequestContext:
+        """Begin the span of a request; its headers may name the caller's span."""
 
     def end_http(self, context: RequestContext, method: str, route: str, status: int) -> None:
         """End the span of a request over HTTP."""
@@ -33,15 +33,15 @@ class Tracing(Protocol):
         """End the span of a gRPC call."""
 
     async def close(self) -> None:
-        """Send what is left, within a bounded time."""
+        """Send the remaining spans, within a bounded time."""
 
 
 def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ) -> Tracing | None:
-    """Open what traces requests, if that is wanted.
+    """Open the tracer, if requests are to be traced.
 
-    Raises: StartupError where `otel_endpoint` is set and OpenTelemetry is not installed.
+    Raises: StartupError if `otel_endpoint` is set and OpenTelemetry is not installed.
     """
-    if not _is_wanted(settings, environment):
+    if not _is_requested(settings, environment):
         return None
     try:
         spans = importlib.import_module("service.telemetry.spans")
@@ -49,14 +49,14 @@ def open_tracing(settings: Settings, environment: Mapping[str, str] = os.environ
         missing = f"OpenTelemetry is not installed ({error.name!r} is missing)"
         if settings.otel_endpoint:
             raise StartupError(f"{missing}; otel_endpoint needs the extra `otel`.") from error
-        # The variables may have been meant for another program.
-        log.warning("requests are not traced although OTEL_ variables ask for it: %s", missing)
+        # The variables may be meant for another program.
+        log.warning("requests are not traced although OTEL_ variables are set: %s", missing)
         return None
     tracing: Tracing = spans.open_spans(settings.otel_endpoint, environment)
     return tracing
 
 
-def _is_wanted(settings: Settings, environment: Mapping[str, str]) -> bool:
+def _is_requested(settings: Settings, environment: Mapping[str, str]) -> bool:
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true" or environment.get("OTEL_TRACES_EXPORTER") == "none":
         return False
     return bool(settings.otel_endpoint or any(environment.get(name) for name in _ENDPOINTS))

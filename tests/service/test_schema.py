@@ -11,6 +11,13 @@ from hypothesis import strategies as st
 from msgspec import Meta, inspect
 
 from service.errors import InvalidParameter
+from service.protocols.open_inference.schema import (
+    IndexParameters,
+    LoadParameters,
+    TextInput,
+    TextParameters,
+    UnloadParameters,
+)
 from service.protocols.openai.schema import CompletionParameters
 from service.schema import Field, Parameters, fields_of, from_text, parse_value, properties, read, required
 from service.tasks.registry import all_tasks
@@ -32,6 +39,11 @@ ALL: dict[str, type[Parameters]] = {
         for route in task.routes
     },
     "completions": CompletionParameters,
+    "V2 generate": TextInput,
+    "V2 generate parameters": TextParameters,
+    "V2 index": IndexParameters,
+    "V2 load": LoadParameters,
+    "V2 unload": UnloadParameters,
 }
 
 
@@ -135,6 +147,7 @@ def test_a_value_that_fits_is_converted(kind: type[Parameters], name: str, value
         (GenerateParameters, "logit_bias", {"1": 100.5}, "from -100 to 100"),
         (GenerateParameters, "logit_bias", {"1": None}, "from -100 to 100"),
         (GenerateParameters, "logit_bias", {str(n): 1 for n in range(1025)}, "up to 1024"),
+        (CompletionParameters, "prompt", [], "prompt is a list of 0;"),
         (CompletionParameters, "prompt", ["a", 1], "token ids"),
         (CompletionParameters, "prompt", ["a"] * 65, "up to 64"),
         (CompletionParameters, "prompt", {"a": 1}, "prompt is an object of 1;"),

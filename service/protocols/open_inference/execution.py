@@ -1,57 +1,53 @@
-"""What the Open Inference Protocol asks of models, whatever carried the request: inference and what is said of models.
+"""Runs requests of the Open Inference Protocol in the engine and describes its models, for HTTP and gRPC alike.
 
-It knows neither HTTP nor gRPC, nor how requests are written.
+It checks tensors against the model's inputs; it does not know how requests are written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from models.manifest import Graph, TensorSpec
 from service.engine.transport.client import EngineClient
-from service.errors import InvalidParameter, ModelNotReady, UnknownModel, UnsupportedTask
+from service.errors import InvalidParameter, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
 from service.http.request_context import RequestContext
-from service.protocols.open_inference import description, statistics
-from service.protocols.open_inference.description import ModelMetadata, TensorMetadata, require_text
-from service.protocols.open_inference.inputs import check_inputs
-from service.protocols.open_inference.naming import Target, find, split_name
-from service.protocols.open_inference.outputs import answer_outputs, wanted_outputs
-from service.protocols.open_inference.pictures import PictureRows
-from service.protocols.open_inference.request import InferRequest, Scalar, WantedOutput
+from service.protocols.open_inference import description
+from service.protocols.open_inference.description import Target, find, require_text, split_name
+from service.protocols.open_inference.encoded_images import EncodedImages
+from service.protocols.open_inference.reply import output_tensors, requested_outputs
+from service.protocols.open_inference.request import InferRequest, RequestedOutput, Scalar
+from service.protocols.open_inference.schema import (
+    IndexEntry,
+    LoadParameters,
+    ModelConfig,
+    ModelMetadata,
+    ModelStatistics,
+    UnloadParameters,
+)
 from service.protocols.open_inference.tensors import Tensor
-from service.schema import shown
+from service.schema import read, shown
 from service.settings import Settings
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
-
-__all__ = ["Answer", "Execution", "IndexEntry", "ModelMetadata", "TensorMetadata"]
 
 _INDEX_STATES = {"loading": "LOADING", "ready": "READY", "unloading": "UNLOADING"}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The outputs of a request in the order asked for, classification strings in the place of scores where wanted."""
+class InferResult:
+    """The outputs of a request in the requested order, classification strings in place of scores where requested."""
 
     model_name: str
     model_version: str
     id: str | None
-    outputs: tuple[tuple[WantedOutput, Tensor], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class IndexEntry:
-    """One version in the repository; `state` is READY, LOADING, UNLOADING or UNAVAILABLE."""
-
-    name: str
-    version: str
-    state: str
-    reason: str
+    outputs: tuple[tuple[RequestedOutput, Tensor], ...]
 
 
 class Execution:
-    """Runs requests in the engine and describes its models. The two wire forms share one."""
+    """Runs requests in the engine and describes its models. HTTP and gRPC share one."""
 
     def __init__(
         self,
@@ -64,7 +60,7 @@ class Execution:
         self.client = client
         self.settings = settings
         self.tokenizers = tokenizers
-        self._pictures = PictureRows(settings, metrics, decoders)
+        self._images = EncodedImages(settings, metrics, decoders)
 
     # --- inference ---
 
@@ -83,10 +79,10 @@ class Execution:
         context: RequestContext,
         *,
         timeout_seconds: float | None = None,
-    ) -> Answer:
-        """Compute the outputs that are asked for.
+    ) -> InferResult:
+        """Compute the requested outputs.
 
-        The parameter `timeout` (microseconds) comes before `timeout_seconds`, which the wire form may have of its own.
+        The parameter `timeout` (microseconds) takes precedence over `timeout_seconds`.
 
         Raises: ServiceError.
         """
@@ -95,13 +91,13 @@ class Execution:
         graph = target.graph
         if graph is None:
             _refuse(target)
-        wanted = wanted_outputs(graph, request.outputs)
-        inputs = await self._pictures.fill_in(target.model.manifest, graph, request.inputs)
+        requested = requested_outputs(graph, request.outputs)
+        inputs = await self._images.decode_all(target.model.manifest, graph, request.inputs)
         rows = check_inputs(graph, inputs)
         call = self.client.infer(
             target.model,
             target.graph_name,
-            tuple(output.name for output in wanted),
+            tuple(output.name for output in requested),
             rows.payload,
             rows.num_rows,
             self.timeout_seconds(request.parameters.get("timeout"), timeout_seconds),
@@ -112,8 +108,8 @@ class Execution:
         if context.is_disconnected:
             self.client.cancel(call)
         arrays, context.timing = await call
-        outputs = answer_outputs(graph, wanted, arrays, target.model.manifest.labels)
-        return Answer(target.name, target.model.version, request.id, outputs)
+        outputs = output_tensors(graph, requested, arrays, target.model.manifest.labels)
+        return InferResult(target.name, target.model.version, request.id, outputs)
 
     def timeout_seconds(self, timeout: Scalar | None, otherwise: float | None) -> float:
         """The time for a request: the parameter `timeout` (microseconds), else `otherwise`, else the default.
@@ -125,15 +121,15 @@ class Execution:
         seconds = (timeout or 0) / 1e6 or otherwise or self.settings.request_timeout_seconds
         return float(min(seconds, self.settings.max_request_timeout_seconds))
 
-    # --- what is said of models ---
+    # --- descriptions of models ---
 
     @property
     def is_server_ready(self) -> bool:
-        """Whether every wanted model can be served now."""
+        """Whether every model that should be served is ready."""
         return self.client.is_ready
 
     def is_ready(self, model: str, version: str | None) -> bool:
-        """Whether the model, in this version if one is named, can be served now; an unknown one cannot."""
+        """Whether the model, in this version if one is named, is ready; an unknown one is not."""
         try:
             self.find(model, version)
         except (UnknownModel, ModelNotReady):
@@ -147,49 +143,57 @@ class Execution:
         """
         return description.metadata(self.find(model, version), self.client.statuses, is_one_version=bool(version))
 
-    def config(self, model: str, version: str | None) -> dict[str, Any]:
-        """The model's configuration in Triton's shape.
+    def config(self, model: str, version: str | None) -> ModelConfig:
+        """The model's configuration in Triton's form.
 
         Raises: UnknownModel, ModelNotReady.
         """
         return description.config(self.find(model, version), self.settings)
 
-    async def statistics(self, model: str = "", version: str = "") -> list[dict[str, Any]]:
-        """What ready versions have done, in Triton's shape; of all models where none is named.
+    async def statistics(self, model: str = "", version: str | None = None) -> list[ModelStatistics]:
+        """What ready versions have done, in Triton's form; of all models where none is named.
 
         Raises: UnknownModel, ModelNotReady.
         """
         if not model:
-            return statistics.of_all(await self.client.describe())
-        target = self.find(model, version or None)
-        return statistics.of_one(await self.client.describe(), target, is_one_version=bool(version))
+            return description.statistics_of_all(await self.client.describe())
+        target = self.find(model, version)
+        return description.statistics_of(await self.client.describe(), target, is_one_version=bool(version))
 
     # --- the repository ---
 
     async def index(self, *, is_ready: bool = False) -> list[IndexEntry]:
-        """Every version in the repository, or those that are ready.
+        """Every version in the repository, or only those that are ready.
 
         Raises: EngineUnavailable.
         """
         await self.client.refresh()
-        entries = [
-            IndexEntry(status.name, status.version, _INDEX_STATES.get(status.state, "UNAVAILABLE"), status.reason)
+        return [
+            IndexEntry(
+                name=status.name,
+                version=status.version,
+                state=_INDEX_STATES.get(status.state, "UNAVAILABLE"),
+                reason=status.reason,
+            )
             for status in self.client.statuses
+            if status.state == "ready" or not is_ready
         ]
-        return [entry for entry in entries if entry.state == "READY" or not is_ready]
 
-    async def load(self, model: str, config: str = "") -> None:
-        """Load a model, or load it again; `config` is JSON that stands for its `config.toml`.
+    async def load(self, model: str, parameters: Mapping[str, Any]) -> None:
+        """Load a model, or load it again; the parameter `config` is JSON in place of its `config.toml`.
+
+        Raises: ServiceError; Unsupported where the model's files are in the request.
+        """
+        if files := sorted(name for name in parameters if name.startswith("file:")):
+            raise Unsupported(f"{shown(files[0])} is a file; models are loaded only from the repository's folders.")
+        await self.client.load(self._whole(model), read(LoadParameters, parameters).config)
+
+    async def unload(self, model: str, parameters: Mapping[str, Any]) -> None:
+        """Unload a model; return when its memory is free.
 
         Raises: ServiceError.
         """
-        await self.client.load(self._whole(model), config)
-
-    async def unload(self, model: str) -> None:
-        """Serve a model no longer; returns when its memory is free.
-
-        Raises: ServiceError.
-        """
+        read(UnloadParameters, parameters)
         await self.client.unload(self._whole(model))
 
     def _whole(self, name: str) -> str:
@@ -210,5 +214,78 @@ def _refuse(target: Target) -> NoReturn:
     """Say what to do where a name stands for no graph."""
     require_text(target)
     raise UnsupportedTask(
-        f"{target.model.name!r} writes text token by token: use generate or generate_stream in the place of infer."
+        f"{target.model.name!r} generates text token by token; use generate or generate_stream instead of infer."
     )
+
+
+# --- A request's tensors as the engine takes them ---
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The inputs in the graph's order; `row_shapes` is empty where the graph fixes them."""
+
+    payload: list[bytes | memoryview]
+    num_rows: int
+    row_shapes: tuple[tuple[int, ...], ...]
+
+
+def check_inputs(graph: Graph, tensors: Sequence[Tensor]) -> Rows:
+    """Check that there is one tensor for each input, of its datatype and shape, and that all have the same rows.
+
+    Raises: InvalidParameter.
+    """
+    given = {tensor.name: tensor for tensor in tensors}
+    names = [spec.name for spec in graph.inputs]
+    if given.keys() != set(names) or len(given) < len(tensors):
+        raise _wrong_names([tensor.name for tensor in tensors], names)
+    ordered = [given[name] for name in names]
+    for spec, tensor in zip(graph.inputs, ordered, strict=True):
+        _check_one(spec, tensor)
+    payload = [tensor.raw for tensor in ordered]
+    if not graph.is_batched:
+        return Rows(payload, 1, tuple(tensor.shape for tensor in ordered))
+    num_rows = _same_rows(ordered)
+    is_open = any(size < 0 for spec in graph.inputs for size in spec.row_shape)
+    has_strings = any(spec.datatype == "BYTES" for spec in graph.inputs)
+    return Rows(payload, num_rows, tuple(t.shape[1:] for t in ordered) if is_open or has_strings else ())
+
+
+def _wrong_names(given: list[str], names: list[str]) -> InvalidParameter:
+    missing = [name for name in names if name not in given]
+    unknown = [name for name in given if name not in names]
+    parts = [f"the inputs {_listed(missing)} are missing"] if missing else []
+    parts += [f"the inputs {_listed(unknown)} are unknown"] if unknown else []
+    parts += [] if parts else ["inputs are given more than once"]
+    what = " and ".join(parts)
+    return InvalidParameter(f"{what[0].upper()}{what[1:]}; the model takes {_listed(names)}.", parameter="inputs")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names))
+
+
+def _check_one(spec: TensorSpec, tensor: Tensor) -> None:
+    if tensor.datatype != spec.datatype:
+        raise InvalidParameter(
+            f"The datatype of {shown(spec.name)} is {tensor.datatype}; the model takes {spec.datatype}.",
+            parameter=spec.name,
+        )
+    is_fit = len(tensor.shape) == len(spec.shape)
+    if not is_fit or any(w not in (size, -1) for w, size in zip(spec.shape, tensor.shape, strict=True)):
+        raise InvalidParameter(
+            f"The shape of {shown(spec.name)} is {list(tensor.shape)}; the model takes {list(spec.shape)}, "
+            "-1 for any size.",
+            parameter=spec.name,
+        )
+
+
+def _same_rows(tensors: Sequence[Tensor]) -> int:
+    counts = {tensor.name: tensor.shape[0] for tensor in tensors}
+    num_rows = tensors[0].shape[0]
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{shown(name)} {count}" for name, count in counts.items())
+        raise InvalidParameter(f"The first axes differ: {listed}; all inputs must have the same number of rows.")
+    if num_rows == 0:
+        raise InvalidParameter("The batch is empty; the first axis of every input must be at least 1.")
+    return num_rows

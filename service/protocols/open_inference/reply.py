@@ -1,26 +1,73 @@
-"""Writes the answer to an inference request: JSON, or JSON followed by raw tensors; and class strings for scores.
+"""Makes the answer to an inference request: which outputs, classes in place of scores, JSON or raw tensors.
 
-It knows neither HTTP nor models. Sources: inference_rest.md, extension_binary_data.md, extension_classification.md.
+It knows neither HTTP nor gRPC. Sources: inference_rest.md, extension_binary_data.md, extension_classification.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from models.manifest import NUMPY_DTYPES
+from models.manifest import NUMPY_DTYPES, Graph, TensorSpec
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter
-from service.protocols.open_inference.json_tensors import json_data
-from service.protocols.open_inference.request import InferRequest, WantedOutput
-from service.protocols.open_inference.tensors import Tensor
+from service.protocols.open_inference.request import InferRequest, RequestedOutput
+from service.protocols.open_inference.tensors import Tensor, json_data
 from service.schema import shown
 
 _NO_SCORES = ("BOOL", "BF16", "BYTES")
+
+
+def requested_outputs(graph: Graph, requested: tuple[RequestedOutput, ...]) -> tuple[RequestedOutput, ...]:
+    """The requested outputs; if there are none, all of the graph.
+
+    Raises: InvalidParameter for an output that the graph does not have, or one that is requested twice.
+    """
+    if not requested:
+        return tuple(RequestedOutput(name=spec.name) for spec in graph.outputs)
+    names = [spec.name for spec in graph.outputs]
+    for at, output in enumerate(requested):
+        if output.name not in names or output.name in [earlier.name for earlier in requested[:at]]:
+            why = "requested twice" if output.name in names else "unknown"
+            raise InvalidParameter(
+                f"The output {shown(output.name)} is {why}; the model has {', '.join(map(shown, names))}.",
+                parameter="outputs",
+            )
+    return requested
+
+
+def output_tensors(
+    graph: Graph,
+    requested: Sequence[RequestedOutput],
+    arrays: Mapping[str, NDArray[Any]],
+    labels: Sequence[str] | None,
+) -> tuple[tuple[RequestedOutput, Tensor], ...]:
+    """The tensors in the order of the request; the best classes in place of scores where requested.
+
+    Raises: InvalidParameter where classes are requested of a tensor without scores.
+    """
+    specs = {spec.name: spec for spec in graph.outputs}
+    answers = []
+    for output in requested:
+        tensor = _tensor(specs[output.name], arrays[output.name])
+        if output.num_classes:
+            is_labelled = labels is not None and tensor.shape[-1:] == (len(labels),)
+            tensor = classify(tensor, output.num_classes, labels if is_labelled else None)
+        answers.append((output, tensor))
+    return tuple(answers)
+
+
+def _tensor(spec: TensorSpec, array: NDArray[Any]) -> Tensor:
+    if spec.datatype == "BYTES":
+        raw: bytes | memoryview = pack_strings(array.reshape(-1).tolist())
+    else:
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    return Tensor(spec.name, spec.datatype, array.shape, raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,21 +75,22 @@ class Reply:
     """A body in pieces; `header_bytes` is the length of its JSON where raw tensors follow."""
 
     pieces: tuple[bytes | memoryview, ...]
-    header_bytes: int | None
+    header_bytes: int | None = None
+    status: int = 200
 
 
 def write_reply(
-    model: str, version: str, request: InferRequest, answers: Sequence[tuple[WantedOutput, Tensor]]
+    model: str, version: str, request: InferRequest, answers: Sequence[tuple[RequestedOutput, Tensor]]
 ) -> Reply:
-    """Write the outputs in the order and the form that were asked for.
+    """Write the outputs in the requested order and form.
 
-    Raises: InvalidParameter where JSON cannot say an output.
+    Raises: InvalidParameter for an output that JSON cannot hold.
     """
     outputs: list[dict[str, Any]] = []
     raw: list[bytes | memoryview] = []
-    for wanted, tensor in answers:
+    for requested, tensor in answers:
         described: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-        if request.wants_binary if wanted.is_binary is None else wanted.is_binary:
+        if request.wants_binary if requested.is_binary is None else requested.is_binary:
             described["parameters"] = {"binary_data_size": len(tensor.raw)}
             raw.append(tensor.raw)
         else:
@@ -55,7 +103,7 @@ def write_reply(
 
 
 def classify(tensor: Tensor, num_classes: int, labels: Sequence[str] | None) -> Tensor:
-    """Turn scores [B,K] into the strings `score:index:label` [B,k] of the highest, best first.
+    """Replace scores [B,K] by the strings `score:index:label` [B,k] of the highest, best first.
 
     Raises: InvalidParameter where the tensor holds no scores.
     """

@@ -1,6 +1,6 @@
-"""Reads an inference request: JSON, or JSON followed by raw tensors (the binary tensor data extension).
+"""Reads an inference request: JSON, JSON followed by raw tensors, or one raw tensor alone.
 
-It owns the layout of the request and checks it by itself; whether a model takes such inputs is not known here. Sources:
+It checks the layout of the request; whether the model takes such inputs is checked in `execution.py`. Sources:
 inference_rest.md, extension_binary_data.md, extension_classification.md.
 """
 
@@ -8,25 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import simdjson
 
+from models.manifest import TensorSpec
+from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, MalformedRequest, Unsupported
-from service.protocols.open_inference.json_tensors import tensor_from_json
-from service.protocols.open_inference.tensors import Tensor, raw_tensor
+from service.protocols.open_inference.description import Target
+from service.protocols.open_inference.encoded_images import takes_images
+from service.protocols.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor, tensor_from_json
 from service.schema import shown
 
 MAX_TENSORS = 256
-NO_SHARED_MEMORY = "This service uses no shared memory of its callers; send tensors raw in the requests themselves."
+NO_SHARED_MEMORY = "This service does not use its callers' shared memory; send raw tensors in the requests."
 Scalar = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WantedOutput:
-    """One output that is asked for.
+class RequestedOutput:
+    """One requested output.
 
-    `is_binary` None leaves the form to the request; `num_classes` above 0 asks for the best classes instead.
+    `is_binary` None leaves the form to the request; `num_classes` above 0 requests the best classes instead.
     """
 
     name: str
@@ -36,28 +40,28 @@ class WantedOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferRequest:
-    """A request as it came; `outputs` empty asks for all."""
+    """A request as received; empty `outputs` stand for all."""
 
     inputs: tuple[Tensor, ...]
-    outputs: tuple[WantedOutput, ...] = ()
+    outputs: tuple[RequestedOutput, ...] = ()
     id: str | None = None
     parameters: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
     def wants_binary(self) -> bool:
-        """Whether outputs that do not say otherwise are wanted raw."""
+        """Whether outputs are raw unless they say otherwise."""
         return bool(self.parameters.get("binary_data_output", False))
 
 
 def parse_request(body: bytes, header_bytes: int | None) -> InferRequest:
-    """Read a request whose JSON takes `header_bytes` of the body; None: all of it.
+    """Read a request whose JSON is the first `header_bytes` of the body; None: all of it.
 
     Raises: MalformedRequest, InvalidParameter.
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise MalformedRequest(
             f"Inference-Header-Content-Length is {header_bytes}; the body has {len(body)} bytes, "
-            "of which the JSON takes at least one."
+            "of which the JSON is at least one."
         )
     raw = memoryview(body)[len(body) if header_bytes is None else header_bytes :]
     document = _parse_json(body if header_bytes is None else body[:header_bytes])
@@ -85,7 +89,7 @@ def _parse_json(text: bytes) -> simdjson.Object:
 
 
 def _objects(document: simdjson.Object, name: str) -> list[simdjson.Object]:
-    """The objects of a list that the request may have."""
+    """The objects of a list in the request."""
     items = document.get(name)
     if items is None and name != "inputs":
         return []
@@ -98,13 +102,13 @@ def _objects(document: simdjson.Object, name: str) -> list[simdjson.Object]:
 
 
 def _inputs(items: list[simdjson.Object], raw: memoryview, *, is_binary: bool) -> tuple[Tensor, ...]:
-    """The inputs; raw ones lie one after the other behind the JSON, and take all of it."""
+    """The inputs; raw ones follow the JSON one after the other, to the end of the body."""
     tensors = []
     position = 0
     for item in items:
         name, datatype, shape = _name(item, "input"), item.get("datatype"), item.get("shape")
         if not isinstance(datatype, str):
-            raise InvalidParameter(f"The datatype of {shown(name)} is missing; it must be a text.", parameter=name)
+            raise InvalidParameter(f"The datatype of {shown(name)} is missing; it must be a string.", parameter=name)
         if not isinstance(shape, simdjson.Array):
             raise InvalidParameter(f"The shape of {shown(name)} is missing; it must be a list.", parameter=name)
         parameters = _parameters(item, shown(name))
@@ -116,7 +120,7 @@ def _inputs(items: list[simdjson.Object], raw: memoryview, *, is_binary: bool) -
         if not is_binary or type(size) is not int or not 0 <= size <= len(raw) - position:
             raise InvalidParameter(
                 f"binary_data_size of {shown(name)} is {shown(size)}; {len(raw) - position} bytes follow the JSON, "
-                "whose length Inference-Header-Content-Length must tell.",
+                "whose length Inference-Header-Content-Length must give.",
                 parameter=name,
             )
         if item.get("data") is not None:
@@ -130,7 +134,7 @@ def _inputs(items: list[simdjson.Object], raw: memoryview, *, is_binary: bool) -
     return tuple(tensors)
 
 
-def _output(item: simdjson.Object) -> WantedOutput:
+def _output(item: simdjson.Object) -> RequestedOutput:
     name = _name(item, "output")
     parameters = _parameters(item, shown(name))
     _refuse_shared_memory(parameters, name)
@@ -140,12 +144,12 @@ def _output(item: simdjson.Object) -> WantedOutput:
     if num_classes < 0 or ("classification" in parameters and num_classes == 0):
         raise InvalidParameter(f"classification of {shown(name)} is {num_classes}; it must be at least 1.")
     binary = parameters.get("binary_data")
-    return WantedOutput(name=name, is_binary=None if binary is None else bool(binary), num_classes=num_classes)
+    return RequestedOutput(name=name, is_binary=None if binary is None else bool(binary), num_classes=num_classes)
 
 
 def _refuse_shared_memory(parameters: Mapping[str, Scalar], name: str) -> None:
     if "shared_memory_region" in parameters:
-        raise Unsupported(f"{shown(name)} is to be in shared memory. {NO_SHARED_MEMORY}", parameter=name)
+        raise Unsupported(f"{shown(name)} refers to shared memory. {NO_SHARED_MEMORY}", parameter=name)
 
 
 def _name(item: simdjson.Object, kind: str) -> str:
@@ -157,12 +161,12 @@ def _name(item: simdjson.Object, kind: str) -> str:
 
 def _id(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise InvalidParameter(f"id is {shown(_plain(value))}; it must be a text.", parameter="id")
+        raise InvalidParameter(f"id is {shown(_plain(value))}; it must be a string.", parameter="id")
     return value
 
 
 def _parameters(item: simdjson.Object, of: str) -> dict[str, Scalar]:
-    """The parameters of a request or a tensor: names with texts, numbers, true or false."""
+    """The parameters of a request or a tensor: names with strings, numbers, true or false."""
     found = item.get("parameters")
     if found is None:
         return {}
@@ -172,8 +176,8 @@ def _parameters(item: simdjson.Object, of: str) -> dict[str, Scalar]:
     for name, value in found.items():
         if not isinstance(value, bool | int | float | str):
             raise InvalidParameter(
-                f"The parameter {shown(name)} of {of} is {shown(_plain(value))}; it must be a text, a number, true or "
-                "false.",
+                f"The parameter {shown(name)} of {of} is {shown(_plain(value))}; it must be a string, "
+                "a number, true or false.",
                 parameter=name,
             )
         parameters[name] = value
@@ -195,3 +199,48 @@ def _require_type(parameters: Mapping[str, Scalar], name: str, kind: type) -> No
 def _require_distinct(names: list[str], what: str) -> None:
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidParameter(f"The {what} name {', '.join(map(shown, repeated))} more than once.", parameter=what)
+
+
+# --- One raw tensor (extension_binary_data.md, "raw binary request") ---
+
+
+def raw_request(target: Target, body: bytes) -> InferRequest:
+    """Read a body that is one row of the model's only input and nothing else; all outputs are raw.
+
+    Raises: InvalidParameter where the model has several inputs, or its input's size does not follow from the body's.
+    """
+    graph = target.graph
+    if graph is None or len(graph.inputs) != 1:
+        count = "no tensors" if graph is None else f"{len(graph.inputs)} inputs"
+        raise InvalidParameter(f"{target.name!r} takes {count}; a raw request needs a model of one input.")
+    spec = graph.inputs[0]
+    sizes = spec.row_shape if graph.is_batched else spec.shape
+    rows = (1,) if graph.is_batched else ()
+    return InferRequest(inputs=(_raw_input(target, spec, rows, sizes, body),), parameters={"binary_data_output": True})
+
+
+def _raw_input(target: Target, spec: TensorSpec, rows: tuple[int, ...], sizes: tuple[int, ...], body: bytes) -> Tensor:
+    if spec.datatype == "BYTES":
+        if any(size not in (1, -1) for size in sizes):
+            raise InvalidParameter(f"{shown(spec.name)} takes several elements; a raw request holds one.")
+        return Tensor(spec.name, "BYTES", (*rows, *(1 for _ in sizes)), pack_strings([body]))
+    shape = _filled_shape(spec, sizes, len(body))
+    if shape is not None:
+        return raw_tensor(spec.name, spec.datatype, (*rows, *shape), body)
+    if takes_images(target.model.manifest, spec):
+        return Tensor(spec.name, "BYTES", (1,), pack_strings([body]))
+    raise InvalidParameter(
+        f"The body has {len(body)} bytes, which do not make {shown(spec.name)}, {spec.datatype} {list(sizes)}.",
+        parameter=spec.name,
+    )
+
+
+def _filled_shape(spec: TensorSpec, sizes: tuple[int, ...], num_bytes: int) -> tuple[int, ...] | None:
+    """The shape that the bytes fill; one open size follows from their number."""
+    known_bytes = prod(size for size in sizes if size >= 0) * ELEMENT_BYTES[spec.datatype]
+    num_open = sum(size < 0 for size in sizes)
+    if num_open > 1 or (num_open == 1 and (known_bytes == 0 or num_bytes % known_bytes)):
+        return None
+    if num_open == 0:
+        return sizes if num_bytes == known_bytes else None
+    return tuple(num_bytes // known_bytes if size < 0 else size for size in sizes)

@@ -1,119 +1,318 @@
-"""The hot routes of the Open Inference Protocol over HTTP: what they share, and `infer`.
+"""The routes of the Open Inference Protocol over HTTP: the server, its models, inference, the repository.
 
-Plain ASGI. It knows bodies and headers; what a request means is said in `request.py` and `execution.py`.
+Those that generate text are in `text_routes.py`. Sources: inference_rest.md, Triton's http_server.cc, extension_*.md.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-from starlette.types import Receive, Send
-
-from service.errors import MalformedRequest, ServiceError
-from service.http.accept import accepted_coding
+from service.errors import InvalidParameter, MalformedRequest, ServiceError, Unsupported
 from service.http.answers import encode_json
-from service.http.body import read_body
-from service.http.problems import open_inference_response
-from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
-from service.protocols.open_inference import codings
+from service.http.body import parse_json_object
+from service.http.documentation import BINARY, TIMEOUT_HEADER
+from service.http.middleware import Drain
+from service.http.routing import Document, Route
+from service.protocols.open_inference import schema
+from service.protocols.open_inference.description import SERVER
 from service.protocols.open_inference.execution import Execution
-from service.protocols.open_inference.raw_request import raw_request
 from service.protocols.open_inference.reply import Reply, write_reply
-from service.protocols.open_inference.request import InferRequest, parse_request
-from service.schema import shown
-from service.settings import Settings
+from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest, parse_request, raw_request
+from service.protocols.open_inference.route import (
+    HEADER_LENGTH,
+    INFERENCE_ERRORS,
+    MODEL,
+    TAG,
+    VERSION,
+    OpenInferenceRequest,
+    OpenInferenceRoute,
+)
+from service.protocols.open_inference.schema import error_responses
+from service.protocols.open_inference.text_routes import Generate, GenerateStream
+from service.schema import Answer, read, shown
 
-HEADER_LENGTH = b"inference-header-content-length"
+# --- The server ---
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One request on its way through a route."""
+class ServerMetadata(OpenInferenceRoute):
+    """`GET /v2`."""
 
-    model: str
-    version: str | None
-    body: bytes
-    scope: Scope
-    context: RequestContext
+    paths = ("/v2",)
+    description = "Extensions that are not in the list are answered with 501."
+    answers = (schema.ServerMetadata,)
+
+    async def answer(self, request: OpenInferenceRequest) -> Answer:
+        """Name, version and extensions of this service."""
+        return SERVER
 
 
-class OpenInferenceRoute(ABC):
-    """Base of the routes on `/v2/models/{model}[/versions/{version}]/...`."""
+class ServerLive(OpenInferenceRoute):
+    """`GET /v2/health/live`."""
 
-    def __init__(self, execution: Execution, settings: Settings, threads: ThreadPoolExecutor) -> None:
-        self.execution = execution
-        self.settings = settings
-        self.threads = threads
+    paths = ("/v2/health/live",)
+    description = "It answers also while the service starts and drains."
+    answers = (schema.ServerLive,)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or its error."""
-        context = context_of(scope) or RequestContext("", 0.0)
+    async def answer(self, request: OpenInferenceRequest) -> Answer:
+        """Whether this process answers."""
+        return schema.ServerLive(live=True)
+
+
+class ServerReady(OpenInferenceRoute):
+    """`GET /v2/health/ready`."""
+
+    paths = ("/v2/health/ready",)
+    description = "400 if not, as Triton answers; 503 while the service drains."
+    answers = (schema.ServerReady,)
+    responses = error_responses(_400="Not ready.")
+
+    async def answer(self, request: OpenInferenceRequest) -> Reply:
+        """Whether every model that should be served is ready."""
+        is_ready = self.execution.is_server_ready and not self.drain.is_draining
+        status = 200 if is_ready else 503 if self.drain.is_draining else 400
+        return Reply((encode_json(schema.ServerReady(ready=is_ready)),), status=status)
+
+
+class AllStatistics(OpenInferenceRoute):
+    """`GET /v2/models/stats`: all models, not one of that name."""
+
+    paths = ("/v2/models/stats",)
+    description = "Counts begin when a version is loaded."
+    answers = (schema.Statistics,)
+
+    async def answer(self, request: OpenInferenceRequest) -> Answer:
+        """What every ready model has done."""
+        return schema.Statistics(model_stats=await self.execution.statistics())
+
+
+# --- Models ---
+
+
+class ModelMetadata(OpenInferenceRoute):
+    """`GET /v2/models/{model}`."""
+
+    paths = (MODEL, VERSION)
+    description = "The first -1 in a shape is the batch."
+    answers = (schema.ModelMetadata,)
+    responses = error_responses(400, 404, 503)
+
+    async def answer(self, request: OpenInferenceRequest) -> Answer:
+        """Names, datatypes and shapes of a model's tensors."""
+        return self.execution.metadata(request.model, request.version)
+
+
+class ModelReady(OpenInferenceRoute):
+    """`GET /v2/models/{model}/ready`."""
+
+    paths = (f"{MODEL}/ready", f"{VERSION}/ready")
+    description = "400 if not, as Triton answers; the message says why."
+    answers = (schema.ModelReady,)
+    responses = error_responses(_400="Not ready.")
+
+    async def answer(self, request: OpenInferenceRequest) -> Answer | Reply:
+        """Whether a model is ready."""
+        if self.execution.is_ready(request.model, request.version):
+            return schema.ModelReady(name=request.model, ready=True)
+        message = "The engine is not connected."
         try:
-            body = await read_body(scope, receive, context, self.settings.max_body_bytes, may_be_coded=True)
-            body = await codings.decoded(body, scope["headers"], self.settings.max_body_bytes, self.threads)
-            path = scope["path_params"]
-            await self.answer(Asked(path["model"], path.get("version"), body, scope, context), send)
+            self.execution.find(request.model, request.version)
         except ServiceError as error:
-            await open_inference_response(error)(scope, receive, send)
+            message = error.message
+        return Reply((encode_json(schema.Error(error=message)),), status=400)
 
-    @abstractmethod
-    async def answer(self, asked: Asked, send: Send) -> None:
-        """Send the answer.
 
-        Raises: ServiceError, only as long as nothing was sent.
-        """
+class ModelConfig(OpenInferenceRoute):
+    """`GET /v2/models/{model}/config`."""
 
-    def timeout_seconds(self, asked: Asked) -> float:
-        """The deadline that the caller asks for in `X-Request-Timeout`, or the default.
+    paths = (f"{MODEL}/config", f"{VERSION}/config")
+    description = "In Triton's form."
+    answers = (schema.ModelConfig,)
+    responses = error_responses(400, 404, 503)
 
-        Raises: InvalidParameter.
-        """
-        return request_timeout_seconds(asked.scope, self.settings)
+    async def answer(self, request: OpenInferenceRequest) -> Answer:
+        """A model's configuration."""
+        return self.execution.config(request.model, request.version)
 
-    async def send_json(self, value: Any, asked: Asked, send: Send) -> None:
-        """Answer with JSON values."""
-        await self.send_reply(Reply((encode_json(value),), None), asked, send)
 
-    async def send_reply(self, reply: Reply, asked: Asked, send: Send) -> None:
-        """Answer with a body in a coding that the caller takes, where that may save something."""
-        content = b"".join(reply.pieces)
-        is_binary = reply.header_bytes is not None
-        headers = [(b"content-type", b"application/octet-stream" if is_binary else b"application/json")]
-        if reply.header_bytes is not None:
-            headers.append((HEADER_LENGTH, b"%d" % reply.header_bytes))
-        if len(content) >= codings.LEAST_CODED_BYTES:
-            headers.append((b"vary", b"accept-encoding"))
-            if coding := accepted_coding(asked.scope["headers"]):
-                content = await codings.encoded(content, coding, self.threads)
-                headers.append((b"content-encoding", coding.encode("ascii")))
-        headers.append((b"content-length", b"%d" % len(content)))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+class Statistics(OpenInferenceRoute):
+    """`GET /v2/models/{model}/stats`."""
+
+    paths = (f"{MODEL}/stats", f"{VERSION}/stats")
+    description = "In Triton's form; counts begin when a version is loaded."
+    answers = (schema.Statistics,)
+    responses = error_responses(400, 404, 503)
+
+    async def answer(self, request: OpenInferenceRequest) -> Answer:
+        """What a model has done."""
+        return schema.Statistics(model_stats=await self.execution.statistics(request.model, request.version))
+
+
+# --- Inference ---
 
 
 class Infer(OpenInferenceRoute):
-    """`POST /v2/models/{model}[/versions/{version}]/infer`."""
+    """`POST /v2/models/{model}/infer`."""
 
-    async def answer(self, asked: Asked, send: Send) -> None:
-        """Compute outputs of a model from tensors."""
-        request = self._read(asked)
-        answer = await self.execution.infer(
-            asked.model, asked.version, request, asked.context, timeout_seconds=self.timeout_seconds(asked)
+    method = "POST"
+    paths = (f"{MODEL}/infer", f"{VERSION}/infer")
+    description = (
+        "With the binary tensor data extension in both directions. `name` stands for a model's main graph, "
+        "`name.graph` for any other. Models on images also take encoded ones, as BYTES [B]."
+    )
+    request_document = {
+        "parameters": [schema.LENGTH_PARAMETER, TIMEOUT_HEADER],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": schema.INFER_BODY, "example": schema.INFER_EXAMPLE},
+                "application/octet-stream": BINARY,
+            },
+        },
+    }
+    answers = (schema.InferResponse,)
+    responses = {
+        **INFERENCE_ERRORS,
+        200: {
+            "description": "JSON, then the raw outputs; Inference-Header-Content-Length is the length of the JSON.",
+            "content": {"application/octet-stream": BINARY},
+        },
+    }
+
+    async def answer(self, request: OpenInferenceRequest) -> Reply:
+        """Compute a model's outputs for tensors."""
+        infer = self._read(request)
+        result = await self.execution.infer(
+            request.model, request.version, infer, request.context, timeout_seconds=self.timeout_seconds(request)
         )
-        reply = write_reply(answer.model_name, answer.model_version, request, answer.outputs)
-        await self.send_reply(reply, asked, send)
+        return write_reply(result.model_name, result.model_version, infer, result.outputs)
 
-    def _read(self, asked: Asked) -> InferRequest:
-        lengths = [value for name, value in asked.scope["headers"] if name == HEADER_LENGTH]
+    def _read(self, request: OpenInferenceRequest) -> InferRequest:
+        lengths = [value for name, value in request.scope["headers"] if name == HEADER_LENGTH]
         if not lengths:
-            return parse_request(asked.body, None)
+            return parse_request(request.body, None)
         if len(lengths) > 1 or not (lengths[0].isdigit() and len(lengths[0]) < 16):
-            told = shown(b", ".join(lengths).decode("latin-1"))
-            raise MalformedRequest(f"Inference-Header-Content-Length is {told}; it must be a whole number of bytes.")
+            given = shown(b", ".join(lengths).decode("latin-1"))
+            raise MalformedRequest(f"Inference-Header-Content-Length is {given}; it must be a whole number of bytes.")
         header_bytes = int(lengths[0])
         if header_bytes:
-            return parse_request(asked.body, header_bytes)
-        return raw_request(self.execution.find(asked.model, asked.version), asked.body)
+            return parse_request(request.body, header_bytes)
+        return raw_request(self.execution.find(request.model, request.version), request.body)
+
+
+# --- The repository ---
+
+
+class RepositoryIndex(OpenInferenceRoute):
+    """`POST /v2/repository/index`."""
+
+    method = "POST"
+    paths = ("/v2/repository/index",)
+    description = "The body may be empty."
+    request_document = {"requestBody": schema.json_body(schema.IndexParameters)}
+    answers = (list[schema.IndexEntry],)
+
+    async def answer(self, request: OpenInferenceRequest) -> list[schema.IndexEntry]:
+        """List every version in the repository with its state."""
+        parameters = read(schema.IndexParameters, _members(request))
+        return await self.execution.index(is_ready=parameters.ready)
+
+
+class LoadModel(OpenInferenceRoute):
+    """`POST /v2/repository/models/{model}/load`."""
+
+    method = "POST"
+    paths = ("/v2/repository/models/{model}/load",)
+    description = "It answers when the model is ready."
+    request_document = {"requestBody": schema.json_body(None, schema.LoadParameters)}
+
+    async def answer(self, request: OpenInferenceRequest) -> dict[str, Any]:
+        """Load a model, or load it again."""
+        await self.execution.load(request.model, _parameters(request))
+        return {}
+
+
+class UnloadModel(OpenInferenceRoute):
+    """`POST /v2/repository/models/{model}/unload`."""
+
+    method = "POST"
+    paths = ("/v2/repository/models/{model}/unload",)
+    description = "It answers when the last request has been answered and the memory is free."
+    request_document = {"requestBody": schema.json_body(None, schema.UnloadParameters)}
+
+    async def answer(self, request: OpenInferenceRequest) -> dict[str, Any]:
+        """Unload a model."""
+        await self.execution.unload(request.model, _parameters(request))
+        return {}
+
+
+def _members(request: OpenInferenceRequest) -> dict[str, Any]:
+    return parse_json_object(request.body) if request.body.strip() else {}
+
+
+def _parameters(request: OpenInferenceRequest) -> dict[str, Any]:
+    members = _members(request)
+    for name in members:
+        if name != "parameters":
+            raise InvalidParameter(f"Unknown member {shown(name)}; known is parameters.", parameter=name)
+    parameters = members.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise InvalidParameter(f"parameters is {shown(parameters)}; it must be an object.", parameter="parameters")
+    return parameters
+
+
+# --- What this service declines ---
+
+_NO_REPOSITORY_NAMES = "Repositories have no names here; leave the name out of the path."
+_DECLINED = {
+    ("POST", "/v2/repository/{repository}/index"): _NO_REPOSITORY_NAMES,
+    ("POST", "/v2/repository/{repository}/models/{model}/load"): _NO_REPOSITORY_NAMES,
+    ("POST", "/v2/repository/{repository}/models/{model}/unload"): _NO_REPOSITORY_NAMES,
+} | {
+    (method, f"/v2/{kind}sharedmemory/{end}"): NO_SHARED_MEMORY
+    for kind in ("system", "cuda")
+    for method, end in (
+        ("GET", "status"),
+        ("GET", "region/{region}/status"),
+        ("POST", "region/{region}/register"),
+        ("POST", "region/{region}/unregister"),
+        ("POST", "unregister"),
+    )
+}
+
+
+def _declined(method: str, path: str, reason: str) -> Route:
+    async def decline(*_: object) -> None:
+        raise Unsupported(reason)
+
+    responses = error_responses(_501=reason)
+    document = Document(
+        summary="Not supported", description=reason, request={}, responses=responses, tag=TAG, status_code=501
+    )
+    return Route(method, path, decline, document)
+
+
+_ROUTES: tuple[type[OpenInferenceRoute], ...] = (
+    ServerMetadata,
+    ServerLive,
+    ServerReady,
+    AllStatistics,  # before the models, whose names its path would match
+    ModelMetadata,
+    ModelReady,
+    ModelConfig,
+    Statistics,
+    Infer,
+    Generate,
+    GenerateStream,
+    RepositoryIndex,
+    LoadModel,
+    UnloadModel,
+)
+
+
+def open_inference_routes(execution: Execution, drain: Drain) -> list[Route]:
+    """The route table of the protocol."""
+    table = []
+    for kind in _ROUTES:
+        handler = kind(execution, drain)
+        table += [Route(kind.method, path, handler, kind.document()) for path in kind.paths]
+    return table + [_declined(method, path, reason) for (method, path), reason in _DECLINED.items()]

@@ -1,6 +1,6 @@
-"""`generate` and `generate_stream`: text after a prompt, in the shapes of Triton and the Open Inference Protocol.
+"""`generate` and `generate_stream`: text after a prompt, in the form of Triton and the Open Inference Protocol.
 
-How tokens are drawn is the matter of `tasks/`. Sources: Triton's extension_generate.md, generate_rest.yaml.
+Sources: Triton's extension_generate.md, generate_rest.yaml.
 """
 
 from __future__ import annotations
@@ -8,45 +8,43 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any, ClassVar
 
-from msgspec import Meta
-from starlette.types import Send
+from msgspec import UNSET
 
 from service.errors import InvalidParameter, ServiceError, UnsupportedTask
-from service.http.answers import EventStream, encode_json
+from service.http.answers import EventAnswer, EventStream, encode_json
 from service.http.body import parse_json_object
 from service.http.request_context import RequestContext
+from service.protocols.open_inference.description import Target
 from service.protocols.open_inference.execution import Execution
-from service.protocols.open_inference.naming import Target
-from service.protocols.open_inference.routes import Asked, OpenInferenceRoute
-from service.schema import Parameters, fields_of, read, shown
+from service.protocols.open_inference.route import (
+    INFERENCE_ERRORS,
+    MODEL,
+    VERSION,
+    OpenInferenceRequest,
+    OpenInferenceRoute,
+)
+from service.protocols.open_inference.schema import (
+    STREAM_EXAMPLE,
+    TEXT_REQUEST,
+    TextDetails,
+    TextInput,
+    TextParameters,
+    TextResponse,
+)
+from service.schema import fields_of, read, shown
 from service.tasks.text_generation import process as text
 from service.tasks.text_generation.detokenization import Piece
 from service.tasks.text_generation.routes import OWN_SEED_BITS
-from service.tasks.text_generation.schema import DEFAULT_MAX_TOKENS, MAX_INTEGER, SamplingParameters
+from service.tasks.text_generation.schema import DEFAULT_MAX_TOKENS
 from service.tasks.text_generation.sequences import Running, Sequences, sampling_of
 from service.tasks.tokenizers import language_of
 
 
-class OpenTextParameters(SamplingParameters):
-    """The parameters of `generate` and `generate_stream`."""
-
-    max_tokens: Annotated[int, Meta(ge=1, le=MAX_INTEGER, description="Most tokens to generate.")] = 20
-    best_of: Annotated[int, Meta(ge=1, le=1, description="Must be 1 or absent.")] = 1
-    stream: Annotated[bool, Meta(description="Only `generate_stream` takes true.")] = False
-
-
-class OpenTextInput(Parameters):
-    """The members beside the parameters."""
-
-    text_input: Annotated[str, Meta(description="The text to continue; empty begins a new one.")]
-    id: Annotated[str, Meta(description="Repeated in the answer.")] | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A request for text: the model, `text_input` with its parameters, and the time for it."""
+    """A request for text, over HTTP or gRPC: `body` holds `text_input` and the parameters."""
 
     model: str
     version: str | None
@@ -56,46 +54,67 @@ class Prompted:
 
 
 class Generate(OpenInferenceRoute):
-    """`POST /v2/models/{model}[/versions/{version}]/generate`."""
+    """`POST /v2/models/{model}/generate`."""
 
+    method = "POST"
+    paths = (f"{MODEL}/generate", f"{VERSION}/generate")
+    description = "Parameters are members of `parameters`, or stand beside `text_input`."
+    request_document = TEXT_REQUEST
+    answers: ClassVar[tuple[Any, ...]] = (TextResponse,)
+    responses = INFERENCE_ERRORS
     streams = False
 
-    async def answer(self, asked: Asked, send: Send) -> None:
-        """Go on with a text, in one answer."""
-        sequences, head = await self._start(asked)
+    async def answer(self, request: OpenInferenceRequest) -> Any:
+        """Continue a text, in one answer."""
+        sequences, head = await self.start(request)
         await sequences.run()
         (running,) = sequences.all
-        details = {"finish_reason": running.finish_reason, "generated_tokens": running.num_tokens}
-        await self.send_json(head | {"text_output": running.text, "details": details}, asked, send)
+        return TextResponse(**head, text_output=running.text, details=_details(running))
 
-    async def _start(self, asked: Asked) -> tuple[Sequences, dict[str, Any]]:
-        body = parse_json_object(asked.body)
-        prompted = Prompted(asked.model, asked.version, body, asked.context, self.timeout_seconds(asked))
+    async def start(self, request: OpenInferenceRequest) -> tuple[Sequences, dict[str, Any]]:
+        """Begin to generate; return the sequence and the members that every answer begins with.
+
+        Raises: ServiceError.
+        """
+        body, seconds = parse_json_object(request.body), self.timeout_seconds(request)
+        prompted = Prompted(request.model, request.version, body, request.context, seconds)
         return await begin_text(self.execution, prompted, streams=self.streams)
 
 
 class GenerateStream(Generate):
-    """`POST /v2/models/{model}[/versions/{version}]/generate_stream`."""
+    """`POST /v2/models/{model}/generate_stream`."""
 
+    paths = (f"{MODEL}/generate_stream", f"{VERSION}/generate_stream")
+    description = "One event for each piece of text; the last has `done` true."
+    answers: ClassVar[tuple[Any, ...]] = ()
+    responses = {
+        **INFERENCE_ERRORS,
+        200: {
+            "description": "The text as it comes; an error after the first event is an event with `error`.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}, "example": STREAM_EXAMPLE}},
+        },
+    }
     streams = True
 
-    async def answer(self, asked: Asked, send: Send) -> None:
-        """Go on with a text, as server-sent events."""
-        sequences, head = await self._start(asked)
-        events = EventStream(send)
+    async def answer(self, request: OpenInferenceRequest) -> EventAnswer:
+        """Continue a text, as server-sent events."""
+        return _Events(*await self.start(request))
 
-        async def tell(running: Running, piece: Piece) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Events(EventAnswer):
+    sequences: Sequences
+    head: Mapping[str, Any]
+
+    async def write(self, events: EventStream) -> None:
+        async def send(running: Running, piece: Piece) -> None:
             is_done = running.finish_reason is not None
-            event = head | {"text_output": piece.text, "done": is_done}
-            if is_done:
-                event["details"] = {
-                    "finish_reason": running.finish_reason,
-                    "generated_tokens": running.num_tokens,
-                }
+            details = _details(running) if is_done else UNSET
+            event = TextResponse(**self.head, text_output=piece.text, done=is_done, details=details)
             await events.send(encode_json(event))
 
         try:
-            await sequences.run(tell)
+            await self.sequences.run(send)
         except ServiceError as error:
             if not events.is_open:
                 raise
@@ -103,8 +122,13 @@ class GenerateStream(Generate):
         await events.close()
 
 
+def _details(running: Running) -> TextDetails:
+    assert running.finish_reason is not None
+    return TextDetails(finish_reason=running.finish_reason, generated_tokens=running.num_tokens)
+
+
 async def begin_text(execution: Execution, prompted: Prompted, *, streams: bool) -> tuple[Sequences, dict[str, Any]]:
-    """Set one sequence going; return it and what every answer to it begins with.
+    """Begin to generate one sequence; return it and the members that every answer begins with.
 
     Raises: ServiceError.
     """
@@ -125,20 +149,20 @@ async def begin_text(execution: Execution, prompted: Prompted, *, streams: bool)
     return sequences, {**named, "model_name": target.name, "model_version": target.model.version}
 
 
-def read_members(body: Mapping[str, Any], *, streams: bool) -> tuple[OpenTextInput, OpenTextParameters]:
-    """The text and the parameters, which stand in `parameters` or beside it, as Triton's callers do.
+def read_members(body: Mapping[str, Any], *, streams: bool) -> tuple[TextInput, TextParameters]:
+    """The text and the parameters, which are members of `parameters` or, as Triton allows, stand beside it.
 
-    Raises: InvalidParameter, also for one that stands in both places.
+    Raises: InvalidParameter, also for a parameter given in both places.
     """
     nested = body.get("parameters")
     if nested is not None and not isinstance(nested, dict):
         raise InvalidParameter(f"parameters is {shown(nested)}; it must be an object.", parameter="parameters")
-    members = {name: value for name, value in body.items() if name in fields_of(OpenTextInput)}
+    members = {name: value for name, value in body.items() if name in fields_of(TextInput)}
     beside = {name: value for name, value in body.items() if name not in members and name != "parameters"}
     if twice := sorted(set(nested or {}) & set(beside)):
         raise InvalidParameter(f"{shown(twice[0])} is given twice; it belongs in parameters.", parameter=twice[0])
-    given = read(OpenTextInput, members)
-    parameters = read(OpenTextParameters, {**(nested or {}), **beside})
+    given = read(TextInput, members)
+    parameters = read(TextParameters, {**(nested or {}), **beside})
     if parameters.stream and not streams:
         raise InvalidParameter("stream is true; use generate_stream for a stream.", parameter="stream")
     return given, parameters
@@ -146,4 +170,4 @@ def read_members(body: Mapping[str, Any], *, streams: bool) -> tuple[OpenTextInp
 
 def _require_text(target: Target) -> None:
     if not target.writes_text:
-        raise UnsupportedTask(f"{target.name!r} computes tensors; this route needs a text generator, infer takes it.")
+        raise UnsupportedTask(f"{target.name!r} is not a text generator; use infer.")

@@ -1,6 +1,6 @@
-"""`POST /v1/completions` in OpenAI's wire format.
+"""`POST /v1/completions` in OpenAI's wire format: as `generate`, in another form.
 
-The work is that of `generate`; only the form differs. Source: OpenAI's API reference, legacy completions.
+Source: OpenAI's API reference, legacy completions.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, ServiceError
 from service.http.answers import EventAnswer, EventStream, encode_json, send_answer
 from service.http.body import read_json
-from service.http.documentation import PROBLEMS, inline_schema
-from service.http.problems import openai_error, openai_response
+from service.http.documentation import PROBLEMS
+from service.http.problems import openai_error
 from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
 from service.http.routing import Document, Route
 from service.protocols.openai.schema import (
@@ -64,12 +64,9 @@ class Completions:
         self._tokenizers = dependencies.tokenizers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or its error."""
+        """Answer one request; errors are rendered by the middleware."""
         context = context_of(scope) or RequestContext("", 0.0)
-        try:
-            await send_answer(await self.answer(scope, receive, context), send)
-        except ServiceError as error:
-            await openai_response(error)(scope, receive, send)
+        await send_answer(await self.answer(scope, receive, context), send)
 
     async def answer(self, scope: Scope, receive: Receive, context: RequestContext) -> Completion | EventAnswer:
         """Continue one prompt or several, in OpenAI's wire format."""
@@ -114,18 +111,16 @@ def _responses() -> dict[int | str, Any]:
     described = {status: problem["description"] for status, problem in PROBLEMS.items() if status != 422}
     described[400] = "The body is not JSON, or a parameter is unknown or out of range; `param` names it."
     described["default"] = "Any other error, in the same form."
-    content = {"text/event-stream": {"schema": {"type": "string"}, "example": _CHUNKS}}
-    success = {"description": "The text; as events where `stream` is true.", "content": content}
-    error = {"application/json": {"schema": inline_schema(OpenAiError)}}
-    problems = {status: {"description": text, "content": error} for status, text in described.items()}
-    return {**problems, 200: success}
+    errors = {status: {"description": text, "model": OpenAiError} for status, text in described.items()}
+    events = {"text/event-stream": {"schema": {"type": "string"}, "example": _CHUNKS}}
+    return {**errors, 200: {"description": "The text; as events if `stream` is true.", "content": events}}
 
 
 def _check(parameters: CompletionParameters) -> None:
     num_sequences = len(parameters.prompt) * parameters.n
     if num_sequences > MAX_SEQUENCES:
         raise InvalidParameter(
-            f"prompt and n ask for {num_sequences} answers; at most {MAX_SEQUENCES} are given.", parameter="n"
+            f"prompt and n make {num_sequences} answers; at most {MAX_SEQUENCES} are allowed.", parameter="n"
         )
     if parameters.best_of not in (None, parameters.n):
         raise InvalidParameter(
@@ -170,7 +165,7 @@ class _Form:
         return Completion(**self._head, choices=choices, usage=usage)
 
     def whole(self, sequences: Sequences) -> Completion:
-        """The answer that is sent at once."""
+        """The answer in one piece."""
         choices = []
         for running in sequences.all:
             tokens = [token for piece in running.pieces for token in piece.tokens]
@@ -178,7 +173,7 @@ class _Form:
         return self.completion(choices, self.usage(sequences))
 
     def choice(self, running: Running, piece: Piece, is_first: bool) -> CompletionChoice:
-        """What a piece adds to one choice; the first has the echo before it."""
+        """What a piece adds to one choice; the first begins with the echo."""
         echo, num_top = self._parameters.echo, self._parameters.logprobs
         prompt = self._tokenizer.decode(running.prompt[1:]) if echo else ""
         logprobs = None
@@ -208,18 +203,18 @@ class _Form:
 
 
 class _Streamed(EventAnswer):
-    """One chunk for each piece of text, then the usage where it is asked for, then `[DONE]`."""
+    """One chunk for each piece of text, then the usage if requested, then `[DONE]`."""
 
     def __init__(self, sequences: Sequences, form: _Form, include_usage: bool) -> None:
         self._sequences = sequences
         self._form = form
         self._includes_usage = include_usage
-        self._begun: set[int] = set()
+        self._started: set[int] = set()
 
     async def write(self, events: EventStream) -> None:
         async def send(running: Running, piece: Piece) -> None:
-            choice = self._form.choice(running, piece, running.index not in self._begun)
-            self._begun.add(running.index)
+            choice = self._form.choice(running, piece, running.index not in self._started)
+            self._started.add(running.index)
             chunk = self._form.completion([choice], None if self._includes_usage else UNSET)
             await events.send(encode_json(chunk))
 
@@ -247,10 +242,10 @@ class _Logprobs:
         self._offsets: list[int] = []
 
     def add_prompt(self, running: Running) -> None:
-        """The prompt's tokens; the first has no probability, as in OpenAI's, though a beginning precedes ours."""
+        """The prompt's tokens; the first has no probability, as in OpenAI's, although a beginning token precedes it."""
         scores = running.generation.scored
         tokens = running.prompt[1:]
-        assert scores is not None or not tokens  # asked for
+        assert scores is not None or not tokens  # they were requested
         for rank, (token, (offset, _)) in enumerate(zip(tokens, self._tokenizer.offsets(tokens), strict=True)):
             self._tokens.append(self._name(token))
             self._offsets.append(offset)
@@ -283,7 +278,7 @@ class _Logprobs:
     def _named(self, token: int, logprob: float, top: Any) -> dict[str, float]:
         named: dict[str, float] = {}
         for candidate, value in [*top, (token, logprob)]:
-            named.setdefault(self._name(candidate), value)  # two tokens may read alike: the likelier counts
+            named.setdefault(self._name(candidate), value)  # two tokens may have the same text: the likelier one counts
         return named
 
     def _name(self, token: int) -> str:

@@ -1,4 +1,4 @@
-"""OpenAI's legacy completions: what a caller may ask, and what comes back. Source: OpenAI's API reference."""
+"""OpenAI's legacy completions: parameters and answers. Source: OpenAI's API reference."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _Tokens = Annotated[list[Token], Meta(max_length=MAX_TEXT_TOKENS)]
 
 
 def _prompts(value: Any) -> list[str | list[int]]:
-    """One prompt or several, as texts or as token ids, as a list."""
+    """One or several prompts, as texts or token ids, as a list."""
     if isinstance(value, str) or (isinstance(value, list) and value and all(type(each) is int for each in value)):
         value = [value]
-    if not isinstance(value, list) or len(value) > MAX_SEQUENCES:
+    if not isinstance(value, list) or not 0 < len(value) <= MAX_SEQUENCES:
         raise ValueError
     if all(isinstance(each, str) for each in value):
         "".join(value).encode("utf-8")  # refuses lone surrogates
@@ -60,7 +60,7 @@ _STREAM_OPTIONS = custom(
 
 
 class CompletionParameters(SamplingParameters, kw_only=True):
-    """The parameters of a completion; `stream_options` becomes whether the usage is to be sent."""
+    """The parameters of a completion; `stream_options` becomes whether to send the usage."""
 
     model: Annotated[str, Meta(description="`name` or `name@version` of a language model.")]
     prompt: Annotated[list[str | list[int]], _PROMPTS] = msgspec.field(default_factory=lambda: [""])
@@ -127,7 +127,7 @@ class CompletionUsage(Answer):
 
 
 class Completion(Answer):
-    """OpenAI's completion, or a chunk of one; a chunk has `usage` only where the caller asked for it."""
+    """OpenAI's completion, or a chunk of one; a chunk has `usage` only if requested."""
 
     id: str
     object: Literal["text_completion"]
@@ -139,7 +139,7 @@ class Completion(Answer):
 
 
 class OpenAiErrorBody(Answer):
-    """What OpenAI says of an error."""
+    """The members of OpenAI's error object."""
 
     message: str
     type: str

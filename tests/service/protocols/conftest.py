@@ -29,6 +29,7 @@ ELEMENTS = {
 
 
 MAX_RANK = 3
+MAX_BODY_BYTES = 4_000_000
 
 
 def echo_of_every_rank(element: int) -> bytes:
@@ -45,7 +46,7 @@ def echo_of_every_rank(element: int) -> bytes:
 def echo_repository(tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier) -> Path:
     """`echo-<datatype>` answer `y` like `x`, `tensors-<datatype>` likewise one tensor of every rank.
 
-    `patient` waits for a fuller batch; `spare` is not loaded at the start.
+    `patient` waits for a fuller batch; `spare` and `spare-classifier` are not loaded at the start.
     """
     folder = tmp_path_factory.mktemp("echoes")
     for datatype in DATATYPES:
@@ -56,16 +57,26 @@ def echo_repository(tmp_path_factory: pytest.TempPathFactory, network: LinearCla
     (folder / "patient" / "config.toml").write_text("max_queue_delay_seconds = 25\nmax_batch_size = 4\n")
     write_bare(folder, "spare", scale_bytes(3.0))
     network.write(folder, "tiny")
+    network.write(folder, "spare-classifier")
     return folder
 
 
 @pytest.fixture(scope="session")
 def echo_service(echo_repository: Path) -> Iterator[RunningService]:
     """The real service with two API processes; tests must leave it as they found it."""
-    names = [folder.name for folder in echo_repository.iterdir() if folder.name != "spare"]
+    names = [folder.name for folder in echo_repository.iterdir() if not folder.name.startswith("spare")]
     options = ("--model-control", "explicit", "--models", ",".join(sorted(names)))
     with RunningService(
-        echo_repository, *options, "--workers", "2", "--instances", "1", "--threads", "1", "--max-body-bytes", "4000000"
+        echo_repository,
+        *options,
+        "--workers",
+        "2",
+        "--instances",
+        "1",
+        "--threads",
+        "1",
+        "--max-body-bytes",
+        str(MAX_BODY_BYTES),
     ) as running:
         yield running.wait_until_ready()
 

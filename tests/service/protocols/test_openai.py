@@ -80,9 +80,7 @@ def test_a_stream_is_the_whole_text(client: openai.OpenAI, expected: str) -> Non
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_a_stream_tells_its_usage_where_it_is_asked_to(
-    client: openai.OpenAI, text_generation_client: httpx.Client
-) -> None:
+def test_a_stream_ends_with_its_usage_if_requested(client: openai.OpenAI, text_generation_client: httpx.Client) -> None:
     options: dict[str, Any] = {"stream_options": {"include_usage": True}}
     *chunks, last = client.completions.create(**GREEDY, **options, stream=True)
 
@@ -266,11 +264,7 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI, model: str) -> Non
         ({"temperature": 3}, "temperature", "from 0 to 2"),
         ({"best_of": 3}, "best_of", "must be n"),
         ({"suffix": "end"}, "suffix", "not supported"),
-        ({"logprobs": 6}, "logprobs", "from 0 to 5"),
-        ({"stop": list("abcde")}, "stop", "up to 4"),
-        ({"prompt": []}, "prompt", "list of 0"),
         ({"prompt": [257]}, "prompt", "0 to 256"),
-        ({"prompt": ["a"] * 65}, "prompt", "up to 64"),
         ({"prompt": ["a"] * 33, "n": 2}, "n", "66 answers"),
         ({"prompt": "a" * 200}, "prompt", "200 tokens"),
         ({"max_tokens": 125}, "max_tokens", "128 tokens"),
@@ -280,7 +274,7 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI, model: str) -> Non
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_bad_request_is_told_in_openais_form(
+def test_a_bad_request_has_openais_error(
     client: openai.OpenAI, body: dict[str, Any], param: str | None, told: str, stream: bool
 ) -> None:
     if stream and "stream_options" in body:
@@ -294,7 +288,7 @@ def test_a_bad_request_is_told_in_openais_form(
     assert told in caught.value.message
 
 
-def test_an_error_amid_a_stream_is_its_last_chunk(text_generation_client: httpx.Client) -> None:
+def test_an_error_during_a_stream_is_its_last_chunk(text_generation_client: httpx.Client) -> None:
     *told, (_, last) = broken_off(text_generation_client, PATH, GREEDY | {"max_tokens": 120, "n": 32})
 
     assert all(chunk["choices"] for _, chunk in told)

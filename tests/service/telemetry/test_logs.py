@@ -6,7 +6,6 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
@@ -15,7 +14,7 @@ import pytest
 
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
-from tests.servers import RunningService, until
+from tests.servers import RunningService
 from tests.service.http.calls import CLASSIFY
 
 
@@ -102,15 +101,3 @@ def test_no_body_header_or_query_of_a_caller_is_logged(service: RunningService) 
     httpx.post(f"{service.url}/v1/models/{secret}/classify", headers=headers)
 
     assert secret not in "".join(service.lines)
-
-
-def test_the_access_log_names_every_request(repository: Path) -> None:
-    with RunningService(repository, "--access-log", "--models", "tiny") as chatty:
-        chatty.wait_until_ready()
-        httpx.get(f"{chatty.url}/v1/models/none?x=1", headers={"x-request-id": "abc"})
-        found = until(lambda: [r for r in chatty.records if r.get("request_id") == "abc"], chatty.describe, 5)
-
-    assert [(r["method"], r["route"], r["model"], r["status"], r["level"]) for r in found] == [
-        ("GET", "/v1/models/{model}", "", 404, "INFO")
-    ]
-    assert found[0]["ms"] > 0

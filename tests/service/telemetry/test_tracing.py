@@ -1,30 +1,27 @@
-"""Whether requests are traced; and the spans of the real service, as a collector gets them over the wire."""
+"""Whether requests are traced; and their spans, kept in memory: names, context, the engine's times, faults."""
 
 from __future__ import annotations
 
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from time import perf_counter, time_ns
 
-import grpc
-import httpx
 import pytest
-from tritonclient import grpc as triton
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.trace import SpanKind, StatusCode
 
+from service.engine.transport.messages import InferenceTiming
 from service.errors import StartupError
+from service.http.request_context import RequestContext
 from service.settings import Settings
-from service.telemetry.spans import Spans
+from service.telemetry.spans import MAX_ENGINE_CALLS, Spans
 from service.telemetry.tracing import open_tracing
-from tests.fake_models.classification import LinearClassifier
-from tests.servers import RunningService, until
-from tests.service.collector import Collector
-from tests.service.http.calls import CLASSIFY, RAW
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"
 ENDPOINT = "http://127.0.0.1:9"
 
 
@@ -77,115 +74,155 @@ def test_a_service_that_traces_nothing_does_not_import_the_sdk() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-# --- the real service ---
+# --- spans ---
+
+ROUTE = "/v1/models/{model}/classify"
+CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with Collector() as running:
-        yield running
+@pytest.fixture
+def exporter() -> InMemorySpanExporter:
+    return InMemorySpanExporter()
 
 
-@pytest.fixture(scope="module")
-def traced(repository: Path, collector: Collector) -> Iterator[RunningService]:
-    """A service that sends its spans five times a second."""
-    environment = {"OTEL_BSP_SCHEDULE_DELAY": "200", "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment=tests"}
-    options = ("--instances", "1", "--threads", "1", "--otel-endpoint", collector.url)
-    with RunningService(repository, *options, environment=environment) as running:
-        yield running.wait_until_ready()
+@pytest.fixture
+def spans(exporter: InMemorySpanExporter) -> Spans:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Spans(provider)
 
 
-def spans_of(collector: Collector, trace: str, count: int) -> dict[str, Any]:
-    """The spans of a trace by name, once there are so many."""
-
-    def found() -> list[Any]:
-        return [span for span in list(collector.spans) if span.trace_id.hex() == trace]
-
-    until(lambda: len(found()) >= count, lambda: str(collector.spans[-5:]))
-    return {span.name: span for span in found()}
+def finished(exporter: InMemorySpanExporter, name: str) -> list[ReadableSpan]:
+    return [span for span in exporter.get_finished_spans() if span.name == name]
 
 
-def test_a_request_arrives_at_the_collector_with_its_parts(
-    traced: RunningService, collector: Collector, network: LinearClassifier
+def seconds(span: ReadableSpan) -> float:
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return (span.end_time - span.start_time) / 1e9
+
+
+def attributes(span: ReadableSpan) -> Mapping[str, object]:
+    assert span.attributes is not None
+    return span.attributes
+
+
+def test_a_request_has_a_span_under_its_callers(spans: Spans, exporter: InMemorySpanExporter) -> None:
+    context = spans.begin("r-1", perf_counter(), {"traceparent": CALLER, "tracestate": "vendor=1"})
+    context.model = "tiny"
+    spans.end_http(context, "POST", ROUTE, 200)
+
+    (span,) = finished(exporter, f"POST {ROUTE}")
+    assert span.kind is SpanKind.SERVER
+    assert span.parent is not None
+    assert f"{span.context.trace_id:032x}" == CALLER.split("-")[1]
+    assert f"{span.parent.span_id:016x}" == CALLER.split("-")[2]
+    # Outwards: the same trace, this span, and still sampled.
+    assert context.traceparent == f"00-{CALLER.split('-')[1]}-{span.context.span_id:016x}-01"
+    assert attributes(span) == {
+        "http.request.method": "POST",
+        "http.route": ROUTE,
+        "http.response.status_code": 200,
+        "hotplate.request_id": "r-1",
+        "hotplate.model": "tiny",
+    }
+    assert span.status.status_code is StatusCode.UNSET
+
+
+@pytest.mark.parametrize("told", [{}, {"traceparent": "00-nonsense-01"}, {"traceparent": "00-" + "0" * 32 + "-1-01"}])
+def test_a_request_without_a_valid_caller_begins_a_trace(
+    spans: Spans, exporter: InMemorySpanExporter, told: dict[str, str]
 ) -> None:
-    headers = RAW | {"traceparent": CALLER, "x-request-id": "r-7"}
-    response = httpx.post(f"{traced.url}{CLASSIFY}", content=network.images(1).tobytes(), headers=headers)
-    assert response.status_code == 200
-    spans = spans_of(collector, TRACE, 3)
+    context = spans.begin("r-1", perf_counter(), told)
+    spans.end_http(context, "GET", "/v1/models", 200)
 
-    request = spans["POST /v1/models/{model}/classify"]
-    assert request.parent_span_id.hex() == CALLER.split("-")[2]
-    assert response.headers["traceparent"] == f"00-{TRACE}-{request.span_id.hex()}-01"
-    assert {spans[name].parent_span_id for name in ("queue", "compute")} == {request.span_id}
-    told = {item.key: item.value.string_value or item.value.int_value for item in request.attributes}
-    assert (told["hotplate.request_id"], told["hotplate.model"], told["hotplate.batch_size"]) == ("r-7", "tiny", 1)
-    # The engine's times are those that the caller was told.
-    timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", ") if ";dur=" in part)
-    for name in ("queue", "compute"):
-        lasted_ms = (spans[name].end_time_unix_nano - spans[name].start_time_unix_nano) / 1e6
-        assert lasted_ms == pytest.approx(float(timing[name]), abs=0.002)
-    assert collector.paths == {"/v1/traces"}
-    about = collector.resources[-1]
-    assert (about["service.name"], about["deployment.environment"]) == ("hotplate", "tests")
+    (span,) = finished(exporter, "GET /v1/models")
+    assert span.parent is None
+    version, trace, parent, flags = context.traceparent.split("-")
+    assert (version, trace, parent) == ("00", f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}")
+    assert int(flags, 16) & 1  # sampled
 
 
-def test_a_call_arrives_at_the_collector_too(
-    traced: RunningService, collector: Collector, network: LinearClassifier
+def test_queue_and_compute_lie_within_the_request_one_after_the_other(
+    spans: Spans, exporter: InMemorySpanExporter
 ) -> None:
-    trace = TRACE[::-1]
-    pixels = network.images(1)
-    tensor = triton.InferInput("image", pixels.shape, "UINT8")
-    tensor.set_data_from_numpy(pixels)
-    with triton.InferenceServerClient(traced.grpc_address) as client:
-        metadata = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
-        client.infer("tiny", [tensor], headers=metadata)
-        client.is_server_live()
-    call = spans_of(collector, trace, 3)["ModelInfer"]
+    context = spans.begin("r-1", perf_counter() - 0.5, {})  # it began half a second ago
+    context.timing = InferenceTiming(0.1, 0.25, 8)
+    spans.end_http(context, "POST", ROUTE, 200)
 
-    assert call.parent_span_id.hex() == "00f067aa0ba902b7"
-    assert not collector.named("ServerLive")
-
-
-def test_a_call_is_told_its_span(traced: RunningService) -> None:
-    with grpc.insecure_channel(traced.grpc_address) as channel:
-        method = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
-        _, call = method.with_call(b"", metadata=(("traceparent", CALLER),))
-        trailing = dict(call.trailing_metadata())
-
-    assert trailing["traceparent"].split("-")[1] == TRACE
+    (request,), (queue,), (compute,) = (finished(exporter, name) for name in (f"POST {ROUTE}", "queue", "compute"))
+    assert seconds(queue) == pytest.approx(0.1, abs=1e-6)
+    assert seconds(compute) == pytest.approx(0.25, abs=1e-6)
+    assert queue.end_time == compute.start_time
+    assert request.start_time is not None
+    assert queue.start_time is not None
+    assert request.start_time < queue.start_time
+    assert compute.end_time is not None
+    assert request.end_time is not None
+    assert compute.end_time <= request.end_time
+    for part in (queue, compute):
+        assert part.parent is not None
+        assert part.parent.span_id == request.context.span_id
+    assert attributes(request)["hotplate.batch_size"] == 8
+    assert abs(request.end_time - time_ns()) < 60e9
 
 
-def test_probes_are_not_traced_and_failures_are(traced: RunningService, collector: Collector) -> None:
-    for path in ("/livez", "/readyz", "/metrics"):
-        assert "traceparent" not in httpx.get(f"{traced.url}{path}").headers
-    trace = "a" * 32
-    late = RAW | {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
-    assert httpx.post(f"{traced.url}/v1/models/none/classify", content=b"", headers=late).status_code == 404
-    (span,) = spans_of(collector, trace, 1).values()
+def test_each_of_several_engine_calls_has_its_own_times(spans: Spans, exporter: InMemorySpanExporter) -> None:
+    context = spans.begin("r-1", perf_counter() - 9, {})
+    context.timing = InferenceTiming(0.1, 0.2, 4)
+    context.timing = InferenceTiming(0.4, 0.3, 4)  # the sum of both
+    assert context.timing == InferenceTiming(0.4, 0.3, 4)
+    spans.end_http(context, "POST", ROUTE, 200)
 
-    assert span.status.code == 0
-    assert not any(part in span.name for span in collector.spans for part in ("livez", "readyz", "metrics"))
-
-
-def test_a_service_that_ends_sends_what_is_left(repository: Path, network: LinearClassifier) -> None:
-    options = ("--instances", "1", "--threads", "1", "--models", "tiny", "--grpc-port", "off")
-    with Collector() as collector:
-        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
-        with RunningService(repository, *options, environment=environment) as running:
-            running.wait_until_ready()
-            body = network.images(1).tobytes()
-            assert httpx.post(f"{running.url}{CLASSIFY}", content=body, headers=RAW).status_code == 200
-            assert collector.spans == []
-            running.terminate()
-            assert running.wait() == 0
-
-        assert len(collector.named("POST /v1/models/{model}/classify")) == 1
+    assert [round(seconds(span), 6) for span in finished(exporter, "queue")] == [0.1, 0.3]
+    assert [round(seconds(span), 6) for span in finished(exporter, "compute")] == [0.2, 0.1]
 
 
-def test_a_service_that_cannot_trace_as_it_is_told_does_not_start(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['opentelemetry.sdk.trace'] = None\n")
-    environment = {"PYTHONPATH": str(tmp_path)}
-    with RunningService(repository, "--otel-endpoint", ENDPOINT, environment=environment) as running:
-        assert running.wait() == 1
+def test_a_thousand_tiles_do_not_make_a_thousand_spans(spans: Spans, exporter: InMemorySpanExporter) -> None:
+    context = spans.begin("r-1", perf_counter(), {})
+    for n in range(1, 1001):
+        context.timing = InferenceTiming(0.0, n * 1e-6, 1)
+    spans.end_http(context, "POST", ROUTE, 200)
 
-        assert any("otel_endpoint needs the extra `otel`" in line for line in running.lines)
+    assert len(finished(exporter, "compute")) == MAX_ENGINE_CALLS
+    assert attributes(finished(exporter, f"POST {ROUTE}")[0])["hotplate.engine_calls"] == 1000
+
+
+@pytest.mark.parametrize(("status", "is_fault"), [(200, False), (422, False), (499, False), (503, True), (500, True)])
+def test_only_the_services_own_faults_are_errors(
+    spans: Spans, exporter: InMemorySpanExporter, status: int, is_fault: bool
+) -> None:
+    spans.end_http(spans.begin("r-1", perf_counter(), {}), "POST", ROUTE, status)
+
+    (span,) = exporter.get_finished_spans()
+    assert (span.status.status_code is StatusCode.ERROR) == is_fault
+
+
+@pytest.mark.parametrize(("code", "is_fault"), [("OK", False), ("INVALID_ARGUMENT", False), ("UNAVAILABLE", True)])
+def test_a_call_is_named_by_its_method(spans: Spans, exporter: InMemorySpanExporter, code: str, is_fault: bool) -> None:
+    spans.end_call(spans.begin("r-1", perf_counter(), {}), "ModelInfer", code)
+
+    (span,) = finished(exporter, "ModelInfer")
+    assert attributes(span)["rpc.response.status_code"] == code
+    assert (span.status.status_code is StatusCode.ERROR) == is_fault
+
+
+def test_what_the_caller_does_not_sample_costs_no_spans() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(sampler=ParentBased(ALWAYS_OFF), shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    spans = Spans(provider)
+
+    context = spans.begin("r-1", perf_counter(), {"traceparent": CALLER[:-2] + "00"})
+    context.timing = InferenceTiming(0.1, 0.2, 1)
+    spans.end_http(context, "POST", ROUTE, 200)
+
+    assert exporter.get_finished_spans() == ()
+    assert context.traceparent.split("-")[1] == CALLER.split("-")[1]
+    assert context.traceparent.endswith("-00")
+
+
+def test_a_probe_has_no_span(spans: Spans, exporter: InMemorySpanExporter) -> None:
+    spans.end_http(RequestContext("r-1", perf_counter()), "GET", "/livez", 200)
+
+    assert exporter.get_finished_spans() == ()

@@ -1,6 +1,6 @@
-"""Wraps every call: request id, time for its message, metrics, drain, errors as statuses, a last line of defence.
+"""Wraps every gRPC call, as the request middleware wraps HTTP: request id, timeout, metrics, drain, errors.
 
-What the HTTP envelope is to a request, this is to a call. It knows no method beyond its name.
+It knows no method beyond its name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.http.middleware import Drain
 from service.http.request_context import RequestContext
 from service.http.request_ids import RequestIds
 from service.http.request_metrics import RequestMetrics
-from service.protocols.open_inference.grpc.codes import code_of
+from service.protocols.open_inference.statuses import grpc_status
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -32,7 +32,7 @@ from service.telemetry.tracing import Tracing
 log = logging.getLogger("service.access")
 
 caller: ContextVar[str] = ContextVar("caller", default="")
-"""Whose key came with the call that is being handled (`keys.py`); empty where none is asked for."""
+"""The owner of the key that came with the current call; empty where no key is needed."""
 
 Context = Any  # grpc.aio.ServicerContext: the library has no types
 Done = TypeVar("Done")
@@ -57,12 +57,12 @@ class Refusal:
 
 
 class Calls:
-    """What all calls of one process have in common."""
+    """What all calls of one process share."""
 
     def __init__(self, settings: Settings, metrics: Metrics, drain: Drain, tracing: Tracing | None = None) -> None:
         self._body_timeout_seconds = settings.body_timeout_seconds
         self._logs_all = settings.access_log
-        self._accounts = RequestMetrics(metrics)
+        self._request_metrics = RequestMetrics(metrics)
         self._drain = drain
         self._tracing = tracing
         self._ids = RequestIds()
@@ -75,9 +75,9 @@ class Calls:
         *,
         is_probe: bool = False,
     ) -> grpc.RpcMethodHandler:
-        """A handler that answers one message with one message; that of a probe does so also while refusing the rest.
+        """A handler of one message for one; a probe is answered also while other calls are refused.
 
-        `answer` may raise ServiceError; it is cancelled when the caller leaves, after its request_context was told.
+        `answer` may raise ServiceError; when the caller leaves, its context is notified first, then it is cancelled.
         """
 
         async def handle(_messages: object, context: Context) -> bytes:
@@ -98,7 +98,7 @@ class Calls:
             context.set_trailing_metadata(trailing)
             return reply
 
-        # On the wire the same as a call of one message; but here the message can be given a time to arrive in.
+        # On the wire the same as a unary call, but this way the message has a timeout to arrive in.
         return grpc.stream_unary_rpc_method_handler(handle)
 
     async def refuse(self, name: str, context: Context, error: ServiceError) -> None:
@@ -121,15 +121,15 @@ class Calls:
     # --- parts that streams use too ---
 
     def open(self, context: Context, request_bytes: int, *, is_probe: bool = False) -> Call:
-        """Begin to work on a request; `close` must follow."""
+        """Begin a request; `close` must follow."""
         self._drain.num_in_flight += 1
-        self._accounts.enter()
-        told = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        request_id, started_at = self._ids.name(told.get("x-request-id")), perf_counter()
+        self._request_metrics.enter()
+        metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
+        request_id, started_at = self._ids.name(metadata.get("x-request-id")), perf_counter()
         if self._tracing is None or is_probe:
             request_context = RequestContext(request_id, started_at)
         else:
-            request_context = self._tracing.begin(request_id, started_at, told)
+            request_context = self._tracing.begin(request_id, started_at, metadata)
         request_context.caller = caller.get()
         request_context.request_bytes = request_bytes
         return Call(request_context, context.time_remaining())
@@ -142,7 +142,7 @@ class Calls:
         *,
         is_probe: bool = False,
     ) -> Done:
-        """Answer a request; where this is cancelled, the request_context learns of it before the work does.
+        """Answer a request; when cancelled, its context is notified before the work is cancelled.
 
         Raises: ShuttingDown, and whatever `answer` raises.
         """
@@ -159,16 +159,16 @@ class Calls:
             raise
 
     def refusal(self, error: Exception, request_context: RequestContext) -> Refusal:
-        """How a call ends that failed with this error."""
+        """How a call ends that failed with an error."""
         if isinstance(error, ServiceError):
             return Refusal(code_of(error), error.message, error.retry_after_seconds)
         log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": request_context.request_id})
         return Refusal(StatusCode.INTERNAL, "The service made an error; its log says which, under this request's id.")
 
     def close(self, name: str, request_context: RequestContext, code: StatusCode, sent_bytes: int) -> None:
-        """End the work on a request."""
+        """End a request."""
         self._drain.num_in_flight -= 1
-        seconds = self._accounts.leave(name, code.name, request_context, sent_bytes)
+        seconds = self._request_metrics.leave(name, code.name, request_context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_call(request_context, name, code.name)
         is_fault = code in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
@@ -185,6 +185,11 @@ class Calls:
                     "ms": round(seconds * 1e3, 3),
                 },
             )
+
+
+def code_of(error: ServiceError) -> StatusCode:
+    """The status of a call that failed with an error."""
+    return StatusCode[grpc_status(error)]
 
 
 def parse(kind: Callable[[], Request], data: bytes) -> Request:

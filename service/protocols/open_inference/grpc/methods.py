@@ -1,4 +1,4 @@
-"""The methods of GRPCInferenceService: each takes a message, asks the execution core, and fills in a message."""
+"""The methods of GRPCInferenceService: each reads a message, calls the execution and fills in a message."""
 
 from __future__ import annotations
 
@@ -8,21 +8,24 @@ from typing import Any
 import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
+from msgspec import to_builtins
 
-from service import __version__
-from service.errors import Unsupported, UnsupportedTask
-from service.protocols.open_inference.control import check_unload, read_load
-from service.protocols.open_inference.execution import Execution, TensorMetadata
+from service.engine.transport.strings import pack_strings
+from service.errors import InvalidParameter, Unsupported, UnsupportedTask
+from service.protocols.open_inference.description import SERVER, TEXT_INPUT, TEXT_OUTPUT
+from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.calls import Call, Calls
-from service.protocols.open_inference.grpc.requests import parameter_values, read_request, write_answer
-from service.protocols.open_inference.grpc.streams import FINAL, Streams, Tell
+from service.protocols.open_inference.grpc.messages import parameter_values, read_request, write_result
+from service.protocols.open_inference.grpc.streams import FINAL, Respond, Streams
 from service.protocols.open_inference.grpc.streams import NAME as STREAM_NAME
-from service.protocols.open_inference.grpc.texts import stream_text
-from service.protocols.open_inference.request import NO_SHARED_MEMORY
-from service.protocols.open_inference.router import EXTENSIONS
-from service.protocols.open_inference.router import NAME as SERVER_NAME
+from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest
+from service.protocols.open_inference.schema import TensorMetadata
+from service.protocols.open_inference.tensors import unpack_strings
+from service.protocols.open_inference.text_routes import Prompted, begin_text
 from service.schema import shown
+from service.tasks.text_generation.detokenization import Piece
+from service.tasks.text_generation.sequences import Running
 
 NAME = "inference.GRPCInferenceService"
 
@@ -33,9 +36,19 @@ _REFUSED = {
     "CudaSharedMemoryStatus": NO_SHARED_MEMORY,
     "CudaSharedMemoryRegister": NO_SHARED_MEMORY,
     "CudaSharedMemoryUnregister": NO_SHARED_MEMORY,
-    "TraceSetting": "What is traced is set when the service is started: --otel-endpoint.",
-    "LogSettings": "What is logged is set when the service is started: --log-level, --access-log.",
+    "TraceSetting": "Tracing is configured when the service starts: --otel-endpoint.",
+    "LogSettings": "Logging is configured when the service starts: --log-level, --access-log.",
 }
+
+# Parameters that Triton's clients may add, and that do not concern how text is generated.
+_IGNORED = (
+    "timeout",
+    "priority",
+    "sequence_id",
+    "sequence_start",
+    "sequence_end",
+    "triton_enable_empty_final_response",
+)
 
 
 class Methods:
@@ -83,7 +96,7 @@ class Methods:
         return pb.ModelReadyResponse(ready=self._execution.is_ready(request.name, request.version or None))
 
     async def _server_metadata(self, _request: pb.ServerMetadataRequest, _call: Call) -> pb.ServerMetadataResponse:
-        return pb.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
+        return pb.ServerMetadataResponse(name=SERVER.name, version=SERVER.version, extensions=SERVER.extensions)
 
     async def _model_metadata(self, request: pb.ModelMetadataRequest, _call: Call) -> pb.ModelMetadataResponse:
         metadata = self._execution.metadata(request.name, request.version or None)
@@ -99,39 +112,40 @@ class Methods:
 
     async def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
         if self._writes_text(request):
-            raise UnsupportedTask(f"{request.model_name!r} writes text piece by piece; use ModelStreamInfer.")
+            raise UnsupportedTask(f"{request.model_name!r} generates text piece by piece; use ModelStreamInfer.")
         return await self._compute(request, call)
 
     def _writes_text(self, request: pb.ModelInferRequest) -> bool:
         return self._execution.find(request.model_name, request.model_version or None).writes_text
 
     async def _compute(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        answer = await self._execution.infer(
+        result = await self._execution.infer(
             request.model_name,
             request.model_version or None,
             read_request(request),
             call.request_context,
             timeout_seconds=call.seconds_left,
         )
-        return write_answer(answer)
+        return write_result(result)
 
-    async def _stream_infer(self, request: pb.ModelInferRequest, call: Call, tell: Tell) -> None:
+    async def _stream_infer(self, request: pb.ModelInferRequest, call: Call, respond: Respond) -> None:
         if self._writes_text(request):
-            await stream_text(self._execution, request, call, tell)
+            await _stream_text(self._execution, request, call, respond)
             return
         response = await self._compute(request, call)
         response.parameters[FINAL].bool_param = True
-        tell(response)
+        respond(response)
 
     # --- extensions ---
 
     async def _model_config(self, request: pb.ModelConfigRequest, _call: Call) -> pb.ModelConfigResponse:
         config = self._execution.config(request.name, request.version or None)
-        return pb.ModelConfigResponse(config=ParseDict(config, pb.ModelConfig()))
+        return pb.ModelConfigResponse(config=ParseDict(to_builtins(config), pb.ModelConfig()))
 
     async def _model_statistics(self, request: pb.ModelStatisticsRequest, _call: Call) -> pb.ModelStatisticsResponse:
-        statistics = await self._execution.statistics(request.name, request.version)
-        return pb.ModelStatisticsResponse(model_stats=[ParseDict(each, pb.ModelStatistics()) for each in statistics])
+        statistics = await self._execution.statistics(request.name, request.version or None)
+        entries = [ParseDict(to_builtins(entry), pb.ModelStatistics()) for entry in statistics]
+        return pb.ModelStatisticsResponse(model_stats=entries)
 
     async def _repository_index(self, request: pb.RepositoryIndexRequest, _call: Call) -> pb.RepositoryIndexResponse:
         _require_no_repository(request.repository_name)
@@ -142,20 +156,18 @@ class Methods:
 
     async def _load(self, request: pb.RepositoryModelLoadRequest, _call: Call) -> pb.RepositoryModelLoadResponse:
         _require_no_repository(request.repository_name)
-        config = read_load(parameter_values(request.parameters, "the load"))
-        await self._execution.load(request.model_name, config)
+        await self._execution.load(request.model_name, parameter_values(request.parameters, "the load"))
         return pb.RepositoryModelLoadResponse()
 
     async def _unload(self, request: pb.RepositoryModelUnloadRequest, _call: Call) -> pb.RepositoryModelUnloadResponse:
         _require_no_repository(request.repository_name)
-        check_unload(parameter_values(request.parameters, "the unload"))
-        await self._execution.unload(request.model_name)
+        await self._execution.unload(request.model_name, parameter_values(request.parameters, "the unload"))
         return pb.RepositoryModelUnloadResponse()
 
 
 def _require_no_repository(name: str) -> None:
     if name:
-        raise Unsupported(f"The repository is {shown(name)}; repositories have no names here, leave it out.")
+        raise Unsupported(f"The repository is {shown(name)}; repositories have no names here; leave it out.")
 
 
 def _tensor_metadata(tensor: TensorMetadata) -> pb.ModelMetadataResponse.TensorMetadata:
@@ -167,3 +179,43 @@ def _refuse(why: str) -> Callable[[Any, Call], Awaitable[Message]]:
         raise Unsupported(why)
 
     return refuse
+
+
+# --- Text generators over ModelStreamInfer: one BYTES element in, a response for each piece of text out ---
+
+
+async def _stream_text(execution: Execution, request: pb.ModelInferRequest, call: Call, respond: Respond) -> None:
+    """Continue the text of a request, with one response for each piece; the last is marked as final.
+
+    Raises: ServiceError.
+    """
+    infer = read_request(request)
+    parameters = {name: value for name, value in infer.parameters.items() if name not in _IGNORED}
+    body = {TEXT_INPUT: _prompt(infer), "parameters": parameters}
+    seconds = execution.timeout_seconds(infer.parameters.get("timeout"), call.seconds_left)
+    prompted = Prompted(request.model_name, request.model_version or None, body, call.request_context, seconds)
+    sequences, head = await begin_text(execution, prompted, streams=True)
+
+    async def send(running: Running, piece: Piece) -> None:
+        response = pb.ModelInferResponse(**(head | {"id": request.id}))
+        response.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
+        response.raw_output_contents.append(pack_strings([piece.text.encode("utf-8")]))
+        response.parameters[FINAL].bool_param = running.finish_reason is not None
+        respond(response)
+
+    await sequences.run(send)
+
+
+def _prompt(infer: InferRequest) -> str:
+    names = [tensor.name for tensor in infer.inputs]
+    if names != [TEXT_INPUT] or infer.inputs[0].datatype != "BYTES" or infer.inputs[0].num_elements != 1:
+        raise InvalidParameter(
+            f"The inputs are {', '.join(map(shown, names)) or 'none'}; a text generator takes {TEXT_INPUT!r}, "
+            "BYTES of one element.",
+            parameter=TEXT_INPUT,
+        )
+    (prompt,) = unpack_strings(TEXT_INPUT, infer.inputs[0].raw, 1)
+    try:
+        return str(prompt, "utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidParameter(f"{TEXT_INPUT!r} is not UTF-8 text.", parameter=TEXT_INPUT) from error

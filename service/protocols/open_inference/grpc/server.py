@@ -1,25 +1,30 @@
-"""The gRPC server of one API process: its limits, its services, its start and its end.
+"""The gRPC server of one API process: its limits, keys, start and end; health (grpc.health.v1) and reflection.
 
 Several processes listen on the same port (SO_REUSEPORT), which the supervisor has reserved.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service.errors import StartupError
+from service.errors import MalformedRequest, NotFound, StartupError, Unauthorized
 from service.http.health import readiness
 from service.http.middleware import Drain
 from service.protocols.open_inference.execution import Execution
-from service.protocols.open_inference.grpc.calls import Calls
-from service.protocols.open_inference.grpc.health import NAME as HEALTH_NAME
-from service.protocols.open_inference.grpc.health import Health
-from service.protocols.open_inference.grpc.keys import KeyCheck
+from service.protocols.open_inference.grpc import open_inference_pb2
+from service.protocols.open_inference.grpc.calls import Call, Calls, Context, caller, code_of, parse
 from service.protocols.open_inference.grpc.methods import NAME, Methods
-from service.protocols.open_inference.grpc.reflection import enable_reflection
+from service.schema import shown
 from service.security import KeyRing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -27,10 +32,18 @@ from service.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
+HEALTH_NAME = "grpc.health.v1.Health"
+WATCH_SECONDS = 0.2
 MAX_CONCURRENT_CALLS = 1024
-"""Calls of one connection that are open at once; a client waits with further ones."""
+"""Open calls of one connection; a client holds further ones back."""
 LAST_BYTES_SECONDS = 0.5
-"""For answers that are written to reach their callers, when the server ends."""
+"""For written answers to reach their callers when the server stops."""
+_NEEDS_NO_KEY = {
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    f"/{NAME}/ServerLive",
+    f"/{NAME}/ServerReady",
+}
 
 
 class GrpcServer:
@@ -56,7 +69,7 @@ class GrpcServer:
         self._server = grpc.aio.server(options=_options(settings), interceptors=checks)
         for name, handlers in ((NAME, methods.handlers()), (HEALTH_NAME, health.handlers())):
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-        enable_reflection(self._server, (NAME, HEALTH_NAME))
+        _enable_reflection(self._server, (NAME, HEALTH_NAME))
 
     async def start(self, address: str) -> int:
         """Listen on `host:port`; return the port.
@@ -71,7 +84,7 @@ class GrpcServer:
         return port
 
     async def refuse(self, grace_seconds: float) -> None:
-        """Tell clients to go elsewhere and take no more calls; return when all have ended, or are cut off."""
+        """Take no more calls, and return when those in flight have ended or were cut off."""
         self._streams.end()
         await self._server.stop(grace_seconds)
 
@@ -82,7 +95,7 @@ class GrpcServer:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
-    """Limits as HTTP has them; that of messages also holds for what they become when decompressed."""
+    """The same limits as over HTTP; that of messages applies also after decompression."""
     return [
         ("grpc.so_reuseport", 1),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
@@ -93,3 +106,84 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_connection_idle_ms", settings.keep_alive_seconds * 1000),
         ("grpc.max_concurrent_streams", MAX_CONCURRENT_CALLS),
     ]
+
+
+class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the library has no types
+    """Refuses calls without a valid API key, except probes; a refused call is counted and logged like any other."""
+
+    def __init__(self, keys: KeyRing, calls: Calls) -> None:
+        self._keys = keys
+        self._calls = calls
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler:
+        """Let a call pass, or answer it with UNAUTHENTICATED."""
+        handler = await continuation(handler_call_details)
+        if handler_call_details.method in _NEEDS_NO_KEY:
+            return handler
+        metadata = dict(handler_call_details.invocation_metadata or ())
+        try:
+            caller.set(self._keys.admit(metadata.get("authorization"), metadata.get("x-api-key")))
+        except Unauthorized as error:
+            # The name of an unknown method is arbitrary: it must not become a label of the metrics.
+            name = "unmatched" if handler is None else handler_call_details.method.rpartition("/")[2]
+            return self._refusing(name, error)
+        return handler
+
+    def _refusing(self, name: str, error: Unauthorized) -> grpc.RpcMethodHandler:
+        async def refuse(_messages: object, context: Context) -> None:
+            await self._calls.refuse(name, context, error)
+
+        # On the wire the same for calls of one message and of many.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+class Health:
+    """The health service, which answers as `/readyz` does; of `services`, "" is the server as a whole."""
+
+    def __init__(self, calls: Calls, is_ready: Callable[[], bool], services: tuple[str, ...]) -> None:
+        self._calls = calls
+        self._is_ready = is_ready
+        self._services = services
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """The handlers of the service's methods."""
+        return {
+            "Check": self._calls.unary("Check", HealthCheckRequest, self._check, is_probe=True),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        }
+
+    async def _check(self, request: HealthCheckRequest, _call: Call) -> HealthCheckResponse:
+        if request.service not in self._services:
+            known = ", ".join(shown(name) for name in self._services)
+            raise NotFound(f"There is no service {shown(request.service)}; there are {known}.")
+        return HealthCheckResponse(status=self._status(request.service))
+
+    async def _watch(self, data: bytes, context: Context) -> None:
+        """Send the status, and each change of it, until the caller leaves or the server stops."""
+        try:
+            request = parse(HealthCheckRequest, data)
+        except MalformedRequest as error:
+            await context.abort(code_of(error), error.message)
+        sent = None
+        while True:
+            if (status := self._status(request.service)) != sent:
+                await context.write(HealthCheckResponse(status=status).SerializeToString())
+                sent = status
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def _status(self, service: str) -> int:
+        if service not in self._services:
+            return int(HealthCheckResponse.SERVICE_UNKNOWN)
+        return int(HealthCheckResponse.SERVING if self._is_ready() else HealthCheckResponse.NOT_SERVING)
+
+
+def _enable_reflection(server: Any, services: tuple[str, ...]) -> None:
+    """Let grpcurl and its like read the service's own pool of messages, so that they need no .proto file."""
+    pool = DescriptorPool()
+    for module in (open_inference_pb2, health_pb2, reflection_pb2):
+        pool.AddSerializedFile(module.DESCRIPTOR.serialized_pb)
+    reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server, pool=pool)

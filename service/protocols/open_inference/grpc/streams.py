@@ -1,7 +1,7 @@
-"""ModelStreamInfer: many requests and their answers on one call, answers in the order of the requests.
+"""ModelStreamInfer: many requests on one call, computed concurrently and answered in their order.
 
-Requests are worked on side by side. One that fails is answered with its error and the stream goes on. Source: Triton's
-extension of the protocol, whose clients may ask by metadata that the first error ends the stream instead.
+A request that fails is answered with its error and the stream goes on; by metadata, a client may choose that the first
+error ends the stream instead. Source: Triton's extension of the protocol.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from service.protocols.open_inference.grpc.open_inference_pb2 import (
 
 NAME = "ModelStreamInfer"
 FINAL = "triton_final_response"
-"""The parameter that tells the last response to a request."""
+"""The parameter that marks the last response to a request."""
 MAX_UNANSWERED = 64
-"""Requests of one stream that are worked on; further ones are left in the connection meanwhile."""
+"""Unanswered requests of one stream; further ones wait in the connection."""
 _ENDS_AT_ERROR = ("triton_grpc_error", "true")
 _SUCCESS = Refusal(StatusCode.OK, "")
 
-Tell = Callable[[ModelInferResponse], None]
-Answer = Callable[[ModelInferRequest, Call, Tell], Awaitable[None]]
+Respond = Callable[[ModelInferResponse], None]
+Answer = Callable[[ModelInferRequest, Call, Respond], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class _Asked:
-    """One request of a stream; None among the responses is their end."""
+class _Pending:
+    """One request of a stream; None ends its responses."""
 
     call: Call
     request: ModelInferRequest = field(default_factory=ModelInferRequest)
@@ -57,79 +57,79 @@ class Streams:
         return grpc.stream_stream_rpc_method_handler(self._handle)
 
     def end(self) -> None:
-        """Take no more requests; each stream ends behind the answers that are due."""
+        """Take no more requests; each stream ends after its pending answers."""
         self._is_ending = True
         for reader in self._readers:
             reader.cancel()
 
     async def _handle(self, _messages: object, context: Context) -> None:
-        due: asyncio.Queue[_Asked | None] = asyncio.Queue()
+        queue: asyncio.Queue[_Pending | None] = asyncio.Queue()
         places = asyncio.Semaphore(MAX_UNANSWERED)
-        reader = asyncio.create_task(self._read(context, due, places))
+        reader = asyncio.create_task(self._read(context, queue, places))
         self._readers.add(reader)
         if self._is_ending:
             reader.cancel()
         refusal = None
         try:
-            while refusal is None and (asked := await due.get()) is not None:
-                refusal = await self._write(asked, context)
+            while refusal is None and (pending := await queue.get()) is not None:
+                refusal = await self._write(pending, context)
                 places.release()
         finally:
             reader.cancel()
             self._readers.discard(reader)
-            self._abandon(due)
+            self._abandon(queue)
         if refusal is None and self._is_ending:
             refusal = Refusal(StatusCode.UNAVAILABLE, "The service is shutting down.")
         if refusal is not None:
             await context.abort(refusal.code, refusal.message)
 
-    async def _read(self, context: Context, due: asyncio.Queue[_Asked | None], places: asyncio.Semaphore) -> None:
+    async def _read(self, context: Context, queue: asyncio.Queue[_Pending | None], places: asyncio.Semaphore) -> None:
         try:
             await places.acquire()
             while isinstance(data := await context.read(), bytes):
-                asked = _Asked(self._calls.open(context, len(data)))
-                asked.work = asyncio.create_task(self._work(asked, data))
-                due.put_nowait(asked)
+                pending = _Pending(self._calls.open(context, len(data)))
+                pending.work = asyncio.create_task(self._work(pending, data))
+                queue.put_nowait(pending)
                 await places.acquire()
         finally:
-            due.put_nowait(None)
+            queue.put_nowait(None)
 
-    async def _work(self, asked: _Asked, data: bytes) -> None:
+    async def _work(self, pending: _Pending, data: bytes) -> None:
         async def answer(request: ModelInferRequest, call: Call) -> None:
-            await self._answer(request, call, asked.responses.put_nowait)
+            await self._answer(request, call, pending.responses.put_nowait)
 
         try:
-            asked.request = parse(ModelInferRequest, data)
-            await self._calls.answer(asked.request, asked.call, answer)
+            pending.request = parse(ModelInferRequest, data)
+            await self._calls.answer(pending.request, pending.call, answer)
         except Exception as error:
-            asked.refusal = self._calls.refusal(error, asked.call.request_context)
+            pending.refusal = self._calls.refusal(error, pending.call.request_context)
         finally:
-            asked.responses.put_nowait(None)
+            pending.responses.put_nowait(None)
 
-    async def _write(self, asked: _Asked, context: Context) -> Refusal | None:
-        """Write what answers a request; return its error where that is to end the stream."""
+    async def _write(self, pending: _Pending, context: Context) -> Refusal | None:
+        """Write the responses to a request; return its error if that must end the stream."""
         code, sent_bytes, ends = StatusCode.CANCELLED, 0, False
         try:
-            while (response := await asked.responses.get()) is not None:
+            while (response := await pending.responses.get()) is not None:
                 sent_bytes += await _send(context, ModelStreamInferResponse(infer_response=response))
-            if asked.refusal.code is not StatusCode.OK:
+            if pending.refusal.code is not StatusCode.OK:
                 ends = _ENDS_AT_ERROR in (context.invocation_metadata() or ())
                 if not ends:
-                    sent_bytes += await _send(context, _error(asked))
-            code = asked.refusal.code
+                    sent_bytes += await _send(context, _error(pending))
+            code = pending.refusal.code
         finally:
-            self._close(asked, code, sent_bytes)
-        return asked.refusal if ends else None
+            self._close(pending, code, sent_bytes)
+        return pending.refusal if ends else None
 
-    def _abandon(self, due: asyncio.Queue[_Asked | None]) -> None:
-        while not due.empty():
-            if (asked := due.get_nowait()) is not None:
-                self._close(asked, StatusCode.CANCELLED, 0)
+    def _abandon(self, queue: asyncio.Queue[_Pending | None]) -> None:
+        while not queue.empty():
+            if (pending := queue.get_nowait()) is not None:
+                self._close(pending, StatusCode.CANCELLED, 0)
 
-    def _close(self, asked: _Asked, code: StatusCode, sent_bytes: int) -> None:
-        assert asked.work is not None
-        asked.work.cancel()  # nothing, where it is done
-        self._calls.close(NAME, asked.call.request_context, code, sent_bytes)
+    def _close(self, pending: _Pending, code: StatusCode, sent_bytes: int) -> None:
+        assert pending.work is not None
+        pending.work.cancel()  # does nothing if it is done
+        self._calls.close(NAME, pending.call.request_context, code, sent_bytes)
 
 
 async def _send(context: Context, message: ModelStreamInferResponse) -> int:
@@ -138,8 +138,8 @@ async def _send(context: Context, message: ModelStreamInferResponse) -> int:
     return len(data)
 
 
-def _error(asked: _Asked) -> ModelStreamInferResponse:
-    """An error as an answer; it says which request it answers, which Triton leaves to the order."""
-    request = asked.request
-    told = ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
-    return ModelStreamInferResponse(error_message=asked.refusal.message, infer_response=told)
+def _error(pending: _Pending) -> ModelStreamInferResponse:
+    """An error as a response; unlike Triton's, it names its request."""
+    request = pending.request
+    named = ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    return ModelStreamInferResponse(error_message=pending.refusal.message, infer_response=named)

@@ -41,7 +41,7 @@ def test_a_route_answers(client: httpx.Client, path: str) -> None:
     assert (response.status_code, response.json()) == (200, ANSWERS[path])
 
 
-def test_the_server_tells_its_extensions(client: httpx.Client) -> None:
+def test_the_server_lists_its_extensions(client: httpx.Client) -> None:
     told = client.get("/v2").json()
 
     assert told["name"] == "hotplate"
@@ -51,7 +51,7 @@ def test_the_server_tells_its_extensions(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v2/models/tiny/config", "/v2/models/tiny/versions/1/config"])
-def test_a_configuration_is_told_as_tritons_clients_read_it(client: httpx.Client, path: str) -> None:
+def test_a_configuration_has_tritons_form(client: httpx.Client, path: str) -> None:
     told = client.get(path).json()
 
     assert (told["name"], told["max_batch_size"], told["backend"]) == ("tiny", 8, "onnxruntime")

@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from models.manifest import NUMPY_DTYPES
 from service.engine.transport.strings import pack_strings
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
-from service.protocols.open_inference.grpc.tensors import CONTENTS
-from service.protocols.open_inference.json_tensors import RAW_ONLY
-from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor, unpack_strings
+from service.protocols.open_inference.grpc.messages import CONTENTS
+from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, RAW_ONLY, Tensor, unpack_strings
 from tests.servers import RunningService
 from tests.service.protocols.conftest import MAX_RANK
 from tests.service.protocols.open_inference.calls import LENGTH, assert_error
@@ -174,8 +173,8 @@ def test_half_precision_has_no_form_in_json(http: httpx.Client, datatype: str) -
     given_in_json = {"name": "x", "datatype": datatype, "shape": [1, 1], "data": [1.0]}
     body, headers = in_raw([Tensor("x", datatype, (1, 1), b"\0\0")])
 
-    assert_error(http.post(infer, json={"inputs": [given_in_json]}), 400, "raw bytes only")
-    assert_error(http.post(infer, content=body, headers=headers), 400, "ask for it with binary_data")
+    assert_error(http.post(infer, json={"inputs": [given_in_json]}), 400, "only as raw bytes")
+    assert_error(http.post(infer, content=body, headers=headers), 400, "request it with binary_data")
 
 
 def test_strings_that_are_no_texts_are_refused(http: httpx.Client) -> None:

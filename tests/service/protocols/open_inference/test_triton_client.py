@@ -92,9 +92,7 @@ def test_it_codes_bodies_in_both_directions(
     )
 
 
-def test_it_asks_for_classes_of_encoded_pictures(
-    server: triton.InferenceServerClient, network: LinearClassifier
-) -> None:
+def test_it_gets_classes_of_encoded_images(server: triton.InferenceServerClient, network: LinearClassifier) -> None:
     images = network.images(2)
     pictures = triton.InferInput("image", [2, 1], "BYTES")
     pictures.set_data_from_numpy(np.array([[encoded(image)] for image in images], object))
@@ -119,42 +117,41 @@ def test_it_infers_side_by_side(service: RunningService, network: LinearClassifi
     np.testing.assert_allclose(results, network.outputs(images)["probabilities"], atol=TOLERANCE)
 
 
-def test_it_is_told_what_is_wrong(server: triton.InferenceServerClient, network: LinearClassifier) -> None:
+def test_it_raises_errors_with_their_status(server: triton.InferenceServerClient, network: LinearClassifier) -> None:
     with pytest.raises(InferenceServerException, match="'nobody'") as unknown:
         server.infer("nobody", [image_input(network.images(1))])
     with pytest.raises(InferenceServerException, match="takes") as misfit:
         server.infer("tiny", [image_input(network.images(1)[0])])
-    with pytest.raises(InferenceServerException, match="memory of its callers") as declined:
+    with pytest.raises(InferenceServerException, match="shared memory") as declined:
         server.register_system_shared_memory("region", "/key", 64)
 
     assert [caught.value.status() for caught in (unknown, misfit, declined)] == ["404", "400", "501"]
 
 
-def test_it_loads_and_unloads(tmp_path: Path, network: LinearClassifier) -> None:
-    network.write(tmp_path, "tiny")
-    images = network.images(2)
+def test_it_loads_and_unloads(echo_service: RunningService, echo_repository: Path, network: LinearClassifier) -> None:
+    name, images = "spare-classifier", network.images(2)
     expected = network.outputs(images)["probabilities"]
-    options = ("--model-control", "explicit", "--instances", "1", "--threads", "1")
 
-    with RunningService(tmp_path, *options) as running, client_of(running.wait_until_ready()) as client:
-        assert not client.is_model_ready("tiny")
-        assert [entry["state"] for entry in client.get_model_repository_index()] == ["UNAVAILABLE"]
+    with client_of(echo_service) as client:
+        states = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+        assert states[name] == "UNAVAILABLE"
+        assert not client.is_model_ready(name)
 
-        client.load_model("tiny")
-        found = client.infer("tiny", [image_input(images)]).as_numpy("probabilities")
-        network.write(tmp_path, "tiny", "2")
-        client.load_model("tiny")
-        newer = client.infer("tiny", [image_input(images)])
-        client.unload_model("tiny")
+        client.load_model(name)
+        found = client.infer(name, [image_input(images)]).as_numpy("probabilities")
+        network.write(echo_repository, name, "2")
+        client.load_model(name)
+        newer = client.infer(name, [image_input(images)])
+        client.unload_model(name)
 
         np.testing.assert_allclose(found, expected, atol=TOLERANCE)
         np.testing.assert_allclose(newer.as_numpy("probabilities"), expected, atol=TOLERANCE)
         assert newer.get_response()["model_version"] == "2"
-        assert not client.is_model_ready("tiny")
+        assert not client.is_model_ready(name)
         with pytest.raises(InferenceServerException) as refused:
-            client.infer("tiny", [image_input(images)])
+            client.infer(name, [image_input(images)])
         assert refused.value.status() == "503"
         with pytest.raises(InferenceServerException, match="'nobody'"):
             client.load_model("nobody")
         with pytest.raises(InferenceServerException, match=r"file:1/model\.onnx"):
-            client.load_model("tiny", config="{}", files={"file:1/model.onnx": b"x"})
+            client.load_model(name, config="{}", files={"file:1/model.onnx": b"x"})

@@ -13,14 +13,14 @@ from prometheus_client import CollectorRegistry
 
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import Answer, Execution
+from service.protocols.open_inference.execution import Execution, InferResult
 from service.protocols.open_inference.grpc.methods import NAME
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.protocols.open_inference.request import InferRequest
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-Infer = Callable[[str, InferRequest, RequestContext, float | None], Awaitable[Answer]]
+Infer = Callable[[str, InferRequest, RequestContext, float | None], Awaitable[InferResult]]
 
 
 class FakeClient:
@@ -51,7 +51,7 @@ class FakeExecution:
         request_context: RequestContext,
         *,
         timeout_seconds: float | None = None,
-    ) -> Answer:
+    ) -> InferResult:
         request_context.model = model
         return await self._infer(model, request, request_context, timeout_seconds)
 

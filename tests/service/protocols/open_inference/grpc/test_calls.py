@@ -21,20 +21,18 @@ from service.errors import (
     Unsupported,
 )
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import Answer
-from service.protocols.open_inference.faults import Fault
+from service.protocols.open_inference.execution import InferResult
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
-from service.protocols.open_inference.grpc.codes import CODES
-from service.protocols.open_inference.grpc.health import NAME as HEALTH
-from service.protocols.open_inference.request import InferRequest, WantedOutput
+from service.protocols.open_inference.grpc.server import HEALTH_NAME as HEALTH
+from service.protocols.open_inference.request import InferRequest, RequestedOutput
 from tests.service.protocols.open_inference.grpc.servers import Served, eventually, serving
 
 ASKED = pb.ModelInferRequest(model_name="m", id="7").SerializeToString()
 
 
-async def echo(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> Answer:
-    outputs = tuple((WantedOutput(name=tensor.name), tensor) for tensor in request.inputs)
-    return Answer(model, "1", request.id, outputs)
+async def echo(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> InferResult:
+    outputs = tuple((RequestedOutput(name=tensor.name), tensor) for tensor in request.inputs)
+    return InferResult(model, "1", request.id, outputs)
 
 
 async def failure(call: Any) -> tuple[StatusCode, str]:
@@ -51,10 +49,6 @@ def big(num_bytes: int) -> bytes:
     return data
 
 
-def test_every_kind_of_fault_has_a_status() -> None:
-    assert CODES.keys() == set(Fault)
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -67,7 +61,7 @@ def test_every_kind_of_fault_has_a_status() -> None:
     ],
 )
 def test_an_error_of_ours_ends_the_call_with_its_message(error: ServiceError, code: StatusCode) -> None:
-    async def refuse(*_arguments: object) -> Answer:
+    async def refuse(*_arguments: object) -> InferResult:
         raise error
 
     async def main() -> None:
@@ -78,8 +72,8 @@ def test_an_error_of_ours_ends_the_call_with_its_message(error: ServiceError, co
     asyncio.run(main())
 
 
-def test_a_full_queue_tells_when_to_come_back() -> None:
-    async def refuse(*_arguments: object) -> Answer:
+def test_a_full_queue_says_when_to_come_back() -> None:
+    async def refuse(*_arguments: object) -> InferResult:
         raise QueueFull("Full.", retry_after_seconds=2.4)
 
     async def main() -> None:
@@ -92,7 +86,7 @@ def test_a_full_queue_tells_when_to_come_back() -> None:
 
 
 def test_a_defect_is_answered_without_a_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(*_arguments: object) -> Answer:
+    async def fail(*_arguments: object) -> InferResult:
         raise RuntimeError("secret at 0x7ff3")
 
     async def main() -> None:
@@ -123,7 +117,9 @@ def test_an_answer_carries_the_id_of_its_request(sent: str) -> None:
 def test_the_deadline_of_a_call_is_the_time_for_its_work() -> None:
     seen: list[float | None] = []
 
-    async def note(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> Answer:
+    async def note(
+        model: str, request: InferRequest, request_context: RequestContext, seconds: float | None
+    ) -> InferResult:
         seen.append(seconds)
         return await echo(model, request, request_context, seconds)
 
@@ -149,7 +145,7 @@ class Endless:
 
     async def __call__(
         self, _model: str, _request: InferRequest, request_context: RequestContext, _seconds: float | None
-    ) -> Answer:
+    ) -> InferResult:
         self.begun += 1
         left = asyncio.get_running_loop().create_future()
         request_context.on_disconnect = lambda: left.set_result(None)
@@ -162,7 +158,7 @@ class Endless:
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])
-def test_work_whose_caller_leaves_is_told_so_before_it_is_cancelled(how: str) -> None:
+def test_when_the_caller_leaves_the_work_is_told_before_it_is_cancelled(how: str) -> None:
     endless = Endless()
 
     async def main() -> None:
@@ -224,7 +220,7 @@ def test_what_is_no_message_is_refused(message: bytes | None, quoted: str) -> No
     asyncio.run(main())
 
 
-def test_metrics_tell_method_status_model_and_bytes() -> None:
+def test_metrics_have_method_status_model_and_bytes() -> None:
     async def main() -> None:
         async with serving(echo) as served:
             sent = big(1000)
@@ -240,7 +236,7 @@ def test_metrics_tell_method_status_model_and_bytes() -> None:
     asyncio.run(main())
 
 
-def test_only_faults_of_ours_are_logged_unless_all_calls_are_wanted(caplog: pytest.LogCaptureFixture) -> None:
+def test_only_errors_of_the_service_are_logged_unless_the_access_log_is_on(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "service.access")
 
     async def main() -> None:
@@ -272,7 +268,9 @@ def test_a_refusing_process_still_answers_probes() -> None:
 def test_a_stopping_server_lets_calls_end_and_takes_no_more() -> None:
     may_end = asyncio.Event()
 
-    async def wait(model: str, request: InferRequest, request_context: RequestContext, seconds: float | None) -> Answer:
+    async def wait(
+        model: str, request: InferRequest, request_context: RequestContext, seconds: float | None
+    ) -> InferResult:
         await may_end.wait()
         return await echo(model, request, request_context, seconds)
 
@@ -335,7 +333,7 @@ def test_health_is_that_of_the_engine() -> None:
     asyncio.run(main())
 
 
-def test_who_watches_health_is_told_of_every_change() -> None:
+def test_a_health_watch_sees_every_change() -> None:
     async def main() -> None:
         async with serving(echo) as served:
             watch = served.channel.unary_stream(f"/{HEALTH}/Watch")

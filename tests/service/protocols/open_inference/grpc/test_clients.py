@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.manifest import NUMPY_DTYPES
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
-from service.protocols.open_inference.grpc.tensors import CONTENTS
+from service.protocols.open_inference.grpc.messages import CONTENTS
 from service.protocols.open_inference.tensors import DATATYPES
 from tests.fake_models.classification import LABELS, SHAPE, LinearClassifier
 from tests.servers import RunningService, until
@@ -99,7 +99,7 @@ def infer(channel: Any, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
 # --- inference ---
 
 
-def test_a_classifier_is_asked_for_outputs_and_for_its_best_classes(
+def test_a_classifier_returns_chosen_outputs_and_its_best_classes(
     inference: triton.InferenceServerClient, network: LinearClassifier
 ) -> None:
     images = network.images(11)
@@ -115,7 +115,7 @@ def test_a_classifier_is_asked_for_outputs_and_for_its_best_classes(
         assert [text.decode().split(":")[1:] for text in told] == [[str(at), LABELS[at]] for at in best]
 
 
-def test_encoded_pictures_are_decoded_as_the_task_does(
+def test_encoded_images_are_decoded_as_by_the_task(
     inference: triton.InferenceServerClient, network: LinearClassifier
 ) -> None:
     images = network.images(3)
@@ -153,7 +153,7 @@ def test_many_are_answered_at_once(inference: triton.InferenceServerClient, netw
         np.testing.assert_allclose(result.as_numpy("probabilities")[0], expected[at], atol=TOLERANCE)
 
 
-def test_a_stream_answers_in_order_and_tells_errors_inside(inference: triton.InferenceServerClient) -> None:
+def test_a_stream_answers_in_order_with_errors_inside(inference: triton.InferenceServerClient) -> None:
     ended: queue.Queue[tuple[Any, Any]] = queue.Queue()
     inference.start_stream(lambda result, error: ended.put((result, error)))
     sent = [np.full((1, 2), at, np.float32) for at in range(6)]
@@ -249,10 +249,10 @@ def test_a_window_that_is_longer_than_a_deadline_ends_in_time(
     assert answer.as_numpy("y").tolist() == [[2, 2, 2]]
 
 
-# --- what is told ---
+# --- health, metadata, configuration, statistics, repository ---
 
 
-def test_health_is_told(inference: triton.InferenceServerClient, channel: Any) -> None:
+def test_health_is_reported(inference: triton.InferenceServerClient, channel: Any) -> None:
     check = channel.unary_unary("/grpc.health.v1.Health/Check")
 
     assert inference.is_server_live()
@@ -290,7 +290,7 @@ def test_every_model_has_a_configuration(inference: triton.InferenceServerClient
     assert configs["echo-bytes"].input[0].data_type == pb.DataType.TYPE_STRING
 
 
-def test_statistics_count_what_was_asked(inference: triton.InferenceServerClient) -> None:
+def test_statistics_count_requests_and_rows(inference: triton.InferenceServerClient) -> None:
     def counts() -> tuple[int, int]:
         (statistics,) = inference.get_inference_statistics("echo-int16", "1").model_stats
         return statistics.inference_count, statistics.inference_stats.success.count
@@ -303,7 +303,7 @@ def test_statistics_count_what_was_asked(inference: triton.InferenceServerClient
     assert len(inference.get_inference_statistics().model_stats) >= 2 * len(DATATYPES) + 2
 
 
-def test_a_model_is_loaded_asked_and_unloaded(
+def test_a_model_is_loaded_used_and_unloaded(
     echo_service: RunningService, inference: triton.InferenceServerClient
 ) -> None:
     def state() -> str:

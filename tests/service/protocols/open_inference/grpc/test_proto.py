@@ -101,6 +101,4 @@ def test_the_generated_modules_are_those_of_the_source(tmp_path: Path) -> None:
     for made in generate.generate(tmp_path):
         kept = generate.ROOT / made.relative_to(tmp_path)
 
-        assert made.read_text() == kept.read_text(), (
-            f"{kept.name}: run python -m service.protocols.open_inference.grpc.generate"
-        )
+        assert made.read_text() == kept.read_text(), f"{kept.name}: run make proto"

@@ -11,7 +11,7 @@ from grpc import StatusCode
 
 from service.errors import InvalidParameter
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import Answer
+from service.protocols.open_inference.execution import InferResult
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.streams import MAX_UNANSWERED
 from service.protocols.open_inference.request import InferRequest
@@ -32,13 +32,13 @@ async def answered(call: Any) -> pb.ModelStreamInferResponse:
     return answer
 
 
-async def picky(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> Answer:
+async def picky(model: str, request: InferRequest, _exchange: RequestContext, _seconds: float | None) -> InferResult:
     """Later requests are done first; those named `bad` fail."""
     assert request.id is not None
     if request.id.startswith("bad"):
         raise InvalidParameter(f"No {request.id}.")
     await asyncio.sleep(0.05 if request.id == "first" else 0)
-    return Answer(model, "1", request.id, ())
+    return InferResult(model, "1", request.id, ())
 
 
 class Waiting:
@@ -51,7 +51,7 @@ class Waiting:
 
     async def __call__(
         self, model: str, request: InferRequest, request_context: RequestContext, _seconds: float | None
-    ) -> Answer:
+    ) -> InferResult:
         self.begun += 1
         try:
             await self.may_go_on.wait()
@@ -59,7 +59,7 @@ class Waiting:
             assert request_context.is_disconnected
             self.cancelled += 1
             raise
-        return Answer(model, "1", request.id, ())
+        return InferResult(model, "1", request.id, ())
 
 
 def test_answers_come_in_the_order_of_the_requests_and_errors_in_their_place() -> None:
@@ -96,7 +96,7 @@ def test_what_is_no_message_is_answered_and_the_stream_goes_on() -> None:
     asyncio.run(main())
 
 
-def test_who_asks_for_it_gets_the_first_error_as_the_end_of_the_stream() -> None:
+def test_a_client_may_have_the_first_error_end_the_stream() -> None:
     async def main() -> None:
         async with serving(picky) as served:
             call = served.stream(metadata=(("triton_grpc_error", "true"),))
@@ -111,7 +111,7 @@ def test_who_asks_for_it_gets_the_first_error_as_the_end_of_the_stream() -> None
     asyncio.run(main())
 
 
-def test_requests_of_a_stream_are_worked_on_side_by_side_up_to_a_bound() -> None:
+def test_requests_of_a_stream_run_concurrently_up_to_a_bound() -> None:
     async def main() -> None:
         waiting = Waiting()
         async with serving(waiting) as served:
@@ -135,7 +135,7 @@ async def _write_many(call: Any, count: int) -> None:
     await call.done_writing()
 
 
-def test_all_that_a_stream_asked_for_is_cancelled_when_its_caller_leaves() -> None:
+def test_all_requests_of_a_stream_are_cancelled_when_its_caller_leaves() -> None:
     async def main() -> None:
         waiting = Waiting()
         async with serving(waiting) as served:
@@ -158,7 +158,7 @@ async def _ends_unavailable(served: Served, call: Any) -> None:
     assert served.drain.num_in_flight == 0
 
 
-def test_a_stopping_server_answers_what_a_stream_asked_and_ends_it() -> None:
+def test_a_stopping_server_answers_pending_requests_and_ends_the_stream() -> None:
     async def main() -> None:
         waiting = Waiting()
         async with serving(waiting) as served:

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from models.manifest import NUMPY_DTYPES
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, ServiceError, Unsupported
-from service.protocols.open_inference.execution import Answer
+from service.protocols.open_inference.execution import InferResult
+from service.protocols.open_inference.grpc.messages import CONTENTS, read_request, write_result
 from service.protocols.open_inference.grpc.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from service.protocols.open_inference.grpc.requests import read_request, write_answer
-from service.protocols.open_inference.grpc.tensors import CONTENTS
-from service.protocols.open_inference.request import MAX_TENSORS, WantedOutput
+from service.protocols.open_inference.request import MAX_TENSORS, RequestedOutput
 from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor
 
 shapes = st.lists(st.integers(0, 4), max_size=4)
@@ -77,7 +76,7 @@ def test_raw_tensors_pass_unchanged_to_a_request_and_from_an_answer(
     request = asking(datatype, shape, raw_input_contents=[raw])
 
     (tensor,) = read_request(ModelInferRequest.FromString(request.SerializeToString())).inputs
-    written = write_answer(Answer("m", "3", "an id", ((WantedOutput(name="x"), tensor),)))
+    written = write_result(InferResult("m", "3", "an id", ((RequestedOutput(name="x"), tensor),)))
     response = ModelInferResponse.FromString(written.SerializeToString())
 
     assert tensor == Tensor("x", datatype, tuple(shape), raw)
@@ -88,7 +87,7 @@ def test_raw_tensors_pass_unchanged_to_a_request_and_from_an_answer(
     assert not output.HasField("contents")
 
 
-def test_what_is_wanted_and_parameters_are_read() -> None:
+def test_requested_outputs_and_parameters_are_read() -> None:
     request = asking("UINT8", [2], id="7", raw_input_contents=[b"ab"])
     request.parameters["timeout"].int64_param = 5
     request.parameters["priority"].uint64_param = 2
@@ -102,7 +101,7 @@ def test_what_is_wanted_and_parameters_are_read() -> None:
 
     assert read.id == "7"
     assert read.parameters == {"timeout": 5, "priority": 2, "name": "n", "flag": False, "share": 0.5}
-    assert read.outputs == (WantedOutput(name="scores", num_classes=3), WantedOutput(name="rest"))
+    assert read.outputs == (RequestedOutput(name="scores", num_classes=3), RequestedOutput(name="rest"))
 
 
 def both_forms() -> ModelInferRequest:
@@ -170,8 +169,8 @@ def output_in_shared_memory() -> ModelInferRequest:
         (lambda: asking("BYTES", [1], raw_input_contents=[b"\5\0\0\0abc"]), InvalidParameter, "holds 0 whole elements"),
         (lambda: asking("FP32", [-1], raw_input_contents=[b"\0" * 4]), InvalidParameter, "whole numbers from 0 on"),
         (lambda: asking("FP8", [1], raw_input_contents=[b"\0"]), InvalidParameter, "known are BOOL"),
-        (contents("FP16", [1], fp32_contents=[1]), InvalidParameter, "FP16 travels as raw bytes only"),
-        (contents("BF16", [1], fp32_contents=[1]), InvalidParameter, "BF16 travels as raw bytes only"),
+        (contents("FP16", [1], fp32_contents=[1]), InvalidParameter, "FP16 is accepted only as raw bytes"),
+        (contents("BF16", [1], fp32_contents=[1]), InvalidParameter, "BF16 is accepted only as raw bytes"),
         (contents("FP32", [1], fp64_contents=[1]), InvalidParameter, "the elements of FP32 belong in fp32_contents"),
         (contents("INT8", [1], int_contents=[1], uint_contents=[1]), InvalidParameter, "has uint_contents"),
         (contents("FP32", [2, 2], fp32_contents=[1, 2, 3]), InvalidParameter, "has 3 elements in fp32_contents"),
@@ -184,8 +183,8 @@ def output_in_shared_memory() -> ModelInferRequest:
         (classes(0, "int64_param"), InvalidParameter, "classification of 'y' is 0"),
         (classes("2", "string_param"), InvalidParameter, "classification of 'y' is '2'"),
         (classes(True, "bool_param"), InvalidParameter, "classification of 'y' is true"),
-        (input_in_shared_memory, Unsupported, "'x' is to be in shared memory"),
-        (output_in_shared_memory, Unsupported, "'y' is to be in shared memory"),
+        (input_in_shared_memory, Unsupported, "'x' refers to shared memory"),
+        (output_in_shared_memory, Unsupported, "'y' refers to shared memory"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -18,7 +18,7 @@ from models.manifest import NUMPY_DTYPES
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, MalformedRequest, ServiceError
 from service.protocols.open_inference.reply import classify, write_reply
-from service.protocols.open_inference.request import InferRequest, WantedOutput, parse_request
+from service.protocols.open_inference.request import InferRequest, RequestedOutput, parse_request
 from service.protocols.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor, unpack_strings
 
 JSON_DATATYPES = sorted(set(NUMPY_DTYPES) - {"FP16", "BF16", "BYTES"})
@@ -57,7 +57,7 @@ def test_numbers_come_through_json_as_they_were(data: st.DataObject, datatype: s
     listed = array.tolist() if is_nested and array.ndim else array.reshape(-1).tolist()
 
     (tensor,) = parsed(described(array, datatype, data=listed)).inputs
-    reply = write_reply("m", "1", InferRequest(inputs=()), [(WantedOutput(name="x"), tensor)])
+    reply = write_reply("m", "1", InferRequest(inputs=()), [(RequestedOutput(name="x"), tensor)])
 
     assert (tensor.datatype, tensor.shape, bytes(tensor.raw)) == (datatype, array.shape, array.tobytes())
     answered = np.array(orjson.loads(reply.pieces[0])["outputs"][0]["data"], array.dtype).reshape(array.shape)
@@ -71,7 +71,7 @@ def test_numbers_come_through_raw_as_they_were(data: st.DataObject, datatype: st
 
     (tensor,) = parsed(described(array, datatype, parameters=size), raw=array.tobytes()).inputs
     wants = InferRequest(inputs=(), parameters={"binary_data_output": True})
-    reply = write_reply("m", "1", wants, [(WantedOutput(name="x"), tensor)])
+    reply = write_reply("m", "1", wants, [(RequestedOutput(name="x"), tensor)])
 
     assert bytes(tensor.raw) == array.tobytes()
     head = orjson.loads(reply.pieces[0])
@@ -85,7 +85,7 @@ def test_texts_come_through_json_as_they_were(texts: list[str]) -> None:
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
 
     (tensor,) = parsed({"name": "x", "shape": [len(texts)], "datatype": "BYTES", "data": texts}).inputs
-    reply = write_reply("m", "1", InferRequest(inputs=()), [(WantedOutput(name="x"), tensor)])
+    reply = write_reply("m", "1", InferRequest(inputs=()), [(RequestedOutput(name="x"), tensor)])
 
     assert [bytes(s).decode() for s in unpack_strings("x", tensor.raw, len(texts))] == texts
     assert orjson.loads(reply.pieces[0])["outputs"][0]["data"] == texts
@@ -133,8 +133,8 @@ def test_inputs_may_be_json_and_raw_in_one_request() -> None:
         ("FP32", None, "numbers"),
         ("BOOL", 1, "true or false"),
         ("BYTES", 1, "texts"),
-        ("FP16", 1, "raw bytes only"),
-        ("BF16", 1, "raw bytes only"),
+        ("FP16", 1, "only as raw bytes"),
+        ("BF16", 1, "only as raw bytes"),
         ("FLOAT", 1, "known are BOOL"),
     ],
 )
@@ -200,7 +200,7 @@ def test_what_json_cannot_say_is_refused_with_the_way_out() -> None:
         Tensor("y", "BYTES", (1,), pack_strings([b"\xff"])),
     ):
         with pytest.raises(InvalidParameter, match="binary_data"):
-            write_reply("m", "1", InferRequest(inputs=()), [(WantedOutput(name="y"), tensor)])
+            write_reply("m", "1", InferRequest(inputs=()), [(RequestedOutput(name="y"), tensor)])
 
 
 def test_scores_become_the_best_classes() -> None:

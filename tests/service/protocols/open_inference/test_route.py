@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
-from service.protocols.open_inference import codings
+from service.protocols.open_inference import route as codings
 from tests.fake_models.classification import LinearClassifier
 from tests.service.protocols.open_inference.calls import (
     INFER,

@@ -1,6 +1,6 @@
-"""Tensors of encoded pictures in the place of pixels: decoded as the model's task would, they become the UINT8 input.
+"""Encoded images sent as BYTES in place of pixels: decoded as the model's task would, they become the UINT8 input.
 
-It knows neither routes nor the engine; how a picture is decoded, `api/decoding.py` says.
+It knows neither routes nor the engine.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from service.tasks.registry import all_tasks
 from service.telemetry.metrics import Metrics
 
 
-class PictureRows:
-    """Decodes the pictures of requests."""
+class EncodedImages:
+    """Decodes the images of requests."""
 
     def __init__(self, settings: Settings, metrics: Metrics, decoders: ThreadPoolExecutor) -> None:
         self._settings = settings
         self._decoder = ImageDecoder(settings, metrics, decoders)
 
-    async def fill_in(self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The tensors, those of pictures decoded to pixels [B,H,W,C].
+    async def decode_all(self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The tensors, with encoded images decoded to pixels [B,H,W,C].
 
-        Raises: InvalidParameter, naming the picture that cannot be decoded.
+        Raises: InvalidParameter, naming the image that cannot be decoded.
         """
         if all(tensor.datatype != "BYTES" for tensor in tensors):
             return tensors
-        pixels = {spec.name: spec for spec in graph.inputs if takes_pictures(manifest, spec)}
+        pixels = {spec.name: spec for spec in graph.inputs if takes_images(manifest, spec)}
         return [
             await self._decoded(manifest, pixels[tensor.name], tensor)
             if tensor.datatype == "BYTES" and tensor.name in pixels
@@ -44,11 +44,12 @@ class PictureRows:
         ]
 
     async def _decoded(self, manifest: Manifest, spec: TensorSpec, tensor: Tensor) -> Tensor:
-        most = self._settings.max_images
-        if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ((), (1,)) or not 1 <= tensor.shape[0] <= most:
+        max_images = self._settings.max_images
+        is_column = len(tensor.shape) in (1, 2) and tensor.shape[1:] in ((), (1,))
+        if not is_column or not 1 <= tensor.shape[0] <= max_images:
             raise InvalidParameter(
-                f"The shape of {shown(tensor.name)} is {list(tensor.shape)}; encoded pictures are a BYTES tensor of "
-                f"the shape [B] or [B, 1], B up to {most}.",
+                f"The shape of {shown(tensor.name)} is {list(tensor.shape)}; encoded images are a BYTES tensor of "
+                f"the shape [B] or [B, 1], B up to {max_images}.",
                 parameter=tensor.name,
             )
         rows = []
@@ -57,21 +58,21 @@ class PictureRows:
                 rows.append(await self._pixels(manifest, spec, bytes(string)))
             except ServiceError as error:
                 raise InvalidParameter(
-                    f"{shown(tensor.name)}, picture {index}: {error.message}", parameter=tensor.name
+                    f"{shown(tensor.name)}, image {index}: {error.message}", parameter=tensor.name
                 ) from error
         if len(shapes := {row.shape for row in rows}) > 1:
             sizes = ", ".join(sorted(f"{shape[1]}x{shape[0]}" for shape in shapes))
-            raise InvalidParameter(f"The pictures of {shown(tensor.name)} differ in size: {sizes}; send one size.")
+            raise InvalidParameter(f"The images of {shown(tensor.name)} differ in size: {sizes}; send one size.")
         stacked = np.stack(rows)
         return Tensor(tensor.name, spec.datatype, stacked.shape, stacked.reshape(-1).data)
 
     async def _pixels(self, manifest: Manifest, spec: TensorSpec, body: bytes) -> Pixels:
         if -1 not in spec.row_shape:
             return await self._decoder.row(body, manifest, spec.row_shape)
-        most = self._settings.max_image_pixels
+        max_pixels = self._settings.max_image_pixels
         if manifest.stylization is not None:
-            most = min(most, manifest.stylization.max_pixels)
-        return await self._decoder.decode(body, lambda body: _photo(body, ImageLimits(max_pixels=most)))
+            max_pixels = min(max_pixels, manifest.stylization.max_pixels)
+        return await self._decoder.decode(body, lambda body: _photo(body, ImageLimits(max_pixels=max_pixels)))
 
 
 def _photo(body: bytes, limits: ImageLimits) -> Pixels:
@@ -79,8 +80,8 @@ def _photo(body: bytes, limits: ImageLimits) -> Pixels:
         return np.asarray(decode_photo(body, limits).colours)
 
 
-def takes_pictures(manifest: Manifest, spec: TensorSpec) -> bool:
-    """Whether an input is pixels [B,H,W,C] of a task on pictures, so that encoded ones can stand for them."""
+def takes_images(manifest: Manifest, spec: TensorSpec) -> bool:
+    """Whether an input is pixels [B,H,W,C] of a task on images, so that encoded images can replace them."""
     task = all_tasks().get(manifest.task)
     return (
         task is not None

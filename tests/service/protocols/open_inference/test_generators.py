@@ -1,8 +1,7 @@
-"""The shipped generators and the stylizer over the Open Inference Protocol answer as bare ONNX Runtime does."""
+"""Generators and a stylizer of several graphs over the Open Inference Protocol answer as bare ONNX Runtime does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,24 @@ from tritonclient import grpc as triton_grpc
 from tritonclient import http as triton
 
 from service.engine.runtime.runtime import DATATYPES
-from service.settings import SHIPPED_REPOSITORY
 from tests.servers import RunningService
 
 Arrays = dict[str, NDArray[Any]]
 
 # Sizes for the open axes of an input, where they are not those of rows alone.
+PAINTED: dict[str, tuple[int, ...]] = {"image": (32, 48, 3)}
 GRAPHS: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
-    "fashion-vae.decoder": ("fashion-vae/1/decoder", {}),
-    "fashion-vae.prior": ("fashion-vae/1/prior", {}),
-    "fashion-vae.encoder": ("fashion-vae/1/encoder", {}),
-    "fashion-vae.reconstruction": ("fashion-vae/1/reconstruction", {}),
-    "fashion-gan": ("fashion-gan/1/decoder", {}),
-    "fashion-gan.decoder": ("fashion-gan/1/decoder", {}),
-    "painter": ("painter/1/model", {"image": (64, 48, 3)}),
-    "painter.statistics": ("painter/1/statistics", {"image": (64, 48, 3)}),
-    "painter.tile": ("painter/1/tile", {"image": (64, 48, 3)}),
+    "tiny-vae.decoder": ("tiny-vae/1/decoder", {}),
+    "tiny-vae.prior": ("tiny-vae/1/prior", {}),
+    "tiny-vae.encoder": ("tiny-vae/1/encoder", {}),
+    "tiny-vae.reconstruction": ("tiny-vae/1/reconstruction", {}),
+    "tiny-gan": ("tiny-gan/1/decoder", {}),
+    "tiny-gan.decoder": ("tiny-gan/1/decoder", {}),
+    "tiny-stylizer": ("tiny-stylizer/1/model", PAINTED),
+    "tiny-stylizer.statistics": ("tiny-stylizer/1/statistics", PAINTED),
+    "tiny-stylizer.tile": ("tiny-stylizer/1/tile", PAINTED),
 }
 NUM_ROWS = 3
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Iterator[RunningService]:
-    """The service on the shipped models that draw."""
-    options = ("--models", "fashion-vae,fashion-gan,painter", "--instances", "1", "--threads", "1")
-    with RunningService(SHIPPED_REPOSITORY, *options) as running:
-        yield running.wait_until_ready()
 
 
 def made_up(session: ort.InferenceSession, row_shapes: dict[str, tuple[int, ...]]) -> Arrays:
@@ -52,7 +43,7 @@ def made_up(session: ort.InferenceSession, row_shapes: dict[str, tuple[int, ...]
         if DATATYPES[node.type] == "UINT8":
             arrays[node.name] = random.integers(0, 256, shape, np.uint8)
         elif DATATYPES[node.type] == "INT64":
-            arrays[node.name] = random.integers(0, 10, shape)
+            arrays[node.name] = random.integers(0, 2, shape)
         elif node.name == "style_weights":
             arrays[node.name] = random.dirichlet(np.ones(shape[1]), NUM_ROWS).astype(np.float32)
         elif node.name in ("choice", "mean", "deviation"):
@@ -92,16 +83,19 @@ def assert_alike(result: Any, expected: Arrays) -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_answers_as_bare_onnx_runtime_does(shipped: RunningService, name: str) -> None:
+def test_a_graph_answers_as_bare_onnx_runtime_does(request: pytest.FixtureRequest, name: str) -> None:
     file, row_shapes = GRAPHS[name]
-    session = ort.InferenceSession(SHIPPED_REPOSITORY / f"{file}.onnx", providers=["CPUExecutionProvider"])
+    task = "style_transfer" if "stylizer" in name else "image_generation"
+    running: RunningService = request.getfixturevalue(f"{task}_service")
+    folder: Path = request.getfixturevalue(f"{task}_repository")
+    session = ort.InferenceSession(folder / f"{file}.onnx", providers=["CPUExecutionProvider"])
     arrays = made_up(session, row_shapes)
     expected = dict(zip([node.name for node in session.get_outputs()], session.run(None, arrays), strict=True))
-    url = f"{shipped.url}/v2/models/{name}"
+    url = f"{running.url}/v2/models/{name}"
 
-    with triton.InferenceServerClient(shipped.url.removeprefix("http://")) as client:
+    with triton.InferenceServerClient(running.url.removeprefix("http://")) as client:
         answers = [client.infer(name, inputs_of(triton, arrays, binary_data=binary)) for binary in (True, False)]
-    with triton_grpc.InferenceServerClient(shipped.grpc_address) as client:
+    with triton_grpc.InferenceServerClient(running.grpc_address) as client:
         answers.append(client.infer(name, inputs_of(triton_grpc, arrays)))
     metadata, config = httpx.get(url).json(), httpx.get(f"{url}/config").json()
 
@@ -117,21 +111,21 @@ def test_a_graph_answers_as_bare_onnx_runtime_does(shipped: RunningService, name
     ]
     assert config["default_model_filename"] == Path(file).name + ".onnx"
     assert [each["dims"] for each in config["input"]] == [tensor["shape"][1:] for tensor in metadata["inputs"]]
-    assert config["max_batch_size"] >= 8
+    assert config["max_batch_size"] >= NUM_ROWS
 
 
-def test_a_generator_without_a_main_graph_tells_its_parts(shipped: RunningService) -> None:
+def test_a_generator_without_a_main_graph_names_its_graphs(image_generation_service: RunningService) -> None:
     body: dict[str, list[Any]] = {"inputs": []}
 
     answers = [
-        httpx.get(f"{shipped.url}/v2/models/fashion-vae"),
-        httpx.get(f"{shipped.url}/v2/models/fashion-vae/config"),
+        httpx.get(f"{image_generation_service.url}/v2/models/tiny-vae"),
+        httpx.get(f"{image_generation_service.url}/v2/models/tiny-vae/config"),
     ]
-    answers.append(httpx.post(f"{shipped.url}/v2/models/fashion-vae/infer", json=body))
+    answers.append(httpx.post(f"{image_generation_service.url}/v2/models/tiny-vae/infer", json=body))
 
     for answer in answers:
         assert answer.status_code == 400
         for graph in ("decoder", "encoder", "prior", "reconstruction"):
-            assert f"fashion-vae.{graph}" in answer.json()["error"]
-    ready = httpx.get(f"{shipped.url}/v2/models/fashion-vae/ready")
+            assert f"tiny-vae.{graph}" in answer.json()["error"]
+    ready = httpx.get(f"{image_generation_service.url}/v2/models/tiny-vae/ready")
     assert ready.status_code == 200

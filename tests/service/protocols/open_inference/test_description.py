@@ -1,13 +1,14 @@
-"""Names in the protocol, the table of faults, and which picture of a model a name gives."""
+"""Names of models and graphs in the protocol, and the status of every error."""
 
 from __future__ import annotations
 
 import pytest
+from grpc import StatusCode
 
 from service import errors
 from service.errors import BY_CODE
-from service.protocols.open_inference.faults import Fault, fault_of
-from service.protocols.open_inference.naming import graph_names, main_graph, split_name, told_name
+from service.protocols.open_inference.description import graph_names, main_graph, protocol_name, split_name
+from service.protocols.open_inference.statuses import grpc_status, http_status
 from tests.service.protocols.open_inference.manifests import manifest_of
 
 
@@ -41,15 +42,17 @@ def test_a_bare_name_is_the_main_graph(task: str, graphs: tuple[str, ...], main:
     manifest = manifest_of(task, graphs)
 
     assert main_graph(manifest) == main
-    assert {name: told_name("m", manifest, name) for name in graph_names(manifest)} == names
+    assert {name: protocol_name("m", manifest, name) for name in graph_names(manifest)} == names
 
 
 @pytest.mark.parametrize("kind", BY_CODE.values(), ids=BY_CODE)
 def test_every_error_has_a_status_of_the_protocol(kind: type[errors.ServiceError]) -> None:
-    fault = fault_of(kind("Why."))
+    error = kind("Why.")
 
-    assert fault.http_status in (400, 401, 404, 405, 408, 415, 500, 501, 503)
-    assert fault is not Fault.INTERNAL or issubclass(kind, errors.InferenceFailed) or kind is errors.ServiceError
+    assert http_status(error) in (400, 401, 404, 405, 408, 415, 500, 501, 503)
+    is_internal = StatusCode[grpc_status(error)] is StatusCode.INTERNAL
+    assert is_internal == (http_status(error) == 500)
+    assert is_internal == (issubclass(kind, errors.InferenceFailed) or kind is errors.ServiceError)
 
 
 def test_tritons_statuses_are_kept() -> None:
@@ -72,4 +75,4 @@ def test_tritons_statuses_are_kept() -> None:
         errors.DeadlineExceeded: 503,
     }
 
-    assert {kind: fault_of(kind("Why.")).http_status for kind in table} == table
+    assert {kind: http_status(kind("Why.")) for kind in table} == table

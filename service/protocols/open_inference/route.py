@@ -1,0 +1,200 @@
+"""What the routes of the Open Inference Protocol over HTTP share: how they are declared, content codings, sending.
+
+A route is one class whose attributes declare its paths and what OpenAPI shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from starlette.types import Receive, Send
+
+from service.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
+from service.http.accept import Headers, accepted_coding
+from service.http.answers import EventAnswer, encode_json, send_answer
+from service.http.body import read_body
+from service.http.middleware import Drain
+from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
+from service.http.routing import Document, Responses
+from service.protocols.open_inference.execution import Execution
+from service.protocols.open_inference.reply import Reply
+from service.protocols.open_inference.schema import error_responses
+from service.schema import shown
+
+HEADER_LENGTH = b"inference-header-content-length"
+TAG = "open inference protocol"
+MODEL = "/v2/models/{model}"
+VERSION = "/v2/models/{model}/versions/{version}"
+INFERENCE_ERRORS = error_responses(400, 404, 415, 500, 501, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInferenceRequest:
+    """One request: the parameters in its path, and its body without content coding."""
+
+    path: Mapping[str, str]
+    body: bytes
+    scope: Scope
+    context: RequestContext
+
+    @property
+    def model(self) -> str:
+        """The model's name in the path."""
+        return self.path["model"]
+
+    @property
+    def version(self) -> str | None:
+        """The version in the path, if there is one."""
+        return self.path.get("version")
+
+
+class OpenInferenceRoute(ABC):
+    """Base of the routes under /v2: plain ASGI applications, for some of them are the hot path.
+
+    The docstring of `answer` is the summary in OpenAPI, `description` says the rest. Errors are rendered by the
+    middleware.
+    """
+
+    paths: ClassVar[tuple[str, ...]]
+    method: ClassVar[str] = "GET"
+    description: ClassVar[str]
+    request_document: ClassVar[Mapping[str, Any]] = {}
+    answers: ClassVar[tuple[Any, ...]] = ()
+    responses: ClassVar[Responses] = error_responses()
+
+    def __init__(self, execution: Execution, drain: Drain) -> None:
+        self.execution = execution
+        self.drain = drain
+        self._max_bytes = execution.settings.max_body_bytes
+        self._threads = execution.tokenizers.threads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Raises: ServiceError, only as long as nothing was sent.
+        """
+        context = context_of(scope) or RequestContext("", 0.0)
+        body = b""
+        if self.method == "POST":
+            body = await read_body(scope, receive, context, self._max_bytes, may_be_coded=True)
+            body = await decoded(body, scope["headers"], self._max_bytes, self._threads)
+        answer = await self.answer(OpenInferenceRequest(scope["path_params"], body, scope, context))
+        if isinstance(answer, EventAnswer):
+            await send_answer(answer, send)
+        else:
+            reply = answer if isinstance(answer, Reply) else Reply((encode_json(answer),))
+            await self._send(reply, scope["headers"], send)
+
+    @abstractmethod
+    async def answer(self, request: OpenInferenceRequest) -> Any:
+        """The answer as JSON values, as a Reply or as events.
+
+        Raises: ServiceError.
+        """
+
+    @classmethod
+    def document(cls) -> Document:
+        """What OpenAPI shows."""
+        summary = (cls.answer.__doc__ or "").strip()
+        return Document(
+            summary=summary,
+            description=cls.description,
+            request=cls.request_document,
+            responses=cls.responses,
+            answers=cls.answers,
+            tag=TAG,
+        )
+
+    def timeout_seconds(self, request: OpenInferenceRequest) -> float:
+        """The deadline in `X-Request-Timeout`, or the default.
+
+        Raises: InvalidParameter.
+        """
+        return request_timeout_seconds(request.scope, self.execution.settings)
+
+    async def _send(self, reply: Reply, request_headers: Headers, send: Send) -> None:
+        """Send a body in a content coding that the caller takes, where that may save something."""
+        content = b"".join(reply.pieces)
+        is_binary = reply.header_bytes is not None
+        headers = [(b"content-type", b"application/octet-stream" if is_binary else b"application/json")]
+        if reply.header_bytes is not None:
+            headers.append((HEADER_LENGTH, b"%d" % reply.header_bytes))
+        if len(content) >= MIN_CODED_BYTES:
+            headers.append((b"vary", b"accept-encoding"))
+            if coding := accepted_coding(request_headers):
+                content = await encoded(content, coding, self._threads)
+                headers.append((b"content-encoding", coding.encode("ascii")))
+        headers.append((b"content-length", b"%d" % len(content)))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+
+# --- Content codings (RFC 9110): inflated within a limit, deflated for callers that accept it ---
+
+# zlib's window bits: 15 with zlib's own frame, which is what "deflate" means, 16 more for gzip's.
+_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+_RAW_WINDOW_BITS = -15
+# Up to so many bytes, zlib takes less time than handing them to a thread and back.
+INLINE_BYTES = 16 * 1024
+# Below this, coding costs more than it saves.
+MIN_CODED_BYTES = 1024
+_FASTEST = 1
+
+
+async def decoded(body: bytes, headers: Headers, max_bytes: int, threads: ThreadPoolExecutor) -> bytes:
+    """The body without its content coding; inflating stops at `max_bytes`.
+
+    Raises: UnsupportedMedia, MalformedRequest, PayloadTooLarge.
+    """
+    codings = [value for name, value in headers if name == b"content-encoding"]
+    coding = b",".join(codings).decode("latin-1").strip().lower()
+    if coding in ("", "identity"):
+        return body
+    if coding not in _WINDOW_BITS:
+        raise UnsupportedMedia(f"The Content-Encoding is {shown(coding)}; it must be gzip, deflate or identity.")
+    if len(body) <= INLINE_BYTES // 16:
+        return inflate(body, coding, max_bytes)
+    return await asyncio.get_running_loop().run_in_executor(threads, inflate, body, coding, max_bytes)
+
+
+def inflate(body: bytes, coding: str, max_bytes: int) -> bytes:
+    """Inflate a body; `deflate` may also come without zlib's frame, as some senders understand it.
+
+    Raises: MalformedRequest, PayloadTooLarge.
+    """
+    window_bits = _WINDOW_BITS[coding]
+    if coding == "deflate" and not _has_zlib_frame(body):
+        window_bits = _RAW_WINDOW_BITS
+    inflater = zlib.decompressobj(window_bits)
+    try:
+        content = inflater.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise MalformedRequest(f"The body is not what its Content-Encoding says: {coding}.") from error
+    if len(content) > max_bytes:
+        raise PayloadTooLarge(f"The body has more than {max_bytes} bytes without its Content-Encoding.")
+    if not inflater.eof or inflater.unused_data:
+        raise MalformedRequest(f"The body is not one whole {coding} stream.")
+    return content
+
+
+def _has_zlib_frame(body: bytes) -> bool:
+    return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
+
+
+async def encoded(content: bytes, coding: str, threads: ThreadPoolExecutor) -> bytes:
+    """The content in a coding, gzip or deflate."""
+    if len(content) <= INLINE_BYTES:
+        return deflate(content, coding)
+    return await asyncio.get_running_loop().run_in_executor(threads, deflate, content, coding)
+
+
+def deflate(content: bytes, coding: str) -> bytes:
+    """Code as gzip, or as deflate in zlib's frame."""
+    deflater = zlib.compressobj(_FASTEST, zlib.DEFLATED, _WINDOW_BITS[coding])
+    return deflater.compress(content) + deflater.flush()
