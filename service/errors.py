@@ -1,13 +1,16 @@
 """The tree of errors that the service answers with: each has a status, a code and a message in our own words.
 
-It does not know how an error is rendered (`api/problems.py`), nor what a library calls the same thing.
+It does not know how an error is rendered (`http/problems.py`), nor what a library calls the same thing.
 """
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """Anything that a caller may be told: `message` quotes the value and says what would be valid."""
+    """The service failed unexpectedly; the log says why.
+
+    The base of all errors that a caller may see: `message` quotes the value and says what would be valid.
+    """
 
     status = 500
     code = "internal_error"
@@ -79,14 +82,14 @@ class RequestTimeout(ServiceError):
 
 
 class PayloadTooLarge(ServiceError):
-    """The body, a picture or their number exceeds a limit."""
+    """The body, an image or the number of images exceeds a limit."""
 
     status = 413
     code = "payload_too_large"
 
 
 class UnsupportedMedia(ServiceError):
-    """The media type, the picture's format or the content coding is not accepted."""
+    """The media type, the image's format or the content coding is not accepted."""
 
     status = 415
     code = "unsupported_media_type"
@@ -107,14 +110,14 @@ class InvalidParameter(ServiceError):
 
 
 class UndecodableImage(ServiceError):
-    """The body claims to be a picture and cannot be decoded."""
+    """The body claims to be an image and cannot be decoded."""
 
     status = 422
     code = "undecodable_image"
 
 
 class PictureTooSmall(ServiceError):
-    """The picture has fewer pixels than the model can work with."""
+    """The image has fewer pixels than the model can work with."""
 
     status = 422
     code = "picture_too_small"
@@ -144,7 +147,7 @@ class NonFiniteOutput(InferenceFailed):
 
 
 class Unsupported(ServiceError):
-    """A protocol has it, this service does not."""
+    """The protocol has this feature; the service does not offer it."""
 
     status = 501
     code = "unsupported"
@@ -195,7 +198,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class Cancelled(ServiceError):
-    """The caller left; nobody reads this."""
+    """The caller left before the answer; seen in logs and metrics only."""
 
     status = 499
     code = "cancelled"
