@@ -1,4 +1,4 @@
-"""Golden rows survive the file, repeat to any batch, and tell a difference from NaN."""
+"""Golden rows survive the file, repeat to any batch size, and are compared strictly."""
 
 from __future__ import annotations
 

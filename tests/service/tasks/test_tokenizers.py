@@ -1,4 +1,4 @@
-"""Texts become tokens, or are refused before that costs anything."""
+"""Texts are encoded, or refused before that costs anything."""
 
 from __future__ import annotations
 
