@@ -33,7 +33,7 @@ RUN find /opt/hotplate/lib -depth \
 FROM dependencies AS application
 WORKDIR /app
 COPY models/repository /repository
-COPY models/*.py models/
+COPY models/*.py models/py.typed models/
 COPY service service
 RUN chmod -R a+rX,go-w /app /repository \
     && /opt/hotplate/bin/python -m compileall -q --invalidation-mode unchecked-hash /app

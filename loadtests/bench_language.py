@@ -269,7 +269,7 @@ class LanguageBench(Bench):
 def peer_commands(python: str | None, source: Path | None, scratch: Path) -> dict[str, list[str]]:
     """The commands of the peers by name; an empty one is a peer for which an option is missing."""
     flags = ["--source", str(source and source.resolve()), "--scratch", str(scratch), "--threads", str(_CORES)]
-    commands = {"plain PyTorch": [sys.executable, "-m", "training.language.plain_decoding", *flags] if source else []}
+    commands = {"plain PyTorch": [sys.executable, "-m", "training.studies.plain_decoding", *flags] if source else []}
     for name, module in PEERS.items():
         commands[name] = [python, "-m", f"loadtests.peers.{module}", *flags] if python and source else []
     return commands

@@ -4,10 +4,10 @@ What a README may hold, by the language of the block:
 
 - `console`: commands after `$ `, each with its output. They run in bash beside a service with the shipped models and
   must print what is shown; numbers, ids and spacing may differ, and `...` stands for anything.
-- `sh`, `bash`: commands without output. `make` is run dry, trainings with `--dry-run`, pytest with `--collect-only`,
-  `helm` and `docker run` in their tiers, and what `tests/readmes.py` lists under ELSEWHERE by the test named there. The
-  other commands of a block are one script: `hotplate serve` starts a service on a free port, and the script goes on
-  when that is ready.
+- `sh`, `bash`: commands without output. `make` is run dry, pytest with `--collect-only`, trainings with `--dry-run`
+  (tier `slow`; their options, and those of studies, are checked in any case), `helm` and `docker run` in their tiers,
+  and what `tests/readmes.py` lists under ELSEWHERE by the test named there. The other commands of a block are one
+  script: `hotplate serve` starts a service on a free port, and the script goes on when that is ready.
 - `python`: a script, run beside the same service; what a comment shows behind or below a `print` must be printed.
 - `json`, `toml`, `yaml`: data that can be read. `text`: nothing that runs.
 - A block that repeats a file, in whole or in part, stands below `<!-- from PATH -->`, and the file must hold it.
@@ -219,37 +219,43 @@ def test_blocks_that_repeat_a_file_are_in_it() -> None:
         assert not block.source or block.text in (ROOT / block.source).read_text(), block.place
 
 
-def trainings() -> list[Any]:
-    """Each training, and whether it is the first of its script with these options: only that one takes a step."""
-    seen: set[tuple[str, ...]] = set()
-    found = []
-    for command in commands_for("training"):
-        module, *words = command.words[2:]
-        form = (module, *sorted(word for word in words if word.startswith("--")))
-        found.append(pytest.param(module, words, form not in seen, id=" ".join((module, *words))))
-        seen.add(form)
-    return found
+def first_of_each_form(found: list[Command]) -> list[Command]:
+    """The commands without those that differ from an earlier one in the values of its options alone."""
+    forms = {tuple(word for word in one.words if not _is_value(word)): one for one in reversed(found)}
+    return [one for one in found if one in forms.values()]
 
 
-@pytest.mark.parametrize(("module", "words", "takes_a_step"), trainings())
-def test_a_training_runs(
-    module: str, words: list[str], takes_a_step: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
+def _is_value(word: str) -> bool:
+    return not word.startswith("--") and "." not in word
 
-    monkeypatch.chdir(ROOT)
-    main = importlib.import_module(module).main
-    if not takes_a_step:
-        with pytest.raises(SystemExit, match=r"^0$"):  # words that it does not know end it with 2 before that
-            main([*words, "--help"])
-        return
+
+def words_of(command: Command) -> str:
+    return " ".join(command.words[2:])
+
+
+@pytest.mark.parametrize("command", commands_for("training") + commands_for("study"), ids=words_of)
+def test_a_training_knows_its_options(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *words = command.words[2:]
+
+    with pytest.raises(SystemExit, match=r"^0$"):  # a word that it does not know ends it with 2 before that
+        importlib.import_module(module).main([*words, "--help"])
+
+    assert capsys.readouterr().out.startswith("usage:")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", first_of_each_form(commands_for("training")), ids=words_of)
+def test_a_training_runs(command: Command, tmp_path: Path) -> None:
+    words = command.words[2:]
     for option in ("--start-from", "--output"):  # an earlier run, which is not there, and where the run goes
         if option in words:
             position = words.index(option)
             del words[position : position + 2]
+    # Coverage is not that of these runs, which take twice as long under it.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
-    with torch.compiler.set_stance("force_eager"):  # a compiler takes longer than all else
-        assert main([*words, "--dry-run", "--output", str(tmp_path / "run")]) == 0
+    output = ("--dry-run", "--output", str(tmp_path / "run"))
+    run(sys.executable, "-m", *words, *output, folder=ROOT, env=env, seconds=280)
 
 
 @pytest.mark.parametrize("command", commands_for("make"), ids=lambda command: command.text.split("#")[0].strip())

@@ -43,6 +43,7 @@ class Tier:
 
 TIERS = {
     "shell": Tier("commands of the READMEs that call curl", {"curl": "curl"}, is_quick=True),
+    "slow": Tier("what needs Python alone, and takes longer than a quick look may"),
     "browser": Tier(
         "the playground in Chromium, its JavaScript checked by npm's tools",
         {"chromium": "chromium fonts-dejavu-core", "npm": "npm"},

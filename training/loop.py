@@ -86,6 +86,7 @@ class Trainer:
         self.beside = beside or {}
         # Replaced as a whole when a checkpoint is restored.
         self.progress = Progress()
+        # A language model has none: its rate falls to zero, and its last weights are selected among evaluations.
         self.average = None if average_decay is None else WeightAverage(network, average_decay)
         # The schedule scales these: an optimiser's groups may have different peaks.
         self.peak_rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -94,6 +95,7 @@ class Trainer:
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
         """Take one step with the random numbers of `generator`; returns its losses by name."""
+        # Forward, loss, `descend`: three lines in most scripts, two phases in a GAN's.
         raise NotImplementedError
 
     def evaluate(self) -> dict[str, float]:
@@ -201,6 +203,8 @@ class Trainer:
 
         bfloat16 has float32's range, so losses need no scaling as they do in float16 (Kalamkar et al. 2019).
         """
+        # On a CPU without bfloat16 units, and for tests that compare to the bit, `--precision fp32` is the better
+        # choice.
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
 
     # Evaluation: on the averaged weights where there are any, which are smoother and score better.
@@ -233,6 +237,7 @@ class Trainer:
         tqdm.write("  ".join(f"{name} {value:.5g}" for name, value in row.items()))
 
     def _load_average(self) -> None:
+        # The weights in training are saved by whoever calls this.
         if self.average is not None:
             self.network.load_state_dict(self.average.state)
         self.settle()

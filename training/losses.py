@@ -18,8 +18,10 @@ from training.networks.vgg import Vgg16
 # Style transfer.
 
 # Colours live in the first layers, whose terms are small by nature: equal weights would leave palettes to chance.
+# One layer a resolution; their weights add up to one.
 STYLE_LAYERS = {"conv1_2": 4 / 8, "conv2_2": 2 / 8, "conv3_3": 1 / 8, "conv4_3": 1 / 8}
 # Keeps the loss of a photograph that is flat, or is the painting itself, a number.
+# A photograph that is all of one colour has no variance to divide by.
 _TINY = 1e-12
 
 
@@ -28,6 +30,7 @@ class Loss:
     """The terms of a batch, a row each: content [B], style [B], and their weighted sum [B]."""
 
     content: Tensor
+    # Kept apart from the total: the balance of styles follows the style term alone.
     style: Tensor
     total: Tensor
 
@@ -121,6 +124,7 @@ class PerceptualLoss(nn.Module):
 
 def total_variation(pictures: Tensor) -> Tensor:
     """The mean squared step between neighbouring pixels, of pictures of 0 to 255 taken as 0 to 1; a row each."""
+    # [B,3,H,W] in 0..1, so that its weight does not depend on how pixels are counted.
     unit = pictures / 255
     # Differences to the right and to the next row; a picture of one colour has none.
     across = (unit[..., :, 1:] - unit[..., :, :-1]).square().mean((1, 2, 3))
@@ -182,6 +186,7 @@ def pixel_log_likelihood(pixels: Tensor, location: Tensor, log_scale: Tensor) ->
     below = (centred - HALF_LEVEL) * inverse_scale
     # log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a)), of which the edges keep one term each.
     half_width = torch.tanh(HALF_LEVEL * inverse_scale)
+    # The topmost level reaches to infinity, where s is one; the lowest from minus infinity, where it is zero.
     up_to = torch.where(pixels < 255, -functional.softplus(-above), 0.0)  # log s(above)
     beyond = torch.where(pixels > 0, -functional.softplus(below), 0.0)  # log s(-below)
     # 1 - exp(-w) = 2 t / (1 + t) with t = tanh(w / 2), where w = a - b = 2 * HALF_LEVEL / scale.

@@ -72,6 +72,7 @@ def make_optimizers(
     name: OptimizerName, network: nn.Module, *, learning_rate: float, weight_decay: float, momentum: float
 ) -> list[torch.optim.Optimizer]:
     """Make the optimiser called `name` for a CNN; Muon comes as two (kernels, and AdamW for the rest)."""
+    # Two groups, decayed and not; Muon, below, makes its own.
     groups = decay_groups(network, weight_decay)
     # Momentum and decay are settings of the run; all else is torch's default.
     match name:
@@ -112,6 +113,7 @@ def rate_factor(schedule: ScheduleName, progress: float, warmup: float) -> float
     `linear` with warm-up is one-cycle; `step` divides by ten at 50 % and 75 % of what follows the warm-up.
     """
     # Adam and Muon know nothing of the gradients' size at first: full steps would be taken in random directions.
+    # From zero up in a straight line.
     if progress < warmup:
         return progress / warmup
     # What is left of the run, as 0 to 1.
@@ -140,6 +142,7 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
+        # Saved with the average: a resumed one must not be young again.
         self.num_updates = 0
         # Starts as a copy of the random weights, which the first updates drive out.
         self.state = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

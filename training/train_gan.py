@@ -37,6 +37,7 @@ from training.studies.siblings import SECTION, SeedScores, read_siblings
 DRAWN = "drawn by label"
 _PREVIEWED = 8
 _SCORED_ROWS = 1000
+# Batches and rows that fresh normalisation statistics are taken over.
 _STATISTICS_BATCHES, _STATISTICS_ROWS = 20, 250
 _DRY_NETWORK = {"generator_width": 2, "discriminator_width": 2}
 _PLATES: tuple[Plate, ...] = (("Samples", SAMPLES_FILE, "A row for each label, not picked."),)
@@ -63,6 +64,7 @@ class GanConfig(GeneratorConfig):
     cutout: float = setting(0.4, "DiffAugment: side of the square that is blanked, as a part of a side; 0: off", _HALF)
 
 
+# The trainer: two networks in a game, of which one is kept.
 class GanTrainer(Trainer):
     """A GAN's step, which has two phases, and evaluation; `network` is the generator, which alone ships."""
 
@@ -79,6 +81,7 @@ class GanTrainer(Trainer):
         *,
         compiles: bool,
     ) -> None:
+        # Both in channels-last layout, in which convolutions are fastest.
         generator = Generator(shape).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.discriminator = Discriminator(shape).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # No momentum: the loss that each network sees changes with every step of the other, and yesterday's direction
@@ -198,17 +201,21 @@ class GanTrainer(Trainer):
 @torch.no_grad()
 def renew_statistics(generator: Generator, config: GanConfig, device: torch.device) -> None:
     """Set the statistics of all normalisations to those of pictures that this very generator draws; leaves it fixed."""
+    # Every normalisation keeps a running mean and variance of its input, for use without a batch.
     norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
+        # Forget those of training, which were of other weights.
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches
+    # In training mode, in which a forward pass updates the statistics; nothing is learnt, for there is no gradient.
     generator.train()
     randomness = torch.Generator().manual_seed(config.seed)
     # Five thousand pictures, all labels alike: enough that chance hardly shows in the statistics.
     labels = torch.arange(_STATISTICS_ROWS).to(device) % generator.shape.num_labels
     for _ in range(_STATISTICS_BATCHES):
         generator(torch.randn(len(labels), config.latent, generator=randomness).to(device), labels)
+    # As it was: the generator in training goes on with its own momentum.
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     generator.eval()
@@ -220,6 +227,8 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     Raises: DataError, ExportError, ValueError.
     """
     config, job = prepare(GanConfig, "gan", arguments, scratch, _DRY_NETWORK)
+    # Sizes from the data and the settings; labels are always given, for the GAN has no other way to be asked for a
+    # kind.
     shape = GanShape(
         side=job.side,
         channels=job.channels,
@@ -249,6 +258,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     # pictures are drawn, and compared with those of the test split.
     scores = score(generator, config, job)
     write_samples(job.output / SAMPLES_FILE, draw_from_gan(generator), len(job.dataset.labels))
+    # The discriminator is counted, and stays behind: what ships is the generator alone.
     outcome = Outcome(
         summary=f"The generator of a class-conditional GAN that draws {job.dataset.description} by label.",
         parameters={

@@ -48,10 +48,13 @@ from training.reports.page import REPORT_FILE
 from training.scores.text import TextScore, sample_tokens, score_text, token_losses, total_score
 from training.settings import COUNT, Settings, given_settings, setting
 
+# Two architectures for one task: one that looks back at all tokens, and one that carries a state along.
 NetworkName = Literal["transformer", "lstm"]
+# How the validation loss is measured on the way; the scores at the end are of all tokens, see `scores/text.py`.
 VALIDATION_WINDOWS = 96
 _VALIDATION_ROWS = 16
 _SAMPLE_TOKENS = 80
+# The smallest run that goes through every line.
 _DRY_SETTINGS: dict[str, Any] = {"num_steps": 2, "evaluate_every": 1, "tokens_per_step": 128}
 _DRY_SIZES: dict[str, Any] = {"vocab_size": 320, "context": 32, "short_window": 16}
 _ARCHITECTURES = {"transformer": "A decoder-only Transformer", "lstm": "An LSTM"}
@@ -71,6 +74,8 @@ class LanguageConfig(Settings):
     # How large. Width and depth are those of a model that a CPU trains in an hour; how much text it can read in that
     # hour, not its size, is what limits it.
     context: int = setting(512, "longest sequence in tokens, the beginning-of-text token included")
+    # Twice the depth at the same width doubles parameters and time; twice the width, fourfold. A head is 64 numbers
+    # wide.
     width: int = setting(256, "size of embeddings and layers", COUNT)
     num_layers: int = setting(6, "layers", COUNT)
     num_heads: int = setting(4, "attention heads")
@@ -83,6 +88,7 @@ class LanguageConfig(Settings):
     # what the model will have read: 16 million tokens for the novels.
     num_steps: int = setting(2000, "optimiser steps", COUNT)
     tokens_per_step: int = setting(8192, "tokens in one batch", COUNT)
+    # Attention of 256 tokens costs a quarter of that of 512. See `LanguageTrainer.windows`.
     short_window: int = setting(256, "window length of the first part of the run, 0 for the whole context throughout")
     short_share: float = setting(0.7, "part of the steps that use the short window")
     # How a gradient becomes a step. The rates of Muon and AdamW are worlds apart: the first is a length in singular
@@ -162,6 +168,7 @@ def make_network(config: LanguageConfig, vocab_size: int) -> LanguageModel:
 
     Raises: ValueError when the sizes do not fit together.
     """
+    # An LSTM of two wide layers has as many parameters as a Transformer of six narrow ones.
     if config.network == "lstm":
         lstm = LstmShape(
             vocab_size=vocab_size, context=config.context, width=config.width, num_layers=config.num_layers
@@ -179,6 +186,7 @@ def make_network(config: LanguageConfig, vocab_size: int) -> LanguageModel:
     return Transformer(shape, config.dropout)
 
 
+# The trainer: what a step is, and what selects the weights.
 class LanguageTrainer(Trainer):
     """A language model's step and validation. It never sees the test text."""
 
@@ -211,6 +219,7 @@ class LanguageTrainer(Trainer):
         self.train, self.begin, self.write_sample = train, begin, write_sample
         # Some tens of thousands of tokens tell two evaluations apart.
         # At most 96 windows, spread over the validation text: as good as all for choosing, and quick.
+        # Never so close that windows overlap.
         stride = max(config.context, math.ceil((len(validation) - config.context) / VALIDATION_WINDOWS))
         # Starts of windows, [n]; their inputs and targets are [n,T] each, cut once.
         starts = np.arange(0, len(validation) - config.context, stride)
@@ -282,6 +291,7 @@ def make_language_optimizers(network: nn.Module, config: LanguageConfig) -> list
     named = list(network.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and not name.startswith("embedding")]
     inner = {id(p) for p in matrices}
+    # Embedding, norms, and an LSTM's biases.
     rest = [p for _, p in named if id(p) not in inner]
     return [
         torch.optim.Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95),
@@ -399,6 +409,7 @@ def open_tokenizer(output: Path, config: LanguageConfig, corpus: Corpus) -> Toke
     file = output / TOKENIZER_FILE
     if file.exists():
         return Tokenizer.from_file(str(file))
+    # Once a run: a resumed one must read the same tokens.
     tokenizer = train_tokenizer(config.tokenizer, corpus.train, config.vocab_size)
     tokenizer.save(str(file))
     return tokenizer
@@ -437,6 +448,7 @@ def model_card(
     name: str, version: str, config: LanguageConfig, corpus: Corpus, scores: Mapping[str, TextScore], source: Training
 ) -> ModelCard:
     """Describe a run; `count` of a score is the bytes of the text, in UTF-8, of both measures."""
+    # The words of the description are those that the service shows.
     architecture = f"{_ARCHITECTURES[config.network]} over {_UNITS[config.tokenizer]}"
     return ModelCard(
         name=name,

@@ -52,6 +52,7 @@ from training.scores.gatys import OPTIMIZERS, Protocol, Scorer, Scores
 from training.scores.measured import SCORES_FILE
 from training.settings import COUNT, DECAY, NOT_NEGATIVE, POSITIVE, SHARE, Rule, Settings, given_settings, setting
 
+# The names of a run's styles in the order of their rows, which no checkpoint holds.
 STYLES_FILE = "styles.json"
 NUM_CALIBRATION = 32
 NUM_PREVIEWED = 4
@@ -61,6 +62,8 @@ _BALANCED_SHARE = 0.5
 _ADDED_SHARE = 0.25
 _DRY_SETTINGS = {"num_steps": 2, "evaluate_every": 1, "batch_size": 2, "held_out": 4}
 _DRY_SIDES = {"painting_pixels": 48, "crop_pixels": 32, "small_crop_pixels": 16}
+# Widths are multiples of 16, the block in which CPUs compute convolutions; sides are, so that halving them twice here
+# and three times in VGG16 leaves whole pixels.
 _PIXELS = Rule(lambda value: value >= 16 and value % 16 == 0, "a positive multiple of 16")
 
 
@@ -109,6 +112,7 @@ class StyleConfig(Settings):
     evaluate_every: int = setting(250, "steps between scores, previews and checkpoints", COUNT)
 
 
+# The trainer: what a step is, and what is watched on the way.
 class StyleTrainer(Trainer):
     """A stylizer's step and evaluation."""
 
@@ -128,6 +132,7 @@ class StyleTrainer(Trainer):
         first_style: int = 0,
     ) -> None:
         """Train styles from `first_style` on; the ones before it, and with them all convolutions, stay as they are."""
+        # [B,H,W,C] in memory, the layout in which convolutions are fastest.
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The loss holds VGG16 and the Gram matrices of the paintings, which are computed once: paintings never change.
         self.loss = loss.to(device)
@@ -150,6 +155,7 @@ class StyleTrainer(Trainer):
         self.scored = torch.stack([centre(picture, config.crop_pixels) for picture in photographs.held_out])
         self.preview = preview
         self.first_style = first_style
+        # Painting and judging are compiled as one function: most of the time goes into VGG16 and its gradient.
         self.terms = torch.compile(self._plain_terms, dynamic=False) if compiles else self._plain_terms
 
     def _plain_terms(self, photographs: Tensor, weights: Tensor, styles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,6 +165,7 @@ class StyleTrainer(Trainer):
 
     def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
         """Paint a batch of crops, each in a style of its own, and take one step down the perceptual loss."""
+        # Everything random in a step, crops and their order, comes from `generator`.
         config = self.config
         # Most of the run sees small crops: strokes are small, and a quarter of the pixels is a quarter of the work.
         small = step < config.num_steps * config.small_share
@@ -198,6 +205,7 @@ class StyleTrainer(Trainer):
 
     def evaluate(self) -> dict[str, float]:
         """Score the averaged weights on the held-out photographs, a style each in turn, and draw the preview."""
+        # Three numbers a photograph, [3]; their means over the held-out part go into the history.
         rows = []
         for index, photograph in enumerate(self.scored):
             # One by one, as they will be served.
@@ -207,6 +215,7 @@ class StyleTrainer(Trainer):
                 loss = self.loss(painted, photograph[None].to(self.device), styles)
             rows.append(torch.stack([loss.content, loss.style, loss.total]).flatten().float().cpu())
         self.preview()
+        # [n,3] -> [3].
         content, style, total = torch.stack(rows).mean(0).tolist()
         return {"content": content, "style": style, "held_out_loss": total}
 
@@ -219,6 +228,7 @@ def make_style_optimizer(network: Stylizer, config: StyleConfig) -> torch.optim.
     """Make the optimiser: the few numbers that are a style's own have further to go than the shared kernels."""
     # Told apart by identity: tensors have no useful equality.
     tables = [network.scale, network.shift]
+    # The kernels are shared by all styles and get a gradient from every row; when a style is added, they are frozen.
     kernels = [parameter for parameter in network.parameters() if all(parameter is not table for table in tables)]
     return torch.optim.Adam(
         [
@@ -276,6 +286,7 @@ def start_with_added_style(folder: Path, styles: Path, file: Path, given: dict[s
         raise DataError(f"{folder / CHECKPOINT_FILE} is missing; a style can only be added to a run that was trained.")
     # From the averaged weights, which are those that shipped.
     state = read_checkpoint(folder / CHECKPOINT_FILE)
+    # The settings of the first run hold, or the new style would be trained to another measure.
     config = _changed(StyleConfig(**state["config"]), given)
     added = read_painting(file, config.painting_pixels)
     balance: Tensor = state["beside"]["balance"]
@@ -362,6 +373,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     trainer.open(job.output, resume=arguments.resume or arguments.score_only)
     names = [painting.name for painting in start.paintings]
     (job.output / STYLES_FILE).write_text(json.dumps(names) + "\n", encoding="utf-8")
+    # One line that says what is about to be trained, and on what.
     tqdm.write(
         f"{len(names)} styles, {len(job.photographs.train)} photographs to train on, "
         f"{num_parameters(start.network):,} parameters, {trainer.device}"
@@ -379,6 +391,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
 
 def prepare(arguments: argparse.Namespace) -> tuple[Start, Job]:
     """Read the settings, the paintings, the weights and the photographs that the command line asks for."""
+    # A style more brings its own start; otherwise all begins from noise.
     given = given_settings(StyleConfig, arguments)
     if arguments.add_style is not None:
         start = start_with_added_style(arguments.start_from, arguments.styles, arguments.add_style, given)
@@ -424,6 +437,7 @@ def make_trainer(start: Start, job: Job, device: torch.device, arguments: argpar
     # The styles that are done keep the weights they were trained with, so that their scores still mean the same.
     if start.balance is not None:
         loss.balance[: start.first_style] = start.balance
+    # The preview is drawn by whoever knows the folder: the trainer knows none.
     return StyleTrainer(
         start.network,
         loss,
@@ -460,6 +474,7 @@ def score(trainer: StyleTrainer, start: Start, job: Job, arguments: argparse.Nam
         start.network,
         trainer.loss,
         [painting.name for painting in start.paintings],
+        # The protocol is a part of the scores: it is written beside them and decides what is read back.
         Protocol(photographs_per_style=arguments.score_photographs or shared, max_steps=arguments.score_steps),
         job.output / SCORES_FILE,
         first_style=start.first_style,

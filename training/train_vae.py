@@ -45,7 +45,9 @@ from training.settings import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, setting
 
 FROM_PRIOR, FROM_NORMAL = "drawn from the fitted prior", "drawn from N(0, 1)"
 _PREVIEWED = 10
+# Rows of an evaluation's batch; of a preview, columns.
 _SCORED_ROWS = 250
+# The smallest network and prior that go through every line.
 _DRY_NETWORK = {"width": 2, "mixture_components": 2}
 _PLATES: tuple[Plate, ...] = (
     (
@@ -103,6 +105,7 @@ class VaeConfig(GeneratorConfig):
     )
 
 
+# The trainer: the negative ELBO, its two aids at the start, and the true bound on held-out pictures.
 class VaeTrainer(Trainer):
     """A VAE's step and evaluation."""
 
@@ -124,6 +127,7 @@ class VaeTrainer(Trainer):
             network,
             config,
             device,
+            # One Adam for both halves: encoder and decoder want the same thing, unlike the two networks of a GAN.
             [torch.optim.Adam(network.parameters(), lr=config.learning_rate)],
             num_steps=config.num_steps,
             evaluate_every=config.evaluate_every,
@@ -132,6 +136,7 @@ class VaeTrainer(Trainer):
         )
         # Evaluations use the network itself, whose batches have another size, for which it would be compiled again.
         self.compiled = torch.compile(network, dynamic=False) if compiles else network
+        # The test part is in `parts`, too; no step and no evaluation looks at it.
         self.parts = parts
         self.preview = preview
 
@@ -143,6 +148,7 @@ class VaeTrainer(Trainer):
         # The reparametrisation trick: noise [B,Z] is an input, so the latent mean + noise * deviation is a smooth
         # function of the encoder's outputs, and gradients pass through the draw (section 2.4).
         noise = torch.randn(len(batch), config.latent, generator=generator).to(self.device)
+        # Encoder, draw and decoder in one pass: distortion [B], rate by number [B,Z].
         with self.autocast():
             terms = elbo_terms(self.compiled, batch.levels.to(self.device), batch.labels.to(self.device), noise)
         # Free bits: a number of the latent whose rate, in the mean of the batch, is below the floor gets no gradient
@@ -196,6 +202,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     Raises: DataError, ExportError, ValueError.
     """
     config, job = prepare(VaeConfig, "vae", arguments, scratch, _DRY_NETWORK)
+    # 0 labels: a network that is not told any.
     num_labels = len(job.dataset.labels) if config.conditional else 0
     network = Vae(
         VaeShape(side=job.side, channels=job.channels, latent=config.latent, width=config.width, num_labels=num_labels)
@@ -225,6 +232,7 @@ def draw_preview(network: Vae, job: Job) -> None:
     # Three lines: what went in, what comes out of its mean, what comes out of noise. The second shows the decoder, the
     # third the prior.
     mean, _ = network.encoder(to_signed(held_out.levels.to(job.device)), one_hot)
+    # The same noise each time, so that previews of one run can be compared.
     drawn = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0)).to(job.device)
     lines = [held_out.levels, *(to_levels(network.decoder(latents, one_hot)[0]).cpu() for latents in (mean, drawn))]
     write_grid(job.output / PREVIEW_FILE, torch.cat(lines), len(held_out))
@@ -272,6 +280,7 @@ def finish(
     # Exported and drawn on the CPU in float32, as it is served there.
     network, test, config = trainer.network.cpu().float().eval(), job.parts.test, trainer.config
     num_labels = len(job.dataset.labels)
+    # Pictures tell at a glance what no figure does: blur, missing kinds, holes between latents.
     write_reconstructions(job.output / RECONSTRUCTIONS_FILE, network, test)
     write_samples(job.output / SAMPLES_FILE, draw_from_vae(network, mixture), num_labels)
     write_samples(job.output / PLAIN_SAMPLES_FILE, draw_from_vae(network, None), num_labels)

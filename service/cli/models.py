@@ -183,11 +183,16 @@ def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
 def _check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
     from service.engine.repository.loading import load_version
     from service.engine.repository.version_files import VersionRejected
+    from service.tasks.registry import all_tasks
 
     try:
         loaded = load_version(folder, Settings(instances=1, threads=1), device, config)
     except VersionRejected as error:
         return Finding(name, folder.name, False, str(error))
+    known = [*all_tasks(), "tensors"]
+    if loaded.manifest.task not in known:
+        reason = f"task is {loaded.manifest.task!r}; this service knows {', '.join(known)}."
+        return Finding(name, folder.name, False, reason)
     return Finding(name, folder.name, True, _describe(loaded))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.training.small_trainers import (
     style_trainer,
     vae_trainer,
 )
+from training.command_line import run_command
 from training.loop import CHECKPOINT_FILE, Stopped, Trainer, read_checkpoint
 from training.settings import Settings
 
@@ -194,6 +196,16 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes 
 
     with pytest.raises(ValueError, match="is not the checkpoint of a run"):
         read_checkpoint(file)
+
+
+def test_a_run_that_was_stopped_says_how_to_continue_and_has_the_status_of_ctrl_c(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def train(*_: object) -> None:
+        raise Stopped("stopped after step 3 of 9; add --resume to continue.")
+
+    assert run_command(train, Namespace(threads=0, dry_run=False)) == 130
+    assert capsys.readouterr().err == "stopped after step 3 of 9; add --resume to continue.\n"
 
 
 def test_a_second_request_to_stop_ends_the_process_at_once(tmp_path: Path) -> None:

@@ -1,10 +1,9 @@
-"""The page on training names commands that parse, files and functions that are there, and code that runs."""
+"""The page on training names commands that parse, and files and functions that are there."""
 
 from __future__ import annotations
 
 import importlib
 import re
-import runpy
 import shlex
 from pathlib import Path
 
@@ -49,18 +48,6 @@ def test_the_walk_names_what_is_there() -> None:
         name for code in re.findall(r"`([\w.]+)`", WALK) for name in code.split(".") if not code.endswith(".json")
     }
     assert spoken - names == set()
-
-
-def test_the_python_blocks_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(ROOT)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    for number, block in enumerate(blocks):
-        script = tmp_path / f"block_{number}.py"
-        script.write_text(block)
-        runpy.run_path(str(script))
-    assert "training.train_gan 0 True" in capsys.readouterr().out
 
 
 def test_every_folder_is_on_the_map() -> None:

@@ -34,6 +34,7 @@ class Mixture(nn.Module):
 
     def __init__(self, weights: Tensor, means: Tensor, factors: Tensor) -> None:
         super().__init__()
+        # Parameters that nothing trains: fitted by EM, and exported as constants of a graph.
         self.weights = nn.Parameter(weights, requires_grad=False)
         self.means = nn.Parameter(means, requires_grad=False)
         self.factors = nn.Parameter(factors, requires_grad=False)
@@ -53,6 +54,7 @@ class Mixture(nn.Module):
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Draw one latent for each label."""
+        # First the component, then the place within it.
         choice = torch.rand(len(labels), generator=generator)
         noise = torch.randn(len(labels), self.means.shape[2], generator=generator)
         latents: Tensor = self(noise, choice, labels)
@@ -85,6 +87,8 @@ def fit_prior(network: Vae, train: Images, num_components: int, seed: int) -> Mi
 
     A label with fewer than two pictures keeps the standard normal.
     """
+    # A network that was not told labels has latents of all of them mixed; the mixture sorts them by the labels of the
+    # data.
     num_labels = network.shape.num_labels or int(train.labels.max()) + 1
     latent = network.shape.latent
     # Everything starts as N(0, 1) for each label, in its first component: a label without pictures keeps it.

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from training.networks.lstm import LockedDropout
 
+# As in Llama: 10,000 for contexts of some thousand tokens.
 ROTARY_BASE = 10_000.0
 NORM_EPSILON = 1e-5
 
@@ -42,6 +43,7 @@ class TransformerShape:
     @property
     def head_width(self) -> int:
         """The size D of one head."""
+        # W = H * D: the heads divide the width among them.
         return self.width // self.num_heads
 
 

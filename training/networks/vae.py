@@ -109,6 +109,7 @@ class Decoder(nn.Module):
         super().__init__()
         width = shape.width
         self.shape = shape
+        # [B,Z] or, with a label, [B,Z+K] -> [B,4*width*(S/4)^2].
         self.stem = nn.Linear(shape.latent + shape.num_labels, 4 * width * shape.smallest_side**2)
         self.features = nn.Sequential(
             Residual(4 * width),  # [B,4*width,S/4,S/4]

@@ -67,7 +67,9 @@ TORCHVISION = Resource(
     "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
 )
 # Places of the convolutions in torchvision's `features`.
+# torchvision numbers rectifiers and pools, too.
 _PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
+# The two editions of the same training recipe differ in colour order, scale and mean; each is brought to BGR, 0 to 255.
 _CAFFE_MEAN = (104.00699, 116.66877, 122.67892)  # BGR
 _MEAN = (0.485, 0.456, 0.406)  # RGB, of torchvision
 _DEVIATION = (0.229, 0.224, 0.225)
@@ -78,6 +80,7 @@ def load_vgg(file: Path | None, cache: Path) -> Vgg16:
 
     Raises: DataError.
     """
+    # Downloaded once, and kept in the cache.
     path = file or fetch(TORCHVISION, cache.expanduser() / "vgg16")
     if path.suffix == ".npz":
         return Vgg16(_read_npz(path), torch.tensor(_CAFFE_MEAN))

@@ -63,7 +63,7 @@ def test_of_the_project_only_the_service_and_the_models_are_in_it(root: Path) ->
         file.relative_to(PROJECT)
         for part in ("service", "models")
         for file in (PROJECT / part).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".md"
     }
 
     assert sources == kept

@@ -43,3 +43,12 @@ def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:
 
     assert result.exit_code == 1
     assert "holds no model" in result.output
+
+
+def test_a_task_that_the_service_does_not_know_is_a_fault(tmp_path: Path, network: LinearClassifier) -> None:
+    network.write(tmp_path, "cook", task="cooking")
+
+    result = run("check", tmp_path)
+
+    assert result.exit_code == 1
+    assert "FAILED cook 1: task is 'cooking'; this service knows image-classification, " in result.output

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from tritonclient import grpc as triton
 
-from service.telemetry.compatible_names import ALL_TRITON_REASONS
+from service.telemetry.scraping import ALL_TRITON_REASONS
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService, until
 from tests.service.collector import Collector

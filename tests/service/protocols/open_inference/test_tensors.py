@@ -128,7 +128,7 @@ def told(answer: bytes) -> list[Tensor]:
     ]
 
 
-every_example = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+every_example = settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)

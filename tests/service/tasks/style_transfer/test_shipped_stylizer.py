@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -76,7 +76,7 @@ def test_tiles_with_statistics_of_a_smaller_copy_look_like_the_whole(
     sessions: dict[str, ort.InferenceSession], stylization: Stylization, style: str
 ) -> None:
     body = photograph("rocket.jpg", (960, 640))
-    in_tiles = dataclasses.replace(stylization, max_pixels=640 * 640, tile_pixels=384)
+    in_tiles = msgspec.structs.replace(stylization, max_pixels=640 * 640, tile_pixels=384)
 
     whole, num_whole = painted(sessions, stylization, body, style=style)
     tiled, num_tiles = painted(sessions, in_tiles, body, style=style)
@@ -87,8 +87,8 @@ def test_tiles_with_statistics_of_a_smaller_copy_look_like_the_whole(
 
 def test_no_seam_shows_where_tiles_meet(sessions: dict[str, ort.InferenceSession], stylization: Stylization) -> None:
     body = photograph("coffee.jpg", (640, 448))
-    one_size = dataclasses.replace(stylization, max_pixels=640 * 448 - 1, tile_pixels=256)
-    other_size = dataclasses.replace(one_size, tile_pixels=384)
+    one_size = msgspec.structs.replace(stylization, max_pixels=640 * 448 - 1, tile_pixels=256)
+    other_size = msgspec.structs.replace(one_size, tile_pixels=384)
 
     one, num_one = painted(sessions, one_size, body, style="the_scream")
     other, num_other = painted(sessions, other_size, body, style="the_scream")

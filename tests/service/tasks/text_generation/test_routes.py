@@ -232,7 +232,7 @@ def test_more_tokens_than_the_context_has_left_are_refused(text_generation_clien
 @pytest.mark.parametrize(
     ("body", "quoted"),
     [
-        ({"max_token": 3}, ["'max_token'", "max_tokens, temperature"]),
+        ({"max_token": 3}, ["'max_token'", "temperature, top_k", "max_tokens"]),
         ({"prompt": 3}, ["prompt is 3", "a text"]),
         ({"prompt": ["a"]}, ["prompt is a list of 1"]),
         ({"max_tokens": 0}, ["max_tokens is 0", "from 1"]),

@@ -15,17 +15,17 @@ from service.engine.transport.messages import Duration, GraphStatistics, ModelSt
 from service.errors import BY_CODE, EngineUnavailable
 from service.settings import Settings
 from service.telemetry import scraping
-from service.telemetry.compatible_names import (
+from service.telemetry.metrics import Metrics, gather
+from service.telemetry.scraping import (
     ALL_TRITON_REASONS,
     TRITON_REASONS,
     Family,
     Own,
+    Scraping,
     triton_metrics,
     vllm_metrics,
     write,
 )
-from service.telemetry.metrics import Metrics, gather
-from service.telemetry.scraping import Scraping
 from tests.fake_models.classification import LinearClassifier
 from tests.service.telemetry.series import Series, of, parsed
 
