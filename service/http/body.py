@@ -69,28 +69,16 @@ async def _read_body(scope: Scope, receive: Receive, max_bytes: int, may_be_code
             raise PayloadTooLarge(f"The body has {value.decode()[:24]} bytes; at most {max_bytes} are accepted.")
         if name == b"content-encoding" and value.strip().lower() != b"identity" and not may_be_coded:
             raise UnsupportedMedia("Content-Encoding is not supported; send the body uncompressed.")
-    message = await receive()
-    if not message.get("more_body") and message["type"] == "http.request":
-        body: bytes = message.get("body", b"")
-        return _bounded(body, max_bytes)
     chunks: list[bytes] = []
-    received = 0
-    while message["type"] == "http.request":
-        chunk = message.get("body", b"")
-        received += len(chunk)
-        if received > max_bytes:
-            raise PayloadTooLarge(f"The body has more than the {max_bytes} bytes that are accepted.")
-        chunks.append(chunk)
+    num_bytes = 0
+    while (message := await receive())["type"] == "http.request":
+        chunks.append(message.get("body", b""))
+        num_bytes += len(chunks[-1])
+        if num_bytes > max_bytes:
+            raise PayloadTooLarge(f"The body has over {max_bytes} bytes; at most {max_bytes} are accepted.")
         if not message.get("more_body"):
             return b"".join(chunks)
-        message = await receive()
     raise Cancelled("The caller disconnected while sending the body.")
-
-
-def _bounded(body: bytes, max_bytes: int) -> bytes:
-    if len(body) > max_bytes:
-        raise PayloadTooLarge(f"The body has {len(body)} bytes; at most {max_bytes} are accepted.")
-    return body
 
 
 def query_parameters(scope: Scope) -> dict[str, str]:

@@ -60,7 +60,7 @@ def test_a_header_that_claims_too_many_pixels_is_enough_to_refuse() -> None:
 
 
 def test_a_side_that_is_too_long_is_refused() -> None:
-    with pytest.raises(ImageError, match="16385x1 pixels; a side may have at most 16384") as caught:
+    with pytest.raises(ImageError, match="16385x1 pixels; each side may have at most 16384") as caught:
         read_header(png_header(16385, 1), LIMITS)
     assert caught.value.kind == "too_large"
 
@@ -110,7 +110,7 @@ def test_a_single_frame_animation_chunk_is_harmless_and_dropped() -> None:
 def test_an_animation_is_refused(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), shade) for shade in ("red", "blue", "green")]
     body = encoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=50)
-    with pytest.raises(ImageError, match="is animated; send an image of exactly one frame") as caught:
+    with pytest.raises(ImageError, match="is animated; send an image with a single frame") as caught:
         read_header(body, LIMITS)
     assert caught.value.kind == "undecodable"
 
@@ -119,23 +119,23 @@ def test_an_animation_is_refused(kind: str) -> None:
 def test_a_truncated_file_is_called_truncated(name: str) -> None:
     body = sample(name)
     for length in range(16, len(body), max(1, len(body) // 200)):
-        with pytest.raises(ImageError, match="cut short"):
+        with pytest.raises(ImageError, match="truncated"):
             read_header(body[:length], LIMITS)
 
 
 def test_a_jpeg_that_ends_before_its_pixels_is_called_truncated() -> None:
     body = sample("ship.jpg")
     for length in range(3, body.index(b"\xff\xda") + 3):
-        with pytest.raises(ImageError, match="cut short"):
+        with pytest.raises(ImageError, match="truncated"):
             read_size(body[:length])
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IDAT", bytes(30)), "does not begin with its header"),
-        (b"\xff\xd8\xff\xd9" + bytes(8), "holds no pixels"),
-        (b"\xff\xd8\xff\xda\x00\x08" + bytes(8), "does not say how large"),
+        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IDAT", bytes(30)), "does not begin with a header"),
+        (b"\xff\xd8\xff\xd9" + bytes(8), "has no pixels"),
+        (b"\xff\xd8\xff\xda\x00\x08" + bytes(8), "does not give the size"),
         (b"RIFF" + struct.pack("<I", 40) + b"WEBPVP9 " + bytes(40), "does not begin with an image"),
     ],
 )

@@ -28,7 +28,8 @@ from tests.models.test_image_header import exif
 
 SAMPLES = ["ankle_boot.png", "shirt.png", "ship.jpg", "ankle_boot_on_paper.jpg", "running_shoe.webp"]
 LIBRARY_WORDS = re.compile(
-    r"0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|truncated|libpng|zlib|unpack|cannot", re.IGNORECASE
+    r"0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|is truncated \(|truncated (file|png)|libpng|zlib|unpack|cannot",
+    re.IGNORECASE,
 )
 
 
@@ -179,7 +180,7 @@ def test_the_number_of_pixels_comes_from_the_header() -> None:
 def test_a_file_cut_at_any_point_is_undecodable(name: str) -> None:
     body = sample(name)
     for length in range(16, len(body) - 2, max(1, len(body) // 64)):
-        with pytest.raises(ImageError, match="cut short") as caught:
+        with pytest.raises(ImageError, match="truncated") as caught:
             decode(body[:length])
         assert caught.value.kind == "undecodable"
 
@@ -187,7 +188,7 @@ def test_a_file_cut_at_any_point_is_undecodable(name: str) -> None:
 def test_a_second_header_that_contradicts_the_first_is_refused() -> None:
     body = sample("shirt.png")
     second = png_chunk(b"IHDR", bytes.fromhex("00001000000010000800000000"))
-    with pytest.raises(ImageError, match="gives its size twice, differently"):
+    with pytest.raises(ImageError, match="two different sizes"):
         decode(body[:33] + second + body[33:])
 
 

@@ -84,7 +84,7 @@ def test_a_manifest_must_repeat_the_names_of_its_folders(tmp_path: Path) -> None
     folder = tmp_path / "shoes" / "4"
     folder.mkdir(parents=True)
     write_manifest(folder, MANIFEST)
-    with pytest.raises(StrictError, match="names 'shoes' version '3', but lies in shoes/4"):
+    with pytest.raises(StrictError, match="names 'shoes' version '3', but its folder is shoes/4"):
         read_manifest(folder)
 
 
@@ -115,9 +115,9 @@ def test_what_is_not_json_is_refused(text: str | bytes) -> None:
         ),
         (changed(batching={"max_batch_size": 0, "buckets": [1]}), "max_batch_size is 0; it must be at least 1"),
         (changed(batching={"max_batch_size": 4, "buckets": []}), r"buckets are \[\]"),
-        (changed(batching={"max_batch_size": 4, "buckets": [2, 1, 4]}), "must be positive and rise"),
-        (changed(batching={"max_batch_size": 4, "buckets": [1, 1, 4]}), "must be positive and rise"),
-        (changed(batching={"max_batch_size": 4, "buckets": [0, 4]}), "must be positive and rise"),
+        (changed(batching={"max_batch_size": 4, "buckets": [2, 1, 4]}), "must be positive and ascending"),
+        (changed(batching={"max_batch_size": 4, "buckets": [1, 1, 4]}), "must be positive and ascending"),
+        (changed(batching={"max_batch_size": 4, "buckets": [0, 4]}), "must be positive and ascending"),
         (changed(batching={"max_batch_size": 4, "buckets": [1, 2]}), "the last bucket is 2; it must be max_batch_size"),
     ],
 )

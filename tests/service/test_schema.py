@@ -139,7 +139,7 @@ def test_a_valid_value_is_converted(kind: type[Parameters], name: str, value: An
         (GenerateParameters, "stop", ["\ud800"], "stop is a list of 1;"),
         (CompletionParameters, "stop", ["a"] * 5, "a list of up to 4."),
         (TokensParameters, "tokens", [1] * (2**16 + 1), "up to 65536 token ids"),
-        (TokensParameters, "tokens", [-1], "from 0 on"),
+        (TokensParameters, "tokens", [-1], "from 0"),
         (TokensParameters, "tokens", [True], "token ids"),
         (TokensParameters, "tokens", [2**31], "token ids"),
         (GenerateParameters, "logit_bias", {"a": 1}, "logit_bias is an object of 1;"),

@@ -35,12 +35,12 @@ def test_a_known_key_admits_its_owner(keys_file: Path) -> None:
 @pytest.mark.parametrize(
     ("authorization", "api_key", "said"),
     [
-        (None, None, "asks for a key"),
-        ("Bearer ", None, "asks for a key"),
+        (None, None, "requires an API key"),
+        ("Bearer ", None, "requires an API key"),
         ("Basic secret-of-ana", None, "not Bearer"),
-        ("Bearer secret-of-eve", None, "not known"),
-        (None, "\udcff\ud800", "not known"),
-        (None, digest_of("secret-of-ana"), "not known"),
+        ("Bearer secret-of-eve", None, "not valid"),
+        (None, "\udcff\ud800", "not valid"),
+        (None, digest_of("secret-of-ana"), "not valid"),
     ],
 )
 def test_other_keys_do_not_and_are_never_repeated(

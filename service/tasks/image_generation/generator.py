@@ -99,7 +99,7 @@ def takes_label(manifest: Manifest, graph: str) -> bool:
     return any(spec.name == "label" for spec in manifest.graphs[graph].inputs)
 
 
-def is_conditional(manifest: Manifest) -> bool:
+def uses_labels(manifest: Manifest) -> bool:
     """Whether generation depends on a label."""
     return any(takes_label(manifest, graph) for graph in ("prior", "decoder") if graph in manifest.graphs)
 

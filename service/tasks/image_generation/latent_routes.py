@@ -21,10 +21,10 @@ from service.tasks.image_generation.generator import (
     ImageWriter,
     Indices,
     checked_labels,
-    is_conditional,
     num_latents_of,
     require_encoder,
     takes_label,
+    uses_labels,
 )
 from service.tasks.image_generation.process import latent_arithmetic, sample, walk, walk_labels
 from service.tasks.image_generation.rendering import animation, labelled_grid
@@ -131,7 +131,7 @@ async def _seeded_ends(
     generator: Generator, model: ReadyModel, parameters: InterpolateParameters, labels: Sequence[int] | None
 ) -> tuple[Floats, Indices | None]:
     """The latents and the labels of both seeds, as in `generate`."""
-    if labels is not None and not is_conditional(model.manifest):
+    if labels is not None and not uses_labels(model.manifest):
         raise InvalidParameter(f"label is given, but {model.name!r} generates without labels.", parameter="label")
     samples = sample(
         two_seeds(parameters.seeds or ()),

@@ -24,8 +24,8 @@ from service.tasks.image_generation.generator import (
     Generator,
     ImageWriter,
     checked_labels,
-    is_conditional,
     num_latents_of,
+    uses_labels,
 )
 from service.tasks.image_generation.process import NUM_SEEDS, Samples, following_seeds, sample
 from service.tasks.image_generation.rendering import labelled_grid
@@ -81,7 +81,7 @@ class _Generate(GeneratorRoute):
         """Generate images as JSON, in a labelled grid, or in a zip file."""
         model = request.model
         labels = label_indices(parameters.label, parameters.count, model.manifest.labels or ())
-        if labels is not None and not is_conditional(model.manifest):
+        if labels is not None and not uses_labels(model.manifest):
             raise InvalidParameter(f"label is given, but {model.name!r} generates without labels.", parameter="label")
         format_ = chosen_format(request.scope, parameters.format, ("json", "png", "zip"), self.default_format)
         images = _SeededImages(parameters, labels, model, format_)
@@ -169,7 +169,7 @@ class _SeededImages:
 
     def records(self, rows: slice, samples: Samples, latents: Floats) -> list[GeneratedImage]:
         """The metadata of some images, without their files."""
-        has_labels, has_latents = is_conditional(self._model.manifest), self._parameters.latents
+        has_labels, has_latents = uses_labels(self._model.manifest), self._parameters.latents
         return [
             GeneratedImage(
                 seed=seed,

@@ -72,7 +72,7 @@ async def all_at_once(url: str, network: LinearClassifier, requests: list[Sent])
         await asyncio.gather(*(context(client, network, request) for request in requests))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(requests=st.lists(sent, min_size=2, max_size=40))
 def test_every_caller_gets_the_answer_to_its_own_input(
     service: RunningService, network: LinearClassifier, requests: list[Sent]
@@ -82,6 +82,6 @@ def test_every_caller_gets_the_answer_to_its_own_input(
 
 def test_a_crowd_of_callers_is_not_mixed_up(service: RunningService, network: LinearClassifier) -> None:
     kinds: list[Kind] = ["raw", "png", "json", "form", "embed", "cancelled", "bad image", "bad size"]
-    requests = [Sent(kinds[n % len(kinds)], 1 + n % 17, n) for n in range(400)]
+    requests = [Sent(kinds[n % len(kinds)], 1 + n % 17, n) for n in range(240)]
 
     asyncio.run(all_at_once(service.url, network, requests))

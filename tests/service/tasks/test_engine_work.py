@@ -20,12 +20,12 @@ class FakeClient:
 
     def __init__(self) -> None:
         self.calls: list[asyncio.Future[Any]] = []
-        self.calls: list[tuple[Any, ...]] = []
+        self.arguments: list[tuple[Any, ...]] = []
         self.cancelled: list[asyncio.Future[Any]] = []
 
     def infer(self, *arguments: Any, row_shapes: tuple[tuple[int, ...], ...]) -> asyncio.Future[Any]:
         self.calls.append(asyncio.get_running_loop().create_future())
-        self.calls.append((*arguments, row_shapes))
+        self.arguments.append((*arguments, row_shapes))
         return self.calls[-1]
 
     def cancel(self, call: asyncio.Future[Any]) -> None:
@@ -61,7 +61,7 @@ def test_rows_have_their_shapes_and_timings_add_up() -> None:
 
         assert [arrays["painting"][0, 0, 0, 0] for arrays in found] == [0, 1]
         assert context.timing == InferenceTiming(0.5, 1.0, 2)
-        model, graph, outputs, payload, num_rows, seconds, row_shapes = client.calls[0]
+        model, graph, outputs, payload, num_rows, seconds, row_shapes = client.arguments[0]
         assert (model, graph, outputs, num_rows) == ("a model", "tile", ("painting",), 1)
         assert [bytes(part) for part in payload] == [ROW.tobytes(), WEIGHTS.tobytes()]
         assert row_shapes == ((1, 2, 3), (2,))
@@ -81,7 +81,7 @@ def test_several_rows_are_one_call() -> None:
         client.calls[0].set_result(({"image": ROW}, InferenceTiming(0.25, 0.5, 3)))
 
         assert (await job)["image"] is ROW
-        *_, payload, num_rows, _, row_shapes = client.calls[0]
+        *_, payload, num_rows, _, row_shapes = client.arguments[0]
         assert [bytes(part) for part in payload] == [latents.tobytes(), labels.tobytes()]
         assert (num_rows, row_shapes) == (3, ((2,), ()))
 

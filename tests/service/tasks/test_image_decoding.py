@@ -100,7 +100,7 @@ def test_a_raw_body_becomes_a_row_without_a_copy() -> None:
 
 @pytest.mark.parametrize("num_bytes", [0, 783, 785])
 def test_a_raw_body_of_another_length_is_refused(num_bytes: int) -> None:
-    with pytest.raises(InvalidParameter, match=f"has {num_bytes} bytes; a raw tensor has exactly 784: 28x28x1 uint8"):
+    with pytest.raises(InvalidParameter, match=f"has {num_bytes} bytes; a raw tensor must have 784: 28x28x1 uint8"):
         raw_row(bytes(num_bytes), (28, 28, 1))
 
 

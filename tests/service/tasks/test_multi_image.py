@@ -18,15 +18,15 @@ from service.tasks.image_files import accepts_zip, safe_names
         ("../../etc/passwd", "passwd.png"),
         ("..\\..\\autoexec.bat", "autoexec.png"),
         ("/abs/olute.jpeg", "olute.png"),
-        ("..", "image-1.png"),
+        ("..", "picture-1.png"),
         (".htaccess", "htaccess.png"),
         ("a\r\nSet-Cookie: b.jpg", "a_Set-Cookie_b.png"),
         ('quote".jpg', "quote.png"),
         ("Übung 1.jpg", "Übung_1.png"),
         ("archive.tar.gz", "archive.tar.png"),
         ("x" * 300 + ".jpg", "x" * 80 + ".png"),
-        ("", "image-1.png"),
-        ("\ud800.jpg", "image-1.png"),
+        ("", "picture-1.png"),
+        ("\ud800.jpg", "picture-1.png"),
     ],
 )
 def test_unsafe_parts_of_names_are_removed(given_name: str, safe: str) -> None:
@@ -36,7 +36,7 @@ def test_unsafe_parts_of_names_are_removed(given_name: str, safe: str) -> None:
 def test_duplicate_names_are_numbered_whatever_their_case_and_format() -> None:
     found = safe_names(["a.png", "A.jpg", "b/a.webp", "a-2.png", ""], ["PNG", "PNG", "PNG", "PNG", "JPEG"])
 
-    assert found == ["a.png", "A-2.png", "a-3.png", "a-2-2.png", "image-5.jpg"]
+    assert found == ["a.png", "A-2.png", "a-3.png", "a-2-2.png", "picture-5.jpg"]
 
 
 @given(st.lists(st.text(max_size=100), max_size=12))

@@ -18,10 +18,10 @@ from service.tasks.image_generation.generator import (
     CHUNKS_IN_FLIGHT,
     Generator,
     checked_labels,
-    is_conditional,
     num_latents_of,
     require_encoder,
     takes_label,
+    uses_labels,
 )
 from service.tasks.image_generation.process import sample
 from tests.fake_models.image_generation import LABELS, NUM_LATENTS, TinyImageGenerator
@@ -87,7 +87,7 @@ def test_a_request_is_split_into_chunks_of_which_few_are_in_flight() -> None:
         samples = sample(range(100), len(LABELS), NUM_LATENTS)
 
         async def chunk(rows: slice) -> Any:
-            async with generator.room:
+            async with generator.chunk_slots:
                 part = sample(range(100)[rows], len(LABELS), NUM_LATENTS)
                 return await generator.decode(await generator.latents(part), part.labels)
 
@@ -114,7 +114,7 @@ def test_a_failure_cancels_the_other_chunks() -> None:
         work, generator = generator_of(TinyImageGenerator(has_encoder=False, is_conditional=True))
 
         async def chunk(rows: slice) -> Any:
-            async with generator.room:
+            async with generator.chunk_slots:
                 if rows.start == CHUNK_ROWS:
                     raise InvalidParameter("No.")
                 return await generator.decode(np.zeros((CHUNK_ROWS, 4), np.float32), np.zeros(CHUNK_ROWS, np.int64))
@@ -134,7 +134,7 @@ def test_the_graphs_define_what_a_generator_can_do(has_encoder: bool, is_conditi
 
     assert num_latents_of(manifest) == NUM_LATENTS
     assert takes_label(manifest, "decoder") == is_conditional
-    assert is_conditional(manifest) == (has_encoder or is_conditional)
+    assert uses_labels(manifest) == (has_encoder or is_conditional)
     if has_encoder:
         require_encoder(cast(ReadyModel, FakeModel(manifest)))
     else:
@@ -146,13 +146,13 @@ def test_labels_are_for_graphs_that_take_them() -> None:
     with_label = manifest_of(TinyImageGenerator(has_encoder=False, is_conditional=True))
     without = manifest_of(TinyImageGenerator(has_encoder=True, is_conditional=False), "decoder")
 
-    assert not is_conditional(without)
+    assert not uses_labels(without)
     assert checked_labels(without, "decoder", None) is None
     found = checked_labels(with_label, "decoder", [2, 0])
     assert found is not None
     assert found.tolist() == [2, 0]
     assert found.dtype == np.dtype(np.int64)
-    with pytest.raises(InvalidParameter, match="the decoder of this model needs it"):
+    with pytest.raises(InvalidParameter, match="the decoder of this model requires it"):
         checked_labels(with_label, "decoder", None)
     with pytest.raises(InvalidParameter, match="the decoder of this model takes none"):
         checked_labels(without, "decoder", [0])

@@ -100,7 +100,7 @@ def test_images_of_a_labelled_model_require_labels(
         f"{LABELLED_VAE}/interpolate", json={"images": images, "label": [1, 2], "steps": 2}
     )
 
-    assert_problem(refused, 422, "invalid_parameter", "label is missing; the decoder of this model needs it.")
+    assert_problem(refused, 422, "invalid_parameter", "label is missing; the decoder of this model requires it.")
     means = labelled_vae.encode(pixels, labels)["mean"]
     assert np.abs(pixels_in(response).astype(int) - labelled_vae.decode(means, labels)).max() <= 1
 
@@ -134,7 +134,7 @@ def test_a_walk_is_answered_as_a_grid_or_an_animation(
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "seeds is missing; the walk needs either two seeds or two images."),
+        ({}, "seeds is missing; give either two seeds or two images."),
         ({"seeds": [1, 2], "images": ["", ""]}, "seeds and images are both given"),
         ({"seeds": [1]}, "seeds is a list of 1; it must be a list of 2 seeds."),
         ({"seeds": [1, -2]}, "seeds[1] is -2; it must be a whole number from 0 to 9007199254740991."),
@@ -216,15 +216,12 @@ def test_arithmetic_with_a_label(image_generation_client: httpx.Client, labelled
     [
         ({"a": None}, "a is missing; it must be an image in base64"),
         ({"b": []}, "b is a list of 0"),
-        ({"b": 3}, "b is 3; it must be an image in base64, a list of up to 64 images, or a latent"),
         ({"c": [0.0] * 3}, "c has 3 numbers; a latent of this model has 4."),
         ({"c": [0.0, 0.0, 0.0, 1e300]}, "c[3] is 1e+300; it must be a number from -1000 to 1000."),
         ({"c": [0.0, "aGk=", 0.0, 0.0]}, "c is a list of 4"),
         ({"c": "?"}, "c is not valid base64."),
         ({"c": ["?"]}, "c[0] is not valid base64."),
-        ({"format": "gif"}, "format is 'gif'; it must be json or png."),
         ({"label": 0}, "label is given, but the decoder of this model takes none."),
-        ({"d": [0.0] * 4}, "Unknown parameter 'd'; known are a, b, c"),
     ],
 )
 def test_an_invalid_operand_is_refused(

@@ -114,17 +114,17 @@ def test_a_caller_who_leaves_frees_the_engine(
 ) -> None:
     head = f"POST {SLOW_GAN}/generate?num_images=256 HTTP/1.1\r\nHost: hotplate\r\nContent-Length: 0\r\n\r\n"
 
-    def num_drawn() -> float:
+    def num_generated() -> float:
         return total(image_generation_client, "hotplate_rows_total", 'model="tiny-slow-gan"')
 
-    before = num_drawn()
+    before = num_generated()
     url = httpx.URL(image_generation_service.url)
     with socket.create_connection((url.host, url.port or 80), timeout=10) as hasty:
         hasty.sendall(head.encode())
-        until(lambda: num_drawn() > before)
+        until(lambda: num_generated() > before)
     assert_idle(image_generation_client)
 
-    assert num_drawn() - before < 256
+    assert num_generated() - before < 256
 
 
 def total(client: httpx.Client, metric: str, label: str = "") -> float:

@@ -75,7 +75,7 @@ def test_a_list_of_labels_has_one_for_each_image() -> None:
     ("body", "message"),
     [
         ({"seed": 2**53}, "seed is 9007199254740992; it must be a whole number from 0 to 9007199254740991."),
-        ({"label": []}, "label is a list of 0; it must be the name or the index of a label"),
+        ({"label": []}, "label is a list of 0; it must be the name or index of a label"),
         ({"label": [0] * 257}, "label is a list of 257"),
         ({"label": [None]}, "label is a list of 1"),
         ({"label": 1.0}, "label is 1.0"),

@@ -59,20 +59,20 @@ def inverted(photo: StylizedPhoto) -> Pixels:
 def test_tiles_join_to_the_whole(size: tuple[int, int]) -> None:
     photo = noise(*size)
 
-    photo = stylized_photo(encoded(Image.fromarray(photo)))
+    stylized = stylized_photo(encoded(Image.fromarray(photo)))
 
-    assert len(photo.plan.tiles) > 1 or size[0] * size[1] <= 4096
-    assert np.array_equal(inverted(photo), 255 - photo)
+    assert len(stylized.plan.tiles) > 1 or size[0] * size[1] <= 4096
+    assert np.array_equal(inverted(stylized), 255 - photo)
 
 
 def test_a_photo_is_mirrored_beyond_its_edges() -> None:
     photo = noise(70, 45)
     padded = np.pad(photo, ((0, 26), (0, 19), (0, 0)), mode="reflect")
-    photo = stylized_photo(encoded(Image.fromarray(photo)))
+    stylized = stylized_photo(encoded(Image.fromarray(photo)))
 
-    for tile in photo.plan.tiles:
+    for tile in stylized.plan.tiles:
         rows, columns = tile
-        assert np.array_equal(photo.read_tile(tile), padded[rows.start : rows.end, columns.start : columns.end])
+        assert np.array_equal(stylized.read_tile(tile), padded[rows.start : rows.end, columns.start : columns.end])
 
 
 def test_the_whole_photo_is_downscaled_to_fit_the_network() -> None:

@@ -34,7 +34,7 @@ stylizations = st.builds(
 
 
 @settings(max_examples=100)
-@given(st.integers(32, 700), st.integers(32, 700), stylizations)
+@given(st.integers(32, 300), st.integers(32, 300), stylizations)
 def test_every_pixel_is_kept_once_and_seen_right(height: int, width: int, spec: Stylization) -> None:
     plan = plan_tiles(height, width, spec)
 

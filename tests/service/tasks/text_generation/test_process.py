@@ -21,7 +21,7 @@ LANGUAGE = Language(vocab_size=320, context=16, bos_token=0, eos_token=0, states
 
 @pytest.mark.parametrize(("tokens", "named"), [([1, 320], 320), ([-1], -1), ([5, 999, 1000], 999)])
 def test_a_token_out_of_the_vocabulary_is_named(tokens: list[int], named: int) -> None:
-    with pytest.raises(UnknownToken, match=f"tokens holds the token {named}; this model's tokens are 0 to 319"):
+    with pytest.raises(UnknownToken, match=f"tokens contains the token {named}; token ids of this model are 0 to 319"):
         text.check_tokens(tokens, 320, "tokens")
 
 
