@@ -1,7 +1,7 @@
-"""Turns a picture on a light background into the light-on-dark form of MNIST and Fashion-MNIST.
+"""Converts images with a light background to the light-on-dark form of MNIST and Fashion-MNIST.
 
-It owns the rule that tells a light background, and how the object is cut out and centred. It does not decode or resize
-for other networks (`images.py`). Sources: the preprocessing described on the MNIST page, and in arXiv 1708.07747, 4.1.
+It detects light backgrounds, and crops and centres the object. Decoding and resizing are in `images.py`. Sources: the
+preprocessing described on the MNIST page, and in arXiv 1708.07747, section 4.1.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-_MIN_CONTRAST = 24.0  # grey levels between paper and object, under which there is no object to cut out
-_OBJECT_LEVEL = 0.25  # share of the contrast from which a pixel belongs to the object
+_MIN_CONTRAST = 24.0  # grey levels between background and object, below which there is no object
+_OBJECT_LEVEL = 0.25  # fraction of the contrast from which a pixel belongs to the object
 
 
 def corners(grey: NDArray[Any]) -> list[NDArray[Any]]:
-    """The four corner patches of [H,W], a ninth of the shorter side wide: top left, top right, bottom left and right.
+    """The corner patches of [H,W], a ninth of the shorter side wide: top left, top right, bottom left, bottom right.
 
-    Objects fill the middle and often touch an edge, but hardly ever the corners.
+    Objects fill the middle and often touch an edge, but rarely the corners.
     """
     side = max(1, min(grey.shape) // 9)
     return [grey[:side, :side], grey[:side, -side:], grey[-side:, :side], grey[-side:, -side:]]
 
 
 def median_of_corners(grey: Pixels) -> int:
-    """The shade of the background of [H,W], as far as the corners show it."""
+    """Estimate the shade of the background of [H,W] from its corners."""
     shades = np.sort(np.concatenate([patch.ravel() for patch in corners(grey)]), kind="stable")
     return int(shades[len(shades) // 2])
 
 
 def has_light_background(grey: Pixels) -> bool:
-    """Whether the corners of [H,W] are nearer to the lightest than to the darkest part of the picture."""
+    """Whether the corners of [H,W] are closer to the lightest than to the darkest part of the image."""
     ground = median_of_corners(grey)
-    shades = np.sort(grey, axis=None, kind="stable")  # a radix sort, ten times as fast as np.percentile
+    shades = np.sort(grey, axis=None, kind="stable")  # a radix sort, ten times faster than np.percentile
     num_outliers = len(shades) // 100
     darkest, lightest = int(shades[num_outliers]), int(shades[-1 - num_outliers])
     if lightest - darkest < _MIN_CONTRAST:
@@ -45,10 +45,10 @@ def has_light_background(grey: Pixels) -> bool:
 
 
 def cut_out(grey: Pixels, height: int, width: int, margin: float) -> Pixels | None:
-    """Cut a dark object from its light background: light on black, filling [height,width] but for `margin` a side.
+    """Crop a dark object from its light background and fit it, light on black, into [height,width].
 
-    `margin` is a share of each side: MNIST leaves 1/7 and centres by mass, Fashion-MNIST leaves none. The object is
-    moved by its mass only within the margin. None when there is nothing on the background.
+    `margin` is the free fraction of each side: MNIST leaves 1/7 and centres by mass, Fashion-MNIST leaves none.
+    Centring by mass moves the object within the margin only. None if there is no object.
     """
     relief = _relief(grey)
     box = _bounding_box(relief)
@@ -57,16 +57,16 @@ def cut_out(grey: Pixels, height: int, width: int, margin: float) -> Pixels | No
     top, bottom, left, right = box
     scale = min(height * (1 - 2 * margin) / (bottom - top), width * (1 - 2 * margin) / (right - left))
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
-    picture = Image.fromarray(relief[top:bottom, left:right])
-    tile = np.asarray(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)).clip(0, None)
+    crop = Image.fromarray(relief[top:bottom, left:right])
+    tile = np.asarray(crop.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)).clip(0, None)
     peak = float(tile.max())
-    # Thin strokes fade when they shrink; the data sets' reach full brightness.
+    # Thin strokes fade when downscaled; in the data sets they reach full brightness.
     tile = (tile * (255 / peak)).round().astype(np.uint8)
     return _placed(tile, height, width, margin)
 
 
 def _relief(grey: Pixels) -> NDArray[np.float32]:
-    """How much darker than the background each pixel is, 0 to 1, with the background's slope and noise taken off."""
+    """How much darker than the background each pixel is, in [0, 1], without the background's gradient and noise."""
     patches = corners(grey)
     levels = [float(np.median(patch)) for patch in patches]
     noise = max(float(np.percentile(np.abs(patch - level), 95)) for patch, level in zip(patches, levels, strict=True))
@@ -80,7 +80,7 @@ def _relief(grey: Pixels) -> NDArray[np.float32]:
 
 
 def _bounding_box(relief: NDArray[np.float32]) -> tuple[int, int, int, int] | None:
-    """Top, bottom, left and right of the object."""
+    """Top, bottom, left and right of the object; None without one."""
     is_object = relief > _OBJECT_LEVEL
     if not is_object.any():
         return None
@@ -90,9 +90,9 @@ def _bounding_box(relief: NDArray[np.float32]) -> tuple[int, int, int, int] | No
 
 
 def _extent(counts: NDArray[Any]) -> tuple[int, int]:
-    """The first line of the object and the one behind its last, by the pixels in each line.
+    """The first line of the object and the one after its last, from the object pixels in each line.
 
-    Lines with no more than a speck of dust do not count, unless the object itself is that thin.
+    Lines with only a few pixels count as dust, unless the object itself is that thin.
     """
     speck = min(len(counts) // 100, int(np.median(counts[counts > 0])) // 2)
     lines = np.flatnonzero(counts > speck)
@@ -108,7 +108,7 @@ def _placed(tile: Pixels, height: int, width: int, margin: float) -> Pixels:
 
 
 def _offset(mass: NDArray[Any], length: int, margin: float) -> int:
-    """Where the tile begins on an axis, so that its centre of mass is in the middle, as far as the margin allows."""
+    """The start of the tile on an axis that centres its mass, as far as the margin allows."""
     middle = (length - len(mass)) / 2
     centre = float((mass * (np.arange(len(mass)) + 0.5)).sum() / mass.sum())
     shift = float(np.clip(len(mass) / 2 - centre, -margin * length, margin * length))

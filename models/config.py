@@ -1,6 +1,6 @@
-"""How a model is served, as `config.toml` beside its versions says: which versions, batches, queue, instances, cache.
+"""The serving configuration of a model, `config.toml` in its folder: versions, batching, queue, instances, cache.
 
-It owns the schema of that file and which versions a policy names. It knows neither a version's content nor a queue.
+It defines the schema of the file and the version policy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from models import strict
 
 CONFIG_FILE = "config.toml"
 MAX_THREADS = 1024
-"""Of a model, as of each of its instances: a number of more digits was not meant."""
+"""A sanity limit on instances and on threads."""
 
 
 class VersionPolicy(strict.Strict, frozen=True, kw_only=True):
-    """Which versions are served: the `latest` n that are fit, all, or specific ones."""
+    """Which versions are served: the `latest` n that load, all, or specific ones."""
 
     latest: int | None = None
     all: bool = False
@@ -36,19 +36,19 @@ class VersionPolicy(strict.Strict, frozen=True, kw_only=True):
 
     def candidates(self, versions: Sequence[str]) -> list[str]:
         """The versions that may be served, in the order of `versions`."""
-        wanted = {str(version) for version in self.specific}
-        return [version for version in versions if not wanted or version in wanted]
+        specific = {str(version) for version in self.specific}
+        return [version for version in versions if not specific or version in specific]
 
     @property
     def most(self) -> float:
-        """How many versions are served at once."""
+        """The maximum number of versions served at once."""
         return self.latest if self.latest is not None else math.inf
 
 
 class ModelConfig(strict.Strict, frozen=True, kw_only=True):
-    """The settings of one model; None, and 0 for `max_batch_size`, leave it to the service or the manifest.
+    """The settings of one model; None, or 0 for `max_batch_size`, means that of the service or the manifest.
 
-    `request_timeout_seconds` bounds the deadline of every request. Without `warm_up` only the smallest batch is run
+    `request_timeout_seconds` limits the timeout of every request. Without `warm_up`, only the smallest batch runs
     before a version is ready.
     """
 
@@ -74,7 +74,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
             raise ValueError(f"request_timeout_seconds is {self.request_timeout_seconds}; it must be above 0.")
 
     def overrides(self) -> dict[str, Any]:
-        """What it sets of the settings of the service, by their names."""
+        """The service settings that this file overrides, by name."""
         names = ("max_queue_delay_seconds", "max_queue_rows", "instances", "threads")
         values = {name: getattr(self, name) for name in names}
         values["max_batch_size"] = self.max_batch_size or None
@@ -96,7 +96,7 @@ def build_config(value: Any) -> ModelConfig:
 
 
 def parse_config(text: str) -> ModelConfig:
-    """Parse settings that come as JSON.
+    """Parse settings from JSON.
 
     Raises: StrictError.
     """
@@ -109,7 +109,7 @@ def parse_config(text: str) -> ModelConfig:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Read `config.toml` of a model's folder; without one, the defaults.
+    """Read `config.toml` in a model's folder; without one, return the defaults.
 
     Raises: StrictError, OSError.
     """

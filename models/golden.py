@@ -1,6 +1,6 @@
-"""Golden I/O: inputs and the outputs that the trained network gave for them, kept beside the graph.
+"""Golden I/O: sample inputs of a graph and the outputs of the trained network, stored beside it.
 
-It owns the file format (`golden.npz`) and the comparison. It knows neither torch nor ONNX Runtime.
+It defines the file format (`golden.npz`) and the comparison. It knows neither torch nor ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Golden:
     outputs: Tensors
 
     def repeated(self, num_rows: int) -> Golden:
-        """The same rows, cycled until there are exactly `num_rows` of them."""
+        """The rows, repeated or cut to exactly `num_rows`."""
         return Golden(_cycle(self.inputs, num_rows), _cycle(self.outputs, num_rows))
 
 
@@ -46,15 +46,15 @@ def write_golden(folder: Path, graphs: dict[str, Golden]) -> None:
 
 
 def read_golden(folder: Path) -> dict[str, Golden]:
-    """Read `golden.npz`: a Golden a graph.
+    """Read `golden.npz`: one Golden for each graph.
 
-    Raises: OSError, ValueError when the file is not what `write_golden` writes.
+    Raises: OSError; ValueError if the file is not valid.
     """
     graphs: dict[str, Golden] = {}
     for key, tensor in _read_members(folder / GOLDEN_FILE).items():
         parts = key.split("/")
         if len(parts) != 3 or parts[1] not in ("input", "output"):
-            raise ValueError(f"{GOLDEN_FILE} holds {key!r}; keys look like 'model/input/image'.")
+            raise ValueError(f"{GOLDEN_FILE} contains {key!r}; keys must be like 'model/input/image'.")
         golden = graphs.setdefault(parts[0], Golden({}, {}))
         side = golden.inputs if parts[1] == "input" else golden.outputs
         side[parts[2]] = tensor
@@ -63,7 +63,7 @@ def read_golden(folder: Path) -> dict[str, Golden]:
 
 def _read_members(file: Path) -> Tensors:
     try:
-        with file.open("rb") as opened:  # NumPy leaves a damaged file open that it opened itself
+        with file.open("rb") as opened:  # NumPy does not close a damaged file that it opened
             archive = np.load(opened, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError(f"{file.name} is not an archive of arrays.")
@@ -73,7 +73,7 @@ def _read_members(file: Path) -> Tensors:
 
 
 def largest_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
-    """The largest absolute difference; infinite where shapes differ or a value is not finite."""
+    """The largest absolute difference; infinite if shapes differ or a value is not finite."""
     if expected.shape != actual.shape or not np.isfinite(actual).all():
         return float("inf")
     if expected.size == 0:

@@ -1,8 +1,8 @@
-"""Reads what a PNG, JPEG or WebP file says of itself, without decoding a pixel, and checks it against limits.
+"""Parses the headers of PNG, JPEG and WebP files and checks them against limits, without decoding pixels.
 
-It owns the formats that are accepted, the errors, and what metadata a decoder gets to see. It does not decode.
-Sources: PNG 1.2 chapters 3 and 4, JPEG (T.81) annex B, the WebP container specification, Exif 2.32 section 4.6,
-ICC.1:2022 section 7.2 and annex B.
+It defines the accepted formats, the errors, and which metadata reaches a decoder. Sources: PNG
+1.2 chapters 3 and 4, JPEG (T.81) annex B, the WebP container specification, Exif 2.32 section 4.6, ICC.1:2022 section
+7.2 and annex B.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ Format = Literal["PNG", "JPEG", "WEBP"]
 Kind = Literal["unsupported", "too_large", "undecodable"]
 
 MAX_PARTS = 20_000
-"""A file in more chunks or segments than this is refused: walking them would cost more than decoding."""
+"""Files with more chunks or segments are refused: parsing them would cost more than decoding."""
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
-# Application data and comments, save what tells the colour space: APP0 (JFIF) and APP14 (Adobe).
+# Application data and comments, except those for the colour space: APP0 (JFIF) and APP14 (Adobe).
 _METADATA_MARKERS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 _SOS, _EOI, _APP1, _APP2 = 0xDA, 0xD9, 0xE1, 0xE2
 _ORIENTATION_TAG = 0x0112
@@ -32,7 +32,7 @@ _MAX_PROFILE_BYTES = 2**20
 
 
 class ImageError(ValueError):
-    """A body is no picture that is accepted; `kind` says why for a program, the message for a person."""
+    """An image is refused; `kind` is the reason for programs, the message for people."""
 
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
@@ -41,14 +41,14 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """The largest picture that is decoded."""
+    """The largest image that is decoded."""
 
     max_pixels: int = 25_000_000
     max_side: int = 16_384
 
 
 class Header(NamedTuple):
-    """A picture's own account; `essence` is the file without metadata, `orientation` the EXIF value 1 to 8."""
+    """The header of an image; `essence` is the file without metadata, `orientation` the EXIF value 1 to 8."""
 
     format: Format
     width: int
@@ -62,9 +62,9 @@ def _undecodable(message: str) -> ImageError:
 
 
 def sniff(body: bytes) -> Format:
-    """The format by the first bytes.
+    """Detect the format from the first bytes.
 
-    Raises: ImageError "undecodable" when the body is empty, "unsupported" when it is none of the formats.
+    Raises: ImageError "undecodable" if the body is empty, "unsupported" for any other format.
     """
     if body.startswith(_PNG_MAGIC):
         return "PNG"
@@ -73,14 +73,12 @@ def sniff(body: bytes) -> Format:
     if body.startswith(b"RIFF") and body[8:12] == b"WEBP":
         return "WEBP"
     if not body:
-        raise _undecodable("The picture is empty; send a PNG, JPEG or WebP file.")
-    raise ImageError(
-        "unsupported", f"The picture begins with bytes {body[:8].hex(' ')}; send a PNG, JPEG or WebP file."
-    )
+        raise _undecodable("The image is empty; send a PNG, JPEG or WebP file.")
+    raise ImageError("unsupported", f"The image begins with bytes {body[:8].hex(' ')}; send a PNG, JPEG or WebP file.")
 
 
 def read_size(body: bytes) -> tuple[int, int]:
-    """Width and height as stored, before the EXIF orientation; reads as little of the file as it can.
+    """Read the width and height before EXIF orientation, from as little of the file as possible.
 
     Raises: ImageError.
     """
@@ -93,9 +91,9 @@ def read_size(body: bytes) -> tuple[int, int]:
 
 
 def read_header(body: bytes, limits: ImageLimits) -> Header:
-    """Everything that is known without decoding.
+    """Parse the header of an image and strip its metadata.
 
-    Raises: ImageError for another format, a picture over the limits, an animation, or a damaged container.
+    Raises: ImageError for another format, an image over the limits, an animation, or a damaged file.
     """
     kind = sniff(body)
     if kind == "JPEG":
@@ -114,41 +112,41 @@ def read_header(body: bytes, limits: ImageLimits) -> Header:
 
 def _check(width: int, height: int, limits: ImageLimits) -> None:
     if width == 0 or height == 0:
-        raise _undecodable(f"The picture is {width}x{height} pixels; each side must be at least 1.")
+        raise _undecodable(f"The image is {width}x{height} pixels; each side must be at least 1.")
     if width * height > limits.max_pixels:
         raise ImageError(
             "too_large",
-            f"The picture is {width}x{height} = {width * height} pixels; at most {limits.max_pixels} are accepted.",
+            f"The image is {width}x{height} = {width * height} pixels; at most {limits.max_pixels} are accepted.",
         )
     if max(width, height) > limits.max_side:
         raise ImageError(
-            "too_large", f"The picture is {width}x{height} pixels; a side may have at most {limits.max_side}."
+            "too_large", f"The image is {width}x{height} pixels; each side may have at most {limits.max_side}."
         )
 
 
 def _png_size(body: bytes) -> tuple[int, int]:
     if len(body) < 33:
-        raise _undecodable(f"The PNG file is cut short: {len(body)} bytes do not even hold its header.")
+        raise _undecodable(f"The PNG file is truncated: {len(body)} bytes are less than its header.")
     length, kind, width, height = struct.unpack_from(">I4sII", body, 8)
     if kind != b"IHDR" or length != 13:
-        raise _undecodable("The PNG file is damaged: it does not begin with its header.")
+        raise _undecodable("The PNG file is damaged: it does not begin with a header.")
     return width, height
 
 
 def _strip_png(body: bytes) -> tuple[bytes, bytes]:
-    """The Exif block, and the file with only the chunks that pixels need: no text, no profile, no animation."""
+    """Return the Exif block, and the file with only the chunks that pixels need: no text, profile or animation."""
     exif, kept, position, size = b"", [_PNG_MAGIC], 8, len(body)
     for _ in range(MAX_PARTS):
         if position + 12 > size:
-            raise _undecodable("The PNG file is cut short: its end marker is missing.")
+            raise _undecodable("The PNG file is truncated: its end marker is missing.")
         length, kind = struct.unpack_from(">I4s", body, position)
         end = position + 12 + length
         if end > size:
-            raise _undecodable(f"The PNG file is cut short: {end - size} bytes of its data are missing.")
+            raise _undecodable(f"The PNG file is truncated: {end - size} bytes of its data are missing.")
         if kind in _PNG_KEPT:
             kept.append(body[position:end])
         elif kind == b"acTL" and body[position + 8 : position + 12] != b"\0\0\0\1":
-            raise _undecodable("The PNG file is animated; send a picture of exactly one frame.")
+            raise _undecodable("The PNG file is animated; send an image with a single frame.")
         elif kind == b"eXIf":
             exif = body[position + 8 : end - 4]
         position = end
@@ -170,14 +168,14 @@ def _jpeg_segments(body: bytes) -> Iterator[_Segment]:
     for _ in range(MAX_PARTS):
         start = body.find(b"\xff", position)
         if start < 0 or start + 4 > len(body):
-            raise _undecodable("The JPEG file is cut short: it ends before its pixels begin.")
+            raise _undecodable("The JPEG file is truncated: it ends before its pixels begin.")
         marker = body[start + 1]
         if marker in (0x00, 0xFF):  # a stuffed byte, or padding before a marker
             position = start + 1
         elif marker in _BARE_MARKERS:
             position = start + 2
         elif marker == _EOI:
-            raise _undecodable("The JPEG file holds no pixels.")
+            raise _undecodable("The JPEG file has no pixels.")
         else:
             position = start + 2 + int.from_bytes(body[start + 2 : start + 4], "big")
             yield _Segment(marker, start, start + 4, position)
@@ -202,17 +200,17 @@ def _read_jpeg(body: bytes) -> tuple[int, int, bytes, bytes]:
         elif segment.marker not in _METADATA_MARKERS:
             kept.append(body[segment.start : segment.end])
     if not is_framed:
-        raise _undecodable("The JPEG file is damaged: it does not say how large the picture is.")
+        raise _undecodable("The JPEG file is damaged: it does not give the size of the image.")
     return width, height, exif, b"".join(kept)
 
 
 def _webp_size(body: bytes) -> tuple[int, int]:
     if len(body) < 30 or int.from_bytes(body[4:8], "little") + 8 > len(body):
-        raise _undecodable(f"The WebP file is cut short: {len(body)} bytes are not all of it.")
+        raise _undecodable(f"The WebP file is truncated: it has {len(body)} bytes.")
     chunk = body[12:16]
     if chunk == b"VP8X":
         if body[20] & 0x02:
-            raise _undecodable("The WebP file is animated; send a picture of exactly one frame.")
+            raise _undecodable("The WebP file is animated; send an image with a single frame.")
         return 1 + int.from_bytes(body[24:27], "little"), 1 + int.from_bytes(body[27:30], "little")
     if chunk == b"VP8L" and body[20] == 0x2F:
         bits = int.from_bytes(body[21:25], "little")
@@ -220,23 +218,23 @@ def _webp_size(body: bytes) -> tuple[int, int]:
     if chunk == b"VP8 " and body[23:26] == b"\x9d\x01\x2a":
         width, height = struct.unpack_from("<HH", body, 26)
         return width & 0x3FFF, height & 0x3FFF
-    raise _undecodable("The WebP file is damaged: it does not begin with a picture.")
+    raise _undecodable("The WebP file is damaged: it does not begin with an image.")
 
 
-def _riff_chunk(body: bytes, wanted: bytes) -> bytes:
+def _riff_chunk(body: bytes, name: bytes) -> bytes:
     position = 12
     for _ in range(MAX_PARTS):
         if position + 8 > len(body):
             break
         kind, length = struct.unpack_from("<4sI", body, position)
-        if kind == wanted:
+        if kind == name:
             return body[position + 8 : position + 8 + length]
         position += 8 + length + (length & 1)
     return b""
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation in an Exif block, 1 where there is none; slices past its end are empty, so junk is harmless."""
+    """The orientation in an Exif block, or 1. Slices beyond its end are empty, so damaged blocks are harmless."""
     tiff = exif.removeprefix(b"Exif\0\0")
     if tiff[:2] not in (b"II", b"MM"):
         return 1
@@ -251,17 +249,17 @@ def _orientation(exif: bytes) -> int:
 
 
 def read_rgb_profile(body: bytes) -> bytes:
-    """The ICC profile of RGB colours that a file carries, up to 1 MiB; empty where there is none of that kind.
+    """Read the RGB ICC profile of a file, up to 1 MiB; empty if it has none.
 
-    It is looked at no further than its header: whoever shows the picture interprets it.
+    Only the header of the profile is checked.
     """
     kind = sniff(body)
     if kind == "JPEG":
         found = _jpeg_profile(body)
     else:
         found = _png_profile(body) if kind == "PNG" else _riff_chunk(body, b"ICCP")
-    is_fit = 132 <= len(found) <= _MAX_PROFILE_BYTES and int.from_bytes(found[:4], "big") == len(found)
-    return found if is_fit and found[16:20] == b"RGB " and found[36:40] == b"acsp" else b""
+    is_valid = 132 <= len(found) <= _MAX_PROFILE_BYTES and int.from_bytes(found[:4], "big") == len(found)
+    return found if is_valid and found[16:20] == b"RGB " and found[36:40] == b"acsp" else b""
 
 
 def _jpeg_profile(body: bytes) -> bytes:
@@ -269,7 +267,7 @@ def _jpeg_profile(body: bytes) -> bytes:
     for segment in _jpeg_segments(body):
         payload = body[segment.payload : segment.end]
         if segment.marker == _APP2 and payload.startswith(_ICC_LABEL) and len(payload) > 14:
-            parts[payload[12]] = payload[14:]  # numbered from 1, of so many
+            parts[payload[12]] = payload[14:]  # byte 12 is the number of the part, from 1
     return b"".join(parts[number] for number in sorted(parts))
 
 
@@ -283,7 +281,7 @@ def _png_profile(body: bytes) -> bytes:
                 return zlib.decompressobj().decompress(packed[1:], _MAX_PROFILE_BYTES + 1)
             except zlib.error:
                 break
-        if kind == b"IDAT":  # a profile stands before the pixels
+        if kind == b"IDAT":  # a profile comes before the pixels
             break
         position += 12 + length
     return b""

@@ -1,8 +1,7 @@
-"""From the bytes of a picture to the uint8 tensor that an image graph takes or to a photograph, and back to a file.
+"""Decodes image files to the uint8 tensors that graphs take, or to photos, and encodes images to files.
 
-It owns decoding, transparency, orientation, resizing and encoding. It knows neither networks nor HTTP: the service and
-training share it, so both see the same pixels. Headers are read by `image_header.py`, light backgrounds by
-`backgrounds.py`.
+It handles transparency, orientation and resizing. The service and training share it, so both see the same pixels.
+`image_header.py` parses headers, `backgrounds.py` handles light backgrounds.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ DEFAULT_LIMITS: Final = ImageLimits()
 DEFAULT_MARGIN: Final = 1 / 14
 """Between MNIST's 1/7 and Fashion-MNIST's 0."""
 
-# The plug-ins are called directly: `Image.open` would try others, adopt multi-picture files, and warn.
+# Plug-ins are called directly: `Image.open` would try others, accept multi-picture files, and warn.
 _PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {"PNG": PngImageFile, "JPEG": JpegImageFile, "WEBP": WebPImageFile}
 
 _UPRIGHT: dict[int, Image.Transpose] = {
@@ -57,16 +56,16 @@ _UPRIGHT: dict[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# PNG: twice as fast as the library's own choice, and 5 % larger. JPEG gets full colours from this quality on.
+# PNG: twice as fast as Pillow's default, and 5 % larger. JPEG: no chroma subsampling from this quality on.
 _PNG_LEVEL = 4
 _FULL_COLOURS_QUALITY = 90
 _STRIP_ROWS = 256
 _NEARLY_WHITE = 240.0
-_WORKING_SIDES = 8  # an object is looked for in a picture at most this many times larger than the network's
+_WORKING_SIDES = 8  # objects are searched in an image at most this many times larger than the network's input
 
 
 class Photo(NamedTuple):
-    """A photograph, upright: "RGB" colours, "L" alpha where it has one, its format, its RGB profile (may be empty)."""
+    """An upright photo: colours in mode "RGB", alpha in mode "L" if any, format, and RGB profile (may be empty)."""
 
     colours: Image.Image
     alpha: Image.Image | None
@@ -75,7 +74,7 @@ class Photo(NamedTuple):
 
 
 def pixels_of(body: bytes) -> int:
-    """The number of pixels by the header alone: cheap enough to decide where to decode.
+    """Read the number of pixels from the header.
 
     Raises: ImageError.
     """
@@ -88,38 +87,38 @@ def decode(
 ) -> Image.Image:
     """Decode a PNG, JPEG or WebP file into an upright, opaque "L" or "RGB" image.
 
-    With `enough_side`, a larger JPEG may come out up to 8 times smaller, its sides at least that long; `grey` spares it
-    the colours. Whatever is transparent is laid on white, or on black where all that is visible is white itself.
+    With `enough_side`, a larger JPEG may be decoded up to 8 times smaller, with sides at least that long; `grey` skips
+    its colours. Transparent images are composed on white, or on black if all visible pixels are nearly white.
 
-    Raises: ImageError, always in words of our own.
+    Raises: ImageError.
     """
     header = read_header(body, limits)
-    with _in_our_words(header):
+    with _as_image_errors(header):
         return _opaque(_upright(header, enough_side, grey))
 
 
 def decode_photo(body: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Photo:
-    """Decode a PNG, JPEG or WebP file into upright colours and, where it may have any transparency, its alpha.
+    """Decode a PNG, JPEG or WebP file to upright colours, and alpha if it has transparency.
 
-    Colours stay as they are below the alpha, and in the space of the file's RGB profile. Memory: at most 9 bytes per
-    pixel beside the file, of which 5 stay, or 4 without alpha.
+    Colours are not premultiplied, and stay in the space of the file's RGB profile. Memory: at most 9 bytes per pixel
+    beside the file, of which 5 remain, or 4 without alpha.
 
-    Raises: ImageError, always in words of our own.
+    Raises: ImageError.
     """
     header = read_header(body, limits)
-    with _in_our_words(header):
+    with _as_image_errors(header):
         colours, alpha = _split(_upright(header))
         return Photo(colours, alpha, header.format, read_rgb_profile(body))
 
 
 @contextmanager
-def _in_our_words(header: Header) -> Iterator[None]:
+def _as_image_errors(header: Header) -> Iterator[None]:
     try:
         yield
     except ImageError:
         raise
-    except Exception as error:  # decoders raise whatever they like on damaged files, MemoryError and struct.error too
-        raise ImageError("undecodable", f"The {header.format} file is damaged or cut short.") from error
+    except Exception as error:  # decoders raise anything on damaged files, MemoryError and struct.error too
+        raise ImageError("undecodable", f"The {header.format} file is damaged or truncated.") from error
 
 
 def _upright(header: Header, enough_side: int | None = None, grey: bool = False) -> Image.Image:
@@ -131,7 +130,7 @@ def _upright(header: Header, enough_side: int | None = None, grey: bool = False)
 def _load(header: Header, enough_side: int | None, grey: bool) -> Image.Image:
     image = _PLUGINS[header.format](BytesIO(header.essence))
     if image.size != (header.width, header.height):
-        raise ImageError("undecodable", f"The {header.format} file is damaged: it gives its size twice, differently.")
+        raise ImageError("undecodable", f"The {header.format} file is damaged: it has two different sizes.")
     if enough_side and header.format == "JPEG":
         image.draft("L" if grey else None, (enough_side, enough_side))
     image.load()
@@ -139,7 +138,7 @@ def _load(header: Header, enough_side: int | None, grey: bool) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit grey picture scaled to 8 bits, rounded; others unchanged, for the decoder has scaled them already."""
+    """Scale a 16-bit grey image to 8 bits, rounded; decoders scale other images themselves."""
     if not image.mode.startswith("I"):
         return image
     scaled = Image.new("L", image.size)
@@ -155,7 +154,7 @@ def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         image = image.convert("LA" if image.mode in ("1", "L", "LA") else "RGBA")
         alpha = image.getchannel("A")
     image = image.convert("RGB") if image.mode != "RGB" else image
-    image.info = {}  # the library would write some of it into files
+    image.info = {}  # Pillow would write some of it to files
     return image, alpha
 
 
@@ -173,7 +172,7 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _ground_shade(colours: Image.Image, alpha: Image.Image) -> str:
-    """White, unless the visible pixels are nearly white on the mean and would vanish on it."""
+    """White, unless the visible pixels are nearly white on average and would vanish."""
     counts = np.array(colours.convert("L").histogram(alpha))
     num_visible = counts.sum()
     is_white = 0 < num_visible < alpha.width * alpha.height and counts @ np.arange(256) > _NEARLY_WHITE * num_visible
@@ -181,10 +180,10 @@ def _ground_shade(colours: Image.Image, alpha: Image.Image) -> str:
 
 
 def fit(image: Image.Image, height: int, width: int, channels: int) -> Pixels:
-    """Resize to uint8 [H,W,C]; an image of that very size keeps its pixels.
+    """Resize to uint8 [H,W,C]; an image of the exact size keeps its pixels.
 
-    Grey networks see the whole picture, centred and padded with the shade of its corners; colour networks see the
-    largest centred part of their shape, as classifiers of photographs are commonly evaluated.
+    For grey networks, the whole image is centred and padded with the shade of its corners; for colour networks, it is
+    centre-cropped, as in the evaluation of photo classifiers.
     """
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:
@@ -220,11 +219,11 @@ def prepare(
     limits: ImageLimits = DEFAULT_LIMITS,
     margin: float = DEFAULT_MARGIN,
 ) -> Pixels:
-    """Decode and resize a picture for a network that takes uint8 [H,W,C].
+    """Decode and resize an image for a network that takes uint8 [H,W,C].
 
-    `invert` "true" and "false" are obeyed; "auto" inverts what has a light background, for a grey `light_on_dark`
-    network. A picture of another size that is inverted for such a network is also cut out (`backgrounds.cut_out`,
-    which explains `margin`); one of the exact size keeps its pixels, or their inverse.
+    `invert` "auto" inverts images with a light background for a grey `light_on_dark` network. For such a network, an
+    inverted image that is not of the exact size is also cropped to its object (`backgrounds.cut_out`, which explains
+    `margin`).
 
     Raises: ImageError.
     """
@@ -248,7 +247,7 @@ def _is_inverted(grey: Pixels, invert: Invert) -> bool:
 
 
 def _working_copy(image: Image.Image, enough_side: int) -> Image.Image:
-    """The image in grey, averaged down by a whole factor where it is much larger than needed."""
+    """The image in grey, reduced by a whole factor if it is much larger than needed."""
     if image.mode != "L":
         image = image.convert("L")
     factor = max(image.size) // enough_side
@@ -264,10 +263,10 @@ def encode_png(pixels: Pixels) -> bytes:
 
 
 def encode_photo(photo: Photo, quality: int) -> bytes:
-    """Encode a photograph in its format, with its profile and no other metadata.
+    """Encode a photo in its format, with its profile and no other metadata.
 
-    A JPEG shows what is transparent on white. `quality` 1 to 100 is for JPEG and WebP; the latter keeps alpha exactly.
-    Memory: 5 bytes per pixel at most beside the photograph and the file.
+    JPEG composes transparency on white; WebP keeps alpha exactly. `quality` 1 to 100 is for JPEG and WebP.
+    Memory: at most 5 bytes per pixel beside the photo and the file.
     """
     colours, alpha, kind, profile = photo
     if alpha is not None and kind == "JPEG":

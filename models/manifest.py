@@ -1,7 +1,7 @@
-"""What a model version says of itself: graphs, labels, batching, scores, lineage and parity.
+"""The manifest of a model version: graphs, labels, batching, scores, provenance and parity.
 
-It owns the schema of `manifest.json` and the layout of a version folder (`<model>/<version>/manifest.json`, `*.onnx`,
-`golden.npz`). It knows neither how a model was trained nor how it is run.
+It defines the schema of `manifest.json` and the layout of a version folder: `<model>/<version>/manifest.json`,
+`*.onnx`, `golden.npz`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
-    "BF16": np.dtype(np.uint16),  # NumPy has no such type: its bits
+    "BF16": np.dtype(np.uint16),  # NumPy has no bfloat16: its bits
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
@@ -62,7 +62,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class TensorSpec(strict.Strict, frozen=True, kw_only=True):
-    """One input or output of a graph; the first axis is the batch if the graph is batched, -1 stands for any size."""
+    """One input or output of a graph. The first axis of a batched graph is the batch; -1 is any size."""
 
     name: str
     datatype: Datatype
@@ -80,7 +80,7 @@ class TensorSpec(strict.Strict, frozen=True, kw_only=True):
 
 
 class Weights(strict.Strict, frozen=True, kw_only=True):
-    """A file of initializers beside the graphs, which several of them may share."""
+    """A file of initializers that graphs may share."""
 
     file: str
     sha256: str
@@ -93,9 +93,9 @@ class Weights(strict.Strict, frozen=True, kw_only=True):
 class Graph(strict.Strict, frozen=True, kw_only=True):
     """One ONNX file of a version and its signature.
 
-    `max_batch_size` bounds this graph below the version's batching; `max_batch_elements` bounds the elements of its
-    inputs in one batch, where rows vary in size (one row is always taken). The tensors of a graph that is not batched
-    have no axis for rows: requests are computed one by one.
+    `max_batch_size` limits the batches of this graph below those of the version; `max_batch_elements` limits the input
+    elements of a batch if rows vary in size (a single row always fits). A graph that is not batched has no batch axis:
+    requests run one by one.
     """
 
     file: str
@@ -111,19 +111,17 @@ class Graph(strict.Strict, frozen=True, kw_only=True):
         strict.require_match(strict.FILE_NAME, self.file, "file")
         strict.require_match(_SHA256, self.sha256, "sha256")
         if self.is_batched and any(spec.datatype == "BYTES" for spec in self.inputs):
-            raise ValueError(
-                "is_batched is true, but there are inputs of BYTES, which are computed request by request."
-            )
+            raise ValueError("is_batched is true, but BYTES inputs cannot be batched.")
         for name in ("max_batch_size", "max_batch_elements"):
             if (bound := getattr(self, name)) is not None and bound < 1:
                 raise ValueError(f"{name} is {bound}; it must be at least 1.")
 
 
 class StateSpec(strict.Strict, frozen=True, kw_only=True):
-    """What a decoder keeps of one sequence; `shape` is one slot's.
+    """The state that a decoder keeps for one sequence; `shape` is that of one slot.
 
-    `length_axis` is the axis of `shape` that counts tokens (a key-value cache); None says that the state holds the
-    latest token's only (a recurrent network).
+    `length_axis` is the axis of `shape` that counts tokens (a key-value cache); None means that the state does not grow
+    (a recurrent network).
     """
 
     name: str
@@ -144,10 +142,10 @@ class StateSpec(strict.Strict, frozen=True, kw_only=True):
 
 
 class Language(strict.Strict, frozen=True, kw_only=True):
-    """What a text generator's graphs agree on: tokens, the longest sequence, and the state of a slot.
+    """What the graphs of a language model share: vocabulary, context, special tokens and the state of a slot.
 
-    `context` counts every token of a sequence: the beginning, the prompt and what is generated. `attention_tokens` is
-    the fixed length of the graph that explains, 0 without one.
+    `context` counts all tokens of a sequence: BOS, the prompt and the generated ones. `attention_tokens` is the fixed
+    length of the graph `attention`, 0 without one.
     """
 
     vocab_size: int
@@ -168,7 +166,7 @@ class Language(strict.Strict, frozen=True, kw_only=True):
 
 
 class Batching(strict.Strict, frozen=True, kw_only=True):
-    """The largest batch and the batch sizes that are warmed before the version is ready."""
+    """The largest batch, and the batch sizes that are warmed up before the version is ready."""
 
     max_batch_size: int
     buckets: tuple[int, ...]
@@ -177,13 +175,13 @@ class Batching(strict.Strict, frozen=True, kw_only=True):
         if self.max_batch_size < 1:
             raise ValueError(f"max_batch_size is {self.max_batch_size}; it must be at least 1.")
         if not self.buckets or list(self.buckets) != sorted(set(self.buckets)) or self.buckets[0] < 1:
-            raise ValueError(f"buckets are {list(self.buckets)}; they must be positive and rise.")
+            raise ValueError(f"buckets are {list(self.buckets)}; they must be positive and ascending.")
         if self.buckets[-1] != self.max_batch_size:
             raise ValueError(f"the last bucket is {self.buckets[-1]}; it must be max_batch_size {self.max_batch_size}.")
 
 
 class Evaluation(strict.Strict, frozen=True, kw_only=True):
-    """One score on one split of one data set."""
+    """A score on a split of a data set."""
 
     metric: str
     value: float
@@ -193,7 +191,7 @@ class Evaluation(strict.Strict, frozen=True, kw_only=True):
 
 
 class Training(strict.Strict, frozen=True, kw_only=True):
-    """Where the weights come from: enough to train them again."""
+    """Provenance of the weights: enough to train them again."""
 
     script: str
     config: dict[str, Any]
@@ -207,17 +205,17 @@ class Training(strict.Strict, frozen=True, kw_only=True):
 
 
 class Parity(strict.Strict, frozen=True, kw_only=True):
-    """The largest absolute difference between torch and the exported graph, over the batch sizes tried."""
+    """The largest absolute difference between torch and the exported graph, over several batch sizes."""
 
     max_abs_error: float
     batch_sizes: tuple[int, ...]
 
 
 class Manifest(strict.Strict, frozen=True, kw_only=True):
-    """A model version, as `manifest.json` describes it.
+    """The contents of `manifest.json`.
 
-    `task` is one that the service knows, or `tensors` for anything else. `light_on_dark` says that the network was
-    trained on light objects on black; `margin`, which part of a side its data set leaves free around an object.
+    `task` is the name of a task of the service, or `tensors` for any other graph. With `light_on_dark`, the network was
+    trained on light objects on black; `margin` is the fraction of a side that its data set leaves free around them.
     """
 
     name: str
@@ -243,13 +241,13 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
         if not self.graphs:
             raise ValueError("graphs is empty; a version needs at least one.")
         if self.task == "image-classification" and not self.labels:
-            raise ValueError("labels are missing; an image classifier needs them.")
+            raise ValueError("labels are missing; an image classifier requires them.")
         if self.task == "text-generation" and not (self.language and self.tokenizer):
-            raise ValueError("language or tokenizer is missing; a text generator needs both.")
+            raise ValueError("language or tokenizer is missing; a language model requires both.")
         if self.task == "style-transfer" and not self.stylization:
-            raise ValueError("stylization is missing; a stylizer needs it.")
+            raise ValueError("stylization is missing; a stylizer requires it.")
         if self.task == "image-generation" and not (self.labels and "decoder" in self.graphs):
-            raise ValueError("labels or the graph 'decoder' are missing; an image generator needs both.")
+            raise ValueError("labels or the graph 'decoder' are missing; an image generator requires both.")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin is {self.margin}; it must be at least 0 and below 0.5.")
 
@@ -261,7 +259,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
 def parse_manifest(text: str | bytes) -> Manifest:
     """Parse `manifest.json`.
 
-    Raises: StrictError when it is not JSON or does not fit the schema.
+    Raises: StrictError if it is not JSON or does not match the schema.
     """
     try:
         value = json.loads(text)
@@ -271,7 +269,7 @@ def parse_manifest(text: str | bytes) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of the version folder `<model>/<version>`, whose names it must repeat.
+    """Read the manifest of the version folder `<model>/<version>` and check that the names match.
 
     Raises: StrictError, OSError.
     """
@@ -279,13 +277,13 @@ def read_manifest(folder: Path) -> Manifest:
     if (manifest.name, manifest.version) != (folder.parent.name, folder.name):
         raise strict.StrictError(
             f"{MANIFEST_FILE} names {manifest.name!r} version {manifest.version!r}, "
-            f"but lies in {folder.parent.name}/{folder.name}."
+            f"but its folder is {folder.parent.name}/{folder.name}."
         )
     return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` into a version folder, indented, with sorted keys left as declared."""
+    """Write `manifest.json` to a version folder."""
     text = json.dumps(manifest.to_json(), indent=2, allow_nan=False, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
-"""Builds the contract's structs from JSON values, and refuses what their annotations do not allow.
+"""Builds structs from JSON values, strictly by their annotations.
 
-It knows only annotations: what a field means is checked by the struct itself (`__post_init__`).
+Structs check the meaning of their fields themselves (`__post_init__`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 T = TypeVar("T")
-# A file in a version folder: no path, nothing hidden.
+# A file in a version folder: not a path, not hidden.
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PLACED = re.compile(r"(?P<reason>.*?)\.?(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
@@ -20,34 +20,34 @@ _MAX_SHOWN = 80
 
 
 class Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the contract's structs."""
+    """Base of the structs in manifests and configurations."""
 
 
 class StrictError(ValueError):
-    """A JSON value does not fit the declared type; the message names the path, the value and what would be valid."""
+    """A JSON value does not match its type; the message has the path, the value and what would be valid."""
 
 
 def build(kind: type[T], value: Any, path: str = "$") -> T:
     """Build `kind` from a decoded JSON value.
 
-    Raises: StrictError, for unknown, missing and ill-typed members, and for what a struct refuses itself.
+    Raises: StrictError for unknown, missing or ill-typed members, and for values that a struct refuses.
     """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         placed = _PLACED.fullmatch(str(error))
-        assert placed is not None  # the pattern fits any text
+        assert placed is not None  # the pattern matches any text
         where = placed["path"] or ""
-        raise StrictError(f"{path}{where}{_told(placed['reason'], kind, value, where)}.") from error
+        raise StrictError(f"{path}{where}{_problem(placed['reason'], kind, value, where)}.") from error
 
 
-def _told(reason: str, kind: Any, value: Any, path: str) -> str:
-    """What is wrong at a path: the library's reason, with the value or with what would be valid."""
+def _problem(reason: str, kind: Any, value: Any, path: str) -> str:
+    """Describe the problem at a path: msgspec's reason, with the value or what would be valid."""
     node = _simple(inspect.type_info(kind))
     is_found = True
     for step in _STEP.finditer(path):
         node = _simple(_step_type(node, step))
-        try:  # a path does not name the keys of a mapping, so a value below one is not found
+        try:  # paths do not have the keys of mappings, so values below them are not found
             value = value[step["name"] if step["index"] is None else int(step["index"])]
         except (KeyError, IndexError, TypeError, ValueError):
             is_found = False
@@ -62,7 +62,7 @@ def _told(reason: str, kind: Any, value: Any, path: str) -> str:
 
 
 def _simple(node: inspect.Type) -> inspect.Type:
-    """A type without its metadata, and without None."""
+    """Strip metadata and None from a type."""
     while isinstance(node, inspect.Metadata | inspect.UnionType):
         if isinstance(node, inspect.Metadata):
             node = node.type
@@ -80,7 +80,7 @@ def _step_type(node: inspect.Type, step: re.Match[str]) -> inspect.Type:
 
 
 def require_match(pattern: re.Pattern[str], value: str, what: str) -> None:
-    """Refuse a text that does not match a pattern as a whole.
+    """Check that a whole text matches a pattern.
 
     Raises: ValueError.
     """

@@ -1,7 +1,4 @@
-"""What a stylizer's version says of itself: its styles, and how pictures of any size go through its graphs.
-
-It is a part of the manifest (`manifest.py`) and knows neither networks nor pictures.
-"""
+"""The part of a manifest that describes a stylizer: its styles, and how it handles images of any size."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ _STYLE = re.compile(r"[a-z0-9][a-z0-9_]{0,63}")
 
 
 class Style(strict.Strict, frozen=True, kw_only=True):
-    """One style of a stylizer: its name, and the file beside the graphs that shows it."""
+    """One style: its name and the file of its thumbnail."""
 
     name: str
     thumbnail: str
@@ -24,11 +21,11 @@ class Style(strict.Strict, frozen=True, kw_only=True):
 
 
 class Stylization(strict.Strict, frozen=True, kw_only=True):
-    """How pictures of any size go through a stylizer's graphs.
+    """The styles of a stylizer, and how images of any size pass through its graphs.
 
-    Sides are multiples of `stride`. A picture of up to `max_pixels` goes through the graph `model` at once. A larger
-    one is cut into squares of `tile_pixels` a side for the graph `tile`, of which a border of `halo_pixels` is thrown
-    away: that far a pixel sees.
+    Sides are multiples of `stride`. Images of up to `max_pixels` pass through the graph `model` whole. Larger ones are
+    split into squares with sides of `tile_pixels` for the graph `tile`; a border of `halo_pixels`, the receptive field,
+    is discarded.
     """
 
     styles: tuple[Style, ...]
@@ -40,7 +37,7 @@ class Stylization(strict.Strict, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         names = [style.name for style in self.styles]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"styles are {names}; there must be at least one, and each only once.")
+            raise ValueError(f"styles are {names}; there must be at least one, without duplicates.")
         for name in ("stride", "max_pixels", "tile_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")

@@ -1,7 +1,6 @@
-"""Text to tokens and back, the same in training and service: a Hugging Face `tokenizer.json` whose bytes are known.
+"""Encodes and decodes text with a Hugging Face `tokenizer.json`, the same in training and in the service.
 
-It reads lossless tokenizers only: byte-level ones, and those whose tokens are the text itself (character level). It
-knows nothing of a network, nor of how a tokenizer is trained.
+Only lossless tokenizers are supported: byte-level ones, and those whose tokens are plain text (character-level).
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ _DECODERS = ("ByteLevel", "Fuse", None)
 
 
 class TokenizerError(ValueError):
-    """A file is not a tokenizer that this module can read."""
+    """A file is not a supported tokenizer."""
 
 
 class UnknownCharacter(ValueError):
-    """A text holds a character that the tokenizer has no token for."""
+    """A text contains a character without a token."""
 
     def __init__(self, character: str, position: int) -> None:
         super().__init__(f"the character {character!a} at {position} has no token.")
@@ -32,9 +31,9 @@ class UnknownCharacter(ValueError):
 
 
 class Tokenizer:
-    """One tokenizer: `token_bytes[id]` are the bytes of each token, a special token's being those of its name.
+    """A tokenizer. `token_bytes[id]` are the bytes of a token; for a special token, those of its name.
 
-    `text_bytes` are the same, but nothing for special tokens: what a token adds to a generated text.
+    `text_bytes[id]` is what a token adds to a generated text: the same, but nothing for special tokens.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -44,7 +43,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise TokenizerError(f"{TOKENIZER_FILE} is not a tokenizer: {error}.") from error
-        # Names of special tokens in a text are text: whoever writes a prompt cannot end or begin a document.
+        # Names of special tokens in a text are plain text: a prompt cannot inject BOS or EOS.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -57,12 +56,12 @@ class Tokenizer:
         self.max_token_bytes = max(map(len, self.token_bytes), default=1)
 
     def token(self, name: str) -> int | None:
-        """The id of a token by its name, None without one."""
+        """Return the id of a token by name, or None."""
         token: int | None = self._tokenizer.token_to_id(name)
         return token
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text; nothing is put before or behind it.
+        """Encode a text, without adding special tokens.
 
         Raises: UnknownCharacter; UnicodeEncodeError for a lone surrogate.
         """
@@ -73,23 +72,23 @@ class Tokenizer:
         return ids
 
     def bytes_of(self, tokens: Iterable[int]) -> bytes:
-        """The exact bytes of some tokens, of which a character may be cut in two.
+        """Return the bytes of tokens, which may begin or end within a character.
 
-        Raises: IndexError for a token out of the vocabulary.
+        Raises: IndexError for a token outside the vocabulary.
         """
         return b"".join(map(self.token_bytes.__getitem__, tokens))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of some tokens; bytes that are no UTF-8 become U+FFFD.
+        """Decode tokens to text; invalid UTF-8 becomes U+FFFD.
 
-        Raises: IndexError for a token out of the vocabulary.
+        Raises: IndexError for a token outside the vocabulary.
         """
         return self.bytes_of(tokens).decode("utf-8", "replace")
 
     def offsets(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
-        """Where in an encoded text each of its tokens begins and ends, in characters.
+        """The start and end of each token of a text, in characters.
 
-        Tokens that share a character share its place.
+        Tokens that share a character have the same offsets.
         """
         content = np.frombuffer(self.bytes_of(tokens), np.uint8)
         character: NDArray[np.int64] = np.cumsum((content & 0xC0) != 0x80) - 1
@@ -102,10 +101,10 @@ class Tokenizer:
     def _unknown_character(self, ids: Sequence[int], expected: bytes) -> UnknownCharacter:
         position = 0
         for token in ids:
-            piece = self.token_bytes[token]
-            if token in self.special_tokens or not expected.startswith(piece, position):
+            content = self.token_bytes[token]
+            if token in self.special_tokens or not expected.startswith(content, position):
                 break
-            position += len(piece)
+            position += len(content)
         index = len(expected[:position].decode("utf-8", "ignore"))
         text = expected.decode("utf-8")
         return UnknownCharacter(text[min(index, len(text) - 1)], index)
@@ -116,7 +115,7 @@ def _token_bytes(tokenizer: tokenizers.Tokenizer, layout: dict[str, Any]) -> tup
     if kind not in _DECODERS:
         raise TokenizerError(f"the decoder of {TOKENIZER_FILE} is {kind!r}; it must be ByteLevel or Fuse.")
     if layout.get("normalizer") is not None:
-        raise TokenizerError(f"{TOKENIZER_FILE} has a normalizer, which would change texts; it must have none.")
+        raise TokenizerError(f"{TOKENIZER_FILE} has a normalizer, which may change texts; it must have none.")
     names: dict[str, int] = tokenizer.get_vocab()
     table = [b""] * (max(names.values(), default=-1) + 1)
     for name, token in names.items():
@@ -127,9 +126,9 @@ def _token_bytes(tokenizer: tokenizers.Tokenizer, layout: dict[str, Any]) -> tup
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The printable character that byte-level tokenizers write for each byte (GPT-2's table).
+    """The byte of each character in byte-level tokens (GPT-2's table).
 
-    Bytes that are printable in Latin-1 stand for themselves; the others follow from U+0100 on, in their order.
+    Bytes that are printable in Latin-1 are written as themselves, the others as U+0100 and up, in order.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -143,4 +142,4 @@ def _alphabet_bytes(name: str) -> bytes:
     try:
         return bytes(_ALPHABET[character] for character in name)
     except KeyError:
-        return name.encode("utf-8")  # an added token, spelled as it is
+        return name.encode("utf-8")  # an added token, which is not in the table

@@ -1,4 +1,4 @@
-"""The composition root of one API process: settings, engine client and metrics become an ASGI application."""
+"""Builds the ASGI application of an API process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from service.telemetry.tracing import Tracing
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
-    """Build what HTTP and gRPC share; its tokenizers and threads are those of the whole process."""
+    """Build what HTTP and gRPC share, including the process's tokenizers and threads."""
     threads = ThreadPoolExecutor(settings.decode_threads, "decode")
     return Execution(client, settings, metrics, threads, Tokenizers(threads))
 
@@ -52,7 +52,7 @@ def create_app(
         version=__version__,
         description="Batched inference for the networks that this project trains, and for yours.",
         redoc_url=None,
-        redirect_slashes=False,  # a redirect would repeat the caller's Host header
+        redirect_slashes=False,  # a redirect would echo the Host header
         responses=ANY_PROBLEM,
     )
     app.add_exception_handler(ServiceError, problems.on_service_error)

@@ -1,8 +1,7 @@
-"""Parameters of a request as structs: one declaration parses, refuses and documents them.
+"""Request parameters as structs: one declaration parses, validates and documents them.
 
-A parameter is a member of a `Parameters` struct. Its type and `msgspec.Meta` say what is valid; from these come the
-check, the message that refuses a value, and the JSON schema in OpenAPI. Where a type cannot say it, `custom` can.
-Nothing here knows HTTP or what a parameter is for.
+Each parameter is a field of a `Parameters` struct. Its type and `msgspec.Meta` define what is valid; validation, error
+messages and the JSON schema in OpenAPI follow from them. `custom` is for what a type cannot express.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _NUMBER = re.compile(r"-?([0-9]{1,18}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Base of the parameters of a route; null in a body stands for an absent member."""
+    """Base of the parameters of a route; null in a JSON body means absent."""
 
 
 class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Base of JSON answers; a member that has its default is left out."""
+    """Base of JSON answers; members at their defaults are omitted."""
 
 
 P = TypeVar("P", bound=Parameters)
@@ -39,17 +38,17 @@ Parse = Callable[[Any], Any]
 
 
 def custom(description: str, parse: Parse, valid: str, schema: Mapping[str, Any]) -> Meta:
-    """Declare a parameter whose JSON values a type cannot describe.
+    """Declare a parameter that a type cannot describe.
 
-    `parse` converts a JSON value and raises ValueError for one that does not fit; `valid` ends the sentence that
-    refuses it, "it must be ..."; `schema` is its JSON schema.
+    `parse` converts a JSON value or raises ValueError, `valid` completes the error message "it must be ...", and
+    `schema` is the JSON schema.
     """
     return Meta(description=description, extra={"parse": parse, "valid": valid, "schema": schema})
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One parameter, as its struct declares it."""
+    """One parameter of a struct."""
 
     name: str
     type: Any
@@ -62,15 +61,15 @@ class Field:
     from_text: Callable[[str], Any]
 
     def up_to(self, maximum: int) -> Field:
-        """The same whole number with another maximum."""
+        """The same whole number with a different maximum."""
         kind = Annotated[int, Meta(ge=self.schema["minimum"], le=maximum)]
         return replace(self, type=kind, valid=_valid(inspect.type_info(kind)), parse=_parser(kind))
 
 
 def read(kind: type[P], values: Mapping[str, Any], maxima: Mapping[str, int] = MappingProxyType({})) -> P:
-    """Check JSON values by name; `maxima` are those of whole numbers that depend on the model.
+    """Build the parameters from JSON values by name; `maxima` are those that depend on the model.
 
-    Raises: InvalidParameter, also for an unknown or a missing name.
+    Raises: InvalidParameter for an invalid, unknown or missing parameter.
     """
     known = fields_of(kind)
     members = {}
@@ -86,7 +85,7 @@ def read(kind: type[P], values: Mapping[str, Any], maxima: Mapping[str, int] = M
 
 
 def parse_value(field: Field, value: Any, name: str = "") -> Any:
-    """Check one JSON value; `name` stands for the field's own in the message.
+    """Parse one JSON value; the message calls it `name`, by default the name of the field.
 
     Raises: InvalidParameter.
     """
@@ -97,19 +96,19 @@ def parse_value(field: Field, value: Any, name: str = "") -> Any:
 
 
 def refusal(name: str, value: Any, valid: str, *, parameter: str = "") -> InvalidParameter:
-    """The error for a value that does not fit."""
+    """The error for an invalid value."""
     return InvalidParameter(f"{name} is {shown(value)}; it must be {valid}.", parameter=parameter or name)
 
 
 def from_text(kind: type[Parameters], texts: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a query or a form as JSON values; what is unknown or misspelt stays, for `read` to refuse."""
+    """Convert the strings of a query or form to JSON values; `read` refuses those that stay strings."""
     known = fields_of(kind)
     return {name: known[name].from_text(text) if name in known else text for name, text in texts.items()}
 
 
 @cache
 def fields_of(kind: type[Parameters]) -> dict[str, Field]:
-    """The parameters that a struct declares, by name."""
+    """The fields of a struct by name."""
     return {info.name: _field(info) for info in msgspec.structs.fields(kind)}
 
 
@@ -144,14 +143,14 @@ def _field(info: msgspec.structs.FieldInfo) -> Field:
 def _parser(kind: Any) -> Parse:
     def parse(value: Any) -> Any:
         if isinstance(value, str):
-            value.encode("utf-8")  # a lone surrogate cannot be written: UnicodeEncodeError is a ValueError
+            value.encode("utf-8")  # refuses lone surrogates: UnicodeEncodeError is a ValueError
         return msgspec.convert(value, kind)
 
     return parse
 
 
 def _valid(kind: inspect.Type) -> str:
-    """What a value of a type must be, as the end of a sentence."""
+    """Describe the valid values of a type, to complete "it must be ..."."""
     match kind:
         case inspect.BoolType():
             return "true or false"
@@ -173,7 +172,7 @@ def _integer_from_text(text: str) -> Any:
 
 
 def number_from_text(text: str) -> Any:
-    """The number that a text spells; the text itself where it spells none."""
+    """Parse a number; return the text itself if it is not one."""
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
@@ -201,7 +200,7 @@ def _json_schema(kind: Any) -> dict[str, Any]:
 
 
 def properties(kind: type[Parameters]) -> dict[str, dict[str, Any]]:
-    """The JSON schema of every parameter, with what it is for and its default."""
+    """The JSON schema of every parameter, with its description and default."""
     described = {}
     for name, field in fields_of(kind).items():
         default = {} if field.default is None else {"default": msgspec.to_builtins(field.default)}
@@ -210,12 +209,12 @@ def properties(kind: type[Parameters]) -> dict[str, dict[str, Any]]:
 
 
 def required(kind: type[Parameters]) -> list[str]:
-    """The names of the parameters that must be given."""
+    """The names of the required parameters."""
     return [name for name, field in fields_of(kind).items() if field.required]
 
 
 def shown(value: Any) -> str:
-    """The value for a message: escaped and short."""
+    """Format a value for an error message: escaped and shortened."""
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
     if value is None or isinstance(value, bool):

@@ -1,6 +1,6 @@
-"""API keys: who may ask. A file holds one `name:SHA-256 of the key` a line, so that it tells no key.
+"""API keys. A file holds one line `name:SHA-256 of the key` for each key, but no key itself.
 
-The file may change while the service runs, as a mounted secret does. It knows neither HTTP nor gRPC.
+The file is reloaded when it changes, as a mounted secret does. This module knows neither HTTP nor gRPC.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from service.errors import StartupError, Unauthorized
 log = logging.getLogger(__name__)
 
 RELOAD_SECONDS = 1.0
-"""How long a change of the file may go unseen."""
+"""The interval at which the file is checked for changes."""
 _PREFIX = "hp_"
 _LINE = re.compile(r"([A-Za-z0-9._-]{1,64}):([0-9a-f]{64})")
 _HOW = "send it as `Authorization: Bearer KEY`"
 
 
 def make_key() -> str:
-    """Draw a new key of 256 bits."""
+    """Generate a random 256-bit key."""
     return _PREFIX + secrets.token_urlsafe(32)
 
 
 def digest_of(key: str) -> str:
-    """What the file holds of a key. Keys are drawn, not chosen, so a fast hash is enough."""
+    """Hash a key as the file stores it. Keys are random, so a fast hash is enough."""
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_names(file: Path) -> dict[str, str]:
-    """The name of each digest in a file of keys.
+    """Read a file of keys: names by digest.
 
     Raises: StartupError.
     """
@@ -50,7 +50,7 @@ def read_names(file: Path) -> dict[str, str]:
             continue
         match = _LINE.fullmatch(line.strip())
         if match is None:
-            # Not quoted: whoever put a key there by mistake must not find it in the log.
+            # The line is not quoted: it may be a key, which must not end up in a log.
             raise StartupError(
                 f"Line {number} of {str(file)!r} is not `name:SHA-256`; `hotplate keys new NAME` writes such lines."
             )
@@ -67,10 +67,10 @@ class KeyRing:
         self._clock = clock
         self._stamp = _stamp(file)
         self._names: Mapping[str, str] = read_names(file)
-        self._looked_at = clock()
+        self._checked_at = clock()
 
     def admit(self, authorization: str | None, api_key: str | None) -> str:
-        """The name of the caller whose key stands in one of the two headers.
+        """Return the name of the caller whose key is in one of the two headers.
 
         Raises: Unauthorized.
         """
@@ -78,31 +78,31 @@ class KeyRing:
         if authorization is not None:
             scheme, _, key = authorization.partition(" ")
             if scheme.lower() != "bearer":
-                raise Unauthorized(f"The scheme of `Authorization` is not Bearer; {_HOW}.")
+                raise Unauthorized(f"The `Authorization` scheme is not Bearer; {_HOW}.")
         if not key:
-            raise Unauthorized(f"This service asks for a key; {_HOW}.")
-        self._look_again()
+            raise Unauthorized(f"This service requires an API key; {_HOW}.")
+        self._reload()
         name = self._names.get(digest_of(key.strip()))
         if name is None:
-            raise Unauthorized(f"This key is not known, or no longer; {_HOW}.")
+            raise Unauthorized(f"The API key is not valid; {_HOW}.")
         return name
 
-    def _look_again(self) -> None:
-        if self._clock() < self._looked_at + RELOAD_SECONDS:
+    def _reload(self) -> None:
+        if self._clock() < self._checked_at + RELOAD_SECONDS:
             return
-        self._looked_at = self._clock()
+        self._checked_at = self._clock()
         if (stamp := _stamp(self._file)) == self._stamp:
             return
         self._stamp = stamp
         try:
             self._names = read_names(self._file)
-            log.info("the file of API keys was read again", extra={"keys": len(self._names)})
+            log.info("API keys reloaded", extra={"keys": len(self._names)})
         except StartupError as error:
-            log.error("the keys stay as they were", extra={"reason": str(error)})
+            log.error("API keys not reloaded", extra={"reason": str(error)})
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    """What differs after a change, also where a link was turned to another file."""
+    """A fingerprint of the file that changes with it, or when a symlink is replaced."""
     try:
         status = os.stat(file)
     except OSError:

@@ -1,6 +1,6 @@
-"""Every setting of the service, in one frozen object that is passed along and never global.
+"""The settings of the service: one frozen object, passed explicitly.
 
-It reads the environment (prefix `HOTPLATE_`); the options of `hotplate serve` override that. It starts nothing.
+Values come from the options of `hotplate serve`, then from environment variables with the prefix `HOTPLATE_`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Port = Annotated[int, annotated_types.Interval(ge=0, le=MAX_PORT)]
 
 
 def _paths(value: object) -> object:
-    """Accept a path, several joined as in PATH, or a list of them."""
+    """Accept a path, paths joined as in PATH, or a list."""
     if isinstance(value, str):
         return tuple(part for part in value.split(os.pathsep) if part)
     return (value,) if isinstance(value, Path) else value
 
 
 def _words(value: object) -> object:
-    """Accept words with commas between them, or a list of them."""
+    """Accept comma-separated words or a list."""
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
-    """The settings of one service: options of the command line first, then the environment, then the defaults."""
+    """The settings of one service."""
 
     model_config = SettingsConfigDict(env_prefix="HOTPLATE_", frozen=True, extra="forbid")
 
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
 
     @property
     def grpc_listen_port(self) -> int | None:
-        """The port to ask for: 0 for any that is free, None where only HTTP is served."""
+        """The gRPC port to listen on: 0 for any free port, None without gRPC."""
         if self.grpc_port == "off":
             return None
         if self.grpc_port == "auto":
@@ -159,10 +159,10 @@ class Settings(BaseSettings):
 
     @property
     def repositories(self) -> tuple[Path, ...]:
-        """The folders of models."""
+        """The folders of models, the first of which wins."""
         return self.repository
 
     @property
-    def wanted_models(self) -> tuple[str, ...]:
-        """The names in `models`; empty for all."""
+    def model_names(self) -> tuple[str, ...]:
+        """The names in `models`; empty means all."""
         return tuple(name.strip() for name in self.models.split(",") if name.strip())

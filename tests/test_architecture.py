@@ -63,6 +63,8 @@ ABOVE_THE_ENGINE = {
         ("training", {"service", "loadtests", "tests", "pickle"}),
         ("loadtests", {"service", "training", "tests", "torch", "pickle"}),
         ("service/engine", FRAMEWORKS | ABOVE_THE_ENGINE),
+        ("service/http", {"service.app", "service.tasks", "service.protocols", "service.processes", "service.cli"}),
+        ("service/tasks", {"service.app", "service.protocols", "service.processes", "service.cli"}),
     ],
 )
 def test_imports_run_one_way(package: str, forbidden: set[str]) -> None:

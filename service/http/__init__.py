@@ -1,1 +1,1 @@
-"""What all HTTP routes share: the connection, the middleware, bodies, answers and errors."""
+"""HTTP: the connection, the route table, the middleware, request bodies, answers and errors."""

@@ -1,6 +1,6 @@
-"""Which media type and which content coding a caller prefers (RFC 9110 sections 12.5.1 and 12.5.3).
+"""Content negotiation: the media type and the content coding of an answer (RFC 9110 sections 12.5.1 and 12.5.3).
 
-Where several types are on offer, wildcards choose nothing: whoever takes anything gets what the route gives by itself.
+Wildcards are ignored among several media types: a caller who accepts anything gets the default of the route.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ _QUALITY = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 
 def preferred_type(scope: Scope, offered: Sequence[str]) -> str | None:
-    """The offered type that the caller names with the highest quality, the first named where several have it.
+    """Return the offered type with the highest quality in `Accept`; on a tie, the one listed first.
 
-    None where he names none of them, or only to refuse it (q=0).
+    None if no offered type is listed, or only with q=0.
     """
     best, best_quality = None, 0.0
-    for media_type, quality in _named(scope["headers"], b"accept"):
+    for media_type, quality in _listed(scope["headers"], b"accept"):
         if media_type in offered and quality > best_quality:
             best, best_quality = media_type, quality
     return best
 
 
-def takes_gzip(scope: Scope) -> bool:
-    """Whether the caller names gzip and does not refuse it (q=0)."""
-    codings = _named(scope["headers"], b"accept-encoding")
+def accepts_gzip(scope: Scope) -> bool:
+    """Whether `Accept-Encoding` lists gzip, other than with q=0."""
+    codings = _listed(scope["headers"], b"accept-encoding")
     return next((quality > 0 for coding, quality in codings if coding == "gzip"), False)
 
 
 def accepted_coding(headers: Headers) -> str:
-    """The coding for an answer: gzip or deflate where the caller takes them, gzip if both alike, or empty."""
-    qualities = dict(_named(headers, b"accept-encoding"))
+    """Return gzip or deflate, whichever `Accept-Encoding` prefers, gzip on a tie; empty if neither is accepted."""
+    qualities = dict(_listed(headers, b"accept-encoding"))
     wildcard = qualities.get("*", 0.0)
     gzip, deflate = qualities.get("gzip", wildcard), qualities.get("deflate", wildcard)
     if max(gzip, deflate) <= 0 or max(gzip, deflate) < qualities.get("identity", 0.0):
@@ -43,13 +43,13 @@ def accepted_coding(headers: Headers) -> str:
     return "gzip" if gzip >= deflate else "deflate"
 
 
-def _named(headers: Headers, wanted: bytes) -> Iterator[tuple[str, float]]:
-    """What all headers of a name list, each with its quality."""
+def _listed(headers: Headers, header: bytes) -> Iterator[tuple[str, float]]:
+    """The values listed in all headers of one name, each with its quality."""
     for name, value in headers:
-        if name == wanted:
+        if name == header:
             for part in value.decode("latin-1").lower().split(","):
-                named, *parameters = (piece.strip() for piece in part.split(";"))
-                yield named, _quality(parameters)
+                listed, *parameters = (item.strip() for item in part.split(";"))
+                yield listed, _quality(parameters)
 
 
 def _quality(parameters: Sequence[str]) -> float:

@@ -1,6 +1,6 @@
-"""Answers of handlers, and how they are sent: JSON, files, server-sent events.
+"""The answers of handlers and how they are sent: JSON, files, server-sent events.
 
-The head of an event stream leaves with the first event, so that an error before it still has a status of its own.
+The head of an event stream is sent with the first event, so an error before it can still set the status.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EVENT_HEADERS = [
 
 
 class EventStream:
-    """One answer of events; each `send` is one write, and those of one iteration of the event loop leave together."""
+    """A stream of server-sent events; writes of one iteration of the event loop are sent together."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -37,43 +37,43 @@ class EventStream:
         await self._send({"type": "http.response.body", "body": b"%bdata: %b\n\n" % (name, data), "more_body": True})
 
     async def close(self) -> None:
-        """End the answer."""
+        """End the stream."""
         await self._send({"type": "http.response.body", "body": b""})
 
 
 class EventAnswer(ABC):
-    """An answer that comes in pieces."""
+    """An answer sent as server-sent events."""
 
     @abstractmethod
     async def write(self, events: EventStream) -> None:
         """Send every event and close the stream.
 
-        Raises: ServiceError, only as long as nothing was sent.
+        Raises: ServiceError, only before anything is sent.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class BinaryAnswer:
-    """An answer that is not JSON, in pieces; the caller may catch up between two of them."""
+    """A file, sent in chunks: a slow client applies backpressure between them."""
 
     media_type: str
-    pieces: Sequence[bytes]
+    chunks: Sequence[bytes]
     headers: Sequence[tuple[bytes, bytes]] = ()
 
     async def write(self, send: Send) -> None:
-        """Send it."""
-        num_bytes = sum(map(len, self.pieces))
+        """Send the file."""
+        num_bytes = sum(map(len, self.chunks))
         headers = [(b"content-type", self.media_type.encode("ascii")), (b"content-length", b"%d" % num_bytes)]
         await send({"type": "http.response.start", "status": 200, "headers": [*headers, *self.headers]})
-        for piece in self.pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        for chunk in self.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
 async def send_answer(answer: Any, send: Send) -> None:
-    """Send JSON values, a binary answer, or the events of an answer that comes in pieces.
+    """Send an answer: a file, events, or anything else as JSON.
 
-    Raises: ServiceError, only as long as nothing was sent.
+    Raises: ServiceError, only before anything is sent.
     """
     if isinstance(answer, EventAnswer):
         await answer.write(EventStream(send))

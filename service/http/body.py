@@ -1,6 +1,6 @@
-"""Reads request bodies within their limit: JSON objects, images, one raw tensor; and the parameters beside them.
+"""Reads request bodies up to the size limit: JSON objects, images, or a raw tensor, and the parameters beside them.
 
-It knows media types and nothing of what an image becomes.
+It knows media types, but does not decode images.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ T = TypeVar("T")
 RAW_TYPE = b"application/octet-stream"
 JSON_TYPE = b"application/json"
 MULTIPART_TYPE = b"multipart/form-data"
-# What curl says of --data and --data-binary by default.
+# What curl sends with --data and --data-binary by default.
 _UNSPECIFIED_JSON_TYPES = (b"", b"application/x-www-form-urlencoded")
 _UNSPECIFIED_TYPES = (*_UNSPECIFIED_JSON_TYPES, b"*/*", b"image/*")
 _IMAGE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"image/webp")
 _MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 _ACCEPTED = "image/png, image/jpeg, image/webp, multipart/form-data, application/json"
 _MAX_FIELD_BYTES = 4096
-_PLACE = re.compile(r"at `(\$[^`]{0,60})`$")
+_PATH = re.compile(r"at `(\$[^`]{0,60})`$")
 
 
 @dataclass(slots=True)
 class Images:
-    """The images of a request: encoded, with their files' names (empty for none), or one raw tensor."""
+    """The images of a request: encoded files with their names (may be empty), or one raw tensor."""
 
     encoded: list[bytes] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -54,9 +54,9 @@ class Images:
 async def read_body(
     scope: Scope, receive: Receive, context: RequestContext, max_bytes: int, *, may_be_coded: bool = False
 ) -> bytes:
-    """Read the whole body and note its size; `may_be_coded`: one with a content coding is returned as it came.
+    """Read the whole body and record its size; `may_be_coded` accepts a content coding and returns it undecoded.
 
-    Raises: PayloadTooLarge, as soon as it is known; UnsupportedMedia for a content coding; Cancelled.
+    Raises: PayloadTooLarge, as soon as the limit is exceeded; UnsupportedMedia for a content coding; Cancelled.
     """
     body = await _read_body(scope, receive, max_bytes, may_be_coded)
     context.request_bytes = len(body)
@@ -68,35 +68,23 @@ async def _read_body(scope: Scope, receive: Receive, max_bytes: int, may_be_code
         if name == b"content-length" and (len(value) > 18 or int(value) > max_bytes):
             raise PayloadTooLarge(f"The body has {value.decode()[:24]} bytes; at most {max_bytes} are accepted.")
         if name == b"content-encoding" and value.strip().lower() != b"identity" and not may_be_coded:
-            raise UnsupportedMedia("The body must come without a Content-Encoding.")
-    message = await receive()
-    if not message.get("more_body") and message["type"] == "http.request":
-        body: bytes = message.get("body", b"")
-        return _bounded(body, max_bytes)
+            raise UnsupportedMedia("Content-Encoding is not supported; send the body uncompressed.")
     chunks: list[bytes] = []
-    received = 0
-    while message["type"] == "http.request":
-        chunk = message.get("body", b"")
-        received += len(chunk)
-        if received > max_bytes:
-            raise PayloadTooLarge(f"The body has more than the {max_bytes} bytes that are accepted.")
-        chunks.append(chunk)
+    num_bytes = 0
+    while (message := await receive())["type"] == "http.request":
+        chunks.append(message.get("body", b""))
+        num_bytes += len(chunks[-1])
+        if num_bytes > max_bytes:
+            raise PayloadTooLarge(f"The body has over {max_bytes} bytes; at most {max_bytes} are accepted.")
         if not message.get("more_body"):
             return b"".join(chunks)
-        message = await receive()
-    raise Cancelled("The caller left before the whole body had come.")
-
-
-def _bounded(body: bytes, max_bytes: int) -> bytes:
-    if len(body) > max_bytes:
-        raise PayloadTooLarge(f"The body has {len(body)} bytes; at most {max_bytes} are accepted.")
-    return body
+    raise Cancelled("The caller disconnected while sending the body.")
 
 
 def query_parameters(scope: Scope) -> dict[str, str]:
-    """The query's parameters.
+    """Parse the query string.
 
-    Raises: InvalidParameter for one given twice or not in UTF-8.
+    Raises: InvalidParameter for a repeated parameter or invalid UTF-8.
     """
     if not scope["query_string"]:
         return {}
@@ -110,9 +98,9 @@ def query_parameters(scope: Scope) -> dict[str, str]:
 
 
 def unique(pairs: list[tuple[str, T]]) -> dict[str, T]:
-    """The parameters as a mapping.
+    """Turn pairs into a mapping.
 
-    Raises: InvalidParameter for one given twice.
+    Raises: InvalidParameter for a repeated name.
     """
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
@@ -122,7 +110,7 @@ def unique(pairs: list[tuple[str, T]]) -> dict[str, T]:
 
 
 def media_type_of(scope: Scope) -> tuple[bytes, bytes]:
-    """The bare media type in lower case, and the whole header."""
+    """The media type in lower case without parameters, and the whole header."""
     for name, value in scope["headers"]:
         if name == b"content-type":
             return value.partition(b";")[0].strip().lower(), value
@@ -138,9 +126,10 @@ async def read_images(
     raw_bytes: int | None = None,
     maxima: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[Images, P]:
-    """Take the images out of a body, or the one raw tensor of exactly `raw_bytes` where the route takes one.
+    """Read the images of a body and the parameters beside them; `maxima` as in `schema.read`.
 
-    Parameters may come in the query, in a form's fields or as JSON members; `maxima` as in `schema.read`.
+    A route that accepts a raw tensor passes its size as `raw_bytes`. Parameters are read from the query and from form
+    fields or JSON members.
 
     Raises: UnsupportedMedia, MalformedRequest, InvalidParameter, PayloadTooLarge.
     """
@@ -173,15 +162,17 @@ def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Images:
 
 def _checked(images: Images, settings: Settings) -> Images:
     if not images.encoded:
-        raise InvalidParameter("There is no image in the request; at least one is needed.")
+        raise InvalidParameter("The request has no images; at least one is required.")
     if len(images.encoded) > settings.max_images:
-        raise PayloadTooLarge(f"There are {len(images.encoded)} images; at most {settings.max_images} are accepted.")
+        raise PayloadTooLarge(
+            f"The request has {len(images.encoded)} images; at most {settings.max_images} are accepted."
+        )
     return images
 
 
 @cache
 def _json_decoder(kind: type[Parameters]) -> msgspec.json.Decoder[Any]:
-    """Decodes an object of `images`, base64 texts, and the parameters, whose values are checked later."""
+    """A decoder of `images`, base64 strings, and the parameters, whose values are checked later."""
     parameters = [(name, Any, msgspec.UNSET) for name in schema.fields_of(kind)]
     body = msgspec.defstruct("ImagesBody", [("images", list[str]), *parameters], forbid_unknown_fields=True)
     return msgspec.json.Decoder(body)
@@ -192,7 +183,7 @@ def _from_json(body: bytes, kind: type[Parameters], settings: Settings) -> tuple
     try:
         fields = _json_decoder(kind).decode(body)
     except msgspec.ValidationError as error:
-        raise InvalidParameter(_misfit(error, names)) from error
+        raise InvalidParameter(_mismatch(error, names)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedRequest("The body is not valid JSON.") from error
     _check_names(body)
@@ -206,25 +197,25 @@ def _from_json(body: bytes, kind: type[Parameters], settings: Settings) -> tuple
     return _checked(images, settings), members
 
 
-def _misfit(error: msgspec.ValidationError, names: tuple[str, ...]) -> str:
-    """What is wrong in our words; of the decoder's we take the place alone, which names only members that we know."""
-    found = _PLACE.search(str(error))
-    place = f" at {found[1]}" if found else ""
+def _mismatch(error: msgspec.ValidationError, names: tuple[str, ...]) -> str:
+    """Describe a schema mismatch; only the path is taken from the decoder's message, as it names known members only."""
+    found = _PATH.search(str(error))
+    path = f" at {found[1]}" if found else ""
     optional = ", ".join(f"`{name}`" for name in names)
     return (
-        f"The JSON body does not fit{place}; it must be an object of `images`, a list of base64 texts, "
+        f"The JSON body is not valid{path}; it must be an object with `images`, a list of base64 strings, "
         f"and optionally {optional}."
     )
 
 
 def _check_names(body: bytes) -> None:
-    """Refuse a member given twice, which the fast decoder does not see."""
+    """Refuse repeated members, which msgspec does not detect."""
     names = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
     require_distinct(names)
 
 
 def require_distinct(names: list[str]) -> None:
-    """Refuse a JSON object that names a member twice.
+    """Refuse a JSON object with repeated members.
 
     Raises: InvalidParameter.
     """
@@ -247,7 +238,7 @@ async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> tup
         max_fields=16,
         max_part_size=_MAX_FIELD_BYTES,
     )
-    parser.spool_max_size = settings.max_body_bytes  # the body is in memory already: no copy on disk
+    parser.spool_max_size = settings.max_body_bytes  # the body is already in memory
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -271,7 +262,7 @@ async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> tup
 
 
 async def read_json(scope: Scope, receive: Receive, context: RequestContext, kind: type[P], max_bytes: int) -> P:
-    """Read the body, which must be one JSON object of parameters.
+    """Read parameters from the body, a JSON object.
 
     Raises: UnsupportedMedia, PayloadTooLarge, MalformedRequest, InvalidParameter, Cancelled.
     """
@@ -282,9 +273,9 @@ async def read_json(scope: Scope, receive: Receive, context: RequestContext, kin
 async def read_json_or_query(
     scope: Scope, receive: Receive, context: RequestContext, kind: type[P], max_bytes: int
 ) -> P:
-    """Read the body, which must be one JSON object of parameters, or the query where the body is empty.
+    """Read parameters from the body, a JSON object, or from the query if the body is empty.
 
-    Raises: as `read_json`; InvalidParameter also where there are both.
+    Raises: as `read_json`; InvalidParameter also if both have parameters.
     """
     query = query_parameters(scope)
     body = await read_body(scope, receive, context, max_bytes)
@@ -293,12 +284,14 @@ async def read_json_or_query(
     _require_json_type(scope)
     if query:
         names = ", ".join(shown(name) for name in query)
-        raise InvalidParameter(f"There are parameters in the query ({names}) and in the body; give all in one of them.")
+        raise InvalidParameter(
+            f"Parameters are given in the query ({names}) and in the body; give all of them in one place."
+        )
     return schema.read(kind, parse_json_object(body))
 
 
 def read_query(scope: Scope, kind: type[P]) -> P:
-    """Read the query's parameters.
+    """Read parameters from the query.
 
     Raises: InvalidParameter.
     """
@@ -313,13 +306,13 @@ def _require_json_type(scope: Scope) -> None:
 
 
 def parse_json_object(body: bytes) -> dict[str, Any]:
-    """Parse one JSON object, strictly: no NaN, no member twice.
+    """Parse a JSON object strictly: NaN and repeated members are refused.
 
     Raises: MalformedRequest, InvalidParameter.
     """
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
+    except (ValueError, RecursionError) as error:  # including invalid UTF-8 and numbers of thousands of digits
         raise MalformedRequest("The body is not valid JSON.") from error
     if not isinstance(value, dict):
         raise InvalidParameter("The JSON body must be an object.")
@@ -332,4 +325,4 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("JSON has no such number")
+    raise ValueError("not a JSON number")

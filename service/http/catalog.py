@@ -1,4 +1,4 @@
-"""The model list and the model cards. It reads what the engine says of its models and computes nothing."""
+"""The model list and the model cards, as the engine reports them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TAG = "models"
 
 
 class ListedModel(Answer):
-    """One version in the list, in OpenAI's form, with members of our own."""
+    """One model version in the list: OpenAI's members and more."""
 
     id: str
     object: Literal["model"]
@@ -32,14 +32,14 @@ class ListedModel(Answer):
 
 
 class ModelList(Answer):
-    """Every model version that this service serves, or failed to."""
+    """Every model version, loaded or not."""
 
     object: Literal["list"]
     data: list[ListedModel]
 
 
 class ModelCard(Answer):
-    """All that is known of one model version: what OpenAI's clients expect, and its manifest, device, statistics."""
+    """Everything about one model version: OpenAI's members, manifest, device and statistics."""
 
     id: str
     object: Literal["model"]

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of all routes alike: problems, headers, binary bodies."""
+"""Parts of the OpenAPI document that all routes share: problems, headers, binary bodies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Problem(Answer):
 
 
 def inline_schema(kind: type) -> dict[str, Any]:
-    """The JSON schema of a struct without references."""
+    """Return the JSON schema of a struct, with references inlined."""
     (_,), schemas = msgspec.json.schema_components([kind], ref_template="{name}")
 
     def resolved(node: Any) -> Any:
@@ -35,11 +35,11 @@ def inline_schema(kind: type) -> dict[str, Any]:
 
 
 _STATUSES = {
-    400: "The body is not what its media type says.",
-    404: "No such model; the message names the known ones.",
+    400: "The body does not match its media type.",
+    404: "Unknown model; the message lists the known ones.",
     408: "The request did not arrive in time.",
-    413: "The body, an image or their number exceeds a limit.",
-    415: "The media type or the image's format is not accepted.",
+    413: "The body, an image or the number of images exceeds a limit.",
+    415: "The media type or the image format is not supported.",
     422: "A parameter is out of range, or an image cannot be decoded.",
     500: "The model could not compute this input.",
     503: "The model is not ready, the queue is full or the deadline cannot be met; see Retry-After.",
@@ -56,7 +56,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(text) for status, 
 ANY_PROBLEM: dict[int | str, dict[str, Any]] = {"default": _problem("Any other error, in the same form.")}
 MODEL_PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: PROBLEMS[404],
-    503: _problem("The engine is starting; its models are not known yet."),
+    503: _problem("The engine is starting; models are not known yet."),
 }
 
 TIMEOUT_HEADER = {"name": "X-Request-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}}

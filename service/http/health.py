@@ -1,4 +1,4 @@
-"""Probes and metrics: is this process alive, can it take requests, what has it done. No model is touched."""
+"""Probes and Prometheus metrics. Neither runs a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Send
 
 from service.engine.transport.client import EngineClient
-from service.http.accept import takes_gzip
+from service.http.accept import accepts_gzip
 from service.http.answers import encode_json
 from service.http.middleware import Drain
 from service.http.request_context import Scope
@@ -25,20 +25,20 @@ TAG = "operations"
 
 
 class Live(Answer):
-    """The process answers."""
+    """The process is alive."""
 
     status: Literal["live"]
 
 
 class Readiness(Answer):
-    """Whether every model that should be served is ready, and which are not."""
+    """Whether all models are ready, and the reasons for those that are not."""
 
     status: Literal["ready", "starting", "degraded", "draining"]
     not_ready: dict[str, str]
 
 
 def readiness(client: EngineClient, drain: Drain) -> Readiness:
-    """Say whether this process can take requests, and if not, what is missing."""
+    """Return whether this process can serve requests, and which models are missing."""
     if drain.is_draining:
         return Readiness(status="draining", not_ready={})
     if client.is_ready:
@@ -65,7 +65,7 @@ def health_routes(client: EngineClient, metrics: Metrics, drain: Drain, settings
     async def prometheus_metrics(scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"Vary": "Accept-Encoding"}
         content = await scraping.text()
-        if takes_gzip(scope):  # as Prometheus does: a tenth of the bytes
+        if accepts_gzip(scope):  # Prometheus does: a tenth of the bytes
             content = await asyncio.to_thread(gzip.compress, content, 1)
             headers["Content-Encoding"] = "gzip"
         await Response(content, headers=headers, media_type=EXPOSITION_TYPE)(scope, receive, send)
@@ -79,7 +79,7 @@ def health_routes(client: EngineClient, metrics: Metrics, drain: Drain, settings
 
 _LIVEZ = Document(
     summary="Is this process alive?",
-    description="It answers also while it starts and drains.",
+    description="Answers during startup and drain too.",
     request={},
     responses={},
     answers=(Live,),
@@ -87,7 +87,7 @@ _LIVEZ = Document(
 )
 _READYZ = Document(
     summary="Can this process take requests?",
-    description="Ready means: every model is loaded, has reproduced its golden outputs and is warm.",
+    description="Ready: every model is loaded, has reproduced its golden outputs and is warmed up.",
     request={},
     responses={503: {"model": Readiness, "description": "Not every model is ready, or the service is draining."}},
     answers=(Readiness,),
@@ -95,7 +95,7 @@ _READYZ = Document(
 )
 _METRICS = Document(
     summary="Prometheus metrics",
-    description="All metrics of all processes, in the text format.",
+    description="The metrics of all processes, in the text format.",
     request={},
     responses={200: {"content": {EXPOSITION_TYPE: {}}}},
     tag=TAG,

@@ -1,6 +1,6 @@
-"""Wraps every context: request id, timing header, metrics, drain, and a last line of defence.
+"""The request middleware: request ids, API keys, timing headers, metrics, the access log, drain and last-resort errors.
 
-Plain ASGI, outermost. It knows neither routes nor models beyond their names.
+Pure ASGI, outermost. It knows nothing of routes and models but their names.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 
 from service.errors import ServiceError, ShuttingDown
 from service.http.problems import error_response, unexpected_response
-from service.http.request_context import RequestContext, Scope, attach
-from service.http.request_ids import RequestIds
-from service.http.request_metrics import RequestMetrics
+from service.http.request_context import RequestContext, RequestIds, RequestMetrics, Scope, attach
 from service.security import KeyRing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -29,7 +27,7 @@ _OPEN_FOLDER = "/playground/"
 
 
 class Drain:
-    """How far this process is on its way out."""
+    """The shutdown state of this process: first draining, then refusing new requests."""
 
     def __init__(self) -> None:
         self.is_draining = False
@@ -51,7 +49,7 @@ class RequestMiddleware:
     ) -> None:
         self._app = app
         self._logs_all = settings.access_log
-        self._accounts = RequestMetrics(metrics)
+        self._metrics = RequestMetrics(metrics)
         self._drain = drain
         self._keys = keys
         self._tracing = tracing
@@ -59,14 +57,14 @@ class RequestMiddleware:
         self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one context."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         context = attach(scope, self._open(scope))
         status, sent_bytes, started = 0, 0, False
 
-        async def reply(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status, sent_bytes, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
@@ -76,16 +74,16 @@ class RequestMiddleware:
             await send(message)
 
         self._drain.num_in_flight += 1
-        self._accounts.enter()
+        self._metrics.start()
         try:
-            await self._serve(scope, receive, reply, context)
+            await self._serve(scope, receive, send_with_headers, context)
         except Exception:
             log.exception("a request failed unexpectedly", extra={"request_id": context.request_id})
             if not started:
-                await unexpected_response(scope["path"])(scope, receive, reply)
+                await unexpected_response(scope["path"])(scope, receive, send_with_headers)
         finally:
             self._drain.num_in_flight -= 1
-            self._note(scope, context, status or 499, sent_bytes)
+            self._record(scope, context, status or 499, sent_bytes)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         if self._drain.is_refusing and scope["path"] not in _ALWAYS_ANSWERED:
@@ -94,7 +92,7 @@ class RequestMiddleware:
             return
         try:
             if self._keys is not None and not self._is_open(scope["path"]):
-                context.caller = self._admit(self._keys, scope)
+                context.caller = self._authenticate(self._keys, scope)
             await self._app(scope, receive, send)
         except ServiceError as error:
             await error_response(scope["path"], error)(scope, receive, send)
@@ -103,17 +101,17 @@ class RequestMiddleware:
         return path in self._needs_no_key or path.startswith(_OPEN_FOLDER)
 
     @staticmethod
-    def _admit(keys: KeyRing, scope: Scope) -> str:
+    def _authenticate(keys: KeyRing, scope: Scope) -> str:
         headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")}
         authorization, api_key = (headers.get(name) for name in (b"authorization", b"x-api-key"))
         return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
 
     def _open(self, scope: Scope) -> RequestContext:
-        request_id, started_at = self._ids.name(_told_id(scope)), perf_counter()
+        request_id, started_at = self._ids.assign(_given_id(scope)), perf_counter()
         if self._tracing is None or scope["path"] in _ALWAYS_ANSWERED:
             return RequestContext(request_id, started_at)
-        told = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
-        return self._tracing.begin(request_id, started_at, told)
+        headers = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
+        return self._tracing.begin(request_id, started_at, headers)
 
     def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         total_ms = (perf_counter() - context.started_at) * 1e3
@@ -121,7 +119,7 @@ class RequestMiddleware:
         if timing is None:
             server_timing = f"total;dur={total_ms:.3f}"
         else:
-            batch = f'batch;desc="{timing.batch_size}", ' if timing.batch_size else ""  # a sequence is in many
+            batch = f'batch;desc="{timing.batch_size}", ' if timing.batch_size else ""  # a sequence runs in many
             batch += f'tiles;desc="{context.num_tiles}", ' if context.num_tiles else ""
             encode = f"encode;dur={context.encode_seconds * 1e3:.3f}, " if context.encode_seconds else ""
             server_timing = (
@@ -135,9 +133,9 @@ class RequestMiddleware:
             headers.append((b"connection", b"close"))
         return headers
 
-    def _note(self, scope: Scope, context: RequestContext, status: int, sent_bytes: int) -> None:
+    def _record(self, scope: Scope, context: RequestContext, status: int, sent_bytes: int) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        seconds = self._accounts.leave(route, str(status), context, sent_bytes)
+        seconds = self._metrics.finish(route, str(status), context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_http(context, scope["method"], route, status)
         if self._logs_all or (status >= 500 and route not in _ALWAYS_ANSWERED):
@@ -156,5 +154,5 @@ class RequestMiddleware:
             )
 
 
-def _told_id(scope: Scope) -> str | None:
+def _given_id(scope: Scope) -> str | None:
     return next((str(value, "latin-1") for name, value in scope["headers"] if name == b"x-request-id"), None)

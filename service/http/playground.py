@@ -1,7 +1,7 @@
-"""Serves the page under `service/playground/`: its files from memory, each compressed and tagged once, at start.
+"""Serves the files of `service/playground/` from memory, compressed once at startup.
 
-Starlette's StaticFiles behind GZipMiddleware would compress on the event loop at every visit, and give both codings of
-a file one strong ETag, which RFC 9110 section 8.8.1 forbids. The page uses the same routes as any caller.
+Starlette's StaticFiles behind GZipMiddleware would compress on the event loop for every request, and give both codings
+of a file the same strong ETag, which RFC 9110 section 8.8.1 forbids. The page uses the public API only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from service import __version__
 from service.errors import NotFound
-from service.http.accept import takes_gzip
+from service.http.accept import accepts_gzip
 from service.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent.parent / "playground"
@@ -63,7 +63,7 @@ _HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """One file of the page; `packed` is its gzip, where that is worth while."""
+    """One file of the page; `packed` is its gzip, unless that saves less than 10 %."""
 
     media_type: str
     content: bytes
@@ -72,14 +72,14 @@ class Asset:
 
     @classmethod
     def of(cls, media_type: str, content: bytes) -> Asset:
-        """Compress and tag a content."""
+        """Compress a file and compute its ETag."""
         packed = gzip.compress(content, 9, mtime=0)
         tag = hashlib.sha256(content).hexdigest()[:24]
         return cls(media_type, content, packed if len(packed) < 0.9 * len(content) else None, tag)
 
     def answer(self, request: Request) -> Response:
-        """Answer GET and HEAD, also conditional ones (RFC 9110 section 13.1.2)."""
-        packed = self.packed if takes_gzip(request.scope) else None
+        """Answer GET or HEAD, which may be conditional (RFC 9110 section 13.1.2)."""
+        packed = self.packed if accepts_gzip(request.scope) else None
         tag = f'"{self.tag}-gzip"' if packed else f'"{self.tag}"'
         headers = _HEADERS | {"ETag": tag}
         if _names(request.headers.getlist("if-none-match"), tag):
@@ -92,7 +92,7 @@ class Asset:
 
 
 def playground_router(settings: Settings, *, needs_key: bool = False, folder: Path = FOLDER) -> APIRouter:
-    """The routes of the page and of its files; none where the settings turn it off."""
+    """The routes of the page and its files; none if the settings disable it."""
     router = APIRouter(include_in_schema=False)
     if not settings.playground:
         return router
@@ -102,7 +102,7 @@ def playground_router(settings: Settings, *, needs_key: bool = False, folder: Pa
     async def show_page(request: Request) -> Response:
         return assets["index.html"].answer(request)
 
-    # Browsers ask for it beside whatever else they show, a drawn picture or the metrics.
+    # Browsers request it with any page, image or text that they open.
     @router.api_route("/favicon.ico", methods=["GET", "HEAD"])
     async def show_icon(request: Request) -> Response:
         return assets["icon.svg"].answer(request)
@@ -117,7 +117,7 @@ def playground_router(settings: Settings, *, needs_key: bool = False, folder: Pa
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address that is listened on."""
+    """Whether an address to listen on can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -125,13 +125,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _names(fields: list[str], tag: str) -> bool:
-    """Whether If-None-Match names a tag, weakly compared (RFC 9110 section 8.8.3.2)."""
+    """Whether If-None-Match matches a tag by weak comparison (RFC 9110 section 8.8.3.2)."""
     named = {each.strip().removeprefix("W/") for each in ",".join(fields).split(",")}
     return tag in named or "*" in named
 
 
 def _read(folder: Path) -> dict[str, Asset]:
-    """Every file of the page by its path below the folder; what is of no known type is not served."""
+    """The files of the page by relative path; files of unknown types are not served."""
     return {
         file.relative_to(folder).as_posix(): Asset.of(_TYPES[file.suffix], file.read_bytes())
         for file in sorted(folder.rglob("*"))
@@ -140,10 +140,10 @@ def _read(folder: Path) -> dict[str, Asset]:
 
 
 def _config(settings: Settings, needs_key: bool) -> bytes:
-    """What the page has to know of the service before it asks anything."""
-    told: Mapping[str, Any] = {
+    """What the page needs to know of the service at startup."""
+    config: Mapping[str, Any] = {
         "version": __version__,
         "burst_allowed": settings.playground_burst or is_loopback(settings.host),
         "needs_key": needs_key,
     }
-    return json.dumps(told).encode()
+    return json.dumps(config).encode()

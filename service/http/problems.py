@@ -1,7 +1,6 @@
-"""Renders errors: the only place where an exception becomes an answer.
+"""Renders errors as answers: RFC 9457 problem details, or the form of OpenAI or of the Open Inference Protocol.
 
-RFC 9457, or on the routes of OpenAI and of the Open Inference Protocol the form that those have. It never repeats a
-library's text nor the rejected input as such: messages come from our own errors.
+The path decides the form. Details are messages of the service's own errors, never those of a library.
 """
 
 from __future__ import annotations
@@ -18,21 +17,18 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from service.errors import InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
-from service.protocols.open_inference.statuses import http_status
 
 MEDIA_TYPE = "application/problem+json"
-# Also the routes of OpenAI that this service does not have: their callers read errors in that form.
+# Including OpenAI routes that the service does not have: its clients expect errors in this form.
 _OPENAI_PATHS = ("/v1/completions", "/v1/chat/", "/v1/embeddings", "/v1/responses")
-OPEN_INFERENCE_PATH = "/v2"
-
-
-def problem_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """The answer that tells a caller of an error."""
-    return _response(problem_of(error), error, error.status, headers, MEDIA_TYPE)
+_OPENAI_STATUSES = {422: 400}
+_OPEN_INFERENCE_PATH = "/v2"
+# As Triton answers (docs/protocol/README.md); a status that is not listed stays as it is.
+_OPEN_INFERENCE_STATUSES = {413: 400, 422: 400, 431: 400, 499: 400, 504: 503}
 
 
 def problem_of(error: ServiceError) -> dict[str, Any]:
-    """An error as problem details."""
+    """Describe an error as RFC 9457 problem details."""
     return {
         "type": f"urn:hotplate:problem:{error.code}",
         "title": HTTPStatus(error.status).phrase if error.status != 499 else "Client Closed Request",
@@ -42,14 +38,8 @@ def problem_of(error: ServiceError) -> dict[str, Any]:
     }
 
 
-def openai_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """The answer that tells a caller of OpenAI's routes of an error; what is 422 elsewhere is 400 there."""
-    status = 400 if error.status == 422 else error.status
-    return _response(openai_error(error), error, status, headers, "application/json")
-
-
 def openai_error(error: ServiceError) -> dict[str, Any]:
-    """An error as OpenAI's object."""
+    """Describe an error as OpenAI does."""
     is_unknown_model = isinstance(error, UnknownModel)
     return {
         "error": {
@@ -61,23 +51,15 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
     }
 
 
-def open_inference_response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """The answer that tells a caller of the Open Inference Protocol of an error."""
-    return _response({"error": error.message}, error, http_status(error), headers, "application/json")
-
-
 def error_response(path: str, error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """The answer that tells of an error in the form that the path's callers read."""
+    """Render an error in the form that clients of the path expect."""
+    status, media_type = error.status, "application/json"
     if path.startswith(_OPENAI_PATHS):
-        return openai_response(error, headers)
-    if path == OPEN_INFERENCE_PATH or path.startswith(f"{OPEN_INFERENCE_PATH}/"):
-        return open_inference_response(error, headers)
-    return problem_response(error, headers)
-
-
-def _response(
-    content: dict[str, Any], error: ServiceError, status: int, headers: dict[str, str] | None, media_type: str
-) -> Response:
+        content, status = openai_error(error), _OPENAI_STATUSES.get(status, status)
+    elif path == _OPEN_INFERENCE_PATH or path.startswith(f"{_OPEN_INFERENCE_PATH}/"):
+        content, status = {"error": error.message}, _OPEN_INFERENCE_STATUSES.get(status, status)
+    else:
+        content, media_type = problem_of(error), MEDIA_TYPE
     # json escapes to pure ASCII, so that even a lone surrogate in a quoted value can be written.
     response = Response(json.dumps(content), status, headers, media_type)
     if error.retry_after_seconds is not None:
@@ -88,13 +70,13 @@ def _response(
 
 
 async def on_service_error(request: Request, error: Exception) -> Response:
-    """Render an error of ours."""
+    """Render a ServiceError."""
     assert isinstance(error, ServiceError)
     return error_response(request.scope["path"], error)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Render what the router says: no such route, or not for this method."""
+    """Render an error of the router: an unknown path, or a method that the path does not allow."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     path = request.scope["path"]
@@ -104,12 +86,12 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
             f"{request.method} is not allowed on {path!r}; {allowed} {'are' if ',' in allowed else 'is'}."
         )
         return error_response(path, refusal, headers)
-    return error_response(path, NotFound(f"There is no {path!r}; /docs lists what there is."), headers)
+    return error_response(path, NotFound(f"There is no {path!r}; see /docs for all routes."), headers)
 
 
-def _allowed_methods(request: Request, told: str) -> str:
-    """The methods of all routes of this path; the router tells those of the first."""
-    methods = {method.strip() for method in told.split(",")}
+def _allowed_methods(request: Request, of_first: str) -> str:
+    """The methods of every route on this path; the router names those of the first route only."""
+    methods = {method.strip() for method in of_first.split(",")}
     for route in request.app.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
             methods |= route.methods or set()
@@ -117,18 +99,17 @@ def _allowed_methods(request: Request, told: str) -> str:
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
-    """Name the fields that do not fit; never their values, which may not even be printable."""
+    """Name the invalid fields, but not their values, which may not be printable."""
     assert isinstance(error, RequestValidationError)
     places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
-    return error_response(request.scope["path"], InvalidParameter(f"These do not fit: {', '.join(places)}."))
+    return error_response(request.scope["path"], InvalidParameter(f"These fields are not valid: {', '.join(places)}."))
 
 
 async def on_unexpected(request: Request, _error: Exception) -> Response:
-    """Render a defect of ours, without a word of it; the log has it."""
+    """Render an unexpected exception as an internal error; only the log has its text."""
     return unexpected_response(request.scope["path"])
 
 
 def unexpected_response(path: str) -> Response:
-    """The answer that tells of a defect of ours."""
-    error = ServiceError("The service made an error; its log says which, under this request's id.")
-    return error_response(path, error)
+    """Render an internal error."""
+    return error_response(path, ServiceError("Internal error; see the service's log for this request id."))

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol with the limits that it lacks: head size, time for head and body, one Host.
+"""uvicorn's HTTP/1.1 protocol with the limits that it lacks: head size, time for head and body, one Host header.
 
-It ends slow, oversized and ambiguous requests before any handler sees them, and tells a running context that its
-caller left. It knows nothing of routes. Facts it rests on: uvicorn bounds none of these itself with httptools.
+Slow, oversized and ambiguous requests are refused before a handler sees them, and a request whose caller disconnects
+is cancelled. It knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Phase = Literal["head", "body"]
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection; use `limited(settings)` to make the class that uvicorn instantiates."""
+    """One connection; `limited(settings)` makes the class that uvicorn instantiates."""
 
     settings: Settings
 
@@ -37,20 +37,20 @@ class LimitedProtocol(HttpToolsProtocol):
         self._num_messages = 0
         self._began_at = perf_counter()
         self._rejected: ServiceError | None = None
-        self._running: Any = None  # the cycle that is being answered; `cycle` is the last one received
+        self._answering: Any = None  # the cycle being answered; `cycle` is the one received last
         self._timer: asyncio.TimerHandle | None = None
         self._timed: tuple[int, Phase] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a whole head within the time for one."""
-        # Head and body of an answer leave in one write.
+        """Start the timer of the first head."""
+        # Sends the head and the body of an answer in one write.
         super().connection_made(cast(asyncio.Transport, CoalescingTransport(transport, self.loop)))
         self._expect("head")
 
     def data_received(self, data: bytes) -> None:
-        """Parse, unless the head grows too large; keep a timer only for what is still incomplete."""
+        """Parse, refuse a head over the limit, and time whatever is still incomplete."""
         if self._is_in_head:
-            # A chunk may also hold a body; one larger than the limit is then let in with its first chunk only.
+            # The data may contain a body too; a head over the limit can then pass in the first read only.
             self._head_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
@@ -61,13 +61,13 @@ class LimitedProtocol(HttpToolsProtocol):
             self._expect(self._awaited_phase())
 
     def on_message_begin(self) -> None:
-        """Begin to count a head."""
+        """Start a request."""
         self._is_in_message = True
         self._began_at = perf_counter()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Refuse what proxies and applications may read in two ways, else start the request."""
+        """Refuse a head that proxies and servers may parse differently; otherwise start the request."""
         try:
             self._check_head()
         except ServiceError as error:
@@ -78,14 +78,14 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """Expect the next head."""
+        """Wait for the next head."""
         self._num_messages += 1
         self._is_in_message = False
         self._is_in_head = True
         super().on_message_complete()
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self._running = cycle
+        self._answering = cycle
         super()._start_asgi_task(cycle, app)
 
     def _check_head(self) -> None:
@@ -93,42 +93,42 @@ class LimitedProtocol(HttpToolsProtocol):
         if size > self.settings.max_header_bytes:
             raise self._head_too_large()
         if (version := self.parser.get_http_version()) not in ("1.0", "1.1"):
-            raise MalformedRequest(f"The version of HTTP is {version!r}; it must be 1.1 or 1.0.")
+            raise MalformedRequest(f"The HTTP version is {version!r}; it must be 1.1 or 1.0.")
         if not self.url.startswith((b"/", b"*")):
             raise MalformedRequest("The request target must be a path.")
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version != "1.0"):
-            raise MalformedRequest(f"A request needs one Host header; this one has {len(hosts)}.")
+            raise MalformedRequest(f"The request has {len(hosts)} Host headers; it must have exactly one.")
         if hosts and any(character in hosts[0] for character in b"/?#@\\ "):
-            raise MalformedRequest("The Host header is not a host.")
+            raise MalformedRequest("The Host header is not a valid host.")
         try:
             httptools.parse_url(self.url).path.decode("ascii")
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError) as error:
             raise MalformedRequest("The request target is not a valid path.") from error
 
     def _head_too_large(self) -> ServiceError:
-        return HeadTooLarge(f"The head of a request may have {self.settings.max_header_bytes} bytes.")
+        return HeadTooLarge(f"The request head exceeds the limit of {self.settings.max_header_bytes} bytes.")
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what cannot be parsed, or what our own checks refused."""
+        """Answer a request that cannot be parsed or that a check refused."""
         rejected, self._rejected = self._rejected, None
-        self._answer(rejected or MalformedRequest("The bytes received are not a valid HTTP/1.1 request."))
+        self._answer(rejected or MalformedRequest("The request is not valid HTTP/1.1."))
 
     def _answer(self, error: ServiceError) -> None:
-        """Answer the request that is being received and close; what came before it keeps its own answer."""
+        """Answer the request being received and close; earlier requests still get their own answers."""
         if self.cycle is not None and not self.cycle.response_complete:
             if self._is_in_head:
-                self.cycle.keep_alive = False  # the connection ends behind the last answer that is due
+                self.cycle.keep_alive = False  # the connection closes after the last pending answer
                 return
             if self.cycle.response_started or self.pipeline:
-                self.transport.abort()  # amid or before another answer: only an end is unambiguous
+                self.transport.abort()  # an answer is pending or under way: anything but a reset would be ambiguous
                 return
         if not self.transport.is_closing():
             self.transport.write(self._rendered(error))
             self.transport.close()
 
     def _rendered(self, error: ServiceError) -> bytes:
-        # What came of the target tells whose form of errors the caller reads; before a head, there is none.
+        # The path, as far as it was received, decides the form of the error; between requests there is none.
         path = self.url.partition(b"?")[0].decode("latin-1") if self._is_in_message else ""
         response = error_response(path, error)
         timing = f"total;dur={(perf_counter() - self._began_at) * 1e3:.3f}"
@@ -142,11 +142,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def _awaited_phase(self) -> Phase | None:
         if self._is_in_message:
             return "head" if self._is_in_head else "body"
-        # Stray line ends before a request: uvicorn stopped its keep-alive timer for them, and no request began.
+        # Stray line ends between requests: they stopped uvicorn's keep-alive timer, but no request began.
         return "head" if self.cycle is None or self.cycle.response_complete else None
 
     def _expect(self, phase: Phase | None) -> None:
-        """Give each head and each body one time in all, however many pieces it comes in."""
+        """Start the timer of a phase; each head and each body has one timer, however slowly it arrives."""
         timed = None if phase is None else (self._num_messages, phase)
         if timed == self._timed:
             return
@@ -171,11 +171,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._answer(RequestTimeout("The request did not arrive in time."))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the running context that nobody reads its answer."""
+        """Cancel the running request: its answer has no reader."""
         self._disarm()
         super().connection_lost(exc)
-        if self._running is not None and not self._running.response_complete:
-            context = context_of(self._running.scope)
+        if self._answering is not None and not self._answering.response_complete:
+            context = context_of(self._answering.scope)
             if context is not None:
                 context.disconnect()
 

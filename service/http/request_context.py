@@ -1,24 +1,33 @@
-"""What the middleware, the handlers and the connection's protocol share of one request. It knows no route."""
+"""The context of a request, which the middleware, the handler and the connection share, its id and its metrics.
+
+HTTP and gRPC use the same. It knows no route.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
+import secrets
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from service.engine.transport.messages import InferenceTiming
 from service.errors import InvalidParameter
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
 
 _KEY = "hotplate.context"
+_WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of a request in flight: for its metrics, its headers, and in case the caller leaves."""
+    """A request in flight: what its metrics and headers report, and what to cancel when the caller disconnects."""
 
     request_id: str
     started_at: float
@@ -33,14 +42,14 @@ class RequestContext:
     is_disconnected: bool = False
 
     def disconnect(self) -> None:
-        """Note that the caller left, and cancel the work on this request."""
+        """Mark the request as disconnected and cancel its work."""
         self.is_disconnected = True
         if self.on_disconnect is not None:
             self.on_disconnect()
 
 
 def attach(scope: Scope, context: RequestContext) -> RequestContext:
-    """Attach a new context to an ASGI scope; return it."""
+    """Attach a context to an ASGI scope and return it."""
     scope[_KEY] = context
     return context
 
@@ -52,7 +61,7 @@ def context_of(scope: Any) -> RequestContext | None:
 
 
 def request_timeout_seconds(scope: Scope, settings: Settings) -> float:
-    """The deadline that the caller asks for in `X-Request-Timeout`, in seconds, or the default.
+    """The timeout in `X-Request-Timeout`, or the default.
 
     Raises: InvalidParameter.
     """
@@ -66,7 +75,52 @@ def request_timeout_seconds(scope: Scope, settings: Settings) -> float:
             if not 0 < seconds <= largest:
                 shown = value.decode("latin-1")[:40]
                 raise InvalidParameter(
-                    f"X-Request-Timeout is {shown!r}; it must be seconds, above 0 up to {largest:g}."
+                    f"X-Request-Timeout is {shown!r}; it must be a number of seconds above 0 up to {largest:g}."
                 )
             return seconds
     return settings.request_timeout_seconds
+
+
+class RequestIds:
+    """Assigns request ids: the caller's `X-Request-Id` if it is well formed, or a new one."""
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(6)
+        self._numbers = itertools.count(1)
+
+    def assign(self, given: str | None) -> str:
+        """Return the given id if it is well formed, or a new one."""
+        if given is not None and _WELL_FORMED_ID.fullmatch(given):
+            return given
+        return f"{self._prefix}-{next(self._numbers):x}"
+
+
+class RequestMetrics:
+    """The request metrics of one process, with the labels of each route and model bound once."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._counters: dict[tuple[str, str, str], Any] = {}
+        self._histograms: dict[tuple[str, str], Any] = {}
+        self._bytes: dict[str, tuple[Any, Any]] = {}
+
+    def start(self) -> None:
+        """Count a request as in flight."""
+        self._metrics.requests_in_flight.inc()
+
+    def finish(self, route: str, status: str, context: RequestContext, sent_bytes: int) -> float:
+        """Count a finished request and return its duration in seconds."""
+        seconds = perf_counter() - context.started_at
+        self._metrics.requests_in_flight.dec()
+        key = (route, context.model, status)
+        counter = self._counters.get(key)
+        if counter is None:
+            counter = self._counters[key] = self._metrics.requests.labels(*key)
+            self._histograms[key[:2]] = self._metrics.request_seconds.labels(*key[:2])
+            self._bytes[route] = (self._metrics.request_bytes.labels(route), self._metrics.response_bytes.labels(route))
+        counter.inc()
+        self._histograms[key[:2]].observe(seconds)
+        received, sent = self._bytes[route]
+        received.inc(context.request_bytes)
+        sent.inc(sent_bytes)
+        return seconds

@@ -1,7 +1,7 @@
-"""The one table of routes: the fast path, FastAPI and the OpenAPI document are all read from it.
+"""The route table, from which the fast path, FastAPI and the OpenAPI document are built.
 
-A route is declared where it is handled. The fast path leads to its handler past the framework; the same handler is
-registered with FastAPI too, which answers other methods and odd paths and writes the document.
+The fast path calls a route's handler without the framework. FastAPI has the same handlers; it answers unknown paths and
+other methods, and writes the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _SCHEMAS = "#/components/schemas/{name}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What the OpenAPI document says of a route.
+    """The OpenAPI documentation of a route.
 
-    `request` holds OpenAPI's `parameters` and `requestBody`. `answers` is the struct of its JSON answer, or several;
-    a response may name the struct of its JSON as `model`.
+    `request` holds OpenAPI's `parameters` and `requestBody`, `answers` the structs that a JSON answer may be; a
+    response may name the struct of its JSON as `model`.
     """
 
     summary: str
@@ -45,7 +45,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route; requests are counted by the template of its path."""
+    """One route; `path` is also its label in metrics."""
 
     method: str
     path: str
@@ -57,7 +57,7 @@ class Route:
         object.__setattr__(self, "parts", tuple(self.path.split("/")))
 
     def match(self, parts: list[str]) -> dict[str, Any] | None:
-        """The path's parameters; None where it is another's."""
+        """Return the path parameters, or None if the path does not match."""
         found: dict[str, Any] = {}
         for expected, part in zip(self.parts, parts, strict=True):
             if expected.startswith("{"):
@@ -70,7 +70,7 @@ class Route:
 
 
 def json_handler(answer: Callable[[Scope], Awaitable[Any]]) -> ASGIApp:
-    """A handler that sends what a function answers as JSON; errors are rendered by the middleware."""
+    """Wrap a function as a handler that sends its result as JSON; the middleware renders its errors."""
 
     async def handle(scope: Scope, _receive: Receive, send: Send) -> None:
         await send_answer(await answer(scope), send)
@@ -79,7 +79,7 @@ def json_handler(answer: Callable[[Scope], Awaitable[Any]]) -> ASGIApp:
 
 
 class FastPath:
-    """Dispatches to the handlers of the table; whatever is not in it goes to the application."""
+    """Dispatches requests to the handlers of the table, and all others to the application."""
 
     def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
         self._app = app
@@ -99,7 +99,7 @@ class FastPath:
 
 
 def add_routes(app: FastAPI, routes: Iterable[Route]) -> None:
-    """Register the handlers with FastAPI, and their documents."""
+    """Register the handlers and their documentation with FastAPI."""
     components: dict[str, Any] = {Problem.__name__: inline_schema(Problem)}
     for route in routes:
         _add_route(app, route, components)
@@ -143,7 +143,7 @@ def _add_route(app: FastAPI, route: Route, components: dict[str, Any]) -> None:
 
 
 def _endpoint(path: str) -> Callable[..., Any]:
-    """A function with the path's parameters, by which FastAPI documents them; it is never called."""
+    """A function with the path parameters in its signature, for FastAPI to document; it is never called."""
 
     async def endpoint() -> Any: ...
 
@@ -171,6 +171,6 @@ def _json_content(kinds: tuple[type, ...], components: dict[str, Any]) -> dict[s
     references, schemas = msgspec.json.schema_components(kinds, ref_template=_SCHEMAS)
     for name, schema in schemas.items():
         if components.setdefault(name, schema) != schema:
-            raise TypeError(f"Two structs of the document are named {name!r}.")
+            raise TypeError(f"Two different structs in the OpenAPI document are named {name!r}.")
     schema = references[0] if len(references) == 1 else {"anyOf": list(references)}
     return {"application/json": {"schema": schema}}

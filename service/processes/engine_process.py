@@ -49,11 +49,11 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
 
 
 def _models_to_load(settings: Settings) -> dict[str, FoundModel]:
-    models = find_models(settings.repositories, settings.wanted_models)
+    models = find_models(settings.repositories, settings.model_names)
     if not models and settings.model_control == "none":
         repositories = ", ".join(repr(str(repository)) for repository in settings.repositories)
         raise StartupError(f"The model repository {repositories} holds no model.")
-    return {} if settings.model_control == "explicit" and not settings.wanted_models else models
+    return {} if settings.model_control == "explicit" and not settings.model_names else models
 
 
 async def _load(engine: Engine, models: dict[str, FoundModel], settings: Settings) -> None:

@@ -1,1 +1,1 @@
-"""One module per task, HTTP-free: bytes and parameters in, tensors out, and back."""
+"""The tasks of the service, one folder each, and what they share."""

@@ -1,6 +1,6 @@
-"""The colours of heat, from black over violet, red and orange to pale yellow, as in matplotlib's inferno.
+"""A heat-map colormap, matplotlib's inferno: from black over violet, red and orange to pale yellow.
 
-Their lightness rises evenly, so that they can be read in grey too. It knows nothing of what is hot.
+Its lightness increases uniformly, so it is readable in grey too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _ANCHORS = "000004 1b0c41 4a0c6b 781c6d a52c60 cf4446 ed6925 fb9b06 f7d13d fcffa
 
 
 def _colour_table() -> NDArray[np.uint8]:
-    """256 colours [256,3], linear between the anchors."""
+    """The 256 colours [256,3], interpolated linearly between the anchors."""
     anchors = np.array([list(bytes.fromhex(colour)) for colour in _ANCHORS.split()])
     at = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(at, np.arange(len(anchors)), anchors[:, c]) for c in range(3)]
@@ -22,9 +22,9 @@ def _colour_table() -> NDArray[np.uint8]:
 
 
 COLOURS = _colour_table()
-"""uint8 [256,3], from cold to hot."""
+"""uint8 [256,3], from low to high."""
 
 
 def colormap(heat: NDArray[Any]) -> NDArray[np.uint8]:
-    """Paint heat of 0 to 1, of any shape: uint8 of that shape and an axis of three colours."""
+    """Map values in [0, 1] of any shape [...] to colours uint8 [...,3]."""
     return COLOURS[(heat * 255).round().astype(np.uint8)]

@@ -1,6 +1,6 @@
-"""Work that asks the engine several times to answer one request: one deadline for all of it, and one end.
+"""Requests that need several engine calls, under one deadline.
 
-When the deadline passes or the caller leaves, whatever still runs is cancelled, and the engine is told to forget it.
+When the deadline passes or the caller disconnects, all pending calls are cancelled, in the engine too.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from service.engine.transport.messages import Arrays, InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded
 from service.http.request_context import RequestContext
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 
 class EngineWork:
-    """The engine calls of one request; what they cost is added up in the context's timing."""
+    """The engine calls of one request; their timings are summed up in its context."""
 
     def __init__(
         self, client: EngineClient, model: ReadyModel, context: RequestContext, timeout_seconds: float
     ) -> None:
         self.model = model
         self._client = client
-        self._exchange = context
+        self._context = context
         self._timeout_seconds = timeout_seconds
         self._deadline = asyncio.get_running_loop().time() + timeout_seconds
 
-    async def run(self, job: Coroutine[Any, Any, Done]) -> Done:
-        """Await the job, which is cancelled at the deadline or when the caller leaves.
+    async def run(self, job: Coroutine[Any, Any, Result]) -> Result:
+        """Await the job; cancel it at the deadline or when the caller disconnects.
 
         Raises: DeadlineExceeded, Cancelled, and whatever the job raises.
         """
-        context = self._exchange
+        context = self._context
         task = asyncio.ensure_future(job)
         context.on_disconnect = task.cancel
         if context.is_disconnected:
@@ -49,7 +49,7 @@ class EngineWork:
             raise self._deadline_passed() from error
         except asyncio.CancelledError as error:
             if context.is_disconnected:
-                raise Cancelled("The caller left.") from error
+                raise Cancelled("The caller disconnected.") from error
             raise
         finally:
             context.on_disconnect = None
@@ -57,9 +57,9 @@ class EngineWork:
     async def infer(
         self, graph: str, rows: Sequence[NDArray[Any]], outputs: tuple[str, ...], *, num_rows: int | None = None
     ) -> Arrays:
-        """Compute outputs of a graph for its inputs, in its order, within what is left of the time.
+        """Compute outputs of a graph, within the time that is left.
 
-        `rows` are one row of each input; or, where `num_rows` is told, so many, along the first axis of each.
+        `rows` holds one row for each input of the graph, in order; with `num_rows`, that many along the first axis.
 
         Raises: DeadlineExceeded and what the engine raises.
         """
@@ -71,17 +71,17 @@ class EngineWork:
         count = 1 if num_rows is None else num_rows
         call = self._client.infer(self.model, graph, outputs, payload, count, seconds, row_shapes=shapes)
         try:
-            # Shielded: a future that is cancelled itself would look settled to the client, and the engine compute it.
+            # Shielded: the client would take a cancelled future for an answered one, and not cancel it in the engine.
             arrays, timing = await asyncio.shield(call)
         finally:
             self._client.cancel(call)
-            call.exception()  # it is settled now, and perhaps nobody waits for it any more
+            call.exception()  # retrieves the exception, which may have no other reader
         self._add(timing)
         return arrays
 
     def _add(self, timing: InferenceTiming) -> None:
-        so_far = self._exchange.timing or InferenceTiming(0.0, 0.0, 0)
-        self._exchange.timing = InferenceTiming(
+        so_far = self._context.timing or InferenceTiming(0.0, 0.0, 0)
+        self._context.timing = InferenceTiming(
             so_far.queue_seconds + timing.queue_seconds,
             so_far.compute_seconds + timing.compute_seconds,
             max(so_far.batch_size, timing.batch_size),
@@ -89,12 +89,12 @@ class EngineWork:
 
     def _deadline_passed(self) -> DeadlineExceeded:
         return DeadlineExceeded(
-            f"The deadline of {self._timeout_seconds:g} s passed; X-Request-Timeout may ask for more."
+            f"The deadline of {self._timeout_seconds:g} s passed; X-Request-Timeout can set a longer one."
         )
 
 
-async def together(jobs: Iterable[Coroutine[Any, Any, Done]]) -> list[Done]:
-    """Await jobs side by side; the first that fails ends the others, and its error is raised as it is."""
+async def run_concurrently(jobs: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Await jobs concurrently; the first failure cancels the others and is raised unwrapped."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(job) for job in jobs]

@@ -1,6 +1,6 @@
-"""Decodes the images of requests: small ones at once, others in threads beside the event loop, all of them timed.
+"""Decodes the images of requests, small ones on the event loop, others in threads.
 
-Every task that takes images decodes them here. How pixels are fitted to a network is said in `models/images.py`.
+All tasks use it. Resizing and colours are the business of `models/images.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 Pixels = NDArray[np.uint8]
-# Up to this many pixels, decoding costs less than handing the image to a thread and back.
+# Up to this many pixels, decoding is cheaper than a thread switch.
 INLINE_PIXELS = 128 * 128
 _INVERTS: dict[Any, Invert] = {"auto": "auto", "true": "true", "false": "false", True: "true", False: "false"}
 _ERRORS: dict[str, type[ServiceError]] = {
@@ -38,7 +38,7 @@ _ERRORS: dict[str, type[ServiceError]] = {
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Raise UnsupportedMedia, PayloadTooLarge or UndecodableImage for an ImageError in the block."""
+    """Turn an ImageError in the block into UnsupportedMedia, PayloadTooLarge or UndecodableImage."""
     try:
         yield
     except ImageError as error:
@@ -70,7 +70,7 @@ def image_row(
     limits: images.ImageLimits,
     margin: float = images.DEFAULT_MARGIN,
 ) -> NDArray[np.uint8]:
-    """Decode one picture to the row [H,W,C] that the network takes.
+    """Decode one image to the row [H,W,C] that the network takes.
 
     Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
     """
@@ -80,7 +80,7 @@ def image_row(
 
 
 def num_pixels(body: bytes) -> int:
-    """Count a picture's pixels by its header alone: small ones are decoded at once, large ones in a thread.
+    """Read the number of pixels from an image's header.
 
     Raises: UnsupportedMedia, UndecodableImage.
     """
@@ -89,21 +89,21 @@ def num_pixels(body: bytes) -> int:
 
 
 def raw_row(body: bytes, row_shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """View a body of exactly H*W*C uint8 bytes as the row [H,W,C]; nothing is copied.
+    """View a body of exactly H*W*C bytes as a row [H,W,C] uint8, without a copy.
 
     Raises: InvalidParameter.
     """
     num_bytes = prod(row_shape)
     if len(body) != num_bytes:
         raise InvalidParameter(
-            f"The body has {len(body)} bytes; a raw tensor has exactly {num_bytes}: "
-            f"{'x'.join(map(str, row_shape))} uint8 values, row by row."
+            f"The body has {len(body)} bytes; a raw tensor must have {num_bytes}: "
+            f"{'x'.join(map(str, row_shape))} uint8 values in row-major order."
         )
     return np.frombuffer(body, np.uint8).reshape(row_shape)
 
 
 class ImageDecoder:
-    """Decodes within the service's limits, in the threads of its process."""
+    """Decodes images within the limits of the settings."""
 
     def __init__(self, settings: Settings, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
         self._limits = ImageLimits(max_pixels=settings.max_image_pixels)
@@ -111,7 +111,7 @@ class ImageDecoder:
         self._threads = threads
 
     async def row(self, body: bytes, manifest: Manifest, row_shape: tuple[int, ...], invert: Invert = "auto") -> Pixels:
-        """One encoded image as the row [H, W, C] that a network takes.
+        """Decode one image to the row [H,W,C] that a network takes.
 
         Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
         """
@@ -119,9 +119,9 @@ class ImageDecoder:
         return await self.decode(body, lambda body: image_row(body, *arguments))
 
     async def decode(self, body: bytes, decode: Callable[[bytes], Pixels]) -> Pixels:
-        """What a function makes of one encoded image.
+        """Decode one image with a function, on the event loop or in a thread.
 
-        Raises: UnsupportedMedia, UndecodableImage, and what the function raises.
+        Raises: UnsupportedMedia, UndecodableImage, and whatever the function raises.
         """
         started = perf_counter()
         if num_pixels(body) <= INLINE_PIXELS:
@@ -133,7 +133,7 @@ class ImageDecoder:
 
 
 class PixelBudget:
-    """Room for so many pixels, first come, first served; an image larger than all of it has it alone."""
+    """A first-in, first-out semaphore over pixels; an image larger than the budget takes all of it."""
 
     def __init__(self, max_pixels: int) -> None:
         self._max_pixels = max_pixels
@@ -141,40 +141,40 @@ class PixelBudget:
         self.num_used = 0
 
     @asynccontextmanager
-    async def room(self, num_pixels: int) -> AsyncIterator[None]:
-        """Hold room for an image while it is worked on; a request that is cancelled leaves the line."""
-        await self._enter(num_pixels)
+    async def reserve(self, num_pixels: int) -> AsyncIterator[None]:
+        """Reserve pixels for the block."""
+        await self._acquire(num_pixels)
         try:
             yield
         finally:
-            self._leave(num_pixels)
+            self._release(num_pixels)
 
-    async def _enter(self, num_pixels: int) -> None:
+    async def _acquire(self, num_pixels: int) -> None:
         if not self._waiting and self._fits(num_pixels):
             self.num_used += num_pixels
             return
-        place = (num_pixels, asyncio.get_running_loop().create_future())
-        self._waiting.append(place)
+        waiter = (num_pixels, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiter)
         try:
-            await place[1]
+            await waiter[1]
         except asyncio.CancelledError:
-            if place in self._waiting:
-                self._waiting.remove(place)
-                self._admit()  # he may have been the one who did not fit
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+                self._admit()  # it may have blocked smaller ones
             else:
-                self._leave(num_pixels)
+                self._release(num_pixels)
             raise
 
     def _fits(self, num_pixels: int) -> bool:
         return self.num_used == 0 or self.num_used + num_pixels <= self._max_pixels
 
-    def _leave(self, num_pixels: int) -> None:
+    def _release(self, num_pixels: int) -> None:
         self.num_used -= num_pixels
         self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0][0]):
-            num_pixels, place = self._waiting.popleft()
+            num_pixels, future = self._waiting.popleft()
             self.num_used += num_pixels
-            if not place.done():
-                place.set_result(None)
+            if not future.done():
+                future.set_result(None)

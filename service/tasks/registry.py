@@ -1,7 +1,7 @@
-"""The tasks of this service. A new one is a folder beside this file and a line here.
+"""The tasks of the service. To add one, add a folder beside this file and a line here.
 
-The line names the folder and the task's command in `hotplate`. The tasks themselves are imported when they are asked
-for, so that the command line starts without them.
+The line names the folder and the task's `hotplate` command. Tasks are imported on first use, so that the command line
+starts fast.
 """
 
 from __future__ import annotations
@@ -23,6 +23,6 @@ FOLDERS: dict[str, str] = {
 
 @cache
 def all_tasks() -> dict[str, Task]:
-    """The tasks by their names, as manifests have them."""
+    """All tasks by name, as in manifests."""
     tasks: list[Task] = [import_module(f"service.tasks.{folder}").TASK for folder in FOLDERS]
     return {task.name: task for task in tasks}

@@ -1,7 +1,7 @@
-"""What a task declares, and what its routes share: the model in the path, the parameters, the deadline, the answer.
+"""Declares tasks and the base classes of their routes.
 
-A task is one folder beside this file and one line in `registry.py`. A route is one class: its attributes declare the
-verb, the parameters and the answers, from which the route table, OpenAPI and the READMEs are read.
+A task is a folder beside this file and a line in `registry.py`. A route is a class whose attributes declare its verb,
+parameters and answers; the route table, OpenAPI and the READMEs are built from them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from starlette.types import Receive, Send
 from service import schema
 from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import Arrays
-from service.errors import ServiceError, UnsupportedTask
+from service.errors import UnsupportedTask
 from service.http.answers import send_answer
 from service.http.body import Images, read_body, read_images, read_json, read_json_or_query, read_query
 from service.http.documentation import BINARY, PROBLEMS, TIMEOUT_HEADER
-from service.http.problems import problem_response
 from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
 from service.http.routing import Document, Responses, Route
 from service.schema import Answer, P, Parameters
@@ -38,7 +37,7 @@ _TENSOR_TYPE = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the routes of one API process share."""
+    """What all routes of an API process share."""
 
     client: EngineClient
     settings: Settings
@@ -49,10 +48,10 @@ class Dependencies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One task: what its models must have, and how it is reached.
+    """One task.
 
-    `graphs`: those that every model of the task has. `takes_images`: the Open Inference Protocol may send encoded
-    images in the place of pixels. `page`: its page in the playground.
+    `graphs` are those that all its models have. With `takes_images`, the Open Inference Protocol accepts encoded images
+    in place of pixels. `page` is its page in the playground.
     """
 
     name: str
@@ -64,7 +63,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """One request of a route, its model found."""
+    """A request and its resolved model."""
 
     model: ReadyModel
     scope: Scope
@@ -73,10 +72,10 @@ class TaskRequest:
 
 
 class TaskRoute(ABC):
-    """Base of the routes on `/v1/models/{model}/...`: plain ASGI applications, for they are the hot path.
+    """Base of the routes `/v1/models/{model}/...`, pure ASGI applications.
 
-    The docstring of `answer` is the summary in OpenAPI, `description` says the rest. `files` are the media types of
-    answers that are not JSON, `events` an example of those that come as server-sent events.
+    In OpenAPI, the docstring of `answer` is the summary, followed by `description`. `files` are the media types of
+    answers that are not JSON, `events` is an example of an answer of server-sent events.
     """
 
     task: ClassVar[str]
@@ -96,18 +95,15 @@ class TaskRoute(ABC):
         self.dependencies = dependencies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or its error."""
+        """Answer one request; the middleware renders errors."""
         context = context_of(scope) or RequestContext("", 0.0)
-        try:
-            model = self.resolve(scope["path_params"]["model"])
-            context.model = model.name
-            await send_answer(await self.answer(TaskRequest(model, scope, receive, context)), send)
-        except ServiceError as error:
-            await problem_response(error)(scope, receive, send)
+        model = self.resolve(scope["path_params"]["model"])
+        context.model = model.name
+        await send_answer(await self.answer(TaskRequest(model, scope, receive, context)), send)
 
     @abstractmethod
     async def answer(self, request: TaskRequest) -> Any:
-        """The answer as a struct, as bytes or as events; each route's own."""
+        """Compute the answer: a struct, a BinaryAnswer or an EventAnswer."""
 
     @classmethod
     @abstractmethod
@@ -115,14 +111,14 @@ class TaskRoute(ABC):
         """OpenAPI's `parameters` and `requestBody`."""
 
     def resolve(self, reference: str) -> ReadyModel:
-        """The model, if it does this route's task.
+        """Find the model and check its task.
 
         Raises: UnknownModel, ModelNotReady, UnsupportedTask.
         """
         return resolve_for_task(self.client, reference, self.task)
 
     def timeout_seconds(self, request: TaskRequest) -> float:
-        """The deadline of a request.
+        """The timeout of a request.
 
         Raises: InvalidParameter.
         """
@@ -136,7 +132,7 @@ class TaskRoute(ABC):
         *,
         graph: str = "model",
     ) -> Arrays:
-        """Compute outputs of a graph for rows of its only input; a caller who leaves cancels it."""
+        """Compute outputs of a graph with one input; cancelled when the caller disconnects."""
         context = request.context
         call = self.client.infer(request.model, graph, outputs, rows, len(rows), self.timeout_seconds(request))
         if context.is_disconnected:
@@ -147,7 +143,7 @@ class TaskRoute(ABC):
 
 
 def resolve_for_task(client: EngineClient, reference: str, *tasks: str) -> ReadyModel:
-    """The model `name` or `name@version`, if it does one of the tasks.
+    """Find the model `name` or `name@version` and check that it does one of the tasks.
 
     Raises: UnknownModel, ModelNotReady, UnsupportedTask.
     """
@@ -158,10 +154,10 @@ def resolve_for_task(client: EngineClient, reference: str, *tasks: str) -> Ready
 
 
 class JsonRoute(TaskRoute):
-    """A route that takes its parameters as a JSON object."""
+    """A route with its parameters in a JSON body."""
 
     async def read(self, request: TaskRequest, kind: type[P]) -> P:
-        """The parameters.
+        """Read the parameters.
 
         Raises: ServiceError.
         """
@@ -175,10 +171,10 @@ class JsonRoute(TaskRoute):
 
 
 class JsonOrQueryRoute(JsonRoute):
-    """A route that takes its parameters as a JSON object, or from the query where the body is empty."""
+    """A route with its parameters in a JSON body, or in the query if the body is empty."""
 
     async def read(self, request: TaskRequest, kind: type[P]) -> P:
-        """The parameters.
+        """Read the parameters.
 
         Raises: ServiceError.
         """
@@ -193,12 +189,12 @@ class JsonOrQueryRoute(JsonRoute):
 
 
 class QueryRoute(TaskRoute):
-    """A route that takes its parameters from the query; a body has no meaning."""
+    """A route with its parameters in the query; the body is ignored."""
 
     method = "GET"
 
     async def read(self, request: TaskRequest, kind: type[P]) -> P:
-        """The parameters.
+        """Read the parameters.
 
         Raises: InvalidParameter.
         """
@@ -211,14 +207,14 @@ class QueryRoute(TaskRoute):
 
 
 class ImagesRoute(TaskRoute):
-    """A route that takes encoded images, and one raw tensor where `tensor_graph` names the graph that it is for."""
+    """A route with images in its body, or a raw tensor for the graph `tensor_graph` if it names one."""
 
     tensor_graph: ClassVar[str] = ""
 
     async def read(
         self, request: TaskRequest, kind: type[P], maxima: Mapping[str, int] = MappingProxyType({})
     ) -> tuple[Images, P]:
-        """The images or the tensor, and the parameters; `maxima` as in `schema.read`.
+        """Read the images or the tensor, and the parameters; `maxima` as in `schema.read`.
 
         Raises: ServiceError.
         """
@@ -228,7 +224,7 @@ class ImagesRoute(TaskRoute):
         return await read_images(scope, body, kind, settings, raw_bytes=raw_bytes, maxima=maxima)
 
     def row_shape(self, model: ReadyModel) -> tuple[int, ...]:
-        """The shape [H,W,C] of the images that the graph takes."""
+        """The input shape [H,W,C] of `tensor_graph`."""
         return model.manifest.graphs[self.tensor_graph].inputs[0].row_shape
 
     @classmethod
@@ -248,7 +244,7 @@ class ImagesRoute(TaskRoute):
 
 
 def json_document(kind: type[Parameters], example: Mapping[str, Any]) -> dict[str, Any]:
-    """What OpenAPI says of a JSON body of parameters."""
+    """Document parameters in a JSON body."""
     body = {"type": "object", "properties": schema.properties(kind), "additionalProperties": False}
     if required := schema.required(kind):
         body["required"] = required
@@ -257,31 +253,27 @@ def json_document(kind: type[Parameters], example: Mapping[str, Any]) -> dict[st
 
 
 def query_document(kind: type[Parameters]) -> dict[str, Any]:
-    """What OpenAPI says of parameters in the query."""
+    """Document parameters in the query."""
     query = [{"name": name, "in": "query", "schema": each} for name, each in schema.properties(kind).items()]
     return {"parameters": [*query, TIMEOUT_HEADER]}
 
 
 @dataclass(slots=True)
 class _ByTask:
-    """One verb that several tasks have: the model's task says which route answers."""
+    """A verb that several tasks have; dispatches by the task of the model."""
 
     routes: Mapping[str, TaskRoute]
     client: EngineClient
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand the request to the route of its model's task."""
-        try:
-            model = resolve_for_task(self.client, scope["path_params"]["model"], *self.routes)
-        except ServiceError as error:
-            await problem_response(error)(scope, receive, send)
-            return
+        """Pass the request to the route of its model's task."""
+        model = resolve_for_task(self.client, scope["path_params"]["model"], *self.routes)
         await self.routes[model.manifest.task](scope, receive, send)
 
 
 @dataclass(slots=True)
 class _Merged:
-    """The documents of one verb's routes, merged into one."""
+    """The merged documentation of all routes of one verb."""
 
     summaries: list[str] = field(default_factory=list)
     descriptions: list[str] = field(default_factory=list)
@@ -291,7 +283,7 @@ class _Merged:
     answers: list[type] = field(default_factory=list)
 
     def add(self, route: type[TaskRoute]) -> None:
-        """Add one route's document."""
+        """Add a route."""
         request = route.request_document()
         self.summaries.append((route.answer.__doc__ or "").strip())
         self.descriptions.append(route.description)
@@ -300,14 +292,14 @@ class _Merged:
         self.responses |= {status: response for status, response in route.responses.items() if status != 200}
         self.answers += [answer for answer in route.answers if answer not in self.answers]
         success = self.responses.setdefault(200, {"description": "Successful Response", "content": {}})
-        told = route.responses.get(200, {})
-        success |= {key: value for key, value in told.items() if key != "content"}
+        declared = route.responses.get(200, {})
+        success |= {key: value for key, value in declared.items() if key != "content"}
         success["content"] |= dict.fromkeys(route.files, BINARY)
         if route.events:
             success["content"]["text/event-stream"] = {"schema": {"type": "string"}, "example": route.events}
 
     def document(self) -> Document:
-        """The document of all."""
+        """Return the merged documentation."""
         request: dict[str, Any] = {"parameters": list(self.parameters.values())}
         if self.bodies:
             request["requestBody"] = _merged_bodies(self.bodies)
@@ -321,18 +313,18 @@ class _Merged:
 
 
 def _merged_bodies(bodies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Bodies of one media type may be either's; where all have examples, they are named by their number."""
+    """Merge request bodies: schemas of the same media type become `anyOf`, their examples are numbered."""
     merged: dict[str, Any] = {**bodies[0], "content": dict(bodies[0]["content"])}
     for number, body in enumerate(bodies[1:], 2):
         for media_type, content in body["content"].items():
-            before = merged["content"].get(media_type)
-            if before is None or before == content:
+            existing = merged["content"].get(media_type)
+            if existing is None or existing == content:
                 merged["content"][media_type] = content
                 continue
-            choices = before["schema"].get("anyOf", [before["schema"]])
+            choices = existing["schema"].get("anyOf", [existing["schema"]])
             both: dict[str, Any] = {"schema": {"anyOf": [*choices, content["schema"]]}}
             if "example" in content:
-                examples = before.get("examples") or {"1": {"value": before["example"]}}
+                examples = existing.get("examples") or {"1": {"value": existing["example"]}}
                 both["examples"] = {**examples, str(number): {"value": content["example"]}}
             merged["content"][media_type] = both
         if not body.get("required"):
@@ -341,7 +333,7 @@ def _merged_bodies(bodies: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def routes_of(tasks: Iterable[Task], dependencies: Dependencies) -> list[Route]:
-    """The route table of all tasks; a verb that several have is one route."""
+    """Build the routes of all tasks; tasks with the same verb share one route."""
     by_verb: dict[tuple[str, str], list[TaskRoute]] = {}
     for task in tasks:
         for kind in task.routes:

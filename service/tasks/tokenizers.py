@@ -1,4 +1,4 @@
-"""Tokenizers of the served models, read once for each version; long texts are encoded in threads."""
+"""Loads the tokenizer of each model version once, and encodes texts, long ones in threads."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from service.engine.transport.client import ReadyModel
 from service.errors import ContextExceeded, InvalidParameter, ModelNotReady
 from service.schema import shown
 
-# Up to this many characters, encoding costs less than handing the text to a thread and back.
+# Up to this many characters, encoding is cheaper than a thread switch.
 INLINE_CHARACTERS = 4096
 
 
 class Tokenizers:
-    """Finds the tokenizer of a model version."""
+    """The tokenizers of the model versions."""
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self.threads = threads
         self._known: WeakKeyDictionary[ReadyModel, Tokenizer] = WeakKeyDictionary()
 
     async def of(self, model: ReadyModel) -> Tokenizer:
-        """The tokenizer of a version.
+        """Return the tokenizer of a model version.
 
-        Raises: ModelNotReady where its file is missing or unfit.
+        Raises: ModelNotReady if its file is missing or not valid.
         """
         tokenizer = self._known.get(model)
         if tokenizer is None:
@@ -42,14 +42,14 @@ class Tokenizers:
         except OSError as error:
             raise ModelNotReady(f"{which} cannot be read.", retry_after_seconds=1) from error
         except TokenizerError as error:
-            raise ModelNotReady(f"{which} is not a tokenizer that this service can use.") from error
+            raise ModelNotReady(f"{which} is not a supported tokenizer.") from error
         vocab_size = language_of(model).vocab_size
         if tokenizer.vocab_size > vocab_size:
             raise ModelNotReady(f"{which} has {tokenizer.vocab_size} tokens; the network has {vocab_size}.")
         return tokenizer
 
     async def encode(self, tokenizer: Tokenizer, content: str, max_tokens: int, name: str = "prompt") -> list[int]:
-        """The tokens of a text, of which there may be `max_tokens`.
+        """Encode a text to at most `max_tokens` tokens.
 
         Raises: ContextExceeded, InvalidParameter.
         """
@@ -60,16 +60,16 @@ class Tokenizers:
 
 
 def language_of(model: ReadyModel) -> Language:
-    """What the graphs of a text generator agree on."""
+    """The language settings of a text-generation model."""
     language = model.manifest.language
     assert language is not None  # the manifest of this task has one
     return language
 
 
 def encode(tokenizer: Tokenizer, text: str, max_tokens: int, name: str = "prompt") -> list[int]:
-    """The tokens of a text that a caller sent as `name`.
+    """Encode the text of the parameter `name`.
 
-    A text that must have more than `max_tokens` by its length alone is refused before it costs anything.
+    A text that is too long for `max_tokens` in any encoding is refused without encoding it.
 
     Raises: ContextExceeded, InvalidParameter for a character without a token.
     """
@@ -80,7 +80,7 @@ def encode(tokenizer: Tokenizer, text: str, max_tokens: int, name: str = "prompt
         tokens = tokenizer.encode(text)
     except UnknownCharacter as error:
         raise InvalidParameter(
-            f"{name} holds {shown(error.character)} at character {error.position}; this model has no token for it.",
+            f"{name} contains {shown(error.character)} at character {error.position}; this model has no token for it.",
             parameter=name,
         ) from error
     if len(tokens) > max_tokens:

@@ -1,8 +1,8 @@
 """Builds a small GAN and a small VAE in ONNX, whose images NumPy can compute: what image generation is tested with.
 
-A picture is grey plus a sum of patterns, one for each latent number, and the decoders add the terms one by one: each
+An image is grey plus a sum of patterns, one for each latent number, and the decoders add the terms one by one: each
 row is computed alike in every batch, and NumPy gives the same pixels to the last bit. The patterns are orthogonal, so
-that the encoder finds the latent of a picture again, up to rounding.
+that the encoder finds the latent of an image again, up to rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NUM_COMPONENTS = 2
 DEVIATION = 0.1
 """Of a pixel from 0 to 1 around what the VAE decodes."""
 
-Pictures = NDArray[np.uint8]
+ImageRows = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Tensors = dict[str, NDArray[Any]]
@@ -92,15 +92,15 @@ class TinyImageGenerator:
 
     # --- the twin in NumPy ---
 
-    def decode(self, latent: Floats, label: Labels | None = None) -> Pictures:
-        """What the graph `decoder` must answer, bit by bit: latents [B, Z] to pictures [B, H, W, 1]."""
+    def decode(self, latent: Floats, label: Labels | None = None) -> ImageRows:
+        """What the graph `decoder` must answer, bit by bit: latents [B, Z] to images [B, H, W, 1]."""
         levels = np.full((len(latent), NUM_PIXELS), 0.5, np.float32)
         for index in range(NUM_LATENTS):
             levels = levels + latent[:, index : index + 1] * self.patterns[index]
         levels = levels + self._shade(label)
         pixels = np.rint(np.clip(levels, 0, 1) * np.float32(255)).astype(np.uint8)
-        pictures: Pictures = pixels.reshape(-1, HEIGHT, WIDTH, 1)
-        return pictures
+        images: ImageRows = pixels.reshape(-1, HEIGHT, WIDTH, 1)
+        return images
 
     def latents(self, noise: Floats, choice: Floats, label: Labels) -> Floats:
         """What the graph `prior` must answer, bit by bit; a version without one takes the noise itself."""
@@ -112,7 +112,7 @@ class TinyImageGenerator:
             latent = latent + self.factors[component][:, :, index] * noise[:, index : index + 1]
         return latent
 
-    def encode(self, image: Pictures, label: Labels | None = None) -> Tensors:
+    def encode(self, image: ImageRows, label: Labels | None = None) -> Tensors:
         """What the graph `encoder` must answer, up to the order of sums."""
         levels = image.reshape(-1, NUM_PIXELS).astype(np.float32) / np.float32(255)
         return {
@@ -120,7 +120,7 @@ class TinyImageGenerator:
             "log_variance": levels @ self.log_variances - np.float32(2),
         }
 
-    def reconstruct(self, image: Pictures, noise: Floats, label: Labels | None = None) -> Tensors:
+    def reconstruct(self, image: ImageRows, noise: Floats, label: Labels | None = None) -> Tensors:
         """What the graph `reconstruction` must answer, up to the order of sums; noise [B, S, Z]."""
         mean, log_variance = (self.encode(image, label)[name].astype(np.float64) for name in ("mean", "log_variance"))
         samples = mean[:, None] + np.exp(log_variance / 2)[:, None] * noise
@@ -293,7 +293,7 @@ class TinyImageGenerator:
         for spec in self.signature(graph)[0]:
             shape = (num_rows, *spec.row_shape)
             if spec.name == "image":
-                found["image"] = self.pictures(num_rows, seed)
+                found["image"] = self.images(num_rows, seed)
             elif spec.name == "label":
                 found["label"] = np.arange(num_rows) % len(LABELS)
             elif spec.name == "choice":
@@ -310,7 +310,7 @@ class TinyImageGenerator:
             return {"latent": self.latents(**inputs)}
         return self.encode(**inputs) if graph == "encoder" else self.reconstruct(**inputs)
 
-    def pictures(self, num_rows: int, seed: int = 1) -> Pictures:
+    def images(self, num_rows: int, seed: int = 1) -> ImageRows:
         """Images [B, H, W, 1] as this network generates them, with a little noise that it cannot generate."""
         generator = np.random.default_rng(seed)
         latents = generator.normal(size=(num_rows, NUM_LATENTS)).astype(np.float32)

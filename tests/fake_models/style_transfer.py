@@ -1,7 +1,7 @@
 """Builds a small stylizer in ONNX, whose images NumPy can compute: what style transfer is tested with.
 
-Two convolutions with mirrored borders, each normalised over the picture and scaled and shifted as the styles say. A
-pixel sees two pixels far, so a tile with the picture's statistics equals the picture from the halo inwards.
+Two convolutions with mirrored borders, each normalized over the image and scaled and shifted as the styles say. A
+pixel sees two pixels far, so a tile with the image's statistics equals the image from the halo inwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NUM_LAYERS = 2
 NUM_STATISTICS = NUM_CHANNELS * NUM_LAYERS
 EPSILON = np.float32(1e-5)
 
-Pictures = NDArray[np.uint8]
+ImageRows = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 _IMAGE = TensorSpec(name="image", datatype="UINT8", shape=(-1, -1, -1, 3))
@@ -59,7 +59,7 @@ class TinyStylizer:
         self.shifts = generator.normal(size=(len(styles), NUM_STATISTICS)).astype(np.float32)
         self.colors = generator.normal(size=(3, NUM_CHANNELS, 1, 1)).astype(np.float32)
 
-    def pictures(self, num_rows: int, height: int, width: int, seed: int = 1) -> Pictures:
+    def images(self, num_rows: int, height: int, width: int, seed: int = 1) -> ImageRows:
         """Smooth random images with a little noise [B, H, W, 3]."""
         generator = np.random.default_rng(seed)
         coarse = generator.uniform(0, 255, (num_rows, -(-height // 8) + 1, -(-width // 8) + 1, 3))
@@ -70,21 +70,21 @@ class TinyStylizer:
         """The weights [B, S] of one style alone."""
         return np.eye(len(self.styles), dtype=np.float32)[[self.styles.index(style)] * num_rows]
 
-    def statistics(self, image: Pictures, style_weights: Floats) -> dict[str, Floats]:
+    def statistics(self, image: ImageRows, style_weights: Floats) -> dict[str, Floats]:
         """What the graph `statistics` must answer."""
         _, mean, deviation = self._forward(image, style_weights, None)
         return {"mean": mean, "deviation": deviation}
 
     def paint(
-        self, image: Pictures, style_weights: Floats, mean: Floats | None = None, deviation: Floats | None = None
-    ) -> Pictures:
+        self, image: ImageRows, style_weights: Floats, mean: Floats | None = None, deviation: Floats | None = None
+    ) -> ImageRows:
         """What the graph `model` must answer, or `tile` where statistics are given; up to one level of rounding."""
         given = None if mean is None or deviation is None else (mean, deviation)
         return self._forward(image, style_weights, given)[0]
 
     def _forward(
-        self, image: Pictures, style_weights: Floats, given: tuple[Floats, Floats] | None
-    ) -> tuple[Pictures, Floats, Floats]:
+        self, image: ImageRows, style_weights: Floats, given: tuple[Floats, Floats] | None
+    ) -> tuple[ImageRows, Floats, Floats]:
         x = image.astype(np.float32).transpose(0, 3, 1, 2) / np.float32(255)
         scale, shift = style_weights @ self.scales, style_weights @ self.shifts
         means, deviations = [], []
@@ -162,10 +162,10 @@ class TinyStylizer:
 
     def golden(self) -> dict[str, Golden]:
         """Three small images, each in another mixture of styles, through every graph."""
-        image = self.pictures(3, 24, 32, seed=7)
+        image = self.images(3, 24, 32, seed=7)
         mixtures = np.random.default_rng(7).dirichlet(np.ones(len(self.styles)), 3).astype(np.float32)
         inputs: dict[str, NDArray[Any]] = {"image": image, "style_weights": mixtures}
-        statistics = self.statistics(self.pictures(3, 40, 28, seed=8), mixtures)
+        statistics = self.statistics(self.images(3, 40, 28, seed=8), mixtures)
         return {
             "model": Golden(dict(inputs), {"painting": self.paint(image, mixtures)}),
             "statistics": Golden(dict(inputs), dict(self.statistics(image, mixtures))),
@@ -188,7 +188,7 @@ def write_stylizer(
 ) -> TinyStylizer:
     """Write a complete version folder `<name>/<version>`; return the network.
 
-    Without `max_batch_elements` a batch holds four pictures of the most pixels.
+    Without `max_batch_elements` a batch holds four images of the most pixels.
     """
     stylizer = TinyStylizer(styles)
     folder = repository / name / version

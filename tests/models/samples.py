@@ -1,4 +1,4 @@
-"""Sample files for the tests, and the odd pictures that they need, built on the spot."""
+"""Sample files, and builders of unusual ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def noise(height: int, width: int, channels: int = 3) -> NDArray[np.uint8]:
-    """A reproducible picture in which no two regions look alike."""
+    """A reproducible image in which no two regions look alike."""
     shape = (height, width, channels) if channels > 1 else (height, width)
     return np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
 

@@ -1,4 +1,4 @@
-"""Dark objects on light paper become what MNIST and Fashion-MNIST look like; what is light on dark stays."""
+"""Dark objects on a light background are converted to the form of MNIST; light-on-dark images stay."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def pixels(name: str) -> NDArray[np.uint8]:
 
 
 def paper(height: int = 120, width: int = 160) -> NDArray[np.uint8]:
-    """Grainy paper that is darker to the right."""
+    """A grainy light background that is darker to the right."""
     grain = np.random.default_rng(3).normal(0, 3, (height, width))
     return (np.linspace(235, 190, width)[None, :] + grain).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", GENUINE)
-def test_genuine_pictures_are_never_inverted_and_inverted_ones_always(name: str) -> None:
+def test_genuine_images_are_never_inverted_and_inverted_ones_always(name: str) -> None:
     assert not has_light_background(pixels(name))
     assert has_light_background(255 - pixels(name))
 
 
 @pytest.mark.parametrize("name", GENUINE)
 @pytest.mark.parametrize("invert", ["auto", "true"])
-def test_an_inverted_picture_of_the_exact_size_comes_back_exactly(name: str, invert: Invert) -> None:
+def test_an_inverted_image_of_the_exact_size_comes_back_exactly(name: str, invert: Invert) -> None:
     body = encoded(Image.fromarray(255 - pixels(name)))
     assert np.array_equal(prepare(body, 28, 28, 1, light_on_dark=True, invert=invert)[:, :, 0], pixels(name))
 
@@ -43,13 +43,13 @@ def test_invert_false_and_other_networks_leave_a_light_background() -> None:
     assert prepare(body, 28, 28, 1, light_on_dark=False)[0, 0, 0] == 255
 
 
-def test_invert_true_is_obeyed_for_any_network() -> None:
+def test_invert_true_is_applied_for_any_network() -> None:
     body = sample("ship.jpg")
     assert np.array_equal(prepare(body, 32, 32, 3, invert="true"), 255 - prepare(body, 32, 32, 3))
 
 
 @pytest.mark.parametrize(("shade", "light"), [(0, False), (255, True), (120, False), (140, True)])
-def test_an_even_picture_is_judged_by_its_shade(shade: int, light: bool) -> None:
+def test_a_uniform_image_is_judged_by_its_shade(shade: int, light: bool) -> None:
     assert has_light_background(np.full((28, 28), shade, np.uint8)) is light
 
 
@@ -117,7 +117,7 @@ def test_blank_paper_has_nothing_to_cut_out(size: tuple[int, int]) -> None:
     assert prepare(encoded(Image.fromarray(sheet)), 28, 28, 1, light_on_dark=True).max() == 25
 
 
-def test_a_large_light_on_dark_picture_is_only_resized() -> None:
+def test_a_large_light_on_dark_image_is_only_resized() -> None:
     large = np.kron(pixels("seven.png"), np.ones((10, 10), np.uint8))
     prepared = prepare(encoded(Image.fromarray(large)), 28, 28, 1, light_on_dark=True)[:, :, 0]
     assert np.abs(prepared.astype(int) - pixels("seven.png")).mean() < 8

@@ -50,17 +50,17 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted", "most"),
+    ("text", "served", "most"),
     [
         ("{ latest = 2 }", ["3", "2", "1"], 2),
         ('"all"', ["3", "2", "1"], math.inf),
         ("{ specific = [1, 3, 7] }", ["3", "1"], math.inf),
     ],
 )
-def test_a_policy_names_versions(tmp_path: Path, text: str, wanted: list[str], most: float) -> None:
+def test_a_policy_names_versions(tmp_path: Path, text: str, served: list[str], most: float) -> None:
     policy = written(tmp_path, f"version_policy = {text}").version_policy
 
-    assert (policy.candidates(["3", "2", "1"]), policy.most) == (wanted, most)
+    assert (policy.candidates(["3", "2", "1"]), policy.most) == (served, most)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_policy_names_versions(tmp_path: Path, text: str, wanted: list[str], m
         ("version_policy = {}", "must be one of"),
     ],
 )
-def test_what_the_schema_does_not_know_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_unknown_settings_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(StrictError, match=message):
         written(tmp_path, text)
 

@@ -1,4 +1,4 @@
-"""Golden rows survive the file, repeat to any batch, and tell a difference from NaN."""
+"""Golden rows survive the file, repeat to any batch size, and are compared strictly."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_rows_are_cycled_to_any_number(num_rows: int) -> None:
 def test_a_key_of_another_form_is_refused(tmp_path: Path, key: str) -> None:
     with (tmp_path / GOLDEN_FILE).open("wb") as file:
         np.savez(file, allow_pickle=False, **{key: np.zeros(1)})
-    with pytest.raises(ValueError, match="keys look like 'model/input/image'"):
+    with pytest.raises(ValueError, match="keys must be like 'model/input/image'"):
         read_golden(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Pictures to tensors: every mode and format, in our own words where it fails."""
+"""Images to tensors: every mode and format, and errors."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from tests.models.test_image_header import exif
 
 SAMPLES = ["ankle_boot.png", "shirt.png", "ship.jpg", "ankle_boot_on_paper.jpg", "running_shoe.webp"]
 LIBRARY_WORDS = re.compile(
-    r"0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|truncated|libpng|zlib|unpack|cannot", re.IGNORECASE
+    r"0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|is truncated \(|truncated (file|png)|libpng|zlib|unpack|cannot",
+    re.IGNORECASE,
 )
 
 
 @pytest.mark.parametrize("name", ["ankle_boot.png", "shirt.png", "seven.png"])
-def test_a_picture_of_the_exact_size_keeps_every_pixel(name: str) -> None:
+def test_an_image_of_the_exact_size_keeps_every_pixel(name: str) -> None:
     original = np.asarray(Image.open(BytesIO(sample(name))))
     prepared = prepare(sample(name), 28, 28, 1, light_on_dark=True)
     assert prepared.shape == (28, 28, 1)
@@ -47,7 +48,7 @@ def test_a_colour_jpeg_of_the_exact_size_keeps_every_pixel() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_png_mode_shows_the_same_picture(mode: str, channels: int) -> None:
+def test_every_png_mode_shows_the_same_image(mode: str, channels: int) -> None:
     squares = np.kron(np.eye(4, dtype=np.uint8), np.full((4, 4), 255, np.uint8))
     image = Image.fromarray(squares)
     image = Image.fromarray(squares.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
@@ -136,7 +137,7 @@ def test_a_large_jpeg_is_decoded_smaller_when_that_is_enough() -> None:
     assert decode(body, enough_side=64, grey=True).mode == "L"
 
 
-def test_a_grey_picture_is_padded_whole_and_centred() -> None:
+def test_a_grey_image_is_padded_whole_and_centred() -> None:
     wide = np.zeros((20, 40), np.uint8)
     wide[:, 15:25] = 200
     fitted = fit(Image.fromarray(wide + 30), 28, 28, 1)[:, :, 0]
@@ -145,7 +146,7 @@ def test_a_grey_picture_is_padded_whole_and_centred() -> None:
     assert (fitted[8:20, 13:15] == 230).all()
 
 
-def test_a_colour_picture_is_cropped_to_its_centre() -> None:
+def test_a_colour_image_is_cropped_to_its_centre() -> None:
     wide = np.zeros((32, 96, 3), np.uint8)
     wide[:, 32:64] = (10, 200, 30)
     assert (fit(Image.fromarray(wide), 32, 32, 3) == [10, 200, 30]).all()
@@ -179,7 +180,7 @@ def test_the_number_of_pixels_comes_from_the_header() -> None:
 def test_a_file_cut_at_any_point_is_undecodable(name: str) -> None:
     body = sample(name)
     for length in range(16, len(body) - 2, max(1, len(body) // 64)):
-        with pytest.raises(ImageError, match="cut short") as caught:
+        with pytest.raises(ImageError, match="truncated") as caught:
             decode(body[:length])
         assert caught.value.kind == "undecodable"
 
@@ -187,7 +188,7 @@ def test_a_file_cut_at_any_point_is_undecodable(name: str) -> None:
 def test_a_second_header_that_contradicts_the_first_is_refused() -> None:
     body = sample("shirt.png")
     second = png_chunk(b"IHDR", bytes.fromhex("00001000000010000800000000"))
-    with pytest.raises(ImageError, match="gives its size twice, differently"):
+    with pytest.raises(ImageError, match="two different sizes"):
         decode(body[:33] + second + body[33:])
 
 
@@ -233,7 +234,7 @@ def test_a_photograph_that_is_cut_short_is_undecodable(kind: str, cut: int) -> N
     assert not LIBRARY_WORDS.search(str(caught.value))
 
 
-def test_a_large_picture_of_16_bits_is_scaled_strip_by_strip() -> None:
+def test_a_large_image_of_16_bits_is_scaled_strip_by_strip() -> None:
     deep = np.random.default_rng(5).integers(0, 65536, (600, 5), np.uint16)
     expected = np.rint(deep / 257).astype(np.uint8)
     assert np.abs(np.asarray(decode(encoded(Image.fromarray(deep)))).astype(int) - expected).max() == 0
@@ -259,7 +260,7 @@ def try_decoding(body: bytes) -> None:
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_damaged_files_decode_or_fail_in_our_own_words(data: st.DataObject) -> None:
+def test_damaged_files_decode_or_raise_an_image_error(data: st.DataObject) -> None:
     body = bytearray(sample(data.draw(st.sampled_from(SAMPLES))))
     # Half of the damage goes where the structure is.
     position = st.one_of(st.integers(0, min(len(body), 700) - 1), st.integers(0, len(body) - 1))
@@ -272,5 +273,5 @@ def test_damaged_files_decode_or_fail_in_our_own_words(data: st.DataObject) -> N
 @given(
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\x80\0\0\0WEBPVP8 "]), st.binary(max_size=200)
 )
-def test_junk_decodes_or_fails_in_our_own_words(magic: bytes, junk: bytes) -> None:
+def test_junk_decodes_or_raises_an_image_error(magic: bytes, junk: bytes) -> None:
     try_decoding(magic + junk)

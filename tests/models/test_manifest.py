@@ -1,4 +1,4 @@
-"""Manifests survive a round trip; whatever breaks the schema is refused."""
+"""Manifests survive a round trip; those that do not match the schema are refused."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_manifest_must_repeat_the_names_of_its_folders(tmp_path: Path) -> None
     folder = tmp_path / "shoes" / "4"
     folder.mkdir(parents=True)
     write_manifest(folder, MANIFEST)
-    with pytest.raises(StrictError, match="names 'shoes' version '3', but lies in shoes/4"):
+    with pytest.raises(StrictError, match="names 'shoes' version '3', but its folder is shoes/4"):
         read_manifest(folder)
 
 
@@ -115,13 +115,13 @@ def test_what_is_not_json_is_refused(text: str | bytes) -> None:
         ),
         (changed(batching={"max_batch_size": 0, "buckets": [1]}), "max_batch_size is 0; it must be at least 1"),
         (changed(batching={"max_batch_size": 4, "buckets": []}), r"buckets are \[\]"),
-        (changed(batching={"max_batch_size": 4, "buckets": [2, 1, 4]}), "must be positive and rise"),
-        (changed(batching={"max_batch_size": 4, "buckets": [1, 1, 4]}), "must be positive and rise"),
-        (changed(batching={"max_batch_size": 4, "buckets": [0, 4]}), "must be positive and rise"),
+        (changed(batching={"max_batch_size": 4, "buckets": [2, 1, 4]}), "must be positive and ascending"),
+        (changed(batching={"max_batch_size": 4, "buckets": [1, 1, 4]}), "must be positive and ascending"),
+        (changed(batching={"max_batch_size": 4, "buckets": [0, 4]}), "must be positive and ascending"),
         (changed(batching={"max_batch_size": 4, "buckets": [1, 2]}), "the last bucket is 2; it must be max_batch_size"),
     ],
 )
-def test_what_breaks_the_schema_is_refused(text: str, message: str) -> None:
+def test_a_manifest_that_does_not_match_the_schema_is_refused(text: str, message: str) -> None:
     with pytest.raises(StrictError, match=message):
         parse_manifest(text)
 
@@ -132,7 +132,7 @@ def test_a_manifest_never_holds_nan(tmp_path: Path) -> None:
         write_manifest(tmp_path, broken)
 
 
-def test_a_tensor_tells_its_numpy_type_and_its_row() -> None:
+def test_a_tensor_has_a_numpy_type_and_a_row_shape() -> None:
     assert IMAGE.dtype == np.dtype(np.uint8)
     assert IMAGE.row_shape == (28, 28, 1)
     assert NUMPY_DTYPES["FP16"].itemsize == 2

@@ -1,4 +1,4 @@
-"""JSON values become dataclasses, or an error that names the path and what would be valid."""
+"""JSON values become structs, or an error with the path and what would be valid."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_none_is_allowed_only_where_declared() -> None:
         ({"is_old": 1}, r"\$\.is_old is 1; expected `bool`, got `int`\."),
     ],
 )
-def test_what_does_not_fit_is_named_with_its_path(members: dict[str, Any], message: str) -> None:
+def test_an_invalid_value_is_named_with_its_path(members: dict[str, Any], message: str) -> None:
     with pytest.raises(StrictError, match=message):
         build(Tree, {"name": "a", "leaves": []} | members)
 

@@ -71,7 +71,7 @@ def test_the_name_of_a_special_token_in_a_text_is_text(tokenizer: Tokenizer) -> 
     assert tokenizer.decode(tokens) == END_TEXT
 
 
-def test_a_special_token_is_told_by_its_name_and_adds_no_text() -> None:
+def test_a_special_token_is_decoded_to_its_name_and_adds_no_text() -> None:
     assert BYTE_LEVEL.decode([0]) == END_TEXT
     assert BYTE_LEVEL.text_bytes[0] == b""
     assert BYTE_LEVEL.text_bytes[1:] == BYTE_LEVEL.token_bytes[1:]

@@ -19,11 +19,11 @@ _DATATYPES = {"f": "FP32", "u": "UINT8", "O": "BYTES"}
 
 
 class NotServed(Exception):
-    """The model is not loaded now."""
+    """The model is not loaded."""
 
 
 class Caller(ABC):
-    """One connection; inputs are called `name` and the first output is told."""
+    """One connection; `name` is the input, and the first output is returned."""
 
     @abstractmethod
     def infer(self, model: str, name: str, x: NDArray[Any]) -> tuple[str, NDArray[Any]]:
@@ -117,5 +117,5 @@ class TritonCaller(Caller):
 
 
 def caller(service: RunningService, at: int) -> Caller:
-    """One of the three kinds, in turn."""
+    """One of the three kinds, alternating."""
     return JsonCaller(service) if at % 3 == 0 else TritonCaller(service, is_grpc=at % 3 == 1)

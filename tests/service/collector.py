@@ -1,4 +1,4 @@
-"""A collector of traces in a few lines: takes OTLP over HTTP and keeps the spans."""
+"""A minimal trace collector: receives OTLP over HTTP and stores the spans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Collector:
-    """Listens on a free port of loopback."""
+    """Listens on a free local port."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []

@@ -35,7 +35,7 @@ def text_generation_repository(
     transformer: TinyDecoder,
     recurrent: TinyDecoder,
 ) -> Path:
-    """A repository with both language models, one that has lost its tokenizer, and a classifier."""
+    """A repository with both language models, one without its tokenizer, and a classifier."""
     folder = tmp_path_factory.mktemp("text-generation")
     transformer.write(folder)
     recurrent.write(folder)
@@ -46,7 +46,7 @@ def text_generation_repository(
 
 @pytest.fixture(scope="session")
 def text_generation_service(text_generation_repository: Path) -> Iterator[RunningService]:
-    """The real service on the language models; tests must leave it as they found it."""
+    """The service with the language models; tests must not change it."""
     with RunningService(text_generation_repository, "--instances", "1", "--threads", "1") as running:
         yield running.wait_until_ready()
 
@@ -75,7 +75,7 @@ def stylizer() -> TinyStylizer:
 
 @pytest.fixture(scope="session")
 def style_transfer_service(style_transfer_repository: Path) -> Iterator[RunningService]:
-    """The real service on the stylizer; tests must leave it as they found it."""
+    """The service with the stylizer; tests must not change it."""
     options = ("--instances", "1", "--threads", "1", "--max-image-pixels", "4000000")
     with RunningService(style_transfer_repository, *options) as running:
         yield running.wait_until_ready()
@@ -92,7 +92,7 @@ def style_transfer_client(style_transfer_service: RunningService) -> Iterator[ht
 def image_generation_repository(
     tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier, transformer: TinyDecoder
 ) -> Path:
-    """A repository of generators: a GAN, one whose rows take long, and two VAEs; a classifier and a language model."""
+    """A repository of generators: a GAN, a slow one, and two VAEs; a classifier and a language model."""
     folder = tmp_path_factory.mktemp("image-generation")
     write_gan(folder)
     write_gan(folder, "tiny-slow-gan", num_slow_layers=4, batching=Batching(max_batch_size=4, buckets=(1, 4)))
@@ -123,7 +123,7 @@ def labelled_vae() -> TinyImageGenerator:
 
 @pytest.fixture(scope="session")
 def image_generation_service(image_generation_repository: Path) -> Iterator[RunningService]:
-    """The real service on the generators; tests must leave it as they found it."""
+    """The service with the generators; tests must not change it."""
     with RunningService(image_generation_repository, "--instances", "1", "--threads", "1") as running:
         yield running.wait_until_ready()
 

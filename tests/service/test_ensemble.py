@@ -1,4 +1,4 @@
-"""Two models merged into one graph, as the README says, are served bare and equal the two one after the other."""
+"""Two models merged into one graph, as the README shows, are served as one and equal the two in sequence."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(graph: bytes | Path, **inputs: np.ndarray) -> list[np.ndarray]:
 
 
 def encoder_and_decoder() -> bytes:
-    """The shipped VAE's encoder, and its decoder on the mean that the encoder finds."""
+    """The encoder of the shipped VAE, followed by its decoder."""
     folder = SHIPPED_REPOSITORY / "fashion-vae" / "1"
     encoder, decoder = (onnx.load(folder / f"{name}.onnx") for name in ("encoder", "decoder"))
     merged = onnx.compose.merge_models(
@@ -34,17 +34,17 @@ def encoder_and_decoder() -> bytes:
 
 
 def preparation() -> bytes:
-    """Turns pictures as pictures mostly are, dark objects on white, into those that the shipped classifier reads."""
+    """Inverts images of dark objects on white for the shipped classifier."""
     nodes = [
         helper.make_node("Cast", ["photo"], ["numbers"], to=FLOAT),
         helper.make_node("Sub", ["white", "numbers"], ["inverted"]),
-        helper.make_node("Cast", ["inverted"], ["picture"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["inverted"], ["image"], to=TensorProto.UINT8),
     ]
     shape = ["batch", 28, 28, 1]
     return graph_bytes(
         nodes,
         [("photo", TensorProto.UINT8, shape)],
-        [("picture", TensorProto.UINT8, shape)],
+        [("image", TensorProto.UINT8, shape)],
         {"white": np.float32(255)},
     )
 
@@ -53,18 +53,18 @@ def prepared_classifier() -> bytes:
     classifier = onnx.load(SHIPPED_REPOSITORY / "fashion-mnist" / "1" / "model.onnx")
     before = onnx.load_from_string(preparation())
     before.opset_import[0].version, before.ir_version = classifier.opset_import[0].version, classifier.ir_version
-    merged = onnx.compose.merge_models(before, classifier, io_map=[("picture", classifier.graph.input[0].name)])
+    merged = onnx.compose.merge_models(before, classifier, io_map=[("image", classifier.graph.input[0].name)])
     return bytes(merged.SerializeToString())
 
 
 def test_merged_models_are_served_as_one(tmp_path: Path) -> None:
     write_bare(tmp_path, "rebuild", encoder_and_decoder())
     write_bare(tmp_path, "prepared", prepared_classifier())
-    pictures = np.random.default_rng(5).integers(0, 256, (NUM_ROWS, 28, 28, 1), np.uint8)
+    images = np.random.default_rng(5).integers(0, 256, (NUM_ROWS, 28, 28, 1), np.uint8)
     vae = SHIPPED_REPOSITORY / "fashion-vae" / "1"
-    latent = run(vae / "encoder.onnx", image=pictures)[0]
+    latent = run(vae / "encoder.onnx", image=images)[0]
     (rebuilt,) = run(vae / "decoder.onnx", latent=latent)
-    (prepared,) = run(preparation(), photo=pictures)
+    (prepared,) = run(preparation(), photo=images)
     classified = run(SHIPPED_REPOSITORY / "fashion-mnist" / "1" / "model.onnx", image=prepared)
 
     with RunningService(tmp_path, "--instances", "1", "--threads", "1") as service:
@@ -74,8 +74,8 @@ def test_merged_models_are_served_as_one(tmp_path: Path) -> None:
             for name in ("rebuild", "prepared")
         }
         with triton.InferenceServerClient(url.removeprefix("http://")) as client:
-            image = triton.InferInput("e.image", list(pictures.shape), "UINT8").set_data_from_numpy(pictures)
-            photo = triton.InferInput("photo", list(pictures.shape), "UINT8").set_data_from_numpy(pictures)
+            image = triton.InferInput("e.image", list(images.shape), "UINT8").set_data_from_numpy(images)
+            photo = triton.InferInput("photo", list(images.shape), "UINT8").set_data_from_numpy(images)
             answers = client.infer("rebuild", [image]), client.infer("prepared", [photo])
 
     assert all(size > 1 for size in sizes.values())

@@ -1,4 +1,4 @@
-"""The tree of errors: what crosses processes by code must be told apart by code."""
+"""The tree of errors: codes are unique, since they identify errors across processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import BY_CODE, Cancelled, QueueFull, ServiceError
 from service.http.documentation import PROBLEMS
-from service.http.problems import problem_response
+from service.http.problems import error_response
 
 
 def tree(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
@@ -45,7 +45,7 @@ def test_every_status_of_an_inference_route_is_documented(kind: type[ServiceErro
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_every_error_is_rendered_in_ascii_whatever_it_quotes(kind: type[ServiceError]) -> None:
-    response = problem_response(kind("A lone \ud800 and \u00e9.", retry_after_seconds=0.2))
+    response = error_response("/", kind("A lone \ud800 and \u00e9.", retry_after_seconds=0.2))
 
     problem = json.loads(bytes(response.body).decode("ascii"))
     assert problem["detail"] == "A lone \ud800 and \u00e9."
@@ -54,5 +54,5 @@ def test_every_error_is_rendered_in_ascii_whatever_it_quotes(kind: type[ServiceE
 
 
 def test_retry_after_is_rounded_up_and_left_out_when_unknown() -> None:
-    assert problem_response(QueueFull("Full.", retry_after_seconds=2.1)).headers["retry-after"] == "3"
-    assert "retry-after" not in problem_response(Cancelled("Gone.")).headers
+    assert error_response("/", QueueFull("Full.", retry_after_seconds=2.1)).headers["retry-after"] == "3"
+    assert "retry-after" not in error_response("/", Cancelled("Gone.")).headers

@@ -28,7 +28,7 @@ from tests.service.callers import Caller, NotServed, caller
 log = logging.getLogger(__name__)
 
 SECONDS = float(os.environ.get("LIVE_LOAD_SECONDS", "8"))
-"""How long the threads work; a minute and more by hand."""
+"""How long the threads run; set a minute or more by hand."""
 PATIENCE_SECONDS = 60.0
 MIN_ORDERS = 2
 NUM_STEADY, NUM_GROWING, NUM_TOGGLED = 12, 3, 8
@@ -38,12 +38,12 @@ WHOLE = ("transposed", "texts")
 
 
 def factor_of(generation: int) -> int:
-    """What the files of a model multiply with, each time that they are replaced."""
+    """The factor of a model's file after each replacement."""
     return 2 + generation % 7
 
 
 class Toggled:
-    """A model that one thread loads and unloads; `state`: how often its file was replaced, and whether it is served."""
+    """A model that one thread loads and unloads; `state` counts replacements and says whether it is loaded."""
 
     def __init__(self, at: int) -> None:
         self.name = f"toggled-{at}"
@@ -51,7 +51,7 @@ class Toggled:
 
 
 class Ledger:
-    """What became of every request, as the clients saw it."""
+    """The outcome of every request, as seen by the clients."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ def write_repository(folder: Path, network: LinearClassifier, toggled: list[Togg
 
 
 def ask_steady(ledger: Ledger, network: LinearClassifier, client: Caller) -> None:
-    """Ask a model that nobody unloads; it must answer, and rightly."""
+    """Call a model that is never unloaded; every answer must be correct."""
     model, num_rows = random.choice(STEADY), random.randint(1, 5)
     if model == "tiny":
         name, x = "image", network.images(num_rows, seed=random.randrange(1000))
@@ -139,7 +139,7 @@ def ask_steady(ledger: Ledger, network: LinearClassifier, client: Caller) -> Non
 
 
 def ask_growing(ledger: Ledger, client: Caller) -> None:
-    """Ask the model whose versions follow each other: version n multiplies with n, and one always answers."""
+    """Call the model whose versions change: version n multiplies by n, and one is always loaded."""
     x = np.full((random.randint(1, 5), 3), random.randint(0, 1000), np.float32)
     answer = ledger.ask(client, "growing", "x", x)
     assert answer is not None, "No version of growing is served."
@@ -147,7 +147,7 @@ def ask_growing(ledger: Ledger, client: Caller) -> None:
 
 
 def grow(ledger: Ledger, folder: Path, client: Caller) -> None:
-    """Put a new version beside the last one, have it loaded, and take the older away."""
+    """Add a new version, load it, and remove the old one."""
     version = ledger.orders["growing"] + 2
     write_bare(folder, "growing", scale_bytes(version), str(version))
     client.load("growing")
@@ -158,7 +158,7 @@ def grow(ledger: Ledger, folder: Path, client: Caller) -> None:
 
 
 def ask_toggled(ledger: Ledger, model: Toggled, client: Caller) -> None:
-    """Ask a model that comes and goes: refused only while it is not loaded, and computed by a file that was there."""
+    """Call a model that is loaded and unloaded: refused only while unloaded, computed by a file of its time."""
     x = np.full((random.randint(1, 5), 3), random.randint(1, 1000), np.float32)
     before = model.state
     answer = ledger.ask(client, model.name, "x", x)
@@ -173,7 +173,7 @@ def ask_toggled(ledger: Ledger, model: Toggled, client: Caller) -> None:
 
 
 def toggle(ledger: Ledger, folder: Path, model: Toggled, client: Caller) -> None:
-    """Load the model, leave it for a while, unload it and replace its file."""
+    """Load the model, wait, unload it and replace its file."""
     generation, _ = model.state
     model.state = (generation, "changing")
     client.load(model.name)
@@ -199,7 +199,7 @@ def metric(text: str, name: str, *labels: str) -> float:
 
 
 @pytest.mark.timeout(SECONDS + PATIENCE_SECONDS + 240)
-def test_nothing_is_lost_or_wrong_while_models_come_and_go(tmp_path: Path, network: LinearClassifier) -> None:
+def test_no_request_fails_while_models_are_loaded_and_unloaded(tmp_path: Path, network: LinearClassifier) -> None:
     toggled = [Toggled(at) for at in range(NUM_TOGGLED)]
     write_repository(tmp_path, network, toggled)
     options = ("--model-control", "explicit", "--models", ",".join((*STEADY, "growing")))
@@ -225,7 +225,7 @@ def test_nothing_is_lost_or_wrong_while_models_come_and_go(tmp_path: Path, netwo
 
 
 def assert_added_up(service: RunningService, ledger: Ledger) -> None:
-    """Everything happened, and the service counted what the clients did."""
+    """Assert that everything happened and the service counted all requests."""
     assert min(ledger.orders.values()) >= MIN_ORDERS
     assert len(ledger.orders) == NUM_TOGGLED + 1
     assert all(ledger.answered[name] for name in (*STEADY, "growing"))

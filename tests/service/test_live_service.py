@@ -16,13 +16,13 @@ RUNNER = CliRunner()
 
 
 def answer(url: str, model: str) -> float | None:
-    """What the model makes of 1, or None where it does not answer."""
+    """The output of the model for 1, or None if it is not loaded."""
     x = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": np.ones(3).tolist()}
     response = httpx.post(f"{url}/v2/models/{model}/infer", json={"inputs": [x]}, timeout=30)
     return float(response.json()["outputs"][0]["data"][0]) if response.is_success else None
 
 
-def test_files_that_come_change_and_go_are_followed(tmp_path: Path) -> None:
+def test_added_changed_and_removed_files_are_followed(tmp_path: Path) -> None:
     write_bare(tmp_path, "first", scale_bytes(2))
     with RunningService(tmp_path, "--model-control", "poll", "--instances", "1", "--threads", "1") as service:
         url = service.wait_until_ready().url

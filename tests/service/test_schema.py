@@ -1,4 +1,4 @@
-"""Parameters as structs: what fits, what is refused in which words, and what is documented."""
+"""Parameters as structs: parsing, error messages and documentation."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_missing_member_is_named() -> None:
     assert required(Sample) == ["text"]
 
 
-def test_the_member_at_fault_is_known_to_the_error() -> None:
+def test_the_error_has_the_name_of_the_parameter() -> None:
     with pytest.raises(InvalidParameter) as caught:
         read(Sample, {"text": "a", "count": 10})
 
@@ -103,7 +103,7 @@ def test_the_member_at_fault_is_known_to_the_error() -> None:
         (CompletionParameters, "stream_options", {"include_usage": True}, True),
     ],
 )
-def test_a_value_that_fits_is_converted(kind: type[Parameters], name: str, value: Any, converted: Any) -> None:
+def test_a_valid_value_is_converted(kind: type[Parameters], name: str, value: Any, converted: Any) -> None:
     found = parse_value(fields_of(kind)[name], value)
 
     assert found == converted
@@ -139,7 +139,7 @@ def test_a_value_that_fits_is_converted(kind: type[Parameters], name: str, value
         (GenerateParameters, "stop", ["\ud800"], "stop is a list of 1;"),
         (CompletionParameters, "stop", ["a"] * 5, "a list of up to 4."),
         (TokensParameters, "tokens", [1] * (2**16 + 1), "up to 65536 token ids"),
-        (TokensParameters, "tokens", [-1], "from 0 on"),
+        (TokensParameters, "tokens", [-1], "from 0"),
         (TokensParameters, "tokens", [True], "token ids"),
         (TokensParameters, "tokens", [2**31], "token ids"),
         (GenerateParameters, "logit_bias", {"a": 1}, "logit_bias is an object of 1;"),
@@ -156,7 +156,7 @@ def test_a_value_that_fits_is_converted(kind: type[Parameters], name: str, value
         (CompletionParameters, "stream_options", {"include_usage": 1}, "true or false"),
     ],
 )
-def test_a_value_that_does_not_fit_is_quoted(kind: type[Parameters], name: str, value: Any, message: str) -> None:
+def test_an_invalid_value_is_quoted(kind: type[Parameters], name: str, value: Any, message: str) -> None:
     assert message in refused(kind, **{name: value})
 
 
@@ -175,12 +175,12 @@ def test_a_value_that_does_not_fit_is_quoted(kind: type[Parameters], name: str, 
         ({"other": "1"}, {"other": "1"}),
     ],
 )
-def test_a_query_spells_values_and_what_it_misspells_stays(texts: dict[str, str], values: dict[str, Any]) -> None:
+def test_a_query_is_converted_and_invalid_values_stay(texts: dict[str, str], values: dict[str, Any]) -> None:
     assert from_text(Sample, texts) == values
 
 
 def bad_values(field: Field) -> list[Any]:
-    """Values that no parameter of this type takes: beyond its range, and of another type."""
+    """Invalid values for a parameter: out of range or of another type."""
     kind, is_custom = inspect.type_info(field.type), False
     while isinstance(kind, inspect.Metadata | inspect.UnionType):
         is_custom |= isinstance(kind, inspect.Metadata) and "parse" in (kind.extra or {})
@@ -202,7 +202,7 @@ def bad_values(field: Field) -> list[Any]:
 
 
 @pytest.mark.parametrize("route", ALL)
-def test_every_parameter_of_every_route_refuses_what_is_not_valid(route: str) -> None:
+def test_every_parameter_of_every_route_refuses_invalid_values(route: str) -> None:
     kind = ALL[route]
     for name, field in fields_of(kind).items():
         for value in bad_values(field):

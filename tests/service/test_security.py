@@ -35,12 +35,12 @@ def test_a_known_key_admits_its_owner(keys_file: Path) -> None:
 @pytest.mark.parametrize(
     ("authorization", "api_key", "said"),
     [
-        (None, None, "asks for a key"),
-        ("Bearer ", None, "asks for a key"),
+        (None, None, "requires an API key"),
+        ("Bearer ", None, "requires an API key"),
         ("Basic secret-of-ana", None, "not Bearer"),
-        ("Bearer secret-of-eve", None, "not known"),
-        (None, "\udcff\ud800", "not known"),
-        (None, digest_of("secret-of-ana"), "not known"),
+        ("Bearer secret-of-eve", None, "not valid"),
+        (None, "\udcff\ud800", "not valid"),
+        (None, digest_of("secret-of-ana"), "not valid"),
     ],
 )
 def test_other_keys_do_not_and_are_never_repeated(
@@ -77,7 +77,7 @@ def test_a_file_that_turns_bad_changes_nothing(keys_file: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["hp_a-key-in-clear", "ana:12", "a b:" + "0" * 64, "ana:" + "0" * 63 + "g"])
-def test_a_malformed_line_is_told_by_its_number_and_never_quoted(tmp_path: Path, line: str) -> None:
+def test_a_malformed_line_is_named_by_number_and_never_quoted(tmp_path: Path, line: str) -> None:
     file = tmp_path / "api-keys"
     file.write_text(f"# keys\n{line}\n")
 
@@ -86,7 +86,7 @@ def test_a_malformed_line_is_told_by_its_number_and_never_quoted(tmp_path: Path,
     assert line not in str(failure.value)
 
 
-def test_keys_are_drawn_anew() -> None:
+def test_every_key_is_new() -> None:
     keys = {make_key() for _ in range(100)}
 
     assert len(keys) == 100

@@ -19,7 +19,7 @@ def test_the_defaults_are_local_and_valid(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.model_control == "none"
     assert settings.max_body_bytes == 32 * 2**20
     assert settings.max_image_pixels == 25_000_000
-    assert settings.wanted_models == ()
+    assert settings.model_names == ()
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
@@ -77,7 +77,7 @@ def test_the_environment_sets_and_arguments_override(monkeypatch: pytest.MonkeyP
     assert Settings(port=9).port == 9
     assert Settings().grpc_port == "off"
     assert Settings.model_validate({"grpc_port": "8123"}).grpc_port == 8123
-    assert Settings().wanted_models == ("mnist", "cifar10")
+    assert Settings().model_names == ("mnist", "cifar10")
     assert Settings().cuda_graphs is True
 
 

@@ -1,4 +1,4 @@
-"""Streams of the shipped novelist while the service's processes die or end: no word is lost, none comes twice."""
+"""Streams of the shipped novelist while processes die or stop: no token is lost or repeated."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GENERATE = "/v1/models/novelist/generate"
 
 @pytest.fixture
 def service() -> Iterator[RunningService]:
-    """The real service with the shipped Transformer alone."""
+    """A service with the shipped Transformer only."""
     with RunningService(REPOSITORY, "--models", "novelist", "--threads", "1") as running:
         yield running.wait_until_ready()
 
 
 def stream(service: RunningService, on_first: Callable[[], None]) -> tuple[str, dict[str, Any]]:
-    """Stream the answer, call once when the first piece is there; the text and the last event."""
+    """Stream an answer and call a function at the first chunk; return the text and the last event."""
     pieces: list[str] = []
     last: dict[str, Any] = {}
     body = {**PROMPT, "stream": True}
@@ -42,7 +42,7 @@ def stream(service: RunningService, on_first: Callable[[], None]) -> tuple[str, 
     return "".join(pieces), last
 
 
-def test_a_text_goes_on_as_if_nothing_had_happened_when_the_engine_is_killed(service: RunningService) -> None:
+def test_a_text_continues_unchanged_after_the_engine_is_killed(service: RunningService) -> None:
     whole = httpx.post(f"{service.url}{GENERATE}", json=PROMPT, timeout=60).json()
 
     (engine,) = service.children("service.processes.engine_process")

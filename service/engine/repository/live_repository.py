@@ -108,7 +108,7 @@ class LiveRepository:
         except StartupError as error:
             log.error("a repository cannot be read; loaded models stay", extra={"reason": str(error)})
             return
-        names = self._settings.wanted_models
+        names = self._settings.model_names
         for name in {name for name, _ in self.versions} - set(found):
             async with self._locks[name]:
                 await self._unload(name)

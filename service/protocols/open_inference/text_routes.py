@@ -35,10 +35,10 @@ from service.protocols.open_inference.schema import (
 )
 from service.schema import fields_of, read, shown
 from service.tasks.text_generation import process as text
-from service.tasks.text_generation.detokenization import Piece
+from service.tasks.text_generation.detokenization import TextChunk
 from service.tasks.text_generation.routes import OWN_SEED_BITS
 from service.tasks.text_generation.schema import DEFAULT_MAX_TOKENS
-from service.tasks.text_generation.sequences import Running, Sequences, sampling_of
+from service.tasks.text_generation.sequences import RunningSequence, Sequences, sampling_of
 from service.tasks.tokenizers import language_of
 
 
@@ -68,8 +68,8 @@ class Generate(OpenInferenceRoute):
         """Continue a text, in one answer."""
         sequences, head = await self.start(request)
         await sequences.run()
-        (running,) = sequences.all
-        return TextResponse(**head, text_output=running.text, details=_details(running))
+        (sequence,) = sequences.all
+        return TextResponse(**head, text_output=sequence.text, details=_details(sequence))
 
     async def start(self, request: OpenInferenceRequest) -> tuple[Sequences, dict[str, Any]]:
         """Begin to generate; return the sequence and the members that every answer begins with.
@@ -85,7 +85,7 @@ class GenerateStream(Generate):
     """`POST /v2/models/{model}/generate_stream`."""
 
     paths = (f"{MODEL}/generate_stream", f"{VERSION}/generate_stream")
-    description = "One event for each piece of text; the last has `done` true."
+    description = "One event for each chunk of text; the last has `done` true."
     answers: ClassVar[tuple[Any, ...]] = ()
     responses = {
         **INFERENCE_ERRORS,
@@ -107,10 +107,10 @@ class _Events(EventAnswer):
     head: Mapping[str, Any]
 
     async def write(self, events: EventStream) -> None:
-        async def send(running: Running, piece: Piece) -> None:
-            is_done = running.finish_reason is not None
-            details = _details(running) if is_done else UNSET
-            event = TextResponse(**self.head, text_output=piece.text, done=is_done, details=details)
+        async def send(sequence: RunningSequence, chunk: TextChunk) -> None:
+            is_done = sequence.finish_reason is not None
+            details = _details(sequence) if is_done else UNSET
+            event = TextResponse(**self.head, text_output=chunk.text, done=is_done, details=details)
             await events.send(encode_json(event))
 
         try:
@@ -122,9 +122,9 @@ class _Events(EventAnswer):
         await events.close()
 
 
-def _details(running: Running) -> TextDetails:
-    assert running.finish_reason is not None
-    return TextDetails(finish_reason=running.finish_reason, generated_tokens=running.num_tokens)
+def _details(sequence: RunningSequence) -> TextDetails:
+    assert sequence.finish_reason is not None
+    return TextDetails(finish_reason=sequence.finish_reason, generated_tokens=sequence.num_tokens)
 
 
 async def begin_text(execution: Execution, prompted: Prompted, *, streams: bool) -> tuple[Sequences, dict[str, Any]]:
@@ -140,8 +140,8 @@ async def begin_text(execution: Execution, prompted: Prompted, *, streams: bool)
     tokenizer = await tokenizers.of(target.model)
     text.check_tokens(list(parameters.logit_bias), language.vocab_size, "logit_bias")
     encoded = await tokenizers.encode(tokenizer, given.text_input, language.context - 1, "text_input")
-    tokens = text.with_beginning(encoded, language)
-    max_tokens = text.room(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)
+    tokens = text.with_bos(encoded, language)
+    max_tokens = text.num_new_tokens(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)
     seed = secrets.randbits(OWN_SEED_BITS) if parameters.seed is None else parameters.seed
     sequences = Sequences(execution.client, target.model, tokenizer, prompted.context, prompted.timeout_seconds)
     sequences.start(tokens, sampling_of(parameters, max_tokens, seed, 0), parameters.stop)

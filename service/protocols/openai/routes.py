@@ -34,9 +34,9 @@ from service.protocols.openai.schema import (
 )
 from service.tasks.task import Dependencies, json_document, resolve_for_task
 from service.tasks.text_generation import process as text
-from service.tasks.text_generation.detokenization import Piece, TextToken
+from service.tasks.text_generation.detokenization import TextChunk, TextToken
 from service.tasks.text_generation.routes import OWN_SEED_BITS
-from service.tasks.text_generation.sequences import Running, Sequences, sampling_of
+from service.tasks.text_generation.sequences import RunningSequence, Sequences, sampling_of
 from service.tasks.tokenizers import language_of
 
 COMPLETIONS = "/v1/completions"
@@ -92,7 +92,7 @@ class Completions:
             tokens = await self._tokenizers.encode(tokenizer, prompt, language.context - 1)
             return [language.bos_token, *tokens]
         text.check_tokens(prompt, tokenizer.vocab_size, "prompt")
-        return text.with_beginning(prompt, language)
+        return text.with_bos(prompt, language)
 
 
 def completions_route(dependencies: Dependencies) -> Route:
@@ -134,7 +134,9 @@ def _check(parameters: CompletionParameters) -> None:
 
 def _start(sequences: Sequences, prompts: list[list[int]], parameters: CompletionParameters, model: ReadyModel) -> None:
     language = language_of(model)
-    rooms = [text.room(len(prompt), parameters.max_tokens, DEFAULT_MAX_TOKENS, language) for prompt in prompts]
+    rooms = [
+        text.num_new_tokens(len(prompt), parameters.max_tokens, DEFAULT_MAX_TOKENS, language) for prompt in prompts
+    ]
     seed = secrets.randbits(OWN_SEED_BITS) if parameters.seed is None else parameters.seed
     num_logprobs = parameters.logprobs
     prompt_logprobs = num_logprobs if parameters.echo and num_logprobs is not None else -1
@@ -165,33 +167,33 @@ class _Form:
         return Completion(**self._head, choices=choices, usage=usage)
 
     def whole(self, sequences: Sequences) -> Completion:
-        """The answer in one piece."""
+        """The answer in one chunk."""
         choices = []
-        for running in sequences.all:
-            tokens = [token for piece in running.pieces for token in piece.tokens]
-            choices.append(self.choice(running, Piece(running.text, tokens), True))
+        for sequence in sequences.all:
+            tokens = [token for chunk in sequence.chunks for token in chunk.tokens]
+            choices.append(self.choice(sequence, TextChunk(sequence.text, tokens), True))
         return self.completion(choices, self.usage(sequences))
 
-    def choice(self, running: Running, piece: Piece, is_first: bool) -> CompletionChoice:
-        """What a piece adds to one choice; the first begins with the echo."""
+    def choice(self, sequence: RunningSequence, chunk: TextChunk, is_first: bool) -> CompletionChoice:
+        """What a chunk adds to one choice; the first begins with the echo."""
         echo, num_top = self._parameters.echo, self._parameters.logprobs
-        prompt = self._tokenizer.decode(running.prompt[1:]) if echo else ""
+        prompt = self._tokenizer.decode(sequence.prompt[1:]) if echo else ""
         logprobs = None
         if num_top is not None:
             rows = _Logprobs(self._tokenizer, num_top)
             if echo and is_first:
-                rows.add_prompt(running)
-            rows.add(piece.tokens, len(prompt))
+                rows.add_prompt(sequence)
+            rows.add(chunk.tokens, len(prompt))
             logprobs = rows.lists()
-        content = prompt + piece.text if is_first else piece.text
+        content = prompt + chunk.text if is_first else chunk.text
         return CompletionChoice(
-            index=running.index, text=content, logprobs=logprobs, finish_reason=running.finish_reason
+            index=sequence.index, text=content, logprobs=logprobs, finish_reason=sequence.finish_reason
         )
 
     def usage(self, sequences: Sequences) -> CompletionUsage:
         """The tokens of prompts, each counted once, and of answers."""
         num_answers = self._parameters.n
-        num_prompt_tokens = sum(len(running.prompt) for running in sequences.all[::num_answers])
+        num_prompt_tokens = sum(len(sequence.prompt) for sequence in sequences.all[::num_answers])
         num_completion_tokens = sequences.num_completion_tokens
         num_cached = sequences.num_cached_tokens(num_answers)
         return CompletionUsage(
@@ -203,7 +205,7 @@ class _Form:
 
 
 class _Streamed(EventAnswer):
-    """One chunk for each piece of text, then the usage if requested, then `[DONE]`."""
+    """One event for each chunk of text, then the usage if requested, then `[DONE]`."""
 
     def __init__(self, sequences: Sequences, form: _Form, include_usage: bool) -> None:
         self._sequences = sequences
@@ -212,11 +214,11 @@ class _Streamed(EventAnswer):
         self._started: set[int] = set()
 
     async def write(self, events: EventStream) -> None:
-        async def send(running: Running, piece: Piece) -> None:
-            choice = self._form.choice(running, piece, running.index not in self._started)
-            self._started.add(running.index)
-            chunk = self._form.completion([choice], None if self._includes_usage else UNSET)
-            await events.send(encode_json(chunk))
+        async def send(sequence: RunningSequence, chunk: TextChunk) -> None:
+            choice = self._form.choice(sequence, chunk, sequence.index not in self._started)
+            self._started.add(sequence.index)
+            event = self._form.completion([choice], None if self._includes_usage else UNSET)
+            await events.send(encode_json(event))
 
         try:
             await self._sequences.run(send)
@@ -241,10 +243,10 @@ class _Logprobs:
         self._top: list[dict[str, float] | None] = []
         self._offsets: list[int] = []
 
-    def add_prompt(self, running: Running) -> None:
+    def add_prompt(self, sequence: RunningSequence) -> None:
         """The prompt's tokens; the first has no probability, as in OpenAI's, although a beginning token precedes it."""
-        scores = running.generation.scored
-        tokens = running.prompt[1:]
+        scores = sequence.generation.scored
+        tokens = sequence.prompt[1:]
         assert scores is not None or not tokens  # they were requested
         for rank, (token, (offset, _)) in enumerate(zip(tokens, self._tokenizer.offsets(tokens), strict=True)):
             self._tokens.append(self._name(token))

@@ -1,4 +1,4 @@
-"""Image classification: the likeliest labels of an image, what they rest on, and its features."""
+"""Image classification: the most probable labels of an image, explanations, and embeddings."""
 
 from __future__ import annotations
 

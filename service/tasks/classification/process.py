@@ -1,4 +1,4 @@
-"""Image classification without HTTP or the engine: probabilities to predictions, class activation maps to pictures."""
+"""Postprocessing of classifiers: probabilities to predictions, class activation maps to images. No HTTP, no engine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from service.tasks.colormap import colormap
 
 
 def top_predictions(probabilities: NDArray[Any], labels: Sequence[str], top_k: int) -> list[Prediction]:
-    """Rank the `top_k` most probable of [K] classes, ties by index.
+    """Return the `top_k` most probable of [K] classes, ties by index.
 
-    The probabilities are those of the network, as Python floats; those of the classes left out are not redistributed.
+    Probabilities are the network's own; they are not renormalized over the `top_k`.
     """
     values: list[float] = probabilities.tolist()
-    if len(values) <= 64:  # sorting a short list costs less than calling NumPy
+    if len(values) <= 64:  # for a short list, sorting is cheaper than NumPy
         order = sorted(range(len(values)), key=values.__getitem__, reverse=True)[:top_k]
     else:
         least = np.partition(probabilities, -top_k)[-top_k]
@@ -33,20 +33,20 @@ def top_predictions(probabilities: NDArray[Any], labels: Sequence[str], top_k: i
 Pixels = NDArray[np.uint8]
 
 MIN_LONGEST_SIDE = 224
-_IMAGE_SHARE = 0.45  # how much of the grey image shows where the map is hottest
+_IMAGE_SHARE = 0.45  # opacity of the grey image where the map is hottest
 
 
 def explanation_png(image: Pixels, activation_map: NDArray[Any]) -> bytes:
-    """Draw the positive part of `activation_map` [h,w] over `image` uint8 [H,W,C], as a PNG file.
+    """Overlay the positive part of `activation_map` [h,w] on `image` uint8 [H,W,C]; return a PNG file.
 
-    The map is scaled to its own maximum; where nothing is positive the image stays grey. The result is enlarged by a
+    The map is scaled to its own maximum; without a positive value the image stays grey. The result is enlarged by a
     whole factor until its longest side has at least 224 pixels.
     """
     height, width = image.shape[:2]
     factor = max(1, ceil(MIN_LONGEST_SIDE / max(height, width)))
     size = width * factor, height * factor
     shown = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    # Whole factor, nearest: the caller sees the very pixels that the network saw.
+    # A whole factor and nearest neighbour: the pixels shown are exactly the network's input.
     grey = np.asarray(shown.convert("L").resize(size, Image.Resampling.NEAREST), np.float32)[:, :, None]
     heat = _heat(activation_map, size)
     colours = colormap(heat)
@@ -55,7 +55,7 @@ def explanation_png(image: Pixels, activation_map: NDArray[Any]) -> bytes:
 
 
 def _heat(activation_map: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The map as [H,W] of 0 to 1, interpolated smoothly."""
+    """The map scaled to [0, 1] and resized to [H,W], bicubic."""
     positive = np.nan_to_num(activation_map.astype(np.float32), nan=0, posinf=0, neginf=0).clip(0, None)
     peak = float(positive.max())
     if peak > 0:

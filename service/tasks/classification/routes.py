@@ -28,7 +28,7 @@ from service.tasks.task import Dependencies, ImagesRoute, TaskRequest
 
 
 class ClassifierRoute(ImagesRoute):
-    """Base of both routes: images, or one raw tensor, as rows of the network."""
+    """Base of both routes: reads images or a raw tensor as rows [H,W,C]."""
 
     task = "image-classification"
     tensor_graph = "model"
@@ -38,7 +38,7 @@ class ClassifierRoute(ImagesRoute):
         self._decoder = ImageDecoder(dependencies.settings, dependencies.metrics, dependencies.threads)
 
     async def rows(self, model: ReadyModel, images: Images, invert: Invert) -> list[Pixels]:
-        """The rows [H,W,C] for the network: the raw one as it came, or every image decoded and fitted."""
+        """Return the rows [H,W,C]: the raw tensor, or each image decoded and resized."""
         row_shape = self.row_shape(model)
         if images.raw is not None:
             return [raw_row(images.raw, row_shape)]
@@ -56,11 +56,11 @@ class Classify(ClassifierRoute):
     parameters = ClassifyParameters
     answers = (ClassifyAnswer,)
     description = (
-        "An explanation is a class activation map of the likeliest label (Zhou et al. 2016), drawn over the image."
+        "An explanation overlays the class activation map of the most probable label (Zhou et al. 2016) on the image."
     )
 
     async def answer(self, request: TaskRequest) -> ClassifyAnswer:
-        """The likeliest labels of each image; on request an explanation, and what the network was given."""
+        """Classify images; optionally explain each prediction or echo the input of the network."""
         labels = request.model.manifest.labels or ()
         images, parameters = await self.read(request, ClassifyParameters, {"top_k": len(labels)})
         top_k = min(DEFAULT_TOP_K, len(labels)) if parameters.top_k is None else parameters.top_k
@@ -94,7 +94,7 @@ class Embed(ClassifierRoute):
     description = "Classifiers: the features before the last layer, scaled to length 1."
 
     async def answer(self, request: TaskRequest) -> EmbedAnswer:
-        """The feature vector of each image."""
+        """Compute the embedding of each image."""
         images, parameters = await self.read(request, EmbedParameters)
         rows = await self.rows(request.model, images, parameters.invert)
         arrays = await self.infer(request, _payload(rows), ("embedding",))

@@ -1,4 +1,4 @@
-"""What a caller may ask of a classifier, and what comes back."""
+"""Parameters and answers of the classification routes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ClassifyParameters(Parameters):
     top_k: (
         Annotated[
             int,
-            Meta(ge=1, le=_MAX_TOP_K, description="Predictions to return; 5 if absent, or all where there are fewer."),
+            Meta(ge=1, le=_MAX_TOP_K, description="Number of predictions; 5 by default, or all if there are fewer."),
         ]
         | None
     ) = None
-    explain: Annotated[bool, Meta(description="Add a picture of what the prediction rests on.")] = False
+    explain: Annotated[bool, Meta(description="Add a heat map of the pixels that the prediction is based on.")] = False
     invert: InvertParameter = "auto"
-    echo_input: Annotated[bool, Meta(description="Add the pixels that the network was given.")] = False
+    echo_input: Annotated[bool, Meta(description="Add the input of the network as `input`.")] = False
 
 
 class EmbedParameters(Parameters):
@@ -35,7 +35,7 @@ class EmbedParameters(Parameters):
 
 
 class Prediction(Answer):
-    """One label with its probability."""
+    """A label and its probability."""
 
     label: str
     index: int
@@ -43,7 +43,7 @@ class Prediction(Answer):
 
 
 class Classification(Answer):
-    """The likeliest labels of one image; `explanation` and `input` are PNGs in base64."""
+    """The most probable labels of one image; `explanation` and `input` are PNG files in base64."""
 
     predictions: list[Prediction]
     explanation: str | UnsetType = UNSET

@@ -1,10 +1,10 @@
-"""Image generation: images from seeds and latents, walks between them, and what an encoder finds in an image."""
+"""Image generation: images from seeds and latents, latent walks and arithmetic, encoding and reconstruction."""
 
 from __future__ import annotations
 
 from service.tasks.image_generation.encoding_routes import EmbedLatent, Encode, Reconstruct
 from service.tasks.image_generation.latent_routes import Arithmetic, Interpolate
-from service.tasks.image_generation.routes import Decode, GenerateByAddress, GenerateImages
+from service.tasks.image_generation.routes import Decode, GenerateByUrl, GenerateImages
 from service.tasks.task import Task
 
 TASK = Task(
@@ -12,7 +12,7 @@ TASK = Task(
     graphs=("decoder",),
     routes=(
         GenerateImages,
-        GenerateByAddress,
+        GenerateByUrl,
         Decode,
         Interpolate,
         Arithmetic,

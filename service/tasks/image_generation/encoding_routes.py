@@ -1,6 +1,6 @@
-"""The routes of encoders: `encode` and `embed` give latents, `reconstruct` gives images and how anomalous they are.
+"""The routes of encoders: `encode` and `embed` return latents, `reconstruct` returns images with anomaly scores.
 
-Images are taken and prepared exactly as a classifier's.
+Images are read and resized exactly as by `classify`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from service.engine.transport.messages import Arrays
 from service.http.answers import BinaryAnswer
 from service.http.body import Images
 from service.tasks.classification.schema import EmbedAnswer, Embedding
-from service.tasks.engine_work import together
+from service.tasks.engine_work import run_concurrently
 from service.tasks.image_decoding import Pixels, raw_row
 from service.tasks.image_files import encode_png
 from service.tasks.image_generation.generator import Generator, Indices, checked_labels, require_encoder
-from service.tasks.image_generation.process import anomaly_score, draw
+from service.tasks.image_generation.process import anomaly_score, sample
 from service.tasks.image_generation.rendering import error_colors, reconstruction_strips
-from service.tasks.image_generation.routes import GeneratorRoute, chosen_format, in_base64
+from service.tasks.image_generation.routes import GeneratorRoute, chosen_format, to_base64
 from service.tasks.image_generation.schema import (
     EncodeAnswer,
     EncodedImage,
@@ -37,13 +37,13 @@ from service.tasks.task import ImagesRoute, TaskRequest
 
 
 class EncoderRoute(ImagesRoute, GeneratorRoute):
-    """Base of the routes: images or one raw tensor as rows, for a graph that begins with the encoder."""
+    """Base of the routes: reads images or a raw tensor, and runs them through the encoder."""
 
     tensor_graph = "encoder"
     parameters = EncodeParameters
 
     def resolve(self, reference: str) -> ReadyModel:
-        """The model, if it has an encoder.
+        """Find the model and check that it has an encoder.
 
         Raises: UnknownModel, ModelNotReady, UnsupportedTask.
         """
@@ -59,7 +59,7 @@ class EncoderRoute(ImagesRoute, GeneratorRoute):
         graph: str,
         noise: NDArray[np.float32] | None = None,
     ) -> tuple[Arrays, Pixels]:
-        """All outputs of a graph for the images, and the rows that it was given; each of them has the same noise."""
+        """Run a graph on the images; return all its outputs and its input rows. All rows have the same noise."""
         manifest = request.model.manifest
         count = 1 if images.raw is not None else len(images.encoded)
         labels = checked_labels(manifest, graph, label_indices(parameters.label, count, manifest.labels or ()))
@@ -70,9 +70,9 @@ class EncoderRoute(ImagesRoute, GeneratorRoute):
         async def job() -> tuple[Arrays, Pixels]:
             rows = await self._rows(request.model, images, parameters)
 
-            async def chunk(part: slice) -> Arrays:
-                async with generator.room:
-                    inputs = _inputs(rows[part], noise, None if labels is None else labels[part])
+            async def chunk(chunk_rows: slice) -> Arrays:
+                async with generator.chunk_slots:
+                    inputs = _inputs(rows[chunk_rows], noise, None if labels is None else labels[chunk_rows])
                     return await work.infer(graph, inputs, outputs, num_rows=len(inputs[0]))
 
             chunks = await generator.by_chunks(count, chunk)
@@ -81,12 +81,12 @@ class EncoderRoute(ImagesRoute, GeneratorRoute):
         return await work.run(job())
 
     async def _rows(self, model: ReadyModel, images: Images, parameters: EncodeParameters) -> Pixels:
-        """The rows [B,H,W,C] for the network."""
+        """Read the images as rows [B,H,W,C]."""
         row_shape = self.row_shape(model)
         if images.raw is not None:
             return raw_row(images.raw, row_shape)[None]
         rows = (self.decoder.row(body, model.manifest, row_shape, parameters.invert) for body in images.encoded)
-        return np.stack(await together(rows))
+        return np.stack(await run_concurrently(rows))
 
 
 class Encode(EncoderRoute):
@@ -94,10 +94,10 @@ class Encode(EncoderRoute):
 
     verb = "encode"
     answers = (EncodeAnswer,)
-    description = "For image generators with an encoder; images are taken and prepared as by `classify`."
+    description = "For image generators with an encoder; images are read and resized as by `classify`."
 
     async def answer(self, request: TaskRequest) -> EncodeAnswer:
-        """The mean and the log-variance of each image's latent."""
+        """Encode images: the mean and the log-variance of each latent."""
         images, parameters = await self.read(request, EncodeParameters)
         arrays, _ = await self.infer_rows(request, images, parameters, "encoder")
         means, log_variances = arrays["mean"].tolist(), arrays["log_variance"].tolist()
@@ -116,7 +116,7 @@ class EmbedLatent(EncoderRoute):
     description = "Image generators with an encoder: the mean of the latent."
 
     async def answer(self, request: TaskRequest) -> EmbedAnswer:
-        """The mean of each image's latent."""
+        """Compute the embedding of each image."""
         images, parameters = await self.read(request, EncodeParameters)
         arrays, _ = await self.infer_rows(request, images, parameters, "encoder")
         results = [Embedding(embedding=mean) for mean in arrays["mean"].tolist()]
@@ -131,12 +131,12 @@ class Reconstruct(EncoderRoute):
     answers = (ReconstructAnswer,)
     files = ("image/png",)
     description = (
-        "For image generators with an encoder; images are taken and prepared as by `classify`. Errors are in nats a "
-        "pixel, averaged over samples of the latent: black costs nothing, the brightest color what guessing costs."
+        "For image generators with an encoder; images are read and resized as by `classify`. Error maps show nats per "
+        "pixel, averaged over samples of the latent, from black for 0 to the brightest color for a uniform guess."
     )
 
     async def answer(self, request: TaskRequest) -> ReconstructAnswer | BinaryAnswer:
-        """Each image as the model reconstructs it, where it errs, and how anomalous the image is, in nats."""
+        """Reconstruct images, with error maps and anomaly scores in nats."""
         images, parameters = await self.read(request, ReconstructParameters)
         format_ = chosen_format(request.scope, parameters.format, ("json", "png"))
         noise = _noise(request.model, parameters.seed)
@@ -160,7 +160,7 @@ def _scores(arrays: Arrays, rows: Pixels) -> list[dict[str, float]]:
 
 
 def _strips(_model: ReadyModel, arrays: Arrays, rows: Pixels, _echo: bool) -> BinaryAnswer:
-    """The answer as a PNG with a line for each image."""
+    """The answer as a PNG file with a row for each image."""
     captions = [f"score {score['anomaly_score']:.0f}" for score in _scores(arrays, rows)]
     strips = reconstruction_strips(rows, arrays["reconstruction"], arrays["error_map"], captions)
     return BinaryAnswer("image/png", [strips])
@@ -171,9 +171,9 @@ def _reconstructed(model: ReadyModel, arrays: Arrays, rows: Pixels, echo: bool) 
     colors = error_colors(arrays["error_map"], rows.shape[3])
     results = [
         ReconstructedImage(
-            image=in_base64(encode_png(image)),
-            error_map=in_base64(encode_png(errors)),
-            input=in_base64(encode_png(row)) if echo else UNSET,
+            image=to_base64(encode_png(image)),
+            error_map=to_base64(encode_png(errors)),
+            input=to_base64(encode_png(row)) if echo else UNSET,
             **score,
         )
         for image, errors, row, score in zip(arrays["reconstruction"], colors, rows, _scores(arrays, rows), strict=True)
@@ -182,14 +182,14 @@ def _reconstructed(model: ReadyModel, arrays: Arrays, rows: Pixels, echo: bool) 
 
 
 def _noise(model: ReadyModel, seed: int) -> NDArray[np.float32]:
-    """The noise [S,Z] of the seed: the same for every image, so that an image's score is its own."""
+    """The noise [S,Z] of a seed, the same for every image, so that scores do not depend on the other images."""
     inputs = model.manifest.graphs["reconstruction"].inputs
     (shape,) = (spec.row_shape for spec in inputs if spec.name == "noise")
-    return draw([seed], 1, prod(shape)).noise.reshape(shape)
+    return sample([seed], 1, prod(shape)).noise.reshape(shape)
 
 
 def _inputs(rows: Pixels, noise: NDArray[np.float32] | None, labels: Indices | None) -> list[NDArray[Any]]:
-    """The inputs of a graph in its order."""
+    """The inputs of a graph, in order."""
     inputs: list[NDArray[Any]] = [rows]
     if noise is not None:
         inputs.append(np.broadcast_to(noise, (len(rows), *noise.shape)))

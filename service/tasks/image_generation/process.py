@@ -1,11 +1,11 @@
-"""Image generation without HTTP or the engine: seeds to labels and noise, walks and arithmetic of latents, anomalies.
+"""Sampling from seeds, latent walks and arithmetic, and anomaly scores. No HTTP, no engine.
 
-Each image has a seed of its own, from which a counter-based generator (Philox 4x64-10, Salmon et al. 2011) draws all
-that is random about it: the label, the mixture component and the noise each come from a fixed part of its stream, so
-that to ask for a label changes nothing else. The arithmetic is ours, so that no library's next version changes it.
+Each image has its own seed for a counter-based generator (Philox 4x64-10, Salmon et al. 2011). Its label, mixture
+component and noise come from fixed parts of the stream, so that choosing a label changes nothing else. Only raw bits
+come from NumPy: the distributions are computed here, so that its next version cannot change an image.
 
-Anomalies: likelihood alone ranks plain images of anything above detailed ones of what was learnt: handwritten digits
-need fewer nats than garments. What a general compressor needs tells how detailed an image is (Serra et al. 2020,
+Anomaly scores: likelihood alone ranks simple images above detailed ones of the training distribution: handwritten
+digits need fewer nats than garments. The size of the compressed image corrects for its complexity (Serra et al. 2020,
 arXiv 1909.11480).
 """
 
@@ -24,14 +24,14 @@ from PIL import Image
 Floats = NDArray[np.float32]
 
 NUM_SEEDS = 2**53
-"""JavaScript writes and reads whole numbers below it exactly."""
-_NOISE_STARTS_AT = 4  # before it: the label, the choice, and two numbers for what is to come
+"""JavaScript represents integers below this exactly."""
+_NOISE_STARTS_AT = 4  # before it: the label, the mixture choice, and two reserved numbers
 _BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """What the seeds of some pictures say: labels int64 [B], choices float32 [B] from 0 to 1, noise float32 [B, Z]."""
+class Samples:
+    """Random inputs of images: labels int64 [B], mixture choices float32 [B] in [0, 1), noise float32 [B,Z]."""
 
     labels: NDArray[np.int64]
     choices: Floats
@@ -39,16 +39,16 @@ class Draws:
 
 
 def following_seeds(seed: int, count: int) -> list[int]:
-    """The seeds of the pictures of one request: the first and those after it."""
+    """The seeds of the images of one request: `seed` and those after it."""
     return [(seed + index) % NUM_SEEDS for index in range(count)]
 
 
-def draw(
+def sample(
     seeds: Sequence[int], num_labels: int, num_latents: int, temperature: float = 1.0, truncation: float | None = None
-) -> Draws:
-    """Draw what is random about each picture from its seed alone.
+) -> Samples:
+    """Sample the random inputs of each image from its seed.
 
-    `truncation`: numbers of a larger magnitude are drawn again, the others stay; `temperature` multiplies the rest.
+    Noise of a larger magnitude than `truncation` is resampled; `temperature` then scales all noise.
     """
     labels = np.empty(len(seeds), np.int64)
     choices = np.empty(len(seeds), np.float32)
@@ -59,7 +59,7 @@ def draw(
         labels[row] = (first >> 11) * num_labels >> 53
         choices[row] = (second >> 40) / 2**24
         noise[row] = _noise(stream, num_latents, truncation)
-    return Draws(labels, choices, noise * np.float32(temperature))
+    return Samples(labels, choices, noise * np.float32(temperature))
 
 
 def _noise(stream: np.random.Philox, count: int, truncation: float | None) -> Floats:
@@ -76,7 +76,7 @@ def _noise(stream: np.random.Philox, count: int, truncation: float | None) -> Fl
 
 
 def _normals(stream: np.random.Philox, count: int) -> Floats:
-    """Standard normal numbers, two from two uniform ones (Box and Muller 1958); the last is dropped where odd."""
+    """Standard normal numbers by the Box-Muller transform (1958); the last is dropped if `count` is odd."""
     uniform = (stream.random_raw(count + count % 2) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     radius = np.sqrt(-2 * np.log(1 - uniform[::2]))  # 1 - u: never 0
     angle = 2 * np.pi * uniform[1::2]
@@ -87,10 +87,10 @@ def _normals(stream: np.random.Philox, count: int) -> Floats:
 
 
 def walk(start: Floats, end: Floats, steps: int, path: Literal["spherical", "linear"]) -> Floats:
-    """Latents [steps, Z] from one latent [Z] to another, both included, at equal distances or angles.
+    """Interpolate between two latents [Z], both included, to [steps,Z].
 
-    The spherical path (Shoemake 1985) keeps the length that normal numbers have, where a straight one passes close to
-    the origin; between latents that lie on one line it is straight.
+    The spherical path (Shoemake 1985) keeps the norm typical of normal noise; a straight one passes near the origin.
+    Between collinear latents it is straight.
     """
     a, b = start.astype(np.float64), end.astype(np.float64)
     shares = np.linspace(0, 1, steps)[:, None]
@@ -100,34 +100,34 @@ def walk(start: Floats, end: Floats, steps: int, path: Literal["spherical", "lin
         angle = np.arccos(np.clip(a @ b / lengths, -1, 1))
         if np.sin(angle) > 1e-6:
             weights = np.sin((1 - shares) * angle) / np.sin(angle), np.sin(shares * angle) / np.sin(angle)
-    points: Floats = (weights[0] * a + weights[1] * b).astype(np.float32)
-    points[0], points[-1] = start, end  # to the last bit
-    return points
+    latents: Floats = (weights[0] * a + weights[1] * b).astype(np.float32)
+    latents[0], latents[-1] = start, end  # exactly
+    return latents
 
 
 def walk_labels(start: int, end: int, steps: int) -> NDArray[np.int64]:
-    """The labels [steps] of a walk, which change halfway."""
+    """The labels [steps] of a walk; they change halfway."""
     return np.where(np.arange(steps) < (steps + 1) // 2, start, end).astype(np.int64)
 
 
-def difference_added(a: Floats, b: Floats, c: Floats) -> Floats:
-    """The latent a - b + c, each the mean of its rows [B, Z]."""
+def latent_arithmetic(a: Floats, b: Floats, c: Floats) -> Floats:
+    """The latent a - b + c; each operand is the mean of its rows [B,Z]."""
     means = [rows.mean(axis=0, dtype=np.float64) for rows in (a, b, c)]
     latent: Floats = (means[0] - means[1] + means[2]).astype(np.float32)
     return latent
 
 
 _EMPTY_PNG_BYTES = 57
-"""What a PNG file of any size has around its compressed pixels: the signature and the frames of three chunks."""
+"""The overhead of any PNG file: its signature, its header, and the framing of three chunks."""
 
 
 def complexity_nats(pixels: NDArray[np.uint8]) -> float:
-    """The size of a picture [H,W,C] as an optimised PNG file, in nats."""
+    """The size of an image [H,W,C] as an optimized PNG file, in nats."""
     file = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG", optimize=True)
     return (file.tell() - _EMPTY_PNG_BYTES) * 8 * math.log(2)
 
 
 def anomaly_score(negative_elbo: float, pixels: NDArray[np.uint8]) -> float:
-    """The nats that a model needs for a picture [H,W,C] beyond those of a PNG file: the higher, the stranger."""
+    """The nats of the model for an image [H,W,C] minus those of a PNG file; higher is more anomalous."""
     return negative_elbo - complexity_nats(pixels)

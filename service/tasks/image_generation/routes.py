@@ -1,4 +1,4 @@
-"""The routes that generate images: `generate` from seeds, `decode` from latents."""
+"""The routes that generate images: `generate` from seeds and `decode` from latents."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from service.tasks.image_generation.generator import (
     Generator,
     ImageWriter,
     checked_labels,
-    knows_labels,
     num_latents_of,
+    uses_labels,
 )
-from service.tasks.image_generation.process import NUM_SEEDS, Draws, draw, following_seeds
+from service.tasks.image_generation.process import NUM_SEEDS, Samples, following_seeds, sample
 from service.tasks.image_generation.rendering import labelled_grid
 from service.tasks.image_generation.schema import (
     MAX_IMAGES,
@@ -57,16 +57,16 @@ class GeneratorRoute(TaskRoute):
         self.decoder = ImageDecoder(dependencies.settings, dependencies.metrics, dependencies.threads)
 
     def work(self, request: TaskRequest) -> EngineWork:
-        """The engine calls of a request, which begin now."""
+        """Start the deadline of a request's engine calls."""
         return EngineWork(self.client, request.model, request.context, self.timeout_seconds(request))
 
 
 _SEED_HEADER = {"X-Seed": {"description": "The first image's seed.", "schema": {"type": "integer"}}}
-_GENERATED = {"description": "The answer, as `format` or else `Accept` says.", "headers": _SEED_HEADER}
+_GENERATED = {"description": "The answer in the format of `format` or `Accept`.", "headers": _SEED_HEADER}
 
 
 class _Generate(GeneratorRoute):
-    """What `generate` does, wherever its parameters come from."""
+    """Base of both `generate` routes."""
 
     verb = "generate"
     parameters = GenerateParameters
@@ -81,29 +81,29 @@ class _Generate(GeneratorRoute):
         """Generate images as JSON, in a labelled grid, or in a zip file."""
         model = request.model
         labels = label_indices(parameters.label, parameters.count, model.manifest.labels or ())
-        if labels is not None and not knows_labels(model.manifest):
+        if labels is not None and not uses_labels(model.manifest):
             raise InvalidParameter(f"label is given, but {model.name!r} generates without labels.", parameter="label")
         format_ = chosen_format(request.scope, parameters.format, ("json", "png", "zip"), self.default_format)
-        sheet = _Sheet(parameters, labels, model, format_)
+        images = _SeededImages(parameters, labels, model, format_)
         work = self.work(request)
         generator = Generator(work)
 
         async def chunk(rows: slice) -> tuple[list[GeneratedImage], list[bytes], Pixels]:
-            async with generator.room:
-                draws = sheet.draws(rows)
-                latents = await generator.latents(draws)
-                images = await generator.decode(latents, draws.labels)
-            if sheet.format == "png":
-                return sheet.records(rows, draws, latents), [], images
-            pngs = await self.writer.write(request.context, lambda: _pngs(images))
-            return sheet.records(rows, draws, latents), pngs, images
+            async with generator.chunk_slots:
+                samples = images.samples(rows)
+                latents = await generator.latents(samples)
+                pixels = await generator.decode(latents, samples.labels)
+            if images.format == "png":
+                return images.records(rows, samples, latents), [], pixels
+            pngs = await self.writer.write(request.context, lambda: _pngs(pixels))
+            return images.records(rows, samples, latents), pngs, pixels
 
         async def job() -> GenerateImagesAnswer | BinaryAnswer:
             chunks = await generator.by_chunks(parameters.count, chunk)
             records = [record for some, _, _ in chunks for record in some]
             pngs = [png for _, some, _ in chunks for png in some]
-            images = np.concatenate([some for _, _, some in chunks])
-            return await self.writer.write(request.context, lambda: sheet.answer(records, images, pngs))
+            pixels = np.concatenate([some for _, _, some in chunks])
+            return await self.writer.write(request.context, lambda: images.answer(records, pixels, pngs))
 
         return await work.run(job())
 
@@ -113,41 +113,38 @@ class GenerateImages(JsonOrQueryRoute, _Generate):
 
     example = {"num_images": 4, "label": "Sneaker", "seed": 7}
     description = (
-        "Image generators: each image has its own seed, which gives it again alone, with the same label, temperature "
-        "and truncation. With an empty body, the query may hold their parameters."
+        "Image generators: each image has its own seed, which reproduces it alone with the same label, temperature and "
+        "truncation. If the body is empty, parameters may be in the query."
     )
 
     async def answer(self, request: TaskRequest) -> GenerateImagesAnswer | BinaryAnswer:
-        """Generate images from seeds: as JSON, in a labelled grid, or in a zip file."""
+        """Generate images: as JSON, a labelled grid, or a zip file."""
         return await self.generate(request, await self.read(request, GenerateParameters))
 
 
-class GenerateByAddress(QueryRoute, _Generate):
-    """`GET /v1/models/{model}/generate`: for the address bar of a browser, and for `<img>`."""
+class GenerateByUrl(QueryRoute, _Generate):
+    """`GET /v1/models/{model}/generate`, for a browser or an `<img>`."""
 
     default_format = "png"
-    description = (
-        "For image generators, in a browser or an `<img>`; a labelled grid where neither `format` nor `Accept` says "
-        "more."
-    )
+    description = "For image generators, in a browser or an `<img>`; a labelled grid by default."
 
     async def answer(self, request: TaskRequest) -> GenerateImagesAnswer | BinaryAnswer:
-        """Generate images from seeds: in a labelled grid, as JSON, or in a zip file."""
+        """Generate images: as a labelled grid, JSON, or a zip file."""
         return await self.generate(request, await self.read(request, GenerateParameters))
 
     def resolve(self, reference: str) -> ReadyModel:
-        """The model, if it generates images.
+        """Find the model and check its task.
 
         Raises: UnknownModel, ModelNotReady, UnsupportedTask.
         """
         model = self.client.resolve(reference)
         if model.manifest.task != self.task:
-            raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; GET generates with {self.task} only.")
+            raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; GET is for {self.task} only.")
         return model
 
 
-class _Sheet:
-    """The images of one request: their seeds, their records, and the answer."""
+class _SeededImages:
+    """The images of one `generate` request: seeds, metadata and the answer."""
 
     def __init__(
         self, parameters: GenerateParameters, labels: list[int] | None, model: ReadyModel, format_: str
@@ -160,17 +157,19 @@ class _Sheet:
         self._seed = secrets.randbelow(_MAX_OWN_SEED) if parameters.seed is None else parameters.seed
         self._seeds = following_seeds(self._seed, parameters.count)
 
-    def draws(self, rows: slice) -> Draws:
-        """What the seeds of some images determine, with the labels that were asked for."""
+    def samples(self, rows: slice) -> Samples:
+        """Sample the random inputs of some images; given labels replace the sampled ones."""
         parameters, num_latents = self._parameters, num_latents_of(self._model.manifest)
-        draws = draw(self._seeds[rows], len(self._names), num_latents, parameters.temperature, parameters.truncation)
+        samples = sample(
+            self._seeds[rows], len(self._names), num_latents, parameters.temperature, parameters.truncation
+        )
         if self._labels is not None:
-            draws.labels[:] = self._labels[rows]
-        return draws
+            samples.labels[:] = self._labels[rows]
+        return samples
 
-    def records(self, rows: slice, draws: Draws, latents: Floats) -> list[GeneratedImage]:
-        """The records of some images, without the images."""
-        has_labels, has_latents = knows_labels(self._model.manifest), self._parameters.latents
+    def records(self, rows: slice, samples: Samples, latents: Floats) -> list[GeneratedImage]:
+        """The metadata of some images, without their files."""
+        has_labels, has_latents = uses_labels(self._model.manifest), self._parameters.latents
         return [
             GeneratedImage(
                 seed=seed,
@@ -179,13 +178,13 @@ class _Sheet:
                 latent=latent.tolist() if has_latents else UNSET,
                 image="",
             )
-            for seed, index, latent in zip(self._seeds[rows], draws.labels.tolist(), latents, strict=True)
+            for seed, index, latent in zip(self._seeds[rows], samples.labels.tolist(), latents, strict=True)
         ]
 
     def answer(
         self, records: list[GeneratedImage], images: Pixels, pngs: Sequence[bytes]
     ) -> GenerateImagesAnswer | BinaryAnswer:
-        """The whole answer; runs beside the event loop."""
+        """Build the answer; runs in a thread."""
         seed_header = [(b"x-seed", b"%d" % self._seed)]
         captions = [record.label or "" for record in records]
         if self.format == "png":
@@ -194,7 +193,7 @@ class _Sheet:
             seeds = [record.seed for record in records]
             return BinaryAnswer(ZIP_TYPE, [zip_of(_stems(seeds, captions), pngs)], seed_header)
         whole = [
-            msgspec.structs.replace(record, image=in_base64(png)) for record, png in zip(records, pngs, strict=True)
+            msgspec.structs.replace(record, image=to_base64(png)) for record, png in zip(records, pngs, strict=True)
         ]
         return GenerateImagesAnswer(model=self._model.name, version=self._model.version, seed=self._seed, images=whole)
 
@@ -207,10 +206,10 @@ class Decode(JsonRoute, GeneratorRoute):
     answers = (DecodeAnswer,)
     files = ("image/png", ZIP_TYPE)
     example = {"latents": [[0.1, -0.4, 1.3, 0.0]], "label": "Sneaker"}
-    description = "Latents are those that `encode` finds, or that `generate` gives with `latents`."
+    description = "Latents as returned by `encode`, or by `generate` with `latents`."
 
     async def answer(self, request: TaskRequest) -> DecodeAnswer | BinaryAnswer:
-        """The images of latents: as JSON, in a grid, or in a zip file."""
+        """Decode latents to images: as JSON, a grid, or a zip file."""
         parameters = await self.read(request, DecodeParameters)
         model, manifest = request.model, request.model.manifest
         latents = latent_rows("latents", parameters.latents, num_latents_of(manifest))
@@ -222,7 +221,7 @@ class Decode(JsonRoute, GeneratorRoute):
         generator = Generator(work)
 
         async def chunk(rows: slice) -> Pixels:
-            async with generator.room:
+            async with generator.chunk_slots:
                 return await generator.decode(latents[rows], None if labels is None else labels[rows])
 
         async def job() -> DecodeAnswer | BinaryAnswer:
@@ -233,7 +232,7 @@ class Decode(JsonRoute, GeneratorRoute):
 
 
 def _decoded(model: ReadyModel, format_: str, images: Pixels, labels: Sequence[str]) -> DecodeAnswer | BinaryAnswer:
-    """The answer of `decode`; labels are empty where there are none."""
+    """Build the answer of `decode`; labels may be empty."""
     if format_ == "png":
         return BinaryAnswer("image/png", [labelled_grid(images, labels)])
     if format_ == "zip":
@@ -242,30 +241,30 @@ def _decoded(model: ReadyModel, format_: str, images: Pixels, labels: Sequence[s
 
 
 def decoded_images(model: ReadyModel, images: Pixels, labels: Sequence[str]) -> DecodeAnswer:
-    """The JSON answer of `decode` and `interpolate`; labels are empty where there are none."""
+    """Build the JSON answer of `decode` and `interpolate`; labels may be empty."""
     decoded = [
-        DecodedImage(label=label or UNSET, image=in_base64(encode_png(image)))
+        DecodedImage(label=label or UNSET, image=to_base64(encode_png(image)))
         for label, image in zip(labels, images, strict=True)
     ]
     return DecodeAnswer(model=model.name, version=model.version, images=decoded)
 
 
-def chosen_format(scope: Scope, asked: str | None, known: Sequence[str], default: str = "json") -> str:
-    """The format of an answer: the one asked for, or else what the caller names in `Accept`, or else the default."""
-    if asked is not None:
-        return asked
+def chosen_format(scope: Scope, requested: str | None, known: Sequence[str], default: str = "json") -> str:
+    """The format of an answer: the parameter `format`, or else `Accept`, or else the default."""
+    if requested is not None:
+        return requested
     offered = [media_type for media_type, name in _TYPES.items() if name in known]
     preferred = preferred_type(scope, offered)
     return default if preferred is None else _TYPES[preferred]
 
 
-def in_base64(content: bytes) -> str:
-    """A file as JSON carries it."""
+def to_base64(content: bytes) -> str:
+    """Encode a file for JSON."""
     return b64encode(content).decode("ascii")
 
 
 def zip_of(stems: Sequence[str], pngs: Sequence[bytes]) -> bytes:
-    """PNG files of these names, without their suffix, as one zip file."""
+    """Pack PNG files, named by stems, into a zip file."""
     names = safe_names([f"{stem.replace('/', '-')}.png" for stem in stems], ["PNG"] * len(pngs))
     return as_zip([ImageFile(name, "PNG", png) for name, png in zip(names, pngs, strict=True)])
 

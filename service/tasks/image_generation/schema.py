@@ -1,6 +1,6 @@
-"""What a caller may ask of an image generator, and what comes back.
+"""Parameters and answers of the image-generation routes.
 
-Labels and latents depend on the model: `label_indices` and `latent_rows` check them against it.
+Labels and latents depend on the model: `label_indices` and `latent_rows` validate them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BASE64 = {"type": "string", "format": "byte"}
 
 
 def _labels(most: int, description: str, each: str = "image") -> Meta:
-    """A label by its name or index, or a list of 1 to `most`, which becomes a tuple."""
+    """A label by name or index, or a list of up to `most`, parsed to a tuple."""
 
     def parse(value: Any) -> Label | tuple[Label, ...]:
         values = value if isinstance(value, list) else [value]
@@ -42,12 +42,12 @@ def _labels(most: int, description: str, each: str = "image") -> Meta:
 
     one: list[dict[str, Any]] = [{"type": "string"}, {"type": "integer", "minimum": 0}]
     many = {"type": "array", "items": {"anyOf": one}, "minItems": 1, "maxItems": most}
-    valid = f"the name or the index of a label, or a list of up to {most} of them, one for each {each}"
+    valid = f"the name or index of a label, or a list of up to {most}, one for each {each}"
     return custom(description, parse, valid, {"anyOf": [*one, many]})
 
 
 def _list_of(least: int, most: int, kind: str, items: dict[str, Any], description: str) -> Meta:
-    """A list of `least` to `most` values, each of which is checked later."""
+    """A list of `least` to `most` values, which are checked later."""
 
     def parse(value: Any) -> list[Any]:
         if not isinstance(value, list) or not least <= len(value) <= most:
@@ -59,8 +59,8 @@ def _list_of(least: int, most: int, kind: str, items: dict[str, Any], descriptio
     return custom(description, parse, f"a list of {count} {kind}", schema)
 
 
-def _point(description: str) -> Meta:
-    """A latent as a list of numbers, or one image or several to be averaged, in base64."""
+def _operand(description: str) -> Meta:
+    """A latent, or one or more images in base64, which are averaged."""
 
     def parse(value: Any) -> str | list[Any]:
         if isinstance(value, str):
@@ -79,39 +79,39 @@ def _point(description: str) -> Meta:
 
 _Seed = Annotated[
     int,
-    Meta(ge=0, le=NUM_SEEDS - 1, description="The first image's seed; those of the next follow. Random if absent."),
+    Meta(ge=0, le=NUM_SEEDS - 1, description="Seed of the first image; the others count up. Random by default."),
 ]
-_Temperature = Annotated[float, Meta(ge=0, le=2, description="Multiplies the noise: less varied images below 1.")]
+_Temperature = Annotated[float, Meta(ge=0, le=2, description="Scales the noise; below 1, images are less varied.")]
 _Truncation = Annotated[
-    float, Meta(ge=0.1, le=10, description="Noise of a larger magnitude is drawn again: more typical images.")
+    float, Meta(ge=0.1, le=10, description="Noise of a larger magnitude is resampled: more typical images.")
 ]
 _FilesFormat = Annotated[
     Literal["json", "png", "zip"],
-    Meta(description="`png`: a labelled grid. If absent, what `Accept` names, or else JSON."),
+    Meta(description="`png` is a labelled grid. By default as `Accept` says, or JSON."),
 ]
-_GridFormat = Annotated[Literal["json", "png"], Meta(description="If absent, what `Accept` names, or else JSON.")]
+_GridFormat = Annotated[Literal["json", "png"], Meta(description="By default as `Accept` says, or JSON.")]
 
 
 class GenerateParameters(Parameters):
     """The parameters of `generate` for image generators."""
 
     num_images: (
-        Annotated[int, Meta(ge=1, le=MAX_IMAGES, description="1 if absent, or one for each of a list of labels.")]
+        Annotated[int, Meta(ge=1, le=MAX_IMAGES, description="Number of images; 1 by default, or one for each label.")]
         | None
     ) = None
     seed: _Seed | None = None
     label: Annotated[
         Label | tuple[Label, ...] | None,
-        _labels(MAX_IMAGES, "For all images, or a list with one for each; chosen by the seed if absent."),
+        _labels(MAX_IMAGES, "One label for all images, or a list; by default, the seed decides."),
     ] = None
     temperature: _Temperature = 1.0
     truncation: _Truncation | None = None
-    latents: Annotated[bool, Meta(description="Add each image's latent to the JSON answer, for `decode`.")] = False
+    latents: Annotated[bool, Meta(description="Add the latent of each image to a JSON answer.")] = False
     format: _FilesFormat | None = None
 
     @property
     def count(self) -> int:
-        """How many images are asked for."""
+        """The number of images requested."""
         if self.num_images is None:
             return len(self.label) if isinstance(self.label, tuple) else 1
         return self.num_images
@@ -121,11 +121,11 @@ class DecodeParameters(Parameters):
     """The parameters of `decode`."""
 
     latents: Annotated[
-        list[Any], _list_of(1, MAX_IMAGES, "latents", _LATENT, "As many numbers each as the model's latents have.")
+        list[Any], _list_of(1, MAX_IMAGES, "latents", _LATENT, "Latents, each of the model's latent dimension.")
     ]
     label: Annotated[
         Label | tuple[Label, ...] | None,
-        _labels(MAX_IMAGES, "For all, or a list with one for each; needed where the decoder takes it."),
+        _labels(MAX_IMAGES, "One label for all latents, or a list; required if the decoder takes a label."),
     ] = None
     format: _FilesFormat | None = None
 
@@ -140,7 +140,7 @@ class InterpolateParameters(Parameters):
             2,
             "seeds",
             {"type": "integer", "minimum": 0, "maximum": NUM_SEEDS - 1},
-            "Where the walk starts and ends, as in `generate`.",
+            "Seeds of the first and the last image, as in `generate`.",
         ),
     ] = None
     images: Annotated[
@@ -150,14 +150,14 @@ class InterpolateParameters(Parameters):
             2,
             "images in base64",
             _BASE64,
-            "The same as images, for models with an encoder. Either `seeds` or `images` is needed.",
+            "The first and the last image, for models with an encoder. Either `seeds` or `images` is required.",
         ),
     ] = None
-    steps: Annotated[int, Meta(ge=2, le=64, description="Images of the walk, both ends included.")] = 9
-    path: Annotated[Literal["spherical", "linear"], Meta(description="Equal angles, or equal distances.")] = "spherical"
+    steps: Annotated[int, Meta(ge=2, le=64, description="Number of images, both ends included.")] = 9
+    path: Annotated[Literal["spherical", "linear"], Meta(description="Equal angles or equal distances.")] = "spherical"
     label: Annotated[
         Label | tuple[Label, ...] | None,
-        _labels(2, "For the whole walk, or one for each end, which change halfway.", "end"),
+        _labels(2, "One label, or one for each end; they change halfway.", "end"),
     ] = None
     temperature: _Temperature = 1.0
     truncation: _Truncation | None = None
@@ -165,9 +165,7 @@ class InterpolateParameters(Parameters):
     format: (
         Annotated[
             Literal["json", "png", "webp", "gif"],
-            Meta(
-                description="`webp` and `gif`: there and back, for ever. If absent, what `Accept` names, or else JSON."
-            ),
+            Meta(description="`webp` and `gif` loop back and forth. By default as `Accept` says, or JSON."),
         ]
         | None
     ) = None
@@ -176,11 +174,11 @@ class InterpolateParameters(Parameters):
 class ArithmeticParameters(Parameters):
     """The parameters of `arithmetic`."""
 
-    a: Annotated[str | list[Any], _point("From this; images are encoded, several averaged,")]
-    b: Annotated[str | list[Any], _point("this is subtracted,")]
-    c: Annotated[str | list[Any], _point("and this is added.")]
+    a: Annotated[str | list[Any], _operand("The operand to start from; images are encoded, several are averaged.")]
+    b: Annotated[str | list[Any], _operand("The operand to subtract.")]
+    c: Annotated[str | list[Any], _operand("The operand to add.")]
     label: Annotated[
-        Label | tuple[Label, ...] | None, _labels(1, "Needed where the encoder and the decoder take one.")
+        Label | tuple[Label, ...] | None, _labels(1, "Required if the encoder and the decoder take a label.")
     ] = None
     invert: InvertParameter = "auto"
     format: _GridFormat | None = None
@@ -192,7 +190,7 @@ class EncodeParameters(Parameters):
     invert: InvertParameter = "auto"
     label: Annotated[
         Label | tuple[Label, ...] | None,
-        _labels(1, "Of all images of the request; needed where the encoder takes one, and only there."),
+        _labels(1, "The label of all images; required if the encoder takes one, and accepted only then."),
     ] = None
 
 
@@ -204,16 +202,16 @@ class ReconstructParameters(EncodeParameters):
         Meta(
             ge=0,
             le=NUM_SEEDS - 1,
-            description="Of the noise that errors are averaged over; it is the same for every image.",
+            description="Seed of the latent samples that errors are averaged over; the same for every image.",
         ),
     ] = 0
-    echo_input: Annotated[bool, Meta(description="Add the pixels that the network was given, as `input`.")] = False
+    echo_input: Annotated[bool, Meta(description="Add the input of the network as `input`.")] = False
     format: (
         Annotated[
             Literal["json", "png"],
             Meta(
-                description="`png`: a line for each image, with its reconstruction and its errors. "
-                "If absent, what `Accept` names, or else JSON."
+                description="`png` has a row for each image, with its reconstruction and error map. "
+                "By default as `Accept` says, or JSON."
             ),
         ]
         | None
@@ -221,7 +219,7 @@ class ReconstructParameters(EncodeParameters):
 
 
 class GeneratedImage(Answer, kw_only=True):
-    """One generated image, a PNG in base64, with the seed that gives it again; `latent` where it is asked for."""
+    """One generated image, a PNG file in base64, and the seed that reproduces it; `latent` if requested."""
 
     seed: int
     label: str | UnsetType = UNSET
@@ -240,14 +238,14 @@ class GenerateImagesAnswer(Answer):
 
 
 class DecodedImage(Answer, kw_only=True):
-    """One image, a PNG in base64; `label` where the decoder takes one."""
+    """One image, a PNG file in base64; `label` if the decoder takes one."""
 
     label: str | UnsetType = UNSET
     image: str
 
 
 class DecodeAnswer(Answer):
-    """The answer of `decode`; that of `interpolate` too, from one end to the other."""
+    """The answer of `decode` and `interpolate`."""
 
     model: str
     version: str
@@ -255,7 +253,7 @@ class DecodeAnswer(Answer):
 
 
 class ArithmeticAnswer(Answer):
-    """The answer of `arithmetic`: a - b + c, and its image, a PNG in base64."""
+    """The answer of `arithmetic`: the latent a - b + c and its image, a PNG file in base64."""
 
     model: str
     version: str
@@ -264,7 +262,7 @@ class ArithmeticAnswer(Answer):
 
 
 class EncodedImage(Answer):
-    """The latent of one image: a normal distribution, number by number."""
+    """The latent of one image, a diagonal normal distribution."""
 
     mean: list[float]
     log_variance: list[float]
@@ -279,12 +277,10 @@ class EncodeAnswer(Answer):
 
 
 class ReconstructedImage(Answer):
-    """One image as the model reconstructs it and the colormap of its errors, PNGs in base64; and its scores in nats.
+    """One reconstruction and its error map, PNG files in base64, with scores in nats; `input` if requested.
 
-    `input`, where it is asked for, holds the very pixels that the network was given.
-
-    `negative_elbo`, `rate` and `distortion` together, is what the model needs for the image; `anomaly_score` is that
-    less what an optimised PNG file needs: the higher, the less the image is like those that the model was trained on.
+    `negative_elbo` is `rate` plus `distortion`. `anomaly_score` is `negative_elbo` minus the size of the image as an
+    optimized PNG file: the higher, the less the image resembles the training data.
     """
 
     image: str
@@ -307,9 +303,9 @@ class ReconstructAnswer(Answer):
 def label_indices(
     value: Label | tuple[Label, ...] | None, count: int, known: Sequence[str], each: str = "image"
 ) -> list[int] | None:
-    """The index of the label of each of `count` images; None where none is asked for.
+    """The label indices of `count` images; None if no label is given.
 
-    Raises: InvalidParameter where a label is unknown, or the list is not as long as it must be.
+    Raises: InvalidParameter for an unknown label, or a list of the wrong length.
     """
     if value is None:
         return None
@@ -322,7 +318,7 @@ def label_indices(
 
 
 def _label_index(value: Label, known: Sequence[str]) -> int:
-    """By name, in any case; or by index, which a query spells as text."""
+    """Look up a label by name, case-insensitively, or by index, which may be a string in a query."""
     if isinstance(value, str):
         folded = value.casefold()
         for index, name in enumerate(known):
@@ -337,7 +333,7 @@ def _label_index(value: Label, known: Sequence[str]) -> int:
 
 
 def two_seeds(values: Sequence[Any]) -> list[int]:
-    """The seeds of both ends of a walk.
+    """Validate the two seeds of a walk.
 
     Raises: InvalidParameter.
     """
@@ -346,15 +342,15 @@ def two_seeds(values: Sequence[Any]) -> list[int]:
 
 
 def latent_rows(name: str, values: Sequence[Any], num_latents: int) -> NDArray[np.float32]:
-    """Latents [B, Z] of a list of lists.
+    """Validate latents [B,Z].
 
-    Raises: InvalidParameter where one has another length, or holds what is no moderate number.
+    Raises: InvalidParameter for a wrong length or a number out of range.
     """
     return np.stack([latent_row(f"{name}[{index}]", value, num_latents) for index, value in enumerate(values)])
 
 
 def latent_row(name: str, values: Any, num_latents: int) -> NDArray[np.float32]:
-    """One latent [Z].
+    """Validate one latent [Z].
 
     Raises: InvalidParameter.
     """
@@ -370,8 +366,8 @@ def latent_row(name: str, values: Any, num_latents: int) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
-def image_bytes(name: str, text: Any) -> bytes:
-    """The file that a base64 text holds.
+def decode_base64(name: str, text: Any) -> bytes:
+    """Decode a file in base64.
 
     Raises: InvalidParameter.
     """

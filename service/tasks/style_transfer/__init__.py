@@ -1,4 +1,4 @@
-"""Style transfer: a photograph in the manner of a painting, of any size, in tiles that agree."""
+"""Style transfer: renders a photo of any size in the style of a painting, in seamless tiles."""
 
 from __future__ import annotations
 

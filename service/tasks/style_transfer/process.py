@@ -1,8 +1,7 @@
-"""Style transfer without HTTP or the engine: photographs to rows, tile by tile, and stylized tiles to a file.
+"""Pre- and postprocessing of style transfer: a photo to tiles, and stylized tiles to a file. No HTTP, no engine.
 
-Where tiles lie is said in `tiling.py`. Memory of one image: at most 9 bytes per pixel (photograph 4, stylized image 4,
-alpha 1), and 7 more while the library reads or writes a WebP file; beside its file, the file it becomes, and single
-tiles, the only ones that become floats.
+Memory of one image: at most 9 bytes per pixel (photo 4, stylized image 4, alpha 1), 7 more while Pillow reads or writes
+WebP, plus the encoded files and single tiles. Only tiles become floats. `tiling.py` plans the tiles.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _LONGEST_WEBP_SIDE = 16_383
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """An image file whose header is in order, and its size as stored."""
+class CheckedImage:
+    """An image file with a valid header, and its size before the EXIF orientation."""
 
     body: bytes
     height: int
@@ -41,8 +40,8 @@ class Checked:
         return self.height * self.width
 
 
-def check_header(body: bytes, limits: images.ImageLimits, parameters: StylizeParameters) -> Checked:
-    """Refuse an image by its header alone, before anything is decoded.
+def check_header(body: bytes, limits: images.ImageLimits, parameters: StylizeParameters) -> CheckedImage:
+    """Check an image by its header, before it is decoded.
 
     Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage, PictureTooSmall, InvalidParameter.
     """
@@ -58,19 +57,19 @@ def check_header(body: bytes, limits: images.ImageLimits, parameters: StylizePar
             f"{_LONGEST_WEBP_SIDE}, so format must be jpeg or png.",
             parameter="format",
         )
-    return Checked(body, header.height, header.width)
+    return CheckedImage(body, header.height, header.width)
 
 
-class Painting:
-    """One photograph being stylized: tiles are read from it, and their stylized form is laid on it.
+class StylizedPhoto:
+    """A photo being stylized: read its tiles, paste the stylized ones, encode the result.
 
-    Its methods may run in several threads at once, `encode` after all others.
+    Methods are thread-safe, but `encode` must come last.
     """
 
     def __init__(
-        self, checked: Checked, limits: images.ImageLimits, stylization: Stylization, parameters: StylizeParameters
+        self, checked: CheckedImage, limits: images.ImageLimits, stylization: Stylization, parameters: StylizeParameters
     ) -> None:
-        """Decode the photograph.
+        """Decode the photo.
 
         Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
         """
@@ -82,8 +81,8 @@ class Painting:
         self.plan: Plan = plan_tiles(height, width, stylization)
         self._canvas = Image.new("RGB", (width, height)) if parameters.needs_network else None
 
-    def read(self, tile: Tile) -> Pixels:
-        """The network's input for a tile, uint8 [H,W,3]; beyond the photograph's end it is mirrored."""
+    def read_tile(self, tile: Tile) -> Pixels:
+        """Return the pixels of a tile, uint8 [H,W,3], mirrored beyond the edges of the photo."""
         rows = mirrored(tile.rows.start, tile.rows.end, self.plan.height)
         columns = mirrored(tile.columns.start, tile.columns.end, self.plan.width)
         box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
@@ -94,24 +93,24 @@ class Painting:
             pixels = pixels.take(columns - box[0], axis=1)
         return pixels
 
-    def read_whole(self) -> Pixels:
-        """The whole photograph made small enough for the network, for the statistics of its tiles, uint8 [H,W,3]."""
+    def read_downscaled(self) -> Pixels:
+        """Return the whole photo, downscaled to fit the network, for the statistics of the tiles, uint8 [H,W,3]."""
         height, width = statistics_size(self.plan.height, self.plan.width, self._stylization)
         resized = self._photo.colours.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
         return np.asarray(resized)
 
-    def lay(self, tile: Tile, painted: Pixels) -> None:
-        """Lay the part that is kept of a stylized tile, uint8 [H,W,3], on the photograph."""
+    def paste_tile(self, tile: Tile, stylized: Pixels) -> None:
+        """Paste the kept part of a stylized tile, uint8 [H,W,3]."""
         assert self._canvas is not None
         top, left = tile.rows.kept_start, tile.columns.kept_start
-        kept = painted[_kept(tile.rows), _kept(tile.columns)]
+        kept = stylized[_kept(tile.rows), _kept(tile.columns)]
         if self._parameters.preserve_color or self._parameters.strength < 1:
             box = (left, top, left + kept.shape[1], top + kept.shape[0])
             kept = blended(np.asarray(self._photo.colours.crop(box)), kept, self._parameters)
         self._canvas.paste(Image.fromarray(np.ascontiguousarray(kept)), (left, top))
 
     def encode(self) -> tuple[bytes, images.Format]:
-        """The stylized image as a file, in the requested format or its own; the photograph is released."""
+        """Encode the stylized image in the requested format or that of the photo, which is released."""
         photo = self._photo._replace(format=self._parameters.file_format or self._photo.format)
         if self._canvas is not None:
             photo = photo._replace(colours=self._canvas)
@@ -123,14 +122,13 @@ def _kept(span: Span) -> slice:
     return slice(span.kept_start - span.start, span.kept_end - span.start)
 
 
-def blended(below: Pixels, painted: Pixels, parameters: StylizeParameters) -> Pixels:
-    """Blend stylized pixels with those below: their brightness alone or all of them, by strength; uint8 [H,W,3].
+def blended(photo: Pixels, stylized: Pixels, parameters: StylizeParameters) -> Pixels:
+    """Blend stylized pixels with the photo by `strength`, uint8 [H,W,3]; with `preserve_color`, only their luma.
 
-    Brightness is luma (ITU-R BT.601); moving every channel by its difference leaves both chroma as they are, but for
-    channels that reach black or white.
+    Luma is that of ITU-R BT.601. Adding its difference to every channel preserves chroma, unless a channel clips.
     """
-    ground = below.astype(np.float32)
-    change = (_luma(painted) - _luma(below))[:, :, None] if parameters.preserve_color else painted - ground
+    ground = photo.astype(np.float32)
+    change = (_luma(stylized) - _luma(photo))[:, :, None] if parameters.preserve_color else stylized - ground
     mixed: NDArray[np.float32] = ground + change * np.float32(parameters.strength)
     return np.rint(mixed).clip(0, 255).astype(np.uint8)
 

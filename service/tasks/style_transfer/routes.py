@@ -1,8 +1,7 @@
-"""The routes of style-transfer networks: `stylize`, and `styles`, which lists what may be asked for.
+"""The routes of style transfer: `stylize`, and `styles`, which lists the styles.
 
-What happens to pixels is said in `process.py`; here it is decided when. Of all requests together, images of at most
-`max_image_pixels` that fit the network at once are decoded at a time, and as much of larger ones, at 9 bytes per pixel;
-and of each large image at most `TILES_AT_ONCE` tiles are queued in the engine.
+To bound memory, at any time images of at most `max_image_pixels` in total are decoded, at 9 bytes per pixel. Images
+that need tiles have a separate budget of the same size, and at most `TILES_AT_ONCE` tiles each in the engine.
 """
 
 from __future__ import annotations
@@ -30,22 +29,22 @@ from service.http.answers import BinaryAnswer
 from service.http.body import Images
 from service.http.request_context import RequestContext
 from service.schema import shown
-from service.tasks.engine_work import EngineWork, together
+from service.tasks.engine_work import EngineWork, run_concurrently
 from service.tasks.image_decoding import PixelBudget
-from service.tasks.image_files import ZIP_TYPE, ImageFile, as_multipart, as_zip, safe_names, wants_zip
-from service.tasks.style_transfer.process import Checked, Painting, check_header
+from service.tasks.image_files import ZIP_TYPE, ImageFile, accepts_zip, as_multipart, as_zip, safe_names
+from service.tasks.style_transfer.process import CheckedImage, StylizedPhoto, check_header
 from service.tasks.style_transfer.schema import ListedStyle, NoParameters, StylesAnswer, StylizeParameters
 from service.tasks.style_transfer.tiling import plan_tiles
 from service.tasks.task import Dependencies, ImagesRoute, QueryRoute, TaskRequest
 
 TILES_AT_ONCE = 4
-"""Enough that the next tiles are on their way while the engine computes; each holds some 10 MB here."""
+"""Enough to keep the engine busy; each takes about 10 MB in this process."""
 PIXELS_PER_TIMEOUT = 4_000_000
-"""Without `X-Request-Timeout`, the usual deadline is granted for each so many pixels begun, up to the largest."""
+"""Without `X-Request-Timeout`, the default timeout applies to each this many pixels, up to the maximum."""
 MAX_IMAGES_PIXELS = 4
-"""The images of one request have at most so many times `max_image_pixels` together: the reply is kept whole."""
+"""The limit on all images of a request, as a multiple of `max_image_pixels`: answers are held in memory."""
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 Weights = NDArray[np.float32]
 
 
@@ -57,11 +56,10 @@ class Stylize(ImagesRoute):
     parameters = StylizeParameters
     files = ("image/jpeg", "image/png", "image/webp", "multipart/mixed", ZIP_TYPE)
     description = (
-        "Images of 32x32 pixels up to the service's limit. EXIF orientation is applied, alpha and the ICC profile "
-        "are kept (a JPEG shows what is transparent on white), other metadata is dropped. One image is answered as "
-        "itself, several as the parts of a multipart body, or as a zip file where `Accept` names one. Without "
-        "`X-Request-Timeout`, large images have more time than other requests: the usual deadline for each 4 "
-        "megapixels begun."
+        "Images must have at least 32x32 pixels. EXIF orientation is applied; alpha (on white in a JPEG) and the ICC "
+        "profile are kept, other metadata is dropped. One image is answered as an image file, several as "
+        "multipart/mixed, or as a zip file if `Accept` lists it. Without `X-Request-Timeout`, the default timeout "
+        "applies to each 4 megapixels or part of them."
     )
 
     def __init__(self, dependencies: Dependencies) -> None:
@@ -69,13 +67,13 @@ class Stylize(ImagesRoute):
         settings = dependencies.settings
         self._limits = ImageLimits(max_pixels=settings.max_image_pixels)
         self._metrics = dependencies.metrics
-        self._small = _Room(dependencies.threads, PixelBudget(settings.max_image_pixels))
-        # Threads of their own: what takes seconds must not hold up what takes milliseconds.
+        self._small = _Workers(dependencies.threads, PixelBudget(settings.max_image_pixels))
+        # Separate threads: work of seconds must not delay work of milliseconds.
         threads = ThreadPoolExecutor(settings.decode_threads, "large")
-        self._large = _Room(threads, PixelBudget(settings.max_image_pixels))
+        self._large = _Workers(threads, PixelBudget(settings.max_image_pixels))
 
     async def answer(self, request: TaskRequest) -> BinaryAnswer:
-        """The images in a style or a blend of styles, in their own sizes."""
+        """Render images in a style or a blend of styles, at their original sizes."""
         images, parameters = await self.read(request, StylizeParameters)
         weights = parameters.weights(stylization_of(request.model))
         checked = self._checked(images, parameters)
@@ -84,40 +82,42 @@ class Stylize(ImagesRoute):
         num_pixels = sum(image.num_pixels for image in checked)
         work = EngineWork(self.client, request.model, request.context, self._seconds(request, num_pixels))
         files = await work.run(self._stylized(work, request.context, checked, names, weights, parameters))
-        return await self._reply(files, is_zip=wants_zip(request.scope))
+        return await self._reply(files, is_zip=accepts_zip(request.scope))
 
     def _seconds(self, request: TaskRequest, num_pixels: int) -> float:
-        asked = self.timeout_seconds(request)
+        timeout = self.timeout_seconds(request)
         if any(name == b"x-request-timeout" for name, _ in request.scope["headers"]):
-            return asked
-        return min(asked * ceil(num_pixels / PIXELS_PER_TIMEOUT), max(asked, self.settings.max_request_timeout_seconds))
+            return timeout
+        return min(
+            timeout * ceil(num_pixels / PIXELS_PER_TIMEOUT), max(timeout, self.settings.max_request_timeout_seconds)
+        )
 
-    def _checked(self, images: Images, parameters: StylizeParameters) -> list[Checked]:
+    def _checked(self, images: Images, parameters: StylizeParameters) -> list[CheckedImage]:
         checked = []
         for index, body in enumerate(images.encoded):
             with _naming(index, images.names):
                 checked.append(check_header(body, self._limits, parameters))
         largest = MAX_IMAGES_PIXELS * self.settings.max_image_pixels
         if (num_pixels := sum(image.num_pixels for image in checked)) > largest:
-            raise PayloadTooLarge(f"The images have {num_pixels} pixels together; at most {largest} are accepted.")
+            raise PayloadTooLarge(f"The images have {num_pixels} pixels in total; at most {largest} are accepted.")
         return checked
 
     async def _stylized(
         self,
         work: EngineWork,
         context: RequestContext,
-        checked: list[Checked],
+        checked: list[CheckedImage],
         names: list[str],
         weights: Weights,
         parameters: StylizeParameters,
     ) -> list[ImageFile]:
-        """Stylize every image, side by side, so that the engine can batch them."""
+        """Stylize all images concurrently, so that the engine can batch them."""
 
         async def one(index: int) -> tuple[bytes, str]:
             with _naming(index, names):
                 return await self._one(work, context, checked[index], weights, parameters)
 
-        stylized = await together(one(index) for index in range(len(checked)))
+        stylized = await run_concurrently(one(index) for index in range(len(checked)))
         unique = safe_names(names, [kind for _, kind in stylized])
         return [ImageFile(name, kind, content) for name, (content, kind) in zip(unique, stylized, strict=True)]
 
@@ -125,21 +125,21 @@ class Stylize(ImagesRoute):
         self,
         work: EngineWork,
         context: RequestContext,
-        checked: Checked,
+        checked: CheckedImage,
         weights: Weights,
         parameters: StylizeParameters,
     ) -> tuple[bytes, str]:
         stylization = stylization_of(work.model)
         is_large = plan_tiles(checked.height, checked.width, stylization).is_tiled
-        room = self._large if is_large else self._small
-        async with room.budget.room(checked.num_pixels):
+        workers = self._large if is_large else self._small
+        async with workers.budget.reserve(checked.num_pixels):
             started = perf_counter()
-            painting = await room.in_thread(lambda: Painting(checked, self._limits, stylization, parameters))
+            photo = await workers.in_thread(lambda: StylizedPhoto(checked, self._limits, stylization, parameters))
             self._metrics.decode_seconds.observe(perf_counter() - started)
             if parameters.needs_network:
-                await _paint(work, context, painting, weights, room)
+                await _stylize_tiles(work, context, photo, weights, workers)
             started = perf_counter()
-            encoded = await room.in_thread(painting.encode)
+            encoded = await workers.in_thread(photo.encode)
             self._metrics.encode_seconds.observe(perf_counter() - started)
             return encoded
 
@@ -151,42 +151,44 @@ class Stylize(ImagesRoute):
         return BinaryAnswer(*as_multipart(files))
 
 
-class _Room:
-    """Where small or large images are worked on: the threads, and the room for their pixels."""
+class _Workers:
+    """The threads and the pixel budget for small or for large images."""
 
     def __init__(self, threads: ThreadPoolExecutor, budget: PixelBudget) -> None:
         self._threads = threads
         self.budget = budget
 
-    async def in_thread(self, function: Callable[[], Done]) -> Done:
-        """Run a function beside the event loop."""
+    async def in_thread(self, function: Callable[[], Result]) -> Result:
+        """Run a function in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
 
-async def _paint(work: EngineWork, context: RequestContext, painting: Painting, weights: Weights, room: _Room) -> None:
-    """Run the tiles of an image through the engine, a few at a time."""
+async def _stylize_tiles(
+    work: EngineWork, context: RequestContext, photo: StylizedPhoto, weights: Weights, workers: _Workers
+) -> None:
+    """Stylize the tiles of an image, a few at a time."""
     graph = "model"
     statistics: tuple[NDArray[np.float32], ...] = ()
-    if painting.plan.is_tiled:
-        whole = await room.in_thread(painting.read_whole)
+    if photo.plan.is_tiled:
+        whole = await workers.in_thread(photo.read_downscaled)
         found = await work.infer("statistics", (whole, weights), ("mean", "deviation"))
         del whole
         graph, statistics = "tile", (found["mean"][0], found["deviation"][0])
-        context.num_tiles += len(painting.plan.tiles)
-    tiles = iter(painting.plan.tiles)
+        context.num_tiles += len(photo.plan.tiles)
+    tiles = iter(photo.plan.tiles)
 
-    async def paint_some() -> None:
+    async def worker() -> None:
         for tile in tiles:
-            pixels = await room.in_thread(partial(painting.read, tile))
+            pixels = await workers.in_thread(partial(photo.read_tile, tile))
             arrays = await work.infer(graph, (pixels, weights, *statistics), ("painting",))
-            await room.in_thread(partial(painting.lay, tile, arrays["painting"][0]))
+            await workers.in_thread(partial(photo.paste_tile, tile, arrays["painting"][0]))
 
-    await together(paint_some() for _ in range(min(TILES_AT_ONCE, len(painting.plan.tiles))))
+    await run_concurrently(worker() for _ in range(min(TILES_AT_ONCE, len(photo.plan.tiles))))
 
 
 @contextmanager
 def _naming(index: int, names: list[str]) -> Iterator[None]:
-    """Name the image that an error is about, where there are several."""
+    """Add the name of the image to errors in the block, if there are several."""
     try:
         yield
     except ServiceError as error:
@@ -197,7 +199,7 @@ def _naming(index: int, names: list[str]) -> Iterator[None]:
 
 
 class Styles(QueryRoute):
-    """`GET /v1/models/{model}/styles`; the thumbnails of a version are read once and kept."""
+    """`GET /v1/models/{model}/styles`; the thumbnails of a version are read once."""
 
     task = "style-transfer"
     verb = "styles"
@@ -210,7 +212,7 @@ class Styles(QueryRoute):
         self._known: WeakKeyDictionary[ReadyModel, StylesAnswer] = WeakKeyDictionary()
 
     async def answer(self, request: TaskRequest) -> StylesAnswer:
-        """The styles of a model, each with a thumbnail."""
+        """List the styles of a model, with thumbnails."""
         await self.read(request, NoParameters)
         model = request.model
         styles = self._known.get(model)
@@ -237,7 +239,7 @@ def _read_styles(model: ReadyModel) -> StylesAnswer:
 
 
 def stylization_of(model: ReadyModel) -> Stylization:
-    """How images go through the graphs of a style-transfer network."""
+    """The stylization settings of a style-transfer model."""
     stylization = model.manifest.stylization
     assert stylization is not None  # the manifest of this task has one
     return stylization

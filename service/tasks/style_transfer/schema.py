@@ -1,4 +1,4 @@
-"""What a caller may ask of a style-transfer network, and what comes back."""
+"""Parameters and answers of the style-transfer routes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FORMATS: dict[str, Format] = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
 def _blend(value: Any) -> dict[str, float]:
-    """The weights by name of `a:0.6,b:0.4`, not yet normalised."""
+    """Parse `a:0.6,b:0.4` to weights by name, not yet normalized."""
     if not isinstance(value, str) or len(value) > _MAX_TEXT:
         raise ValueError
     weights: dict[str, float] = {}
@@ -39,7 +39,7 @@ def _blend(value: Any) -> dict[str, float]:
 
 
 _BLEND = custom(
-    "A blend of styles with their weights, which are divided by their sum.",
+    "A blend of styles with weights, which are normalized.",
     _blend,
     f"names with weights from 0 to {MAX_WEIGHT}, as in a:0.6,b:0.4, each name once and not all weights 0; "
     "GET .../styles lists the names",
@@ -51,19 +51,19 @@ class StylizeParameters(Parameters):
     """The parameters of `stylize`."""
 
     style: (
-        Annotated[str, Meta(description="The style; `GET .../styles` lists them. Either this or `styles` is needed.")]
+        Annotated[str, Meta(description="The style; `GET .../styles` lists them. Either this or `styles` is required.")]
         | None
     ) = None
     styles: Annotated[dict[str, float] | None, _BLEND] = None
     strength: Annotated[
-        float, Meta(ge=0, le=1, description="From 0, the photograph itself, to 1, the stylized image.")
+        float, Meta(ge=0, le=1, description="From 0, the original photo, to 1, the stylized image.")
     ] = 1.0
     preserve_color: Annotated[
-        bool, Meta(description="Take only the brightness from the stylized image, the colors from the photograph.")
+        bool, Meta(description="Keep the colors of the photo; take only the brightness of the stylized image.")
     ] = False
     format: (
         Annotated[
-            Literal["jpeg", "png", "webp"], Meta(description="The format of the answer; that of the image if absent.")
+            Literal["jpeg", "png", "webp"], Meta(description="Format of the answer; that of the image by default.")
         ]
         | None
     ) = None
@@ -71,22 +71,22 @@ class StylizeParameters(Parameters):
 
     @property
     def file_format(self) -> Format | None:
-        """The format as Pillow calls it."""
+        """The format by Pillow's name."""
         return None if self.format is None else _FORMATS[self.format]
 
     @property
     def needs_network(self) -> bool:
-        """Whether any of the stylized image is to be seen."""
+        """Whether the stylized image is visible at all."""
         return self.strength > 0
 
     def weights(self, stylization: Stylization) -> NDArray[np.float32]:
-        """The weights [S] of the model's styles, which add up to 1.
+        """The weights [S] of the model's styles, normalized to a sum of 1.
 
-        Raises: InvalidParameter for an unknown style, for none, and for both `style` and `styles`.
+        Raises: InvalidParameter for an unknown style, or unless exactly one of `style` and `styles` is given.
         """
         known = [each.name for each in stylization.styles]
         if (self.style is None) == (self.styles is None):
-            problem = "style is missing" if self.style is None else "style and styles are both given; one is enough"
+            problem = "style is missing" if self.style is None else "style and styles are both given; give one of them"
             raise InvalidParameter(f"{problem}; known styles are {', '.join(known)}.", parameter="style")
         parts = {self.style: 1.0} if self.style is not None else self.styles or {}
         weights = np.zeros(len(known), np.float64)
@@ -96,23 +96,23 @@ class StylizeParameters(Parameters):
                     f"There is no style {shown(name)}; known are {', '.join(known)}.", parameter="style"
                 )
             weights[known.index(name)] = weight
-        normalised: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
-        return normalised
+        normalized: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+        return normalized
 
 
 class NoParameters(Parameters):
-    """`styles` takes none."""
+    """`styles` has no parameters."""
 
 
 class ListedStyle(Answer):
-    """One style; `thumbnail` is an image as a data URL."""
+    """One style; `thumbnail` is a data URL."""
 
     name: str
     thumbnail: str
 
 
 class StylesAnswer(Answer):
-    """The styles of a model version, in the order of its weights."""
+    """The answer of `styles`, in the order of the weights."""
 
     model: str
     version: str

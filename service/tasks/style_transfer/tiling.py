@@ -1,8 +1,8 @@
-"""How a picture of any size goes through a stylizer: padded to a bucket, at once or in tiles that agree exactly.
+"""Plans how an image of any size passes through a stylizer: padded to a bucket, then whole or in seamless tiles.
 
-Pure geometry in pixels of the padded picture; nothing here touches a pixel. A tile sees the statistics of the whole
-picture (URST: Chen et al., AAAI 2022), so what it paints differs from the whole painting only where its border shows,
-`halo_pixels` deep; that much is thrown away, and no seam is left to blend.
+Pure geometry, in pixels of the padded image. Tiles are normalized with the statistics of the whole image (URST: Chen et
+al., AAAI 2022), so a stylized tile differs from the whole only within `halo_pixels` of its border. That border is
+discarded, so no seam needs blending.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from models.stylization import Stylization
 
 BUCKET_PIXELS = 32
-"""Sides are padded to multiples of this (and of the stride), so that pictures of like sizes share batches."""
+"""Sides are padded to multiples of this (and of the stride), so that images of similar sizes share batches."""
 
 
 class Span(NamedTuple):
-    """One axis of a tile: what is read, and which part of what it paints is kept."""
+    """One axis of a tile: the range that is read, and the range of the output that is kept."""
 
     start: int
     end: int
@@ -30,7 +30,7 @@ class Span(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """One call of the network."""
+    """The rows and columns of one call of the network."""
 
     rows: Span
     columns: Span
@@ -38,7 +38,7 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The tiles of one picture; a single one, all of which is kept, for a picture that fits the network at once."""
+    """The tiles of one image: a single one, kept whole, if the image fits the network."""
 
     height: int
     width: int
@@ -49,7 +49,7 @@ class Plan:
 
 
 def plan_tiles(height: int, width: int, stylization: Stylization) -> Plan:
-    """Plan a picture of any size."""
+    """Plan the tiles of an image."""
     bucket = math.lcm(BUCKET_PIXELS, stylization.stride)
     padded = [-(-side // bucket) * bucket for side in (height, width)]
     is_tiled = padded[0] * padded[1] > stylization.max_pixels
@@ -63,7 +63,7 @@ def plan_tiles(height: int, width: int, stylization: Stylization) -> Plan:
 
 
 def _spans(side: int, padded_side: int, longest: int, halo: int) -> list[Span]:
-    """Windows of one length, all within the padded side; each keeps what the one before it could not see right."""
+    """Windows of equal length within the padded side; each keeps what is in the halo of the one before."""
     window = min(longest, padded_side)
     spans: list[Span] = []
     kept = 0
@@ -77,7 +77,7 @@ def _spans(side: int, padded_side: int, longest: int, halo: int) -> list[Span]:
 
 
 def statistics_size(height: int, width: int, stylization: Stylization) -> tuple[int, int]:
-    """Height and width to which a large picture is brought for its statistics: multiples of the stride, as they fit."""
+    """The size to downscale a large image to for its statistics: multiples of the stride that fit the network."""
     scale = math.sqrt(stylization.max_pixels / (height * width))
     stride = stylization.stride
     short, long = (max(1, int(side * scale) // stride) * stride for side in sorted((height, width)))
@@ -86,6 +86,6 @@ def statistics_size(height: int, width: int, stylization: Stylization) -> tuple[
 
 
 def mirrored(start: int, end: int, side: int) -> NDArray[np.intp]:
-    """The places in a side that `start` to `end` of its padded form show: beyond its end it is mirrored."""
+    """The indices into a side for the range `start` to `end` of the padded side, mirrored beyond the end."""
     places = np.arange(start, end) % max(2 * side - 2, 1)
     return np.minimum(places, 2 * side - 2 - places) if side > 1 else np.zeros_like(places)

@@ -1,4 +1,4 @@
-"""Text generation: continue a prompt, and look into what a language model expects, scores and attends to."""
+"""Text generation: completes prompts, and shows next-token candidates, scores and attention."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Tokens to text as they come: no character is split, and text that may still become a stop string is held back.
+"""Incremental detokenization: characters are never split, and text that may begin a stop string is held back.
 
-How the tokens are cut makes no difference to the text. Nothing here knows where tokens come from.
+The text does not depend on how the tokens arrive.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 @dataclass(frozen=True, slots=True)
 class TextToken:
-    """One token of an answer: its place in the answer's text, and its log probability where it was asked for."""
+    """One generated token: its offset in the text, and its log probability if requested."""
 
     token: int
     offset: int
@@ -24,8 +24,8 @@ class TextToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What may be told of an answer since the piece before: text, and the tokens that begin in it."""
+class TextChunk:
+    """The next part of a generated text, and the tokens that begin in it."""
 
     text: str
     tokens: list[TextToken]
@@ -33,14 +33,14 @@ class Piece:
     def __bool__(self) -> bool:
         return bool(self.text or self.tokens)
 
-    def __add__(self, later: Piece) -> Piece:
-        return Piece(self.text + later.text, self.tokens + later.tokens)
+    def __add__(self, later: TextChunk) -> TextChunk:
+        return TextChunk(self.text + later.text, self.tokens + later.tokens)
 
 
 class StopScanner:
-    """Cuts a text before the first stop string that is complete; of several that end together, the longest counts.
+    """Truncates a text before the first complete stop string, the longest of those that end together.
 
-    Text is released as soon as it can be no part of a stop.
+    Text is released as soon as it cannot be part of a stop string.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ class StopScanner:
         self.is_stopped = False
 
     def feed(self, text: str) -> str:
-        """Take more text and return what is safe to show; nothing once it stopped."""
+        """Add text and return what can be released; nothing after a stop string."""
         if not self._stops or self.is_stopped:
             return "" if self.is_stopped else text
         pending = self._held + text
@@ -64,7 +64,7 @@ class StopScanner:
         return pending[: len(pending) - num_held]
 
     def finish(self) -> str:
-        """Release what was held, for nothing follows."""
+        """Return the held text at the end."""
         held, self._held = self._held, ""
         return held
 
@@ -77,8 +77,8 @@ class StopScanner:
         return 0
 
 
-class Answer:
-    """The text of one answer: feed tokens, take pieces. `text_bytes` says what each token adds to it."""
+class Detokenizer:
+    """Turns the tokens of one sequence into chunks of text; `text_bytes` are the bytes of each token."""
 
     def __init__(self, text_bytes: Sequence[bytes], stops: Sequence[str] = ()) -> None:
         self._text_bytes = text_bytes
@@ -90,13 +90,13 @@ class Answer:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a stop string came; further tokens change nothing."""
+        """Whether a stop string was found; further tokens are ignored."""
         return self._scanner.is_stopped
 
-    def feed(self, token: int, logprob: float | None = None, top: tuple[tuple[int, float], ...] = ()) -> Piece:
-        """Take one more token and return what may be told now.
+    def feed(self, token: int, logprob: float | None = None, top: tuple[tuple[int, float], ...] = ()) -> TextChunk:
+        """Add a token and return the text that can be released.
 
-        A token out of the tokenizer's vocabulary has no text: a network's may be larger.
+        A token beyond the tokenizer's vocabulary has no text: the vocabulary of the network may be larger.
         """
         content = self._text_bytes[token] if token < len(self._text_bytes) else b""
         self._waiting.append(TextToken(token, self._num_decoded, logprob, top))
@@ -104,21 +104,21 @@ class Answer:
         self._num_decoded += len(text)
         return self._release(self._scanner.feed(text))
 
-    def finish(self) -> Piece:
-        """Return what is left when no token follows; an unfinished character becomes U+FFFD."""
+    def finish(self) -> TextChunk:
+        """Return the remaining text at the end; an incomplete character becomes U+FFFD."""
         if self.is_stopped:
-            return Piece("", [])
+            return TextChunk("", [])
         text = self._scanner.feed(self._decoder.decode(b"", True))
         if not self.is_stopped:
             text += self._scanner.finish()
-        piece = self._release(text)
+        chunk = self._release(text)
         if not self.is_stopped:
-            piece.tokens.extend(self._waiting)
-        return piece
+            chunk.tokens.extend(self._waiting)
+        return chunk
 
-    def _release(self, text: str) -> Piece:
+    def _release(self, text: str) -> TextChunk:
         self._num_released += len(text)
         tokens = []
         while self._waiting and self._waiting[0].offset < self._num_released:
             tokens.append(self._waiting.popleft())
-        return Piece(text, tokens)
+        return TextChunk(text, tokens)

@@ -1,4 +1,4 @@
-"""The routes that look into a language model: next-token, tokenize, detokenize, score and attention."""
+"""The routes that inspect a language model: next-token, tokenize, detokenize, score and attention."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from service.tasks.text_generation.schema import (
 )
 from service.tasks.tokenizers import language_of
 
-# Five digits keep the JSON of all heads small, and are more than a picture of them shows.
+# Five digits keep the JSON of all heads small, and are more than a heat map can show.
 ATTENTION_DIGITS = 5
 _TEXT_EXAMPLE = {"text": "It was the best of times"}
 
@@ -41,19 +41,19 @@ class NextToken(TextRoute):
     parameters = NextTokenParameters
     answers = (NextTokenAnswer,)
     example = {"text": "It was the best of", "top_k": 5}
-    description = "Probabilities are the model's own, at temperature 1 and without any filter."
+    description = "Probabilities are those of the model at temperature 1, without top-k, top-p or penalties."
 
     async def answer(self, request: TaskRequest) -> NextTokenAnswer:
-        """The likeliest tokens after a text, with their probabilities."""
+        """List the most probable next tokens after a text."""
         parameters = await self.read(request, NextTokenParameters)
         tokenizer, language = await self.tokenizers.of(request.model), language_of(request.model)
         encoded = await self.tokenizers.encode(tokenizer, parameters.text, language.context - 2, "text")
         sequences = self.sequences(request, tokenizer)
         num_top = min(parameters.top_k, language.vocab_size)
         sampling = Sampling(max_tokens=1, temperature=0.0, num_logprobs=num_top, ignore_eos=True)
-        running = sequences.start(text.with_beginning(encoded, language), sampling)
+        sequence = sequences.start(text.with_bos(encoded, language), sampling)
         await sequences.run()
-        (token,) = [token for piece in running.pieces for token in piece.tokens]
+        (token,) = [token for chunk in sequence.chunks for token in chunk.tokens]
         candidates = text.candidates(tokenizer, token.top)
         return NextTokenAnswer(model=request.model.name, version=request.model.version, candidates=candidates)
 
@@ -65,10 +65,10 @@ class Tokenize(TextRoute):
     parameters = TextParameters
     answers = (TokenizeAnswer,)
     example = _TEXT_EXAMPLE
-    description = "Names of special tokens in the text are text. Tokens that share a character share its place."
+    description = "Names of special tokens are plain text. Tokens that share a character have the same offsets."
 
     async def answer(self, request: TaskRequest) -> msgspec.Raw:
-        """The tokens of a text, with their places in it and their bytes."""
+        """Encode a text to tokens, with their offsets and bytes."""
         parameters = await self.read(request, TextParameters)
         tokenizer = await self.tokenizers.of(request.model)
         tokens = await self.tokenizers.encode(tokenizer, parameters.text, MAX_TEXT_TOKENS, "text")
@@ -90,10 +90,10 @@ class Detokenize(TextRoute):
     parameters = TokensParameters
     answers = (DetokenizeAnswer,)
     example = {"tokens": [73, 116, 32]}
-    description = "Special tokens are shown by their names; a part of a character becomes U+FFFD."
+    description = "Special tokens are decoded to their names, incomplete characters to U+FFFD."
 
     async def answer(self, request: TaskRequest) -> DetokenizeAnswer:
-        """The text of some tokens."""
+        """Decode tokens to text."""
         parameters = await self.read(request, TokensParameters)
         tokenizer = await self.tokenizers.of(request.model)
         text.check_tokens(parameters.tokens, tokenizer.vocab_size, "tokens")
@@ -109,36 +109,36 @@ class Score(TextRoute):
     answers = (ScoreAnswer,)
     example = _TEXT_EXAMPLE
     description = (
-        "A text longer than the context is read in windows, half a context apart, of which there may be "
-        "32: each token is scored once, with at least half a context before it."
+        "A text longer than the context is scored in at most 32 windows, half a context apart: each token is scored "
+        "once, after at least half a context."
     )
 
     async def answer(self, request: TaskRequest) -> ScoreAnswer:
-        """The log probability of each token of a text, its perplexity and its bits per byte."""
+        """Compute the log probability of each token of a text, its perplexity and bits per byte."""
         content = (await self.read(request, TextParameters)).text
         if not content:
-            raise InvalidParameter("text is empty; there is nothing to score.", parameter="text")
+            raise InvalidParameter("text is empty; it must have at least one character.", parameter="text")
         tokenizer, language = await self.tokenizers.of(request.model), language_of(request.model)
         largest = text.max_scored_tokens(language.context) - 1
         encoded = await self.tokenizers.encode(tokenizer, content, largest, "text")
         tokens = [language.bos_token, *encoded]
         sequences = self.sequences(request, tokenizer)
-        parts = text.windows(len(tokens), language.context)
-        for part in parts:
-            sequences.start(tokens[part.start : part.stop], Sampling(max_tokens=0, prompt_logprobs=0))
+        windows = text.windows(len(tokens), language.context)
+        for window in windows:
+            sequences.start(tokens[window.start : window.stop], Sampling(max_tokens=0, prompt_logprobs=0))
         await sequences.run()
         logprobs: list[float] = []
-        for part, running in zip(parts, sequences.all, strict=True):
-            scores = running.generation.scored
-            assert scores is not None  # asked for
-            logprobs += scores.logprobs[part.first - part.start - 1 :].tolist()
+        for window, sequence in zip(windows, sequences.all, strict=True):
+            scores = sequence.generation.scored
+            assert scores is not None  # requested above
+            logprobs += scores.logprobs[window.first - window.start - 1 :].tolist()
         num_bytes = len(content.encode("utf-8"))
         return ScoreAnswer(
             model=request.model.name,
             version=request.model.version,
             num_tokens=len(encoded),
             num_bytes=num_bytes,
-            num_windows=len(parts),
+            num_windows=len(windows),
             tokens=_scored(tokenizer, encoded, logprobs),
             **text.summary(logprobs, num_bytes),
         )
@@ -158,15 +158,15 @@ class Attention(TextRoute):
     parameters = TextParameters
     answers = (AttentionAnswer,)
     example = _TEXT_EXAMPLE
-    description = "For Transformers, and for texts of at most `language.attention_tokens` on the model's card."
+    description = "For Transformers, and texts of at most `language.attention_tokens` tokens (see the model card)."
 
     async def answer(self, request: TaskRequest) -> msgspec.Raw:
-        """What each head of each layer attends to, for every token of a short text."""
+        """Compute the attention weights of every layer and head for a short text."""
         parameters = await self.read(request, TextParameters)
         model = request.model
         language = language_of(model)
         if "attention" not in model.manifest.graphs:
-            raise UnsupportedTask(f"{model.name!r} has no attention: it is not a Transformer.")
+            raise UnsupportedTask(f"{model.name!r} has no attention graph; only Transformers do.")
         tokenizer = await self.tokenizers.of(model)
         encoded = await self.tokenizers.encode(tokenizer, parameters.text, language.attention_tokens - 1, "text")
         tokens = [language.bos_token, *encoded]

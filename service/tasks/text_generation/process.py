@@ -1,4 +1,4 @@
-"""Text generation without HTTP or the engine: prompts within a context, seeds, and scores from log probabilities."""
+"""Pre- and postprocessing of text generation: context limits, seeds, windows and scores. No HTTP, no engine."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ NUM_SEEDS = 2**63
 
 
 def check_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:
-    """Refuse ids that name no token.
+    """Check that all ids are in the vocabulary.
 
-    Raises: UnknownToken, naming the first.
+    Raises: UnknownToken for the first that is not.
     """
     for token in tokens:
         if not 0 <= token < vocab_size:
             raise UnknownToken(
-                f"{name} holds the token {token}; this model's tokens are 0 to {vocab_size - 1}.", parameter=name
+                f"{name} contains the token {token}; token ids of this model are 0 to {vocab_size - 1}.", parameter=name
             )
 
 
-def with_beginning(tokens: list[int], language: Language) -> list[int]:
-    """The tokens behind the one that begins a text, unless they have it already."""
+def with_bos(tokens: list[int], language: Language) -> list[int]:
+    """Prepend the BOS token, unless it is there already."""
     return tokens if tokens and tokens[0] == language.bos_token else [language.bos_token, *tokens]
 
 
-def room(num_prompt_tokens: int, wanted: int | None, default: int, language: Language) -> int:
-    """How many tokens may be generated: those wanted, or by default what is left of the context.
+def num_new_tokens(num_prompt_tokens: int, requested: int | None, default: int, language: Language) -> int:
+    """How many tokens to generate: as requested, or by default at most what is left of the context.
 
     Raises: ContextExceeded.
     """
     left = language.context - num_prompt_tokens
-    # `wanted` may be 0: then the prompt may fill the context.
-    if left < (1 if wanted is None else wanted):
-        asked = "" if wanted is None else f" and max_tokens is {wanted}"
+    # `requested` may be 0: then the prompt may fill the context.
+    if left < (1 if requested is None else requested):
+        and_more = "" if requested is None else f" and max_tokens is {requested}"
         raise ContextExceeded(
-            f"The prompt has {num_prompt_tokens} tokens with the one that begins it{asked}; "
+            f"The prompt has {num_prompt_tokens} tokens including BOS{and_more}; "
             f"the context of this model is {language.context} tokens.",
-            parameter="prompt" if left < 1 or wanted is None else "max_tokens",
+            parameter="prompt" if left < 1 or requested is None else "max_tokens",
         )
-    return min(default, left) if wanted is None else wanted
+    return min(default, left) if requested is None else requested
 
 
 def derived_seed(seed: int, index: int) -> int:
-    """The seed of answer `index` of several: the caller's own for the first, and one that follows from it for each."""
+    """The seed of completion `index`: the given one for the first, derived from it for the others."""
     if index == 0:
         return seed % NUM_SEEDS
     content = b"%d/%d" % (seed, index)
@@ -59,7 +59,7 @@ def derived_seed(seed: int, index: int) -> int:
 
 
 def token_rows(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[PlacedToken]:
-    """Describe the tokens of an encoded text."""
+    """Describe the tokens of a text."""
     rows = []
     for token, (start, end) in zip(tokens, tokenizer.offsets(tokens), strict=True):
         content = tokenizer.token_bytes[token]
@@ -69,7 +69,7 @@ def token_rows(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[PlacedToken]
 
 
 def candidates(tokenizer: Tokenizer, top: Sequence[tuple[int, float]]) -> list[Candidate]:
-    """Describe tokens that may come next, likeliest first, from their log probabilities."""
+    """Describe candidate tokens, most probable first."""
     return [
         Candidate(id=token, text=token_text(tokenizer, token), probability=math.exp(logprob), logprob=logprob)
         for token, logprob in top
@@ -77,13 +77,13 @@ def candidates(tokenizer: Tokenizer, top: Sequence[tuple[int, float]]) -> list[C
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """What a token reads as alone: U+FFFD for a part of a character, nothing where the tokenizer has none."""
+    """The text of a single token: U+FFFD for part of a character, empty beyond the tokenizer's vocabulary."""
     return tokenizer.decode([token]) if token < tokenizer.vocab_size else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a long text: its tokens from `start` to `stop`, of which those from `first` on are scored."""
+    """A window of a long text: tokens `start` to `stop`, scored from `first` on."""
 
     start: int
     stop: int
@@ -91,30 +91,30 @@ class Window:
 
 
 def windows(num_tokens: int, context: int) -> list[Window]:
-    """Cut tokens into windows of one context, half a context apart: each token is scored once.
+    """Split tokens into windows of one context, half a context apart; each token is scored once.
 
-    The token at 0 begins the text and is not scored.
+    Token 0 is BOS and is not scored.
 
-    Raises: ContextExceeded where more than 32 windows would be needed.
+    Raises: ContextExceeded if that takes more than 32 windows.
     """
     stride = context // 2
     parts = [Window(0, min(context, num_tokens), 1)]
     while (scored := parts[-1].stop) < num_tokens:
         if len(parts) == MAX_WINDOWS:
             largest = context + (MAX_WINDOWS - 1) * stride
-            raise ContextExceeded(f"text has {num_tokens - 1} tokens; at most {largest - 1} are scored.")
+            raise ContextExceeded(f"text has {num_tokens - 1} tokens; at most {largest - 1} can be scored.")
         stop = min(scored + stride, num_tokens)
         parts.append(Window(stop - context, stop, scored))
     return parts
 
 
 def max_scored_tokens(context: int) -> int:
-    """The most tokens of a text, with the one that begins it, that `windows` can cut."""
+    """The maximum number of tokens, including BOS, that `windows` can split."""
     return context + (MAX_WINDOWS - 1) * (context // 2)
 
 
 def summary(logprobs: Sequence[float], num_bytes: int) -> dict[str, float]:
-    """Total nats, nats per token, perplexity, and bits per UTF-8 byte of a scored text."""
+    """Summarize a scored text: nats, nats per token, perplexity, and bits per UTF-8 byte."""
     nats = -math.fsum(logprobs)
     return {
         "nats": nats,

@@ -1,4 +1,4 @@
-"""`POST /v1/models/{model}/generate` of language models: text after a prompt, whole or as server-sent events."""
+"""`POST /v1/models/{model}/generate` of language models: completes a prompt, whole or as server-sent events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.http.problems import problem_of
 from service.http.request_context import RequestContext
 from service.tasks.task import Dependencies, JsonRoute, TaskRequest
 from service.tasks.text_generation import process as text
-from service.tasks.text_generation.detokenization import Piece, TextToken
+from service.tasks.text_generation.detokenization import TextChunk, TextToken
 from service.tasks.text_generation.schema import (
     DEFAULT_MAX_TOKENS,
     EndEvent,
@@ -29,12 +29,12 @@ from service.tasks.text_generation.schema import (
     Timing,
     Usage,
 )
-from service.tasks.text_generation.sequences import Running, Sequences, sampling_of
+from service.tasks.text_generation.sequences import RunningSequence, Sequences, sampling_of
 from service.tasks.tokenizers import language_of
 
-# Seeds that we choose can be written and read by JavaScript, whose whole numbers end at 53 bits.
+# Random seeds stay within the integers that JavaScript represents exactly.
 OWN_SEED_BITS = 53
-_CONTEXT = {"description": "The text is longer than the model's context, or a token id is not in its vocabulary."}
+_CONTEXT = {"description": "The text exceeds the context of the model, or a token id is not in its vocabulary."}
 _STREAM = (
     'data: {"index":0,"text":" times","tokens":[311]}\n\n'
     'data: {"index":0,"text":".","tokens":[14],"finish_reason":"length"}\n\n'
@@ -43,7 +43,7 @@ _STREAM = (
 
 
 class TextRoute(JsonRoute):
-    """Base of the routes of language models: a JSON object in, and the model's tokenizer."""
+    """Base of the routes of language models."""
 
     task = "text-generation"
     responses = {**PROBLEMS, 400: {**PROBLEMS[400], **_CONTEXT}}
@@ -53,7 +53,7 @@ class TextRoute(JsonRoute):
         self.tokenizers = dependencies.tokenizers
 
     def sequences(self, request: TaskRequest, tokenizer: Tokenizer) -> Sequences:
-        """The answers of a request, none begun yet."""
+        """Create the sequences of a request; none is started yet."""
         timeout_seconds = self.timeout_seconds(request)
         return Sequences(self.client, request.model, tokenizer, request.context, timeout_seconds)
 
@@ -67,20 +67,20 @@ class Generate(TextRoute):
     events = _STREAM
     example = {"prompt": "It was the best of", "max_tokens": 32, "temperature": 0.8, "seed": 7}
     description = (
-        "Language models: with `stream`, each event holds `index`, `text`, `tokens` and, if asked for, `logprobs`; the "
-        "last of each answer has a `finish_reason`. An event `end` with `usage` and `timing` closes the stream, or an "
-        "event `error` with a problem."
+        "Language models: with `stream`, each event has `index`, `text`, `tokens` and, if requested, `logprobs`; the "
+        "last one of each completion has a `finish_reason`. The stream ends with an event `end` with `usage` and "
+        "`timing`, or an event `error` with a problem."
     )
 
     async def answer(self, request: TaskRequest) -> GenerateAnswer | EventAnswer:
-        """Continue a prompt; as server-sent events where `stream` is true."""
+        """Complete a prompt; with `stream`, as server-sent events."""
         parameters = await self.read(request, GenerateParameters)
         model = request.model
         tokenizer, language = await self.tokenizers.of(model), language_of(model)
         text.check_tokens(list(parameters.logit_bias), language.vocab_size, "logit_bias")
         encoded = await self.tokenizers.encode(tokenizer, parameters.prompt, language.context - 1)
-        tokens = text.with_beginning(encoded, language)
-        max_tokens = text.room(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)
+        tokens = text.with_bos(encoded, language)
+        max_tokens = text.num_new_tokens(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)
         seed = secrets.randbits(OWN_SEED_BITS) if parameters.seed is None else parameters.seed
         report = _Report(model, seed, tokenizer, parameters.logprobs is not None, request.context)
         sequences = self.sequences(request, tokenizer)
@@ -94,15 +94,15 @@ class Generate(TextRoute):
 
 
 class _Streamed(EventAnswer):
-    """One event for each piece of text, then `end` with the usage; `error` with a problem where it fails halfway."""
+    """Sends an event for each chunk of text, then `end` with the usage, or `error` with a problem."""
 
     def __init__(self, sequences: Sequences, report: _Report) -> None:
         self._sequences = sequences
         self._report = report
 
     async def write(self, events: EventStream) -> None:
-        async def send(running: Running, piece: Piece) -> None:
-            await events.send(encode_json(self._report.event(running, piece)))
+        async def send(sequence: RunningSequence, chunk: TextChunk) -> None:
+            await events.send(encode_json(self._report.event(sequence, chunk)))
 
         try:
             await self._sequences.run(send)
@@ -115,7 +115,7 @@ class _Streamed(EventAnswer):
 
 
 class _Report:
-    """Writes the answer of a request."""
+    """Builds the answer or the events of a request."""
 
     def __init__(
         self, model: ReadyModel, seed: int, tokenizer: Tokenizer, has_logprobs: bool, context: RequestContext
@@ -125,13 +125,13 @@ class _Report:
         self._has_logprobs = has_logprobs
         self._context = context
 
-    def event(self, running: Running, piece: Piece) -> TextEvent:
+    def event(self, sequence: RunningSequence, chunk: TextChunk) -> TextEvent:
         return TextEvent(
-            index=running.index,
-            text=piece.text,
-            tokens=[token.token for token in piece.tokens],
-            logprobs=self._logprobs(piece.tokens) if self._has_logprobs else UNSET,
-            finish_reason=running.finish_reason or UNSET,
+            index=sequence.index,
+            text=chunk.text,
+            tokens=[token.token for token in chunk.tokens],
+            logprobs=self._logprobs(chunk.tokens) if self._has_logprobs else UNSET,
+            finish_reason=sequence.finish_reason or UNSET,
         )
 
     def end(self, sequences: Sequences) -> EndEvent:
@@ -139,11 +139,11 @@ class _Report:
 
     def whole(self, sequences: Sequences) -> GenerateAnswer:
         results = []
-        for running in sequences.all:
-            tokens = [token for piece in running.pieces for token in piece.tokens]
+        for sequence in sequences.all:
+            tokens = [token for chunk in sequence.chunks for token in chunk.tokens]
             result = GeneratedText(
-                text=running.text,
-                finish_reason=running.finish_reason,
+                text=sequence.text,
+                finish_reason=sequence.finish_reason,
                 tokens=[token.token for token in tokens],
                 logprobs=self._logprobs(tokens) if self._has_logprobs else UNSET,
             )

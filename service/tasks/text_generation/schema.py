@@ -1,4 +1,4 @@
-"""What a caller may ask of a language model, and what comes back."""
+"""Parameters and answers of the text-generation routes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FinishReason = Literal["stop", "length"]
 
 
 def stops(max_stops: int) -> Meta:
-    """One stop string, or a list of up to `max_stops`; either becomes a tuple."""
+    """A stop string or a list of up to `max_stops`, parsed to a tuple."""
     text = Annotated[str, Meta(min_length=1, max_length=_MAX_STOP_CHARACTERS)]
 
     def parse(value: Any) -> tuple[str, ...]:
@@ -33,9 +33,9 @@ def stops(max_stops: int) -> Meta:
 
     one = {"type": "string", "minLength": 1, "maxLength": _MAX_STOP_CHARACTERS}
     return custom(
-        "The text ends before any of these.",
+        "Stop strings; the text ends before the first of them.",
         parse,
-        f"a text of 1 to {_MAX_STOP_CHARACTERS} characters or a list of up to {max_stops}",
+        f"a string of 1 to {_MAX_STOP_CHARACTERS} characters or a list of up to {max_stops}",
         {"oneOf": [one, {"type": "array", "items": one, "maxItems": max_stops}]},
     )
 
@@ -49,7 +49,7 @@ def _biases(value: Any) -> dict[int, float]:
 
 
 _BIASES = custom(
-    "What to add to the logits of tokens, by token id.",
+    "Values to add to the logits, by token id.",
     _biases,
     f"an object of up to {_MAX_BIASES} token ids with numbers from {-_MAX_BIAS} to {_MAX_BIAS}",
     {
@@ -61,30 +61,30 @@ _BIASES = custom(
 
 
 class SamplingParameters(Parameters):
-    """How tokens are sampled."""
+    """The sampling parameters."""
 
-    temperature: Annotated[float, Meta(ge=0, le=2, description="0 always takes the likeliest token.")] = 1.0
+    temperature: Annotated[float, Meta(ge=0, le=2, description="0 is greedy: always the most probable token.")] = 1.0
     top_k: Annotated[
-        int, Meta(ge=0, le=MAX_INTEGER, description="Sample among this many likeliest tokens; 0 among all.")
+        int, Meta(ge=0, le=MAX_INTEGER, description="Sample from this many most probable tokens; 0 from all.")
     ] = 0
     top_p: Annotated[
-        float, Meta(gt=0, le=1, description="Sample among the likeliest tokens that together have this probability.")
+        float, Meta(gt=0, le=1, description="Sample from the most probable tokens whose probabilities add up to this.")
     ] = 1.0
     min_p: Annotated[
-        float, Meta(ge=0, le=1, description="Leave out tokens below this share of the likeliest token's probability.")
+        float, Meta(ge=0, le=1, description="Exclude tokens below this fraction of the highest probability.")
     ] = 0.0
     repetition_penalty: Annotated[
-        float, Meta(gt=0, le=10, description="Divides the logits of tokens that occurred.")
+        float, Meta(gt=0, le=10, description="Divides the logits of tokens in the prompt or the text so far.")
     ] = 1.0
     presence_penalty: Annotated[
-        float, Meta(ge=-2, le=2, description="Subtracted from the logits of tokens that were generated.")
+        float, Meta(ge=-2, le=2, description="Subtracted from the logits of tokens generated so far.")
     ] = 0.0
     frequency_penalty: Annotated[
-        float, Meta(ge=-2, le=2, description="The same, once for each time that they were generated.")
+        float, Meta(ge=-2, le=2, description="Subtracted once for each time that a token was generated.")
     ] = 0.0
     logit_bias: Annotated[dict[int, float], _BIASES] = {}
     seed: (
-        Annotated[int, Meta(ge=0, le=2**63 - 1, description="The same seed gives the same text; random if absent.")]
+        Annotated[int, Meta(ge=0, le=2**63 - 1, description="The same seed gives the same text; random by default.")]
         | None
     ) = None
     stop: Annotated[tuple[str, ...], stops(16)] = ()
@@ -93,32 +93,38 @@ class SamplingParameters(Parameters):
 class GenerateParameters(SamplingParameters):
     """The parameters of `generate` for language models."""
 
-    prompt: Annotated[str, Meta(description="The text to continue; empty begins a new one.")] = ""
+    prompt: Annotated[str, Meta(description="The text to complete; may be empty.")] = ""
     max_tokens: (
         Annotated[
             int,
             Meta(
-                ge=1, le=MAX_INTEGER, description="Most tokens to generate: 128 or what the context leaves, if absent."
+                ge=1,
+                le=MAX_INTEGER,
+                description="Maximum number of tokens to generate; 128 by default, or what is left of the context.",
             ),
         ]
         | None
     ) = None
-    n: Annotated[int, Meta(ge=1, le=16, description="How many answers to give.")] = 1
+    n: Annotated[int, Meta(ge=1, le=16, description="Number of completions.")] = 1
     logprobs: (
         Annotated[
             int,
-            Meta(ge=0, le=20, description="Log probability of each token, and of so many likeliest ones in its place."),
+            Meta(
+                ge=0,
+                le=20,
+                description="Return the log probability of each token and of this many most probable alternatives.",
+            ),
         ]
         | None
     ) = None
-    stream: Annotated[bool, Meta(description="Send the text as it comes, as server-sent events.")] = False
+    stream: Annotated[bool, Meta(description="Stream the text as server-sent events.")] = False
 
 
 class NextTokenParameters(Parameters):
     """The parameters of `next-token`."""
 
-    text: Annotated[str, Meta(description="The text that the token follows.")]
-    top_k: Annotated[int, Meta(ge=1, le=100, description="How many candidates to give.")] = 10
+    text: Annotated[str, Meta(description="The text before the token.")]
+    top_k: Annotated[int, Meta(ge=1, le=100, description="Number of candidates.")] = 10
 
 
 class TextParameters(Parameters):
@@ -134,14 +140,14 @@ class TokensParameters(Parameters):
         list[Token],
         Meta(
             max_length=MAX_TEXT_TOKENS,
-            description="Token ids, as `tokenize` gives them.",
-            extra={"valid": f"a list of up to {MAX_TEXT_TOKENS} token ids, whole numbers from 0 on"},
+            description="Token ids, as returned by `tokenize`.",
+            extra={"valid": f"a list of up to {MAX_TEXT_TOKENS} token ids, whole numbers from 0"},
         ),
     ]
 
 
 class Candidate(Answer):
-    """One token that may come next."""
+    """A candidate for a token."""
 
     id: int
     text: str
@@ -150,7 +156,7 @@ class Candidate(Answer):
 
 
 class GeneratedToken(Answer):
-    """One generated token with its log probability, and the likeliest ones in its place."""
+    """A generated token with its log probability and the most probable alternatives."""
 
     id: int
     text: str
@@ -159,7 +165,7 @@ class GeneratedToken(Answer):
 
 
 class GeneratedText(Answer):
-    """One answer; `finish_reason` is `stop` at a stop string or the end of the text, `length` at `max_tokens`."""
+    """One completion; `finish_reason` is `stop` at a stop string or the EOS token, `length` at `max_tokens`."""
 
     text: str
     finish_reason: FinishReason | None
@@ -168,7 +174,7 @@ class GeneratedText(Answer):
 
 
 class Usage(Answer):
-    """Tokens of the prompt, with the one that begins it, and of all answers; null where it is not known."""
+    """Token counts of the prompt, including BOS, and of all completions; null if not known."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -177,7 +183,7 @@ class Usage(Answer):
 
 
 class Timing(Answer):
-    """Seconds since the request's head came."""
+    """Seconds since the request arrived."""
 
     time_to_first_token_seconds: float | None
     seconds: float
@@ -196,7 +202,7 @@ class GenerateAnswer(Answer):
 
 
 class TextEvent(Answer):
-    """One event of a stream: the next piece of an answer's text."""
+    """One event of a stream: the next chunk of a completion."""
 
     index: int
     text: str
@@ -224,7 +230,7 @@ class NextTokenAnswer(Answer):
 
 
 class PlacedToken(Answer):
-    """One token of a text: its place in characters and its bytes, which may be a part of a character."""
+    """A token of a text: its offsets in characters, and its bytes, which may be part of a character."""
 
     id: int
     text: str
@@ -251,7 +257,7 @@ class DetokenizeAnswer(Answer):
 
 
 class ScoredToken(Answer):
-    """One token of a scored text."""
+    """A token of a scored text."""
 
     id: int
     text: str
@@ -261,7 +267,7 @@ class ScoredToken(Answer):
 
 
 class ScoreAnswer(Answer):
-    """The answer of `score`; `num_windows` says in how many overlapping parts a long text was read."""
+    """The answer of `score`; `num_windows` is the number of overlapping windows."""
 
     model: str
     version: str
@@ -276,7 +282,7 @@ class ScoreAnswer(Answer):
 
 
 class AttendedToken(Answer):
-    """One token of the text, with the one that begins it."""
+    """A token of the text or its BOS token."""
 
     id: int
     text: str

@@ -1,7 +1,7 @@
-"""Runs the answers of one request beside each other in the engine, and turns their tokens into pieces of text.
+"""Runs the sequences of one request concurrently and streams their text in chunks.
 
-It ends the engine's work at a stop string, when one of the answers fails, and when the caller leaves. It knows nothing
-of the form in which a route tells the pieces.
+Sequences are cancelled in the engine at a stop string, when another one fails, and when the caller disconnects. It does
+not know how a route formats the chunks.
 """
 
 from __future__ import annotations
@@ -16,66 +16,66 @@ from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import Finished, InferenceTiming, Sampling
 from service.errors import ServiceError
 from service.http.request_context import RequestContext
-from service.tasks.text_generation.detokenization import Answer, Piece
+from service.tasks.text_generation.detokenization import Detokenizer, TextChunk
 from service.tasks.text_generation.process import derived_seed
 from service.tasks.text_generation.schema import FinishReason, SamplingParameters
 
 
-class Running:
-    """One answer that is being generated."""
+class RunningSequence:
+    """One sequence that the engine is generating."""
 
-    def __init__(self, index: int, prompt: list[int], generation: TextGeneration, answer: Answer) -> None:
+    def __init__(self, index: int, prompt: list[int], generation: TextGeneration, detokenizer: Detokenizer) -> None:
         self.index = index
         self.prompt = prompt
         self.generation = generation
-        self.pieces: list[Piece] = []
+        self.chunks: list[TextChunk] = []
         self.num_tokens = 0
         self.first_token_at: float | None = None
         self.finish_reason: FinishReason | None = None
-        self._answer = answer
+        self._detokenizer = detokenizer
 
-    async def follow(self, tell: Tell) -> None:
-        """Take the engine's tokens until the end or a stop string; tell each piece, the last one always.
+    async def follow(self, send: Send) -> None:
+        """Receive tokens until the end or a stop string; send each chunk of text, and always a last one.
 
-        Tokens that are there together make one piece.
+        Tokens that are available at once are sent as one chunk.
         """
-        answer, untold = self._answer, Piece("", [])
+        detokenizer, unsent = self._detokenizer, TextChunk("", [])
         async for token in self.generation:
             if self.first_token_at is None:
                 self.first_token_at = perf_counter()
             self.num_tokens += 1
-            untold += answer.feed(token.token, token.logprob, token.top)
-            if answer.is_stopped:
+            unsent += detokenizer.feed(token.token, token.logprob, token.top)
+            if detokenizer.is_stopped:
                 break
-            if untold and not self.generation.num_pending:
-                await tell(self, untold)
-                untold = Piece("", [])
-        untold += answer.finish()
+            if unsent and not self.generation.num_pending:
+                await send(self, unsent)
+                unsent = TextChunk("", [])
+        unsent += detokenizer.finish()
         is_at_end = self.finished is not None and self.finished.reason == "stop"
-        self.finish_reason = "stop" if answer.is_stopped or is_at_end else "length"
-        await tell(self, untold)
+        self.finish_reason = "stop" if detokenizer.is_stopped or is_at_end else "length"
+        await send(self, unsent)
 
     @property
     def finished(self) -> Finished | None:
-        """What the engine says of a sequence that it ended itself; None for one that a stop string ended."""
+        """The engine's report on the sequence; None if a stop string ended it."""
         return self.generation.finished
 
     @property
     def text(self) -> str:
-        """The pieces that were collected."""
-        return "".join(piece.text for piece in self.pieces)
+        """The text of the collected chunks."""
+        return "".join(chunk.text for chunk in self.chunks)
 
 
-Tell = Callable[[Running, Piece], Awaitable[None]]
+Send = Callable[[RunningSequence, TextChunk], Awaitable[None]]
 
 
-async def collect(running: Running, piece: Piece) -> None:
-    """Keep a piece for an answer that is told at its end."""
-    running.pieces.append(piece)
+async def collect(sequence: RunningSequence, chunk: TextChunk) -> None:
+    """Collect a chunk, for an answer that is sent at the end."""
+    sequence.chunks.append(chunk)
 
 
 class Sequences:
-    """The answers of one request."""
+    """The sequences of one request."""
 
     def __init__(
         self,
@@ -90,46 +90,46 @@ class Sequences:
         self._tokenizer = tokenizer
         self._context = context
         self._timeout_seconds = timeout_seconds
-        self.all: list[Running] = []
+        self.all: list[RunningSequence] = []
 
-    def start(self, prompt: list[int], sampling: Sampling, stops: Sequence[str] = ()) -> Running:
-        """Send one sequence to the engine.
+    def start(self, prompt: list[int], sampling: Sampling, stops: Sequence[str] = ()) -> RunningSequence:
+        """Start a sequence in the engine.
 
         Raises: EngineUnavailable.
         """
         generation = self._client.generate_text(self._model, prompt, sampling, self._timeout_seconds)
-        running = Running(len(self.all), prompt, generation, Answer(self._tokenizer.text_bytes, stops))
-        self.all.append(running)
-        return running
+        sequence = RunningSequence(len(self.all), prompt, generation, Detokenizer(self._tokenizer.text_bytes, stops))
+        self.all.append(sequence)
+        return sequence
 
-    async def run(self, tell: Tell = collect) -> None:
-        """Follow every answer to its end.
+    async def run(self, send: Send = collect) -> None:
+        """Follow all sequences to their ends.
 
-        Raises: the first error of any of them; the others end with it.
+        Raises: the first ServiceError of any sequence, which cancels the others.
         """
         self._context.on_disconnect = self.cancel
         try:
             if self._context.is_disconnected:
                 self.cancel()
             if len(self.all) == 1:
-                await self._follow(self.all[0], tell)
+                await self._follow(self.all[0], send)
             else:
-                await self._follow_all(tell)
+                await self._follow_all(send)
         finally:
-            self.cancel()  # also those that were not begun
+            self.cancel()  # including sequences that no task follows yet
         self._context.timing = self._timing()
 
-    async def _follow(self, running: Running, tell: Tell) -> None:
+    async def _follow(self, sequence: RunningSequence, send: Send) -> None:
         try:
-            await running.follow(tell)
+            await sequence.follow(send)
         finally:
-            self._cancel(running)
+            self._cancel(sequence)
 
-    async def _follow_all(self, tell: Tell) -> None:
+    async def _follow_all(self, send: Send) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                for running in self.all:
-                    group.create_task(self._follow(running, tell))
+                for sequence in self.all:
+                    group.create_task(self._follow(sequence, send))
         except* ServiceError as errors:
             first: BaseException = errors
             while isinstance(first, BaseExceptionGroup):
@@ -140,33 +140,31 @@ class Sequences:
         raise failure
 
     def cancel(self) -> None:
-        """End what the engine still works on."""
-        for running in self.all:
-            self._cancel(running)
+        """Cancel all unfinished sequences."""
+        for sequence in self.all:
+            self._cancel(sequence)
 
-    def _cancel(self, running: Running) -> None:
-        if running.finished is None:
-            self._client.cancel(running.generation)
+    def _cancel(self, sequence: RunningSequence) -> None:
+        if sequence.finished is None:
+            self._client.cancel(sequence.generation)
 
     def _timing(self) -> InferenceTiming | None:
-        ended = [running.finished for running in self.all if running.finished is not None]
+        ended = [sequence.finished for sequence in self.all if sequence.finished is not None]
         if not ended:
             return None
         queue_seconds = max(finished.queue_seconds for finished in ended)
         compute_seconds = max(finished.prefill_seconds + finished.decode_seconds for finished in ended)
         return InferenceTiming(queue_seconds, compute_seconds, 0)
 
-    # --- what it came to ---
-
     @property
     def num_completion_tokens(self) -> int:
-        """The tokens of all answers, also those of the stop strings."""
-        return sum(running.num_tokens for running in self.all)
+        """The number of generated tokens, including those of stop strings."""
+        return sum(sequence.num_tokens for sequence in self.all)
 
     def num_cached_tokens(self, num_answers: int) -> int | None:
-        """Prompt tokens that the engine did not compute for the first answer to each prompt.
+        """The number of cached prompt tokens, counted for the first of `num_answers` completions of each prompt.
 
-        None where a stop string ended one of them, for the engine tells it at its own end only.
+        None if a stop string ended one of them: the engine reports it only at the end of a sequence.
         """
         counts = [r.finished.cached_tokens if r.finished else None for r in self.all[::num_answers]]
         known = [count for count in counts if count is not None]
@@ -174,7 +172,7 @@ class Sequences:
 
     @property
     def first_token_at(self) -> float | None:
-        """When the first token of any answer came, by the performance counter."""
+        """When the first token of any sequence arrived, by `perf_counter`."""
         return min((r.first_token_at for r in self.all if r.first_token_at is not None), default=None)
 
 
@@ -187,7 +185,7 @@ def sampling_of(
     num_logprobs: int | None = None,
     prompt_logprobs: int = -1,
 ) -> Sampling:
-    """What the engine needs to know of answer `index` of a request."""
+    """The engine's sampling settings for completion `index` of a request."""
     return Sampling(
         max_tokens=max_tokens,
         temperature=parameters.temperature,

@@ -63,7 +63,7 @@ def test_without_a_key_a_route_answers_401_in_its_own_form(guarded: RunningServi
     assert answer.headers["www-authenticate"] == "Bearer"
     content = answer.json()
     told = content["detail"] if "detail" in content else content["error"]
-    assert "asks for a key" in (told["message"] if isinstance(told, dict) else told)
+    assert "requires an API key" in (told["message"] if isinstance(told, dict) else told)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs"])
@@ -91,7 +91,7 @@ def test_grpc_asks_for_the_key_too_but_not_of_probes(guarded: RunningService, ke
     with triton.InferenceServerClient(guarded.grpc_address) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
-        with pytest.raises(InferenceServerException, match="asks for a key") as refusal:
+        with pytest.raises(InferenceServerException, match="requires an API key") as refusal:
             client.get_model_metadata("tiny")
         assert refusal.value.status() == str(grpc.StatusCode.UNAUTHENTICATED)
         with pytest.raises(InferenceServerException, match="not known"):
@@ -104,7 +104,7 @@ def test_grpc_calls_without_a_key_are_counted_and_logged_under_names_that_exist(
 ) -> None:
     with grpc.insecure_channel(guarded.grpc_address) as channel:
         for method in ("inference.GRPCInferenceService/ModelInfer", "a.strangers/Fancy"):
-            with pytest.raises(grpc.RpcError, match="asks for a key"):
+            with pytest.raises(grpc.RpcError, match="requires an API key"):
                 channel.unary_unary(f"/{method}")(b"", metadata=[("x-request-id", f"refused-{method[0]}")], timeout=20)
     ids = {"refused-i", "refused-a"}
     until(lambda: ids <= {record.get("request_id") for record in guarded.records}, guarded.describe)
@@ -129,7 +129,7 @@ def test_the_command_line_sends_the_key_of_its_environment(guarded: RunningServi
     listed = command("models", "--url", guarded.url, file=keys_file, key=key)
 
     assert refused.exit_code == 1
-    assert "asks for a key" in refused.stderr
+    assert "requires an API key" in refused.stderr
     assert listed.exit_code == 0, listed.stderr
     assert "tiny" in listed.stdout
 

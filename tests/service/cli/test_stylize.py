@@ -15,7 +15,7 @@ from service.cli.stylize import Job, plan_jobs, style_parameters
 from tests.fake_models.style_transfer import STYLES, TinyStylizer
 from tests.servers import RunningService
 from tests.service.cli.command import NOBODY, run, stranger
-from tests.service.tasks.style_transfer.paintings import PATH, assert_alike, encoded, painted
+from tests.service.tasks.style_transfer.stylized import PATH, assert_alike, encoded, painted
 
 WAVES = {"style": "waves"}
 
@@ -28,7 +28,7 @@ def stylize(service: RunningService, *arguments: object) -> typer.testing.Result
 def photo(tmp_path: Path, stylizer: TinyStylizer) -> Path:
     """A file of one picture."""
     path = tmp_path / "photo.png"
-    path.write_bytes(encoded(stylizer.pictures(1, 150, 200)[0]))
+    path.write_bytes(encoded(stylizer.images(1, 150, 200)[0]))
     return path
 
 
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, stylizer: TinyStylizer) -> Path:
     path = tmp_path / "photos"
     path.mkdir()
     for index, name in enumerate(("a.png", "b.PNG", "c.png")):
-        (path / name).write_bytes(encoded(stylizer.pictures(1, 40 + index, 50, index)[0]))
+        (path / name).write_bytes(encoded(stylizer.images(1, 40 + index, 50, index)[0]))
     (path / "note.txt").write_text("not a picture")
     return path
 

@@ -1,4 +1,4 @@
-"""Requests that the HTTP tests send, and the answers that NumPy says they must get."""
+"""Requests of the HTTP tests, and the answers expected from NumPy."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ TOLERANCE = 1e-5
 
 
 def encoded(pixels: Pixels, kind: str = "PNG", **options: Any) -> bytes:
-    """One picture [H,W,1] or [H,W,3] as a file."""
+    """Encode an image [H,W,1] or [H,W,3]."""
     buffer = BytesIO()
     Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, kind, **options)
     return buffer.getvalue()
 
 
 def as_json(rows: Pixels, **members: Any) -> dict[str, Any]:
-    """A JSON body of pictures."""
+    """A JSON body of images."""
     return {"images": [b64encode(encoded(row)).decode() for row in rows], **members}
 
 
 def as_files(rows: Pixels) -> list[tuple[str, tuple[str, bytes, str]]]:
-    """The pictures as the files of a form."""
+    """The images as the files of a form."""
     return [("file", (f"{index}.png", encoded(row), "image/png")) for index, row in enumerate(rows)]
 
 
 def assert_classified(response: httpx.Response, network: LinearClassifier, rows: Pixels) -> None:
-    """Every row has its own probabilities, likeliest first, in the order sent."""
+    """Assert that every row has its own probabilities, sorted, in the order sent."""
     assert response.status_code == 200, response.text
     results = response.json()["results"]
     assert len(results) == len(rows)
@@ -52,7 +52,7 @@ def assert_classified(response: httpx.Response, network: LinearClassifier, rows:
 
 
 def assert_problem(response: httpx.Response, status: int, code: str, *quoted: str) -> dict[str, Any]:
-    """The answer is this error as RFC 9457 says, traceable, and its detail holds what is quoted."""
+    """Assert an RFC 9457 problem with a request id, whose detail contains the quotes."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["x-request-id"]
@@ -68,7 +68,7 @@ def assert_problem(response: httpx.Response, status: int, code: str, *quoted: st
 
 
 def assert_healthy(client: httpx.Client, network: LinearClassifier) -> None:
-    """The service lives, is ready and still right."""
+    """Assert that the service is live, ready and correct."""
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").status_code == 200
     rows = network.images(1, seed=23)

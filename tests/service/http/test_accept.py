@@ -1,10 +1,10 @@
-"""Which of the types and codings on offer a caller prefers."""
+"""Content negotiation."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.http.accept import accepted_coding, preferred_type, takes_gzip
+from service.http.accept import accepted_coding, accepts_gzip, preferred_type
 
 OFFERED = ("image/png", "application/zip", "application/json")
 
@@ -39,7 +39,7 @@ def test_several_headers_are_one() -> None:
     assert preferred_type({"headers": headers}, OFFERED) == "application/zip"
 
 
-def test_who_says_nothing_prefers_nothing() -> None:
+def test_no_accept_header_prefers_nothing() -> None:
     assert preferred_type({"headers": []}, OFFERED) is None
 
 
@@ -56,8 +56,8 @@ def test_who_says_nothing_prefers_nothing() -> None:
         ("", False),
     ],
 )
-def test_gzip_is_for_those_who_name_it(codings: str, takes: bool) -> None:
-    assert takes_gzip({"headers": [(b"host", b"a"), (b"accept-encoding", codings.encode())]}) is takes
+def test_gzip_is_accepted_only_if_listed(codings: str, takes: bool) -> None:
+    assert accepts_gzip({"headers": [(b"host", b"a"), (b"accept-encoding", codings.encode())]}) is takes
 
 
 @pytest.mark.parametrize(

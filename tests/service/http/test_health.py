@@ -67,7 +67,7 @@ def test_probes_answer(client: httpx.Client) -> None:
     assert client.get("/readyz").json() == {"status": "ready", "not_ready": {}}
 
 
-def test_metrics_are_compressed_for_those_who_take_it(client: httpx.Client) -> None:
+def test_metrics_are_compressed_if_accepted(client: httpx.Client) -> None:
     plain = client.get("/metrics", headers={"accept-encoding": "identity"})
     packed = client.get("/metrics", headers={"accept-encoding": "gzip"})
 
@@ -131,7 +131,7 @@ def test_histograms_reach_from_50_microseconds_to_10_seconds(
     assert (min(bounds), SECONDS[-1]) == (5e-5, 10.0)
 
 
-def test_strangers_add_no_series(client: httpx.Client) -> None:
+def test_unknown_paths_and_models_add_no_series(client: httpx.Client) -> None:
     def bother(n: int) -> None:
         for method in ("GET", "POST", "PUT", "PROPFIND", "DELETE"):
             client.request(method, f"/random/{n}", headers={"host": f"host{n}", "user-agent": f"agent{n}"})
@@ -162,7 +162,7 @@ def test_the_list_names_every_version(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("reference", ["photo", "photo@2"])
-def test_a_card_tells_the_truth_of_a_model(client: httpx.Client, reference: str) -> None:
+def test_a_card_describes_the_model(client: httpx.Client, reference: str) -> None:
     card = client.get(f"/v1/models/{reference}").json()
 
     assert (card["id"], card["version"], card["state"], card["device"]) == ("photo", "2", "ready", "cpu")
@@ -214,9 +214,9 @@ def test_the_openapi_document_is_valid_and_complete(client: httpx.Client) -> Non
 def test_every_route_documents_its_errors(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
     hot = {"400", "404", "408", "413", "415", "500", "503", "504"}
-    pictures = ("classify", "embed", "stylize", "encode", "reconstruct", "decode", "interpolate", "arithmetic")
+    images = ("classify", "embed", "stylize", "encode", "reconstruct", "decode", "interpolate", "arithmetic")
     texts = ("generate", "next-token", "tokenize", "detokenize", "score", "attention")
-    wanted = {f"/v1/models/{{model}}/{verb}": hot | {"422"} for verb in (*pictures, *texts)} | {
+    documented = {f"/v1/models/{{model}}/{verb}": hot | {"422"} for verb in (*images, *texts)} | {
         "/v1/completions": hot,
         "/v1/models/{model}": {"404", "503"},
         "/v1/models/{model}/styles": {"404", "422", "503"},
@@ -228,7 +228,7 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
             continue
         for operation in methods.values():
             responses = operation["responses"]
-            assert wanted.get(path, set()) | {"200", "default"} <= responses.keys()
+            assert documented.get(path, set()) | {"200", "default"} <= responses.keys()
             problems = [r for status, r in responses.items() if status != "200" and path != "/readyz"]
             form = "application/json" if path == "/v1/completions" else "application/problem+json"
             assert all(set(r["content"]) == {form} for r in problems)

@@ -1,4 +1,4 @@
-"""What surrounds every context, around applications that fail or drain."""
+"""The request middleware around applications that fail or drain."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def busy(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def serve(app: ASGIApp, drain: Drain, path: str = "/v1/models") -> tuple[int, dict[bytes, bytes], bytes]:
-    """One context with an application in its envelope."""
+    """Send one request to an application in the middleware."""
     sent: list[Any] = []
 
     async def receive() -> Message:
@@ -46,7 +46,7 @@ def serve(app: ASGIApp, drain: Drain, path: str = "/v1/models") -> tuple[int, di
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
 
 
-def test_a_defect_is_answered_without_a_word_of_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_is_answered_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
     drain = Drain()
 
     status, headers, body = serve(defective, drain)
@@ -58,7 +58,7 @@ def test_a_defect_is_answered_without_a_word_of_it(caplog: pytest.LogCaptureFixt
     assert "secret" in caplog.text
 
 
-def test_an_error_of_ours_is_rendered_wherever_it_was_raised() -> None:
+def test_a_service_error_is_rendered_wherever_it_was_raised() -> None:
     status, headers, _ = serve(busy, Drain())
 
     assert (status, headers[b"retry-after"]) == (503, b"2")
@@ -83,7 +83,7 @@ def test_a_refusing_process_still_answers_probes() -> None:
     assert serve(healthy, drain, "/livez")[0] == 200
 
 
-def test_readiness_tells_draining_from_starting() -> None:
+def test_readiness_distinguishes_draining_from_starting() -> None:
     async def states() -> tuple[Readiness, Readiness]:
         client, drain = EngineClient("/nowhere", Settings()), Drain()
         starting = readiness(client, drain)

@@ -78,26 +78,26 @@ def test_every_file_carries_a_strict_policy(client: httpx.Client, path: str) -> 
         ("/playground/config.json", "application/json"),
     ],
 )
-def test_files_have_the_types_that_browsers_insist_on(client: httpx.Client, path: str, media_type: str) -> None:
+def test_files_have_the_media_types_that_browsers_require(client: httpx.Client, path: str, media_type: str) -> None:
     assert client.get(path).headers["content-type"] == media_type
 
 
-def test_what_a_browser_holds_already_is_not_sent_again(client: httpx.Client) -> None:
-    def asked(coding: str, known: str = "") -> httpx.Response:
+def test_a_cached_file_is_not_sent_again(client: httpx.Client) -> None:
+    def get(coding: str, known: str = "") -> httpx.Response:
         return client.get(APP, headers={"accept-encoding": coding} | ({"if-none-match": known} if known else {}))
 
-    tags = {coding: asked(coding).headers["etag"] for coding in ("identity", "gzip")}
+    tags = {coding: get(coding).headers["etag"] for coding in ("identity", "gzip")}
 
     for coding, tag in tags.items():
         for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
-            again = asked(coding, known)
+            again = get(coding, known)
             assert (again.status_code, again.content) == (304, b"")
             assert (again.headers["cache-control"], again.headers["etag"]) == ("no-cache", tag)
-        assert asked(coding, '"other"').status_code == 200
-    assert asked("identity", tags["gzip"]).status_code == 200  # other bytes than those it holds
+        assert get(coding, '"other"').status_code == 200
+    assert get("identity", tags["gzip"]).status_code == 200  # other bytes than those it holds
 
 
-def test_texts_are_compressed_for_those_who_take_it(client: httpx.Client) -> None:
+def test_text_files_are_compressed_if_accepted(client: httpx.Client) -> None:
     plain = client.get(APP, headers={"accept-encoding": "identity"})
     packed = client.get(APP, headers={"accept-encoding": "br, gzip;q=0.8"})
     refused = client.get(APP, headers={"accept-encoding": "gzip;q=0, identity"})
@@ -112,7 +112,7 @@ def test_texts_are_compressed_for_those_who_take_it(client: httpx.Client) -> Non
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
-def test_head_tells_the_same_as_get_without_the_content(client: httpx.Client, coding: str) -> None:
+def test_head_answers_like_get_without_the_content(client: httpx.Client, coding: str) -> None:
     for path in ("/", APP):
         get, head = (client.request(method, path, headers={"accept-encoding": coding}) for method in ("GET", "HEAD"))
 
@@ -146,7 +146,7 @@ def test_the_page_cannot_be_written_to(client: httpx.Client) -> None:
         "/playground/absent.js",
     ],
 )
-def test_nothing_but_the_files_of_the_page_is_served(service: RunningService, path: str) -> None:
+def test_only_the_files_of_the_page_are_served(service: RunningService, path: str) -> None:
     address = urlsplit(service.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port)  # it sends a path as it is
     connection.request("GET", path)
@@ -159,7 +159,7 @@ def test_nothing_but_the_files_of_the_page_is_served(service: RunningService, pa
     assert b"BaseSettings" not in body
 
 
-def test_a_service_without_the_page_has_nothing_of_it(silent: RunningService) -> None:
+def test_the_page_can_be_disabled(silent: RunningService) -> None:
     with httpx.Client(base_url=silent.url) as client:
         answers = [client.get(path) for path in ("/", APP, "/playground/config.json")]
 
@@ -168,7 +168,7 @@ def test_a_service_without_the_page_has_nothing_of_it(silent: RunningService) ->
         assert client.get("/v1/models").status_code == 200
 
 
-async def told_config(settings: Settings, *, needs_key: bool = False) -> dict[str, object]:
+async def served_config(settings: Settings, *, needs_key: bool = False) -> dict[str, object]:
     async with in_process(settings, needs_key=needs_key) as client:
         content: dict[str, object] = (await client.get("/playground/config.json")).json()
         return content
@@ -187,14 +187,14 @@ async def told_config(settings: Settings, *, needs_key: bool = False) -> dict[st
         ("0.0.0.0", True, True),
     ],
 )
-def test_bursts_are_for_loopback_unless_they_are_allowed(host: str, allows: bool, burst: bool) -> None:
+def test_bursts_are_allowed_on_loopback_or_by_setting(host: str, allows: bool, burst: bool) -> None:
     settings = Settings(host=host, playground_burst=allows)
 
-    told = asyncio.run(told_config(settings, needs_key=True))
+    config = asyncio.run(served_config(settings, needs_key=True))
 
     assert is_loopback(host) is (burst and not allows)
-    assert told["burst_allowed"] is burst
-    assert told["needs_key"] is True
+    assert config["burst_allowed"] is burst
+    assert config["needs_key"] is True
 
 
 def test_the_page_is_not_part_of_the_documented_api(client: httpx.Client) -> None:

@@ -26,7 +26,7 @@ POST = b"POST /v1/models/tiny/classify HTTP/1.1\r\nHost: h\r\nContent-Type: appl
 
 @pytest.fixture(scope="module")
 def impatient(repository: Path) -> Iterator[RunningService]:
-    """A service that waits half a second for a head or a body, and long for a fuller batch."""
+    """A service with half a second for a head or a body, and a long queue delay."""
     options = {
         "--header-timeout-seconds": HEAD_SECONDS,
         "--body-timeout-seconds": BODY_SECONDS,
@@ -37,7 +37,7 @@ def impatient(repository: Path) -> Iterator[RunningService]:
 
 
 class ApiConnection:
-    """One TCP connection that sends what it is told."""
+    """One TCP connection that sends raw bytes."""
 
     def __init__(self, url: str) -> None:
         address = httpx.URL(url)
@@ -61,7 +61,7 @@ class ApiConnection:
 
 
 def talk(url: str, *pieces: bytes) -> bytes:
-    """Send the pieces and read until the service closes."""
+    """Send the parts and read until the service closes the connection."""
     peer = ApiConnection(url)
     for piece in pieces:
         peer.send(piece)
@@ -235,7 +235,7 @@ def test_line_ends_do_not_keep_an_idle_connection(impatient: RunningService) -> 
     assert statuses(peer.read()) == [200, 408]
 
 
-def test_a_body_that_is_not_wanted_does_not_hold_the_connection(impatient: RunningService) -> None:
+def test_an_unread_body_does_not_hold_the_connection(impatient: RunningService) -> None:
     started_at = time.monotonic()
 
     answer = talk(impatient.url, b"PUT /livez HTTP/1.1\r\nHost: h\r\nContent-Length: 300000\r\n\r\nabc")
@@ -300,7 +300,7 @@ def test_slow_callers_do_not_delay_others(impatient: RunningService, network: Li
 
 
 def cancelled(url: str) -> float:
-    """How many requests were cancelled so far."""
+    """The number of cancelled requests."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     found = [line for line in lines if line.startswith("hotplate_failures_total") and 'reason="cancelled"' in line]
     return sum(float(line.rpartition(" ")[2]) for line in found)
@@ -323,7 +323,7 @@ def test_a_caller_that_leaves_the_queue_frees_its_row(
     until(lambda: cancelled(impatient.url) == before + 3, seconds=WINDOW_SECONDS)
 
 
-def test_nobody_notices_a_caller_that_leaves_amid_its_body(impatient: RunningService) -> None:
+def test_a_caller_that_leaves_amid_its_body_is_not_noticed_by_others(impatient: RunningService) -> None:
     peer = ApiConnection(impatient.url)
     peer.send(POST + b"Content-Length: 300000\r\n\r\nabc")
     time.sleep(0.1)
@@ -335,6 +335,6 @@ def test_nobody_notices_a_caller_that_leaves_amid_its_body(impatient: RunningSer
     until(counted, seconds=5)
 
 
-def test_nothing_of_this_was_an_error_of_the_service(impatient: RunningService) -> None:
+def test_the_service_logged_no_error(impatient: RunningService) -> None:
     assert httpx.get(f"{impatient.url}/readyz").status_code == 200
     assert [record for record in impatient.records if record["level"] == "ERROR"] == []

@@ -1,4 +1,4 @@
-"""Several engine calls of one request: one deadline, one end, one sum; with a client that answers when told to."""
+"""Several engine calls of one request, with a client that the test controls."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed
 from service.http.request_context import RequestContext
-from service.tasks.engine_work import EngineWork, together
+from service.tasks.engine_work import EngineWork, run_concurrently
 
 
 class FakeClient:
-    """Keeps calls open until a test settles them."""
+    """Keeps calls open until the test answers them."""
 
     def __init__(self) -> None:
         self.calls: list[asyncio.Future[Any]] = []
-        self.asked: list[tuple[Any, ...]] = []
+        self.arguments: list[tuple[Any, ...]] = []
         self.cancelled: list[asyncio.Future[Any]] = []
 
     def infer(self, *arguments: Any, row_shapes: tuple[tuple[int, ...], ...]) -> asyncio.Future[Any]:
         self.calls.append(asyncio.get_running_loop().create_future())
-        self.asked.append((*arguments, row_shapes))
+        self.arguments.append((*arguments, row_shapes))
         return self.calls[-1]
 
     def cancel(self, call: asyncio.Future[Any]) -> None:
@@ -47,12 +47,12 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-def test_rows_travel_with_their_shapes_and_costs_add_up() -> None:
+def test_rows_have_their_shapes_and_timings_add_up() -> None:
     async def scenario() -> None:
         client, context = FakeClient(), RequestContext("", 0.0)
         work = work_of(client, context)
         calls = (work.infer("tile", (ROW, WEIGHTS), ("painting",)) for _ in range(2))
-        job = asyncio.create_task(work.run(together(calls)))
+        job = asyncio.create_task(work.run(run_concurrently(calls)))
         await turns()
         for index, call in enumerate(client.calls):
             call.set_result(({"painting": ROW[None] + index}, InferenceTiming(0.25, 0.5, 1 + index)))
@@ -61,7 +61,7 @@ def test_rows_travel_with_their_shapes_and_costs_add_up() -> None:
 
         assert [arrays["painting"][0, 0, 0, 0] for arrays in found] == [0, 1]
         assert context.timing == InferenceTiming(0.5, 1.0, 2)
-        model, graph, outputs, payload, num_rows, seconds, row_shapes = client.asked[0]
+        model, graph, outputs, payload, num_rows, seconds, row_shapes = client.arguments[0]
         assert (model, graph, outputs, num_rows) == ("a model", "tile", ("painting",), 1)
         assert [bytes(part) for part in payload] == [ROW.tobytes(), WEIGHTS.tobytes()]
         assert row_shapes == ((1, 2, 3), (2,))
@@ -71,7 +71,7 @@ def test_rows_travel_with_their_shapes_and_costs_add_up() -> None:
     asyncio.run(scenario())
 
 
-def test_several_rows_travel_in_one_call() -> None:
+def test_several_rows_are_one_call() -> None:
     async def scenario() -> None:
         client, context = FakeClient(), RequestContext("", 0.0)
         work = work_of(client, context)
@@ -81,19 +81,19 @@ def test_several_rows_travel_in_one_call() -> None:
         client.calls[0].set_result(({"image": ROW}, InferenceTiming(0.25, 0.5, 3)))
 
         assert (await job)["image"] is ROW
-        *_, payload, num_rows, _, row_shapes = client.asked[0]
+        *_, payload, num_rows, _, row_shapes = client.arguments[0]
         assert [bytes(part) for part in payload] == [latents.tobytes(), labels.tobytes()]
         assert (num_rows, row_shapes) == (3, ((2,), ()))
 
     asyncio.run(scenario())
 
 
-def test_the_engine_is_told_when_the_caller_leaves() -> None:
+def test_calls_are_cancelled_in_the_engine_when_the_caller_leaves() -> None:
     async def scenario() -> None:
         client, context = FakeClient(), RequestContext("", 0.0)
         work = work_of(client, context)
         calls = (work.infer("tile", (ROW,), ("painting",)) for _ in range(3))
-        job = asyncio.create_task(work.run(together(calls)))
+        job = asyncio.create_task(work.run(run_concurrently(calls)))
         await turns()
         context.disconnect()
 
@@ -105,7 +105,7 @@ def test_the_engine_is_told_when_the_caller_leaves() -> None:
     asyncio.run(scenario())
 
 
-def test_nothing_is_begun_for_a_caller_who_has_left() -> None:
+def test_no_call_is_made_for_a_caller_that_has_left() -> None:
     async def scenario() -> None:
         client, context = FakeClient(), RequestContext("", 0.0, is_disconnected=True)
         work = work_of(client, context)
@@ -136,12 +136,12 @@ def test_the_deadline_is_one_for_all_calls() -> None:
     asyncio.run(scenario())
 
 
-def test_one_failure_ends_the_other_calls_and_is_raised_as_it_is() -> None:
+def test_one_failure_cancels_the_other_calls_and_is_raised_unwrapped() -> None:
     async def scenario() -> None:
         client, context = FakeClient(), RequestContext("", 0.0)
         work = work_of(client, context)
         calls = (work.infer("tile", (ROW,), ("painting",)) for _ in range(3))
-        job = asyncio.create_task(work.run(together(calls)))
+        job = asyncio.create_task(work.run(run_concurrently(calls)))
         await turns()
         client.calls[1].set_exception(InferenceFailed("The model failed."))
 

@@ -1,4 +1,4 @@
-"""Images and raw tensors become rows; and how much may be decoded at a time."""
+"""Decoding images and raw tensors to rows, and the pixel budget."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_pictures_wait_in_line_for_room() -> None:
+def test_images_wait_in_order_for_the_budget() -> None:
     async def scenario() -> None:
         budget, order, release = PixelBudget(100), list[int](), asyncio.Event()
 
         async def hold(number: int, num_pixels: int) -> None:
-            async with budget.room(num_pixels):
+            async with budget.reserve(num_pixels):
                 order.append(number)
                 await release.wait()
 
@@ -40,11 +40,11 @@ def test_pictures_wait_in_line_for_room() -> None:
     asyncio.run(scenario())
 
 
-def test_a_picture_larger_than_all_the_room_has_it_alone() -> None:
+def test_an_image_larger_than_the_budget_takes_all_of_it() -> None:
     async def scenario() -> None:
         budget = PixelBudget(100)
-        async with budget.room(1000):
-            waiting = asyncio.create_task(budget.room(1).__aenter__())
+        async with budget.reserve(1000):
+            waiting = asyncio.create_task(budget.reserve(1).__aenter__())
             await settle()
             assert not waiting.done()
         await waiting
@@ -53,12 +53,12 @@ def test_a_picture_larger_than_all_the_room_has_it_alone() -> None:
     asyncio.run(scenario())
 
 
-def test_whoever_leaves_the_line_lets_the_next_one_in() -> None:
+def test_a_cancelled_waiter_lets_the_next_one_in() -> None:
     async def scenario() -> None:
         budget = PixelBudget(100)
-        async with budget.room(50):
-            large = asyncio.create_task(budget.room(90).__aenter__())
-            small = asyncio.create_task(budget.room(40).__aenter__())
+        async with budget.reserve(50):
+            large = asyncio.create_task(budget.reserve(90).__aenter__())
+            small = asyncio.create_task(budget.reserve(40).__aenter__())
             await settle()
             assert not small.done()
             large.cancel()
@@ -70,12 +70,12 @@ def test_whoever_leaves_the_line_lets_the_next_one_in() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_room_is_never_exceeded_nor_lost(seed: int) -> None:
+def test_the_budget_is_never_exceeded_nor_lost(seed: int) -> None:
     async def scenario() -> None:
         choices, budget = random.Random(seed), PixelBudget(100)
 
         async def hold(num_pixels: int, turns: int) -> None:
-            async with budget.room(num_pixels):
+            async with budget.reserve(num_pixels):
                 assert budget.num_used <= 100
                 for _ in range(turns):
                     await asyncio.sleep(0)
@@ -100,7 +100,7 @@ def test_a_raw_body_becomes_a_row_without_a_copy() -> None:
 
 @pytest.mark.parametrize("num_bytes", [0, 783, 785])
 def test_a_raw_body_of_another_length_is_refused(num_bytes: int) -> None:
-    with pytest.raises(InvalidParameter, match=f"has {num_bytes} bytes; a raw tensor has exactly 784: 28x28x1 uint8"):
+    with pytest.raises(InvalidParameter, match=f"has {num_bytes} bytes; a raw tensor must have 784: 28x28x1 uint8"):
         raw_row(bytes(num_bytes), (28, 28, 1))
 
 

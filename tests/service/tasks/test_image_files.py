@@ -1,4 +1,4 @@
-"""PNG files that another decoder reads to the very pixels."""
+"""PNG files, read back by Pillow."""
 
 from __future__ import annotations
 

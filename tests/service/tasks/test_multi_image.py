@@ -1,4 +1,4 @@
-"""Replies of several pictures: names that may be unpacked anywhere, and who gets a zip file."""
+"""Answers with several images: safe file names, and zip files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tasks.image_files import safe_names, wants_zip
+from service.tasks.image_files import accepts_zip, safe_names
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,11 @@ from service.tasks.image_files import safe_names, wants_zip
         ("\ud800.jpg", "picture-1.png"),
     ],
 )
-def test_names_lose_what_could_do_harm(given_name: str, safe: str) -> None:
+def test_unsafe_parts_of_names_are_removed(given_name: str, safe: str) -> None:
     assert safe_names([given_name], ["PNG"]) == [safe]
 
 
-def test_twins_are_numbered_whatever_their_case_and_format() -> None:
+def test_duplicate_names_are_numbered_whatever_their_case_and_format() -> None:
     found = safe_names(["a.png", "A.jpg", "b/a.webp", "a-2.png", ""], ["PNG", "PNG", "PNG", "PNG", "JPEG"])
 
     assert found == ["a.png", "A-2.png", "a-3.png", "a-2-2.png", "picture-5.jpg"]
@@ -65,9 +65,9 @@ def test_no_name_leaves_its_folder_or_meets_another(names: list[str]) -> None:
         (b"", False),
     ],
 )
-def test_a_zip_is_for_those_who_name_it(accept: bytes, is_zip: bool) -> None:
-    assert wants_zip({"headers": [(b"accept", accept)]}) is is_zip
+def test_a_zip_is_accepted_only_if_listed(accept: bytes, is_zip: bool) -> None:
+    assert accepts_zip({"headers": [(b"accept", accept)]}) is is_zip
 
 
-def test_nobody_who_says_nothing_gets_a_zip() -> None:
-    assert not wants_zip({"headers": [(b"host", b"a")]})
+def test_no_accept_header_means_no_zip() -> None:
+    assert not accepts_zip({"headers": [(b"host", b"a")]})

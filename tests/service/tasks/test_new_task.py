@@ -1,4 +1,4 @@
-"""A task of one's own: one folder and one line, then REST, V2, the document and the command line know it."""
+"""A new task takes one folder and one line: REST, V2, OpenAPI and the command line know it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IMAGE = np.random.default_rng(5).integers(0, 256, SHAPE, np.uint8)
 
 
 def write_inverter(repository: Path) -> None:
-    """`negative`: 255 less every pixel, as a verified version of the new task."""
+    """`negative`: 255 minus every pixel, as a verified version of the new task."""
     folder = repository / "negative" / "1"
     folder.mkdir(parents=True)
     content = graph_bytes(
@@ -57,7 +57,7 @@ def write_inverter(repository: Path) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with the new folder, and the new line in the registry."""
+    """A copy of the project with the new folder and the new line in the registry."""
     folder = tmp_path_factory.mktemp("project")
     for package in ("service", "models"):
         shutil.copytree(

@@ -1,4 +1,4 @@
-"""Texts become tokens, or are refused before that costs anything."""
+"""Texts are encoded, or refused before that costs anything."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_a_text_that_cannot_fit_is_refused_by_its_length() -> None:
 
 
 def test_a_character_without_a_token_is_quoted() -> None:
-    with pytest.raises(InvalidParameter, match="prompt holds 'z' at character 2; this model has no token for it"):
+    with pytest.raises(InvalidParameter, match="prompt contains 'z' at character 2; this model has no token for it"):
         encode(Tokenizer(character_level()), "abz", 10)

@@ -21,15 +21,25 @@ from grpc import StatusCode
 
 from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
 from service.http.middleware import Drain
-from service.http.request_context import RequestContext
-from service.http.request_ids import RequestIds
-from service.http.request_metrics import RequestMetrics
-from service.protocols.open_inference.statuses import grpc_status
+from service.http.request_context import RequestContext, RequestIds, RequestMetrics
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
 log = logging.getLogger("service.access")
+
+# By the HTTP status of an error; any other fault of the request is an invalid argument.
+_CODES = {
+    401: StatusCode.UNAUTHENTICATED,
+    404: StatusCode.NOT_FOUND,
+    405: StatusCode.UNIMPLEMENTED,
+    408: StatusCode.DEADLINE_EXCEEDED,
+    499: StatusCode.CANCELLED,
+    500: StatusCode.INTERNAL,
+    501: StatusCode.UNIMPLEMENTED,
+    503: StatusCode.UNAVAILABLE,
+    504: StatusCode.DEADLINE_EXCEEDED,
+}
 
 caller: ContextVar[str] = ContextVar("caller", default="")
 """The owner of the key that came with the current call; empty where no key is needed."""
@@ -123,9 +133,9 @@ class Calls:
     def open(self, context: Context, request_bytes: int, *, is_probe: bool = False) -> Call:
         """Begin a request; `close` must follow."""
         self._drain.num_in_flight += 1
-        self._request_metrics.enter()
+        self._request_metrics.start()
         metadata = {name: value for name, value in context.invocation_metadata() or () if isinstance(value, str)}
-        request_id, started_at = self._ids.name(metadata.get("x-request-id")), perf_counter()
+        request_id, started_at = self._ids.assign(metadata.get("x-request-id")), perf_counter()
         if self._tracing is None or is_probe:
             request_context = RequestContext(request_id, started_at)
         else:
@@ -163,12 +173,12 @@ class Calls:
         if isinstance(error, ServiceError):
             return Refusal(code_of(error), error.message, error.retry_after_seconds)
         log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": request_context.request_id})
-        return Refusal(StatusCode.INTERNAL, "The service made an error; its log says which, under this request's id.")
+        return Refusal(StatusCode.INTERNAL, "Internal error; see the service's log for this request id.")
 
     def close(self, name: str, request_context: RequestContext, code: StatusCode, sent_bytes: int) -> None:
         """End a request."""
         self._drain.num_in_flight -= 1
-        seconds = self._request_metrics.leave(name, code.name, request_context, sent_bytes)
+        seconds = self._request_metrics.finish(name, code.name, request_context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_call(request_context, name, code.name)
         is_fault = code in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
@@ -189,7 +199,7 @@ class Calls:
 
 def code_of(error: ServiceError) -> StatusCode:
     """The status of a call that failed with an error."""
-    return StatusCode[grpc_status(error)]
+    return _CODES.get(error.status, StatusCode.INVALID_ARGUMENT)
 
 
 def parse(kind: Callable[[], Request], data: bytes) -> Request:

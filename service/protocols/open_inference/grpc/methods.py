@@ -24,8 +24,8 @@ from service.protocols.open_inference.schema import TensorMetadata
 from service.protocols.open_inference.tensors import unpack_strings
 from service.protocols.open_inference.text_routes import Prompted, begin_text
 from service.schema import shown
-from service.tasks.text_generation.detokenization import Piece
-from service.tasks.text_generation.sequences import Running
+from service.tasks.text_generation.detokenization import TextChunk
+from service.tasks.text_generation.sequences import RunningSequence
 
 NAME = "inference.GRPCInferenceService"
 
@@ -181,11 +181,11 @@ def _refuse(why: str) -> Callable[[Any, Call], Awaitable[Message]]:
     return refuse
 
 
-# --- Text generators over ModelStreamInfer: one BYTES element in, a response for each piece of text out ---
+# --- Text generators over ModelStreamInfer: one BYTES element in, a response for each chunk of text out ---
 
 
 async def _stream_text(execution: Execution, request: pb.ModelInferRequest, call: Call, respond: Respond) -> None:
-    """Continue the text of a request, with one response for each piece; the last is marked as final.
+    """Continue the text of a request, with one response for each chunk; the last is marked as final.
 
     Raises: ServiceError.
     """
@@ -196,11 +196,11 @@ async def _stream_text(execution: Execution, request: pb.ModelInferRequest, call
     prompted = Prompted(request.model_name, request.model_version or None, body, call.request_context, seconds)
     sequences, head = await begin_text(execution, prompted, streams=True)
 
-    async def send(running: Running, piece: Piece) -> None:
+    async def send(sequence: RunningSequence, chunk: TextChunk) -> None:
         response = pb.ModelInferResponse(**(head | {"id": request.id}))
         response.outputs.add(name=TEXT_OUTPUT, datatype="BYTES", shape=[1])
-        response.raw_output_contents.append(pack_strings([piece.text.encode("utf-8")]))
-        response.parameters[FINAL].bool_param = running.finish_reason is not None
+        response.raw_output_contents.append(pack_strings([chunk.text.encode("utf-8")]))
+        response.parameters[FINAL].bool_param = sequence.finish_reason is not None
         respond(response)
 
     await sequences.run(send)

@@ -7,8 +7,9 @@ from grpc import StatusCode
 
 from service import errors
 from service.errors import BY_CODE
+from service.http.problems import error_response
 from service.protocols.open_inference.description import graph_names, main_graph, protocol_name, split_name
-from service.protocols.open_inference.statuses import grpc_status, http_status
+from service.protocols.open_inference.grpc.calls import code_of
 from tests.service.protocols.open_inference.manifests import manifest_of
 
 
@@ -49,9 +50,10 @@ def test_a_bare_name_is_the_main_graph(task: str, graphs: tuple[str, ...], main:
 def test_every_error_has_a_status_of_the_protocol(kind: type[errors.ServiceError]) -> None:
     error = kind("Why.")
 
-    assert http_status(error) in (400, 401, 404, 405, 408, 415, 500, 501, 503)
-    is_internal = StatusCode[grpc_status(error)] is StatusCode.INTERNAL
-    assert is_internal == (http_status(error) == 500)
+    status = error_response("/v2", error).status_code
+    assert status in (400, 401, 404, 405, 408, 415, 500, 501, 503)
+    is_internal = code_of(error) is StatusCode.INTERNAL
+    assert is_internal == (status == 500)
     assert is_internal == (issubclass(kind, errors.InferenceFailed) or kind is errors.ServiceError)
 
 
@@ -75,4 +77,4 @@ def test_tritons_statuses_are_kept() -> None:
         errors.DeadlineExceeded: 503,
     }
 
-    assert {kind: http_status(kind("Why.")) for kind in table} == table
+    assert {kind: error_response("/v2", kind("Why.")).status_code for kind in table} == table

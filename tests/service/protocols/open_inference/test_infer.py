@@ -152,7 +152,7 @@ def test_a_bare_image_is_decoded_too(client: httpx.Client, network: LinearClassi
 def test_several_inputs_and_open_sizes_and_graphs_by_name(
     style_transfer_client: httpx.Client, stylizer: TinyStylizer
 ) -> None:
-    pictures, weights = stylizer.pictures(2, 32, 36), stylizer.pure(STYLES[1], 2)
+    pictures, weights = stylizer.images(2, 32, 36), stylizer.pure(STYLES[1], 2)
     statistics = stylizer.statistics(pictures, weights)
     inputs = [as_input(pictures), as_input(weights, "FP32", "style_weights")]
 
@@ -176,7 +176,7 @@ def test_several_inputs_and_open_sizes_and_graphs_by_name(
 def test_a_stylizer_takes_encoded_images_of_one_size(
     style_transfer_client: httpx.Client, stylizer: TinyStylizer
 ) -> None:
-    pictures, weights = stylizer.pictures(2, 32, 32), stylizer.pure(STYLES[0], 2)
+    pictures, weights = stylizer.images(2, 32, 32), stylizer.pure(STYLES[0], 2)
 
     def painted(files: list[bytes]) -> httpx.Response:
         raw = pack_strings(files)
@@ -187,7 +187,7 @@ def test_a_stylizer_takes_encoded_images_of_one_size(
         )
 
     found = outputs_of(painted([encoded(picture) for picture in pictures]))["painting"]
-    other = encoded(stylizer.pictures(1, 36, 32)[0])
+    other = encoded(stylizer.images(1, 36, 32)[0])
 
     assert np.abs(found.astype(int) - stylizer.paint(pictures, weights)).max() <= 1
     assert_error(painted([encoded(pictures[0]), other]), 400, "32x32, 32x36")

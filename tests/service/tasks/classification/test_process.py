@@ -1,4 +1,4 @@
-"""Parameters and probabilities in; ranked predictions out."""
+"""Probabilities to ranked predictions."""
 
 from __future__ import annotations
 

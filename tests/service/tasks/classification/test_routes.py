@@ -58,7 +58,7 @@ def test_every_format_gets_the_answer_for_its_pixels(
 @pytest.mark.parametrize(
     "media_type", ["application/x-www-form-urlencoded", "application/octet-stream", "", "IMAGE/PNG"]
 )
-def test_a_picture_is_known_by_its_bytes_whatever_curl_calls_it(
+def test_an_image_is_recognized_by_its_bytes_with_curls_media_types(
     client: httpx.Client, network: LinearClassifier, media_type: str
 ) -> None:
     rows = network.images(1)
@@ -73,7 +73,7 @@ def test_several_files_of_a_form_are_answered_in_their_order(client: httpx.Clien
     assert_classified(client.post(CLASSIFY, files=as_files(rows), data={"top_k": "4"}), network, rows)
 
 
-def test_more_pictures_than_a_batch_holds_are_split_and_joined_again(
+def test_more_images_than_a_batch_holds_are_split_and_joined_again(
     client: httpx.Client, network: LinearClassifier
 ) -> None:
     rows = network.images(29)
@@ -81,7 +81,7 @@ def test_more_pictures_than_a_batch_holds_are_split_and_joined_again(
     assert_classified(client.post(CLASSIFY, json=as_json(rows)), network, rows)
 
 
-def test_json_carries_parameters(client: httpx.Client, network: LinearClassifier) -> None:
+def test_json_holds_parameters(client: httpx.Client, network: LinearClassifier) -> None:
     rows = network.images(1)
 
     response = client.post(CLASSIFY, json=as_json(255 - rows, top_k=1, explain=True, invert=True))
@@ -103,7 +103,7 @@ def test_top_k_labels_are_answered(client: httpx.Client, network: LinearClassifi
     assert len(response.json()["results"][0]["predictions"]) == top_k
 
 
-def test_an_explanation_is_a_picture_of_the_networks_proportions(
+def test_an_explanation_is_an_image_of_the_networks_proportions(
     client: httpx.Client, network: LinearClassifier
 ) -> None:
     rows = network.images(2)
@@ -112,10 +112,10 @@ def test_an_explanation_is_a_picture_of_the_networks_proportions(
 
     assert_classified(response, network, rows)
     for result in response.json()["results"]:
-        picture = Image.open(BytesIO(b64decode(result["explanation"])))
-        picture.load()
-        assert picture.width * 6 == picture.height * 5
-        assert max(picture.size) >= 224
+        image = Image.open(BytesIO(b64decode(result["explanation"])))
+        image.load()
+        assert image.width * 6 == image.height * 5
+        assert max(image.size) >= 224
 
 
 def test_a_raw_tensor_can_be_explained(client: httpx.Client, network: LinearClassifier) -> None:
@@ -124,7 +124,7 @@ def test_a_raw_tensor_can_be_explained(client: httpx.Client, network: LinearClas
     assert Image.open(BytesIO(b64decode(response.json()["results"][0]["explanation"]))).format == "PNG"
 
 
-def test_the_pixels_that_the_network_was_fed_are_echoed_on_request(
+def test_the_input_of_the_network_can_be_echoed(
     client: httpx.Client, network: LinearClassifier, colour: LinearClassifier
 ) -> None:
     rows = network.images(2)
@@ -145,7 +145,7 @@ def _pixels(body: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(body)))
 
 
-def test_invert_is_obeyed(client: httpx.Client, network: LinearClassifier) -> None:
+def test_invert_is_applied(client: httpx.Client, network: LinearClassifier) -> None:
     rows = network.images(1)
     body = encoded(rows[0])
 
@@ -165,7 +165,7 @@ def test_auto_inverts_a_light_background_for_a_network_of_light_objects_only(
     assert_classified(client.post("/v1/models/tiny-dark/classify", content=encoded(rows[0])), network, 255 - rows)
 
 
-def test_a_large_picture_is_decoded_and_fitted(client: httpx.Client, colour: LinearClassifier) -> None:
+def test_a_large_image_is_decoded_and_fitted(client: httpx.Client, colour: LinearClassifier) -> None:
     flat = np.full((1200, 1000, 3), (10, 200, 90), np.uint8)
 
     response = client.post("/v1/models/photo/classify", content=encoded(flat))
@@ -193,7 +193,7 @@ def test_embeddings_are_those_of_the_graph(client: httpx.Client, network: Linear
     np.testing.assert_allclose(inverted.json()["results"][0]["embedding"], expected[5], atol=TOLERANCE)
 
 
-def test_the_answer_tells_where_its_time_went(client: httpx.Client, network: LinearClassifier) -> None:
+def test_the_answer_has_server_timing(client: httpx.Client, network: LinearClassifier) -> None:
     response = client.post(CLASSIFY, content=network.images(1).tobytes(), headers=RAW)
 
     parts = [part.split(";")[0].strip() for part in response.headers["server-timing"].split(",")]

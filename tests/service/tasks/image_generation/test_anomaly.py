@@ -1,4 +1,4 @@
-"""How strange a picture is: what the model needs for it against what any picture so detailed needs."""
+"""Anomaly scores: the model's nats beyond those of a general compressor."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def test_colours_count_as_they_are() -> None:
     assert complexity_nats(coloured) == pytest.approx(3 * 28 * 28 * np.log(256), rel=0.05)
 
 
-def test_of_two_pictures_with_one_likelihood_the_plainer_is_stranger() -> None:
+def test_of_two_equally_likely_images_the_simpler_is_more_anomalous() -> None:
     assert anomaly_score(1000.0, FLAT) > anomaly_score(1000.0, NOISE)
     assert anomaly_score(1000.0, NOISE) == pytest.approx(1000.0 - complexity_nats(NOISE))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.images import prepare
-from service.tasks.image_generation.process import complexity_nats, draw
+from service.tasks.image_generation.process import complexity_nats, sample
 from service.tasks.image_generation.rendering import error_colors
 from tests.fake_models.image_generation import (
     HEIGHT,
@@ -46,7 +46,7 @@ def assert_encoded(response: httpx.Response, expected: dict[str, NDArray[Any]]) 
 
 
 def seeded_noise(seed: int, num_rows: int) -> Floats:
-    one = draw([seed], 1, NUM_SAMPLES * NUM_LATENTS).noise.reshape(1, NUM_SAMPLES, NUM_LATENTS)
+    one = sample([seed], 1, NUM_SAMPLES * NUM_LATENTS).noise.reshape(1, NUM_SAMPLES, NUM_LATENTS)
     return np.repeat(one, num_rows, axis=0)
 
 
@@ -54,10 +54,10 @@ def opened(text: str) -> NDArray[np.uint8]:
     return np.asarray(Image.open(BytesIO(b64decode(text))))
 
 
-def test_pictures_are_taken_in_every_form_that_classify_takes(
+def test_images_are_accepted_in_every_form_that_classify_accepts(
     image_generation_client: httpx.Client, vae: TinyImageGenerator
 ) -> None:
-    rows = vae.pictures(3)
+    rows = vae.images(3)
     expected = vae.encode(rows)
     first = {name: values[:1] for name, values in expected.items()}
 
@@ -67,10 +67,8 @@ def test_pictures_are_taken_in_every_form_that_classify_takes(
     assert_encoded(image_generation_client.post(path("encode"), content=rows[0].tobytes(), headers=RAW), first)
 
 
-def test_an_answer_names_its_model_and_what_it_cost(
-    image_generation_client: httpx.Client, vae: TinyImageGenerator
-) -> None:
-    response = image_generation_client.post(path("encode"), content=encoded(vae.pictures(1)[0]))
+def test_an_answer_has_its_model_and_timing(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
+    response = image_generation_client.post(path("encode"), content=encoded(vae.images(1)[0]))
 
     assert response.json().keys() == {"model", "version", "results"}
     assert (response.json()["model"], response.json()["version"]) == (VAE, "1")
@@ -89,16 +87,16 @@ def test_a_photograph_is_prepared_as_for_a_classifier(
     assert_encoded(response, vae.encode(row[None]))
 
 
-def test_more_pictures_than_a_chunk_keep_their_order(
+def test_images_of_several_chunks_keep_their_order(
     image_generation_client: httpx.Client, vae: TinyImageGenerator
 ) -> None:
-    rows = vae.pictures(41)
+    rows = vae.images(41)
 
     assert_encoded(image_generation_client.post(path("encode"), json=as_json(rows)), vae.encode(rows))
 
 
 def test_the_embedding_is_the_mean(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
-    rows = vae.pictures(2)
+    rows = vae.images(2)
 
     response = image_generation_client.post(path("embed"), json=as_json(rows))
 
@@ -106,7 +104,7 @@ def test_the_embedding_is_the_mean(image_generation_client: httpx.Client, vae: T
     assert_encoded(response, {"embedding": vae.encode(rows)["mean"]})
 
 
-def test_a_latent_survives_the_way_to_a_picture_and_back(
+def test_a_latent_survives_decoding_and_encoding(
     image_generation_client: httpx.Client, vae: TinyImageGenerator
 ) -> None:
     latents = np.random.default_rng(3).normal(0, 0.7, (4, NUM_LATENTS)).astype(np.float32)
@@ -119,10 +117,10 @@ def test_a_latent_survives_the_way_to_a_picture_and_back(
 
 
 @pytest.mark.parametrize("label", ["Ankle boot", "ANKLE BOOT", 1, "1"])
-def test_a_labelled_encoder_is_told_the_label(
+def test_a_labelled_encoder_gets_the_label(
     image_generation_client: httpx.Client, labelled_vae: TinyImageGenerator, label: str | int
 ) -> None:
-    rows = labelled_vae.pictures(3)
+    rows = labelled_vae.images(3)
     expected = labelled_vae.encode(rows, np.ones(3, np.int64))
     assert np.abs(expected["mean"] - labelled_vae.encode(rows)["mean"]).max() > 100 * TOLERANCE
 
@@ -139,7 +137,7 @@ def test_a_labelled_encoder_is_told_the_label(
 def test_a_reconstruction_comes_with_its_errors_and_its_score(
     image_generation_client: httpx.Client, vae: TinyImageGenerator
 ) -> None:
-    rows = vae.pictures(5)
+    rows = vae.images(5)
     expected = vae.reconstruct(rows, seeded_noise(0, 5))
 
     found = results(image_generation_client.post(path("reconstruct"), json=as_json(rows)))
@@ -157,10 +155,8 @@ def test_a_reconstruction_comes_with_its_errors_and_its_score(
         assert result["anomaly_score"] == pytest.approx(result["negative_elbo"] - complexity_nats(rows[index]))
 
 
-def test_a_reconstruction_echoes_what_the_network_was_fed(
-    image_generation_client: httpx.Client, vae: TinyImageGenerator
-) -> None:
-    rows = vae.pictures(2)
+def test_a_reconstruction_can_echo_the_input(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
+    rows = vae.images(2)
 
     found = results(image_generation_client.post(path("reconstruct"), json=as_json(rows, echo_input=True)))
     turned = results(
@@ -173,10 +169,10 @@ def test_a_reconstruction_echoes_what_the_network_was_fed(
     np.testing.assert_array_equal(opened(turned[0]["input"]), 255 - rows[0, :, :, 0])
 
 
-def test_a_pictures_score_is_its_own_whoever_is_beside_it(
+def test_a_score_does_not_depend_on_the_other_images(
     image_generation_client: httpx.Client, vae: TinyImageGenerator
 ) -> None:
-    rows = vae.pictures(20)
+    rows = vae.images(20)
     together = results(image_generation_client.post(path("reconstruct"), json=as_json(rows)))
 
     alone = [results(image_generation_client.post(path("reconstruct"), content=encoded(row)))[0] for row in rows[::7]]
@@ -186,10 +182,10 @@ def test_a_pictures_score_is_its_own_whoever_is_beside_it(
         assert one["negative_elbo"] == pytest.approx(same["negative_elbo"], rel=1e-5)
 
 
-def test_another_seed_draws_other_noise_and_the_same_picture(
+def test_another_seed_changes_the_scores_but_not_the_reconstruction(
     image_generation_client: httpx.Client, vae: TinyImageGenerator
 ) -> None:
-    rows = vae.pictures(1)
+    rows = vae.images(1)
     found = {
         seed: results(image_generation_client.post(path("reconstruct"), params=seed, content=encoded(rows[0])))[0]
         for seed in ("", "seed=0", "seed=5", "seed=9007199254740991")
@@ -202,8 +198,10 @@ def test_another_seed_draws_other_noise_and_the_same_picture(
     np.testing.assert_allclose(found["seed=5"]["distortion"], expected["distortion"][0], rtol=1e-3)
 
 
-def test_what_the_model_cannot_draw_scores_high(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
-    usual, odd = vae.pictures(8), noise(8 * HEIGHT, WIDTH, 1).reshape(8, HEIGHT, WIDTH, 1)
+def test_an_image_unlike_the_training_data_scores_high(
+    image_generation_client: httpx.Client, vae: TinyImageGenerator
+) -> None:
+    usual, odd = vae.images(8), noise(8 * HEIGHT, WIDTH, 1).reshape(8, HEIGHT, WIDTH, 1)
 
     found = results(image_generation_client.post(path("reconstruct"), json=as_json(np.concatenate([usual, odd]))))
 
@@ -211,10 +209,10 @@ def test_what_the_model_cannot_draw_scores_high(image_generation_client: httpx.C
     assert max(scores[:8]) < min(scores[8:])
 
 
-def test_a_labelled_reconstruction_is_told_the_label(
+def test_a_labelled_reconstruction_gets_the_label(
     image_generation_client: httpx.Client, labelled_vae: TinyImageGenerator
 ) -> None:
-    rows = labelled_vae.pictures(2)
+    rows = labelled_vae.images(2)
     expected = labelled_vae.reconstruct(rows, seeded_noise(0, 2), np.full(2, 2))
 
     found = results(image_generation_client.post(path("reconstruct", LABELLED), json=as_json(rows, label="sneaker")))
@@ -226,7 +224,7 @@ def test_a_labelled_reconstruction_is_told_the_label(
 def test_a_strip_shows_input_reconstruction_and_errors(
     image_generation_client: httpx.Client, vae: TinyImageGenerator, query: str, accept: str
 ) -> None:
-    rows = vae.pictures(2)
+    rows = vae.images(2)
 
     response = image_generation_client.post(
         path("reconstruct"), params=query, json=as_json(rows), headers={"accept": accept}
@@ -250,17 +248,17 @@ def test_a_strip_shows_input_reconstruction_and_errors(
 def test_json_is_the_answer_where_nothing_else_is_named(
     image_generation_client: httpx.Client, vae: TinyImageGenerator, query: str
 ) -> None:
-    response = image_generation_client.post(path("reconstruct"), params=query, content=encoded(vae.pictures(1)[0]))
+    response = image_generation_client.post(path("reconstruct"), params=query, content=encoded(vae.images(1)[0]))
 
     assert response.headers["content-type"] == "application/json"
     assert len(results(response)) == 1
 
 
 @pytest.mark.parametrize("verb", ["encode", "reconstruct", "embed"])
-def test_a_model_without_an_encoder_says_so(
+def test_a_model_without_an_encoder_is_refused(
     image_generation_client: httpx.Client, vae: TinyImageGenerator, verb: str
 ) -> None:
-    response = image_generation_client.post(path(verb, GAN), content=encoded(vae.pictures(1)[0]))
+    response = image_generation_client.post(path(verb, GAN), content=encoded(vae.images(1)[0]))
 
     assert_problem(response, 422, "unsupported_task", "'tiny-gan' has no encoder")
 
@@ -269,13 +267,13 @@ def test_a_model_without_an_encoder_says_so(
 def test_a_classifier_neither_encodes_nor_reconstructs(
     image_generation_client: httpx.Client, vae: TinyImageGenerator, verb: str
 ) -> None:
-    response = image_generation_client.post(path(verb, SEEN), content=encoded(vae.pictures(1)[0]))
+    response = image_generation_client.post(path(verb, SEEN), content=encoded(vae.images(1)[0]))
 
     assert_problem(response, 422, "unsupported_task", "'tiny' does image-classification", "image-generation")
 
 
 def test_a_text_generator_embeds_nothing(image_generation_client: httpx.Client, vae: TinyImageGenerator) -> None:
-    response = image_generation_client.post(path("embed", "tiny-transformer"), content=encoded(vae.pictures(1)[0]))
+    response = image_generation_client.post(path("embed", "tiny-transformer"), content=encoded(vae.images(1)[0]))
 
     assert_problem(response, 422, "unsupported_task", "image-classification or image-generation")
 
@@ -292,12 +290,7 @@ def test_a_text_generator_embeds_nothing(image_generation_client: httpx.Client, 
         ("encode", LABELLED, "label=3", ("3", *LABELS)),
         ("encode", VAE, "invert=yes", ("invert is 'yes'", "auto, true or false")),
         ("encode", VAE, "seed=1", ("'seed'", "invert, label")),
-        ("encode", VAE, "format=png", ("'format'",)),
-        ("reconstruct", VAE, "seed=-1", ("seed is -1", "from 0 to 9007199254740991")),
-        ("reconstruct", VAE, "seed=9007199254740992", ("seed is 9007199254740992",)),
         ("reconstruct", VAE, "seed=1e3", ("seed is '1e3'",)),
-        ("reconstruct", VAE, "format=gif", ("format is 'gif'", "json or png")),
-        ("embed", VAE, "top_k=1", ("'top_k'",)),
     ],
 )
 def test_a_parameter_out_of_its_range_is_refused(
@@ -308,7 +301,7 @@ def test_a_parameter_out_of_its_range_is_refused(
     query: str,
     quoted: tuple[str, ...],
 ) -> None:
-    response = image_generation_client.post(path(verb, model), params=query, content=encoded(vae.pictures(1)[0]))
+    response = image_generation_client.post(path(verb, model), params=query, content=encoded(vae.images(1)[0]))
 
     assert_problem(response, 422, "invalid_parameter", *quoted)
 
@@ -320,13 +313,15 @@ def test_a_parameter_out_of_its_range_is_refused(
 def test_a_body_of_another_form_is_refused(
     image_generation_client: httpx.Client, vae: TinyImageGenerator, members: dict[str, Any]
 ) -> None:
-    response = image_generation_client.post(path("reconstruct"), json=as_json(vae.pictures(1)) | members)
+    response = image_generation_client.post(path("reconstruct"), json=as_json(vae.images(1)) | members)
 
     assert_problem(response, 422, "invalid_parameter")
 
 
 @pytest.mark.parametrize("verb", ["encode", "embed", "reconstruct"])
-def test_what_is_no_picture_is_refused_as_by_classify(image_generation_client: httpx.Client, verb: str) -> None:
+def test_a_body_that_is_not_an_image_is_refused_as_by_classify(
+    image_generation_client: httpx.Client, verb: str
+) -> None:
     pixels = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
     cut = encoded(pixels)[:-20]
 

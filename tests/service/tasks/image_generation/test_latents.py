@@ -1,4 +1,4 @@
-"""Seeds to labels, choices and noise; truncation; walks and sums of latents."""
+"""Sampling from seeds, truncation, latent walks and arithmetic."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 from service.tasks.image_generation.process import (
     NUM_SEEDS,
     Floats,
-    difference_added,
-    draw,
     following_seeds,
+    latent_arithmetic,
+    sample,
     walk,
     walk_labels,
 )
@@ -20,14 +20,14 @@ from service.tasks.image_generation.process import (
 K, Z = 10, 64
 
 
-def test_a_seed_draws_the_same_forever() -> None:
-    draws = draw([7], K, 4)
+def test_a_seed_gives_the_same_samples_in_every_release() -> None:
+    samples = sample([7], K, 4)
 
-    # Written down once: whoever changes these numbers changes every picture that a seed was noted for.
-    assert draws.labels.tolist() == [8]
-    assert draws.choices.tolist() == [0.2953653335571289]
+    # Reference values: changing them changes the image of every seed.
+    assert samples.labels.tolist() == [8]
+    assert samples.choices.tolist() == [0.2953653335571289]
     expected = [-0.136850968003273, -0.39271408319473267, -0.609160840511322, -0.5761016011238098]
-    np.testing.assert_allclose(draws.noise[0], expected, rtol=2e-7)  # a logarithm may differ by a bit elsewhere
+    np.testing.assert_allclose(samples.noise[0], expected, rtol=2e-7)  # a logarithm may differ by a bit elsewhere
 
 
 def test_the_noise_is_what_the_generator_and_the_formula_say() -> None:
@@ -39,21 +39,25 @@ def test_the_noise_is_what_the_generator_and_the_formula_say() -> None:
         angle = 2 * math.pi * second / 2**53
         expected += [radius * math.cos(angle), radius * math.sin(angle)]
 
-    draws = draw([2**53 - 1], K, Z)
+    samples = sample([2**53 - 1], K, Z)
 
-    np.testing.assert_allclose(draws.noise[0], expected, rtol=1e-6)
-    assert draws.labels[0] == (raw[0] >> 11) * K // 2**53
-    assert draws.choices[0] == np.float32((raw[1] >> 40) / 2**24)
-    assert [str(array.dtype) for array in (draws.labels, draws.choices, draws.noise)] == ["int64", "float32", "float32"]
+    np.testing.assert_allclose(samples.noise[0], expected, rtol=1e-6)
+    assert samples.labels[0] == (raw[0] >> 11) * K // 2**53
+    assert samples.choices[0] == np.float32((raw[1] >> 40) / 2**24)
+    assert [str(array.dtype) for array in (samples.labels, samples.choices, samples.noise)] == [
+        "int64",
+        "float32",
+        "float32",
+    ]
 
 
-def test_each_picture_has_the_numbers_that_its_seed_has_alone() -> None:
+def test_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
     seeds = following_seeds(1000, 40)
 
-    together = draw(seeds, K, Z, 0.7, 1.2)
+    together = sample(seeds, K, Z, 0.7, 1.2)
 
     for row, seed in enumerate(seeds):
-        alone = draw([seed], K, Z, 0.7, 1.2)
+        alone = sample([seed], K, Z, 0.7, 1.2)
         assert alone.labels[0] == together.labels[row]
         assert alone.choices[0] == together.choices[row]
         assert alone.noise[0].tobytes() == together.noise[row].tobytes()
@@ -63,34 +67,34 @@ def test_seeds_go_on_from_the_first_after_the_last() -> None:
     assert following_seeds(NUM_SEEDS - 2, 4) == [NUM_SEEDS - 2, NUM_SEEDS - 1, 0, 1]
 
 
-def test_many_seeds_draw_normal_noise_and_every_label_alike() -> None:
-    draws = draw(range(4000), K, Z)
+def test_noise_is_normal_and_labels_are_uniform() -> None:
+    samples = sample(range(4000), K, Z)
 
-    flat = draws.noise.ravel()
+    flat = samples.noise.ravel()
     assert abs(flat.mean()) < 0.01
     assert abs(flat.std() - 1) < 0.01
     assert abs((np.abs(flat) < 1).mean() - 0.6827) < 0.005
-    assert abs(np.corrcoef(draws.noise[:, ::2].ravel(), draws.noise[:, 1::2].ravel())[0, 1]) < 0.01
-    assert np.bincount(draws.labels, minlength=K).min() > 320
-    assert draws.choices.min() >= 0
-    assert draws.choices.max() < 1
-    assert abs(draws.choices.mean() - 0.5) < 0.02
+    assert abs(np.corrcoef(samples.noise[:, ::2].ravel(), samples.noise[:, 1::2].ravel())[0, 1]) < 0.01
+    assert np.bincount(samples.labels, minlength=K).min() > 320
+    assert samples.choices.min() >= 0
+    assert samples.choices.max() < 1
+    assert abs(samples.choices.mean() - 0.5) < 0.02
     assert len(np.unique(flat)) > 0.99 * flat.size
 
 
 def test_an_odd_number_of_latents_is_the_start_of_an_even_one() -> None:
-    assert draw([3], K, 5).noise.tolist()[0] == draw([3], K, 6).noise.tolist()[0][:5]
+    assert sample([3], K, 5).noise.tolist()[0] == sample([3], K, 6).noise.tolist()[0][:5]
 
 
-def test_how_many_labels_there_are_changes_no_noise() -> None:
-    assert np.array_equal(draw([3], 2, Z).noise, draw([3], 1000, Z).noise)
-    assert draw(range(50), 1, 2).labels.tolist() == [0] * 50
+def test_the_number_of_labels_does_not_change_the_noise() -> None:
+    assert np.array_equal(sample([3], 2, Z).noise, sample([3], 1000, Z).noise)
+    assert sample(range(50), 1, 2).labels.tolist() == [0] * 50
 
 
 @pytest.mark.parametrize("truncation", [0.1, 0.5, 1.0, 2.0])
-def test_truncation_draws_the_larger_numbers_again_and_keeps_the_others(truncation: float) -> None:
+def test_truncation_resamples_larger_noise_only(truncation: float) -> None:
     seeds = range(300)
-    plain, cut = draw(seeds, K, Z).noise, draw(seeds, K, Z, 1.0, truncation).noise
+    plain, cut = sample(seeds, K, Z).noise, sample(seeds, K, Z, 1.0, truncation).noise
 
     assert np.abs(cut).max() <= np.float32(truncation)
     fits = np.abs(plain) <= truncation
@@ -103,14 +107,14 @@ def test_truncation_draws_the_larger_numbers_again_and_keeps_the_others(truncati
 
 
 def test_temperature_multiplies_what_truncation_leaves() -> None:
-    cut = draw([5], K, Z, 1.0, 1.5).noise
+    cut = sample([5], K, Z, 1.0, 1.5).noise
 
-    assert np.array_equal(draw([5], K, Z, 0.5, 1.5).noise, cut * np.float32(0.5))
-    assert not draw([5], K, Z, 0.0, 1.5).noise.any()
+    assert np.array_equal(sample([5], K, Z, 0.5, 1.5).noise, cut * np.float32(0.5))
+    assert not sample([5], K, Z, 0.0, 1.5).noise.any()
 
 
 def latent_pair() -> tuple[Floats, Floats]:
-    noise = draw([1, 2], K, Z).noise
+    noise = sample([1, 2], K, Z).noise
     return noise[0], noise[1]
 
 
@@ -163,7 +167,7 @@ def test_labels_change_halfway(steps: int, expected: list[int]) -> None:
     assert walk_labels(4, 1, steps).tolist() == expected
 
 
-def test_latents_are_reckoned_with_their_means() -> None:
+def test_latent_arithmetic_uses_means() -> None:
     a, b, c = (np.array(rows, np.float32) for rows in ([[1, 2], [3, 4]], [[1, 1]], [[0, 5], [0, 6], [0, 7]]))
 
-    assert difference_added(a, b, c).tolist() == [1, 8]
+    assert latent_arithmetic(a, b, c).tolist() == [1, 8]

@@ -1,4 +1,4 @@
-"""Generators under load: the same seed gives the same file in any company, nobody waits for another's many pictures."""
+"""Generators under load: a seed gives the same file in any batch, and small requests do not wait for large ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.fake_models.image_generation import TinyImageGenerator
 from tests.servers import RunningService, until
 from tests.service.http.calls import assert_problem
-from tests.service.tasks.image_generation.drawings import GAN, SLOW_GAN, VAE, drawn, expected, images_of
+from tests.service.tasks.image_generation.generated import GAN, SLOW_GAN, VAE, expected, images_of, pixels_in
 
 NUM_CALLERS = 8
 
@@ -26,17 +26,17 @@ def generate(url: str, path: str, **body: Any) -> list[dict[str, Any]]:
 
 
 def during_load(url: str, path: str, call: Callable[[], Any]) -> Any:
-    """What a call gives while others draw pictures of all sizes of batches, all the time."""
+    """The result of a call under a constant load of batches of all sizes."""
     is_over = threading.Event()
     counts = (1, 3, 16, 17, 40, 64, 100, 256)
 
     def ask(index: int) -> int:
-        asked = 0
+        num_requests = 0
         with httpx.Client(base_url=url, timeout=60) as client:
-            while not is_over.is_set() or asked == 0:
+            while not is_over.is_set() or num_requests == 0:
                 images_of(client.post(f"{path}/generate", json={"num_images": counts[index], "temperature": 1.3}))
-                asked += 1
-        return asked
+                num_requests += 1
+        return num_requests
 
     with ThreadPoolExecutor(NUM_CALLERS) as pool:
         others = [pool.submit(ask, index) for index in range(NUM_CALLERS)]
@@ -66,24 +66,24 @@ def test_a_seed_gives_the_same_file_alone_among_256_and_beside_others(
     assert together == whole
     assert alone == beside == [whole[index] for index in picked]
     response = httpx.post(f"{url}{path}/generate", json={"num_images": 256, "seed": first, "truncation": 1.5})
-    assert np.array_equal(drawn(response), expected(image_generator, range(first, first + 256), None, 1.0, 1.5)[1])
+    assert np.array_equal(pixels_in(response), expected(image_generator, range(first, first + 256), None, 1.0, 1.5)[1])
 
 
 def test_a_seed_gives_the_same_file_after_a_restart(
     image_generation_repository: Path, image_generation_service: RunningService
 ) -> None:
-    wanted = {"num_images": 20, "seed": 77, "temperature": 0.9}
-    before = [generate(image_generation_service.url, path, **wanted) for path in (GAN, VAE)]
+    parameters = {"num_images": 20, "seed": 77, "temperature": 0.9}
+    before = [generate(image_generation_service.url, path, **parameters) for path in (GAN, VAE)]
     grid = httpx.get(f"{image_generation_service.url}{GAN}/generate?num_images=20&seed=77").content
 
     options = ("--models", "tiny-gan,tiny-vae", "--workers", "2", "--instances", "2", "--threads", "1")
     with RunningService(image_generation_repository, *options) as other:
         other.wait_until_ready()
-        assert [generate(other.url, path, **wanted) for path in (GAN, VAE)] == before
+        assert [generate(other.url, path, **parameters) for path in (GAN, VAE)] == before
         assert httpx.get(f"{other.url}{GAN}/generate?num_images=20&seed=77").content == grid
 
 
-def test_one_picture_does_not_wait_for_256_of_another_caller(image_generation_service: RunningService) -> None:
+def test_one_image_does_not_wait_for_256_of_another_caller(image_generation_service: RunningService) -> None:
     url = image_generation_service.url
     with ThreadPoolExecutor(2) as pool:
         many = [pool.submit(generate, url, SLOW_GAN, num_images=256) for _ in range(2)]
@@ -114,17 +114,17 @@ def test_a_caller_who_leaves_frees_the_engine(
 ) -> None:
     head = f"POST {SLOW_GAN}/generate?num_images=256 HTTP/1.1\r\nHost: hotplate\r\nContent-Length: 0\r\n\r\n"
 
-    def num_drawn() -> float:
+    def num_generated() -> float:
         return total(image_generation_client, "hotplate_rows_total", 'model="tiny-slow-gan"')
 
-    before = num_drawn()
+    before = num_generated()
     url = httpx.URL(image_generation_service.url)
     with socket.create_connection((url.host, url.port or 80), timeout=10) as hasty:
         hasty.sendall(head.encode())
-        until(lambda: num_drawn() > before)
+        until(lambda: num_generated() > before)
     assert_idle(image_generation_client)
 
-    assert num_drawn() - before < 256
+    assert num_generated() - before < 256
 
 
 def total(client: httpx.Client, metric: str, label: str = "") -> float:
@@ -134,7 +134,7 @@ def total(client: httpx.Client, metric: str, label: str = "") -> float:
 
 
 def assert_idle(client: httpx.Client) -> None:
-    """Nothing waits, no request is being worked on, and a new one is answered."""
+    """Assert that no request is queued or in flight, and a new one is answered."""
 
     def is_idle() -> bool:
         # The scrape itself is in flight.
@@ -144,5 +144,5 @@ def assert_idle(client: httpx.Client) -> None:
     assert client.post(f"{SLOW_GAN}/generate").status_code == 200
 
 
-def test_nothing_of_this_was_an_error_of_the_service(image_generation_service: RunningService) -> None:
+def test_the_service_logged_no_error(image_generation_service: RunningService) -> None:
     assert [record for record in image_generation_service.records if record["level"] == "ERROR"] == []

@@ -1,4 +1,4 @@
-"""What a network drew, shown: files that say exactly the pixels that they were made of."""
+"""Rendered files contain the exact pixels of their images."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ def frames_of(content: bytes) -> list[Pixels]:
         return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
 
 
-def pictures(count: int, side: int = 8, channels: int = 1) -> Pixels:
+def random_images(count: int, side: int = 8, channels: int = 1) -> Pixels:
     return noise(count * side, side, channels).reshape(count, side, side, channels)
 
 
-def test_a_grid_shows_every_picture_enlarged_in_its_place() -> None:
-    batch = pictures(5, 28)
+def test_a_grid_shows_every_image_enlarged_in_its_place() -> None:
+    batch = random_images(5, 28)
     grid = opened(drawn.labelled_grid(batch, [""] * 5))
     side, gap = 84, 4
     assert grid.shape == (2 * side + 3 * gap, 3 * side + 4 * gap)
-    for index, picture in enumerate(batch):
+    for index, image in enumerate(batch):
         top, left = gap + index // 3 * (side + gap), gap + index % 3 * (side + gap)
-        assert np.array_equal(grid[top : top + side, left : left + side], np.kron(picture[:, :, 0], np.ones((3, 3))))
+        assert np.array_equal(grid[top : top + side, left : left + side], np.kron(image[:, :, 0], np.ones((3, 3))))
     assert (grid[side + 2 * gap :, 2 * (side + gap) + gap :] == 255).all()
 
 
 @pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (4, 2), (5, 3), (36, 6), (37, 7), (64, 8), (256, 16)])
 def test_a_grid_is_about_as_wide_as_it_is_high(count: int, columns: int) -> None:
-    grid = opened(drawn.labelled_grid(pictures(count, 112), [""] * count))
+    grid = opened(drawn.labelled_grid(random_images(count, 112), [""] * count))
     assert grid.shape == (-(-count // columns) * 116 + 4, columns * 116 + 4) or count == 1
     assert grid.shape[1] >= drawn.MIN_GRID_WIDTH
 
 
-def test_captions_stand_below_their_pictures_only() -> None:
-    batch = pictures(2, 28)
+def test_captions_stand_below_their_images_only() -> None:
+    batch = random_images(2, 28)
     bare = opened(drawn.labelled_grid(batch, ["", ""], num_columns=2))
     captioned = opened(drawn.labelled_grid(batch, ["Bag", ""], num_columns=2))
     assert captioned.shape[1] == bare.shape[1]
@@ -63,22 +63,22 @@ def test_captions_stand_below_their_pictures_only() -> None:
 
 
 def test_a_caption_too_wide_is_cut_to_its_own_cell() -> None:
-    grid = opened(drawn.labelled_grid(pictures(2, 112), ["Flip-flops with " * 40, ""], num_columns=2))
+    grid = opened(drawn.labelled_grid(random_images(2, 112), ["Flip-flops with " * 40, ""], num_columns=2))
     caption, beside = grid[116:, 4:116], grid[116:, 116:]
     assert caption.min() < 64
     assert (beside == 255).all()
 
 
 @pytest.mark.parametrize("text", ["\u200b", "日本語", "a\nb\0c", " "])
-def test_odd_captions_leave_the_picture_as_it_is(text: str) -> None:
-    batch = pictures(1, 224)
+def test_unusual_captions_do_not_change_the_image(text: str) -> None:
+    batch = random_images(1, 224)
     grid = opened(drawn.labelled_grid(batch, [text]))
     assert grid.shape == (224 + 8 + 14, 224 + 8)
     assert np.array_equal(grid[4:228, 4:228], batch[0, :, :, 0])
 
 
 def test_colours_stay_colours_in_a_grid() -> None:
-    batch = pictures(1, 84, 3)
+    batch = random_images(1, 84, 3)
     grid = opened(drawn.labelled_grid(batch, ["Bag"]))
     assert np.array_equal(grid[4 : 4 + 252 : 3, 4 : 4 + 252 : 3], batch[0])
     assert np.ptp(grid[4 + 252 :], axis=-1).max() == 0
@@ -86,8 +86,8 @@ def test_colours_stay_colours_in_a_grid() -> None:
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_an_animation_goes_there_and_back_with_the_very_pixels(kind: Literal["webp", "gif"], count: int) -> None:
-    batch = pictures(count)
+def test_an_animation_goes_back_and_forth_with_exact_pixels(kind: Literal["webp", "gif"], count: int) -> None:
+    batch = random_images(count)
     frames = frames_of(drawn.animation(batch, kind, scale=3))
     order = [*range(count), *range(count - 2, 0, -1)]
     assert len(frames) == len(order)
@@ -96,21 +96,21 @@ def test_an_animation_goes_there_and_back_with_the_very_pixels(kind: Literal["we
 
 
 def test_a_webp_animation_keeps_colours_exactly() -> None:
-    batch = pictures(3, 16, 3)
+    batch = random_images(3, 16, 3)
     frames = frames_of(drawn.animation(batch, "webp", scale=1))
     assert all(np.array_equal(frame, batch[index]) for frame, index in zip(frames, [0, 1, 2, 1], strict=True))
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
-def test_an_animation_never_ends_and_keeps_its_pace(kind: Literal["webp", "gif"]) -> None:
-    with Image.open(BytesIO(drawn.animation(pictures(3), kind, 0.05))) as image:
+def test_an_animation_loops_at_its_pace(kind: Literal["webp", "gif"]) -> None:
+    with Image.open(BytesIO(drawn.animation(random_images(3), kind, 0.05))) as image:
         assert image.info["loop"] == 0
         image.seek(1)
         image.load()
         assert image.info["duration"] == 50
 
 
-def test_errors_are_as_hot_in_every_picture() -> None:
+def test_error_maps_have_one_scale() -> None:
     guess = np.log(256)
     errors = np.array([[0, guess / 2], [guess, 99], [np.nan, -1]])
     heat = drawn.error_colors(errors, 1)
@@ -120,8 +120,8 @@ def test_errors_are_as_hot_in_every_picture() -> None:
     assert np.array_equal(drawn.error_colors(errors * 3, 3), heat)
 
 
-def test_a_strip_shows_the_picture_its_reconstruction_and_its_errors() -> None:
-    batch, again = pictures(2, 28), 255 - pictures(2, 28)
+def test_a_strip_shows_the_image_its_reconstruction_and_its_errors() -> None:
+    batch, again = random_images(2, 28), 255 - random_images(2, 28)
     errors = np.linspace(0, 6, 2 * 28 * 28).reshape(2, 28, 28)
     sheet = opened(drawn.reconstruction_strips(batch, again, errors, ["1 nat", "2 nats"]))
     line = 84 + 14 + 4

@@ -1,4 +1,4 @@
-"""What a caller may ask of a generator: labels by name or index, numbers of images, latents."""
+"""The parameters of image generators: labels, numbers of images, latents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.tasks.image_generation.schema import (
     DecodeParameters,
     GenerateParameters,
     InterpolateParameters,
-    image_bytes,
+    decode_base64,
     label_indices,
     latent_rows,
     two_seeds,
@@ -30,7 +30,7 @@ def labels_of(body: dict[str, Any]) -> list[int] | None:
     return label_indices(parameters.label, parameters.count, KNOWN)
 
 
-def test_without_parameters_it_is_one_image_of_any_label() -> None:
+def test_the_default_is_one_image_of_any_label() -> None:
     parameters = read(GenerateParameters, {})
 
     assert (parameters.count, parameters.seed, labels_of({})) == (1, None, None)
@@ -42,12 +42,12 @@ def test_without_parameters_it_is_one_image_of_any_label() -> None:
     ("label", "index"),
     [("Bag", 3), ("bAG", 3), ("ANKLE BOOT", 1), (0, 0), (3, 3), ("0", 0), ("3", 3), ("7", 2), ("t-shirt/TOP", 0)],
 )
-def test_a_label_is_named_in_any_case_or_counted(label: str | int, index: int) -> None:
+def test_a_label_is_a_name_in_any_case_or_an_index(label: str | int, index: int) -> None:
     assert label_indices(label, 2, KNOWN) == [index, index]
 
 
 @pytest.mark.parametrize("label", ["Hat", "", 4, -1, "4", "-1", "1" * 30, "\u0663", 10**30, " Bag"])
-def test_an_unknown_label_is_told_the_known(label: str | int) -> None:
+def test_an_unknown_label_is_answered_with_the_known_ones(label: str | int) -> None:
     with pytest.raises(InvalidParameter) as caught:
         label_indices(label, 1, KNOWN)
 
@@ -56,12 +56,12 @@ def test_an_unknown_label_is_told_the_known(label: str | int) -> None:
     assert caught.value.parameter == "label"
 
 
-def test_of_very_many_labels_some_are_told() -> None:
+def test_a_long_list_of_known_labels_is_shortened() -> None:
     with pytest.raises(InvalidParameter, match=r"name 99 \(99\) and 900 more\.$"):
         label_indices("x", 1, [f"name {index}" for index in range(1000)])
 
 
-def test_a_list_of_labels_has_one_for_each_picture() -> None:
+def test_a_list_of_labels_has_one_for_each_image() -> None:
     assert labels_of({"label": ["Bag", 0, "bag"]}) == [3, 0, 3]
     assert read(GenerateParameters, {"label": ["Bag", 0, "bag"]}).count == 3
     assert labels_of({"label": ["Bag", 0], "num_images": 2}) == [3, 0]
@@ -75,21 +75,21 @@ def test_a_list_of_labels_has_one_for_each_picture() -> None:
     ("body", "message"),
     [
         ({"seed": 2**53}, "seed is 9007199254740992; it must be a whole number from 0 to 9007199254740991."),
-        ({"label": []}, "label is a list of 0; it must be the name or the index of a label"),
+        ({"label": []}, "label is a list of 0; it must be the name or index of a label"),
         ({"label": [0] * 257}, "label is a list of 257"),
         ({"label": [None]}, "label is a list of 1"),
         ({"label": 1.0}, "label is 1.0"),
         ({"label": True}, "label is true"),
     ],
 )
-def test_a_parameter_that_does_not_fit_is_quoted(body: dict[str, Any], message: str) -> None:
+def test_an_invalid_parameter_is_quoted(body: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         read(GenerateParameters, body)
 
     assert message in caught.value.message
 
 
-def test_a_query_spells_the_same() -> None:
+def test_a_query_has_the_same_parameters() -> None:
     query = {"num_images": "3", "seed": str(2**53 - 1), "label": "7", "temperature": ".5", "latents": "true"}
 
     values = from_text(GenerateParameters, query)
@@ -107,7 +107,7 @@ def test_latents_become_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ([[0, 1], [0]], "latents[1] has 1 numbers; a latent of this model has 2."),
         ([[0, 1, 2]], "latents[0] has 3 numbers"),
@@ -123,22 +123,22 @@ def test_latents_become_rows() -> None:
         ([[0, [1]]], "latents[0][1] is a list of 1"),
     ],
 )
-def test_a_latent_that_does_not_fit_is_named(values: list[Any], told: str) -> None:
+def test_an_invalid_latent_is_named(values: list[Any], message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         latent_rows("latents", values, 2)
 
-    assert caught.value.message.startswith(told)
+    assert caught.value.message.startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("latents", "told"),
+    ("latents", "message"),
     [(None, "latents is missing; it must be a list of 1 to 256 latents."), ([], "a list of 0"), ([[0]] * 257, "257")],
 )
-def test_the_number_of_latents_is_bounded(latents: Any, told: str) -> None:
+def test_the_number_of_latents_is_bounded(latents: Any, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         read(DecodeParameters, {"latents": latents})
 
-    assert told in caught.value.message
+    assert message in caught.value.message
 
 
 @pytest.mark.parametrize("seeds", [[1], [1, 2, 3], 1, "1,2"])
@@ -165,7 +165,7 @@ def test_a_walk_has_two_seeds(seeds: Any) -> None:
         ({}, False),
     ],
 )
-def test_a_term_is_an_image_images_or_a_latent(point: Any, fits: bool) -> None:
+def test_an_operand_is_an_image_several_images_or_a_latent(point: Any, fits: bool) -> None:
     def takes() -> bool:
         try:
             parse_value(fields_of(ArithmeticParameters)["a"], point)
@@ -177,7 +177,7 @@ def test_a_term_is_an_image_images_or_a_latent(point: Any, fits: bool) -> None:
 
 
 def test_images_come_in_base64() -> None:
-    assert image_bytes("a", b64encode(b"hello").decode()) == b"hello"
+    assert decode_base64("a", b64encode(b"hello").decode()) == b"hello"
     for text in ("a", "!!!!", "é", None, 3):
         with pytest.raises(InvalidParameter, match=r"^images\[0\] is not valid base64\.$"):
-            image_bytes("images[0]", text)
+            decode_base64("images[0]", text)

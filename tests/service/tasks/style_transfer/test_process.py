@@ -1,4 +1,4 @@
-"""Photographs to rows and paintings to files, without a service; the network is a stand-in that is told apart."""
+"""Photos to tiles and stylized tiles to files; the network is replaced by a function."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.images import ImageLimits
 from models.stylization import Style, Stylization
 from service.errors import InvalidParameter, PictureTooSmall
 from service.schema import from_text, read
-from service.tasks.style_transfer.process import Painting, blended, check_header
+from service.tasks.style_transfer.process import StylizedPhoto, blended, check_header
 from service.tasks.style_transfer.schema import StylizeParameters
 from tests.models.samples import encoded, noise, png_chunk, png_header
 
@@ -43,42 +43,42 @@ def parameters_of(**texts: str) -> StylizeParameters:
     return read(StylizeParameters, from_text(StylizeParameters, {"style": "waves"} | texts))
 
 
-def painting_of(body: bytes, stylization: Stylization = STYLES, **texts: str) -> Painting:
-    asked = parameters_of(**texts)
-    return Painting(check_header(body, LIMITS, asked), LIMITS, stylization, asked)
+def stylized_photo(body: bytes, stylization: Stylization = STYLES, **texts: str) -> StylizedPhoto:
+    parameters = parameters_of(**texts)
+    return StylizedPhoto(check_header(body, LIMITS, parameters), LIMITS, stylization, parameters)
 
 
-def inverted(painting: Painting) -> Pixels:
-    """What comes out where the network inverts its input."""
-    for tile in painting.plan.tiles:
-        painting.lay(tile, 255 - painting.read(tile))
-    return np.asarray(Image.open(BytesIO(painting.encode()[0])))
+def inverted(photo: StylizedPhoto) -> Pixels:
+    """The result if the network inverts its input."""
+    for tile in photo.plan.tiles:
+        photo.paste_tile(tile, 255 - photo.read_tile(tile))
+    return np.asarray(Image.open(BytesIO(photo.encode()[0])))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (64, 64), (131, 77), (40, 400)])
 def test_tiles_join_to_the_whole(size: tuple[int, int]) -> None:
     photo = noise(*size)
 
-    painting = painting_of(encoded(Image.fromarray(photo)))
+    stylized = stylized_photo(encoded(Image.fromarray(photo)))
 
-    assert len(painting.plan.tiles) > 1 or size[0] * size[1] <= 4096
-    assert np.array_equal(inverted(painting), 255 - photo)
+    assert len(stylized.plan.tiles) > 1 or size[0] * size[1] <= 4096
+    assert np.array_equal(inverted(stylized), 255 - photo)
 
 
-def test_beyond_its_end_a_photograph_is_mirrored() -> None:
+def test_a_photo_is_mirrored_beyond_its_edges() -> None:
     photo = noise(70, 45)
     padded = np.pad(photo, ((0, 26), (0, 19), (0, 0)), mode="reflect")
-    painting = painting_of(encoded(Image.fromarray(photo)))
+    stylized = stylized_photo(encoded(Image.fromarray(photo)))
 
-    for tile in painting.plan.tiles:
+    for tile in stylized.plan.tiles:
         rows, columns = tile
-        assert np.array_equal(painting.read(tile), padded[rows.start : rows.end, columns.start : columns.end])
+        assert np.array_equal(stylized.read_tile(tile), padded[rows.start : rows.end, columns.start : columns.end])
 
 
-def test_the_whole_is_brought_to_what_the_network_takes() -> None:
+def test_the_whole_photo_is_downscaled_to_fit_the_network() -> None:
     photo = np.full((200, 300, 3), (10, 200, 90), np.uint8)
 
-    small = painting_of(encoded(Image.fromarray(photo))).read_whole()
+    small = stylized_photo(encoded(Image.fromarray(photo))).read_downscaled()
 
     assert small.shape == (52, 76, 3)
     assert (small == (10, 200, 90)).all()
@@ -91,7 +91,7 @@ def test_every_mode_becomes_colours_and_keeps_its_alpha(mode: str) -> None:
     body = encoded(image, kind)
     shown = Image.open(BytesIO(body)).convert("RGB")
 
-    found = inverted(painting_of(body, format="png"))
+    found = inverted(stylized_photo(body, format="png"))
 
     assert np.array_equal(found[:, :, :3], 255 - np.asarray(shown))
     assert (found.shape[2] == 4) == (mode in ("LA", "RGBA"))
@@ -106,10 +106,10 @@ def test_the_profile_of_the_colours_is_kept_and_all_else_is_dropped(kind: str) -
     assert b"A camera" in body
 
     for strength in ("0", "1"):
-        painting = painting_of(body, strength=strength)
+        photo = stylized_photo(body, strength=strength)
         if strength == "1":
-            inverted(painting)
-        content, _ = painting.encode()
+            inverted(photo)
+        content, _ = photo.encode()
         opened = Image.open(BytesIO(content))
         assert opened.info["icc_profile"] == profile
         assert b"A camera" not in content
@@ -130,13 +130,13 @@ def test_a_profile_that_does_not_fit_is_dropped(damage: str) -> None:
         profile[0:4] = len(profile).to_bytes(4, "big")
     body = encoded(Image.fromarray(noise(40, 40)), icc_profile=bytes(profile))
 
-    content, _ = painting_of(body, strength="0").encode()
+    content, _ = stylized_photo(body, strength="0").encode()
 
     assert "icc_profile" not in Image.open(BytesIO(content)).info
 
 
 def rgb_profile() -> bytes:
-    """The head of an ICC profile of RGB colours, and some of its data."""
+    """An ICC profile of RGB colours: a valid header and some data."""
     profile = bytearray(500)
     profile[0:4] = len(profile).to_bytes(4, "big")
     profile[12:24] = b"mntrRGB XYZ "
@@ -148,8 +148,8 @@ def test_strength_0_keeps_colours_below_full_transparency() -> None:
     pixels = noise(40, 44, 4)
     pixels[:20, :, 3] = 0
     for kind in ("png", "webp"):
-        painting = painting_of(encoded(Image.fromarray(pixels)), strength="0", format=kind, quality="100")
-        found = np.asarray(Image.open(BytesIO(painting.encode()[0])))
+        photo = stylized_photo(encoded(Image.fromarray(pixels)), strength="0", format=kind, quality="100")
+        found = np.asarray(Image.open(BytesIO(photo.encode()[0])))
         assert np.array_equal(found[:, :, 3], pixels[:, :, 3])
         assert kind == "webp" or np.array_equal(found, pixels)
 
@@ -181,33 +181,33 @@ def test_a_side_that_webp_cannot_hold_is_refused_before_decoding() -> None:
     check_header_error(png_header(4000, 31), PictureTooSmall, "4000x31")
 
 
-def check_header_error(head: bytes, kind: type[Exception], told: str, **texts: str) -> None:
-    with pytest.raises(kind, match=told):
+def check_header_error(head: bytes, kind: type[Exception], message: str, **texts: str) -> None:
+    with pytest.raises(kind, match=message):
         check_header(head + png_chunk(b"IEND", b""), LIMITS, parameters_of(**texts))
 
 
 MEASURE = """
 import re, sys
 from pathlib import Path
-from tests.service.tasks.style_transfer.test_process import SHIPPED, painting_of
+from tests.service.tasks.style_transfer.test_process import SHIPPED, stylized_photo
 
 def resident_bytes(name):
     return 1024 * int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 body = Path(sys.argv[1]).read_bytes()
 before = resident_bytes("VmRSS")
-painting = painting_of(body, SHIPPED, preserve_color="true")
-painting.read_whole()
-for tile in painting.plan.tiles:
-    painting.lay(tile, 255 - painting.read(tile))
-content, _ = painting.encode()
+photo = stylized_photo(body, SHIPPED, preserve_color="true")
+photo.read_downscaled()
+for tile in photo.plan.tiles:
+    photo.paste_tile(tile, 255 - photo.read_tile(tile))
+content, _ = photo.encode()
 print(resident_bytes("VmHWM") - before - len(content))
 """
 NUM_TILE_BYTES = 60e6
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_large_picture_takes_9_bytes_a_pixel_and_those_of_a_tile(kind: str, tmp_path: Path) -> None:
+def test_a_large_image_takes_9_bytes_per_pixel_and_a_tile(kind: str, tmp_path: Path) -> None:
     file = tmp_path / "photo"
     pixels = noise(300, 400, 3 if kind == "JPEG" else 4).repeat(10, axis=0).repeat(10, axis=1)
     file.write_bytes(encoded(Image.fromarray(pixels), kind))

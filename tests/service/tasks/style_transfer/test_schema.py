@@ -1,4 +1,4 @@
-"""Styles, blends and how a painting is laid: what is taken, and what is refused in which words."""
+"""The parameters of `stylize`: what is valid, and the messages for what is not."""
 
 from __future__ import annotations
 
@@ -29,22 +29,32 @@ def parse(values: dict[str, Any]) -> tuple[StylizeParameters, NDArray[np.float32
     return parameters, parameters.weights(STYLES)
 
 
-def test_defaults_paint_in_full_in_the_pictures_own_format() -> None:
-    wanted, weights = parse({"style": "fields"})
+def test_by_default_the_style_is_full_and_the_format_that_of_the_image() -> None:
+    parameters, weights = parse({"style": "fields"})
 
     assert weights.tolist() == [0, 1, 0]
     assert weights.dtype == np.float32
-    assert (wanted.strength, wanted.preserve_color, wanted.format, wanted.quality) == (1.0, False, None, 90)
-    assert wanted.needs_network
+    assert (parameters.strength, parameters.preserve_color, parameters.format, parameters.quality) == (
+        1.0,
+        False,
+        None,
+        90,
+    )
+    assert parameters.needs_network
 
 
 def test_every_parameter_is_read_from_text() -> None:
     texts = {"styles": "night:1e0,waves:.5", "strength": "0.25", "preserve_color": "1", "format": "png", "quality": "7"}
 
-    wanted, weights = parse(from_text(StylizeParameters, texts))
+    parameters, weights = parse(from_text(StylizeParameters, texts))
 
     np.testing.assert_allclose(weights, [1 / 3, 0, 2 / 3], rtol=1e-6)
-    assert (wanted.strength, wanted.preserve_color, wanted.file_format, wanted.quality) == (0.25, True, "PNG", 7)
+    assert (parameters.strength, parameters.preserve_color, parameters.file_format, parameters.quality) == (
+        0.25,
+        True,
+        "PNG",
+        7,
+    )
 
 
 def test_the_photograph_itself_needs_no_network() -> None:
@@ -70,7 +80,7 @@ def test_weights_are_divided_by_their_sum(weights: dict[str, float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({}, "style is missing; known styles are waves, fields, night."),
         ({"style": "Waves"}, "There is no style 'Waves'; known are waves, fields, night."),
@@ -88,21 +98,21 @@ def test_weights_are_divided_by_their_sum(weights: dict[str, float]) -> None:
         ({"style": "waves", "format": "JPEG"}, "format is 'JPEG'; it must be jpeg, png or webp."),
     ],
 )
-def test_what_does_not_fit_is_quoted(values: dict[str, Any], told: str) -> None:
+def test_an_invalid_value_is_quoted(values: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         parse(values)
 
-    assert told in caught.value.message
+    assert message in caught.value.message
     assert caught.value.message.endswith(".")
     assert caught.value.message.isprintable()
 
 
 @given(st.dictionaries(st.sampled_from([*fields_of(StylizeParameters), "other"]), st.text(max_size=30)))
 def test_no_text_breaks_the_reader(texts: dict[str, str]) -> None:
-    total, told = 1.0, "."
+    total, message = 1.0, "."
     try:
         total = float(parse(from_text(StylizeParameters, texts))[1].sum())
     except InvalidParameter as error:
-        told = error.message
+        message = error.message
     assert abs(total - 1) < 1e-6
-    assert told.endswith(".")
+    assert message.endswith(".")

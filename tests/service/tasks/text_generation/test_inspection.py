@@ -59,7 +59,7 @@ def test_a_text_without_room_for_a_token_is_refused(text_generation_client: http
     )
 
 
-def test_a_text_is_cut_into_tokens_and_joined_again(text_generation_client: httpx.Client) -> None:
+def test_a_text_is_tokenized_and_detokenized(text_generation_client: httpx.Client) -> None:
     answer = answered(text_generation_client, f"{MODEL}/tokenize", text=TEXT)
 
     tokens = answer["tokens"]
@@ -73,7 +73,7 @@ def test_a_text_is_cut_into_tokens_and_joined_again(text_generation_client: http
     assert answered(text_generation_client, f"{MODEL}/detokenize", tokens=ids)["text"] == TEXT
 
 
-def test_a_special_token_is_told_by_its_name(text_generation_client: httpx.Client) -> None:
+def test_a_special_token_is_decoded_to_its_name(text_generation_client: httpx.Client) -> None:
     assert (
         answered(text_generation_client, f"{MODEL}/detokenize", tokens=[0, 98, 0xE7])["text"] == "<|endoftext|>a\ufffd"
     )
@@ -89,7 +89,7 @@ def test_an_empty_text_has_no_tokens(text_generation_client: httpx.Client) -> No
     }
 
 
-def test_a_long_text_is_cut_into_tokens_up_to_a_bound(text_generation_client: httpx.Client) -> None:
+def test_a_long_text_is_tokenized_up_to_a_limit(text_generation_client: httpx.Client) -> None:
     assert answered(text_generation_client, f"{MODEL}/tokenize", text="a" * 2**16)["num_tokens"] == 2**16
     response = text_generation_client.post(f"{MODEL}/tokenize", json={"text": "a" * (2**16 + 1)})
     assert_problem(response, 400, "context_length_exceeded", "65537", "65536")
@@ -144,7 +144,7 @@ def test_a_text_of_too_many_windows_is_refused(text_generation_client: httpx.Cli
     assert_problem(response, 400, "context_length_exceeded", f"{most + 1}", f"{most}")
 
 
-def test_nothing_has_no_score(text_generation_client: httpx.Client) -> None:
+def test_an_empty_text_has_no_score(text_generation_client: httpx.Client) -> None:
     assert_problem(
         text_generation_client.post(f"{MODEL}/score", json={"text": ""}), 422, "invalid_parameter", "text is empty"
     )
@@ -179,7 +179,7 @@ def test_a_recurrent_network_has_no_attention(
 
 
 @pytest.mark.parametrize("verb", ["next-token", "tokenize", "detokenize", "score", "attention"])
-def test_a_wrong_body_is_told(text_generation_client: httpx.Client, verb: str) -> None:
+def test_an_invalid_body_is_refused(text_generation_client: httpx.Client, verb: str) -> None:
     member = "tokens" if verb == "detokenize" else "text"
     cases = [({}, "is missing"), ({member: None}, "is missing"), ({"txt": "a"}, "'txt'"), ({member: 1}, "is 1")]
 

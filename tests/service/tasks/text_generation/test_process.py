@@ -21,7 +21,7 @@ LANGUAGE = Language(vocab_size=320, context=16, bos_token=0, eos_token=0, states
 
 @pytest.mark.parametrize(("tokens", "named"), [([1, 320], 320), ([-1], -1), ([5, 999, 1000], 999)])
 def test_a_token_out_of_the_vocabulary_is_named(tokens: list[int], named: int) -> None:
-    with pytest.raises(UnknownToken, match=f"tokens holds the token {named}; this model's tokens are 0 to 319"):
+    with pytest.raises(UnknownToken, match=f"tokens contains the token {named}; token ids of this model are 0 to 319"):
         text.check_tokens(tokens, 320, "tokens")
 
 
@@ -30,27 +30,31 @@ def test_tokens_in_the_vocabulary_pass() -> None:
 
 
 @pytest.mark.parametrize(("tokens", "begun"), [([], [0]), ([5], [0, 5]), ([0, 5], [0, 5]), ([5, 0], [0, 5, 0])])
-def test_a_prompt_begins_once(tokens: list[int], begun: list[int]) -> None:
-    assert text.with_beginning(tokens, LANGUAGE) == begun
+def test_bos_is_prepended_once(tokens: list[int], begun: list[int]) -> None:
+    assert text.with_bos(tokens, LANGUAGE) == begun
 
 
 @pytest.mark.parametrize(
-    ("num_prompt_tokens", "wanted", "room"), [(1, None, 8), (12, None, 4), (15, None, 1), (1, 15, 15), (16, 0, 0)]
+    ("num_prompt_tokens", "requested", "room"), [(1, None, 8), (12, None, 4), (15, None, 1), (1, 15, 15), (16, 0, 0)]
 )
-def test_there_is_room_for_what_is_wanted_or_left(num_prompt_tokens: int, wanted: int | None, room: int) -> None:
-    assert text.room(num_prompt_tokens, wanted, 8, LANGUAGE) == room
+def test_the_number_of_new_tokens_is_as_requested_or_what_is_left(
+    num_prompt_tokens: int, requested: int | None, room: int
+) -> None:
+    assert text.num_new_tokens(num_prompt_tokens, requested, 8, LANGUAGE) == room
 
 
 @pytest.mark.parametrize(
-    ("num_prompt_tokens", "wanted", "parameter"), [(16, None, "prompt"), (1, 16, "max_tokens"), (17, 0, "prompt")]
+    ("num_prompt_tokens", "requested", "parameter"), [(16, None, "prompt"), (1, 16, "max_tokens"), (17, 0, "prompt")]
 )
-def test_too_little_room_is_told_with_the_numbers(num_prompt_tokens: int, wanted: int | None, parameter: str) -> None:
+def test_an_exceeded_context_is_refused_with_the_numbers(
+    num_prompt_tokens: int, requested: int | None, parameter: str
+) -> None:
     with pytest.raises(ContextExceeded, match=f"has {num_prompt_tokens} tokens.* is 16 tokens") as caught:
-        text.room(num_prompt_tokens, wanted, 8, LANGUAGE)
+        text.num_new_tokens(num_prompt_tokens, requested, 8, LANGUAGE)
 
     assert caught.value.parameter == parameter
-    if wanted:
-        assert f"max_tokens is {wanted}" in caught.value.message
+    if requested:
+        assert f"max_tokens is {requested}" in caught.value.message
 
 
 @given(st.integers(-(2**63), 2**63 - 1))

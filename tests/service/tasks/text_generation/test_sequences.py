@@ -1,4 +1,4 @@
-"""Several answers of one request, with a client whose tokens the test hands out."""
+"""The sequences of one request, with tokens from the test instead of an engine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import Finished, ModelStatus, Sampling, Token
 from service.errors import Cancelled, InferenceFailed
 from service.http.request_context import RequestContext
-from service.tasks.text_generation.detokenization import Piece
-from service.tasks.text_generation.sequences import Running, Sequences, collect
+from service.tasks.text_generation.detokenization import TextChunk
+from service.tasks.text_generation.sequences import RunningSequence, Sequences, collect
 from tests.fake_models.text_generation import AttentionDecoder
 from tests.fake_models.tokenizers import byte_level
 
@@ -25,7 +25,7 @@ SAMPLING = Sampling(max_tokens=9)
 
 
 class FakeClient:
-    """Hands out generations, and ends those that are cancelled as the real one does."""
+    """Creates generations, and ends those that are cancelled, as the real client does."""
 
     def __init__(self) -> None:
         self.generations: list[TextGeneration] = []
@@ -42,50 +42,50 @@ class FakeClient:
         generation.fail(Cancelled("The caller left."))
 
     def write(self, index: int, text: str) -> None:
-        """Deliver the tokens of a text together."""
+        """Deliver the tokens of a text at once."""
         for token in TOKENIZER.encode(text):
             self.generations[index].push(Token(token, None, ()))
 
     def finish(self, index: int, reason: str = "length") -> None:
-        """End one answer."""
+        """End one sequence."""
         self.generations[index].finish(Finished(index, reason, 3, 1, 0.5, 0.25, 0.125, 4))
 
 
 class Case:
-    """Two answers on their way."""
+    """Two running sequences."""
 
     def __init__(self, model: ReadyModel, stops: Sequence[str] = (), num_answers: int = 2) -> None:
         self.client = FakeClient()
         self.context = RequestContext("id", 0.0)
-        self.told: list[tuple[int, str]] = []
+        self.sent: list[tuple[int, str]] = []
         client = cast(EngineClient, self.client)
         self.sequences = Sequences(client, model, TOKENIZER, self.context, 30.0)
         for _ in range(num_answers):
             self.sequences.start([0, 5, 6], SAMPLING, stops)
 
-    async def tell(self, running: Running, piece: Piece) -> None:
-        """Note what a caller is told."""
-        self.told.append((running.index, piece.text))
+    async def send(self, sequence: RunningSequence, chunk: TextChunk) -> None:
+        """Record a chunk."""
+        self.sent.append((sequence.index, chunk.text))
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ReadyModel:
-    """A text generator, as its manifest describes it."""
+    """A language model with its manifest."""
     folder = AttentionDecoder().write(tmp_path_factory.mktemp("models"))
     manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     return ReadyModel(ModelStatus("tiny-transformer", "1", "ready", manifest=manifest))
 
 
-def test_tokens_that_come_together_are_one_piece(model: ReadyModel) -> None:
+def test_tokens_that_arrive_together_are_one_chunk(model: ReadyModel) -> None:
     async def scenario() -> None:
         case = Case(model, num_answers=1)
-        task = asyncio.create_task(case.sequences.run(case.tell))
+        task = asyncio.create_task(case.sequences.run(case.send))
         for text in ("abc", "d"):
             case.client.write(0, text)
             await asyncio.sleep(0.001)
         case.client.finish(0)
         await task
-        assert case.told == [(0, "abc"), (0, "d"), (0, "")]
+        assert case.sent == [(0, "abc"), (0, "d"), (0, "")]
         assert case.sequences.num_completion_tokens == 4
         assert case.sequences.num_cached_tokens(1) == 1
         assert case.context.timing is not None
@@ -107,7 +107,7 @@ def test_a_stop_ends_its_own_answer_only(model: ReadyModel) -> None:
         case.client.write(1, "e")
         case.client.finish(1)
         await task
-        assert [(running.text, running.finish_reason) for running in case.sequences.all] == [
+        assert [(sequence.text, sequence.finish_reason) for sequence in case.sequences.all] == [
             ("a ", "stop"),
             ("one", "length"),
         ]
@@ -123,9 +123,9 @@ def test_the_end_token_is_counted_and_has_no_text(model: ReadyModel) -> None:
         case.client.generations[0].push(Token(0, None, ()))
         case.client.finish(0, "stop")
         await case.sequences.run()
-        (running,) = case.sequences.all
-        assert (running.text, running.finish_reason, running.num_tokens) == ("a", "stop", 2)
-        assert [token.token for piece in running.pieces for token in piece.tokens] == [*TOKENIZER.encode("a"), 0]
+        (sequence,) = case.sequences.all
+        assert (sequence.text, sequence.finish_reason, sequence.num_tokens) == ("a", "stop", 2)
+        assert [token.token for chunk in sequence.chunks for token in chunk.tokens] == [*TOKENIZER.encode("a"), 0]
 
     asyncio.run(scenario())
 
@@ -133,14 +133,14 @@ def test_the_end_token_is_counted_and_has_no_text(model: ReadyModel) -> None:
 def test_an_answer_that_fails_ends_the_others(model: ReadyModel) -> None:
     async def scenario() -> None:
         case = Case(model, num_answers=3)
-        task = asyncio.create_task(case.sequences.run(case.tell))
+        task = asyncio.create_task(case.sequences.run(case.send))
         case.client.write(0, "a")
         await asyncio.sleep(0.001)
         case.client.generations[1].fail(InferenceFailed("It failed."))
         with pytest.raises(InferenceFailed):
             await task
         assert {0, 2} <= set(case.client.cancelled)
-        assert case.told == [(0, "a")]
+        assert case.sent == [(0, "a")]
 
     asyncio.run(scenario())
 
@@ -149,7 +149,7 @@ def test_an_answer_that_fails_ends_the_others(model: ReadyModel) -> None:
 def test_a_caller_who_leaves_ends_all(model: ReadyModel, num_answers: int) -> None:
     async def scenario() -> None:
         case = Case(model, num_answers=num_answers)
-        task = asyncio.create_task(case.sequences.run(case.tell))
+        task = asyncio.create_task(case.sequences.run(case.send))
         await asyncio.sleep(0.001)
         case.context.disconnect()
         with pytest.raises(Cancelled):
@@ -164,7 +164,7 @@ def test_a_caller_who_left_before_is_not_served(model: ReadyModel) -> None:
         case = Case(model)
         case.context.disconnect()
         with pytest.raises(Cancelled):
-            await case.sequences.run(case.tell)
-        assert case.told == []
+            await case.sequences.run(case.send)
+        assert case.sent == []
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""What the tiny language models must write, computed whole in NumPy, and readers of streamed answers."""
+"""Expected texts of the tiny language models, computed in NumPy, and readers of streamed answers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from tests.fake_models.text_generation import END_TOKEN, VOCAB_SIZE, TinyDecoder
 
 GENERATE = "/v1/models/tiny-transformer/generate"
-# With these the models write letters only, so that texts and stop strings can be told apart.
+# A logit bias that allows letters only, so that stop strings are distinct.
 LETTERS = {str(ord(letter) + 1): 100 for letter in "abcdefgh "}
 
 
 def tokens_of(text: str) -> list[int]:
-    """The tokens of a text, without a beginning."""
+    """The tokens of a text, without BOS."""
     return [byte + 1 for byte in text.encode()]
 
 
 def text_of(tokens: list[int]) -> str:
-    """The text of some tokens; the end's is none."""
+    """The text of tokens; EOS has none."""
     return bytes(token - 1 for token in tokens if token != END_TOKEN).decode("utf-8", "replace")
 
 
@@ -36,7 +36,7 @@ def logprobs_after(decoder: TinyDecoder, tokens: list[int]) -> NDArray[np.float6
 
 
 def greedy(decoder: TinyDecoder, prompt: str, num_tokens: int, bias: dict[str, int] | None = None) -> list[int]:
-    """The likeliest continuation of a prompt, with what is added to logits."""
+    """The greedy completion of a prompt with a logit bias."""
     added = np.zeros(VOCAB_SIZE)
     for token, amount in (bias or {}).items():
         added[int(token)] = amount

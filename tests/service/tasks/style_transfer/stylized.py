@@ -1,4 +1,4 @@
-"""Requests for painted pictures, and the pictures that NumPy says must come back."""
+"""Stylize requests, and the images expected from NumPy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STYLIZATION = Stylization(
 
 
 def encoded(pixels: NDArray[Any], kind: str = "PNG", **options: Any) -> bytes:
-    """One picture [H,W], [H,W,3] or [H,W,4] as a file."""
+    """Encode an image [H,W], [H,W,3] or [H,W,4]."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -39,7 +39,7 @@ def opened(content: bytes) -> Pixels:
 
 
 def painted(stylizer: TinyStylizer, pixels: Pixels, weights: NDArray[np.float32]) -> Pixels:
-    """What must come back for a picture [H,W,3]: padded by mirroring, painted whole, cropped."""
+    """The expected result for an image [H,W,3]: padded by mirroring, stylized whole, cropped."""
     height, width = pixels.shape[:2]
     bottom, right = -height % 32, -width % 32
     padded = np.pad(pixels, ((0, bottom), (0, right), (0, 0)), mode="reflect")[None]
@@ -52,12 +52,12 @@ def painted(stylizer: TinyStylizer, pixels: Pixels, weights: NDArray[np.float32]
 
 
 def assert_painted(response: httpx.Response, expected: Pixels, levels: int = 1) -> None:
-    """The answer is this picture, up to what rounding may differ."""
+    """Assert that the answer is this image, up to rounding."""
     assert response.status_code == 200, response.text
     assert_alike(opened(response.content), expected, levels)
 
 
 def assert_alike(found: Pixels, expected: Pixels, levels: int = 1) -> None:
-    """Two pictures differ by a few levels at most."""
+    """Assert that two images differ by a few levels at most."""
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() <= levels

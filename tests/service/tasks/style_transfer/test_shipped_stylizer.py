@@ -1,4 +1,4 @@
-"""The shipped `painter` on a photograph: what a viewer would see of tiles, borders and sizes."""
+"""The shipped `painter` on a photo: tiles, borders and sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from models.images import ImageLimits
 from models.manifest import read_manifest
 from models.stylization import Stylization
 from service.schema import read
-from service.tasks.style_transfer.process import Painting, check_header
+from service.tasks.style_transfer.process import StylizedPhoto, check_header
 from service.tasks.style_transfer.schema import StylizeParameters
 from tests.similarity import structural_similarity
 
@@ -48,13 +48,13 @@ def photograph(name: str, size: tuple[int, int]) -> bytes:
 
 
 def painted(
-    sessions: dict[str, ort.InferenceSession], stylization: Stylization, body: bytes, **asked: str
+    sessions: dict[str, ort.InferenceSession], stylization: Stylization, body: bytes, **values: str
 ) -> tuple[Pixels, int]:
-    """Paint a photograph as the service does, without it; returns the painting and the number of tiles."""
-    parameters = read(StylizeParameters, asked)
+    """Stylize a photo as the service does; return the image and the number of tiles."""
+    parameters = read(StylizeParameters, values)
     weights = parameters.weights(stylization)
     limits = ImageLimits(max_pixels=25_000_000)
-    painting = Painting(check_header(body, limits, parameters), limits, stylization, parameters)
+    photo = StylizedPhoto(check_header(body, limits, parameters), limits, stylization, parameters)
 
     def run(graph: str, pixels: Pixels, statistics: Sequence[Any] = ()) -> list[Any]:
         session = sessions[graph]
@@ -63,12 +63,12 @@ def painted(
         return [array[0] for array in session.run(None, feed)]
 
     graph, statistics = "model", []
-    if painting.plan.is_tiled:
-        graph, statistics = "tile", run("statistics", painting.read_whole())
-    for tile in painting.plan.tiles:
-        painting.lay(tile, run(graph, painting.read(tile), statistics)[0])
-    content, _ = painting.encode()
-    return np.asarray(Image.open(BytesIO(content))), len(painting.plan.tiles)
+    if photo.plan.is_tiled:
+        graph, statistics = "tile", run("statistics", photo.read_downscaled())
+    for tile in photo.plan.tiles:
+        photo.paste_tile(tile, run(graph, photo.read_tile(tile), statistics)[0])
+    content, _ = photo.encode()
+    return np.asarray(Image.open(BytesIO(content))), len(photo.plan.tiles)
 
 
 @pytest.mark.parametrize("style", ["great_wave", "starry_night", "udnie"])
@@ -110,7 +110,7 @@ def test_a_photograph_keeps_its_size_and_has_no_frame(
     assert np.abs(edge.mean(0) - inside.mean(0)).max() < 40
 
 
-def test_every_style_paints_otherwise(sessions: dict[str, ort.InferenceSession], stylization: Stylization) -> None:
+def test_every_style_differs(sessions: dict[str, ort.InferenceSession], stylization: Stylization) -> None:
     body = photograph("coffee.jpg", (192, 128))
     paintings = [painted(sessions, stylization, body, style=style.name)[0] for style in stylization.styles]
 
