@@ -57,7 +57,7 @@ def test_images_of_many_sizes_at_once_come_back_as_numpy_computes_them(served: S
     sizes = [(32, 48), (4, 4), (36, 48), (128, 128), (8, 2048), (48, 32), (32, 48), (260, 60)]
 
     async def work(client: EngineClient) -> None:
-        pictures = [STYLIZER.pictures(1 + i % 3, *size, seed=i) for i, size in enumerate(sizes)]
+        pictures = [STYLIZER.images(1 + i % 3, *size, seed=i) for i, size in enumerate(sizes)]
         weights = [STYLIZER.pure(STYLIZER.styles[i % 3], len(p)) for i, p in enumerate(pictures)]
         pairs = list(zip(pictures, weights, strict=True))
         calls = [ask(client, "model", ("painting",), *pair) for pair in pairs]
@@ -70,7 +70,7 @@ def test_images_of_many_sizes_at_once_come_back_as_numpy_computes_them(served: S
 
 def test_images_of_one_size_share_batches_and_equal_those_computed_alone(served: Served) -> None:
     async def work(client: EngineClient) -> None:
-        pictures = STYLIZER.pictures(4, 40, 56)
+        pictures = STYLIZER.images(4, 40, 56)
         weights = np.random.default_rng(0).dirichlet(np.ones(3), 4).astype(np.float32)
         rows = [(pictures[i : i + 1], weights[i : i + 1]) for i in range(4)]
         alone = [(await ask(client, "model", ("painting",), *row))[0]["painting"] for row in rows]
@@ -84,7 +84,7 @@ def test_images_of_one_size_share_batches_and_equal_those_computed_alone(served:
 
 def test_a_tile_with_the_statistics_of_an_image_equals_the_image_within_its_halo(served: Served) -> None:
     async def work(client: EngineClient) -> None:
-        picture, weights = STYLIZER.pictures(1, 96, 112), STYLIZER.pure("night")
+        picture, weights = STYLIZER.images(1, 96, 112), STYLIZER.pure("night")
         whole, _ = await ask(client, "model", ("painting",), picture, weights)
         statistics, _ = await ask(client, "statistics", ("mean", "deviation"), picture, weights)
         given = (statistics["mean"], statistics["deviation"])
@@ -122,7 +122,7 @@ def test_a_size_without_its_pixels_is_refused(served: Served) -> None:
 
 def test_a_caller_who_leaves_does_not_hold_up_the_others(served: Served) -> None:
     async def work(client: EngineClient) -> None:
-        picture, weights = STYLIZER.pictures(1, 128, 128), STYLIZER.pure("night")
+        picture, weights = STYLIZER.images(1, 128, 128), STYLIZER.pure("night")
         calls = [ask(client, "model", ("painting",), picture, weights) for _ in range(12)]
         for call in calls[::2]:
             client.cancel(call)
@@ -138,7 +138,7 @@ def test_a_caller_who_leaves_does_not_hold_up_the_others(served: Served) -> None
 def test_every_graph_counts_for_itself_and_fixed_graphs_need_no_shapes(served: Served) -> None:
     async def work(client: EngineClient) -> None:
         before = {status.name: status.statistics for status in await client.describe()}
-        await ask(client, "statistics", ("mean",), STYLIZER.pictures(1, 32, 32), STYLIZER.pure("night"))
+        await ask(client, "statistics", ("mean",), STYLIZER.images(1, 32, 32), STYLIZER.pure("night"))
         images = LinearClassifier().images(2)
         await client.infer(client.resolve("tiny"), "model", ("embedding",), [images.tobytes()], 2, 5.0)
         after = {status.name: status.statistics for status in await client.describe()}

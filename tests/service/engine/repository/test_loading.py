@@ -196,7 +196,7 @@ def test_a_stylizer_is_loaded_with_all_its_graphs(tmp_path: Path) -> None:
     graph = loaded.graphs["model"]
     assert graph.cost_elements == 96 * 128 * 3 + 3
     assert list(graph.bucket_seconds) == [1, 4]
-    pictures, weights = stylizer.pictures(2, 36, 44), stylizer.pure("fields", 2)
+    pictures, weights = stylizer.images(2, 36, 44), stylizer.pure("fields", 2)
     arrays: dict[str, Any] = {"image": pictures, "style_weights": weights}
     painted = graph.runners[0].run(arrays, 2, ("painting",))["painting"]
     assert np.abs(painted.astype(int) - stylizer.paint(pictures, weights)).max() <= 1
@@ -236,7 +236,7 @@ def test_a_stylizer_that_deviates_from_its_golden_image_is_rejected(tmp_path: Pa
 def test_golden_images_off_the_stride_are_rejected(tmp_path: Path) -> None:
     stylizer = write_stylizer(tmp_path)
     folder = tmp_path / "tiny-stylizer" / "1"
-    pictures, weights = stylizer.pictures(1, 33, 47), stylizer.pure("waves")
+    pictures, weights = stylizer.images(1, 33, 47), stylizer.pure("waves")
     painted = Golden({"image": pictures, "style_weights": weights}, {"painting": stylizer.paint(pictures, weights)})
     write_golden(folder, stylizer.golden() | {"model": painted})
 

@@ -110,7 +110,7 @@ def test_bound_memory_follows_rows_that_vary_in_size() -> None:
 
     for num_rows, height, width in ((1, 32, 48), (3, 32, 48), (3, 20, 24), (2, 32, 48), (1, 32, 48)):
         arrays: dict[str, Any] = {
-            "image": PAINTER.pictures(4, height, width, num_rows),
+            "image": PAINTER.images(4, height, width, num_rows),
             "style_weights": PAINTER.pure("night", 4),
         }
         actual = runner.run(arrays, num_rows, ("painting",))["painting"]
@@ -125,7 +125,7 @@ def test_memory_is_bound_for_a_bounded_number_of_shapes(monkeypatch: pytest.Monk
     runner = painting_runner()
 
     for width in (8, 12, 16, 8):
-        arrays: dict[str, Any] = {"image": PAINTER.pictures(1, 8, width), "style_weights": PAINTER.pure("waves")}
+        arrays: dict[str, Any] = {"image": PAINTER.images(1, 8, width), "style_weights": PAINTER.pure("waves")}
         actual = runner.run(arrays, 1, ("painting",))["painting"]
         assert np.abs(actual.astype(int) - PAINTER.paint(**arrays)).max() <= 1
 
@@ -242,7 +242,7 @@ def test_what_many_sizes_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> 
         runner = SessionRunner(open_session(content, CPU, 1, varies=True), graph, uses_shared_arena=True)
         before = resident_bytes()
         for side in sides:
-            rows: Arrays = {"image": stylizer.pictures(1, side, side), "style_weights": stylizer.pure("night")}
+            rows: Arrays = {"image": stylizer.images(1, side, side), "style_weights": stylizer.pure("night")}
             runner.run(rows, 1, ("painting",))
         return (resident_bytes() - before) / 2**20
 
