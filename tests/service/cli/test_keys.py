@@ -94,7 +94,7 @@ def test_grpc_asks_for_the_key_too_but_not_of_probes(guarded: RunningService, ke
         with pytest.raises(InferenceServerException, match="requires an API key") as refusal:
             client.get_model_metadata("tiny")
         assert refusal.value.status() == str(grpc.StatusCode.UNAUTHENTICATED)
-        with pytest.raises(InferenceServerException, match="not known"):
+        with pytest.raises(InferenceServerException, match="is not valid"):
             client.get_model_metadata("tiny", headers={"authorization": "Bearer wrong"})
         assert client.get_model_metadata("tiny", headers={"authorization": f"Bearer {key}"}).name == "tiny"
 

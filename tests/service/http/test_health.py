@@ -75,7 +75,7 @@ def test_metrics_are_compressed_if_accepted(client: httpx.Client) -> None:
     assert packed.headers["content-encoding"] == "gzip"
     assert packed.headers["content-type"] == plain.headers["content-type"]
     assert int(packed.headers["content-length"]) < 0.2 * len(plain.content)
-    helps = [[line for line in page.text.splitlines() if line.startswith("# HELP")] for page in (plain, packed)]
+    helps = [{line for line in page.text.splitlines() if line.startswith("# HELP")} for page in (plain, packed)]
     assert helps[0]
     assert helps[0] == helps[1]
 
