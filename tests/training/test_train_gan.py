@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -122,7 +122,7 @@ def test_seeds_are_reported_beside_one_another(
     def export(_: object, __: object, card: ModelCard, repository: Path) -> Path:
         folder = repository / card.name / card.version
         folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, dataclasses.replace(SHIPPED, training=card.training))
+        write_manifest(folder, msgspec.structs.replace(SHIPPED, training=card.training))
         return folder
 
     monkeypatch.setattr("training.train_gan.score_generator", score)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
@@ -62,9 +62,9 @@ class Runs:
         folder.mkdir(parents=True, exist_ok=True)
         styles = tuple(Style(name=painting.name, thumbnail=f"{painting.name}.jpg") for painting in paintings)
         assert SHIPPED.stylization is not None
-        stylization = dataclasses.replace(SHIPPED.stylization, styles=styles)
+        stylization = msgspec.structs.replace(SHIPPED.stylization, styles=styles)
         described = {"version": card.version, "training": card.training, "evaluation": card.evaluation}
-        write_manifest(folder, dataclasses.replace(SHIPPED, stylization=stylization, **described))  # type: ignore[arg-type]
+        write_manifest(folder, msgspec.structs.replace(SHIPPED, stylization=stylization, **described))
         return folder
 
     def main(self, output: str, *more: str) -> int:

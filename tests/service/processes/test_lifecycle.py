@@ -250,7 +250,7 @@ def test_versions_that_fail_leave_the_sound_one_serving(
     states = {model["version"]: (model["state"], model["reason"] or "") for model in models}
     assert states["1"] == ("ready", "")
     assert {states["2"][0], states["3"][0]} == {"failed"}
-    assert "lies in tiny/2" in states["2"][1]
+    assert "its folder is tiny/2" in states["2"][1]
     assert "deviates from its golden value" in states["3"][1]
     answer = httpx.post(f"{service.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW)
     assert answer.json()["version"] == "1"
