@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.config import ModelConfig, read_config
+from models.manifest import Manifest
 from models.strict import StrictError
 from service.cli.client import DEFAULT_URL, CommandFailed, Service, Url, model_path
 from service.cli.serve import require_runtime
@@ -183,17 +184,25 @@ def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
 def _check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
     from service.engine.repository.loading import load_version
     from service.engine.repository.version_files import VersionRejected
-    from service.tasks.registry import all_tasks
 
     try:
         loaded = load_version(folder, Settings(instances=1, threads=1), device, config)
     except VersionRejected as error:
         return Finding(name, folder.name, False, str(error))
-    known = [*all_tasks(), "tensors"]
-    if loaded.manifest.task not in known:
-        reason = f"task is {loaded.manifest.task!r}; this service knows {', '.join(known)}."
-        return Finding(name, folder.name, False, reason)
-    return Finding(name, folder.name, True, _describe(loaded))
+    fault = _task_fault(loaded.manifest)
+    return Finding(name, folder.name, not fault, fault or _describe(loaded))
+
+
+def _task_fault(manifest: Manifest) -> str:
+    """Why no route will take a version that loads; empty where one will."""
+    from service.tasks.registry import all_tasks
+
+    if manifest.task == "tensors":
+        return ""
+    if (task := all_tasks().get(manifest.task)) is None:
+        return f"task is {manifest.task!r}; this service knows {', '.join(all_tasks())} and tensors."
+    missing = [graph for graph in task.graphs if graph not in manifest.graphs]
+    return f"{task.name} needs the graphs {list(task.graphs)}; {missing} are missing." if missing else ""
 
 
 def _describe(loaded: LoadedVersion) -> str:

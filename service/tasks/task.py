@@ -88,6 +88,7 @@ class TaskRoute(ABC):
     files: ClassVar[tuple[str, ...]] = ()
     events: ClassVar[str] = ""
     responses: ClassVar[Responses] = PROBLEMS
+    graphs: tuple[str, ...] = ()  # those of its task
 
     def __init__(self, dependencies: Dependencies) -> None:
         self.client = dependencies.client
@@ -113,9 +114,13 @@ class TaskRoute(ABC):
     def resolve(self, reference: str) -> ReadyModel:
         """Find the model and check its task.
 
-        Raises: UnknownModel, ModelNotReady, UnsupportedTask.
+        Raises: UnknownModel, ModelNotReady, UnsupportedTask, also where a graph of the task is missing.
         """
-        return resolve_for_task(self.client, reference, self.task)
+        model = resolve_for_task(self.client, reference, self.task)
+        for graph in self.graphs:
+            if graph not in model.manifest.graphs:
+                raise UnsupportedTask(f"{model.name!r} has no graph {graph!r}, which {self.task} needs.")
+        return model
 
     def timeout_seconds(self, request: TaskRequest) -> float:
         """The timeout of a request.
@@ -337,7 +342,9 @@ def routes_of(tasks: Iterable[Task], dependencies: Dependencies) -> list[Route]:
     by_verb: dict[tuple[str, str], list[TaskRoute]] = {}
     for task in tasks:
         for kind in task.routes:
-            by_verb.setdefault((kind.method, kind.verb), []).append(kind(dependencies))
+            route = kind(dependencies)
+            route.graphs = task.graphs
+            by_verb.setdefault((kind.method, kind.verb), []).append(route)
     table = []
     for (method, verb), routes in by_verb.items():
         merged = _Merged()

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 
 from service.http.playground import FOLDER, Asset, is_loopback, playground_router
 from service.settings import Settings
+from service.tasks.registry import all_tasks
 from tests.servers import RunningService
 
 ROOT = FOLDER.parent.parent
@@ -257,3 +258,11 @@ def test_the_compressed_file_is_made_once_and_is_the_same_each_time() -> None:
     assert first.packed is not None
     assert gzip.decompress(first.packed) == content
     assert Asset.of("image/png", bytes(range(256))).packed is None
+
+
+def test_each_task_has_the_page_that_it_names() -> None:
+    words = (FOLDER / "js" / "tasks.js").read_text()
+
+    for task in all_tasks().values():
+        assert (FOLDER / "js" / "pages" / f"{task.page}.js").is_file()
+        assert f'{{ task: "{task.name}", page: "{task.page}", ' in words

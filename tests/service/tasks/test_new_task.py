@@ -31,9 +31,9 @@ SHAPE = (8, 6, 3)
 IMAGE = np.random.default_rng(5).integers(0, 256, SHAPE, np.uint8)
 
 
-def write_inverter(repository: Path) -> None:
-    """`negative`: 255 minus every pixel, as a verified version of the new task."""
-    folder = repository / "negative" / "1"
+def write_inverter(repository: Path, name: str = "negative", graph_name: str = "model") -> None:
+    """255 minus every pixel, as a verified version of the new task."""
+    folder = repository / name / "1"
     folder.mkdir(parents=True)
     content = graph_bytes(
         [helper.make_node("BitwiseNot", ["image"], ["inverted"])],
@@ -44,15 +44,15 @@ def write_inverter(repository: Path) -> None:
     image, inverted = (TensorSpec(name=name, datatype="UINT8", shape=(-1, *SHAPE)) for name in ("image", "inverted"))
     graph = Graph(file="model.onnx", sha256=sha256_hex(content), inputs=(image,), outputs=(inverted,))
     manifest = Manifest(
-        name="negative",
+        name=name,
         version="1",
         task="image-inversion",
         description="Inverts images.",
-        graphs={"model": graph},
+        graphs={graph_name: graph},
         batching=Batching(max_batch_size=4, buckets=(1, 4)),
     )
     write_manifest(folder, manifest)
-    write_golden(folder, {"model": Golden({"image": IMAGE[None]}, {"inverted": 255 - IMAGE[None]})})
+    write_golden(folder, {graph_name: Golden({"image": IMAGE[None]}, {"inverted": 255 - IMAGE[None]})})
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert text.count("FOLDERS: dict[str, str] = {\n") == 1
     registry.write_text(text.replace("FOLDERS: dict[str, str] = {\n", "FOLDERS: dict[str, str] = {\n" + LINE))
     write_inverter(folder / "repository")
+    write_inverter(folder / "repository", "unnamed", "other")
     return folder
 
 
@@ -134,9 +135,25 @@ def test_its_command_finds_the_model(inverting: RunningService, project: Path, t
 
 
 def test_the_catalogue_names_its_task(inverting: RunningService) -> None:
-    (model,) = httpx.get(f"{inverting.url}/v1/models").json()["data"]
+    models = httpx.get(f"{inverting.url}/v1/models").json()["data"]
 
-    assert (model["id"], model["task"], model["state"]) == ("negative", "image-inversion", "ready")
+    assert [model["id"] for model in models] == ["negative", "unnamed"]
+    assert {(model["task"], model["state"]) for model in models} == {("image-inversion", "ready")}
+
+
+def test_a_model_without_the_tasks_graph_is_refused_and_found_by_check(
+    inverting: RunningService, project: Path
+) -> None:
+    refusal = httpx.post(f"{inverting.url}/v1/models/unnamed/invert", content=png(IMAGE))
+    command = [sys.executable, "-m", "service", "check", "repository"]
+    environment = os.environ | {"PYTHONPATH": str(project)}
+    checked = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+    assert (refusal.status_code, refusal.json()["code"]) == (422, "unsupported_task")
+    assert refusal.json()["detail"] == "'unnamed' has no graph 'model', which image-inversion needs."
+    assert checked.returncode == 1
+    assert "FAILED unnamed 1: image-inversion needs the graphs ['model']; ['model'] are missing." in checked.stdout
+    assert "ok     negative 1" in checked.stdout
 
 
 def test_a_json_body_takes_several_images(inverting: RunningService) -> None:
