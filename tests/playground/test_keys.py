@@ -35,7 +35,7 @@ def test_the_page_asks_for_the_key_and_then_works(open_page: Open, watched: Watc
 
     field.fill("wrong")
     field.press("Enter")
-    expect(page.get_by_text("This key is not known").first).to_be_visible()
+    expect(page.get_by_text("The API key is not valid").first).to_be_visible()
 
     field.fill(KEY)
     field.press("Enter")

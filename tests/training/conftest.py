@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import coverage
 import numpy as np
@@ -60,14 +61,23 @@ def kept_dry_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="package", autouse=True)
-def _no_coverage() -> Iterator[None]:
-    """Measure no coverage: it is that of `service` and `models`, and exports of torch take twice as long under it."""
-    measuring = coverage.Coverage.current()
-    if measuring is not None:
+def _exports_without_coverage() -> Iterator[None]:
+    """Pause coverage while torch traces a graph: it takes twice as long otherwise, and the network has run before."""
+    measuring, export = coverage.Coverage.current(), torch.onnx.export
+    if measuring is None:
+        yield
+        return
+
+    def untraced(*arguments: Any, **options: Any) -> Any:
         measuring.stop()
-    yield
-    if measuring is not None:
-        measuring.start()
+        try:
+            return export(*arguments, **options)
+        finally:
+            measuring.start()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", untraced)
+        yield
 
 
 @pytest.fixture(autouse=True)

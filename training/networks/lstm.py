@@ -6,6 +6,7 @@ Hochreiter & Schmidhuber 1997; tied embeddings: Press & Wolf 2017.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +76,11 @@ class LstmLanguageModel(nn.Module):
     def advance(self, tokens: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read tokens [B,T] from the state on; return the top layer's outputs [B,T,W] and the new state."""
         # [B,T] -> embedded [B,T,W] -> the top layer's outputs [B,T,W]; h and c are [L,B,W].
-        outputs, (next_h, next_c) = self.lstm(self.dropout(self.embedding(tokens)), (h, c))
+        embedded = self.dropout(self.embedding(tokens))
+        # Not every CPU has bfloat16 kernels for whole LSTM layers: uncompiled, they stay in float32 there.
+        is_eager_on_cpu = embedded.device.type == "cpu" and not torch.compiler.is_compiling()
+        with torch.autocast("cpu", enabled=False) if is_eager_on_cpu else nullcontext():
+            outputs, (next_h, next_c) = self.lstm(embedded, (h, c))
         return self.dropout(outputs), next_h, next_c
 
     def zero_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
