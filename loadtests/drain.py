@@ -98,15 +98,19 @@ class Ledger:
     ready_statuses: list[tuple[float, int]] = field(default_factory=list)
 
     @property
+    def refusals(self) -> list[Entry]:
+        """The requests that were refused, by the service or by the closed port."""
+        return [entry for entry in self.entries if entry.fate in (Fate.REFUSED, Fate.NOT_CONNECTED)]
+
+    @property
     def first_refusal(self) -> float:
-        """When the first request was sent that was refused; infinite where none was."""
-        refused = (Fate.REFUSED, Fate.NOT_CONNECTED)
-        return min((e.sent for e in self.entries if e.fate in refused), default=float("inf"))
+        """When the first refusal came, however long its request waited on a busy machine; infinite if none came."""
+        return min((entry.ended for entry in self.refusals), default=float("inf"))
 
     @property
     def lost(self) -> list[Entry]:
-        """The requests that were taken and not answered."""
-        first = self.first_refusal
+        """The requests that were taken and not answered: sent before any that was refused."""
+        first = min((entry.sent for entry in self.refusals), default=float("inf"))
         return [e for e in self.entries if e.fate is Fate.BROKEN or (e.fate is Fate.UNANSWERED and e.sent < first)]
 
     @property

@@ -123,7 +123,7 @@ def test_a_good_run_has_no_problems() -> None:
         (Entry("draw", 1.5, 1.8, Fate.BROKEN), "lost: draw, sent at \\+1.500 s: answer broken off"),
         (Entry("draw", 0.2, 0.4, Fate.UNANSWERED), "lost: draw, sent at \\+0.200 s: no answer at all"),
         (Entry("draw", 0.2, 0.4, Fate.WRONG, "status 500"), "wrong: draw, sent at \\+0.200 s: status 500"),
-        (Entry("draw", 0.2, 0.4, Fate.REFUSED), "refused 0.200 s after SIGTERM, before 1.0 s"),
+        (Entry("draw", 0.2, 0.4, Fate.REFUSED), "refused 0.400 s after SIGTERM, before 1.0 s"),
     ],
 )
 def test_a_single_bad_request_is_a_problem(fault: Entry, words: str) -> None:

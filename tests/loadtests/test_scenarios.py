@@ -140,6 +140,7 @@ def test_a_host_without_a_service_is_no_passed_test(tmp_path: Path) -> None:
     assert not (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_was_sustained(url: str, tmp_path: Path) -> None:
     options = ["--url", url, "--shape", "steps", "--seconds", "12", "--users", "10", "--output", str(tmp_path)]
 

@@ -198,6 +198,7 @@ def metric(text: str, name: str, *labels: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if all(label in line for label in labels))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + PATIENCE_SECONDS + 240)
 def test_no_request_fails_while_models_are_loaded_and_unloaded(tmp_path: Path, network: LinearClassifier) -> None:
     toggled = [Toggled(at) for at in range(NUM_TOGGLED)]

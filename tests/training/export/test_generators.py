@@ -74,6 +74,7 @@ def test_a_gan_draws_from_latents_and_labels(gan: Path) -> None:
     assert {path.name for path in gan.iterdir()} == {"decoder.onnx", "golden.npz", "manifest.json"}
 
 
+@pytest.mark.slow
 def test_the_graphs_of_a_conditional_vae_take_the_label_last(vae: Path) -> None:
     noise, scalar, plane = ("noise", "FP32", (-1, NUM_SAMPLES, LATENT)), ("FP32", (-1,)), ("FP32", (-1, 8, 8))
 

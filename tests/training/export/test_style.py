@@ -27,6 +27,8 @@ from training.export.style import (
 )
 from training.export.version import ExportError, ModelCard
 
+pytestmark = pytest.mark.slow
+
 STYLES = ("stripes", "dots", "lines")
 CARD = ModelCard(
     name="sample",

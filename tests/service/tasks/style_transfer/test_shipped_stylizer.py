@@ -22,6 +22,8 @@ from service.tasks.style_transfer.process import StylizedPhoto, check_header
 from service.tasks.style_transfer.schema import StylizeParameters
 from tests.similarity import structural_similarity
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[4]
 FOLDER = ROOT / "models" / "repository" / "painter" / "1"
 PHOTOGRAPHS = ROOT / "loadtests" / "photos"
