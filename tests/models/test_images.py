@@ -28,7 +28,7 @@ from tests.models.test_image_header import exif
 
 SAMPLES = ["ankle_boot.png", "shirt.png", "ship.jpg", "ankle_boot_on_paper.jpg", "running_shoe.webp"]
 LIBRARY_WORDS = re.compile(
-    r"0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|is truncated \(|truncated (file|png)|libpng|zlib|unpack|cannot",
+    r"\b0x[0-9a-f]{4}|BytesIO|PIL|broken|not identified|is truncated \(|truncated (file|png)|libpng|zlib|unpack|cannot",
     re.IGNORECASE,
 )
 
