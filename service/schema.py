@@ -77,11 +77,16 @@ def read(kind: type[P], values: Mapping[str, Any], maxima: Mapping[str, int] = M
         if (field := known.get(name)) is None:
             raise InvalidParameter(f"Unknown parameter {shown(name)}; known are {', '.join(known)}.", parameter=name)
         if value is not None:
-            members[name] = parse_value(field.up_to(maxima[name]) if name in maxima else field, value)
+            members[name] = parse_value(_bounded(kind, name, maxima[name]) if name in maxima else field, value)
     for name, field in known.items():
         if field.required and name not in members:
             raise InvalidParameter(f"{name} is missing; it must be {field.valid}.", parameter=name)
     return kind(**members)
+
+
+@cache  # a type to build and inspect costs more than all else that a request's parameters need
+def _bounded(kind: type[Parameters], name: str, maximum: int) -> Field:
+    return fields_of(kind)[name].up_to(maximum)
 
 
 def parse_value(field: Field, value: Any, name: str = "") -> Any:
