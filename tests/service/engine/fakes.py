@@ -8,9 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from hypothesis import strategies as st
 
 from service.engine.batching.batches import BatchBuffer
 from service.engine.batching.instance import BatchOutcome
+
+# What may happen to a batcher, for the tests of any order of events.
+ACTION = st.one_of(
+    st.tuples(st.just("submit"), st.integers(1, 9)),
+    st.tuples(st.just("cancel"), st.integers(0, 30)),
+    st.tuples(st.just("finish"), st.integers(0, 1)),
+    st.tuples(st.just("advance"), st.integers(0, 40)),
+)
 
 
 @dataclass(order=True)

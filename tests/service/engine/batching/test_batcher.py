@@ -23,7 +23,7 @@ from service.errors import (
     ServiceError,
 )
 from service.telemetry.metrics import GraphMetrics, Metrics
-from tests.service.engine.fakes import FakeLoop, HeldInstance
+from tests.service.engine.fakes import ACTION, FakeLoop, HeldInstance
 
 INPUTS = (TensorSpec(name="x", datatype="UINT16", shape=(-1, 2)),)
 
@@ -340,14 +340,6 @@ def test_metrics_count_batches_rows_and_depth() -> None:
     assert bench.sample("hotplate_batch_size_sum") == 3
     assert bench.sample("hotplate_queue_seconds_count") == 2
     assert bench.sample("hotplate_queue_depth") == 0
-
-
-ACTION = st.one_of(
-    st.tuples(st.just("submit"), st.integers(1, 9)),
-    st.tuples(st.just("cancel"), st.integers(0, 30)),
-    st.tuples(st.just("finish"), st.integers(0, 1)),
-    st.tuples(st.just("advance"), st.integers(0, 40)),
-)
 
 
 @settings(max_examples=150)

@@ -20,7 +20,7 @@ from service.engine.batching.shape_batchers import RowCost, ShapeBatchers
 from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics, Metrics
-from tests.service.engine.fakes import FakeLoop, HeldInstance
+from tests.service.engine.fakes import ACTION, FakeLoop, HeldInstance
 
 RULES = RowRules((TensorSpec(name="x", datatype="UINT16", shape=(-1, -1)),))
 
@@ -278,14 +278,6 @@ def test_the_queue_depth_counts_all_shapes_of_the_graph() -> None:
     assert bench.sample("hotplate_queue_depth") == 1
     bench.instances[0].finish()
     assert bench.sample("hotplate_queue_depth") == 0
-
-
-ACTION = st.one_of(
-    st.tuples(st.just("submit"), st.integers(1, 9)),
-    st.tuples(st.just("cancel"), st.integers(0, 30)),
-    st.tuples(st.just("finish"), st.integers(0, 1)),
-    st.tuples(st.just("advance"), st.integers(0, 40)),
-)
 
 
 @settings(max_examples=100)
