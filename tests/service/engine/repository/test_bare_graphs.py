@@ -420,3 +420,22 @@ def test_the_configuration_keeps_requests_apart(tmp_path: Path) -> None:
     graph = load_version(folder, SETTINGS, CPU, ModelConfig(batched=False)).graphs["model"]
 
     assert (graph.is_batched, graph.batching.max_batch_size, graph.batching_reason) == (False, 1, "config.toml says so")
+
+
+def test_batches_are_no_larger_than_the_memory_for_their_rows(tmp_path: Path) -> None:
+    wide = graph_bytes(
+        [
+            helper.make_node("Expand", ["x", "shape"], ["e"]),
+            helper.make_node("Softmax", ["e"], ["s"], axis=-1),
+            helper.make_node("ReduceSum", ["s", "axes"], ["y"], keepdims=0),
+        ],
+        [("x", FLOAT, ["n", 1, 4])],
+        [("y", FLOAT, ["n", 4])],
+        {"shape": np.array([1, 500_000, 4], np.int64), "axes": np.array([1], np.int64)},
+    )
+    folder = write_bare(tmp_path, "bare", wide)
+
+    graph = load_version(folder, SETTINGS.model_copy(update={"load_memory_bytes": 2**27}), CPU).graphs["model"]
+
+    assert graph.is_batched
+    assert 2 <= graph.batching.max_batch_size <= 16
