@@ -51,6 +51,13 @@ export const pageOf = (model) => TASKS.find((one) => one.task === model.task);
 export const networksOf = (models) => distinct(models).filter((model) => !pageOf(model));
 
 /**
+ * Whether a model as a whole is one graph that takes tensors; a text generator is not, though its graphs are.
+ *
+ * @param {{task: string}} model
+ */
+export const takesTensors = (model) => model.task !== "text-generation";
+
+/**
  * The address of the page that calls a network, or one graph of it, by its tensors.
  *
  * @param {string} name

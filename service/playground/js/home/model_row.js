@@ -61,7 +61,7 @@ function scoreOf(manifest) {
  */
 function factsOf({ manifest, device }) {
   const parameters = manifest.training?.parameters;
-  const [graph] = pageOf(manifest) ? [] : Object.values(manifest.graphs);
+  const [graph] = pageOf(manifest) ? [] : Object.values(manifest.graphs ?? {}); // none while it loads
   return Object.entries({
     Data: manifest.evaluation?.[0]?.dataset,
     Parameters: parameters ? whole.format(parameters) : null,
@@ -79,7 +79,6 @@ function tensorsText(tensors) {
 
 /** @param {ModelEntry} model @param {AbortSignal} signal */
 export function modelRow(model, signal) {
-  const address = addressOf(model);
   const isReady = model.state === "ready";
   const score = h("div", { class: "model-score" });
   const facts = h("dl", { class: "facts model-facts" });
@@ -91,7 +90,7 @@ export function modelRow(model, signal) {
     h(
       "div",
       { class: "model-head" },
-      h("h3", {}, address && isReady ? h("a", { href: address }, model.id) : model.id),
+      h("h3", {}, isReady ? h("a", { href: addressOf(model) }, model.id) : model.id),
       isReady ? null : h("span", { class: "tag bad" }, model.state),
       h("p", { class: "muted" }, isReady ? model.description : model.reason || model.description),
     ),

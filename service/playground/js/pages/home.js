@@ -27,7 +27,8 @@ export default async function page(root, { models, signal, reload }) {
   const errors = errorBox();
   const served = distinct(models);
   const sections = TASKS.map((task) => section(task.title, served.filter((model) => model.task === task.task), signal));
-  sections.push(section("Networks", networksOf(served), signal));
+  const others = networksOf(served);
+  sections.push(section(others.length < served.length ? "More models" : "Networks", others, signal));
   const rows = sections.flatMap((one) => one.rows);
   const generator = modelsOf(models, "image-generation")[0];
   const shown = generator ? samplesStrip(generator, signal) : null;

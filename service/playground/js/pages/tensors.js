@@ -7,7 +7,7 @@ import { UserError } from "../errors.js";
 import { timingText } from "../format.js";
 import { panel } from "../panel.js";
 import { latest } from "../scheduling.js";
-import { addressOf, pageOf, tensorsAddress } from "../tasks.js";
+import { addressOf, pageOf, takesTensors, tensorsAddress } from "../tasks.js";
 import { answerView } from "../tensors/answer_view.js";
 import { codePanel } from "../tensors/code_panel.js";
 import { inputField } from "../tensors/input_field.js";
@@ -24,6 +24,10 @@ const STEP_MILLISECONDS = 120;
 export default async function page(root, { model: wanted, models, signal }) {
   const all = await callables(models, signal);
   const chosen = chosenOf(all, wanted);
+  if (chosen.hasPage && !takesTensors(chosen.model)) {
+    location.replace(addressOf(chosen.model));
+    return;
+  }
   /** @type {[Metadata, ModelCard, void]} */
   const [metadata, card] = await Promise.all([
     json(`/v2/models/${encodeURIComponent(chosen.name)}`, undefined, { signal }),
@@ -44,13 +48,15 @@ export default async function page(root, { model: wanted, models, signal }) {
   const actions = h(
     "div",
     { class: "row" },
-    button("Send", () => output.guard(send), { kind: "primary" }),
+    button("Send", () => {}, { kind: "primary", type: "submit" }),
     inputs.length ? [button("Try random values", () => fillAll(true)), button("Try zeros", () => fillAll(false))] : null,
   );
-  const form = panel({ title: "Inputs", hint: inputs.length ? "" : "This network takes none." }, inputs.map(({ element }) => element), actions);
+  // The page judges what was typed itself, and names what is wrong.
+  const form = h("form", { class: "stack", noValidate: true, on: { submit: submitted } }, inputs.map(({ element }) => element), actions);
+  const given = panel({ title: "Inputs", hint: inputs.length ? "" : "This network takes none." }, form);
   const output = panel({ title: "Outputs" }, view.element);
   const codeCard = h("section", { class: "card", "aria-label": "The request in code" }, h("h2", {}, "The same in code"), code.element);
-  root.append(headOf(chosen, all, card), h("div", { class: "layout" }, form.element, h("div", { class: "stack" }, output.element, codeCard)));
+  root.append(headOf(chosen, all, card), h("div", { class: "layout" }, given.element, h("div", { class: "stack" }, output.element, codeCard)));
   follow();
 
   /** @returns {InferRequest} */
@@ -71,6 +77,12 @@ export default async function page(root, { model: wanted, models, signal }) {
       code.wait(error);
       return null;
     }
+  }
+
+  /** @param {SubmitEvent} event */
+  function submitted(event) {
+    event.preventDefault();
+    output.guard(send);
   }
 
   function sendIfComplete() {
@@ -125,7 +137,7 @@ async function callables(models, signal) {
 
 /** @param {Callable[]} all @param {string | undefined} wanted */
 function chosenOf(all, wanted) {
-  const chosen = wanted ? all.find(({ name, model }) => name === wanted || model.id === wanted) : all[0];
+  const chosen = wanted ? (all.find(({ name }) => name === wanted) ?? all.find(({ model }) => model.id === wanted)) : all[0];
   if (!chosen) {
     const has = all.map(({ name }) => name).join(", ");
     throw new UserError(wanted ? `This page has no model "${wanted}"; it has ${has}.` : "No model is ready yet.");
@@ -140,13 +152,13 @@ function headOf(chosen, all, { manifest }) {
   const choice = select({ label: "Model", options, value: chosen.name, onInput: open });
   choice.element.classList.add("model-choice");
   const own = pageOf(chosen.model);
-  const link = own ? [" ", h("a", { href: addressOf(chosen.model) ?? "" }, `${chosen.model.id} has a page of its own: ${own.verb}.`)] : null;
+  const link = own ? [" ", h("a", { href: addressOf(chosen.model) }, `${chosen.model.id} has a page of its own: ${own.verb}.`)] : null;
   const head = h("div", { class: "page-head" }, h("h1", {}, `Call ${chosen.name}`), h("p", {}, manifest.description, link));
 
   /** @param {string} name */
   function open(name) {
     const one = all.find((each) => each.name === name);
-    location.hash = (one?.hasPage ? addressOf(one.model) : tensorsAddress(name)) ?? "";
+    location.hash = one?.hasPage ? addressOf(one.model) : tensorsAddress(name);
   }
 
   return h("header", { class: "row spread" }, head, all.length > 1 ? choice.element : null);

@@ -53,10 +53,10 @@ function pictureView({ name, datatype, shape, elements }) {
   return h("figure", {}, picture.canvas, h("figcaption", { class: "muted" }, notes));
 }
 
-/** Bars of the likeliest, where each row sums up to one. @param {OutputTensor} output @param {string[] | null} labels */
+/** Bars of the likeliest, where a vector or each row of a matrix sums up to one. @param {OutputTensor} output @param {string[] | null} labels */
 function classesView({ name, datatype, shape, elements }, labels) {
   const width = shape.at(-1) ?? 0;
-  if (!isFloat(datatype) || width < 2 || elements.length === 0) return null;
+  if (!isFloat(datatype) || shape.length > 2 || width < 2 || elements.length === 0) return null;
   const rows = rowsOf(elements, width, MAX_CHARTS).map((row) => Array.from(row, Number));
   if (!rows.every(isDistribution)) return null;
   const numRows = elements.length / width;

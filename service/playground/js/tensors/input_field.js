@@ -41,8 +41,9 @@ export function inputField(spec, { onChange, onPicture, signal }) {
       status.textContent = way.summary?.(filled) ?? "";
       return filled;
     } catch (error) {
-      status.textContent = error instanceof UserError ? error.message : "";
-      throw error;
+      if (!(error instanceof UserError)) throw error;
+      status.textContent = error.message;
+      throw new UserError(`${spec.name}: ${error.message}`);
     }
   }
 

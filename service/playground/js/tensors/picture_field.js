@@ -24,7 +24,7 @@ export function pictureField(spec, layout, { onChange, signal }) {
   const scaling = spec.datatype === "UINT8" ? null : select({ label: "Scale of the pixels", options: scalings, onInput: onChange });
   const height = layout.height < 0 ? side("Height") : null;
   const width = layout.width < 0 ? side("Width") : null;
-  const canvas = h("canvas", { class: "pixels", role: "img", "aria-label": `${spec.name} as it is sent`, hidden: true });
+  const canvas = h("canvas", { class: isGrey ? "pixels grey" : "pixels", role: "img", "aria-label": `${spec.name} as it is sent`, hidden: true });
   /** @type {ImageBitmap | null} */
   let bitmap = null;
   let file = { blob: new Blob(), name: "" };
