@@ -56,8 +56,8 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 _TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -235,8 +235,8 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     parity: Parity | None = None
 
     def __post_init__(self) -> None:
-        strict.require_match(_NAME, self.name, "name")
-        strict.require_match(_VERSION, self.version, "version")
+        strict.require_match(MODEL_NAME, self.name, "name")
+        strict.require_match(VERSION, self.version, "version")
         strict.require_match(_TASK, self.task, "task")
         if not self.graphs:
             raise ValueError("graphs is empty; a version needs at least one.")

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from models.golden import Golden
-from models.manifest import Batching, Graph, Manifest, TensorSpec, sha256_hex
+from models.manifest import Batching, Graph, Manifest, TensorSpec
 from models.strict import StrictError
-from service.engine.repository.version_files import VersionFiles, VersionRejected
+from service.engine.repository.repository import identity_of
+from service.engine.repository.version_files import VersionFiles, VersionRejected, find_model_file
 from service.engine.runtime.runners import SessionRunner
 from service.engine.runtime.runtime import DATATYPES, Device, open_session
 from service.engine.transport.messages import Arrays
@@ -27,7 +28,6 @@ from service.errors import InferenceFailed
 
 log = logging.getLogger(__name__)
 
-MODEL_FILE = "model.onnx"
 GRAPH = "model"
 # The sizes to try for axes of open size, the same for all of them, until the graph accepts one.
 TRIAL_SIZES = (8, 32, 64, 1, 2, 3, 4, 16, 128, 224, 256)
@@ -38,24 +38,22 @@ Shape = list[int | str | None]
 
 
 def derive_version(folder: Path, device: Device) -> VersionFiles:
-    """Read a folder that holds `model.onnx` and no manifest; weights beside it must lie within the folder.
+    """Read a folder that holds `model.onnx` or `model.ort` and no manifest; its weights must lie within the folder.
 
     Raises: VersionRejected, InferenceFailed where the file does not load, StartupError.
     """
-    try:
-        sha256 = sha256_hex((folder / MODEL_FILE).read_bytes())
-    except OSError as error:
-        raise VersionRejected(f"there is neither manifest.json nor {MODEL_FILE}: {error}.") from error
-    session = open_session(folder / MODEL_FILE, device, 1)
+    model, version = identity_of(folder)
+    file, sha256 = find_model_file(folder)
+    session = open_session(file, device, 1)
     sides = [[_spec(node) for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
     try:
-        graph = Graph(file=MODEL_FILE, sha256=sha256, inputs=tuple(sides[0]), outputs=tuple(sides[1]), is_batched=False)
+        graph = Graph(file=file.name, sha256=sha256, inputs=tuple(sides[0]), outputs=tuple(sides[1]), is_batched=False)
         graph, golden, obstacle = _try_out(graph, session)
         if obstacle:
-            log.warning("requests are not batched", extra={"model": folder.parent.name, "reason": obstacle})
+            log.warning("requests are not batched", extra={"model": model, "reason": obstacle})
         manifest = Manifest(
-            name=folder.parent.name,
-            version=folder.name,
+            name=model,
+            version=version,
             task="tensors",
             description=session.get_modelmeta().description or "An ONNX graph without a manifest.",
             graphs={GRAPH: graph},
@@ -63,7 +61,7 @@ def derive_version(folder: Path, device: Device) -> VersionFiles:
         )
     except (ValueError, StrictError) as error:
         raise VersionRejected(str(error)) from error
-    return VersionFiles(manifest, {GRAPH: golden} if golden else {}, {GRAPH: folder / MODEL_FILE}, {}, is_derived=True)
+    return VersionFiles(manifest, {GRAPH: golden} if golden else {}, {GRAPH: file}, {}, is_derived=True)
 
 
 def _spec(node: Any) -> TensorSpec:

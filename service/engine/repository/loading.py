@@ -118,7 +118,7 @@ def _read(folder: Path, device: Device) -> VersionFiles:
     try:
         return derive_version(folder, device)
     except InferenceFailed as error:
-        raise rejection(error) from error
+        raise rejection(error, folder) from error
 
 
 def _bounded(batching: Batching, max_batch_size: int) -> Batching:

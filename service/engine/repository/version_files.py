@@ -5,6 +5,7 @@ The bytes that are hashed are the bytes that are loaded, so no file can be swapp
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from models import golden as golden_io
 from models.golden import Golden
 from models.manifest import Graph, Manifest, Weights, read_manifest, sha256_hex
 from models.strict import StrictError
+from service.engine.repository.model_file import MODEL_FILES, file_fault, is_pointer, missing_model, pointers_in
 from service.engine.runtime.runtime import Device, SharedWeights, open_session
 from service.errors import ServiceError
 
@@ -22,10 +24,29 @@ class VersionRejected(Exception):
     """A version cannot be served; the message says why, in one line."""
 
 
-def rejection(error: ServiceError) -> VersionRejected:
-    """The rejection of a version because the runtime failed, in one line."""
+def rejection(error: ServiceError, folder: Path | None = None) -> VersionRejected:
+    """The rejection of a version because the runtime failed, in one line; of a bare one, with its `folder`."""
     lines = str(error.__cause__ or "").splitlines()
-    return VersionRejected(f"{error.message} {lines[0][:300] if lines else ''}")
+    pointers = pointers_in(folder) if folder else []
+    advice = f" {pointers[0]} is a Git LFS pointer, not its content: run `git lfs pull`." if pointers else ""
+    return VersionRejected(f"{error.message}{advice} {lines[0][:300] if lines else ''}")
+
+
+def find_model_file(folder: Path) -> tuple[Path, str]:
+    """The network of a version without a manifest, and its SHA-256.
+
+    Raises: VersionRejected, with what to do, where there is none or it is something else.
+    """
+    try:
+        file = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
+        if file is None:
+            raise VersionRejected(missing_model(folder))
+        if fault := file_fault(file):
+            raise VersionRejected(fault)
+        with file.open("rb") as opened:
+            return file, hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise VersionRejected(f"its files cannot be read: {error.strerror or error}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,8 @@ def read_version(folder: Path) -> VersionFiles:
 
 def _read(folder: Path, file: Graph | Weights) -> bytes:
     content = (folder / file.file).read_bytes()
+    if is_pointer(folder / file.file):
+        raise ValueError(f"{file.file} is a Git LFS pointer, not its content: run `git lfs pull`.")
     if sha256_hex(content) != file.sha256:
         raise ValueError(f"{file.file} has the SHA-256 {sha256_hex(content)}, the manifest says {file.sha256}.")
     return content

@@ -7,7 +7,7 @@ from pathlib import Path
 from models.manifest import Manifest
 from models.strict import build
 from service.engine.transport.messages import Description, ModelStatus
-from service.errors import ModelNotReady, UnknownModel
+from service.errors import ModelFailed, ModelNotReady, ServiceError, UnknownModel
 
 # Versions in these states are not meant to be served.
 _INACTIVE = ("unavailable", "unloading")
@@ -43,7 +43,7 @@ class KnownModels:
     @property
     def active(self) -> set[str]:
         """The names of all models that are to be served."""
-        return {status.name for status in self.statuses if status.state not in _INACTIVE}
+        return {status.name for status in self.statuses if status.is_required and status.state not in _INACTIVE}
 
     @property
     def ready(self) -> set[str]:
@@ -71,7 +71,7 @@ class KnownModels:
     def resolve(self, reference: str) -> ReadyModel:
         """Find the model `name` (its newest ready version) or `name@version`.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         name, at, version = reference.partition("@")
         model = self._ready.get((name, version)) if at else self._newest.get(name)
@@ -84,7 +84,13 @@ class KnownModels:
             known = ", ".join(sorted({status.name for status in self.statuses})) or "none"
             raise UnknownModel(f"There is no model {name!r}; there are: {known}.")
         if at and version not in versions:
-            raise UnknownModel(f"{name!r} has no version {version!r}; it has: {', '.join(sorted(versions))}.")
-        status = versions[version] if at else next(iter(versions.values()))
-        reason = f" ({status.reason})" if status.reason else ""
-        raise ModelNotReady(f"{name}@{status.version} is {status.state}{reason}", retry_after_seconds=1)
+            known = ", ".join(sorted(filter(None, versions))) or "none"
+            raise UnknownModel(f"{name!r} has no version {version!r}; it has: {known}.")
+        raise _not_ready(versions[version] if at else next(iter(versions.values())))
+
+
+def _not_ready(status: ModelStatus) -> ServiceError:
+    """Why a version cannot be used; only where waiting may help does it invite another try."""
+    which = f"{status.name}@{status.version}" if status.version else status.name
+    message = f"{which} is {status.state}{f' ({status.reason})' if status.reason else ''}"
+    return ModelFailed(message) if status.state == "failed" else ModelNotReady(message, retry_after_seconds=1)
