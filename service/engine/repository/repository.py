@@ -167,7 +167,8 @@ def _not_a_folder(entry: Path) -> Iterator[str]:
         yield f"it is a link to {os.readlink(entry)!r}, which cannot be read: copy the folder itself."
     elif entry.suffix in SUFFIXES:
         folder = entry.stem if MODEL_NAME.fullmatch(entry.stem) and not VERSION.fullmatch(entry.stem) else "<model>"
-        yield f"a network must lie in a folder of its own: move it to {folder}/1/model{entry.suffix}."
+        above = f", or serve the folder above, {str(entry.parent.parent)!r}" if entry.name in MODEL_FILES else ""
+        yield f"a network must lie in a folder of its own: move it to {folder}/1/model{entry.suffix}{above}."
 
 
 def _bad_name(name: str) -> str:

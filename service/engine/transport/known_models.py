@@ -81,7 +81,7 @@ class KnownModels:
         if not versions:
             if not self.is_settled:
                 raise ModelNotReady("The engine is starting; its models are not known yet.", retry_after_seconds=1)
-            known = ", ".join(sorted({status.name for status in self.statuses})) or "none"
+            known = ", ".join(sorted({status.name for status in self.statuses if status.version})) or "none"
             raise UnknownModel(f"There is no model {name!r}; there are: {known}.")
         if at and version not in versions:
             known = ", ".join(sorted(filter(None, versions))) or "none"
@@ -92,5 +92,7 @@ class KnownModels:
 def _not_ready(status: ModelStatus) -> ServiceError:
     """Why a version cannot be used; only where waiting may help does it invite another try."""
     which = f"{status.name}@{status.version}" if status.version else status.name
-    message = f"{which} is {status.state}{f' ({status.reason})' if status.reason else ''}"
-    return ModelFailed(message) if status.state == "failed" else ModelNotReady(message, retry_after_seconds=1)
+    if status.state == "failed":
+        return ModelFailed(f"{which} cannot be served: {status.reason}")
+    reason = f" ({status.reason})" if status.reason else ""
+    return ModelNotReady(f"{which} is {status.state}{reason}", retry_after_seconds=1)

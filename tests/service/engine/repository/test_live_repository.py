@@ -14,6 +14,7 @@ import pytest
 from service.engine.engine import Engine
 from service.engine.repository import live_repository
 from service.engine.repository.live_repository import follow
+from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.loading import load_version
 from service.engine.repository.repository import find_models
 from service.engine.transport.client import EngineClient
@@ -369,7 +370,7 @@ def test_what_cannot_be_a_model_is_listed_with_the_reason(
             assert client.is_ready
             assert "rename the folder" in state_of(client, "My Model", "").reason
             assert (state_of(client, "other", "v1").state, "scale" in client._models.ready) == ("failed", True)
-            with pytest.raises(ModelFailed, match=r"My Model is failed .*rename the folder"):
+            with pytest.raises(ModelFailed, match=r"My Model cannot be served: .*rename the folder"):
                 client.resolve("My Model")
             faults = [r for r in caplog.records if r.message == "something in a repository cannot be served"]
             assert sorted(r.__dict__["model"] for r in faults) == ["My Model", "other"]  # once each
@@ -414,6 +415,35 @@ def test_whatever_a_load_raises_ends_in_a_reason_and_the_others_are_loaded(
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
 
     asyncio.run(main())
+
+
+def test_the_next_engine_serves_what_this_one_served_on_request(repository: Path, socket: Path, tmp_path: Path) -> None:
+    write_bare(repository, "other", scale_bytes(3))
+    write_bare(repository, "other", scale_bytes(4), "2")
+    journal = tmp_path / "loads.json"
+
+    async def first() -> None:
+        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+            await client.load("other", '{"version_policy": {"specific": [1]}}')
+            await client.unload("scale")
+
+    async def second() -> None:
+        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+            assert np.array_equal(await ask(client, "other", ROWS), 3 * ROWS)
+            assert state_of(client, "scale").state == "unavailable"
+            assert client.is_ready
+
+    async def third() -> None:
+        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+            assert state_of(client, "other", "2").state == "failed"  # the version that the request named has gone
+            await client.load("scale")
+            assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
+
+    for engine in (first, second):
+        asyncio.run(engine())
+        socket.unlink(missing_ok=True)
+    (repository / "other" / "1").rename(repository / "other" / ".1")
+    asyncio.run(third())
 
 
 def test_of_a_model_in_two_repositories_the_first_is_taken(tmp_path: Path, repository: Path, socket: Path) -> None:
