@@ -146,7 +146,9 @@ class EngineClient:
         try:
             await self._query(query)
         except EngineUnavailable as error:  # not to be tried again: the load may be what ended it
-            raise ModelFailed(f"The engine ended while it was asked to load {name!r}; the index says why.") from error
+            raise ModelFailed(
+                f"The engine process ended while it was asked to load {name!r}; the index says what became of it."
+            ) from error
 
     async def unload(self, name: str) -> None:
         """Stop serving a model, and wait until its last request is answered and its memory is free.

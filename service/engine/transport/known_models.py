@@ -24,8 +24,9 @@ class ReadyModel:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files."""
-        return Path(self.status.repository) / self.name / self.version
+        """The folder of its files: that of the version or, without one, that of the model."""
+        folder = Path(self.status.repository) / self.name
+        return version if (version := folder / self.version).is_dir() else folder
 
 
 class KnownModels:

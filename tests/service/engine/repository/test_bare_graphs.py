@@ -406,7 +406,7 @@ def test_a_model_without_a_version_folder_is_version_1_with_its_weights_and_conf
         x = np.ones((2, 400), np.float32)
         assert np.array_equal(await ask(client, "Own@1", x), x + np.arange(400, dtype=np.float32))
         assert client.resolve("Own").status.max_batch_size == 3
-        assert client.resolve("Own").status.repository == str(tmp_path / "repository")
+        assert client.resolve("Own").folder == folder
 
     serve(scale_bytes(1), work)
 
