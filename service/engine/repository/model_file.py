@@ -48,18 +48,20 @@ _MEMBERS = (
 _FIELDS = dict.fromkeys((1, 5), 0) | dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), 2)
 
 
-def is_pointer(file: Path) -> bool:
-    """Whether a file is a Git LFS pointer."""
+def pointer_advice(folder: Path) -> str:
+    """What to do where a file below a folder is a Git LFS pointer; empty where none is."""
+    pointers = sorted(
+        str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and _is_pointer(file)
+    )
+    return f"{pointers[0]} is a Git LFS pointer, not its content: run `git lfs pull`." if pointers else ""
+
+
+def _is_pointer(file: Path) -> bool:
     try:
         with file.open("rb") as opened:
             return opened.read(len(_POINTER)) == _POINTER
     except OSError:
         return False
-
-
-def pointers_in(folder: Path) -> list[str]:
-    """The files below a folder that are Git LFS pointers."""
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and is_pointer(file))
 
 
 def missing_model(folder: Path) -> str:

@@ -15,7 +15,7 @@ from models import golden as golden_io
 from models.golden import Golden
 from models.manifest import Graph, Manifest, Weights, read_manifest, sha256_hex
 from models.strict import StrictError
-from service.engine.repository.model_file import MODEL_FILES, file_fault, is_pointer, missing_model, pointers_in
+from service.engine.repository.model_file import MODEL_FILES, file_fault, missing_model, pointer_advice
 from service.engine.runtime.runtime import Device, SharedWeights, open_session
 from service.errors import ServiceError
 
@@ -27,9 +27,8 @@ class VersionRejected(Exception):
 def rejection(error: ServiceError, folder: Path | None = None) -> VersionRejected:
     """The rejection of a version because the runtime failed, in one line; of a bare one, with its `folder`."""
     lines = str(error.__cause__ or "").splitlines()
-    pointers = pointers_in(folder) if folder else []
-    advice = f" {pointers[0]} is a Git LFS pointer, not its content: run `git lfs pull`." if pointers else ""
-    return VersionRejected(f"{error.message}{advice} {lines[0][:300] if lines else ''}")
+    advice = pointer_advice(folder) if folder else ""
+    return VersionRejected(" ".join(filter(None, (error.message, advice, lines[0][:300] if lines else ""))))
 
 
 def find_model_file(folder: Path) -> tuple[Path, str]:
@@ -93,14 +92,12 @@ def read_version(folder: Path) -> VersionFiles:
         files = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
         weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in files}
     except (StrictError, OSError, ValueError) as error:
-        raise VersionRejected(str(error)) from error
+        raise VersionRejected(pointer_advice(folder) or str(error)) from error
     return VersionFiles(manifest, goldens, graphs, weights)
 
 
 def _read(folder: Path, file: Graph | Weights) -> bytes:
     content = (folder / file.file).read_bytes()
-    if is_pointer(folder / file.file):
-        raise ValueError(f"{file.file} is a Git LFS pointer, not its content: run `git lfs pull`.")
     if sha256_hex(content) != file.sha256:
         raise ValueError(f"{file.file} has the SHA-256 {sha256_hex(content)}, the manifest says {file.sha256}.")
     return content
