@@ -150,8 +150,11 @@ def _model_in(folder: Path, children: Sequence[Path]) -> tuple[FoundModel | None
     versions = [child for child in children if VERSION.fullmatch(child.name) and os.path.isdir(child)]
     versions.sort(key=lambda version: int(version.name), reverse=True)
     free = int(versions[0].name) + 1 if versions else 1
-    faults = [fault for child in children for fault in _wrong_version(folder.name, child, free)]
+    faults: list[Fault] = []
+    for child in children:
+        faults += _wrong_version(folder.name, child, free + len(faults))
     if versions:
+        free += len(faults)
         reason = f"it lies beside the version folders and is not served: move it to '{free}/model.onnx', or remove it."
         loose = [child.name for child in children if child.suffix in SUFFIXES and os.path.isfile(child)]
         faults += [Fault(folder.name, "", f"{_printable(file)}: {reason}") for file in loose]

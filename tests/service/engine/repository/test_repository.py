@@ -111,11 +111,11 @@ def test_beside_sound_versions_the_others_are_named_with_a_free_number(tmp_path:
     found = scan([tmp_path])
 
     assert served(tmp_path) == {"net": ["4", "1"]}
-    assert [(fault.version, fault.reason.partition(":")[0]) for fault in found.faults][1:] == [
-        ("", "model.onnx"),
-        ("", "old.onnx"),
-    ]
-    assert all("5" in fault.reason for fault in found.faults)
+    misnamed, *loose = found.faults
+    assert misnamed.version == "v2"
+    assert "for example to '5'" in misnamed.reason
+    assert [fault.reason.partition(":")[0] for fault in loose] == ["model.onnx", "old.onnx"]
+    assert all("move it to '6/model.onnx', or remove it" in fault.reason for fault in loose)
 
 
 def test_a_bare_model_beside_a_misnamed_version_is_served_and_the_other_is_named(tmp_path: Path) -> None:
