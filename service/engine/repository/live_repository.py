@@ -303,7 +303,7 @@ class LiveRepository:
             log.exception("a model version could not be loaded")
             self._reject(folder, _unexpected(error), fingerprint, config)
             return None
-        version.fingerprint = fingerprint
+        version.fingerprint, version.on_change = fingerprint, self._announce
         version.status = msgspec.structs.replace(version.status, repository=str(repository_of(folder)))
         status = version.status
         log.info(

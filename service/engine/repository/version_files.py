@@ -6,7 +6,7 @@ The bytes that are hashed are the bytes that are loaded, so no file can be swapp
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnxruntime as ort
@@ -17,6 +17,7 @@ from models.manifest import Graph, Manifest, Weights, read_manifest, sha256_hex
 from models.strict import StrictError
 from service.engine.repository.model_file import MODEL_FILES, file_fault, missing_model, pointer_advice
 from service.engine.runtime.runtime import Device, SharedWeights, open_session
+from service.engine.transport.messages import Arrays
 from service.errors import ServiceError
 
 
@@ -50,12 +51,17 @@ def find_model_file(folder: Path) -> tuple[Path, str]:
 
 @dataclass(frozen=True, slots=True)
 class VersionFiles:
-    """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file."""
+    """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file.
+
+    A derived one has `samples` of its inputs instead of golden outputs, and `reasons` why it is batched or not.
+    """
 
     manifest: Manifest
     goldens: dict[str, Golden]
     graphs: dict[str, bytes | Path]
     weights: dict[str, SharedWeights]
+    samples: dict[str, Arrays] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     is_derived: bool = False
 
     def open(
