@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from models.manifest import Graph, TensorSpec
 from service.engine.transport.client import EngineClient
-from service.errors import InvalidParameter, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
+from service.errors import InvalidParameter, ModelFailed, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
 from service.http.request_context import RequestContext
 from service.protocols.open_inference import description
 from service.protocols.open_inference.description import Target, find, require_text, split_name
@@ -67,7 +67,7 @@ class Execution:
     def find(self, model: str, version: str | None) -> Target:
         """The version and the graph that `name` or `name.graph` stands for; no version means the newest ready one.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return find(self.client, model, version)
 
@@ -132,28 +132,28 @@ class Execution:
         """Whether the model, in this version if one is named, is ready; an unknown one is not."""
         try:
             self.find(model, version)
-        except (UnknownModel, ModelNotReady):
+        except (UnknownModel, ModelNotReady, ModelFailed):
             return False
         return self.client.is_connected
 
     def metadata(self, model: str, version: str | None) -> ModelMetadata:
         """Names, versions, platform and tensors of a model.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return description.metadata(self.find(model, version), self.client.statuses, is_one_version=bool(version))
 
     def config(self, model: str, version: str | None) -> ModelConfig:
         """The model's configuration in Triton's form.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return description.config(self.find(model, version), self.settings)
 
     async def statistics(self, model: str = "", version: str | None = None) -> list[ModelStatistics]:
         """What ready versions have done, in Triton's form; of all models where none is named.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         if not model:
             return description.statistics_of_all(await self.client.describe())
