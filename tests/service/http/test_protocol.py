@@ -151,7 +151,7 @@ def test_an_ambiguous_or_broken_request_is_refused_and_nothing_behind_it_is_answ
         (b"GET /livez HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n", 200),
         (b"GET /a/%2e%2e/livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 404),
         (b"OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 404),
-        (b"HEAD /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 405),
+        (b"HEAD /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 200),
         (b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n", 200),
     ],
     ids=["1.0", "1.1", "IPv6 host", "dots", "asterisk", "head", "upgrade"],
@@ -235,6 +235,25 @@ def test_an_upgrade_does_not_lift_the_limits(impatient: RunningService) -> None:
 
     assert_refused(talk(impatient.url, too_long), 431, "head_too_large")
     assert_refused(talk(impatient.url, unfinished), 408, "request_timeout")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"HEAD /v2 HTTP/1.1\r\n", 400),
+        (b"HEAD /livez HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n", 200),
+        (b"HEAD /none HTTP/1.1\r\nHost: h\r\n", 404),
+        (b"HEAD /v1/completions HTTP/1.1\r\nHost: h\r\n", 405),
+        (b"HEAD /livez HTTP/1.0\r\n", 200),
+    ],
+)
+def test_an_answer_to_head_ends_with_its_head(impatient: RunningService, request_line: bytes, status: int) -> None:
+    answer = talk(impatient.url, request_line + b"Connection: close\r\n\r\nabc")
+
+    assert statuses(answer) == [status]
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert body == b""
+    assert int(dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])[b"content-length"]) > 0
 
 
 def test_trailers_are_no_headers(impatient: RunningService) -> None:
