@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -169,7 +169,7 @@ OFFERS = {
     "nothing": b"Connection: Upgrade\r\nUpgrade:\r\n",
     "without Connection": b"Upgrade: h2c\r\n",
 }
-IN_PIECES = {
+IN_PIECES: dict[str, Callable[[bytes, bytes], list[bytes]]] = {
     "one segment": lambda head, body: [head + body],
     "two segments": lambda head, body: [head, body],
     "single bytes": lambda head, body: [bytes([byte]) for byte in head] + [body],
