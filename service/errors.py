@@ -96,7 +96,7 @@ class UnsupportedMedia(ServiceError):
 
 
 class HeadTooLarge(ServiceError):
-    """The request line and the headers together exceed the limit."""
+    """The request line and the headers together, or the trailers, exceed the limit."""
 
     status = 431
     code = "head_too_large"
