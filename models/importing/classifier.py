@@ -137,7 +137,12 @@ def build_classifier(path: Path, options: ClassifierOptions) -> Classifier:
         batching=_batching(image) if not together else Batching(max_batch_size=1, buckets=(1,)),
         parity=parity,
         light_on_dark=options.light_on_dark and image.num_channels == 1,
-        findings=(*_described(image, size, chosen), *findings, *([together] if together else [])),
+        findings=(
+            *_described(image, size, chosen),
+            *findings,
+            _described_embedding(embedding),
+            *filter(None, [together]),
+        ),
         guesses=guesses,
     )
 
@@ -420,6 +425,12 @@ def _signature(
 def _batching(image: ImageInput) -> Batching:
     most = MAX_PHOTOGRAPHS if image.takes_photographs else MAX_BATCH_SIZE
     return Batching(max_batch_size=most, buckets=tuple(2**power for power in range(most.bit_length())))
+
+
+def _described_embedding(embedding: Embedding | None) -> str:
+    if embedding is None:
+        return "embedding: none was found (--embedding-output)"
+    return f"embedding: {embedding.tensor!r}, {embedding.width} numbers, scaled to length 1"
 
 
 def _described(image: ImageInput, size: tuple[int, int], chosen: Preprocessing) -> list[str]:
