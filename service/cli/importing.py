@@ -41,7 +41,9 @@ _Labels = Annotated[
 _Preset = Annotated[
     str, typer.Option(help="What the network takes: imagenet, clip, inception (-1 to 1), 0-1 or 0-255.")
 ]
-_Numbers = Annotated[str, typer.Option(help="One number, or three by commas, in the network's order of channels.")]
+_Numbers = Annotated[
+    str, typer.Option(help="One number, or three as in 0.5,0.5,0.5; of pixels from 0 to 1, or to 255 if one exceeds 1.")
+]
 _Size = Annotated[int, typer.Option(help="Pixels that the shorter side is resized to.")]
 _Crop = Annotated[str, typer.Option(help="Centre that is taken: 224, 192x256 (height, width), or none to stretch.")]
 _Layout = Annotated[str, typer.Option(help="nchw or nhwc (default: as the shape says).")]
