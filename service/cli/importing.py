@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec.structs import replace
 
 from models.config import ModelConfig
 from models.golden import Golden, read_golden, write_golden
@@ -22,6 +23,7 @@ from models.strict import StrictError, build
 from service.cli.client import BadUsage, CommandFailed, file_errors
 from service.cli.models import check_version
 from service.cli.serve import require_runtime
+from service.settings import Settings
 
 if TYPE_CHECKING:
     pass
@@ -160,7 +162,7 @@ def _import(request: ImportRequest, repository: Path, version: str) -> None:
         importer = _IMPORTERS[kind_of(request.source)]
         with new_version(repository, request.name, version or next_version(repository, request.name)) as folder:
             importer(request, folder)
-            finding = check_version(request.name, folder, ModelConfig(), Device("cpu"))
+            finding = check_version(request.name, folder, ModelConfig(warm_up=False), Device("cpu"))
             if not finding.is_fit:
                 raise CommandFailed(f"Nothing was written, for the version does not pass its check: {finding.detail}")
         typer.echo(f"ok     {request.name} {finding.version}: {finding.detail}\n")
@@ -204,13 +206,16 @@ def _import_graph(request: ImportRequest, path: Path, folder: Path) -> None:
 
 
 def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels: tuple[str, ...]) -> None:
-    from models.importing.classifier import GRAPH, MODEL_FILE, ClassifierOptions, build_classifier
+    from models.importing.classifier import GRAPH, MODEL_FILE, ONE_BY_ONE, ClassifierOptions, build_classifier
+    from service.engine.repository.row_mixing import mixing_operator
 
     options = ClassifierOptions(labels=labels, preprocessing=request.preprocessing, **request.classifier)
     classifier = build_classifier(path, options)
     typer.echo(f"{request.source}: image-classification")
     for finding in classifier.findings:
         typer.echo(f"  {finding}")
+    obstacle = classifier.obstacle or mixing_operator(classifier.content)
+    typer.echo(f"  batches: {f'none, as {obstacle}' if obstacle else 'yes'}")
     for guess in classifier.guesses:
         typer.secho(f"  guessed: {guess}", fg=typer.colors.YELLOW)
     for picture in request.pictures:
@@ -219,7 +224,8 @@ def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels:
     description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}."
     (folder / MODEL_FILE).write_bytes(classifier.content)
     write_golden(folder, {GRAPH: classifier.golden})
-    write_manifest(folder, classifier.manifest(request.name, folder.name, description))
+    manifest = classifier.manifest(request.name, folder.name, description)
+    write_manifest(folder, replace(manifest, batching=ONE_BY_ONE) if obstacle else manifest)
 
 
 def _try(classifier: Any, picture: Path) -> None:
@@ -253,8 +259,6 @@ def _agree(request: ImportRequest, guesses: tuple[str, ...]) -> None:
 
 def _import_tensors(request: ImportRequest, path: Path, folder: Path) -> None:
     """Import any graph as it is, with rows that bare ONNX Runtime computed."""
-    from msgspec.structs import replace
-
     from models.importing.onnx_graphs import write_as_one_file
     from models.importing.tensors import VERIFIABLE, golden_rows
     from service.engine.repository.derivation import GRAPH, MODEL_FILE, derive_version
@@ -262,17 +266,18 @@ def _import_tensors(request: ImportRequest, path: Path, folder: Path) -> None:
 
     model = folder / MODEL_FILE
     write_as_one_file(path, model)
-    files = _derived(derive_version, folder, Device("cpu"))
+    files = _derived(derive_version, folder, Settings(), Device("cpu"), ModelConfig())
     graph = files.manifest.graphs[GRAPH]
     typer.echo(f"{request.source}: tensors")
     for side, specs in (("input", graph.inputs), ("output", graph.outputs)):
         for spec in specs:
             typer.echo(f"  {side}: {spec.name!r} {spec.datatype} {list(spec.shape)}")
+    typer.echo(f"  batches: {'yes, as' if graph.is_batched else 'none, as'} {files.reasons[GRAPH]}")
     if not all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
         typer.echo("  strings and BF16 cannot be verified: the graph is served as it is")
         return
     _agree(request, ())
-    golden = golden_rows(model, graph, files.goldens.get(GRAPH), request.sample)
+    golden = golden_rows(model, graph, files.samples.get(GRAPH), request.sample)
     write_golden(folder, {GRAPH: golden})
     description = f"An ONNX graph, imported from {Path(request.source).name}."
     write_manifest(folder, replace(files.manifest, description=description))

@@ -164,7 +164,7 @@ def test_a_network_whose_rows_mix_takes_one_image_at_a_time(tmp_path: Path) -> N
     classifier = build_classifier(Scorer(mixes_rows=True).write(tmp_path / "model.onnx"), options())
 
     assert classifier.batching.max_batch_size == 1
-    assert any("depends on the others" in finding for finding in classifier.findings)
+    assert "depends on the others" in classifier.obstacle
 
 
 def test_the_embedding_is_what_the_last_layer_takes_at_length_1(tmp_path: Path) -> None:
