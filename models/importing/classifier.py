@@ -43,7 +43,7 @@ from models.importing.surgery import (
     open_rows,
     wrap,
 )
-from models.manifest import Batching, Graph, Manifest, Parity, TensorSpec, sha256_hex
+from models.manifest import VERSION, Batching, Graph, Manifest, Parity, TensorSpec, sha256_hex
 from models.preprocessing import Preprocessing, PreprocessingOptions, Preset
 
 MODEL_FILE, GRAPH = "model.onnx", "model"
@@ -162,12 +162,12 @@ def classifier_of_version(folder: Path, config: ModelConfig) -> Classifier | Non
     """
     if config.task == "tensors":
         return None
+    folders = (folder, folder.parent) if VERSION.fullmatch(folder.name) else (folder,)
     labels = config.labels
     if isinstance(labels, str):
-        labels = read_labels(
-            next((at / labels for at in (folder, folder.parent) if (at / labels).is_file()), folder / labels)
-        )
-    labels = labels or find_labels(folder) or find_labels(folder.parent)
+        files = [each / labels for each in folders]
+        labels = read_labels(next((file for file in files if file.is_file()), files[0]))
+    labels = labels or next(filter(None, map(find_labels, folders)), ())
     if not labels and config.task is None and config.preprocess is None:
         return None
     options = ClassifierOptions(labels=labels, preprocessing=config.preprocess or PreprocessingOptions())
