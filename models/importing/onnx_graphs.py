@@ -154,6 +154,8 @@ def open_session(content: bytes | Path) -> ort.InferenceSession:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # A few rows: threads that wait actively would only slow down whatever else this machine does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         source = str(content) if isinstance(content, Path) else content
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

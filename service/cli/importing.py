@@ -221,7 +221,8 @@ def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels:
     for picture in request.pictures:
         _try(classifier, picture)
     _agree(request, classifier.guesses)
-    description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}."
+    description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}"
+    description += "." if len(classifier.graph.outputs) > 1 else "; it gives no embeddings."
     (folder / MODEL_FILE).write_bytes(classifier.content)
     write_golden(folder, {GRAPH: classifier.golden})
     manifest = classifier.manifest(request.name, folder.name, description)
