@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from models.config import ModelConfig
 from models.golden import Golden, read_golden, write_golden
@@ -118,6 +120,7 @@ def import_model(
     only if you agree, at the prompt or with --yes.
     """
     require_runtime()
+    logging.getLogger("service").addHandler(logging.NullHandler())  # what the engine would log is printed
     if task and task not in TASKS:
         raise BadUsage(f"--task is {task!r}; valid are {', '.join(TASKS)}.")
     if activation not in ("", "softmax", "sigmoid", "none"):
@@ -274,11 +277,15 @@ def _import_tensors(request: ImportRequest, path: Path, folder: Path) -> None:
         for spec in specs:
             typer.echo(f"  {side}: {spec.name!r} {spec.datatype} {list(spec.shape)}")
     typer.echo(f"  batches: {'yes, as' if graph.is_batched else 'none, as'} {files.reasons[GRAPH]}")
-    if not all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
-        typer.echo("  strings and BF16 cannot be verified: the graph is served as it is")
-        return
     _agree(request, ())
-    golden = golden_rows(model, graph, files.samples.get(GRAPH), request.sample)
+    golden = None
+    if all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
+        most = files.manifest.batching.max_batch_size
+        golden = golden_rows(model, graph, files.samples.get(GRAPH), request.sample, most)
+    if golden is None:
+        # Without a manifest, the service derives one at each load, and says that nothing was verified.
+        typer.echo("  verified: no; --sample may name inputs whose outputs are the same in any batch")
+        return
     write_golden(folder, {GRAPH: golden})
     description = f"An ONNX graph, imported from {Path(request.source).name}."
     write_manifest(folder, replace(files.manifest, description=description))
@@ -332,16 +339,19 @@ def _example(manifest: Manifest, golden: Golden) -> str:
     if manifest.task == "text-generation":
         return f"""curl {address}/generate --json '{{"prompt": "It was", "max_tokens": 40}}'"""
     graph = next(iter(manifest.graphs.values()))
-    inputs = [_example_tensor(spec, golden.inputs[spec.name].shape[1:], graph.is_batched) for spec in graph.inputs]
+    inputs = [_example_tensor(spec, golden.inputs[spec.name][0], graph.is_batched) for spec in graph.inputs]
     url = f"localhost:8000/v2/models/{manifest.name}/infer"
     body = '{"inputs": [' + ", ".join(inputs) + "]}"
-    if "*" not in body:
+    if not any(golden.inputs[spec.name][0].size > _MAX_SHOWN for spec in graph.inputs):
         return f"curl {url} --json '{body}'"
+    body = body.replace("false", "False").replace("true", "True")
     return f"python3 -c 'import json; print(json.dumps({body}))' | curl {url} --json @-"
 
 
-def _example_tensor(spec: TensorSpec, row_shape: tuple[int, ...], is_batched: bool) -> str:
-    shape = [1, *row_shape] if is_batched else [*row_shape]
-    count, zero = prod(shape), "false" if spec.datatype == "BOOL" else "0"
-    data = f"[{', '.join([zero] * count)}]" if count <= _MAX_SHOWN else f"[{zero.capitalize()}] * {count}"
+def _example_tensor(spec: TensorSpec, row: NDArray[Any], is_batched: bool) -> str:
+    """One row as JSON, or, where it is long, zeros as Python."""
+    shape = [1, *row.shape] if is_batched else [*row.shape]
+    data = json.dumps([value.item() for value in row.reshape(-1)]) if row.size <= _MAX_SHOWN else f"[0] * {row.size}"
+    if spec.datatype == "BOOL" and row.size > _MAX_SHOWN:
+        data = f"[True] * {row.size}"
     return f'{{"name": "{spec.name}", "shape": {shape}, "datatype": "{spec.datatype}", "data": {data}}}'
