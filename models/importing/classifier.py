@@ -314,7 +314,8 @@ def _only_scores(vectors: Arrays, num_labels: int) -> str:
 
 def _activation(name: str, values: NDArray[np.float64], operator: str) -> tuple[Activation, str]:
     """What makes probabilities of scores, and why."""
-    if (values >= -_SUM_TOLERANCE).all() and np.allclose(values.sum(1), 1, atol=_SUM_TOLERANCE):
+    tolerance = _HALF_TOLERANCE if operator == "Softmax" else _SUM_TOLERANCE  # half precision does not add up
+    if (values >= -tolerance).all() and np.allclose(values.sum(1), 1, atol=tolerance):
         return "none", "they are probabilities already"
     if (values <= _SUM_TOLERANCE).all() and np.allclose(np.exp(values).sum(1), 1, atol=_SUM_TOLERANCE):
         return "softmax", "they are logarithms of probabilities: softmax is added"
