@@ -68,7 +68,7 @@ def derive_version(folder: Path, settings: Settings, device: Device, config: Mod
             task="tensors",
             description=session.get_modelmeta().description or "An ONNX graph without a manifest.",
             graphs={GRAPH: graph},
-            batching=_batching(graph),
+            batching=_batching(graph, memory_bytes // max(verdict.row_bytes, 1)),
         )
     except (ValueError, StrictError) as error:
         raise VersionRejected(str(error)) from error
@@ -127,11 +127,11 @@ def _bounded(graph: Graph) -> Graph:
     return replace(graph, max_batch_elements=MAX_BATCH_ELEMENTS) if varies else graph
 
 
-def _batching(graph: Graph) -> Batching:
+def _batching(graph: Graph, most_rows: int) -> Batching:
     if not graph.is_batched:
         return ONE_BY_ONE
     row_bytes = sum(prod(max(size, 1) for size in spec.row_shape) * spec.dtype.itemsize for spec in graph.inputs)
-    most = max(1, min(MAX_BATCH_SIZE, MAX_BUFFER_BYTES // max(row_bytes, 1)))
+    most = max(1, min(MAX_BATCH_SIZE, most_rows, MAX_BUFFER_BYTES // max(row_bytes, 1)))
     buckets = sorted({min(2**power, most) for power in range(MAX_BATCH_SIZE.bit_length())})
     return Batching(max_batch_size=most, buckets=tuple(buckets))
 

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from models.config import ModelConfig
 from service.engine.repository.loading import load_version
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import Device
@@ -349,3 +350,92 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path, way: str) -> Non
 
     with pytest.raises(VersionRejected, match="external data must be files in its own folder"):
         load_version(folder, SETTINGS, CPU)
+
+
+DROPS_ROWS = graph_bytes(
+    [
+        helper.make_node("ReduceMax", ["x", "axes"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "least"], ["c"]),
+        helper.make_node("Compress", ["x", "c"], ["y"], axis=0),
+    ],
+    [("x", FLOAT, ["n", 2])],
+    [("y", FLOAT, ["m", 2])],
+    {"axes": np.array([1], np.int64), "least": np.array(-50, np.float32)},
+)
+
+
+def test_a_graph_that_drops_rows_never_gives_one_caller_the_rows_of_another(tmp_path: Path) -> None:
+    folder = write_bare(tmp_path / "repository", "bare", DROPS_ROWS)
+    # The operator of this configuration is wrong, and still nobody gets a wrong row.
+    (folder.parent / "config.toml").write_text("batched = true\n")
+    settings = Settings(repository=(tmp_path / "repository",), instances=1, threads=1, max_queue_delay_seconds=0.2)
+
+    async def main() -> None:
+        async with live_engine(tmp_path / "engine.sock", settings) as (_, client):
+            assert client.resolve("bare").manifest.graphs["model"].is_batched
+            values = [float(i) if i % 2 else -100.0 - i for i in range(12)]
+            rows = [np.full((1, 2), value, np.float32) for value in values]
+            answers = await asyncio.gather(*(ask(client, "bare", row) for row in rows))
+            assert [a.tolist() for a in answers] == [r.tolist() if r[0, 0] > -50 else [] for r in rows]
+            [status] = await client.describe()
+            assert not status.batching["model"].is_batched
+            assert "'y' has the shape" in status.batching["model"].reason
+            assert (await ask(client, "bare", np.array([[1, 2], [-99, -99]], np.float32))).tolist() == [[1, 2]]
+
+    asyncio.run(main())
+
+
+def test_a_request_without_rows_is_answered_with_none(serve: Serve) -> None:
+    async def work(client: EngineClient) -> None:
+        assert client.resolve("bare").manifest.graphs["model"].is_batched
+        assert (await ask(client, "bare", np.zeros((0, 3), np.float32))).shape == (0, 3)
+        assert (await ask(client, "bare", np.ones((2, 3), np.float32))).tolist() == [[-1, -1, -1]] * 2
+
+    serve(one_node("Neg", FLOAT, ["n", 3]), work)
+
+
+def test_a_graph_without_inputs_is_served(serve: Serve) -> None:
+    value = numpy_helper.from_array(np.arange(3, dtype=np.float32))
+    constant = graph_bytes([helper.make_node("Constant", [], ["y"], value=value)], [], [("y", FLOAT, [3])])
+
+    async def work(client: EngineClient) -> None:
+        assert (await whole(client))["y"].tolist() == [0, 1, 2]
+
+    serve(constant, work)
+
+
+def test_a_large_request_to_a_graph_that_was_tried_with_little_is_computed(serve: Serve) -> None:
+    async def work(client: EngineClient) -> None:
+        x = np.ones(1_000_000, np.float32)
+        model = client.resolve("bare")
+        arrays, _ = await client.infer(model, "model", ("y",), [x.tobytes()], 1, 1.0, row_shapes=(x.shape,))
+        assert np.array_equal(arrays["y"], -x)
+
+    serve(one_node("Neg", FLOAT, ["n"]), work)
+
+
+def test_the_configuration_keeps_requests_apart(tmp_path: Path) -> None:
+    folder = write_bare(tmp_path, "bare", scale_bytes(2))
+
+    graph = load_version(folder, SETTINGS, CPU, ModelConfig(batched=False)).graphs["model"]
+
+    assert (graph.is_batched, graph.batching.max_batch_size, graph.batching_reason) == (False, 1, "config.toml says so")
+
+
+def test_batches_are_no_larger_than_the_memory_for_their_rows(tmp_path: Path) -> None:
+    wide = graph_bytes(
+        [
+            helper.make_node("Expand", ["x", "shape"], ["e"]),
+            helper.make_node("Softmax", ["e"], ["s"], axis=-1),
+            helper.make_node("ReduceSum", ["s", "axes"], ["y"], keepdims=0),
+        ],
+        [("x", FLOAT, ["n", 1, 4])],
+        [("y", FLOAT, ["n", 4])],
+        {"shape": np.array([1, 500_000, 4], np.int64), "axes": np.array([1], np.int64)},
+    )
+    folder = write_bare(tmp_path, "bare", wide)
+
+    graph = load_version(folder, SETTINGS.model_copy(update={"load_memory_bytes": 2**27}), CPU).graphs["model"]
+
+    assert graph.is_batched
+    assert 2 <= graph.batching.max_batch_size <= 16
