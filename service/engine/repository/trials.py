@@ -7,6 +7,8 @@ time, so that what it found before its end is not lost.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 import resource
@@ -41,6 +43,7 @@ WHOLES = ((0, 2), (1, 2), (0, 10), (0, 100), (-5, 5), (0, 256), (0, 1000), (0, 3
 # Rows of the largest batch that is tried.
 MOST_ROWS = 5
 PROOF_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # prctl(2)
 LOAD_SECONDS = 600.0
 # The same row at the same place of a batch of the same size, beside others: by this part of its largest value.
 ROUNDING = {"FP32": 1e-6, "FP64": 1e-12, "FP16": 2e-3, "BF16": 2e-2}
@@ -67,6 +70,7 @@ class Question(msgspec.Struct, kw_only=True):
     """
 
     file: str
+    is_ort_format: bool = False
     memory_bytes: int
     seconds: float = 10.0
     sizes: dict[str, int] = {}
@@ -139,6 +143,7 @@ class Trial:
         options.graph_optimization_level = level
         # What is free goes back at once, so that what is counted is what one trial needs.
         options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.load_model_format", "ORT" if self._question.is_ort_format else "ONNX")
         return ort.InferenceSession(self._question.file, options, providers=["CPUExecutionProvider"])
 
     @functools.cached_property
@@ -434,13 +439,19 @@ def _axes(outputs: Arrays, num_batch_axes: int) -> dict[str, int]:
     return {name: array.ndim - num_batch_axes for name, array in outputs.items()}
 
 
-def main() -> None:
-    """Answer the question on standard input."""
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+def confine(memory_bytes: int) -> None:
+    """End with the process that started this one, and take no more memory than this beyond what is taken."""
+    with contextlib.suppress(AttributeError, OSError):  # a C library without it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = taken + question.memory_bytes + 3 * Path(question.file).stat().st_size
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit, hard = taken + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def main() -> None:
+    """Answer the question on standard input; end with the process that asked."""
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    confine(question.memory_bytes + 3 * Path(question.file).stat().st_size)
     try:
         for verdict in _answer(question):
             _print(verdict)
