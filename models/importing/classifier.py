@@ -266,7 +266,9 @@ def _scores(graph: onnx.GraphProto, outputs: Arrays, options: ClassifierOptions)
         )
     width = int(np.prod(vectors[name].shape[1:]))
     if not options.labels:
-        raise ImportRefused(f"The output {name!r} scores {width} classes; --labels names the file with their names.")
+        raise ImportRefused(
+            f"The output {name!r} scores {width} classes; name them with --labels, or in labels.txt beside it."
+        )
     if width != len(options.labels):
         extra = " (networks from TensorFlow often have a class 'background' first)" if width == 1001 else ""
         raise ImportRefused(f"There are {len(options.labels)} labels, and the output {name!r} has {width}{extra}.")

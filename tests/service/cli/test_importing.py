@@ -10,9 +10,11 @@ import httpx
 import numpy as np
 import pytest
 from onnx import helper
+from typer.main import get_command
 
 from models.golden import read_golden
 from models.manifest import read_manifest
+from service.cli.main import app
 from tests.fake_models.bare_graphs import FLOAT, graph_bytes, one_node, scale_bytes
 from tests.fake_models.scorers import LABELS, Scorer
 from tests.models.samples import DATA, sample
@@ -75,7 +77,7 @@ def test_a_classifier_without_labels_is_not_written(tmp_path: Path, flowers: Pat
     result = run("import", flowers, "--name", "flowers", "--repository", tmp_path / "models")
 
     assert result.exit_code == 1
-    assert "scores 5 classes; --labels names the file" in result.output
+    assert "scores 5 classes; name them with --labels" in result.output
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,15 @@ def test_a_graph_that_takes_a_scalar_is_imported(tmp_path: Path) -> None:
 
     assert result.exit_code == 0, result.output
     assert "ok     scaled 1: tensors; model: no batches" in result.output
+
+
+def test_every_option_is_documented() -> None:
+    options = [option for parameter in get_command(app).commands["import"].params for option in parameter.opts]  # type: ignore[attr-defined]
+    flags = [option for option in options if option.startswith("--")]
+
+    assert len(flags) > 15
+    page = (DATA.parents[1] / "models" / "README.md").read_text()
+    assert [flag for flag in flags if f"`{flag}" not in page and f" {flag} " not in page] == []
 
 
 def test_an_imported_network_is_called_as_its_import_says(tmp_path: Path, flowers: Path) -> None:
