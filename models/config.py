@@ -10,11 +10,12 @@ import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from models import strict
+from models.preprocessing import PreprocessingOptions
 
 CONFIG_FILE = "config.toml"
 MAX_THREADS = 1024
@@ -50,7 +51,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
 
     `request_timeout_seconds` limits the timeout of every request. Without `warm_up`, only the smallest batch runs
     before a version is ready. `batched` says whether requests may share a batch; None leaves it to the manifest or, of
-    a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes to try it with.
+    a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes to try it with; `task`,
+    `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
     """
 
     version_policy: VersionPolicy = VersionPolicy(latest=1)
@@ -64,6 +66,9 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     warm_up: bool = True
     batched: bool | None = None
     sizes: dict[str, int] = msgspec.field(default_factory=dict)
+    task: Literal["image-classification", "tensors"] | None = None
+    labels: tuple[str, ...] | str = ()
+    preprocess: PreprocessingOptions | None = None
 
     def __post_init__(self) -> None:
         least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
@@ -75,6 +80,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
                 raise ValueError(f"{name} is {value}; it must be at most {MAX_THREADS}.")
         if (wrong := next((size for size in self.sizes.values() if size < 1), None)) is not None:
             raise ValueError(f"sizes holds {wrong}; each must be at least 1.")
+        if isinstance(self.labels, str):
+            strict.require_match(strict.FILE_NAME, self.labels, "labels")
         if self.request_timeout_seconds == 0:
             raise ValueError(f"request_timeout_seconds is {self.request_timeout_seconds}; it must be above 0.")
 
@@ -97,6 +104,8 @@ def build_config(value: Any) -> ModelConfig:
     """
     if isinstance(value, dict) and value.get("version_policy") == "all":
         value = value | {"version_policy": {"all": True}}
+    if isinstance(value, dict) and isinstance(preset := value.get("preprocess"), str):
+        value = value | {"preprocess": {"preset": preset}}
     return strict.build(ModelConfig, value, CONFIG_FILE)
 
 

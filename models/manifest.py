@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from models import strict
+from models.preprocessing import Preprocessing
 from models.stylization import Stylization
 
 MANIFEST_FILE = "manifest.json"
@@ -234,6 +235,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
 
     `task` is the name of a task of the service, or `tensors` for any other graph. With `light_on_dark`, the network was
     trained on light objects on black; `margin` is the fraction of a side that its data set leaves free around them.
+    `preprocess` says how an imported classifier gets its images; without it, they fill the input.
     """
 
     name: str
@@ -245,6 +247,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     labels: tuple[str, ...] | None = None
     light_on_dark: bool = False
     margin: float = 0.0
+    preprocess: Preprocessing | None = None
     stylization: Stylization | None = None
     tokenizer: str | None = None
     language: Language | None = None

@@ -82,13 +82,16 @@ def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, graph in manifest.get("graphs", {}).items():
         for side in ("inputs", "outputs"):
             yield f"{name}: {side}", ", ".join(f"{s['name']} {s['datatype']} {list(s['shape'])}" for s in graph[side])
+    if preprocess := manifest.get("preprocess"):
+        guessed = "guessed; `preprocess` in config.toml says otherwise" if preprocess["is_guessed"] else "as said"
+        yield "preprocess", f"{preprocess['preset'] or 'own numbers'}, resized to {preprocess['resize']} ({guessed})"
     yield "runs on", f"{card['device']} ({', '.join(card['execution_providers'])})"
     yield "instances x threads", f"{batching.get('instances')} x {batching.get('threads')}"
     yield "largest batch", str(batching.get("max_batch_size"))
     for size, seconds in batching.get("bucket_seconds", {}).items():
         yield f"batch {size}", f"{seconds * 1e3:.2f} ms"
     for name, value in card["config"].items():
-        if value not in (None, False):
+        if value not in (None, False, "", [], {}):
             yield f"config: {name.replace('_', ' ')}", _policy(value) if name == "version_policy" else str(value)
     yield "golden outputs", _deviation(card["golden"]["max_abs_error"])
     for name, value in card["statistics"].items():
@@ -181,10 +184,11 @@ def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
     if not config.version_policy.candidates(names):
         yield Finding(model.name, "-", False, f"version_policy names none of the versions {names}.")
     for folder in model.versions:
-        yield _check_version(identity_of(folder), folder, config, device)
+        yield check_version(identity_of(folder), folder, config, device)
 
 
-def _check_version(key: tuple[str, str], folder: Path, config: ModelConfig, device: Device) -> Finding:
+def check_version(key: tuple[str, str], folder: Path, config: ModelConfig, device: Device) -> Finding:
+    """Load and verify one version as the engine would."""
     from service.engine.repository.loading import load_version
     from service.engine.repository.version_files import VersionRejected
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from models.config import ModelConfig
 from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpec
 from models.strict import StrictError
+from service.engine.repository.labelling import GRAPH, labelled_version
 from service.engine.repository.repository import identity_of
 from service.engine.repository.trials import Question, Verdict, row, try_out
 from service.engine.repository.version_files import VersionFiles, VersionRejected, find_model_file
@@ -26,7 +27,6 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-GRAPH = "model"
 MAX_BATCH_SIZE = 32
 MAX_BUFFER_BYTES = 64 * 2**20
 # Of rows that vary in size: what the middle of a graph takes for them is not known.
@@ -36,11 +36,15 @@ MAX_BATCH_ELEMENTS = 2**22
 def derive_version(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:
     """Read a folder that holds `model.onnx` or `model.ort` and no manifest; its weights must lie within the folder.
 
+    A graph that scores images, with the names of its classes beside it, becomes a classifier as by `hotplate import`.
+
     Raises: VersionRejected, InferenceFailed where the file does not load, StartupError.
     """
     model, version = identity_of(folder)
     file, sha256 = find_model_file(folder)
     memory_bytes = settings.load_memory_bytes or available_memory_bytes() // 4
+    if (labelled := labelled_version(file, model, version, memory_bytes, config)) is not None:
+        return labelled
     question = Question(
         file=str(file.absolute()),
         is_ort_format=is_ort_format(file),

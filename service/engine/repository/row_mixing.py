@@ -80,13 +80,16 @@ _BROADCASTS = frozenset({
 _MAX_TURNS = 3
 
 
-def mixing_operator(file: Path) -> str:
+def mixing_operator(file: Path | bytes) -> str:
     """Say which operator takes rows together, and how; empty where none is found, or the file cannot be read as ONNX.
 
     Every input of the graph is taken to have its rows along the first axis.
     """
     try:
-        model = onnx.load(str(file), load_external_data=False)
+        if isinstance(file, bytes):
+            model = onnx.load_from_string(file)
+        else:
+            model = onnx.load(str(file), load_external_data=False)
         _drop_weights(model.graph)
         if model.functions:
             model = inliner.inline_local_functions(model)

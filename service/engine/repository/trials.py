@@ -439,15 +439,19 @@ def _axes(outputs: Arrays, num_batch_axes: int) -> dict[str, int]:
     return {name: array.ndim - num_batch_axes for name, array in outputs.items()}
 
 
-def main() -> None:
-    """Answer the question on standard input; end with the process that asked."""
+def confine(memory_bytes: int) -> None:
+    """End with the process that started this one, and take no more memory than this beyond what is taken."""
     with contextlib.suppress(AttributeError, OSError):  # a C library without it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = taken + question.memory_bytes + 3 * Path(question.file).stat().st_size
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit, hard = taken + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+
+
+def main() -> None:
+    """Answer the question on standard input; end with the process that asked."""
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    confine(question.memory_bytes + 3 * Path(question.file).stat().st_size)
     try:
         for verdict in _answer(question):
             _print(verdict)
