@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from models.importing.transformer_graphs import PrefillName
 from tests.training.small_language import VOCAB_SIZE, random_tokens, small_lstm, small_transformer
 from training.export.language import (
     CachedDecoder,
@@ -20,7 +21,6 @@ from training.export.language import (
     full_logits,
     write_graphs,
 )
-from training.export.transformer_graphs import PrefillName
 from training.export.version import ExportError, ParityCheck
 from training.networks.transformer import Transformer, TransformerShape
 
