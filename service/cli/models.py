@@ -178,10 +178,11 @@ def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
     if not config.version_policy.candidates(names):
         yield Finding(model.name, "-", False, f"version_policy names none of the versions {names}.")
     for folder in model.versions:
-        yield _check_version(model.name, folder, config, device)
+        yield check_version(model.name, folder, config, device)
 
 
-def _check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
+def check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
+    """Load and verify one version as the engine would."""
     from service.engine.repository.loading import load_version
     from service.engine.repository.version_files import VersionRejected
 
