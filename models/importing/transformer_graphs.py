@@ -1,13 +1,14 @@
 """The graphs of a Transformer with the Llama block: one decode step, a chunk of a prompt, a look at its attention.
 
-It owns how named weights become operators and how caches are fed; training and import bring the weights. Biases and a
-head of its own are there where weights of their names are. GroupQueryAttention: ONNX Runtime's contrib operators;
-TensorScatter, Attention and RotaryEmbedding: ONNX opsets 23 and 24.
+It owns how named weights become operators and how caches are fed; training and import bring the weights. Biases, norms
+of queries and keys, and an output head are there where weights of their names are. GroupQueryAttention: ONNX Runtime's
+contrib operators; TensorScatter, Attention and RotaryEmbedding: ONNX opsets 23 and 24.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from models.manifest import StateSpec
 
 PrefillName = Literal["grouped", "standard"]
 MAX_ATTENTION_TOKENS = 128
+# Of all heads together: 8 MiB an answer.
+_MAX_ATTENTION_ELEMENTS = 2**21
 ATTENTION_BATCH_SIZE = 4
 # GroupQueryAttention turns heads of these widths only.
 HEAD_WIDTH_STEP = 16
@@ -49,7 +52,8 @@ class DecoderShape:
     @property
     def attention_tokens(self) -> int:
         """The tokens of the graph `attention`, 0 where a window is too short for it."""
-        size = min(MAX_ATTENTION_TOKENS, self.context)
+        fitting = math.isqrt(_MAX_ATTENTION_ELEMENTS // (self.num_layers * self.num_heads))
+        size = min(MAX_ATTENTION_TOKENS, self.context, fitting)
         return size if self.window is None or self.window >= size else 0
 
 
@@ -150,9 +154,7 @@ class TransformerGraphs:
         stream = graph.add("Gather", ["embedding", tokens])
         names = [f"blocks.{layer}" for layer in range(self.shape.num_layers)]
         norms = [f"{name}.attention_norm" for name in names] + ["norm"]
-        normalized = graph.add(
-            "SimplifiedLayerNormalization", [stream, norms[0]], axis=-1, epsilon=self.shape.norm_epsilon
-        )
+        normalized = self._norm(graph, stream, norms[0])
         for layer, (name, (_, next_norm)) in enumerate(zip(names, itertools.pairwise(norms), strict=True)):
             attended = attend(graph, layer, self._linear(graph, normalized, f"{name}.qkv"))
             # A prompt of a thousand tokens needs the logits of its last one: everything after the last attention is
@@ -169,6 +171,10 @@ class TransformerGraphs:
             normalized, stream = self._add_and_norm(graph, stream, added, next_norm)
         return normalized
 
+    def _norm(self, graph: GraphBuilder, rows: str, name: str) -> str:
+        epsilon = self.shape.norm_epsilon
+        return graph.add("SimplifiedLayerNormalization", [rows, name], axis=-1, epsilon=epsilon)
+
     def _linear(self, graph: GraphBuilder, rows: str, name: str) -> str:
         """Multiply by a matrix, and add the bias of its name where there is one."""
         product = graph.add("MatMul", [rows, name])
@@ -184,7 +190,7 @@ class TransformerGraphs:
             caches = [f"key_{layer}", f"value_{layer}"]
             return graph.add(
                 "GroupQueryAttention",
-                [packed, "", "", *caches, last_index, "total", "cosines", "sines"],
+                [*self._grouped_inputs(graph, layer, packed), *caches, last_index, "total", "cosines", "sines"],
                 f"attended_{layer}",
                 *(f"next_{name}" for name in caches),
                 num_heads=self.shape.num_heads,
@@ -195,6 +201,24 @@ class TransformerGraphs:
             )
 
         return attend
+
+    def _grouped_inputs(self, graph: GraphBuilder, layer: int, packed: str) -> list[str]:
+        """Queries, keys and values as they are packed; apart, where norms over each head come in between."""
+        norms = [f"blocks.{layer}.{part}_norm" for part in ("query", "key")]
+        if norms[0] not in self.weights.tensors:
+            return [packed, "", ""]
+        shape = self.shape
+        heads = np.array([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads])
+        graph.constant("head_sizes", heads * shape.head_width)
+        graph.constant("head_axes", np.array([0, 0, -1, shape.head_width]))
+        graph.constant("merged_axes", np.array([0, 0, -1]))
+        parts = [f"{part}_{layer}.packed" for part in ("queries", "keys", "values")]
+        graph.add("Split", [packed, "head_sizes"], *parts, axis=-1)
+        normalized = [
+            self._norm(graph, graph.add("Reshape", [part, "head_axes"]), norm)
+            for part, norm in zip(parts[:2], norms, strict=True)
+        ]
+        return [*(graph.add("Reshape", [part, "merged_axes"]) for part in normalized), parts[2]]
 
     def _scattered(self, graph: GraphBuilder, num_tokens: str, ends: str) -> Attend:
         """Attention over the shared buffers by standard operators."""
@@ -215,7 +239,9 @@ class TransformerGraphs:
                 # there.
                 graph.add("TensorScatter", [cache, new, starts], f"next_{cache}", axis=2)
             past = [f"next_{cache}" for cache in caches]
-            return self._merge(graph, graph.add("Attention", [queries, *past, "", "", "", filled], is_causal=1))
+            return self._merge(
+                graph, graph.add("Attention", [queries, *past, "", "", "", filled], is_causal=1, **self._scale)
+            )
 
         return attend
 
@@ -227,6 +253,9 @@ class TransformerGraphs:
         heads = graph.add("Transpose", [graph.add("Reshape", [packed, "head_axes"])], perm=[0, 2, 1, 3])
         queries, keys, values = (f"{part}_heads_{layer}" for part in ("query", "key", "value"))
         graph.add("Split", [heads, "head_counts"], queries, keys, values, axis=1)
+        if (norm := f"blocks.{layer}.query_norm") in self.weights.tensors:
+            queries = self._norm(graph, queries, norm)
+            keys = self._norm(graph, keys, f"blocks.{layer}.key_norm")
         turned = [graph.add("RotaryEmbedding", [part, "cosines", "sines", places]) for part in (queries, keys)]
         return turned[0], turned[1], values
 

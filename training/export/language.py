@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.golden import Golden
-from models.importing.graph_builder import WEIGHTS_FILE, BuiltGraph, Floats, PackedWeights
+from models.importing.graph_builder import BuiltGraph, Floats, PackedWeights, describe_graphs, write_graphs
 from models.importing.transformer_graphs import (
     ATTENTION_BATCH_SIZE,
     HEAD_WIDTH_STEP,
@@ -27,7 +27,7 @@ from models.importing.transformer_graphs import (
     TransformerGraphs,
     cache_states,
 )
-from models.manifest import Graph, Language, Parity, StateSpec, Weights, sha256_hex
+from models.manifest import Language, Parity, StateSpec
 from models.tokenizer import TOKENIZER_FILE
 from training.export.lstm_graphs import LstmGraphs, lstm_weights, recurrent_states
 from training.export.version import (
@@ -102,7 +102,7 @@ def export_language_model(
         write_version(
             folder,
             card,
-            _describe(exported, folder),
+            describe_graphs(exported.graphs, folder),
             goldens,
             Parity(max_abs_error=check.worst, batch_sizes=(1, MAX_ROWS)),
             tokenizer=TOKENIZER_FILE,
@@ -163,14 +163,6 @@ def transformer_weights(network: Transformer) -> dict[str, Floats]:
     return weights
 
 
-def write_graphs(graphs: dict[str, BuiltGraph], weights: PackedWeights, folder: Path) -> None:
-    """Write the graphs and the weights that they share."""
-    weights.write(folder / WEIGHTS_FILE)
-    for name, graph in graphs.items():
-        path = folder / f"{name}.onnx"
-        path.write_bytes(graph.model.SerializeToString())
-
-
 def _tokens_of(tokenizer: Tokenizer, text: str, begin: int) -> Tokens:
     """Encode the beginning of a text, the token `begin` first."""
     ids = tokenizer.encode(text[:100_000], add_special_tokens=False).ids
@@ -199,21 +191,6 @@ def _language(network: LanguageModel, exported: LanguageGraphs, begin: int) -> L
         states=exported.states,
         attention_tokens=exported.attention_tokens,
     )
-
-
-def _describe(exported: LanguageGraphs, folder: Path) -> dict[str, Graph]:
-    weights = Weights(file=WEIGHTS_FILE, sha256=sha256_hex((folder / WEIGHTS_FILE).read_bytes()))
-    return {
-        name: Graph(
-            file=f"{name}.onnx",
-            sha256=sha256_hex((folder / f"{name}.onnx").read_bytes()),
-            inputs=tuple(port.spec() for port in graph.inputs),
-            outputs=tuple(port.spec() for port in graph.outputs),
-            weights=weights,
-            max_batch_size=graph.max_batch_size,
-        )
-        for name, graph in exported.graphs.items()
-    }
 
 
 # The comparison: ragged prompts in chunks of several sizes, then tokens one by one in one batch, up to the last place
