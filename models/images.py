@@ -20,6 +20,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from models import backgrounds
 from models.image_header import Format, Header, ImageError, ImageLimits, read_header, read_rgb_profile, read_size
+from models.preprocessing import Preprocessing
 
 __all__ = [
     "Format",
@@ -198,6 +199,27 @@ def fit(image: Image.Image, height: int, width: int, channels: int) -> Pixels:
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
 
 
+def _centre(image: Image.Image, height: int, width: int, channels: int, preprocessing: Preprocessing) -> Pixels:
+    """Resize to uint8 [H,W,C] as torchvision's `Resize` and `CenterCrop` do, to the pixel."""
+    mode = "L" if channels == 1 else "RGB"
+    image = image.convert(mode) if image.mode != mode else image
+    resampling = Image.Resampling[preprocessing.interpolation.upper()]
+    if not preprocessing.resize:
+        return np.asarray(image.resize((width, height), resampling)).reshape(height, width, channels)
+    enlarged = preprocessing.resize / min(height, width)
+    covered_height, covered_width = round(height * enlarged), round(width * enlarged)
+    if image.width * covered_height >= image.height * covered_width:
+        size = (covered_height, int(covered_height * image.width / image.height))
+    else:
+        size = (int(covered_width * image.height / image.width), covered_width)
+    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+    # Only what is kept is computed: an image may be long.
+    down, across = image.height / size[0], image.width / size[1]
+    right, bottom = min(image.width, (left + width) * across), min(image.height, (top + height) * down)
+    box = (left * across, top * down, right, bottom)
+    return np.asarray(image.resize((width, height), resampling, box=box)).reshape(height, width, channels)
+
+
 def _padded(image: Image.Image, height: int, width: int) -> Pixels:
     ground = backgrounds.median_of_corners(np.asarray(image))
     scale = min(height / image.height, width / image.width)
@@ -218,15 +240,19 @@ def prepare(
     invert: Invert = "auto",
     limits: ImageLimits = DEFAULT_LIMITS,
     margin: float = DEFAULT_MARGIN,
+    preprocess: Preprocessing | None = None,
 ) -> Pixels:
     """Decode and resize an image for a network that takes uint8 [H,W,C].
 
     `invert` "auto" inverts images with a light background for a grey `light_on_dark` network. For such a network, an
     inverted image that is not of the exact size is also cropped to its object (`backgrounds.cut_out`, which explains
-    `margin`).
+    `margin`). For other networks, `preprocess` says how to resize.
 
     Raises: ImageError.
     """
+    if preprocess is not None and not light_on_dark:
+        pixels = _centre(decode(body, limits), height, width, channels, preprocess)
+        return 255 - pixels if invert == "true" else pixels
     enough_side = max(height, width) * (_WORKING_SIDES if channels == 1 else 2)
     image = decode(body, limits, enough_side=enough_side, grey=channels == 1)
     if not light_on_dark or channels != 1:

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from models import strict
+from models.preprocessing import Preprocessing
 from models.stylization import Stylization
 
 MANIFEST_FILE = "manifest.json"
@@ -56,8 +57,8 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 _TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -232,6 +233,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
 
     `task` is the name of a task of the service, or `tensors` for any other graph. With `light_on_dark`, the network was
     trained on light objects on black; `margin` is the fraction of a side that its data set leaves free around them.
+    `preprocess` says how an imported classifier gets its images; without it, they fill the input.
     """
 
     name: str
@@ -243,6 +245,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     labels: tuple[str, ...] | None = None
     light_on_dark: bool = False
     margin: float = 0.0
+    preprocess: Preprocessing | None = None
     stylization: Stylization | None = None
     tokenizer: str | None = None
     language: Language | None = None
@@ -252,8 +255,8 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     source: Source | None = None
 
     def __post_init__(self) -> None:
-        strict.require_match(_NAME, self.name, "name")
-        strict.require_match(_VERSION, self.version, "version")
+        strict.require_match(MODEL_NAME, self.name, "name")
+        strict.require_match(VERSION, self.version, "version")
         strict.require_match(_TASK, self.task, "task")
         if not self.graphs:
             raise ValueError("graphs is empty; a version needs at least one.")

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from models.manifest import MODEL_NAME, VERSION
+
 SourceKind = Literal["onnx", "program", "folder", "repository"]
 
 REPOSITORY_ID = re.compile(r"(hf://)?(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
@@ -71,8 +73,11 @@ def new_version(repository: Path, name: str, version: str) -> Iterator[Path]:
 
     Until then it is hidden from a service that watches the repository, and it is removed if the block fails.
 
-    Raises: ImportRefused where the version is there already.
+    Raises: ImportRefused where the version is there already, or the name cannot be one.
     """
+    for pattern, value, what in ((MODEL_NAME, name, "--name"), (VERSION, version, "--version")):
+        if not pattern.fullmatch(value):
+            raise ImportRefused(f"{what} is {value!r}; it must match {pattern.pattern}.")
     target = repository / name / version
     if target.exists():
         raise ImportRefused(f"{str(target)!r} is there already; choose another --version, or remove it.")

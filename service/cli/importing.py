@@ -2,54 +2,338 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from math import prod
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.client import CommandFailed
+from models.config import ModelConfig
+from models.manifest import Manifest, TensorSpec, read_manifest, write_manifest
+from models.preprocessing import PreprocessingOptions
+from models.strict import StrictError, build
+from service.cli.client import BadUsage, CommandFailed, file_errors
+from service.cli.models import check_version
 from service.cli.serve import require_runtime
+
+if TYPE_CHECKING:
+    pass
+
+TASKS = ("image-classification", "tensors")
+TOP_K = 5
+# A longer tensor is not written out in an example.
+_MAX_SHOWN = 16
+
+_Source = Annotated[str, typer.Argument(help="An .onnx or .pt2 file, a folder, or a Hugging Face repository id.")]
+_Name = Annotated[str, typer.Option(help="Name of the model in the service.")]
+_Task = Annotated[str, typer.Option(help="image-classification or tensors (default: what the graph looks like).")]
+_Labels = Annotated[
+    Path | None,
+    typer.Option(help="Names of the classes: a line each, or JSON (default: labels.txt or labels.json beside it)."),
+]
+_Preset = Annotated[
+    str, typer.Option(help="What the network takes: imagenet, clip, inception (-1 to 1), 0-1 or 0-255.")
+]
+_Numbers = Annotated[str, typer.Option(help="One number, or three by commas, in the network's order of channels.")]
+_Size = Annotated[int, typer.Option(help="Pixels that the shorter side is resized to.")]
+_Crop = Annotated[str, typer.Option(help="Centre that is taken: 224, 192x256 (height, width), or none to stretch.")]
+_Layout = Annotated[str, typer.Option(help="nchw or nhwc (default: as the shape says).")]
+_Channels = Annotated[str, typer.Option(help="rgb or bgr.")]
+_Output = Annotated[str, typer.Option(help="Output with the scores of the classes, where there are several.")]
+_Embedding = Annotated[str, typer.Option(help="Tensor that `embed` returns (default: what the last layer takes).")]
+_Activation = Annotated[
+    str, typer.Option(help="What makes scores probabilities: softmax, sigmoid or none (default: as they look).")
+]
+_Inverted = Annotated[bool, typer.Option("--light-on-dark", help="A grey network of light objects on black.")]
+_Sample = Annotated[
+    Path | None,
+    typer.Option(help="Inputs of --task tensors by name, to verify with (.npz).", exists=True, dir_okay=False),
+]
+_Try = Annotated[
+    list[Path] | None,
+    typer.Option("--try", help="Picture to classify before anything is written.", exists=True, dir_okay=False),
+]
+_Repository = Annotated[Path, typer.Option(help="Folder of models to write to.", file_okay=False)]
+_Version = Annotated[str, typer.Option(help="Number of the version (default: the next one).")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking, what is guessed too.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRequest:
+    """What the command line asks for."""
+
+    source: str
+    name: str
+    task: str
+    labels: Path | None
+    classifier: dict[str, Any]
+    preprocessing: PreprocessingOptions
+    sample: Path | None
+    pictures: tuple[Path, ...]
+    yes: bool
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the command line says something that only a classifier has."""
+        said = self.labels or self.pictures or any(self.classifier.values())
+        return self.task == TASKS[0] or (not self.task and bool(said or self.preprocessing != PreprocessingOptions()))
 
 
 def import_model(
-    source: Annotated[str, typer.Argument(help="An .onnx or .pt2 file, a folder, or a Hugging Face repository id.")],
-    name: Annotated[str, typer.Option(help="The model's name in the service.")],
-    repository: Annotated[Path, typer.Option(help="Folder of models to write to.", file_okay=False)] = Path(
-        "my-models"
-    ),
-    version: Annotated[str, typer.Option(help="Version number (default: the next one).")] = "",
+    source: _Source,
+    name: _Name,
+    task: _Task = "",
+    labels: _Labels = None,
+    preprocess: _Preset = "",
+    mean: _Numbers = "",
+    std: _Numbers = "",
+    size: _Size = 0,
+    crop: _Crop = "",
+    layout: _Layout = "",
+    channels: _Channels = "rgb",
+    output: _Output = "",
+    embedding_output: _Embedding = "",
+    activation: _Activation = "",
+    light_on_dark: _Inverted = False,
+    sample: _Sample = None,
+    pictures: _Try = None,
+    repository: _Repository = Path("my-models"),
+    version: _Version = "",
+    yes: _Yes = False,
 ) -> None:
-    """Import a network: write a version that is labelled, verified and ready to serve."""
+    """Import a network: write a version that is labelled, verified and ready to serve.
+
+    What is not said is asked of the network, and shown. What the network does not tell is guessed: a guess is written
+    only if you agree, at the prompt or with --yes.
+    """
     require_runtime()
+    if task and task not in TASKS:
+        raise BadUsage(f"--task is {task!r}; valid are {', '.join(TASKS)}.")
+    if activation not in ("", "softmax", "sigmoid", "none"):
+        raise BadUsage(f"--activation is {activation!r}; valid are softmax, sigmoid and none.")
+    said = {"preset": preprocess, "mean": _numbers("--mean", mean), "std": _numbers("--std", std), "size": size}
+    said |= {"crop": crop, "layout": layout, "channels": channels}
+    request = ImportRequest(
+        source=source,
+        name=name,
+        task=task,
+        labels=labels,
+        classifier={"output": output, "embedding_output": embedding_output, "activation": activation or None}
+        | {"light_on_dark": light_on_dark},
+        preprocessing=_options(said),
+        sample=sample,
+        pictures=tuple(pictures or ()),
+        yes=yes,
+    )
+    _import(request, repository, version)
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise BadUsage(f"{option} is {text!r}; it must be one number, or three as in 0.485,0.456,0.406.") from None
+
+
+def _options(said: dict[str, Any]) -> PreprocessingOptions:
+    try:
+        return build(PreprocessingOptions, {name: value for name, value in said.items() if value}, "--preprocess ")
+    except StrictError as error:
+        raise BadUsage(str(error)) from error
+
+
+def _import(request: ImportRequest, repository: Path, version: str) -> None:
     # onnx and ONNX Runtime are slow to import.
-    from models.config import ModelConfig
     from models.importing.sources import ImportRefused, kind_of, new_version, next_version
-    from service.cli.models import check_version
-    from service.engine.runtime.runtime import choose_device
+    from service.engine.runtime.runtime import Device
 
     try:
-        kind = kind_of(source)
-        with new_version(repository, name, version or next_version(repository, name)) as folder:
-            _IMPORTERS[kind](source, folder)
-            finding = check_version(name, folder, ModelConfig(), choose_device("cpu"))
+        importer = _IMPORTERS[kind_of(request.source)]
+        with new_version(repository, request.name, version or next_version(repository, request.name)) as folder:
+            importer(request, folder)
+            finding = check_version(request.name, folder, ModelConfig(), Device("cpu"))
             if not finding.is_fit:
-                raise CommandFailed(f"The version does not pass its check: {finding.detail}")
+                raise CommandFailed(f"Nothing was written, for the version does not pass its check: {finding.detail}")
+        typer.echo(f"ok     {request.name} {finding.version}: {finding.detail}\n")
+        _show_how_to_call(repository / request.name / finding.version)
     except ImportRefused as error:
         raise CommandFailed(str(error)) from error
 
 
-def _import_onnx(source: str, folder: Path) -> None:
-    raise CommandFailed(f"{source!r} cannot be imported to {str(folder)!r} yet.")
+# --- ONNX ---
 
 
-def _import_huggingface(source: str, folder: Path) -> None:
+def _import_onnx(request: ImportRequest, folder: Path) -> None:
+    _import_graph(request, Path(request.source), folder)
+
+
+def _import_program(request: ImportRequest, folder: Path) -> None:
+    """Export a program of `torch.export` to ONNX, in a process of its own, and import that."""
+    if find_spec("torch") is None or find_spec("onnxscript") is None:
+        raise CommandFailed("A .pt2 program needs PyTorch to become a graph: install the extra, hotplate[training].")
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "model.onnx"
+        command = [sys.executable, "-m", "training.export.program", request.source, str(path)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ran.returncode:
+            reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise CommandFailed(f"PyTorch cannot export {request.source!r}: {reason}")
+        _import_graph(request, path, folder)
+
+
+def _import_graph(request: ImportRequest, path: Path, folder: Path) -> None:
+    from models.importing.labels import find_labels, labels_in, read_labels
+    from models.importing.onnx_graphs import looks_like_classifier, read_metadata
+
+    if request.task != "tensors":
+        labels = read_labels(request.labels) if request.labels else find_labels(Path(request.source).parent)
+        labels = labels or labels_in(read_metadata(path))
+        if request.is_classifier or looks_like_classifier(path):
+            _import_classifier(request, path, folder, labels)
+            return
+    _import_tensors(request, path, folder)
+
+
+def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels: tuple[str, ...]) -> None:
+    from models.golden import write_golden
+    from models.importing.classifier import GRAPH, MODEL_FILE, ClassifierOptions, build_classifier
+
+    options = ClassifierOptions(labels=labels, preprocessing=request.preprocessing, **request.classifier)
+    classifier = build_classifier(path, options)
+    typer.echo(f"{request.source}: image-classification")
+    for finding in classifier.findings:
+        typer.echo(f"  {finding}")
+    for guess in classifier.guesses:
+        typer.secho(f"  guessed: {guess}", fg=typer.colors.YELLOW)
+    for picture in request.pictures:
+        _try(classifier, picture)
+    _agree(request, classifier.guesses)
+    description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}."
+    (folder / MODEL_FILE).write_bytes(classifier.content)
+    write_golden(folder, {GRAPH: classifier.golden})
+    write_manifest(folder, classifier.manifest(request.name, folder.name, description))
+
+
+def _try(classifier: Any, picture: Path) -> None:
+    """Show the likeliest labels of a picture."""
+    from models.images import ImageError
+
+    with file_errors(picture):
+        body = picture.read_bytes()
+    try:
+        predictions = classifier.classify(body, TOP_K)
+    except ImageError as error:
+        raise CommandFailed(f"{str(picture)!r}: {error}") from error
+    typer.echo(f"{picture}:")
+    for label, probability in predictions:
+        typer.echo(f"  {probability:.4f} {label}")
+
+
+def _agree(request: ImportRequest, guesses: tuple[str, ...]) -> None:
+    """Ask whether to write, where someone can answer; without an answer, nothing guessed is written.
+
+    Raises: CommandFailed.
+    """
+    if request.yes:
+        return
+    if sys.stdin.isatty():
+        if not typer.confirm("Write it?", default=not guesses):
+            raise CommandFailed("Nothing was written.")
+    elif guesses:
+        raise CommandFailed(f"Nothing was written, for this was guessed: {'; '.join(guesses)}. --yes accepts it.")
+
+
+def _import_tensors(request: ImportRequest, path: Path, folder: Path) -> None:
+    """Import any graph as it is, with rows that bare ONNX Runtime computed."""
+    from msgspec.structs import replace
+
+    from models.golden import write_golden
+    from models.importing.onnx_graphs import write_as_one_file
+    from models.importing.tensors import VERIFIABLE, golden_rows
+    from service.engine.repository.derivation import GRAPH, MODEL_FILE, derive_version
+    from service.engine.runtime.runtime import Device
+
+    model = folder / MODEL_FILE
+    write_as_one_file(path, model)
+    files = _derived(derive_version, folder, Device("cpu"))
+    graph = files.manifest.graphs[GRAPH]
+    typer.echo(f"{request.source}: tensors")
+    for side, specs in (("input", graph.inputs), ("output", graph.outputs)):
+        for spec in specs:
+            typer.echo(f"  {side}: {spec.name!r} {spec.datatype} {list(spec.shape)}")
+    if not all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
+        typer.echo("  strings and BF16 cannot be verified: the graph is served as it is")
+        return
+    _agree(request, ())
+    golden = golden_rows(model, graph, files.goldens.get(GRAPH), request.sample)
+    write_golden(folder, {GRAPH: golden})
+    description = f"An ONNX graph, imported from {Path(request.source).name}."
+    write_manifest(folder, replace(files.manifest, description=description))
+
+
+def _derived(derive: Callable[..., Any], *arguments: Any) -> Any:
+    from service.engine.repository.version_files import VersionRejected
+    from service.errors import InferenceFailed
+
+    try:
+        return derive(*arguments)
+    except (VersionRejected, InferenceFailed) as error:
+        raise CommandFailed(str(error)) from error
+
+
+# --- Hugging Face ---
+
+
+def _import_huggingface(request: ImportRequest, folder: Path) -> None:
     """Fill a version folder from a Hugging Face folder or repository."""
-    raise CommandFailed(f"{source!r} cannot be imported to {str(folder)!r} yet.")
+    raise CommandFailed(f"{request.source!r} cannot be imported to {str(folder)!r} yet.")
 
 
-_IMPORTERS = {
+_IMPORTERS: dict[str, Callable[[ImportRequest, Path], None]] = {
     "onnx": _import_onnx,
-    "program": _import_onnx,
+    "program": _import_program,
     "folder": _import_huggingface,
     "repository": _import_huggingface,
 }
+
+
+# --- what to do next ---
+
+
+def _show_how_to_call(folder: Path) -> None:
+    name, repository = folder.parent.name, folder.parent.parent
+    typer.echo(f"hotplate serve --repository {repository} --models {name}")
+    try:
+        manifest = read_manifest(folder)
+    except (StrictError, OSError):
+        typer.echo(f"curl localhost:8000/v2/models/{name}")
+        return
+    typer.echo(_example(manifest))
+
+
+def _example(manifest: Manifest) -> str:
+    """A command that calls the model."""
+    address = f"localhost:8000/v1/models/{manifest.name}"
+    if manifest.task == "image-classification":
+        return f"curl {address}/classify --data-binary @picture.jpg"
+    if manifest.task == "text-generation":
+        return f"""curl {address}/generate --json '{{"prompt": "It was", "max_tokens": 40}}'"""
+    inputs = next(iter(manifest.graphs.values())).inputs
+    url = f"localhost:8000/v2/models/{manifest.name}/infer"
+    body = '{"inputs": [' + ", ".join(map(_example_tensor, inputs)) + "]}"
+    if "*" not in body:
+        return f"curl {url} --json '{body}'"
+    return f"python3 -c 'import json; print(json.dumps({body}))' | curl {url} --json @-"
+
+
+def _example_tensor(spec: TensorSpec) -> str:
+    shape = [1 if size < 0 else size for size in spec.shape]
+    count, zero = prod(shape), "false" if spec.datatype == "BOOL" else "0"
+    data = f"[{', '.join([zero] * count)}]" if count <= _MAX_SHOWN else f"[{zero.capitalize()}] * {count}"
+    return f'{{"name": "{spec.name}", "shape": {shape}, "datatype": "{spec.datatype}", "data": {data}}}'

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models import images
 from models.images import ImageError, ImageLimits, Invert
 from models.manifest import Manifest
+from models.preprocessing import Preprocessing
 from service.errors import InvalidParameter, PayloadTooLarge, ServiceError, UndecodableImage, UnsupportedMedia
 from service.schema import custom
 from service.settings import Settings
@@ -69,6 +70,7 @@ def image_row(
     invert: images.Invert,
     limits: images.ImageLimits,
     margin: float = images.DEFAULT_MARGIN,
+    preprocess: Preprocessing | None = None,
 ) -> NDArray[np.uint8]:
     """Decode one image to the row [H,W,C] that the network takes.
 
@@ -76,7 +78,7 @@ def image_row(
     """
     height, width, channels = row_shape
     with translated_errors():
-        return images.prepare(body, height, width, channels, light_on_dark, invert, limits, margin)
+        return images.prepare(body, height, width, channels, light_on_dark, invert, limits, margin, preprocess)
 
 
 def num_pixels(body: bytes) -> int:
@@ -115,7 +117,7 @@ class ImageDecoder:
 
         Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
         """
-        arguments = (row_shape, manifest.light_on_dark, invert, self._limits, manifest.margin)
+        arguments = (row_shape, manifest.light_on_dark, invert, self._limits, manifest.margin, manifest.preprocess)
         return await self.decode(body, lambda body: image_row(body, *arguments))
 
     async def decode(self, body: bytes, decode: Callable[[bytes], Pixels]) -> Pixels:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.images import Invert
 from service.engine.transport.client import ReadyModel
+from service.errors import UnsupportedTask
 from service.http.body import Images
 from service.tasks.classification.process import explanation_png, top_predictions
 from service.tasks.classification.schema import (
@@ -44,6 +45,15 @@ class ClassifierRoute(ImagesRoute):
             return [raw_row(images.raw, row_shape)]
         return [await self._decoder.row(body, model.manifest, row_shape, invert) for body in images.encoded]
 
+    def require(self, model: ReadyModel, output: str, what: str) -> None:
+        """Check that a model's graph has an output, which imported networks may lack.
+
+        Raises: UnsupportedTask.
+        """
+        outputs = [spec.name for spec in model.manifest.graphs[self.tensor_graph].outputs]
+        if output not in outputs:
+            raise UnsupportedTask(f"{model.name!r} gives no {what}: its graph has the outputs {outputs}.")
+
 
 def _payload(rows: list[Pixels]) -> list[bytes | memoryview]:
     return [row.reshape(-1).data for row in rows]
@@ -63,6 +73,8 @@ class Classify(ClassifierRoute):
         """Classify images; optionally explain each prediction or echo the input of the network."""
         labels = request.model.manifest.labels or ()
         images, parameters = await self.read(request, ClassifyParameters, {"top_k": len(labels)})
+        if parameters.explain:
+            self.require(request.model, "activation_map", "explanations")
         top_k = min(DEFAULT_TOP_K, len(labels)) if parameters.top_k is None else parameters.top_k
         rows = await self.rows(request.model, images, parameters.invert)
         outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
@@ -95,6 +107,7 @@ class Embed(ClassifierRoute):
 
     async def answer(self, request: TaskRequest) -> EmbedAnswer:
         """Compute the embedding of each image."""
+        self.require(request.model, "embedding", "embeddings")
         images, parameters = await self.read(request, EmbedParameters)
         rows = await self.rows(request.model, images, parameters.invert)
         arrays = await self.infer(request, _payload(rows), ("embedding",))

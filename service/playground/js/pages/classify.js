@@ -75,6 +75,7 @@ export default async function page(root, { model, models, signal }) {
     const isAccuracy = evaluation?.metric === "accuracy";
     const score = isAccuracy ? ` ${(evaluation.value * 100).toFixed(1)} % accuracy on the ${evaluation.split} set of ${evaluation.dataset}.` : "";
     about.textContent = `${next.description}${score}`;
+    explain.element.hidden = !next.graphs.model.outputs.some(({ name }) => name === "activation_map");
   }
 
   /** Fit the page to its model: the drawing and the user's own image stay, samples and modes are the model's. */
@@ -151,7 +152,7 @@ export default async function page(root, { model, models, signal }) {
   function path() {
     const topK = Math.min(TOP_K, state.manifest.labels?.length ?? TOP_K);
     const query = [`top_k=${topK}`, "echo_input=true"];
-    if (explain.value) query.push("explain=true");
+    if (explain.value && !explain.element.hidden) query.push("explain=true");
     if (!invert.element.hidden && invert.value !== "auto") query.push(`invert=${invert.value}`);
     return modelPath(state.name, `classify?${query.join("&")}`);
   }
