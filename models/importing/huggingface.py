@@ -49,8 +49,7 @@ def find_files(source: str, file: str = "") -> HuggingFaceFiles:
     """
     path = Path(source)
     if path.is_dir():
-        names = [each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()]
-        graph = _choose(names, read_json(path / CONFIG_FILE), file, source)
+        graph = _choose(_names(path), read_json(path / CONFIG_FILE), file, source)
         return HuggingFaceFiles(path, path / graph if graph else None, _described(path, path.resolve().name))
     match = REPOSITORY_ID.fullmatch(source)
     if match is None:
@@ -90,11 +89,12 @@ def _download(repository: str, revision: str | None, file: str) -> HuggingFaceFi
     Raises: ImportRefused.
     """
     with _translated(repository, revision):
-        names, commit = _listing(repository, revision)
-        folder = _fetch(repository, commit, [CONFIG_FILE])
+        names = _listing(repository, revision)
+        folder = _fetch(repository, revision, [CONFIG_FILE])
         graph = _choose(names, read_json(folder / CONFIG_FILE), file, repository)
-        _fetch(repository, commit, [name for name in names if _is_needed(name, graph)])
-    source = _described(folder, repository, commit if _COMMIT.fullmatch(commit) else None)
+        folder = _fetch(repository, revision, [name for name in names if _is_needed(name, graph)])
+    # The cache names a snapshot after its commit.
+    source = _described(folder, repository, folder.name if _COMMIT.fullmatch(folder.name) else None)
     return HuggingFaceFiles(folder, folder / graph if graph else None, source)
 
 
@@ -107,18 +107,23 @@ def _is_needed(name: str, graph: str | None) -> bool:
     return PurePosixPath(name).parent == PurePosixPath(graph).parent and name.startswith(graph)
 
 
-def _listing(repository: str, revision: str | None) -> tuple[list[str], str]:
-    """The names of a repository's files, and its commit; those in the cache where the hub cannot be reached."""
-    from huggingface_hub import HfApi, errors
+def _listing(repository: str, revision: str | None) -> list[str]:
+    """The names of a repository's files; those in the cache where the hub cannot be reached."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         info = HfApi().model_info(repository, revision=revision)
-    except (errors.OfflineModeIsEnabled, errors.HTTPError) as error:
-        if isinstance(error, errors.HfHubHTTPError):
-            raise  # the hub answered
+    except HfHubHTTPError:
+        raise  # the hub answered
+    except Exception:  # what its HTTP client raises, which changed from version to version
         folder = _fetch(repository, revision, [CONFIG_FILE], is_cached=True)
-        return [each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()], folder.name
-    return [each.rfilename for each in info.siblings or ()], info.sha or revision or "main"
+        return _names(folder)
+    return [each.rfilename for each in info.siblings or ()]
+
+
+def _names(folder: Path) -> list[str]:
+    return [each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file()]
 
 
 def _fetch(repository: str, revision: str | None, names: list[str], *, is_cached: bool = False) -> Path:
@@ -150,7 +155,7 @@ def _translated(repository: str, revision: str | None) -> Iterator[None]:
             f"{repository!r} cannot be downloaded, for the hub cannot be reached, and it is not in the cache. Download "
             f"it where there is a network (`hf download {repository} --local-dir FOLDER`), and import FOLDER."
         ) from error
-    except (errors.HFValidationError, errors.HTTPError, OSError) as error:
+    except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
         raise ImportRefused(f"{repository!r} cannot be downloaded: {str(error).splitlines()[0]}") from error
 
 

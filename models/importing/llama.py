@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from models.golden import Golden, write_golden
@@ -217,7 +218,7 @@ class LanguageModel:
             batching=Batching(max_batch_size=_BUCKETS[-1], buckets=_BUCKETS),
             tokenizer=TOKENIZER_FILE,
             language=self.language,
-            source=source,
+            source=replace(source, parameters=self.num_parameters),
         )
         write_manifest(folder, manifest)
 

@@ -131,8 +131,7 @@ class TextGeneration(Outstanding):
         self.deadline = deadline
         self.finished: Finished | None = None
         self.scored: PromptScores | None = None
-        has_ends = language is not None and not sampling.ignore_eos
-        self._end_tokens = language.end_tokens if has_ends else frozenset()
+        self._end_tokens = frozenset[int]() if language is None or sampling.ignore_eos else language.end_tokens
         self._tokens: list[Token] = []
         self._num_read = 0
         self._error: ServiceError | None = None
