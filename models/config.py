@@ -10,11 +10,12 @@ import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from models import strict
+from models.preprocessing import PreprocessingOptions
 
 CONFIG_FILE = "config.toml"
 MAX_THREADS = 1024
@@ -49,7 +50,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     """The settings of one model; None, or 0 for `max_batch_size`, means that of the service or the manifest.
 
     `request_timeout_seconds` limits the timeout of every request. Without `warm_up`, only the smallest batch runs
-    before a version is ready.
+    before a version is ready. `task`, `labels` (names, or a file beside the graph) and `preprocess` are for versions
+    without a manifest.
     """
 
     version_policy: VersionPolicy = VersionPolicy(latest=1)
@@ -61,6 +63,9 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     request_timeout_seconds: float | None = None
     cache_bytes: int = 0
     warm_up: bool = True
+    task: Literal["image-classification", "tensors"] | None = None
+    labels: tuple[str, ...] | str = ()
+    preprocess: PreprocessingOptions | None = None
 
     def __post_init__(self) -> None:
         least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
@@ -70,6 +75,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
                 raise ValueError(f"{name} is {value}; it must be at least {least.get(name, 0)}.")
             if name in ("instances", "threads") and value is not None and value > MAX_THREADS:
                 raise ValueError(f"{name} is {value}; it must be at most {MAX_THREADS}.")
+        if isinstance(self.labels, str):
+            strict.require_match(strict.FILE_NAME, self.labels, "labels")
         if self.request_timeout_seconds == 0:
             raise ValueError(f"request_timeout_seconds is {self.request_timeout_seconds}; it must be above 0.")
 
@@ -92,6 +99,8 @@ def build_config(value: Any) -> ModelConfig:
     """
     if isinstance(value, dict) and value.get("version_policy") == "all":
         value = value | {"version_policy": {"all": True}}
+    if isinstance(value, dict) and isinstance(preset := value.get("preprocess"), str):
+        value = value | {"preprocess": {"preset": preset}}
     return strict.build(ModelConfig, value, CONFIG_FILE)
 
 

@@ -62,6 +62,7 @@ _PNG_LEVEL = 4
 _FULL_COLOURS_QUALITY = 90
 _STRIP_ROWS = 256
 _NEARLY_WHITE = 240.0
+_MAX_RESIZED_PIXELS = 2**24  # an image of one row of pixels would become a thousand times larger
 _WORKING_SIDES = 8  # objects are searched in an image at most this many times larger than the network's input
 
 
@@ -213,11 +214,15 @@ def _centre(image: Image.Image, height: int, width: int, channels: int, preproce
     else:
         size = (int(covered_width * image.height / image.width), covered_width)
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-    # Only what is kept is computed: an image may be long.
-    down, across = image.height / size[0], image.width / size[1]
-    right, bottom = min(image.width, (left + width) * across), min(image.height, (top + height) * down)
-    box = (left * across, top * down, right, bottom)
-    return np.asarray(image.resize((width, height), resampling, box=box)).reshape(height, width, channels)
+    if size[0] * size[1] > _MAX_RESIZED_PIXELS:
+        # A long image: only what is kept is computed, and may differ by rounding.
+        across, down = image.width / size[1], image.height / size[0]
+        right, bottom = min(image.width, (left + width) * across), min(image.height, (top + height) * down)
+        box = (left * across, top * down, right, bottom)
+        kept = image.resize((width, height), resampling, box=box)
+    else:
+        kept = image.resize(size[::-1], resampling).crop((left, top, left + width, top + height))
+    return np.asarray(kept).reshape(height, width, channels)
 
 
 def _padded(image: Image.Image, height: int, width: int) -> Pixels:

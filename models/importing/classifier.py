@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models import images, preprocessing
+from models.config import ModelConfig
 from models.golden import Golden
+from models.importing.labels import find_labels, read_labels
 from models.importing.onnx_graphs import (
     Arrays,
     ImageInput,
@@ -137,9 +139,36 @@ def build_classifier(path: Path, options: ClassifierOptions) -> Classifier:
         batching=_batching(image) if not together else Batching(max_batch_size=1, buckets=(1,)),
         parity=parity,
         light_on_dark=options.light_on_dark and image.num_channels == 1,
-        findings=(*_described(image, size, chosen), *findings, *([together] if together else [])),
+        findings=(
+            *_described(image, size, chosen),
+            *findings,
+            _described_embedding(embedding),
+            *filter(None, [together]),
+        ),
         guesses=guesses,
     )
+
+
+def classifier_of_version(folder: Path, config: ModelConfig) -> Classifier | None:
+    """Make a classifier of a version folder that holds only a graph and labels; None where it is no classifier.
+
+    Labels lie beside the graph or above it, or `config` has them. A graph that cannot be one is left as it is, unless
+    `config` says that it is one.
+
+    Raises: ImportRefused.
+    """
+    if config.task == "tensors":
+        return None
+    labels = config.labels
+    if isinstance(labels, str):
+        labels = read_labels(
+            next((at / labels for at in (folder, folder.parent) if (at / labels).is_file()), folder / labels)
+        )
+    labels = labels or find_labels(folder) or find_labels(folder.parent)
+    if not labels and config.task is None and config.preprocess is None:
+        return None
+    options = ClassifierOptions(labels=labels, preprocessing=config.preprocess or PreprocessingOptions())
+    return build_classifier(folder / MODEL_FILE, options)
 
 
 def sample_images(height: int, width: int, num_channels: int) -> NDArray[np.uint8]:
@@ -420,6 +449,12 @@ def _signature(
 def _batching(image: ImageInput) -> Batching:
     most = MAX_PHOTOGRAPHS if image.takes_photographs else MAX_BATCH_SIZE
     return Batching(max_batch_size=most, buckets=tuple(2**power for power in range(most.bit_length())))
+
+
+def _described_embedding(embedding: Embedding | None) -> str:
+    if embedding is None:
+        return "embedding: none was found (--embedding-output)"
+    return f"embedding: {embedding.tensor!r}, {embedding.width} numbers, scaled to length 1"
 
 
 def _described(image: ImageInput, size: tuple[int, int], chosen: Preprocessing) -> list[str]:

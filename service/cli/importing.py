@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from models.config import ModelConfig
-from models.manifest import Manifest, TensorSpec, read_manifest, write_manifest
+from models.golden import Golden, read_golden, write_golden
+from models.manifest import MANIFEST_FILE, Manifest, TensorSpec, read_manifest, write_manifest
 from models.preprocessing import PreprocessingOptions
 from models.strict import StrictError, build
 from service.cli.client import BadUsage, CommandFailed, file_errors
@@ -219,7 +220,6 @@ def _import_graph(request: ImportRequest, path: Path, folder: Path, beside: Path
 
 
 def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels: tuple[str, ...]) -> None:
-    from models.golden import write_golden
     from models.importing.classifier import GRAPH, MODEL_FILE, ClassifierOptions, build_classifier
 
     options = ClassifierOptions(labels=labels, preprocessing=request.preprocessing, **request.classifier)
@@ -271,7 +271,6 @@ def _import_tensors(request: ImportRequest, path: Path, folder: Path, beside: Pa
     """Import any graph as it is, with rows that bare ONNX Runtime computed."""
     from msgspec.structs import replace
 
-    from models.golden import write_golden
     from models.importing.onnx_graphs import write_as_one_file
     from models.importing.optimum import sample_inputs
     from models.importing.tensors import VERIFIABLE, golden_rows
@@ -363,31 +362,32 @@ _IMPORTERS: dict[str, Callable[[ImportRequest, Path], None]] = {
 def _show_how_to_call(folder: Path) -> None:
     name, repository = folder.parent.name, folder.parent.parent
     typer.echo(f"hotplate serve --repository {repository} --models {name}")
-    try:
-        manifest = read_manifest(folder)
-    except (StrictError, OSError):
+    if not (folder / MANIFEST_FILE).exists():
         typer.echo(f"curl localhost:8000/v2/models/{name}")
         return
-    typer.echo(_example(manifest))
+    manifest = read_manifest(folder)
+    golden = read_golden(folder)[next(iter(manifest.graphs))]
+    typer.echo(_example(manifest, golden))
 
 
-def _example(manifest: Manifest) -> str:
+def _example(manifest: Manifest, golden: Golden) -> str:
     """A command that calls the model."""
     address = f"localhost:8000/v1/models/{manifest.name}"
     if manifest.task == "image-classification":
         return f"curl {address}/classify --data-binary @picture.jpg"
     if manifest.task == "text-generation":
         return f"""curl {address}/generate --json '{{"prompt": "It was", "max_tokens": 40}}'"""
-    inputs = next(iter(manifest.graphs.values())).inputs
+    graph = next(iter(manifest.graphs.values()))
+    inputs = [_example_tensor(spec, golden.inputs[spec.name].shape[1:], graph.is_batched) for spec in graph.inputs]
     url = f"localhost:8000/v2/models/{manifest.name}/infer"
-    body = '{"inputs": [' + ", ".join(map(_example_tensor, inputs)) + "]}"
+    body = '{"inputs": [' + ", ".join(inputs) + "]}"
     if "*" not in body:
         return f"curl {url} --json '{body}'"
     return f"python3 -c 'import json; print(json.dumps({body}))' | curl {url} --json @-"
 
 
-def _example_tensor(spec: TensorSpec) -> str:
-    shape = [1 if size < 0 else size for size in spec.shape]
+def _example_tensor(spec: TensorSpec, row_shape: tuple[int, ...], is_batched: bool) -> str:
+    shape = [1, *row_shape] if is_batched else [*row_shape]
     count, zero = prod(shape), "false" if spec.datatype == "BOOL" else "0"
     data = f"[{', '.join([zero] * count)}]" if count <= _MAX_SHOWN else f"[{zero.capitalize()}] * {count}"
     return f'{{"name": "{spec.name}", "shape": {shape}, "datatype": "{spec.datatype}", "data": {data}}}'
