@@ -59,7 +59,7 @@ def read_preprocessing(folder: Path) -> PreprocessingOptions:
     if not config:
         return PreprocessingOptions()
     try:
-        said = _normalisation(config) | _resizing(config)
+        said = {"layout": "nchw"} | _normalisation(config) | _resizing(config)
         if "resample" in config:
             said["interpolation"] = "bicubic" if config["resample"] == _BICUBIC else "bilinear"
         if config.get("do_flip_channel_order"):
