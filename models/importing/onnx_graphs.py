@@ -208,6 +208,9 @@ def find_image_input(graph: onnx.GraphProto, layout: Layout | None) -> ImageInpu
     return ImageInput(value.name, element, layout, rows, height, width, channels)
 
 
+# Where the weights are among a convolution's inputs.
+_CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+_RETYPING = {"Cast", "DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"}
 _ASIS = "`--task tensors` imports it as it is."
 
 
@@ -218,8 +221,13 @@ def _shown(sizes: Sequence[int | None]) -> str:
 def _channels_convolved(graph: onnx.GraphProto, image: str) -> int | None:
     """The channels of a first convolution, which says what an input is whose axes are all open, as optimum's are."""
     weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    same = {image}  # the image in other types, as quantised graphs take it
     for node in graph.node:
-        if node.op_type == "Conv" and node.input[0] == image and (dims := weights.get(node.input[1])):
+        if not node.input or node.input[0] not in same:
+            continue
+        if node.op_type in _RETYPING:
+            same.add(node.output[0])
+        elif node.op_type in _CONVOLUTIONS and (dims := weights.get(node.input[_CONVOLUTIONS[node.op_type]])):
             return int(dims[1]) * next((int(each.i) for each in node.attribute if each.name == "group"), 1)
     return None
 

@@ -333,9 +333,11 @@ def _import_language_model(request: ImportRequest, found: Any, folder: Path) -> 
     weights, slots = model.weights.nbytes, Settings.model_fields["max_sequences"].default
     typer.echo(f"{request.source}: text-generation")
     typer.echo(f"  {model.config.model_type}, {model.num_parameters:,} parameters, a context of {model.shape.context}")
+    # The file, and what ONNX Runtime packs of it for each of two graphs.
+    total = 3 * weights + slots * model.slot_bytes
     typer.echo(
-        f"  memory: {_mebibytes(weights)} of weights, and up to {_mebibytes(model.slot_bytes)} for each of "
-        f"{slots} texts at once (--max-sequences)"
+        f"  memory when served: about {_mebibytes(total)}, of which {_mebibytes(model.slot_bytes)} for each of {slots} "
+        "texts at once (--max-sequences)"
     )
     _agree(request, ())
     errors = Console(stderr=True)
