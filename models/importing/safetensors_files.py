@@ -52,7 +52,7 @@ def read_tensors(folder: Path) -> Mapping[str, StoredTensor]:
     for file in _files(folder):
         try:
             found = _read_header(file)
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
             raise ImportRefused(f"{file.name} is no safetensors file, or is cut short: {error}.") from error
         if twice := tensors.keys() & found.keys():
             raise ImportRefused(f"{min(twice)!r} is in two files; each tensor must be in one.")
