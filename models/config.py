@@ -50,8 +50,9 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     """The settings of one model; None, or 0 for `max_batch_size`, means that of the service or the manifest.
 
     `request_timeout_seconds` limits the timeout of every request. Without `warm_up`, only the smallest batch runs
-    before a version is ready. `task`, `labels` (names, or a file beside the graph) and `preprocess` are for versions
-    without a manifest.
+    before a version is ready. `batched` says whether requests may share a batch; None leaves it to the manifest or, of
+    a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes to try it with; `task`,
+    `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
     """
 
     version_policy: VersionPolicy = VersionPolicy(latest=1)
@@ -63,6 +64,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     request_timeout_seconds: float | None = None
     cache_bytes: int = 0
     warm_up: bool = True
+    batched: bool | None = None
+    sizes: dict[str, int] = msgspec.field(default_factory=dict)
     task: Literal["image-classification", "tensors"] | None = None
     labels: tuple[str, ...] | str = ()
     preprocess: PreprocessingOptions | None = None
@@ -75,6 +78,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
                 raise ValueError(f"{name} is {value}; it must be at least {least.get(name, 0)}.")
             if name in ("instances", "threads") and value is not None and value > MAX_THREADS:
                 raise ValueError(f"{name} is {value}; it must be at most {MAX_THREADS}.")
+        if (wrong := next((size for size in self.sizes.values() if size < 1), None)) is not None:
+            raise ValueError(f"sizes holds {wrong}; each must be at least 1.")
         if isinstance(self.labels, str):
             strict.require_match(strict.FILE_NAME, self.labels, "labels")
         if self.request_timeout_seconds == 0:

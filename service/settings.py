@@ -92,6 +92,11 @@ class Settings(BaseSettings):
     cuda_graphs: bool = Field(
         False, description="Capture one CUDA graph for each batch bucket (GPU only); no effect yet."
     )
+    load_memory_bytes: Annotated[int, annotated_types.Ge(0)] = Field(
+        0,
+        description="Memory that the trials of a network without a manifest may take; 0 is a quarter of what the "
+        "service may use.",
+    )
     golden_tolerance: Positive = Field(1e-3, description="Largest deviation from the golden outputs on a CPU.")
     golden_tolerance_cuda: Positive = Field(2e-2, description="The same on a GPU, whose TF32 convolutions round more.")
 

@@ -43,11 +43,12 @@ from models.importing.surgery import (
     open_rows,
     wrap,
 )
-from models.manifest import Batching, Graph, Manifest, Parity, TensorSpec, sha256_hex
+from models.manifest import VERSION, Batching, Graph, Manifest, Parity, TensorSpec, sha256_hex
 from models.preprocessing import Preprocessing, PreprocessingOptions, Preset
 
 MODEL_FILE, GRAPH = "model.onnx", "model"
 MAX_BATCH_SIZE, MAX_PHOTOGRAPHS = 32, 8
+ONE_BY_ONE = Batching(max_batch_size=1, buckets=(1,))
 # Of the largest value of an output.
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
 _SUM_TOLERANCE = 1e-3
@@ -70,7 +71,8 @@ class ClassifierOptions:
 class Classifier:
     """A classifier as it will be served: the graph, rows that the original computed, and how both were found.
 
-    `guesses` are what nobody said and the graph does not tell, each with the option that says otherwise.
+    `guesses` are what nobody said and the graph does not tell, each with the option that says otherwise. `obstacle`
+    says why it takes one image at a time, if it does.
     """
 
     content: bytes
@@ -83,6 +85,7 @@ class Classifier:
     light_on_dark: bool
     findings: tuple[str, ...]
     guesses: tuple[str, ...]
+    obstacle: str
 
     def manifest(self, name: str, version: str, description: str) -> Manifest:
         """The manifest of a version of this classifier."""
@@ -129,23 +132,23 @@ def build_classifier(path: Path, options: ClassifierOptions) -> Classifier:
     if embedding is not None:
         golden.outputs[EMBEDDING] = vectors
     changed = _Changed(model, image, chosen, size, scores, embedding, golden)
-    content, parity, together = changed.best()
+    content, parity, obstacle = changed.best()
     return Classifier(
         content=content,
         graph=_signature(content, size, image.num_channels, scores, embedding),
         labels=options.labels,
         preprocessing=chosen,
         golden=golden,
-        batching=_batching(image) if not together else Batching(max_batch_size=1, buckets=(1,)),
+        batching=ONE_BY_ONE if obstacle else _batching(image),
         parity=parity,
         light_on_dark=options.light_on_dark and image.num_channels == 1,
         findings=(
             *_described(image, size, chosen),
             *findings,
             _described_embedding(embedding),
-            *filter(None, [together]),
         ),
         guesses=guesses,
+        obstacle=obstacle,
     )
 
 
@@ -159,12 +162,12 @@ def classifier_of_version(folder: Path, config: ModelConfig) -> Classifier | Non
     """
     if config.task == "tensors":
         return None
+    folders = (folder, folder.parent) if VERSION.fullmatch(folder.name) else (folder,)
     labels = config.labels
     if isinstance(labels, str):
-        labels = read_labels(
-            next((at / labels for at in (folder, folder.parent) if (at / labels).is_file()), folder / labels)
-        )
-    labels = labels or find_labels(folder) or find_labels(folder.parent)
+        files = [each / labels for each in folders]
+        labels = read_labels(next((file for file in files if file.is_file()), files[0]))
+    labels = labels or next(filter(None, map(find_labels, folders)), ())
     if not labels and config.task is None and config.preprocess is None:
         return None
     options = ClassifierOptions(labels=labels, preprocessing=config.preprocess or PreprocessingOptions())
@@ -386,7 +389,7 @@ class _Changed:
                 if not reason:
                     return content, parity, ""
             except ImportRefused:
-                reason = "batches: none, for the graph takes one image at a time"
+                reason = "the graph takes one image at a time"
         content, parity, dependence = self._tried(is_opened=False)
         return content, parity, reason or dependence
 
@@ -403,10 +406,10 @@ class _Changed:
         if alone > self._tolerance * 10:
             raise ImportRefused(f"The changed graph deviates from the original by {alone:.2g} of its largest output.")
         if self.image.num_rows == 1 and not is_opened:
-            return content, Parity(max_abs_error=alone, batch_sizes=(1,)), "batches: none, its first axis is 1"
+            return content, Parity(max_abs_error=alone, batch_sizes=(1,)), "its first axis is 1"
         together = self._error(session, num_rows)
         if together > self._tolerance:
-            reason = "batches: none, for what an image gets depends on the others of its batch"
+            reason = "what an image gets depends on the others of its batch"
             return content, Parity(max_abs_error=alone, batch_sizes=(1,)), reason
         return content, Parity(max_abs_error=max(alone, together), batch_sizes=(1, num_rows)), ""
 

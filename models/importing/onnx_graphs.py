@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ MAX_BYTES = 2**31 - 1
 MIN_PHOTOGRAPH_SIDE = 64
 # Values after normalisation are within this, and values before it are not.
 _MAX_NORMALISED = 16.0
+_LEAST_PIXELS = 64
 _SAME_VALUES = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout"}
 _ACTIVATIONS = {"Softmax", "LogSoftmax", "Sigmoid"}
 
@@ -45,7 +47,7 @@ _ACTIVATIONS = {"Softmax", "LogSoftmax", "Sigmoid"}
 class ImageInput:
     """The input that takes images; `num_rows`, `height` and `width` are None where the graph leaves them open.
 
-    `num_channels` is 1 for grey images, whose axis of channels may be missing (`has_channel_axis`).
+    `num_channels` is 1 for grey images, which may have 3 axes, without that of channels, or 2, all pixels in one.
     """
 
     name: str
@@ -55,7 +57,7 @@ class ImageInput:
     height: int | None
     width: int | None
     num_channels: int
-    has_channel_axis: bool = True
+    num_axes: int = 4
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -107,7 +109,8 @@ def looks_like_classifier(path: Path) -> bool:
     """
     graph = _read_structure(path).graph
     try:
-        find_image_input(graph, None)
+        if find_image_input(graph, None).num_axes < 4:
+            return False
         outputs = [sizes_of(value) for value in graph.output]
     except ImportRefused:
         return False
@@ -151,6 +154,8 @@ def open_session(content: bytes | Path) -> ort.InferenceSession:
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # A few rows: threads that wait actively would only slow down whatever else this machine does.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         source = str(content) if isinstance(content, Path) else content
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -189,9 +194,12 @@ def find_image_input(graph: onnx.GraphProto, layout: Layout | None) -> ImageInpu
     if element not in PIXEL_DTYPES:
         kind = onnx.TensorProto.DataType.Name(element)
         raise ImportRefused(f"{value.name!r} is {kind}, and pixels are numbers; {_ASIS}")
-    if len(sizes) == 3 and (sizes[0] not in (1, 3) or sizes[0] == 1) and layout is None:
+    if len(sizes) == 3 and sizes[0] in (None, 1) and layout is None:
         rows, height, width = sizes
-        return ImageInput(value.name, element, "nhwc", rows, height, width, 1, has_channel_axis=False)
+        return ImageInput(value.name, element, "nhwc", rows, height, width, 1, num_axes=3)
+    if len(sizes) == 2 and sizes[1] and isqrt(sizes[1]) ** 2 == sizes[1] >= _LEAST_PIXELS:
+        side = isqrt(sizes[1])
+        return ImageInput(value.name, element, "nhwc", sizes[0], side, side, 1, num_axes=2)
     if len(sizes) != 4:
         raise ImportRefused(
             f"{value.name!r} is {_shown(sizes)}, and images have 4 axes, such as [1, 3, 224, 224]; {_ASIS}"

@@ -106,7 +106,7 @@ def _opset(model: onnx.ModelProto) -> int:
 def _preprocess(added: _Additions, image: ImageInput, preprocessing: Preprocessing, output: str) -> None:
     """Turn uint8 [B,H,W,C] into what the network takes."""
     pixels, axis = IMAGE, 3
-    if image.layout == "nchw" and image.has_channel_axis:
+    if image.layout == "nchw":
         pixels, axis = added.node("Transpose", pixels, perm=[0, 3, 1, 2]), 1
     if preprocessing.channels == "bgr" and image.num_channels == 3:
         pixels = added.node("Gather", pixels, added.constant(np.array([2, 1, 0])), axis=axis)
@@ -115,9 +115,10 @@ def _preprocess(added: _Additions, image: ImageInput, preprocessing: Preprocessi
         pixels = added.node("Cast", pixels, to=TensorProto.FLOAT)
         pixels = _normalise(added, pixels, preprocessing, axis)
         pixels = added.node("Cast", pixels, to=image.element_type)
-    if not image.has_channel_axis:
-        shape = added.constant(np.array([0, 0, 0]))
-        pixels = added.node("Reshape", pixels, shape)
+    if image.num_axes < 4:
+        # 0 is a size that stays, -1 all that is left.
+        shape = [0, 0, 0] if image.num_axes == 3 else [0, -1]
+        pixels = added.node("Reshape", pixels, added.constant(np.array(shape)))
     added.node("Identity", pixels, output=output)
 
 
@@ -144,8 +145,8 @@ def normalised(images: NDArray[np.uint8], image: ImageInput, preprocessing: Prep
             pixels -= np.array(preprocessing.mean, np.float32)
         if preprocessing.std:
             pixels /= np.array(preprocessing.std, np.float32)
-    if not image.has_channel_axis:
-        pixels = pixels[..., 0]
+    if image.num_axes < 4:
+        pixels = pixels[..., 0] if image.num_axes == 3 else pixels.reshape(len(pixels), -1)
     elif image.layout == "nchw":
         pixels = pixels.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(pixels.astype(image.dtype))

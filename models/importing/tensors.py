@@ -18,7 +18,7 @@ VERIFIABLE = frozenset(NUMPY_DTYPES) - {"BYTES", "BF16"}
 """The datatypes that `golden.npz` can hold, and that ONNX Runtime gives to NumPy."""
 
 
-def golden_rows(path: Path, graph: Graph, usual: Golden | None, sample: Path | None) -> Golden:
+def golden_rows(path: Path, graph: Graph, usual: Arrays | None, sample: Path | None) -> Golden:
     """Compute golden rows with bare ONNX Runtime, of the sample if there is one, or of `usual` inputs.
 
     A graph that is not batched gets its whole inputs as the only row.
@@ -31,7 +31,7 @@ def golden_rows(path: Path, graph: Graph, usual: Golden | None, sample: Path | N
     if usual is None:
         raise ImportRefused("No random input could be computed; --sample names a file of inputs that can (.npz).")
     for change in (np.asarray, np.abs, np.ones_like, np.zeros_like):
-        golden = _computed(session, graph, {name: change(array) for name, array in usual.inputs.items()})
+        golden = _computed(session, graph, {name: change(array) for name, array in usual.items()})
         if all(np.isfinite(array).all() for array in golden.outputs.values() if array.dtype.kind == "f"):
             return golden
     raise ImportRefused("The outputs of random inputs are not finite; --sample names a file of better inputs (.npz).")

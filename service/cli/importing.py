@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,6 +26,7 @@ from models.strict import StrictError, build
 from service.cli.client import BadUsage, CommandFailed, file_errors
 from service.cli.models import check_version
 from service.cli.serve import require_runtime
+from service.settings import Settings
 
 if TYPE_CHECKING:
     pass
@@ -44,7 +46,9 @@ _Labels = Annotated[
 _Preset = Annotated[
     str, typer.Option(help="What the network takes: imagenet, clip, inception (-1 to 1), 0-1 or 0-255.")
 ]
-_Numbers = Annotated[str, typer.Option(help="One number, or three by commas, in the network's order of channels.")]
+_Numbers = Annotated[
+    str, typer.Option(help="One number, or three as in 0.5,0.5,0.5; of pixels from 0 to 1, or to 255 if one exceeds 1.")
+]
 _Size = Annotated[int, typer.Option(help="Pixels that the shorter side is resized to.")]
 _Crop = Annotated[str, typer.Option(help="Centre that is taken: 224, 192x256 (height, width), or none to stretch.")]
 _Layout = Annotated[str, typer.Option(help="nchw or nhwc (default: as the shape says).")]
@@ -169,7 +173,7 @@ def _import(request: ImportRequest, repository: Path, version: str) -> None:
         importer = _IMPORTERS[kind_of(request.source)]
         with new_version(repository, request.name, version or next_version(repository, request.name)) as folder:
             importer(request, folder)
-            finding = check_version(request.name, folder, ModelConfig(), Device("cpu"))
+            finding = check_version(request.name, folder, ModelConfig(warm_up=False), Device("cpu"))
             if not finding.is_fit:
                 raise CommandFailed(f"Nothing was written, for the version does not pass its check: {finding.detail}")
         typer.echo(f"ok     {request.name} {finding.version}: {finding.detail}\n")
@@ -220,22 +224,27 @@ def _import_graph(request: ImportRequest, path: Path, folder: Path, beside: Path
 
 
 def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels: tuple[str, ...]) -> None:
-    from models.importing.classifier import GRAPH, MODEL_FILE, ClassifierOptions, build_classifier
+    from models.importing.classifier import GRAPH, MODEL_FILE, ONE_BY_ONE, ClassifierOptions, build_classifier
+    from service.engine.repository.row_mixing import mixing_operator
 
     options = ClassifierOptions(labels=labels, preprocessing=request.preprocessing, **request.classifier)
     classifier = build_classifier(path, options)
     typer.echo(f"{request.source}: image-classification")
     for finding in classifier.findings:
         typer.echo(f"  {finding}")
+    obstacle = classifier.obstacle or mixing_operator(classifier.content)
+    typer.echo(f"  batches: {f'none, as {obstacle}' if obstacle else 'yes'}")
     for guess in classifier.guesses:
         typer.secho(f"  guessed: {guess}", fg=typer.colors.YELLOW)
     for picture in request.pictures:
         _try(classifier, picture)
     _agree(request, classifier.guesses)
-    description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}."
+    description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}"
+    description += "." if len(classifier.graph.outputs) > 1 else "; it gives no embeddings."
     (folder / MODEL_FILE).write_bytes(classifier.content)
     write_golden(folder, {GRAPH: classifier.golden})
-    write_manifest(folder, classifier.manifest(request.name, folder.name, description))
+    manifest = classifier.manifest(request.name, folder.name, description)
+    write_manifest(folder, replace(manifest, batching=ONE_BY_ONE) if obstacle else manifest)
 
 
 def _try(classifier: Any, picture: Path) -> None:
@@ -269,8 +278,6 @@ def _agree(request: ImportRequest, guesses: tuple[str, ...]) -> None:
 
 def _import_tensors(request: ImportRequest, path: Path, folder: Path, beside: Path) -> None:
     """Import any graph as it is, with rows that bare ONNX Runtime computed."""
-    from msgspec.structs import replace
-
     from models.importing.onnx_graphs import write_as_one_file
     from models.importing.optimum import sample_inputs
     from models.importing.tensors import VERIFIABLE, golden_rows
@@ -279,17 +286,18 @@ def _import_tensors(request: ImportRequest, path: Path, folder: Path, beside: Pa
 
     model = folder / MODEL_FILE
     write_as_one_file(path, model)
-    files = _derived(derive_version, folder, Device("cpu"))
+    files = _derived(derive_version, folder, Settings(), Device("cpu"), ModelConfig())
     graph = files.manifest.graphs[GRAPH]
     typer.echo(f"{request.source}: tensors")
     for side, specs in (("input", graph.inputs), ("output", graph.outputs)):
         for spec in specs:
             typer.echo(f"  {side}: {spec.name!r} {spec.datatype} {list(spec.shape)}")
+    typer.echo(f"  batches: {'yes, as' if graph.is_batched else 'none, as'} {files.reasons[GRAPH]}")
     if not all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
         typer.echo("  strings and BF16 cannot be verified: the graph is served as it is")
         return
     _agree(request, ())
-    usual = sample_inputs(beside, graph.inputs) or files.goldens.get(GRAPH)
+    usual = sample_inputs(beside, graph.inputs) or files.samples.get(GRAPH)
     golden = golden_rows(model, graph, usual, request.sample)
     write_golden(folder, {GRAPH: golden})
     description = f"An ONNX graph, imported from {Path(request.source).name}."
@@ -311,8 +319,6 @@ def _derived(derive: Callable[..., Any], *arguments: Any) -> Any:
 
 def _import_huggingface(request: ImportRequest, folder: Path) -> None:
     """Fill a version folder from a Hugging Face folder or repository."""
-    from msgspec.structs import replace
-
     from models.importing.huggingface import find_files
 
     found = find_files(request.source, request.file)

@@ -210,7 +210,9 @@ def _describe(loaded: LoadedVersion) -> str:
     """A version's task, its batches, and how close it came to its golden outputs."""
     parts: list[str] = [loaded.manifest.task]
     for name, graph in loaded.graphs.items():
-        batches = f"batches up to {graph.batching.max_batch_size}" if graph.graph.is_batched else "no batches"
+        batches = f"batches up to {graph.batching.max_batch_size}"
+        if not graph.is_batched:
+            batches = f"no batches, as {graph.batching_reason}"
         parts.append(f"{name}: {batches}, {_deviation(graph.golden_error)}")
     if loaded.decoder is not None:
         parts.append(_deviation(loaded.decoder.golden_error))

@@ -155,7 +155,7 @@ class Engine:
                 return
             connection.cancels.pop(message.id, None)
             try:
-                answer = _answer(request, is_batched=served.graph.is_batched)
+                answer = _answer(request)
                 if key is not None and version.cache is not None:
                     version.cache.put(key, answer)
                 connection.send(_result(message.id, outcome, answer))
@@ -165,6 +165,7 @@ class Engine:
         deadline = now + min(message.timeout_seconds, version.config.request_timeout_seconds or math.inf)
         rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
         request = Request(rows, payload, outputs, now, deadline, on_done, shapes, message.priority)
+        request.is_whole = not served.graph.is_batched
         connection.cancels[message.id] = lambda: served.queue.cancel(request)
         served.queue.submit(request)
 
@@ -212,10 +213,8 @@ def _checked_graph(version: Version, message: Infer, payload: memoryview) -> Ser
     return served
 
 
-def _answer(request: Request, *, is_batched: bool) -> CachedAnswer:
+def _answer(request: Request) -> CachedAnswer:
     arrays = request.joined()
-    if not is_batched:
-        arrays = {name: array[0, ...] for name, array in arrays.items()}  # a scalar stays an array
     outputs = tuple(
         (name, "|O" if array.dtype.hasobject else array.dtype.str, array.shape) for name, array in arrays.items()
     )

@@ -89,6 +89,7 @@ def _card(status: ModelStatus) -> ModelCard:
             "instances": status.instances,
             "threads": status.threads,
             "bucket_seconds": status.bucket_seconds,
+            "graphs": msgspec.to_builtins(status.batching),
         },
         golden={"max_abs_error": status.golden_error},
         load_seconds=status.load_seconds,

@@ -66,6 +66,11 @@ class Metrics:
         self.failures = self._counter(
             "failures", "Requests that the engine refused, cancelled or failed, by reason.", *GRAPH_LABELS, "reason"
         )
+        self.lost_row_batches = self._counter(
+            "lost_row_batches",
+            "Batches that did not return a row for each of theirs, so that the graph is no longer batched.",
+            *GRAPH_LABELS,
+        )
         self.queue_depth = self._gauge("queue_depth", "Rows waiting.", *GRAPH_LABELS)
         self.max_queue_rows = self._gauge("max_queue_rows", "Rows that may wait; more are refused.", *GRAPH_LABELS)
         self.model_state = self._gauge(
@@ -152,6 +157,7 @@ class GraphMetrics:
         self.queue_depth = metrics.queue_depth.labels(*labels)
         self.max_queue_rows = metrics.max_queue_rows.labels(*labels)
         self.rows = metrics.rows.labels(*labels)
+        self.lost_row_batches = metrics.lost_row_batches.labels(*labels)
         self._compute_seconds = metrics.compute_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
         self._failures: dict[str, Counter] = {}

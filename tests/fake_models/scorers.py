@@ -72,7 +72,8 @@ class Scorer:
         dtype = helper.tensor_dtype_to_np_dtype(self._float)
         tensors = [numpy_helper.from_array(value.astype(dtype), name) for name, value in values.items()]
         sizes = np.array([1, 8] if self.fixed_reshape else [-1, 8])
-        return [*tensors, numpy_helper.from_array(sizes, "vector_sizes"), numpy_helper.from_array(np.array([1]), "one")]
+        grey = np.array([-1, 1, 24, 24])
+        return [*tensors, numpy_helper.from_array(sizes, "vector_sizes"), numpy_helper.from_array(grey, "grey_sizes")]
 
     def _nodes(self) -> list[onnx.NodeProto]:
         node = helper.make_node
@@ -80,8 +81,8 @@ class Scorer:
         if self.divisor:
             steps.append(node("Div", ["cast", "divisor"], ["scaled"]))
         last = steps[-1].output[0]
-        if len(self.shape) == 3:
-            steps.append(node("Unsqueeze", [last, "one"], ["planes"]))
+        if len(self.shape) < 4:
+            steps.append(node("Reshape", [last, "grey_sizes"], ["planes"]))
         elif self.layout == "nhwc":
             steps.append(node("Transpose", [last], ["planes"], perm=[0, 3, 1, 2]))
         steps += [

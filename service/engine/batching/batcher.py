@@ -12,12 +12,15 @@ from typing import Protocol
 
 from models.manifest import TensorSpec
 from service.engine.batching import scheduling
-from service.engine.batching.batches import BatchBuffer, Request
+from service.engine.batching.batches import BatchBuffer, Request, Span
+from service.engine.batching.cost import RowsCost
 from service.engine.batching.instance import BatchOutcome
-from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Cost, Dispatch, Limits
+from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
 from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics
+
+OnLostRows = Callable[[list[Request], str], None]
 
 
 class Instance(Protocol):
@@ -48,14 +51,10 @@ class Scheduler(Protocol):
 
 
 class Pool:
-    """The instances that several batchers share, by their index; the batcher with the oldest request goes first.
-
-    `drift` is the ratio of real to expected batch times, the same for all.
-    """
+    """The instances that several batchers share, by their index; the batcher with the oldest request goes first."""
 
     def __init__(self, num_instances: int) -> None:
         self.idle = deque(range(num_instances))
-        self.drift = 1.0
         self._batchers: list[Batcher] = []
 
     def join(self, batcher: Batcher) -> None:
@@ -94,6 +93,7 @@ class Batcher:
     """Batches the requests of one graph across callers or, where the graph's rows vary in size, those of one shape.
 
     It may share a pool of instances with others; `all_waiting_rows` then counts the rows that wait in all of them.
+    `on_lost_rows` is given the requests of a batch that did not return a row for each of its rows.
     """
 
     def __init__(
@@ -101,20 +101,21 @@ class Batcher:
         inputs: Sequence[TensorSpec],
         instances: Sequence[Instance],
         limits: Limits,
-        cost: Cost,
+        cost: RowsCost,
         scheduler: Scheduler,
         metrics: GraphMetrics,
         pool: Pool | None = None,
         all_waiting_rows: Callable[[], int] | None = None,
+        on_lost_rows: OnLostRows | None = None,
     ) -> None:
         self._inputs = inputs
         self._instances = instances
         self._limits = limits
-        self._cost = self._real_cost = cost
-        self._real_cost_drift = 1.0
+        self._cost = cost
         self._scheduler = scheduler
         self._metrics = metrics
         self._all_waiting_rows = all_waiting_rows
+        self._on_lost_rows = on_lost_rows
         # One buffer is being filled; there is one more for each running batch.
         self._filling = BatchBuffer(inputs, limits.max_batch_size)
         self._free: list[BatchBuffer] = []
@@ -149,7 +150,7 @@ class Batcher:
     def backlog(self) -> Backlog:
         """The work that is waiting or being computed."""
         rows = self.waiting_rows + self.computing_rows / 2
-        seconds = scheduling.work_seconds(rows, self._drifted_cost(), self._limits)
+        seconds = scheduling.work_seconds(rows, self._cost, self._limits)
         return Backlog(self.waiting_rows, self.waiting_rows * self._row_bytes, seconds)
 
     def close(self) -> None:
@@ -164,36 +165,45 @@ class Batcher:
         """Requests with rows that are not being computed yet."""
         return len(self._waiting)
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; it is answered through its `on_done`, even if it is refused."""
+    def submit(self, request: Request, *, is_admitted: bool = False) -> None:
+        """Queue a request; it is answered through its `on_done`, even if it is refused. `is_admitted`: it is not."""
+        if is_admitted or self._admits(request):
+            self._waiting[request] = None
+            self.waiting_rows += request.num_rows
+            self._place(request)
+            self._pump_soon()
+
+    def _admits(self, request: Request) -> bool:
         timeout_seconds = request.deadline - request.arrival
         refusal = scheduling.admit(
             request.num_rows,
             self.waiting_rows,
             self.computing_rows,
             timeout_seconds,
-            self._drifted_cost(),
+            self._cost,
             self._limits,
             row_bytes=self._row_bytes,
             beside=self._pool.backlog_beside(self),
         )
-        if refusal is not None:
-            self._settle(request, _refused(refusal, timeout_seconds, self._limits))
-            return
-        self._waiting[request] = None
-        self.waiting_rows += request.num_rows
-        self._place(request)
-        self._pump_soon()
+        if refusal is None:
+            return True
+        if not refusal.is_queue_full and self.is_idle and len(self._pool.idle) == len(self._instances):
+            self._cost.learned.doubt()
+        self._settle(request, _refused(refusal, timeout_seconds, self._limits))
+        return False
+
+    def evict(self) -> list[Request]:
+        """Give up every request that waits, unanswered, to be computed elsewhere."""
+        requests = list(self._waiting)
+        self._filling.clear()
+        self._overflow.clear()
+        self._waiting.clear()
+        self.waiting_rows = 0
+        return requests
 
     def cancel(self, request: Request) -> None:
         """Drop a request whose caller left: queued rows are never computed, results of running ones are discarded."""
         self._drop(request, Cancelled("The caller left."))
-
-    def _drifted_cost(self) -> Cost:
-        if self._real_cost_drift != self._pool.drift:
-            self._real_cost_drift = self._pool.drift
-            self._real_cost = self._cost.scaled(self._pool.drift)
-        return self._real_cost
 
     def _place(self, request: Request) -> None:
         if not self._overflow and self._filling.num_rows < self._limits.max_batch_size:
@@ -238,7 +248,7 @@ class Batcher:
         rows, oldest = self._filling.num_rows, self._filling.spans[0].request
         slack = float("inf")
         if self._limits.max_queue_delay_seconds or scheduling.joins_in_late(rows, num_idle, self._limits):
-            seconds = self._drifted_cost().seconds(rows)
+            seconds = self._cost.seconds(rows)
             requests = (span.request for span in self._filling.spans)
             slack = min(scheduling.slack_seconds(each.arrival, each.deadline, now, seconds) for each in requests)
         return scheduling.decide(rows, now - oldest.arrival, slack, num_idle, self._limits)
@@ -262,33 +272,39 @@ class Batcher:
         return BatchBuffer(self._inputs, self._limits.max_batch_size)
 
     def _complete(self, index: int, batch: BatchBuffer, outcome: BatchOutcome, left_at: float) -> None:
-        expected = self._cost.seconds(batch.num_rows)
-        self._pool.drift = scheduling.drifted(self._pool.drift, expected, outcome.compute_seconds)
+        if not outcome.errors and not outcome.lost_rows:
+            self._cost.observe(batch.num_rows, outcome.compute_seconds)
         self._metrics.observe_batch(batch.num_rows, outcome.compute_seconds)
         ended_at = outcome.started_at + outcome.compute_seconds
         moments = (left_at, outcome.started_at, ended_at, self._scheduler.time())
         self._metrics.record.computed(batch.num_rows, moments)
         self.computing_rows -= batch.num_rows
-        spans = batch.spans
+        spans = [s for s in batch.spans if not s.request.is_settled and s.attempt == s.request.attempt]
         size = batch.num_rows
         batch.clear()
         self._free.append(batch)
         self._pool.release(index, self)
+        if outcome.lost_rows and self._on_lost_rows is not None:
+            self._metrics.lost_row_batches.inc()
+            self._on_lost_rows([span.request for span in spans], outcome.lost_rows)
+            return
         for span in spans:
-            request = span.request
-            if request.is_settled:
-                continue
-            request.started_at = min(request.started_at, outcome.started_at)
-            request.ended_at = max(request.ended_at, ended_at)
-            error = outcome.error_in(span.start, span.count)
-            if error is not None:
-                self._drop(request, error)
-                continue
-            request.parts.append((span.first, outcome.rows(span.start, span.count, request.outputs)))
-            request.done_rows += span.count
-            if request.done_rows == request.num_rows:
-                queue_seconds = outcome.started_at - request.arrival
-                self._settle(request, InferenceTiming(queue_seconds, outcome.compute_seconds, size))
+            self._receive(span, outcome, ended_at, size)
+
+    def _receive(self, span: Span, outcome: BatchOutcome, ended_at: float, size: int) -> None:
+        """Give a request the rows of its that were computed."""
+        request = span.request
+        request.started_at = min(request.started_at, outcome.started_at)
+        request.ended_at = max(request.ended_at, ended_at)
+        error = outcome.error_in(span.start, span.count)
+        if error is not None:
+            self._drop(request, error)
+            return
+        request.parts.append((span.first, outcome.rows(span.start, span.count, request.outputs)))
+        request.done_rows += span.count
+        if request.done_rows == request.num_rows:
+            queue_seconds = outcome.started_at - request.arrival
+            self._settle(request, InferenceTiming(queue_seconds, outcome.compute_seconds, size))
 
     def _drop(self, request: Request, error: ServiceError) -> None:
         if request.is_settled:

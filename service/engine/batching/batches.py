@@ -22,7 +22,8 @@ from service.errors import ServiceError
 class Request:
     """Rows of one caller, their progress, and the callback for the answer.
 
-    `left_at` is when its first rows left the queue; its batches were computed from `started_at` to `ended_at`.
+    `left_at` is when its first rows left the queue; its batches were computed from `started_at` to `ended_at`. A whole
+    request is computed by itself: its tensors are the one row of the batch. `attempt` counts how often it began anew.
     """
 
     num_rows: int
@@ -40,9 +41,20 @@ class Request:
     started_at: float = math.inf
     ended_at: float = 0.0
     parts: list[tuple[int, Arrays]] = field(default_factory=list)
+    is_whole: bool = False
+    attempt: int = 0
+
+    def begin_whole(self, row_shapes: RowShapes) -> None:
+        """Begin anew, computed by itself; `row_shapes` are those of a row of each input."""
+        self.row_shapes = tuple((self.num_rows, *shape) for shape in row_shapes)
+        self.num_rows, self.placed_rows, self.done_rows = 1, 0, 0
+        self.is_whole, self.parts = True, []
+        self.attempt += 1
 
     def joined(self) -> Arrays:
-        """Every requested output, with its rows in the order of the request."""
+        """Every requested output, with its rows in the order of the request, or as it was computed whole."""
+        if self.is_whole:
+            return {name: array[0, ...] for name, array in self.parts[0][1].items()}  # a scalar stays an array
         if len(self.parts) == 1:
             return self.parts[0][1]
         self.parts.sort(key=lambda part: part[0])
@@ -57,6 +69,7 @@ class Span:
     first: int
     start: int
     count: int
+    attempt: int
 
 
 class BatchBuffer:
@@ -90,7 +103,7 @@ class BatchBuffer:
                 to = self.num_rows * row_bytes
                 target[to : to + count * row_bytes] = request.payload[source : source + count * row_bytes]
                 offset += request.num_rows * row_bytes
-        self.spans.append(Span(request, first, self.num_rows, count))
+        self.spans.append(Span(request, first, self.num_rows, count, request.attempt))
         self.num_rows += count
         request.placed_rows += count
 

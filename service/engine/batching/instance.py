@@ -26,12 +26,16 @@ OnDone = Callable[[BatchBuffer, "BatchOutcome"], None]
 
 @dataclass(slots=True)
 class BatchOutcome:
-    """The outputs of a batch, the rows that failed, and its time."""
+    """The outputs of a batch, the rows that failed, and its time.
+
+    `lost_rows` says which output has no row for each row of the batch; there are no outputs then.
+    """
 
     started_at: float
     compute_seconds: float = 0.0
     outputs: Arrays = field(default_factory=dict)
     errors: dict[int, ServiceError] = field(default_factory=dict)
+    lost_rows: str = ""
 
     def error_in(self, start: int, count: int) -> ServiceError | None:
         """The first error among some rows."""
@@ -57,6 +61,8 @@ def compute(
         else:
             log.warning("a batch failed and is retried row by row", extra={"rows": num_rows, "reason": error.message})
             _compute_rows(runner, arrays, num_rows, outputs, outcome)
+    if lost := _lost_rows(outcome.outputs, num_rows):
+        outcome.outputs, outcome.lost_rows = {}, lost
     if must_be_finite:
         _find_non_finite(outcome, num_rows)
     outcome.compute_seconds = monotonic() - outcome.started_at
@@ -70,10 +76,21 @@ def _compute_rows(runner: Runner, arrays: Arrays, num_rows: int, outputs: Sequen
         except InferenceFailed as error:
             outcome.errors[row] = error
             continue
+        if lost := _lost_rows(alone, 1):
+            outcome.outputs, outcome.lost_rows = {}, lost
+            return
         for name, array in alone.items():
             if name not in outcome.outputs:
                 outcome.outputs[name] = np.zeros((num_rows, *array.shape[1:]), array.dtype)
             outcome.outputs[name][row] = array[0]
+
+
+def _lost_rows(outputs: Arrays, num_rows: int) -> str:
+    """The first output that has not as many rows as went in, as a part of a sentence; empty without one."""
+    for name, array in outputs.items():
+        if array.ndim == 0 or len(array) != num_rows:
+            return f"its output {name!r} has the shape {list(array.shape)} for {num_rows} rows"
+    return ""
 
 
 def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:

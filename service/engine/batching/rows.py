@@ -44,8 +44,8 @@ class RowRules:
 
         Raises: InvalidParameter.
         """
-        if num_rows < 1:
-            raise InvalidParameter(f"There are {num_rows} rows; a request needs at least 1.")
+        if num_rows < 0:
+            raise InvalidParameter(f"There are {num_rows} rows; there cannot be fewer than 0.")
         if self.has_strings:
             self.check(row_shapes)
             split_tensors(self.specs(row_shapes), num_rows, payload)
@@ -96,16 +96,17 @@ def max_rows(row_shapes: RowShapes, max_batch_size: int, max_batch_elements: int
     return max(1, min(max_batch_size, max_batch_elements // num_elements(row_shapes)))
 
 
-def rules_of(manifest: Manifest, graph: Graph) -> RowRules:
-    """The rules of a graph: all graphs of a stylizer bound the size of images.
+def whole_rules(inputs: tuple[TensorSpec, ...]) -> RowRules:
+    """The rules of requests that are computed whole: their tensors are the one row of a batch."""
+    return RowRules(tuple(replace(spec, shape=(-1, *spec.shape)) for spec in inputs), min_size=0)
 
-    A graph that is not batched takes whole tensors as its only row.
-    """
+
+def rules_of(manifest: Manifest, graph: Graph) -> RowRules:
+    """The rules of a graph: all graphs of a stylizer bound the size of images."""
+    if not graph.is_batched:
+        return whole_rules(graph.inputs)
     if manifest.task == "tensors":
-        inputs = graph.inputs
-        if not graph.is_batched:
-            inputs = tuple(replace(spec, shape=(-1, *spec.shape)) for spec in inputs)
-        return RowRules(inputs, min_size=0)
+        return RowRules(graph.inputs, min_size=0)
     stylization = manifest.stylization
     if manifest.task != "style-transfer" or stylization is None:
         return RowRules(graph.inputs)

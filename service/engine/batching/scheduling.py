@@ -6,8 +6,8 @@ No clock, no I/O, no state: everything is an argument, so every rule is tested a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 # A wait shorter than this would end before a clock shows that time has passed.
 CLOCK_RESOLUTION_SECONDS = 1e-6
@@ -29,20 +29,11 @@ class Limits:
     max_queue_bytes: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """The time a batch takes: `seconds_per_row * n + seconds_per_batch`."""
-
-    seconds_per_row: float
-    seconds_per_batch: float
+class Cost(Protocol):
+    """The time that batches take."""
 
     def seconds(self, num_rows: int) -> float:
         """The expected time of a batch of `num_rows`."""
-        return self.seconds_per_row * num_rows + self.seconds_per_batch
-
-    def scaled(self, factor: float) -> Cost:
-        """The same line, `factor` times as slow."""
-        return Cost(self.seconds_per_row * factor, self.seconds_per_batch * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,31 +146,6 @@ def work_seconds(num_rows: float, cost: Cost, limits: Limits) -> float:
     return full_batches * cost.seconds(limits.max_batch_size) + (cost.seconds(math.ceil(rest)) if rest else 0.0)
 
 
-def efficient_rows(seconds_by_bucket: Mapping[int, float], tolerance: float = 1.2) -> int:
-    """The smallest measured batch whose rows cost at most `tolerance` times those of the best batch."""
-    best = min(seconds / size for size, seconds in seconds_by_bucket.items())
-    return min(size for size, seconds in seconds_by_bucket.items() if seconds / size <= tolerance * best)
-
-
-def fit_cost(seconds_by_bucket: Mapping[int, float]) -> Cost:
-    """Fit the cost line to measured batches by least squares, never sloping down or starting below zero."""
-    sizes, seconds = list(seconds_by_bucket), list(seconds_by_bucket.values())
-    if len(sizes) == 1:
-        return Cost(seconds[0] / sizes[0], 0.0)
-    mean_size, mean_seconds = sum(sizes) / len(sizes), sum(seconds) / len(seconds)
-    variance = sum((n - mean_size) ** 2 for n in sizes)
-    covariance = sum((n - mean_size) * (s - mean_seconds) for n, s in zip(sizes, seconds, strict=True))
-    per_row = max(covariance / variance, 0.0)
-    return Cost(per_row, max(mean_seconds - per_row * mean_size, 0.0))
-
-
 def rank(priority: int) -> int:
     """The rank of a priority in the queue, lowest first: 1 goes ahead of those without one (0), 3 behind them."""
     return priority or DEFAULT_PRIORITY
-
-
-def drifted(factor: float, expected: float, observed: float, weight: float = 0.05) -> float:
-    """Move the ratio of real to expected batch time towards the latest observation, within a factor of 100."""
-    if expected <= 0:
-        return factor
-    return min(max(factor + weight * (observed / expected - factor), 0.01), 100.0)

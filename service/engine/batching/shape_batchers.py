@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from service.engine.batching.batcher import Batcher, Instance, Pool, Scheduler
+from service.engine.batching.batcher import Batcher, Instance, OnLostRows, Pool, Scheduler
 from service.engine.batching.batches import Request
+from service.engine.batching.cost import LearnedCost
 from service.engine.batching.rows import RowRules, max_rows, num_elements
-from service.engine.batching.scheduling import Cost, Limits
+from service.engine.batching.scheduling import Limits
 from service.engine.transport.messages import RowShapes
 from service.telemetry.metrics import GraphMetrics
 
@@ -19,23 +20,11 @@ MAX_BUFFER_BYTES = 64 * 2**20
 MAX_QUEUE_BYTES = 256 * 2**20
 
 
-@dataclass(frozen=True, slots=True)
-class RowCost:
-    """The cost of batches whose rows have `elements` elements over all inputs."""
-
-    cost: Cost
-    elements: int
-
-    def scaled_to(self, elements: int) -> Cost:
-        """The cost with rows of another size; the fixed cost of a batch stays."""
-        return Cost(self.cost.seconds_per_row * elements / self.elements, self.cost.seconds_per_batch)
-
-
 class ShapeBatchers:
     """Batches the requests of one graph across callers, shape by shape; all shapes share a pool of instances.
 
-    `limits` are for rows of the size that the cost was measured with; each shape's limits follow from its size. The
-    batcher of a new shape replaces idle ones, the least recently used first.
+    Each shape's limits follow from its size. The batcher of a new shape replaces idle ones, the least recently used
+    first.
     """
 
     def __init__(
@@ -43,11 +32,12 @@ class ShapeBatchers:
         rules: RowRules,
         instances: Sequence[Instance],
         limits: Limits,
-        cost: RowCost,
+        cost: LearnedCost,
         scheduler: Scheduler,
         metrics: GraphMetrics,
         pool: Pool,
         max_batch_elements: int | None = None,
+        on_lost_rows: OnLostRows | None = None,
     ) -> None:
         self._rules = rules
         self._instances = instances
@@ -57,6 +47,7 @@ class ShapeBatchers:
         self._scheduler = scheduler
         self._metrics = metrics
         self._pool = pool
+        self._on_lost_rows = on_lost_rows
         self._batchers: OrderedDict[RowShapes, Batcher] = OrderedDict()
 
     @property
@@ -79,14 +70,23 @@ class ShapeBatchers:
         """Rows that are being computed."""
         return sum(batcher.computing_rows for batcher in self._batchers.values())
 
-    def submit(self, request: Request) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is waiting or being computed."""
+        return all(batcher.is_idle for batcher in self._batchers.values())
+
+    def submit(self, request: Request, *, is_admitted: bool = False) -> None:
         """Queue a request whose row shapes are valid; it is answered through its `on_done`, even if it is refused."""
         batcher = self._batchers.get(request.row_shapes)
         if batcher is None:
             self._drop_idle()
             batcher = self._batchers[request.row_shapes] = self._open(request.row_shapes)
         self._batchers.move_to_end(request.row_shapes)
-        batcher.submit(request)
+        batcher.submit(request, is_admitted=is_admitted)
+
+    def evict(self) -> list[Request]:
+        """Give up every request that waits, unanswered, to be computed elsewhere."""
+        return [request for batcher in self._batchers.values() for request in batcher.evict()]
 
     def cancel(self, request: Request) -> None:
         """Drop a request whose caller left."""
@@ -108,10 +108,16 @@ class ShapeBatchers:
             efficient_rows=1,
             max_queue_bytes=MAX_QUEUE_BYTES,
         )
-        cost = self._cost.scaled_to(elements)
-        specs = self._rules.specs(row_shapes)
         return Batcher(
-            specs, self._instances, limits, cost, self._scheduler, self._metrics, self._pool, lambda: self.waiting_rows
+            self._rules.specs(row_shapes),
+            self._instances,
+            limits,
+            self._cost.of_rows(elements),
+            self._scheduler,
+            self._metrics,
+            self._pool,
+            lambda: self.waiting_rows,
+            self._on_lost_rows,
         )
 
     def _drop_idle(self) -> None:

@@ -1,7 +1,7 @@
 """Derives the manifest of a version folder that holds only `model.onnx`: its signature, and whether it can be batched.
 
-A first axis of open size may be anything. It is an axis of rows if two random rows give the same outputs together as
-alone; otherwise requests are computed one by one. What the graph computes is not verified.
+What its inputs may be, and whether its rows are independent, is found out by trials (`trials.py`); a graph that fails
+them is served one request at a time. What it computes is not verified.
 """
 
 from __future__ import annotations
@@ -12,47 +12,56 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
-from models.golden import Golden
-from models.manifest import Batching, Graph, Manifest, TensorSpec, sha256_hex
+from models.config import CONFIG_FILE, ModelConfig
+from models.importing.classifier import ONE_BY_ONE, classifier_of_version
+from models.importing.sources import ImportRefused
+from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpec, sha256_hex
 from models.strict import StrictError
+from service.engine.repository.row_mixing import mixing_operator
+from service.engine.repository.trials import Question, Verdict, row, try_out
 from service.engine.repository.version_files import VersionFiles, VersionRejected
-from service.engine.runtime.runners import SessionRunner
-from service.engine.runtime.runtime import DATATYPES, Device, open_session
+from service.engine.runtime.runtime import Device, available_memory_bytes, open_session
 from service.engine.transport.messages import Arrays
-from service.errors import InferenceFailed
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 MODEL_FILE = "model.onnx"
 GRAPH = "model"
-# The sizes to try for axes of open size, the same for all of them, until the graph accepts one.
-TRIAL_SIZES = (8, 32, 64, 1, 2, 3, 4, 16, 128, 224, 256)
 MAX_BATCH_SIZE = 32
 MAX_BUFFER_BYTES = 64 * 2**20
+# Of rows that vary in size: what the middle of a graph takes for them is not known.
+MAX_BATCH_ELEMENTS = 2**22
 
-Shape = list[int | str | None]
 
-
-def derive_version(folder: Path, device: Device) -> VersionFiles:
+def derive_version(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:
     """Read a folder that holds `model.onnx` and no manifest; weights beside it must lie within the folder.
+
+    A graph that scores images, with the names of its classes beside it, becomes a classifier as by `hotplate import`.
 
     Raises: VersionRejected, InferenceFailed where the file does not load, StartupError.
     """
+    if (labelled := _labelled(folder, config)) is not None:
+        return labelled
+    file = folder / MODEL_FILE
     try:
-        sha256 = sha256_hex((folder / MODEL_FILE).read_bytes())
+        sha256 = sha256_hex(file.read_bytes())
     except OSError as error:
         raise VersionRejected(f"there is neither manifest.json nor {MODEL_FILE}: {error}.") from error
-    session = open_session(folder / MODEL_FILE, device, 1)
-    sides = [[_spec(node) for node in nodes] for nodes in (session.get_inputs(), session.get_outputs())]
+    memory_bytes = settings.load_memory_bytes or available_memory_bytes() // 4
+    question = Question(
+        file=str(file.absolute()), memory_bytes=memory_bytes, sizes=config.sizes, is_batched=config.batched
+    )
+    verdict = try_out(question)
+    if verdict.problem:
+        raise VersionRejected(verdict.problem)
+    session = open_session(file, device, 1)
+    inputs, outputs = (tuple(_spec(node) for node in nodes) for nodes in (session.get_inputs(), session.get_outputs()))
     try:
-        graph = Graph(file=MODEL_FILE, sha256=sha256, inputs=tuple(sides[0]), outputs=tuple(sides[1]), is_batched=False)
-        graph, golden, obstacle = _try_out(graph, session)
-        if obstacle:
-            log.warning("requests are not batched", extra={"model": folder.parent.name, "reason": obstacle})
+        graph = Graph(file=MODEL_FILE, sha256=sha256, inputs=inputs, outputs=outputs, is_batched=verdict.is_batched)
+        graph = _bounded(_observed(graph, verdict))
         manifest = Manifest(
             name=folder.parent.name,
             version=folder.name,
@@ -63,128 +72,71 @@ def derive_version(folder: Path, device: Device) -> VersionFiles:
         )
     except (ValueError, StrictError) as error:
         raise VersionRejected(str(error)) from error
-    return VersionFiles(manifest, {GRAPH: golden} if golden else {}, {GRAPH: folder / MODEL_FILE}, {}, is_derived=True)
+    if not graph.is_batched:
+        log.warning("requests are not batched", extra={"model": folder.parent.name, "reason": verdict.reason})
+    samples = {GRAPH: _sample(graph, verdict)} if verdict.output_axes else {}
+    return VersionFiles(manifest, {}, {GRAPH: file}, {}, samples, {GRAPH: verdict.reason}, is_derived=True)
+
+
+def _labelled(folder: Path, config: ModelConfig) -> VersionFiles | None:
+    """The classifier that labels make of a graph; None without labels, or where the graph cannot be one.
+
+    Raises: VersionRejected where `config` says that it is one.
+    """
+    model = {"model": folder.parent.name, "version": folder.name}
+    try:
+        if (classifier := classifier_of_version(folder, config)) is None:
+            return None
+        description = f"An image classifier of {len(classifier.labels)} classes without a manifest."
+        manifest = classifier.manifest(folder.parent.name, folder.name, description)
+    except (ImportRefused, StrictError, ValueError) as error:
+        if config.task is not None or config.labels or config.preprocess is not None:
+            raise VersionRejected(str(error)) from error
+        log.warning("the labels are not used", extra=model | {"reason": str(error)})
+        return None
+    for guess in classifier.guesses:
+        log.warning(f"guessed; {CONFIG_FILE} or `hotplate import` says otherwise", extra=model | {"guess": guess})
+    if reason := classifier.obstacle or mixing_operator(classifier.content):
+        manifest = replace(manifest, batching=ONE_BY_ONE)
+    reasons = {GRAPH: reason or "several images gave the same together as alone"}
+    return VersionFiles(manifest, {GRAPH: classifier.golden}, {GRAPH: classifier.content}, {}, {}, reasons)
 
 
 def _spec(node: Any) -> TensorSpec:
-    datatype = DATATYPES.get(node.type)
+    datatype = ONNX_DATATYPES.get(node.type)
     if datatype is None:
         raise VersionRejected(
             f"{node.name!r} is {node.type}, which a request cannot carry; export the graph with tensors of one of "
-            f"{', '.join(sorted(DATATYPES.values()))} (for a classifier of scikit-learn: zipmap=False)."
+            f"{', '.join(sorted(ONNX_DATATYPES.values()))} (for a classifier of scikit-learn: zipmap=False)."
         )
     shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
-    return TensorSpec(name=node.name, datatype=datatype, shape=shape)  # type: ignore[arg-type]
+    return TensorSpec(name=node.name, datatype=datatype, shape=shape)
+
+
+def _observed(graph: Graph, verdict: Verdict) -> Graph:
+    """The graph with as many axes of outputs as were observed, which a graph need not declare."""
+    outputs = []
+    for spec in graph.outputs:
+        num_axes = verdict.output_axes.get(spec.name, len(spec.shape) - graph.is_batched) + graph.is_batched
+        outputs.append(spec if len(spec.shape) == num_axes else replace(spec, shape=(-1,) * num_axes))
+    return replace(graph, outputs=tuple(outputs))
+
+
+def _bounded(graph: Graph) -> Graph:
+    varies = graph.is_batched and any(size < 0 for spec in graph.inputs for size in spec.row_shape)
+    return replace(graph, max_batch_elements=MAX_BATCH_ELEMENTS) if varies else graph
 
 
 def _batching(graph: Graph) -> Batching:
     if not graph.is_batched:
-        return Batching(max_batch_size=1, buckets=(1,))
+        return ONE_BY_ONE
     row_bytes = sum(prod(max(size, 1) for size in spec.row_shape) * spec.dtype.itemsize for spec in graph.inputs)
     most = max(1, min(MAX_BATCH_SIZE, MAX_BUFFER_BYTES // max(row_bytes, 1)))
     buckets = sorted({min(2**power, most) for power in range(MAX_BATCH_SIZE.bit_length())})
     return Batching(max_batch_size=most, buckets=tuple(buckets))
 
 
-def _try_out(graph: Graph, session: ort.InferenceSession) -> tuple[Graph, Golden | None, str]:
-    """Run random rows; return the graph as it will be served, a sample, and why it cannot be batched."""
-    obstacle = _obstacle(graph, [node.shape for node in session.get_inputs()])
-    if not obstacle:
-        batched = replace(graph, is_batched=True)
-        for size in TRIAL_SIZES:
-            rows = [_random_inputs(batched, size, seed) for seed in (1, 2)]
-            try:
-                obstacle, golden = _compare(batched, SessionRunner(session, batched), rows)
-            except InferenceFailed:
-                obstacle = "no two random rows could be computed"
-                continue
-            if not obstacle:
-                return _observed(batched, golden), golden, ""
-            break
-    runner = SessionRunner(session, graph)
-    for size in TRIAL_SIZES:
-        inputs = {name: array[np.newaxis] for name, array in _random_inputs(graph, size, 1).items()}
-        try:
-            golden = Golden(inputs, runner.run(inputs, 1, [spec.name for spec in graph.outputs]))
-        except InferenceFailed:
-            continue
-        return _observed(graph, golden), golden, obstacle
-    return graph, None, f"{obstacle}; no random input could be computed, so the first request is the first trial"
-
-
-def _obstacle(graph: Graph, shapes: list[Shape]) -> str:
-    if not graph.inputs:
-        return "it has no inputs"
-    if any(spec.datatype == "BYTES" for spec in graph.inputs):
-        return "it takes strings"
-    if any(not spec.shape or spec.shape[0] != -1 for spec in (*graph.inputs, *graph.outputs)):
-        return "not every input and output has a first axis of open size"
-    names = {shape[0] for shape in shapes}
-    if len(names) > 1:
-        return f"the first axes of its inputs differ: {sorted(map(str, names))}"
-    if isinstance(name := names.pop(), str) and any(name in shape[1:] for shape in shapes):
-        return f"the size {name!r} is also the size of another axis"
-    return ""
-
-
-def _random_inputs(graph: Graph, size: int, seed: int) -> Arrays:
-    """Random inputs whose open sizes are all `size`; one row, if the graph is batched."""
-    random = np.random.default_rng(seed)
-    arrays = {}
-    for spec in graph.inputs:
-        shape = tuple(size if axis < 0 else axis for axis in spec.shape)
-        if graph.is_batched:
-            shape = (1, *shape[1:])
-        arrays[spec.name] = _values(spec, shape, random)
-    return arrays
-
-
-def _values(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> NDArray[Any]:
-    if spec.datatype == "BYTES":
-        texts = np.empty(shape, object)
-        texts[...] = "text"
-        return texts
-    if spec.datatype == "BF16":
-        return (random.normal(size=shape).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    if spec.dtype.kind == "f":
-        return random.normal(size=shape).astype(spec.dtype)
-    # Integers are often indices or tokens: small ones are always valid.
-    return random.integers(0, 2, shape).astype(spec.dtype)
-
-
-def _compare(graph: Graph, runner: SessionRunner, rows: list[Arrays]) -> tuple[str, Golden]:
-    """Compute rows alone and together; return where they differ, and the rows as a sample."""
-    names = [spec.name for spec in graph.outputs]
-    alone = [runner.run(row, 1, names) for row in rows]
-    inputs = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    together = runner.run(inputs, len(rows), names)
-    for spec in graph.outputs:
-        expected = [outputs[spec.name] for outputs in alone]
-        if any(array.ndim == 0 or len(array) != 1 for array in expected):
-            return f"output {spec.name!r} has no row for each row of the inputs", Golden(inputs, together)
-        if not _agree(np.concatenate(expected), together[spec.name], spec.datatype):
-            return f"output {spec.name!r} of a row depends on the other rows of its batch", Golden(inputs, together)
-    return "", Golden(inputs, together)
-
-
-def _agree(expected: NDArray[Any], actual: NDArray[Any], datatype: str) -> bool:
-    if expected.shape != actual.shape:
-        return False
-    if datatype == "BF16":
-        expected, actual = ((array.astype(np.uint32) << 16).view(np.float32) for array in (expected, actual))
-    if expected.dtype.kind != "f":
-        return bool((expected == actual).all())
-    tolerance = 2e-2 if datatype in ("FP16", "BF16") else 1e-3
-    expected, actual = expected.astype(np.float64), actual.astype(np.float64)
-    finite = expected[np.isfinite(expected)]
-    scale = float(np.abs(finite).max()) if finite.size else 0.0
-    return bool(np.allclose(actual, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True))
-
-
-def _observed(graph: Graph, golden: Golden) -> Graph:
-    """The graph with as many axes of outputs as were observed, which a graph need not declare."""
-    outputs = []
-    for spec in graph.outputs:
-        num_axes = golden.outputs[spec.name].ndim - (not graph.is_batched)
-        outputs.append(spec if len(spec.shape) == num_axes else replace(spec, shape=(-1,) * num_axes))
-    return replace(graph, outputs=tuple(outputs))
+def _sample(graph: Graph, verdict: Verdict) -> Arrays:
+    """One row that the graph computes: of a graph that is not batched, its whole inputs."""
+    arrays = row(graph.inputs, verdict.shapes, verdict.kind, 1)
+    return arrays if graph.is_batched else {name: array[np.newaxis] for name, array in arrays.items()}

@@ -226,7 +226,7 @@ class LiveRepository:
             log.exception("a model version could not be loaded")
             self._reject(folder, "loading it failed unexpectedly; the log says why.", fingerprint, config)
             return None
-        version.fingerprint = fingerprint
+        version.fingerprint, version.on_change = fingerprint, self._announce
         version.status = msgspec.structs.replace(version.status, repository=str(folder.parent.parent))
         status = version.status
         log.info(

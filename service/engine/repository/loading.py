@@ -5,6 +5,8 @@ It runs in a thread and touches no queue.
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -12,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime as ort
+from msgspec.structs import replace
 
-from models.config import ModelConfig
+from models.config import CONFIG_FILE, ModelConfig
 from models.manifest import GOLDEN_FILE, MANIFEST_FILE, Batching, Graph, Manifest
+from service.engine.batching.cost import LearnedCost, efficient_rows
 from service.engine.batching.rows import RowRules, max_rows, num_elements, rules_of
-from service.engine.batching.scheduling import Cost, fit_cost
 from service.engine.generation.decoder import LoadedDecoder
 from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, load_decoder
 from service.engine.repository.derivation import derive_version
-from service.engine.repository.verification import Sample, golden_sample, usual_sample, verify
+from service.engine.repository.verification import Sample, derived_sample, golden_sample, usual_sample, verify
 from service.engine.repository.version_files import VersionFiles, VersionRejected, read_version, rejection
 from service.engine.runtime.cuda import CudaRunner
 from service.engine.runtime.runners import Runner, SessionRunner
@@ -29,10 +32,16 @@ from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 from service.settings import Settings
 
+log = logging.getLogger(__name__)
+
 WARM_UP_SECONDS = 0.05
 SLOW_SECONDS = 0.5
 TRIAL_SECONDS = 0.25
-GUESSED_SECONDS = 0.001
+# Of a version without a manifest, what takes longer than this is measured when it is served.
+DERIVED_TRIAL_SECONDS = 0.1
+DERIVED_WARM_UP_SECONDS = 0.3
+# How much a row in a batch of varying rows may cost, relative to the best batch.
+MAX_INEFFICIENCY = 1.05
 DEFAULT_CONFIG = ModelConfig()
 
 
@@ -40,23 +49,39 @@ DEFAULT_CONFIG = ModelConfig()
 class LoadedGraph:
     """One graph on the device: a runner for each instance, and the cost of batches of rows of `cost_elements`.
 
-    `golden_error` is None where the graph was not verified.
+    `whole_runner` computes requests by themselves.
+    `golden_error` is None where the graph was not verified. `is_batched`: requests share batches, and
+    `batching_reason` says why or why not.
     """
 
     graph: Graph
     batching: Batching
     runners: tuple[Runner, ...]
+    whole_runner: Runner
     num_threads: int
     bucket_seconds: dict[int, float]
     golden_error: float | None
     providers: tuple[str, ...]
     rules: RowRules
     cost_elements: int
+    is_batched: bool
+    batching_reason: str
 
     @property
-    def cost(self) -> Cost:
-        """The cost line of this graph's batches."""
-        return fit_cost(self.bucket_seconds)
+    def cost(self) -> LearnedCost:
+        """What is known of the cost of this graph's batches, by their elements."""
+        return LearnedCost({size * self.cost_elements: seconds for size, seconds in self.bucket_seconds.items()})
+
+    @property
+    def max_batch_elements(self) -> int | None:
+        """The bound on batches of rows that vary: those beyond an efficient batch are better left to another instance.
+
+        Trials of a graph without golden rows are too small to show which batch is efficient.
+        """
+        if self.golden_error is None or not self.bucket_seconds:
+            return self.graph.max_batch_elements
+        efficient = efficient_rows(self.bucket_seconds, MAX_INEFFICIENCY) * self.cost_elements
+        return min(self.graph.max_batch_elements or efficient, efficient)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +112,7 @@ def load_version(
     """
     started = time.monotonic()
     settings = settings.model_copy(update=config.overrides())
-    files = _read(folder, device)
+    files = _read(folder, settings, device, config)
     manifest = files.manifest
     decoder = None
     if manifest.task == "text-generation":
@@ -97,13 +122,12 @@ def load_version(
         device = Device("cpu")
         settings = settings.model_copy(update={"instances": 1, "threads": settings.threads or 1})
     graphs = {}
-    for name, graph in manifest.graphs.items():
+    for name in manifest.graphs:
         if decoder is not None and name in LANGUAGE_GRAPHS:
             continue
         if name not in files.goldens and not files.is_derived:
             raise VersionRejected(f"golden.npz has nothing for the graph {name!r}.")
-        batching = _bounded(_bounded(manifest.batching, settings.max_batch_size), graph.max_batch_size or 0)
-        graphs[name] = _load_graph(name, files, batching, settings, device, config.warm_up)
+        graphs[name] = _load_graph(name, files, settings, device, config)
         if manifest.task == "style-transfer":
             # The graphs are parts of one network: what is best for one is best for all.
             chosen = {"instances": len(graphs[name].runners), "threads": graphs[name].num_threads}
@@ -111,12 +135,15 @@ def load_version(
     return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder)
 
 
-def _read(folder: Path, device: Device) -> VersionFiles:
+def _read(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:
     # Golden outputs without a manifest: it was lost, and must not be guessed.
     if (folder / MANIFEST_FILE).exists() or (folder / GOLDEN_FILE).exists():
-        return read_version(folder)
+        files = read_version(folder)
+        if config.batched and not all(graph.is_batched for graph in files.manifest.graphs.values()):
+            raise VersionRejected(f"{CONFIG_FILE} says batched = true, but {MANIFEST_FILE} says is_batched = false.")
+        return files
     try:
-        return derive_version(folder, device)
+        return derive_version(folder, settings, device, config)
     except InferenceFailed as error:
         raise rejection(error) from error
 
@@ -128,37 +155,111 @@ def _bounded(batching: Batching, max_batch_size: int) -> Batching:
     return Batching(max_batch_size=max_batch_size, buckets=(*buckets, max_batch_size))
 
 
-def _load_graph(
-    name: str, files: VersionFiles, batching: Batching, settings: Settings, device: Device, warm_up: bool
-) -> LoadedGraph:
+def _load_graph(name: str, files: VersionFiles, settings: Settings, device: Device, config: ModelConfig) -> LoadedGraph:
     graph = files.manifest.graphs[name]
     rules = rules_of(files.manifest, graph)
+    most = 1 if config.batched is False else settings.max_batch_size
+    batching = _bounded(_bounded(files.manifest.batching, most), graph.max_batch_size or 0)
     try:
         session = _open(name, files, rules, settings.threads or 1, device)
         if mismatch := signature_mismatch(graph, session):
             raise VersionRejected(mismatch)
-        if name not in files.goldens:
-            return _untried(graph, batching, session, rules, settings)
+        sample = _sample(name, files, rules, session)
+        measured = _measured(name, files, batching, sample, session, settings, device, config) if sample else None
+    except InferenceFailed as error:
+        if not files.is_derived:
+            raise rejection(error) from error
+        log.warning("a graph is not measured", extra={"model": files.manifest.name, "reason": error.message})
+        measured = None
+    if measured is None:  # the first request is the first trial
+        runners: tuple[Runner, ...] = (_runner(session, graph, rules),) * (settings.instances or 1)
+        measured = _Measured(session, runners, settings.threads or 1, {})
+    elements = num_elements(sample.row_shapes) if sample else 1
+    return LoadedGraph(
+        graph=graph,
+        batching=batching,
+        runners=measured.runners,
+        whole_runner=_runner(measured.session, replace(graph, is_batched=False), rules),
+        num_threads=measured.num_threads,
+        bucket_seconds=measured.bucket_seconds,
+        golden_error=measured.golden_error,
+        providers=tuple(measured.session.get_providers()),
+        rules=rules,
+        cost_elements=elements,
+        is_batched=graph.is_batched and config.batched is not False,
+        batching_reason=_batching_reason(name, files, config),
+    )
+
+
+def _batching_reason(name: str, files: VersionFiles, config: ModelConfig) -> str:
+    if config.batched is not None:
+        return f"{CONFIG_FILE} says so"
+    return files.reasons.get(name, f"{MANIFEST_FILE} says so")
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What runs a graph, and how fast."""
+
+    session: ort.InferenceSession
+    runners: tuple[Runner, ...]
+    num_threads: int
+    bucket_seconds: dict[int, float]
+    golden_error: float | None = None
+
+
+def _sample(name: str, files: VersionFiles, rules: RowRules, session: ort.InferenceSession) -> Sample | None:
+    """The rows to measure with: golden ones of a usual size or, without any, one that was found by trials."""
+    graph = files.manifest.graphs[name]
+    if files.is_derived:
+        return derived_sample(files.samples[name], graph) if name in files.samples else None
+    golden = golden_sample(files.goldens[name], graph, rules)
+    return usual_sample(golden, graph, rules, _runner(session, graph, rules)) if rules.varies else golden
+
+
+def _measured(
+    name: str,
+    files: VersionFiles,
+    batching: Batching,
+    sample: Sample,
+    session: ort.InferenceSession,
+    settings: Settings,
+    device: Device,
+    config: ModelConfig,
+) -> _Measured:
+    """Choose what runs a graph, verify it and measure its batches."""
+    graph, rules = files.manifest.graphs[name], rules_of(files.manifest, files.manifest.graphs[name])
+    buckets = batching.buckets
+    if rules.varies:
+        buckets = tuple(sorted({1, max_rows(sample.row_shapes, batching.max_batch_size, graph.max_batch_elements)}))
+    if not config.warm_up:
+        buckets = buckets[:1]
+    if device.is_cuda and files.manifest.task != "tensors":
+        sessions = _cuda_sessions(session, name, files, rules, batching.buckets, device)
+        runners, num_threads = _cuda_runners(sessions, graph, settings, device), 1
+    else:
+        inputs = sample.inputs(1 if rules.varies or files.is_derived else buckets[-1])
+        runners, num_threads, session = _cpu_runners(session, name, files, rules, inputs, settings, device)
+    error = None
+    if not files.is_derived:
         golden = golden_sample(files.goldens[name], graph, rules)
-        sample, buckets = golden, batching.buckets
-        if rules.varies:
-            sample = usual_sample(golden, graph, rules, _runner(session, files.manifest.graphs[name], rules))
-            buckets = tuple(sorted({1, max_rows(sample.row_shapes, batching.max_batch_size, graph.max_batch_elements)}))
-        if not warm_up:
-            buckets = buckets[:1]
-        if device.is_cuda and files.manifest.task != "tensors":
-            sessions = _cuda_sessions(session, name, files, rules, batching.buckets, device)
-            runners: tuple[Runner, ...] = _cuda_runners(sessions, graph, settings, device)
-            num_threads = 1
-        else:
-            inputs = sample.inputs(1 if rules.varies else buckets[-1])
-            runners, num_threads, session = _cpu_runners(session, name, files, rules, inputs, settings, device)
-        error = None if files.is_derived else _golden_error(runners[0], graph, golden, batching, settings, device)
-        seconds = {bucket: _bucket_seconds(runners, sample.inputs(bucket), graph, bucket) for bucket in buckets}
-    except InferenceFailed as error_:
-        raise rejection(error_) from error_
-    providers, elements = tuple(session.get_providers()), num_elements(sample.row_shapes)
-    return LoadedGraph(graph, batching, runners, num_threads, seconds, error, providers, rules, elements)
+        error = _golden_error(runners[0], graph, golden, batching, settings, device)
+    limit_seconds = DERIVED_WARM_UP_SECONDS if files.is_derived else math.inf
+    seconds = _buckets_seconds(runners, sample, graph, buckets, limit_seconds)
+    return _Measured(session, runners, num_threads, seconds, error)
+
+
+def _buckets_seconds(
+    runners: Sequence[Runner], sample: Sample, graph: Graph, buckets: Sequence[int], limit_seconds: float
+) -> dict[int, float]:
+    """The times of the smallest bucket and of more, as far as measuring them takes no longer than a limit."""
+    seconds: dict[int, float] = {}
+    started = time.monotonic()
+    for bucket in buckets:
+        if seconds and time.monotonic() - started > limit_seconds / 2:
+            break
+        seconds[bucket] = _bucket_seconds(runners, sample.inputs(bucket), graph, bucket)
+    return seconds
 
 
 def _golden_error(
@@ -167,16 +268,6 @@ def _golden_error(
     tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
     largest = max_rows(golden.row_shapes, batching.max_batch_size, graph.max_batch_elements)
     return max(verify(runner, graph, golden.rows, n, tolerance) for n in {1, largest})
-
-
-def _untried(
-    graph: Graph, batching: Batching, session: ort.InferenceSession, rules: RowRules, settings: Settings
-) -> LoadedGraph:
-    """A graph without a known input: its cost is a guess until the first requests."""
-    runners: tuple[Runner, ...] = (_runner(session, graph, rules),)
-    providers, threads = tuple(session.get_providers()), settings.threads or 1
-    runners *= settings.instances or 1
-    return LoadedGraph(graph, batching, runners, threads, {1: GUESSED_SECONDS}, None, providers, rules, 1)
 
 
 def _runner(session: ort.InferenceSession, graph: Graph, rules: RowRules) -> Runner:
@@ -231,22 +322,23 @@ def _cpu_runners(
     wide_session = _open(name, files, rules, cpus, device)
     narrow, wide = (_runner(each, files.manifest.graphs[name], rules) for each in (session, wide_session))
     outputs = [spec.name for spec in files.manifest.graphs[name].outputs]
-    narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs)
-    wide_rate = _rows_per_second((wide,), inputs, outputs)
+    seconds = DERIVED_TRIAL_SECONDS if files.is_derived else TRIAL_SECONDS
+    narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs, seconds)
+    wide_rate = _rows_per_second((wide,), inputs, outputs, seconds)
     # Threads within one run meet at barriers, which are slow on a busy machine: they must win clearly.
     if wide_rate > 1.1 * narrow_rate:
         return (wide,), cpus, wide_session
     return (narrow,) * cpus, 1, session
 
 
-def _rows_per_second(runners: Sequence[Runner], inputs: Arrays, outputs: Sequence[str]) -> float:
-    num_rows = len(next(iter(inputs.values())))
+def _rows_per_second(runners: Sequence[Runner], inputs: Arrays, outputs: Sequence[str], seconds: float) -> float:
+    num_rows = len(next(iter(inputs.values()))) if inputs else 1
     counts = [0] * len(runners)
     runners[0].run(inputs, num_rows, outputs)
     started = time.monotonic()
 
     def work(index: int) -> None:
-        while time.monotonic() - started < TRIAL_SECONDS:
+        while time.monotonic() - started < seconds:
             runners[index].run(inputs, num_rows, outputs)
             counts[index] += 1
 

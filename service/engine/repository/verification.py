@@ -62,7 +62,7 @@ def _deviation(name: str, expected: NDArray[Any], actual: NDArray[Any], toleranc
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows of all inputs of one shape."""
+    """Rows of all inputs of one shape; without golden outputs where there are none."""
 
     rows: Golden
     row_shapes: RowShapes
@@ -85,6 +85,12 @@ def golden_sample(golden: Golden, graph: Graph, rules: RowRules) -> Sample:
     except InvalidParameter as error:
         raise VersionRejected(f"golden.npz does not fit the graph: {error.message}") from error
     return Sample(golden, row_shapes)
+
+
+def derived_sample(inputs: Arrays, graph: Graph) -> Sample:
+    """One row that the graph computes."""
+    rows = Golden(inputs, {})
+    return Sample(rows, _row_shapes(rows, graph))
 
 
 def usual_sample(golden: Sample, graph: Graph, rules: RowRules, runner: Runner) -> Sample:

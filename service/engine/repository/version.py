@@ -5,32 +5,37 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 
 import msgspec
 
 from models.config import ModelConfig
 from models.manifest import Graph
-from service.engine.batching.batcher import Batcher, Instance, Pool, Scheduler
+from service.engine.batching.batcher import Batcher, OnLostRows, Pool, Scheduler
+from service.engine.batching.cost import LearnedCost, efficient_rows
+from service.engine.batching.graph_queue import GraphQueue
 from service.engine.batching.instance import ThreadInstance
 from service.engine.batching.response_cache import ResponseCache
-from service.engine.batching.rows import RowRules
-from service.engine.batching.scheduling import Limits, efficient_rows
-from service.engine.batching.shape_batchers import RowCost, ShapeBatchers
+from service.engine.batching.rows import RowRules, whole_rules
+from service.engine.batching.scheduling import Limits
+from service.engine.batching.shape_batchers import ShapeBatchers
 from service.engine.generation.text_generator import TextGenerator
 from service.engine.repository.loading import LoadedGraph, LoadedVersion
 from service.engine.repository.repository import Fingerprint
+from service.engine.runtime.runners import Runner
 from service.engine.runtime.runtime import Device
 from service.engine.transport.api_connection import ApiConnection
-from service.engine.transport.messages import ModelStatus
+from service.engine.transport.messages import GraphBatching, ModelStatus
 from service.settings import Settings
 from service.telemetry.language_metrics import LanguageMetrics
 from service.telemetry.metrics import GraphMetrics, Metrics
 
-# How much a row in a batch of varying rows may cost, relative to the best batch.
-MAX_INEFFICIENCY = 1.05
+log = logging.getLogger(__name__)
+
 DRAIN_POLL_SECONDS = 0.005
 
 
@@ -40,7 +45,7 @@ class ServedGraph:
 
     graph: Graph
     rules: RowRules
-    queue: Batcher | ShapeBatchers
+    queue: GraphQueue
     metrics: GraphMetrics
     instances: list[ThreadInstance]
 
@@ -55,7 +60,8 @@ class ServedGraph:
 class Version:
     """One version: its state and, once it is ready, its graphs and its text generator.
 
-    `holders` are the API processes that may still send it requests while it is unloading.
+    `holders` are the API processes that may still send it requests while it is unloading. `on_change` is called when
+    its status changes by itself.
     """
 
     status: ModelStatus
@@ -65,6 +71,7 @@ class Version:
     generator: TextGenerator | None = None
     cache: ResponseCache | None = None
     holders: set[ApiConnection] = field(default_factory=set)
+    on_change: Callable[[], None] = lambda: None
 
     @property
     def is_loaded(self) -> bool:
@@ -76,7 +83,7 @@ class Version:
         """Whether nothing is waiting or being computed."""
         queues = (graph.queue for graph in self.graphs.values())
         is_generating = self.generator is not None and not self.generator.is_idle
-        return not is_generating and not any(queue.waiting_rows or queue.computing_rows for queue in queues)
+        return not is_generating and all(queue.is_idle for queue in queues)
 
     def close(self) -> None:
         """Release the graphs, which must be idle, and end their threads."""
@@ -85,6 +92,15 @@ class Version:
         if self.generator is not None:
             self.generator.close()
         self.graphs, self.generator, self.cache = {}, None, None
+
+    def stop_batching(self, name: str, reason: str) -> None:
+        """Say that a graph computes its requests one by one from now on, and why."""
+        status = self.status
+        where = {"model": status.name, "version": status.version, "graph": name, "reason": reason}
+        log.error("a batch lost rows: its requests are computed one by one, as all will be from now on", extra=where)
+        batching = status.batching | {name: GraphBatching(is_batched=False, reason=reason)}
+        self.status = msgspec.structs.replace(status, batching=batching, max_batch_size=1, buckets=(1,))
+        self.on_change()
 
     def describe(self) -> ModelStatus:
         """Its status with its statistics so far."""
@@ -110,18 +126,18 @@ def open_version(
     call_in_loop: Callable[..., object],
 ) -> Version:
     """Give a loaded version its queues and instances."""
-    name, version = loaded.manifest.name, loaded.manifest.version
+    name, number = loaded.manifest.name, loaded.manifest.version
     settings = settings.model_copy(update=config.overrides())
-    graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics)
-    generator = None
+    version = Version(ready_status(loaded, config, device), config)
+    version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching)
     if loaded.decoder is not None:
-        language_metrics = LanguageMetrics(metrics, name, version)
-        metrics.max_sequences.labels(name, version).set(loaded.decoder.decoder.num_slots)
-        metrics.max_waiting_sequences.labels(name, version).set(settings.max_waiting_sequences)
-        generator = TextGenerator(loaded.decoder, settings, language_metrics, monotonic, call_in_loop, name)
-    # A sampled text is not the answer to the same prompt of another caller.
-    cache = ResponseCache(config.cache_bytes) if config.cache_bytes and generator is None else None
-    return Version(ready_status(loaded, config, device), config, (), graphs, generator, cache)
+        language_metrics = LanguageMetrics(metrics, name, number)
+        metrics.max_sequences.labels(name, number).set(loaded.decoder.decoder.num_slots)
+        metrics.max_waiting_sequences.labels(name, number).set(settings.max_waiting_sequences)
+        version.generator = TextGenerator(loaded.decoder, settings, language_metrics, monotonic, call_in_loop, name)
+    elif config.cache_bytes:  # a sampled text is not the answer to the same prompt of another caller
+        version.cache = ResponseCache(config.cache_bytes)
+    return version
 
 
 def open_graphs(
@@ -130,8 +146,9 @@ def open_graphs(
     scheduler: Scheduler,
     call_in_loop: Callable[..., object],
     metrics: Metrics,
+    on_unbatched: Callable[[str, str], None],
 ) -> dict[str, ServedGraph]:
-    """Open a queue for each graph of a version.
+    """Open a queue for each graph of a version; `on_unbatched` is told the graph that stops being batched, and why.
 
     Graphs whose rows vary in size share a pool of instances, so that only as many large batches are in memory at once
     as the pool has instances.
@@ -141,41 +158,68 @@ def open_graphs(
     pool = Pool(num_shared)
     served = {}
     for name, graph in loaded.graphs.items():
-        # NaN and infinity may be valid outputs of an arbitrary graph.
-        must_be_finite = manifest.task != "tensors"
-        instances = [
-            ThreadInstance(runner, call_in_loop, f"{manifest.name}.{name}.{i}", must_be_finite=must_be_finite)
-            for i, runner in enumerate(graph.runners[:num_shared] if graph.rules.varies else graph.runners)
-        ]
         graph_metrics = GraphMetrics(metrics, manifest.name, manifest.version, name)
-        queue = _open_queue(graph, instances, settings, scheduler, graph_metrics, pool)
-        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics, instances)
+        runners = graph.runners[:num_shared] if graph.rules.varies else graph.runners
+        opening = _Opening(f"{manifest.name}.{name}", graph, runners, settings, scheduler, call_in_loop, graph_metrics)
+        # NaN and infinity may be valid outputs of an arbitrary graph.
+        opening.must_be_finite = manifest.task != "tensors"
+        queue = opening.queue(pool, partial(on_unbatched, name))
+        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics, opening.instances)
     return served
 
 
-def _open_queue(
-    graph: LoadedGraph,
-    instances: Sequence[Instance],
-    settings: Settings,
-    scheduler: Scheduler,
-    metrics: GraphMetrics,
-    pool: Pool,
-) -> Batcher | ShapeBatchers:
-    limits = Limits(
-        graph.batching.max_batch_size,
-        settings.max_queue_delay_seconds,
-        settings.max_queue_rows,
-        len(instances),
-        efficient_rows(graph.bucket_seconds),
-    )
-    metrics.max_queue_rows.set(limits.max_queue_rows)
-    if not graph.rules.varies:
-        return Batcher(graph.rules.inputs, instances, limits, graph.cost, scheduler, metrics)
-    cost = RowCost(graph.cost, graph.cost_elements)
-    # Rows beyond an efficient batch are better computed by another instance.
-    efficient_elements = efficient_rows(graph.bucket_seconds, MAX_INEFFICIENCY) * graph.cost_elements
-    bound = min(graph.graph.max_batch_elements or efficient_elements, efficient_elements)
-    return ShapeBatchers(graph.rules, instances, limits, cost, scheduler, metrics, pool, bound)
+@dataclass(slots=True)
+class _Opening:
+    """What the queues of a graph are opened with, and the instances opened for them so far."""
+
+    name: str
+    graph: LoadedGraph
+    runners: Sequence[Runner]
+    settings: Settings
+    scheduler: Scheduler
+    call_in_loop: Callable[..., object]
+    metrics: GraphMetrics
+    must_be_finite: bool = True
+    instances: list[ThreadInstance] = field(default_factory=list)
+
+    def queue(self, pool: Pool, on_unbatched: Callable[[str], None]) -> GraphQueue:
+        """The queue of the graph; if rows vary in size, its instances are those of `pool`."""
+        self.metrics.max_queue_rows.set(self.settings.max_queue_rows)
+        open_batches = partial(self._batches, pool) if self.graph.is_batched else None
+        return GraphQueue(self.graph.rules, open_batches, self._whole, on_unbatched)
+
+    def _threads(self, runners: Sequence[Runner]) -> list[ThreadInstance]:
+        first = len(self.instances)
+        for i, runner in enumerate(runners, first):
+            name = f"{self.name}.{i}"
+            self.instances.append(ThreadInstance(runner, self.call_in_loop, name, must_be_finite=self.must_be_finite))
+        return self.instances[first:]
+
+    def _limits(self, max_batch_size: int) -> Limits:
+        settings, rows = self.settings, efficient_rows(self.graph.bucket_seconds)
+        delay_seconds = settings.max_queue_delay_seconds if max_batch_size > 1 else 0.0
+        return Limits(max_batch_size, delay_seconds, settings.max_queue_rows, len(self.runners), rows)
+
+    def _batches(self, pool: Pool, on_lost_rows: OnLostRows) -> Batcher | ShapeBatchers:
+        graph, limits = self.graph, self._limits(self.graph.batching.max_batch_size)
+        cost, instances = graph.cost, self._threads(self.runners)
+        if not graph.rules.varies:
+            one_row = cost.of_rows(graph.cost_elements)
+            return Batcher(
+                graph.rules.inputs, instances, limits, one_row, self.scheduler, self.metrics, on_lost_rows=on_lost_rows
+            )
+        bound = graph.max_batch_elements
+        return ShapeBatchers(
+            graph.rules, instances, limits, cost, self.scheduler, self.metrics, pool, bound, on_lost_rows
+        )
+
+    def _whole(self) -> ShapeBatchers:
+        """The queue of requests that are computed whole: each is one row, as large as it likes."""
+        graph = self.graph
+        cost = LearnedCost({}) if graph.graph.is_batched else graph.cost
+        instances, pool = self._threads([graph.whole_runner] * len(self.runners)), Pool(len(self.runners))
+        rules = whole_rules(graph.graph.inputs)
+        return ShapeBatchers(rules, instances, self._limits(1), cost, self.scheduler, self.metrics, pool)
 
 
 def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> ModelStatus:
@@ -196,6 +240,7 @@ def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> 
         golden_error=loaded.golden_error,
         load_seconds=loaded.load_seconds,
         bucket_seconds=seconds,
+        batching={name: GraphBatching(graph.is_batched, graph.batching_reason) for name, graph in graphs.items()},
     )
     if decoder is None:
         first = next(iter(graphs.values()))

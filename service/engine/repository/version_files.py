@@ -5,7 +5,7 @@ The bytes that are hashed are the bytes that are loaded, so no file can be swapp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnxruntime as ort
@@ -15,6 +15,7 @@ from models.golden import Golden
 from models.manifest import Graph, Manifest, Weights, read_manifest, sha256_hex
 from models.strict import StrictError
 from service.engine.runtime.runtime import Device, SharedWeights, open_session
+from service.engine.transport.messages import Arrays
 from service.errors import ServiceError
 
 
@@ -30,12 +31,17 @@ def rejection(error: ServiceError) -> VersionRejected:
 
 @dataclass(frozen=True, slots=True)
 class VersionFiles:
-    """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file."""
+    """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file.
+
+    A derived one has `samples` of its inputs instead of golden outputs, and `reasons` why it is batched or not.
+    """
 
     manifest: Manifest
     goldens: dict[str, Golden]
     graphs: dict[str, bytes | Path]
     weights: dict[str, SharedWeights]
+    samples: dict[str, Arrays] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     is_derived: bool = False
 
     def open(

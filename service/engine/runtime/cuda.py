@@ -126,7 +126,9 @@ class CudaRunner:
                 log.critical("the CUDA device failed; the engine ends and is replaced", exc_info=error)
                 os._exit(EXIT_DEVICE_LOST)
             raise InferenceFailed("The model could not compute this input.") from error
-        return {name: value[:num_rows] for name, value in zip(outputs, values, strict=True)}
+        # Of an output without a row for each row of the bucket, nobody knows which are whose.
+        rows = (value[: num_rows if value.ndim and len(value) == bucket else 0] for value in values)
+        return dict(zip(outputs, rows, strict=True))
 
     @property
     def num_buffers(self) -> int:

@@ -60,21 +60,24 @@ class SessionRunner:
         options = self._arena.run_options() if self._arena is not None else None
         if not self._bf16:
             return list(self._session.run(outputs, feed, options))
-        values = {name: _value(array, name in self._bf16) for name, array in feed.items()}
+        values = {name: value_of(array, name in self._bf16) for name, array in feed.items()}
         results = self._session.run_with_ort_values(outputs, values, options)
         return [
-            _bits(value) if name in self._bf16 else value.numpy() for name, value in zip(outputs, results, strict=True)
+            bits_of(value) if name in self._bf16 else value.numpy()
+            for name, value in zip(outputs, results, strict=True)
         ]
 
 
-def _value(array: NDArray[Any], is_bf16: bool) -> ort.OrtValue:
+def value_of(array: NDArray[Any], is_bf16: bool) -> ort.OrtValue:
+    """A tensor as ONNX Runtime holds it; of BF16 the array has the bits."""
     array = np.asarray(array, order="C")  # ascontiguousarray would give a scalar an axis
     if is_bf16:
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
     return ort.OrtValue.ortvalue_from_numpy(array)
 
 
-def _bits(value: ort.OrtValue) -> NDArray[np.uint16]:
+def bits_of(value: ort.OrtValue) -> NDArray[np.uint16]:
+    """The bits of a BF16 tensor."""
     shape = tuple(value.shape())
     count = int(np.prod(shape))
     if not count:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 
-from models.manifest import NUMPY_DTYPES, Graph, TensorSpec
+from models.manifest import ONNX_DATATYPES, Graph, TensorSpec
 from service.errors import InferenceFailed, StartupError
 from service.telemetry.metrics import resident_bytes
 
@@ -27,15 +26,6 @@ EXIT_DEVICE_LOST = 70
 _CGROUP = Path("/sys/fs/cgroup")
 # What the process may keep between batches of varying rows, beside what it had before the first such session.
 KEPT_BYTES = 1024 * 2**20
-
-DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(string)": "BYTES",
-    "tensor(bfloat16)": "BF16",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-} | {f"tensor({np.dtype(NUMPY_DTYPES[name]).name})": name for name in NUMPY_DTYPES if "INT" in name}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +157,7 @@ def signature_mismatch(graph: Graph, session: ort.InferenceSession) -> str | Non
         for spec in specs:
             if spec.name not in actual:
                 return f"the graph has no {side} {spec.name!r}; it has {sorted(actual)}."
-            if DATATYPES.get(actual[spec.name].type) != spec.datatype:
+            if ONNX_DATATYPES.get(actual[spec.name].type) != spec.datatype:
                 return f"{side} {spec.name!r} is {actual[spec.name].type} in the graph, not {spec.datatype}."
             if side == "input" and not _shapes_agree(spec, actual[spec.name].shape):
                 return f"input {spec.name!r} has the shape {actual[spec.name].shape} in the graph, not {spec.shape}."
@@ -246,3 +236,17 @@ def _quota_cpus(cgroup: Path) -> float | None:
     if quota in ("max", "-1"):
         return None
     return int(quota) / int(period)
+
+
+# --- memory ---
+
+
+def available_memory_bytes(cgroup: Path = _CGROUP) -> int:
+    """How much memory this process may use: the machine's, or its cgroup's limit where that is smaller."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
+        try:
+            return min(machine, int(file.read_text()))
+        except (OSError, ValueError):  # not this version of cgroups, or "max"
+            continue
+    return machine

@@ -227,6 +227,13 @@ class GraphStatistics(msgspec.Struct, frozen=True):
     batches: tuple[BatchStatistics, ...] = ()
 
 
+class GraphBatching(msgspec.Struct, frozen=True):
+    """Whether requests for a graph share batches, and why or why not."""
+
+    is_batched: bool
+    reason: str
+
+
 class ModelStatus(msgspec.Struct, frozen=True):
     """One model version: its state, how it runs, and its statistics.
 
@@ -253,6 +260,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     graph_statistics: dict[str, GraphStatistics] = {}
     config: dict[str, Any] = {}
     repository: str = ""
+    batching: dict[str, GraphBatching] = {}
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):

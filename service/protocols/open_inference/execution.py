@@ -286,6 +286,4 @@ def _same_rows(tensors: Sequence[Tensor]) -> int:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{shown(name)} {count}" for name, count in counts.items())
         raise InvalidParameter(f"The first axes differ: {listed}; all inputs must have the same number of rows.")
-    if num_rows == 0:
-        raise InvalidParameter("The batch is empty; the first axis of every input must be at least 1.")
     return num_rows

@@ -124,14 +124,15 @@ def test_pixels_become_what_the_user_says(tmp_path: Path, said: PreprocessingOpt
     np.testing.assert_allclose(served(classifier, images)["probabilities"], softmax(original(path, inputs)), atol=2e-5)
 
 
-def test_a_grey_network_without_an_axis_of_channels_is_served(tmp_path: Path) -> None:
-    path = Scorer(shape=("batch", 24, 24)).write(tmp_path / "model.onnx")
+@pytest.mark.parametrize("shape", [("batch", 24, 24), ("batch", 576), (1, 24, 24)])
+def test_a_grey_network_without_an_axis_of_channels_is_served(tmp_path: Path, shape: tuple[Any, ...]) -> None:
+    path = Scorer(shape=shape).write(tmp_path / "model.onnx")
 
     classifier = build_classifier(path, options(preprocessing=PreprocessingOptions(preset="0-1")))
 
     images = pixels(3, channels=1)
-    expected = softmax(original(path, images[..., 0] / np.float32(255)))
-    np.testing.assert_allclose(served(classifier, images)["probabilities"], expected, atol=2e-5)
+    inputs = (images / np.float32(255)).reshape(3, *shape[1:])
+    np.testing.assert_allclose(served(classifier, images)["probabilities"], softmax(original(path, inputs)), atol=2e-5)
 
 
 def test_a_network_of_any_size_gets_the_size_of_its_preset(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_network_whose_rows_mix_takes_one_image_at_a_time(tmp_path: Path) -> N
     classifier = build_classifier(Scorer(mixes_rows=True).write(tmp_path / "model.onnx"), options())
 
     assert classifier.batching.max_batch_size == 1
-    assert any("depends on the others" in finding for finding in classifier.findings)
+    assert "depends on the others" in classifier.obstacle
 
 
 def test_the_embedding_is_what_the_last_layer_takes_at_length_1(tmp_path: Path) -> None:

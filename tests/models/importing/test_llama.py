@@ -26,14 +26,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {},
     "tied": {"tie_word_embeddings": True},
     "biases": {"biases": {"q", "k", "v", "o", "gate", "up", "down"}},
-    "narrow heads": {"hidden_size": 40, "biases": {"q", "k", "v"}},
+    "narrow heads": {"hidden_size": 40, "biases": {"q", "k", "v", "o"}},
     "heads of their own width": {"head_dim": 32},
     "no groups": {"num_key_value_heads": 4},
     "llama 3": {"rope_scaling": LLAMA_3 | {"original_max_position_embeddings": 32}, "rope_theta": 5e5},
     "linear": {"rope_parameters": {"type": "linear", "factor": 4.0, "rope_theta": 1e4}},
     "window": {"model_type": "mistral", "sliding_window": 13},
     "qwen2": {"model_type": "qwen2", "biases": {"q", "k", "v"}},
-    "qwen3": {"model_type": "qwen3", "norms": True},
+    "qwen3": {"model_type": "qwen3", "norms": True, "head_dim": 16},
 }
 
 

@@ -67,7 +67,7 @@ def test_a_pickle_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {"a": np.zeros(4, np.int8)}, {"a": "I8"})
 
-    with pytest.raises(ImportRefused, match="'a' of model.safetensors is I8; .*Quantised"):
+    with pytest.raises(ImportRefused, match=r"'a' of model\.safetensors is I8; .*Quantised"):
         read_tensors(tmp_path)
 
 
@@ -103,5 +103,5 @@ def entry(offsets: list[int], shape: list[int]) -> bytes:
 def test_a_file_that_is_damaged_or_cut_short_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
 
-    with pytest.raises(ImportRefused, match="model.safetensors is (no safetensors file|a Git LFS pointer)"):
+    with pytest.raises(ImportRefused, match=r"model\.safetensors is (no safetensors file|a Git LFS pointer)"):
         read_tensors(tmp_path)

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from models.manifest import TensorSpec
 from service.engine.batching.batcher import Batcher
 from service.engine.batching.batches import Request
+from service.engine.batching.cost import LearnedCost
 from service.engine.batching.instance import BatchOutcome
-from service.engine.batching.scheduling import Cost, Limits
+from service.engine.batching.scheduling import Limits
 from service.engine.transport.messages import InferenceTiming
 from service.errors import (
     Cancelled,
@@ -34,14 +35,14 @@ class Bench:
 
     num_instances: int = 1
     limits: Limits = field(default_factory=lambda: Limits(4, 0.0, 16))
-    cost: Cost = field(default_factory=lambda: Cost(0.0, 0.0))
+    cost: LearnedCost = field(default_factory=lambda: LearnedCost({}))
 
     def __post_init__(self) -> None:
         self.loop = FakeLoop()
         self.registry = CollectorRegistry()
         metrics = GraphMetrics(Metrics(self.registry), "m", "1", "g")
         self.instances = [HeldInstance(self.loop) for _ in range(self.num_instances)]
-        self.batcher = Batcher(INPUTS, self.instances, self.limits, self.cost, self.loop, metrics)
+        self.batcher = Batcher(INPUTS, self.instances, self.limits, self.cost.of_rows(1), self.loop, metrics)
         self.outcomes: dict[Request, ServiceError | InferenceTiming] = {}
 
     def submit(self, *values: int, timeout_seconds: float = 60.0, priority: int = 0) -> Request:
@@ -184,7 +185,7 @@ def test_a_full_queue_refuses_exactly_what_exceeds_it() -> None:
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
-    bench = Bench(cost=Cost(0.0, 1.0))
+    bench = Bench(cost=LearnedCost({1: 1.0, 4: 1.0}))
     bench.submit(0)
     bench.loop.advance()
 

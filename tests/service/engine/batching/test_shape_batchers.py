@@ -14,9 +14,10 @@ from models.manifest import TensorSpec
 from service.engine.batching import shape_batchers
 from service.engine.batching.batcher import Pool
 from service.engine.batching.batches import Request
+from service.engine.batching.cost import LearnedCost
 from service.engine.batching.rows import RowRules
-from service.engine.batching.scheduling import Cost, Limits
-from service.engine.batching.shape_batchers import RowCost, ShapeBatchers
+from service.engine.batching.scheduling import Limits
+from service.engine.batching.shape_batchers import ShapeBatchers
 from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics, Metrics
@@ -31,7 +32,7 @@ class Bench:
 
     num_instances: int = 1
     limits: Limits = field(default_factory=lambda: Limits(4, 0.0, 16))
-    cost: Cost = field(default_factory=lambda: Cost(0.0, 0.0))
+    cost: LearnedCost = field(default_factory=lambda: LearnedCost({}))
     max_batch_elements: int | None = None
 
     def __post_init__(self) -> None:
@@ -46,9 +47,8 @@ class Bench:
         """One more graph that has its turns from the same pool."""
         instances = [HeldInstance(self.loop) for _ in range(self.num_instances)]
         metrics = GraphMetrics(self.metrics, "m", "1", name)
-        cost = RowCost(self.cost, 2)
         queue = ShapeBatchers(
-            RULES, instances, self.limits, cost, self.loop, metrics, self.pool, self.max_batch_elements
+            RULES, instances, self.limits, self.cost, self.loop, metrics, self.pool, self.max_batch_elements
         )
         return instances, queue
 
@@ -211,7 +211,7 @@ def test_a_row_larger_than_the_queue_is_let_into_an_empty_one(monkeypatch: pytes
 
 
 def test_a_deadline_counts_the_work_of_all_shapes_by_their_size() -> None:
-    bench = Bench(cost=Cost(1.0, 0.0))
+    bench = Bench(cost=LearnedCost({2: 1.0, 64: 32.0}))
     bench.submit(2, 0)
     bench.loop.advance()
     bench.submit(20, 1)

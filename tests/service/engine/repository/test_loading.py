@@ -42,7 +42,7 @@ def test_a_sound_version_is_loaded_verified_and_measured(folder: Path) -> None:
     assert graph.golden_error < 1e-5
     assert graph.providers == ("CPUExecutionProvider",)
     assert list(graph.bucket_seconds) == [1, 2, 4, 8]
-    assert graph.cost.seconds(8) > 0
+    assert graph.cost.of_rows(graph.cost_elements).seconds(8) > 0
 
 
 def test_a_loaded_graph_computes_what_numpy_computes(folder: Path) -> None:

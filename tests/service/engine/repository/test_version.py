@@ -40,7 +40,8 @@ def test_batches_of_varying_rows_are_as_large_as_it_pays(
     loop = FakeLoop()
     calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     metrics = Metrics(CollectorRegistry())
-    served = open_graphs(replace(loaded, graphs=graphs), SETTINGS, loop, lambda *call: calls.put(call), metrics)
+    version = replace(loaded, graphs=graphs)
+    served = open_graphs(version, SETTINGS, loop, lambda *call: calls.put(call), metrics, lambda *_: None)
     receipts: list[ServiceError | InferenceTiming] = []
     row = bytes(96 * 128 * 3 + 3 * 4)
     for _ in range(4):

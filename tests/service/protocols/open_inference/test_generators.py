@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tritonclient import grpc as triton_grpc
 from tritonclient import http as triton
 
-from service.engine.runtime.runtime import DATATYPES
+from models.manifest import ONNX_DATATYPES
 from tests.servers import RunningService
 
 Arrays = dict[str, NDArray[Any]]
@@ -40,9 +40,9 @@ def made_up(session: ort.InferenceSession, row_shapes: dict[str, tuple[int, ...]
     arrays: Arrays = {}
     for node in session.get_inputs():
         shape = (NUM_ROWS, *row_shapes.get(node.name, node.shape[1:]))
-        if DATATYPES[node.type] == "UINT8":
+        if ONNX_DATATYPES[node.type] == "UINT8":
             arrays[node.name] = random.integers(0, 256, shape, np.uint8)
-        elif DATATYPES[node.type] == "INT64":
+        elif ONNX_DATATYPES[node.type] == "INT64":
             arrays[node.name] = random.integers(0, 2, shape)
         elif node.name == "style_weights":
             arrays[node.name] = random.dirichlet(np.ones(shape[1]), NUM_ROWS).astype(np.float32)
@@ -58,7 +58,7 @@ def told(nodes: list[Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": node.name,
-            "datatype": DATATYPES[node.type],
+            "datatype": ONNX_DATATYPES[node.type],
             "shape": [size if isinstance(size, int) else -1 for size in node.shape],
         }
         for node in nodes

@@ -1,0 +1,465 @@
+"""Tries out an ONNX file of which nothing is known: which inputs it computes, and whether its rows are independent.
+
+`try_out` does so in a process of its own, which bounds memory and time: what a graph takes shows only when it runs, and
+one that takes too much ends that process and nothing else. The process prints what it knows so far, a line of JSON each
+time, so that what it found before its end is not lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.manifest import ONNX_DATATYPES, TensorSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+# What is tried for the sizes of open axes: first the same for all, then small sizes for one axis at a time.
+COMMON_SIZES = (2, 1, 3, 4, 8, 16, 32, 64, 128, 224, 256, 299, 384, 512)
+SMALL_SIZES = (1, 3, 4, 2)
+# Where sizes are free, no more elements than this are tried.
+MAX_ELEMENTS = 2**21
+# The kinds of values that rows are made of. Numbers with a fraction: their scale, and their sign where it is the same
+# for all; whole numbers, which are often places in a table: from, to.
+FRACTIONS = ((1.0, 0), (1.0, 1), (30.0, 0), (30.0, -1), (1e-3, 0), (1e4, 0), (1e4, -1), (1e4, 1))
+WHOLES = ((0, 2), (1, 2), (0, 10), (0, 100), (-5, 5), (0, 256), (0, 1000), (0, 30_000))
+PROOF_SECONDS = 1.0
+LOAD_SECONDS = 600.0
+# The same row at the same place of a batch of the same size, beside others: by this part of its largest value.
+ROUNDING = {"FP32": 1e-6, "FP64": 1e-12, "FP16": 2e-3, "BF16": 2e-2}
+# At another place, or in a batch of another size, kernels add up in another order.
+REORDERING = {"FP32": 1e-3, "FP64": 1e-6, "FP16": 2e-2, "BF16": 5e-2}
+# Where rows were the same bit for bit whoever shared their batch, a batch of another size may differ by this.
+SHARP_REORDERING = 0.05
+# What the last bit of the inputs does to the outputs, or leaving out optimisations, times this is rounding as well.
+SENSITIVITY = 16
+
+
+SAID = "config.toml says so"
+UNTRIED = "no random row could be computed"
+ADVICE = (
+    "raise --load-memory-bytes, set the sizes to try (`sizes` in config.toml), or give it a manifest and golden.npz"
+)
+UNPROVED = "comparing its rows took too long"
+
+
+class Question(msgspec.Struct, kw_only=True):
+    """What is to be tried, once it is loaded; `sizes` are those of open axes that have a name.
+
+    `is_batched` is None where that is to be found out.
+    """
+
+    file: str
+    memory_bytes: int
+    seconds: float = 10.0
+    sizes: dict[str, int] = {}
+    is_batched: bool | None = None
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """What is known of a graph: how it can be batched and why, and a row (or whole inputs) that it computes.
+
+    `kind` is the kind of values, `shapes` the shapes of that row's inputs by name, empty where nothing was computed.
+    `problem` says why it cannot be tried any further. `output_axes` are those observed, without that of the batch.
+    """
+
+    is_batched: bool = False
+    reason: str = ""
+    kind: int = 0
+    shapes: dict[str, tuple[int, ...]] = {}
+    output_axes: dict[str, int] = {}
+    problem: str = ""
+
+
+# --- rows ---
+
+
+def values(spec: TensorSpec, shape: tuple[int, ...], kind: int, random: np.random.Generator) -> NDArray[Any]:
+    """Random values of a kind, as far as the datatype holds them."""
+    if spec.datatype == "BYTES":
+        return np.full(shape, "text", object)
+    if spec.datatype == "BOOL":
+        return np.asarray(random.integers(0, 2, shape)).astype(np.bool_)
+    if spec.datatype == "BF16" or spec.dtype.kind == "f":
+        scale, sign = FRACTIONS[kind % len(FRACTIONS)]
+        numbers = np.asarray(random.normal(size=shape) * scale)
+        numbers = np.asarray(np.abs(numbers) * sign if sign else numbers)
+        if spec.datatype == "BF16":
+            return (numbers.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        return numbers.astype(spec.dtype)
+    low, high = WHOLES[kind % len(WHOLES)]
+    bounds = np.iinfo(spec.dtype)
+    return np.asarray(random.integers(max(low, bounds.min), min(high, bounds.max + 1), shape)).astype(spec.dtype)
+
+
+def row(specs: tuple[TensorSpec, ...], shapes: dict[str, tuple[int, ...]], kind: int, seed: int) -> Arrays:
+    """Random inputs of these shapes."""
+    random = np.random.default_rng(seed)
+    return {spec.name: values(spec, shapes[spec.name], kind, random) for spec in specs}
+
+
+# --- the process that tries ---
+
+
+class Trial:
+    """One graph that is tried out."""
+
+    def __init__(self, question: Question) -> None:
+        self._question = question
+        self._session = self._open(ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        self._inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
+        self.inputs = tuple(_spec(node) for node in self._inputs)
+        self.outputs = tuple(_spec(node) for node in self._outputs)
+        self.num_comparisons = 0
+        self.began = time.monotonic()
+
+    def _open(self, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        options.graph_optimization_level = level
+        # What is free goes back at once, so that what is counted is what one trial needs.
+        options.enable_cpu_mem_arena = False
+        return ort.InferenceSession(self._question.file, options, providers=["CPUExecutionProvider"])
+
+    @functools.cached_property
+    def plain(self) -> ort.InferenceSession:
+        """The graph as it is written, without optimisations: it rounds in other places."""
+        return self._open(ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+
+    def run(self, feed: Arrays, session: ort.InferenceSession | None = None) -> Arrays:
+        """Compute whole tensors.
+
+        Raises: whatever ONNX Runtime raises.
+        """
+        session = session or self._session
+        names = [spec.name for spec in self.outputs]
+        specs = {spec.name: spec for spec in (*self.inputs, *self.outputs)}
+        if not any(spec.datatype == "BF16" for spec in specs.values()):
+            return dict(zip(names, map(np.asarray, session.run(names, feed)), strict=True))
+        from service.engine.runtime.runners import bits_of, value_of
+
+        ort_values = {name: value_of(array, specs[name].datatype == "BF16") for name, array in feed.items()}
+        results = session.run_with_ort_values(names, ort_values)
+        return {
+            name: bits_of(value) if specs[name].datatype == "BF16" else value.numpy()
+            for name, value in zip(names, results, strict=True)
+        }
+
+    def obstacle(self) -> str:
+        """Why the signature leaves no axis for rows; empty where it has one."""
+        shapes = [node.shape for node in self._inputs]
+        names = {shape[0] for shape in shapes if shape}
+        if not self.inputs:
+            return "it has no inputs"
+        if any(spec.datatype == "BYTES" for spec in self.inputs):
+            return "it takes strings"
+        if any(not spec.shape or spec.shape[0] != -1 for spec in (*self.inputs, *self.outputs)):
+            return "not every input and output has a first axis of open size"
+        if self._question.is_batched:
+            return ""
+        if all(len(spec.shape) == 1 for spec in self.inputs):
+            return "its inputs have one axis, which may be that of a vector"
+        if len(names) > 1 or (len(shapes) > 1 and not isinstance(shapes[0][0], str)):
+            return f"the first axes of its inputs need not be equal: {[str(shape[0] or 'no name') for shape in shapes]}"
+        if isinstance(name := names.pop(), str) and any(name in shape[1:] for shape in shapes):
+            return f"the size {name!r} is also the size of another axis"
+        return ""
+
+    def shapes(self, *, is_batched: bool) -> Iterator[dict[str, tuple[int, ...]]]:
+        """Shapes to try, from small to large; the first axis of a batched graph is 1."""
+        open_axes: dict[str, int] = {}
+        named: dict[str, list[str | int]] = {}
+        for node in self._inputs:
+            keys: list[str | int] = []
+            for place, size in enumerate(node.shape):
+                if isinstance(size, int):
+                    keys.append(size)
+                elif is_batched and place == 0:
+                    keys.append(1)
+                else:
+                    key = size if isinstance(size, str) else f"{node.name}[{place}]"
+                    keys.append(key)
+                    open_axes[key] = len(open_axes)
+            named[node.name] = keys
+        free = [key for key in open_axes if key not in self._question.sizes]
+        for sizes in _sizes(free):
+            known = sizes | self._question.sizes
+            shapes = {name: tuple(k if isinstance(k, int) else known[k] for k in keys) for name, keys in named.items()}
+            if not free or sum(prod(shape) for shape in shapes.values()) <= MAX_ELEMENTS:
+                yield shapes
+
+    def find(self, *, is_batched: bool) -> tuple[dict[str, tuple[int, ...]], int, Arrays] | None:
+        """The first inputs that the graph computes: their shapes, their kind of values, and the outputs."""
+        for shapes in self.shapes(is_batched=is_batched):
+            for kind in (0, 1):
+                try:
+                    return shapes, kind, self.run(row(self.inputs, shapes, kind, 1))
+                except Exception as error:  # ONNX Runtime has few errors of its own: this is no input of the graph
+                    if is_shortage(error):
+                        shapes_ = {name: list(shape) for name, shape in shapes.items()}
+                        raise MemoryError(f"inputs of the shapes {shapes_}") from error
+        return None
+
+
+def is_shortage(error: Exception) -> bool:
+    """Whether memory could not be had."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in ("bad_alloc", "allocate memory"))
+
+
+def _sizes(keys: list[str]) -> Iterator[dict[str, int]]:
+    for size in COMMON_SIZES:
+        yield dict.fromkeys(keys, size)
+        if not keys:
+            return
+    for size in COMMON_SIZES:
+        for small, which in product(SMALL_SIZES, keys):
+            if len(keys) > 1:
+                yield dict.fromkeys(keys, size) | {which: small}
+
+
+def _spec(node: Any) -> TensorSpec:
+    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    return TensorSpec(name=node.name, datatype=ONNX_DATATYPES[node.type], shape=shape)
+
+
+class Dependent(Exception):
+    """Rows are not independent; the message says how that showed."""
+
+
+class Proof:
+    """Compares rows in different companies, at different places, and in batches of different sizes."""
+
+    def __init__(self, trial: Trial, shapes: dict[str, tuple[int, ...]], first_kind: int) -> None:
+        self._trial = trial
+        self._shapes = shapes
+        self._rows: dict[int, tuple[Arrays, Arrays]] = {}
+        self._first_kind = first_kind
+        self._is_exact = True
+
+    def check(self) -> None:
+        """Compare rows of every kind that the graph computes, the first kind in any case, while time is left.
+
+        Raises: Dependent.
+        """
+        self._check(self._first_kind)
+        for kind in range(len(FRACTIONS)):
+            if kind != self._first_kind and time.monotonic() - self._trial.began < PROOF_SECONDS:
+                self._check(kind)
+
+    def _check(self, kind: int) -> None:
+        a, b = (row(self._trial.inputs, self._shapes, kind, seed) for seed in (1, 2))
+        try:
+            alone = [self._run(each) for each in (a, b)]
+        except Dependent:
+            raise
+        except Exception:  # values of this kind are no input of the graph
+            return
+        self._rows[kind] = a, b
+        others = [each for rows in self._rows.values() for each in rows][-6:]
+        try:
+            self._compare(a, b, others, alone)
+        except Dependent:
+            raise
+        except Exception as error:
+            raise Dependent(f"rows that are computed alone fail together: {str(error)[:200]}") from error
+
+    def _compare(self, a: Arrays, b: Arrays, others: list[Arrays], alone: list[Arrays]) -> None:
+        together, usual = self._run(a, b), self._rows[self._first_kind]
+        if usual[0] is not a:
+            beside = _at(self._run(usual[0], a), 0)
+            self._same("who shares its batch", _at(self._run(*usual), 0), beside, ROUNDING)
+        for other in others:
+            if other is not b:
+                self._same("who shares its batch", _at(together, 0), _at(self._run(a, other), 0), ROUNDING)
+        swapped = self._run(b, a)
+        for kind, left, right in (
+            ("its place in the batch", _at(together, 0), _at(swapped, 1)),
+            ("its place in the batch", _at(together, 1), _at(swapped, 0)),
+            ("the size of the batch", _at(together, 0), alone[0]),
+            ("the size of the batch", _at(together, 1), alone[1]),
+        ):
+            self._same(kind, left, right, REORDERING, a if right is not alone[1] else b)
+        many = self._run(b, a, *others[:3])
+        rest = [b] * len(others[:3])
+        self._same("who shares its batch", _at(many, 1), _at(self._run(b, a, *rest), 1), ROUNDING)
+
+    def _run(self, *rows: Arrays) -> Arrays:
+        """Compute rows as a batch.
+
+        Raises: Dependent where it does not return as many.
+        """
+        feed = {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
+        outputs = self._trial.run(feed)
+        for name, array in outputs.items():
+            if array.ndim == 0 or len(array) != len(rows):
+                shape = list(array.shape)
+                raise Dependent(f"its output {name!r} has the shape {shape} for {len(rows)} rows, not a row for each")
+        return outputs
+
+    def _same(
+        self, cause: str, left: Arrays, right: Arrays, tolerances: dict[str, float], source: Arrays | None = None
+    ) -> None:
+        self._trial.num_comparisons += 1
+        for spec in self._trial.outputs:
+            one, other = (_numbers(each[spec.name], spec.datatype) for each in (left, right))
+            if one.shape != other.shape:
+                raise Dependent(f"the shape of a row of its output {spec.name!r} depends on {cause}")
+            if np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+                continue
+            if one.dtype.kind == "f":
+                self._is_exact &= source is not None
+                share = _differ(one, other) / (_largest(one) or 1.0)
+                if share <= tolerances[spec.datatype] or (share <= SHARP_REORDERING and source and self._is_exact):
+                    continue
+                if source is not None and self._is_rounding(spec, one, other, source):
+                    continue
+            raise Dependent(f"a row of its output {spec.name!r} depends on {cause}")
+
+    def _is_rounding(self, spec: TensorSpec, one: NDArray[Any], other: NDArray[Any], source: Arrays) -> bool:
+        """Whether two rows differ no more than a last bit of their inputs makes them differ."""
+        moved = dict(source)
+        for each in self._trial.inputs:
+            if each.dtype.kind == "f":
+                moved[each.name] = np.nextafter(source[each.name], np.array(np.inf, each.dtype))
+        runs = (self._run(source), self._run(moved), self._trial.run(source, self._trial.plain))
+        before, after, plain = (_numbers(run[spec.name], spec.datatype) for run in runs)
+        return _differ(one, other) <= SENSITIVITY * max(_differ(before, after), _differ(before, plain))
+
+
+def _at(outputs: Arrays, place: int) -> Arrays:
+    return {name: array[place : place + 1] for name, array in outputs.items()}
+
+
+def _numbers(array: NDArray[Any], datatype: str) -> NDArray[Any]:
+    if datatype == "BF16":
+        return (array.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _differ(one: NDArray[Any], other: NDArray[Any]) -> float:
+    """The largest difference; infinite where one is not a number and the other is."""
+    with np.errstate(invalid="ignore"):
+        differences = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, np.abs(one - other))
+    return float("inf") if np.isnan(differences).any() else float(differences.max(initial=0.0))
+
+
+def _largest(array: NDArray[Any]) -> float:
+    return float(np.abs(array[np.isfinite(array)]).max(initial=0.0))
+
+
+def _answer(question: Question) -> Iterator[Verdict]:
+    """What is known of a graph, more each time."""
+    trial = Trial(question)
+    signal.setitimer(signal.ITIMER_REAL, question.seconds)  # the default action ends the process
+    obstacle = trial.obstacle()
+    if question.is_batched and obstacle:
+        yield Verdict(problem=f"config.toml says batched = true, but {obstacle}.")
+        return
+    if question.is_batched is False:
+        obstacle = SAID
+    elif not obstacle and question.is_batched is None:
+        from service.engine.repository.row_mixing import mixing_operator
+
+        obstacle = mixing_operator(Path(question.file))
+    if not obstacle:
+        for verdict in _batched(trial, question):
+            yield verdict
+        if verdict.is_batched:
+            return
+        obstacle = verdict.reason
+    yield Verdict(reason=obstacle)
+    if (found := trial.find(is_batched=False)) is not None:
+        shapes, kind, outputs = found
+        yield Verdict(reason=obstacle, kind=kind, shapes=shapes, output_axes=_axes(outputs, 0))
+
+
+def _batched(trial: Trial, question: Question) -> Iterator[Verdict]:
+    found = trial.find(is_batched=True)
+    if found is None:
+        reason = f"{SAID}; no random row could be computed" if question.is_batched else UNTRIED
+        yield Verdict(is_batched=bool(question.is_batched), reason=reason)
+        return
+    shapes, kind, outputs = found
+    yield Verdict(reason=UNPROVED, kind=kind, shapes=shapes, output_axes=_axes(outputs, 0))
+    reason = SAID
+    if question.is_batched is None:
+        try:
+            Proof(trial, shapes, kind).check()
+        except Dependent as error:
+            yield Verdict(reason=str(error))
+            return
+        reason = f"its rows were independent in {trial.num_comparisons} comparisons of random rows"
+    yield Verdict(is_batched=True, reason=reason, kind=kind, shapes=shapes, output_axes=_axes(outputs, 1))
+
+
+def _axes(outputs: Arrays, num_batch_axes: int) -> dict[str, int]:
+    return {name: array.ndim - num_batch_axes for name, array in outputs.items()}
+
+
+def main() -> None:
+    """Answer the question on standard input."""
+    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = taken + question.memory_bytes + 3 * Path(question.file).stat().st_size
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
+    try:
+        for verdict in _answer(question):
+            _print(verdict)
+    except Exception as error:
+        if is_shortage(error):
+            _print(Verdict(problem=f"{error} take more than {question.memory_bytes} bytes: {ADVICE}."))
+        else:  # the engine loads it too, and says what is wrong
+            _print(Verdict(reason="it could not be tried on a CPU"))
+
+
+def _print(verdict: Verdict) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(verdict) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+# --- the process that asks ---
+
+
+def try_out(question: Question) -> Verdict:
+    """Try a graph out in a process of its own; where that ended badly, `problem` says how."""
+    process = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=msgspec.json.encode(question),
+        capture_output=True,
+        cwd=Path(__file__).parents[3],
+        # Each arena of the C library's would count as 64 MB.
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
+        timeout=LOAD_SECONDS,
+    )
+    lines = process.stdout.splitlines()
+    verdict = msgspec.json.decode(lines[-1], type=Verdict) if lines else Verdict(reason=UNTRIED)
+    if process.returncode == -signal.SIGALRM:
+        verdict.reason = f"{verdict.reason}; trials ended after {question.seconds:.0f} s"
+    elif process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        verdict.problem = f"a process that tried it was ended by {name}: {ADVICE}."
+    elif process.returncode:
+        errors = process.stderr.decode(errors="replace").strip().splitlines()
+        raise RuntimeError(f"the process that tries graphs ended with status {process.returncode}: {errors[-1:]}")
+    return verdict
+
+
+if __name__ == "__main__":
+    main()
