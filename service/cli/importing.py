@@ -374,19 +374,19 @@ def _show_how_to_call(folder: Path) -> None:
         typer.echo(f"curl localhost:8000/v2/models/{name}")
         return
     manifest = read_manifest(folder)
-    golden = read_golden(folder)[next(iter(manifest.graphs))]
-    typer.echo(_example(manifest, golden))
+    typer.echo(_example(manifest, read_golden(folder)))
 
 
-def _example(manifest: Manifest, golden: Golden) -> str:
+def _example(manifest: Manifest, goldens: dict[str, Golden]) -> str:
     """A command that calls the model."""
     address = f"localhost:8000/v1/models/{manifest.name}"
     if manifest.task == "image-classification":
         return f"curl {address}/classify --data-binary @picture.jpg"
     if manifest.task == "text-generation":
         return f"""curl {address}/generate --json '{{"prompt": "It was", "max_tokens": 40}}'"""
-    graph = next(iter(manifest.graphs.values()))
-    inputs = [_example_tensor(spec, golden.inputs[spec.name].shape[1:], graph.is_batched) for spec in graph.inputs]
+    name, graph = next(iter(manifest.graphs.items()))
+    shapes = {name: array.shape[1:] for name, array in goldens[name].inputs.items()}
+    inputs = [_example_tensor(spec, shapes[spec.name], graph.is_batched) for spec in graph.inputs]
     url = f"localhost:8000/v2/models/{manifest.name}/infer"
     body = '{"inputs": [' + ", ".join(inputs) + "]}"
     if "*" not in body:

@@ -1,4 +1,4 @@
-"""Small tokenizers of the kinds that the project reads: byte-level with merges, SentencePiece's, and character level."""
+"""Small tokenizers of the kinds that the project reads: byte-level, SentencePiece's, and character level."""
 
 from __future__ import annotations
 

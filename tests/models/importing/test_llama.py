@@ -66,7 +66,7 @@ def test_graphs_compute_what_the_network_does(variant: str, tmp_path: Path) -> N
         np.testing.assert_allclose(actual, expected[range(2), places], atol=2e-4, rtol=0)
 
 
-@pytest.mark.parametrize("variant", set(VARIANTS) - {"llama", "tied"})
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name not in ("llama", "tied")])
 def test_what_a_variant_adds_shows_in_the_logits(variant: str, tmp_path: Path) -> None:
     changed = read_language_model(write_llama(tmp_path / "changed", **VARIANTS[variant]))
     plain = {name: value for name, value in VARIANTS[variant].items() if name in ("hidden_size", "head_dim")}

@@ -1,4 +1,4 @@
-"""The reference that golden logits come from agrees with transformers, the implementation that the files are made for."""
+"""The reference that golden logits come from agrees with transformers, which the files are made for."""
 
 from __future__ import annotations
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models.importing.safetensors_files import INDEX_FILE, read_tensors
 from models.importing.sources import ImportRefused
@@ -18,7 +20,12 @@ VALUES = np.array([[1.0, -2.5, 3e-5], [0.0, 65504.0, -0.125]], np.float32)
 
 def test_every_float_becomes_float32(tmp_path: Path) -> None:
     brain = (VALUES.view(np.uint32) >> 16).astype(np.uint16)
-    tensors = {"a": VALUES, "b": VALUES.astype(np.float16), "c": brain, "d": VALUES.astype(np.float64)}
+    tensors: dict[str, NDArray[Any]] = {
+        "a": VALUES,
+        "b": VALUES.astype(np.float16),
+        "c": brain,
+        "d": VALUES.astype(np.float64),
+    }
     write_safetensors(tmp_path / "model.safetensors", tensors, {"b": "F16", "c": "BF16", "d": "F64"})
 
     read = {name: tensor.read() for name, tensor in read_tensors(tmp_path).items()}
