@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import logging
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from msgspec.structs import replace
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -127,6 +129,7 @@ def import_model(
     only if you agree, at the prompt or with --yes.
     """
     require_runtime()
+    logging.getLogger("service").addHandler(logging.NullHandler())  # what the engine would log is printed
     if task and task not in TASKS:
         raise BadUsage(f"--task is {task!r}; valid are {', '.join(TASKS)}.")
     if activation not in ("", "softmax", "sigmoid", "none"):
@@ -293,12 +296,16 @@ def _import_tensors(request: ImportRequest, path: Path, folder: Path, beside: Pa
         for spec in specs:
             typer.echo(f"  {side}: {spec.name!r} {spec.datatype} {list(spec.shape)}")
     typer.echo(f"  batches: {'yes, as' if graph.is_batched else 'none, as'} {files.reasons[GRAPH]}")
-    if not all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
-        typer.echo("  strings and BF16 cannot be verified: the graph is served as it is")
-        return
     _agree(request, ())
-    usual = sample_inputs(beside, graph.inputs) or files.samples.get(GRAPH)
-    golden = golden_rows(model, graph, usual, request.sample)
+    golden = None
+    if all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
+        most = files.manifest.batching.max_batch_size
+        usual = sample_inputs(beside, graph.inputs) or files.samples.get(GRAPH)
+        golden = golden_rows(model, graph, usual, request.sample, most)
+    if golden is None:
+        # Without a manifest, the service derives one at each load, and says that nothing was verified.
+        typer.echo("  verified: no; --sample may name inputs whose outputs are the same in any batch")
+        return
     write_golden(folder, {GRAPH: golden})
     description = f"An ONNX graph, imported from {Path(request.source).name}."
     write_manifest(folder, replace(files.manifest, description=description))
@@ -326,9 +333,10 @@ def _import_huggingface(request: ImportRequest, folder: Path) -> None:
         _import_language_model(request, found, folder)
         return
     _import_graph(request, found.graph, folder, found.folder)
-    manifest = read_manifest(folder)
-    description = f"{manifest.description.split(',')[0]}, imported from {found.source.origin}."
-    write_manifest(folder, replace(manifest, description=description, source=found.source))
+    if (folder / MANIFEST_FILE).exists():
+        manifest = read_manifest(folder)
+        description = f"{manifest.description.split(',')[0]}, imported from {found.source.origin}."
+        write_manifest(folder, replace(manifest, description=description, source=found.source))
 
 
 def _import_language_model(request: ImportRequest, found: Any, folder: Path) -> None:
@@ -385,17 +393,20 @@ def _example(manifest: Manifest, goldens: dict[str, Golden]) -> str:
     if manifest.task == "text-generation":
         return f"""curl {address}/generate --json '{{"prompt": "It was", "max_tokens": 40}}'"""
     name, graph = next(iter(manifest.graphs.items()))
-    shapes = {name: array.shape[1:] for name, array in goldens[name].inputs.items()}
-    inputs = [_example_tensor(spec, shapes[spec.name], graph.is_batched) for spec in graph.inputs]
+    golden = goldens[name]
+    inputs = [_example_tensor(spec, golden.inputs[spec.name][0], graph.is_batched) for spec in graph.inputs]
     url = f"localhost:8000/v2/models/{manifest.name}/infer"
     body = '{"inputs": [' + ", ".join(inputs) + "]}"
-    if "*" not in body:
+    if not any(golden.inputs[spec.name][0].size > _MAX_SHOWN for spec in graph.inputs):
         return f"curl {url} --json '{body}'"
+    body = body.replace("false", "False").replace("true", "True")
     return f"python3 -c 'import json; print(json.dumps({body}))' | curl {url} --json @-"
 
 
-def _example_tensor(spec: TensorSpec, row_shape: tuple[int, ...], is_batched: bool) -> str:
-    shape = [1, *row_shape] if is_batched else [*row_shape]
-    count, zero = prod(shape), "false" if spec.datatype == "BOOL" else "0"
-    data = f"[{', '.join([zero] * count)}]" if count <= _MAX_SHOWN else f"[{zero.capitalize()}] * {count}"
+def _example_tensor(spec: TensorSpec, row: NDArray[Any], is_batched: bool) -> str:
+    """One row as JSON, or, where it is long, zeros as Python."""
+    shape = [1, *row.shape] if is_batched else [*row.shape]
+    data = json.dumps([value.item() for value in row.reshape(-1)]) if row.size <= _MAX_SHOWN else f"[0] * {row.size}"
+    if spec.datatype == "BOOL" and row.size > _MAX_SHOWN:
+        data = f"[True] * {row.size}"
     return f'{{"name": "{spec.name}", "shape": {shape}, "datatype": "{spec.datatype}", "data": {data}}}'

@@ -98,7 +98,8 @@ def usual_sample(golden: Sample, graph: Graph, rules: RowRules, runner: Runner) 
 
     Golden rows of graphs whose rows vary are small, and their cost says little about real ones.
     """
-    for times in range(_most_repetitions(golden.row_shapes, rules), 1, -1):
+    most = _most_repetitions(golden.row_shapes, rules)
+    for times in (most >> halvings for halvings in range(most.bit_length() - 1)):
         repetitions = [tuple(times if size < 0 else 1 for size in spec.row_shape) for spec in rules.inputs]
         shapes = tuple(
             tuple(size * n for size, n in zip(*each, strict=True))

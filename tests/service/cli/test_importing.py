@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from onnx import helper
 
 from models.golden import read_golden
 from models.manifest import read_manifest
-from tests.fake_models.bare_graphs import one_node, scale_bytes
+from tests.fake_models.bare_graphs import FLOAT, graph_bytes, one_node, scale_bytes
 from tests.fake_models.scorers import LABELS, Scorer
 from tests.models.samples import DATA, sample
 from tests.servers import RunningService
@@ -133,6 +135,38 @@ def test_a_graph_whose_outputs_of_random_inputs_are_no_numbers_is_verified_with_
     assert np.isfinite(read_golden(tmp_path / "models" / "log" / "1")["model"].outputs["y"]).all()
 
 
+def test_a_graph_that_no_row_verifies_is_served_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "never.onnx").write_bytes(
+        graph_bytes(
+            [helper.make_node("Mul", ["x", "nan"], ["y"])],
+            [("x", FLOAT, ["batch", 3])],
+            [("y", FLOAT, ["batch", 3])],
+            {"nan": np.float32("nan")},
+        )
+    )
+
+    result = run("import", tmp_path / "never.onnx", "--name", "never", "--repository", tmp_path / "models")
+
+    assert result.exit_code == 0, result.output
+    assert "verified: no" in result.output
+    assert [file.name for file in (tmp_path / "models" / "never" / "1").iterdir()] == ["model.onnx"]
+
+
+def test_a_graph_that_takes_a_scalar_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "scaled.onnx").write_bytes(
+        graph_bytes(
+            [helper.make_node("Mul", ["x", "factor"], ["y"])],
+            [("x", FLOAT, ["batch", 3]), ("factor", FLOAT, [])],
+            [("y", FLOAT, ["batch", 3])],
+        )
+    )
+
+    result = run("import", tmp_path / "scaled.onnx", "--name", "scaled", "--repository", tmp_path / "models")
+
+    assert result.exit_code == 0, result.output
+    assert "ok     scaled 1: tensors; model: no batches" in result.output
+
+
 def test_an_imported_network_is_called_as_its_import_says(tmp_path: Path, flowers: Path) -> None:
     models = tmp_path / "models"
     (tmp_path / "scale.onnx").write_bytes(scale_bytes(2.0))
@@ -156,7 +190,8 @@ def test_an_imported_network_is_called_as_its_import_says(tmp_path: Path, flower
     assert (refused.status_code, explained.status_code) == (422, 422)
     assert "'points' gives no embeddings" in refused.json()["detail"]
     assert "'flowers' gives no explanations" in explained.json()["detail"]
-    assert inferred["outputs"][0]["data"] == [0, 0, 0]
+    sent = json.loads(command[-1])["inputs"][0]["data"]
+    assert inferred["outputs"][0]["data"] == pytest.approx([2 * value for value in sent])
 
 
 @pytest.mark.slow
