@@ -361,7 +361,8 @@ def _import_language_model(request: ImportRequest, found: Any, folder: Path) -> 
 
 
 def _mebibytes(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes:,.1f} MiB" if mebibytes < 10 else f"{mebibytes:,.0f} MiB"
 
 
 _IMPORTERS: dict[str, Callable[[ImportRequest, Path], None]] = {
