@@ -60,4 +60,4 @@ clean: ## Remove .venv, caches and build results
 $(BIN)/.serving: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv && $(INSTALL) '.[$(VARIANT)]' && touch $@
 $(BIN)/.developing: $(BIN)/.serving
-	$(INSTALL) '.[$(VARIANT),training,loadtests,dev]' && touch $@
+	$(INSTALL) '.[$(VARIANT),import,training,loadtests,dev]' && touch $@

@@ -59,6 +59,9 @@ TIERS = {
     "monitoring": Tier(
         "alerts and dashboards in a real Prometheus", {"prometheus": "prometheus"}, "tests/deploy/monitoring/"
     ),
+    "registry": Tier(
+        "pushes and pulls with the distribution registry", {"docker-registry": "docker-registry"}, is_quick=True
+    ),
     "wrk": Tier("load from wrk", {"wrk": "wrk"}),
 }
 # A lock that apt-get waits for, and servers that Debian would start on its own: the tests start theirs.

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models import images, preprocessing
-from models.config import ModelConfig
-from models.golden import Golden
-from models.importing.labels import find_labels, read_labels
+from models.golden import Golden, write_golden
 from models.importing.onnx_graphs import (
     Arrays,
     ImageInput,
@@ -43,7 +41,7 @@ from models.importing.surgery import (
     open_rows,
     wrap,
 )
-from models.manifest import VERSION, Batching, Graph, Manifest, Parity, TensorSpec, sha256_hex
+from models.manifest import Batching, Graph, Manifest, Parity, TensorSpec, sha256_hex, write_manifest
 from models.preprocessing import Preprocessing, PreprocessingOptions, Preset
 
 MODEL_FILE, GRAPH = "model.onnx", "model"
@@ -103,6 +101,12 @@ class Classifier:
             parity=self.parity,
         )
 
+    def write(self, folder: Path, description: str) -> None:
+        """Write the files of a version to its folder `<name>/<version>`."""
+        (folder / MODEL_FILE).write_bytes(self.content)
+        write_golden(folder, {GRAPH: self.golden})
+        write_manifest(folder, self.manifest(folder.parent.name, folder.name, description))
+
     def classify(self, body: bytes, top_k: int) -> list[tuple[str, float]]:
         """The likeliest labels of an encoded image, as the service will see it.
 
@@ -150,28 +154,6 @@ def build_classifier(path: Path, options: ClassifierOptions) -> Classifier:
         guesses=guesses,
         obstacle=obstacle,
     )
-
-
-def classifier_of_version(folder: Path, config: ModelConfig) -> Classifier | None:
-    """Make a classifier of a version folder that holds only a graph and labels; None where it is no classifier.
-
-    Labels lie beside the graph or above it, or `config` has them. A graph that cannot be one is left as it is, unless
-    `config` says that it is one.
-
-    Raises: ImportRefused.
-    """
-    if config.task == "tensors":
-        return None
-    folders = (folder, folder.parent) if VERSION.fullmatch(folder.name) else (folder,)
-    labels = config.labels
-    if isinstance(labels, str):
-        files = [each / labels for each in folders]
-        labels = read_labels(next((file for file in files if file.is_file()), files[0]))
-    labels = labels or next(filter(None, map(find_labels, folders)), ())
-    if not labels and config.task is None and config.preprocess is None:
-        return None
-    options = ClassifierOptions(labels=labels, preprocessing=config.preprocess or PreprocessingOptions())
-    return build_classifier(folder / MODEL_FILE, options)
 
 
 def sample_images(height: int, width: int, num_channels: int) -> NDArray[np.uint8]:
@@ -314,7 +296,8 @@ def _only_scores(vectors: Arrays, num_labels: int) -> str:
 
 def _activation(name: str, values: NDArray[np.float64], operator: str) -> tuple[Activation, str]:
     """What makes probabilities of scores, and why."""
-    if (values >= -_SUM_TOLERANCE).all() and np.allclose(values.sum(1), 1, atol=_SUM_TOLERANCE):
+    tolerance = _HALF_TOLERANCE if operator == "Softmax" else _SUM_TOLERANCE  # half precision does not add up
+    if (values >= -tolerance).all() and np.allclose(values.sum(1), 1, atol=tolerance):
         return "none", "they are probabilities already"
     if (values <= _SUM_TOLERANCE).all() and np.allclose(np.exp(values).sum(1), 1, atol=_SUM_TOLERANCE):
         return "softmax", "they are logarithms of probabilities: softmax is added"

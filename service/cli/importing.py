@@ -176,7 +176,8 @@ def _import(request: ImportRequest, repository: Path, version: str) -> None:
         importer = _IMPORTERS[kind_of(request.source)]
         with new_version(repository, request.name, version or next_version(repository, request.name)) as folder:
             importer(request, folder)
-            finding = check_version(request.name, folder, ModelConfig(warm_up=False), Device("cpu"))
+            key = (request.name, folder.name)
+            finding = check_version(key, folder, ModelConfig(warm_up=False), Device("cpu"))
             if not finding.is_fit:
                 raise CommandFailed(f"Nothing was written, for the version does not pass its check: {finding.detail}")
         typer.echo(f"ok     {request.name} {finding.version}: {finding.detail}\n")
@@ -227,27 +228,24 @@ def _import_graph(request: ImportRequest, path: Path, folder: Path, beside: Path
 
 
 def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels: tuple[str, ...]) -> None:
-    from models.importing.classifier import GRAPH, MODEL_FILE, ONE_BY_ONE, ClassifierOptions, build_classifier
-    from service.engine.repository.row_mixing import mixing_operator
+    from models.importing.classifier import ClassifierOptions, build_classifier
+    from service.engine.repository.labelling import prove_batches
+    from service.engine.runtime.runtime import available_memory_bytes
 
     options = ClassifierOptions(labels=labels, preprocessing=request.preprocessing, **request.classifier)
     classifier = build_classifier(path, options)
+    description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}"
+    description += "." if len(classifier.graph.outputs) > 1 else "; it gives no embeddings."
+    classifier.write(folder, description)
+    obstacle = classifier.obstacle or prove_batches(folder, available_memory_bytes() // 4)
     typer.echo(f"{request.source}: image-classification")
-    for finding in classifier.findings:
+    for finding in (*classifier.findings, f"batches: {f'none, as {obstacle}' if obstacle else 'yes'}"):
         typer.echo(f"  {finding}")
-    obstacle = classifier.obstacle or mixing_operator(classifier.content)
-    typer.echo(f"  batches: {f'none, as {obstacle}' if obstacle else 'yes'}")
     for guess in classifier.guesses:
         typer.secho(f"  guessed: {guess}", fg=typer.colors.YELLOW)
     for picture in request.pictures:
         _try(classifier, picture)
     _agree(request, classifier.guesses)
-    description = f"An image classifier of {len(labels)} classes, imported from {Path(request.source).name}"
-    description += "." if len(classifier.graph.outputs) > 1 else "; it gives no embeddings."
-    (folder / MODEL_FILE).write_bytes(classifier.content)
-    write_golden(folder, {GRAPH: classifier.golden})
-    manifest = classifier.manifest(request.name, folder.name, description)
-    write_manifest(folder, replace(manifest, batching=ONE_BY_ONE) if obstacle else manifest)
 
 
 def _try(classifier: Any, picture: Path) -> None:
@@ -284,10 +282,12 @@ def _import_tensors(request: ImportRequest, path: Path, folder: Path, beside: Pa
     from models.importing.onnx_graphs import write_as_one_file
     from models.importing.optimum import sample_inputs
     from models.importing.tensors import VERIFIABLE, golden_rows
-    from service.engine.repository.derivation import GRAPH, MODEL_FILE, derive_version
+    from service.engine.repository.derivation import derive_version
+    from service.engine.repository.labelling import GRAPH
+    from service.engine.repository.model_file import MODEL_FILES
     from service.engine.runtime.runtime import Device
 
-    model = folder / MODEL_FILE
+    model = folder / MODEL_FILES[0]
     write_as_one_file(path, model)
     files = _derived(derive_version, folder, Settings(), Device("cpu"), ModelConfig())
     graph = files.manifest.graphs[GRAPH]

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from service import __version__
 from service.cli.client import BadUsage, CommandFailed
+from service.cli.exchange import pull, push
 from service.cli.importing import import_model
 from service.cli.keys import keys_app
 from service.cli.models import check, models_app
@@ -77,6 +78,8 @@ app.command("serve")(serve)
 app.add_typer(models_app, name="models")
 app.command()(check)
 app.command("import")(import_model)
+app.command()(push)
+app.command()(pull)
 app.add_typer(keys_app, name="keys")
 for command in FOLDERS.values():
     module, _, function = command.partition(":")

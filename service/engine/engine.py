@@ -14,6 +14,7 @@ from typing import cast
 from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import CachedAnswer, key_of
 from service.engine.repository.live_repository import LiveRepository
+from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel
 from service.engine.repository.version import ServedGraph, Version
 from service.engine.runtime.runtime import Device
@@ -46,13 +47,16 @@ log = logging.getLogger(__name__)
 class Engine:
     """Answers the messages of API processes with the models of a live repository."""
 
-    def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, device: Device, metrics: Metrics, journal: LoadJournal | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections: set[ApiConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_settled = False
         self.device = device
-        self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections)
+        journal = journal or LoadJournal()
+        self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections, journal)
 
     async def load(self, models: dict[str, FoundModel]) -> None:
         """Load the models that are served from the start."""
@@ -66,8 +70,7 @@ class Engine:
             connection.describe(message)
 
     def _description(self, id_: int) -> bytes:
-        models = tuple(version.describe() for version in self.repository.versions.values())
-        return frame(Description(id_, models, self._is_settled))
+        return frame(Description(id_, self.repository.describe(), self._is_settled))
 
     # --- connections ---
 

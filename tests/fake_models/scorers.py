@@ -106,5 +106,5 @@ class Scorer:
         operator = {"softmax": "Softmax", "logarithms": "LogSoftmax", "sigmoid": "Sigmoid"}.get(self.ending)
         if operator is None:
             return [node("MatMul", ["features", "head"], [out])]
-        attributes = {"axis": 1} if operator != "Sigmoid" else {}
+        attributes: dict[str, Any] = {"axis": 1} if operator != "Sigmoid" else {}
         return [node("MatMul", ["features", "head"], ["logits"]), node(operator, ["logits"], [out], **attributes)]

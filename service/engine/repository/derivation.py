@@ -14,22 +14,19 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from models.config import CONFIG_FILE, ModelConfig
-from models.importing.classifier import ONE_BY_ONE, classifier_of_version
-from models.importing.sources import ImportRefused
-from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpec, sha256_hex
+from models.config import ModelConfig
+from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpec
 from models.strict import StrictError
-from service.engine.repository.row_mixing import mixing_operator
+from service.engine.repository.labelling import GRAPH, labelled_version
+from service.engine.repository.repository import identity_of
 from service.engine.repository.trials import Question, Verdict, row, try_out
-from service.engine.repository.version_files import VersionFiles, VersionRejected
-from service.engine.runtime.runtime import Device, available_memory_bytes, open_session
+from service.engine.repository.version_files import VersionFiles, VersionRejected, find_model_file
+from service.engine.runtime.runtime import Device, available_memory_bytes, is_ort_format, open_session
 from service.engine.transport.messages import Arrays
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MODEL_FILE = "model.onnx"
-GRAPH = "model"
 MAX_BATCH_SIZE = 32
 MAX_BUFFER_BYTES = 64 * 2**20
 # Of rows that vary in size: what the middle of a graph takes for them is not known.
@@ -37,22 +34,23 @@ MAX_BATCH_ELEMENTS = 2**22
 
 
 def derive_version(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:
-    """Read a folder that holds `model.onnx` and no manifest; weights beside it must lie within the folder.
+    """Read a folder that holds `model.onnx` or `model.ort` and no manifest; its weights must lie within the folder.
 
     A graph that scores images, with the names of its classes beside it, becomes a classifier as by `hotplate import`.
 
     Raises: VersionRejected, InferenceFailed where the file does not load, StartupError.
     """
-    if (labelled := _labelled(folder, config)) is not None:
-        return labelled
-    file = folder / MODEL_FILE
-    try:
-        sha256 = sha256_hex(file.read_bytes())
-    except OSError as error:
-        raise VersionRejected(f"there is neither manifest.json nor {MODEL_FILE}: {error}.") from error
+    model, version = identity_of(folder)
+    file, sha256 = find_model_file(folder)
     memory_bytes = settings.load_memory_bytes or available_memory_bytes() // 4
+    if (labelled := labelled_version(file, model, version, memory_bytes, config)) is not None:
+        return labelled
     question = Question(
-        file=str(file.absolute()), memory_bytes=memory_bytes, sizes=config.sizes, is_batched=config.batched
+        file=str(file.absolute()),
+        is_ort_format=is_ort_format(file),
+        memory_bytes=memory_bytes,
+        sizes=config.sizes,
+        is_batched=config.batched,
     )
     verdict = try_out(question)
     if verdict.problem:
@@ -60,46 +58,22 @@ def derive_version(folder: Path, settings: Settings, device: Device, config: Mod
     session = open_session(file, device, 1)
     inputs, outputs = (tuple(_spec(node) for node in nodes) for nodes in (session.get_inputs(), session.get_outputs()))
     try:
-        graph = Graph(file=MODEL_FILE, sha256=sha256, inputs=inputs, outputs=outputs, is_batched=verdict.is_batched)
+        graph = Graph(file=file.name, sha256=sha256, inputs=inputs, outputs=outputs, is_batched=verdict.is_batched)
         graph = _bounded(_observed(graph, verdict))
         manifest = Manifest(
-            name=folder.parent.name,
-            version=folder.name,
+            name=model,
+            version=version,
             task="tensors",
             description=session.get_modelmeta().description or "An ONNX graph without a manifest.",
             graphs={GRAPH: graph},
-            batching=_batching(graph),
+            batching=_batching(graph, memory_bytes // max(verdict.row_bytes, 1)),
         )
     except (ValueError, StrictError) as error:
         raise VersionRejected(str(error)) from error
     if not graph.is_batched:
-        log.warning("requests are not batched", extra={"model": folder.parent.name, "reason": verdict.reason})
+        log.warning("requests are not batched", extra={"model": model, "reason": verdict.reason})
     samples = {GRAPH: _sample(graph, verdict)} if verdict.output_axes else {}
     return VersionFiles(manifest, {}, {GRAPH: file}, {}, samples, {GRAPH: verdict.reason}, is_derived=True)
-
-
-def _labelled(folder: Path, config: ModelConfig) -> VersionFiles | None:
-    """The classifier that labels make of a graph; None without labels, or where the graph cannot be one.
-
-    Raises: VersionRejected where `config` says that it is one.
-    """
-    model = {"model": folder.parent.name, "version": folder.name}
-    try:
-        if (classifier := classifier_of_version(folder, config)) is None:
-            return None
-        description = f"An image classifier of {len(classifier.labels)} classes without a manifest."
-        manifest = classifier.manifest(folder.parent.name, folder.name, description)
-    except (ImportRefused, StrictError, ValueError) as error:
-        if config.task is not None or config.labels or config.preprocess is not None:
-            raise VersionRejected(str(error)) from error
-        log.warning("the labels are not used", extra=model | {"reason": str(error)})
-        return None
-    for guess in classifier.guesses:
-        log.warning(f"guessed; {CONFIG_FILE} or `hotplate import` says otherwise", extra=model | {"guess": guess})
-    if reason := classifier.obstacle or mixing_operator(classifier.content):
-        manifest = replace(manifest, batching=ONE_BY_ONE)
-    reasons = {GRAPH: reason or "several images gave the same together as alone"}
-    return VersionFiles(manifest, {GRAPH: classifier.golden}, {GRAPH: classifier.content}, {}, {}, reasons)
 
 
 def _spec(node: Any) -> TensorSpec:
@@ -127,11 +101,11 @@ def _bounded(graph: Graph) -> Graph:
     return replace(graph, max_batch_elements=MAX_BATCH_ELEMENTS) if varies else graph
 
 
-def _batching(graph: Graph) -> Batching:
+def _batching(graph: Graph, most_rows: int) -> Batching:
     if not graph.is_batched:
-        return ONE_BY_ONE
+        return Batching(max_batch_size=1, buckets=(1,))
     row_bytes = sum(prod(max(size, 1) for size in spec.row_shape) * spec.dtype.itemsize for spec in graph.inputs)
-    most = max(1, min(MAX_BATCH_SIZE, MAX_BUFFER_BYTES // max(row_bytes, 1)))
+    most = max(1, min(MAX_BATCH_SIZE, most_rows, MAX_BUFFER_BYTES // max(row_bytes, 1)))
     buckets = sorted({min(2**power, most) for power in range(MAX_BATCH_SIZE.bit_length())})
     return Batching(max_batch_size=most, buckets=tuple(buckets))
 

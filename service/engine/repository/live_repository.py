@@ -6,6 +6,7 @@ It owns the versions and the order of these events. Files are found by `reposito
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -17,20 +18,27 @@ from watchfiles import awatch
 
 from models.config import ModelConfig, parse_config, read_config
 from models.strict import StrictError
-from service.engine.repository.loading import load_version
-from service.engine.repository.repository import Fingerprint, FoundModel, find_models, fingerprint_of
+from service.engine.repository.load_journal import Key, LoadJournal, digest_of
+from service.engine.repository.loading import LoadedVersion, load_version
+from service.engine.repository.repository import (
+    Fault,
+    Fingerprint,
+    FoundModel,
+    fingerprint_of,
+    identity_of,
+    repository_of,
+    scan,
+)
 from service.engine.repository.version import Version, drain, open_version
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import Device
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import ModelStatus
-from service.errors import InvalidParameter, ModelNotReady, StartupError, Unavailable, UnknownModel
+from service.errors import InvalidParameter, ModelFailed, ServiceError, StartupError, Unavailable, UnknownModel
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, str]
 
 # A copy in progress changes files repeatedly: the callback waits until nothing has changed for this long.
 QUIET_MS = 200
@@ -40,7 +48,10 @@ TIMER_MS = 30_000
 
 
 class LiveRepository:
-    """The versions that are served, and those that could be; `announce` is called on every change."""
+    """The versions that are served, and those that could be; `announce` is called on every change.
+
+    `journal` outlives this process, as a load may end it.
+    """
 
     def __init__(
         self,
@@ -49,12 +60,15 @@ class LiveRepository:
         metrics: Metrics,
         announce: Callable[[], None],
         connections: set[ApiConnection],
+        journal: LoadJournal,
     ) -> None:
         self._settings = settings
         self._device = device
         self._metrics = metrics
         self._announce = announce
         self._connections = connections
+        self._journal = journal
+        self._faults: tuple[Fault, ...] = ()
         self._loop = asyncio.get_running_loop()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
@@ -64,29 +78,40 @@ class LiveRepository:
     # --- requests ---
 
     async def start(self, models: dict[str, FoundModel]) -> None:
-        """Load these models; under explicit control, list the others as well."""
+        """Load these models, or what the last engine served on request; under explicit control, list the others."""
+        found = await self._scan()
+        if self._journal.is_first:
+            self._journal.serve(*models)
+        elif self._settings.model_control == "explicit":
+            models = {name: found[name] for name in self._journal.served if name in found}
         for model in models.values():
             self._set(Version(self._status(model.versions[0], "loading")))
-        for model in models.values():
-            async with self._locks[model.name]:
-                await self._apply(model, "", retries=True)
-        if self._settings.model_control == "explicit":
-            await self.refresh()
+        for name, model in models.items():
+            async with self._locks[name]:
+                try:
+                    await self._apply(model, self._journal.served.get(name, ""), retries=False)
+                except InvalidParameter as error:  # the versions that the request named are gone
+                    self._reject_model(model, error.message, retries=False)
+        await self.refresh()
 
     async def load(self, name: str, config: str = "") -> None:
         """Load the versions that the model's policy names, even if they failed before.
 
-        Raises: UnknownModel, InvalidParameter, ModelNotReady, Unavailable.
+        Raises: UnknownModel, InvalidParameter, ModelFailed, Unavailable.
         """
         self._require_control()
-        model = await self._find(name)
+        model = (await self._scan()).get(name)
         if model is None:
-            raise UnknownModel(f"There is no model {name!r} in the repository.")
+            raise self._unknown(name)
         async with self._locks[name]:
-            if problems := await self._apply(model, config, retries=True):
+            try:
+                problems = await self._apply(model, config, retries=True)
+            except StartupError as error:
+                raise ModelFailed(str(error)) from error
+            if problems:
                 served = [version for (each, version), v in self.versions.items() if each == name and v.is_loaded]
                 still = f" Still served: {', '.join(served)}." if served else ""
-                raise ModelNotReady(f"{name!r} was not loaded completely: {'; '.join(problems)}{still}")
+                raise ModelFailed(f"{name!r} was not loaded completely: {'; '.join(problems)}{still}")
 
     async def unload(self, name: str) -> None:
         """Drain all versions of a model and free them.
@@ -95,44 +120,44 @@ class LiveRepository:
         """
         self._require_control()
         known = any(key[0] == name for key in self.versions)
-        if not known and await self._find(name) is None:
-            raise UnknownModel(f"There is no model {name!r} in the repository.")
+        if not known and name not in await self._scan():
+            raise self._unknown(name)
         async with self._locks[name]:
+            self._journal.drop(name)
             await self._unload(name)
         await self.refresh()
 
     async def reconcile(self) -> None:
         """Follow the repositories: load what is new or changed, unload what is gone."""
         try:
-            found = await asyncio.to_thread(find_models, self._settings.repositories)
-        except StartupError as error:
-            log.error("a repository cannot be read; loaded models stay", extra={"reason": str(error)})
+            found = await self._scan()
+        except Unavailable as error:
+            log.error("a repository cannot be read; loaded models stay", extra={"reason": error.message})
             return
         names = self._settings.model_names
         for name in {name for name, _ in self.versions} - set(found):
             async with self._locks[name]:
+                self._journal.drop(name)
                 await self._unload(name)
             self._forget(name)
         for name, model in found.items():
             if not names or name in names:
                 async with self._locks[name]:
-                    await self._apply(model, "", retries=False)
+                    with contextlib.suppress(StartupError):  # it is this version's state and reason
+                        await self._apply(model, "", retries=False)
 
     async def refresh(self) -> None:
         """List every model that is not loaded as unavailable, and forget what is gone."""
         if self._settings.model_control != "explicit":
             return
-        try:
-            found = await asyncio.to_thread(find_models, self._settings.repositories)
-        except StartupError as error:
-            raise Unavailable(str(error)) from error
+        found = await self._scan()
         for key, version in list(self.versions.items()):
             if version.status.state == "unavailable" and key[0] not in found:
                 del self.versions[key]
         known = {name for name, _ in self.versions}
         for name, model in found.items():
             if name not in known:
-                self._set(Version(self._status(model.versions[0], "unavailable", "not loaded")))
+                self._list(model)
         self._announce()
 
     def release(self, connection: ApiConnection, key: Key | None = None) -> None:
@@ -149,13 +174,57 @@ class LiveRepository:
                 f"Models are not loaded or unloaded on request: --model-control is {mode!r}, not 'explicit'."
             )
 
-    async def _find(self, name: str) -> FoundModel | None:
+    async def _scan(self) -> dict[str, FoundModel]:
+        """Look at the repositories; log the faults that are new, and announce them.
+
+        Raises: Unavailable.
+        """
         try:
-            return (await asyncio.to_thread(find_models, self._settings.repositories)).get(name)
+            found = await asyncio.to_thread(scan, self._settings.repositories)
         except StartupError as error:
             raise Unavailable(str(error)) from error
+        is_explicit = self._settings.model_control == "explicit"
+        faults = found.faults_of(() if is_explicit else self._settings.model_names)
+        for fault in faults:
+            if fault not in self._faults:
+                where = {"model": fault.model, "version": fault.version, "reason": fault.reason}
+                log.warning("something in a repository cannot be served", extra=where)
+        if faults != self._faults:
+            self._faults = faults
+            self._announce()
+        return found.models
+
+    def _unknown(self, name: str) -> ServiceError:
+        """The error for a model that is not in the repository, or cannot be served as it is there."""
+        if reasons := [fault.reason for fault in self._faults if fault.model == name]:
+            return ModelFailed(f"{name!r} cannot be served: {' '.join(reasons)}")
+        return UnknownModel(f"There is no model {name!r} in the repository.")
+
+    def _list(self, model: FoundModel) -> None:
+        """List a model that is not loaded; one whose load ended an engine has failed."""
+        for folder in model.versions:
+            if reason := self._journal.ended(identity_of(folder)):
+                self._set(Version(self._status(folder, "failed", reason)))
+                return
+        self._set(Version(self._status(model.versions[0], "unavailable", "not loaded")))
 
     async def _apply(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
+        """Serve what the policy names; whatever goes wrong, every version ends in a state.
+
+        Raises: InvalidParameter where `config_text` is at fault, StartupError.
+        """
+        try:
+            problems = await self._serve_versions(model, config_text, retries=retries)
+        except (InvalidParameter, StartupError):
+            raise
+        except Exception as error:  # a defect must neither leave it loading for ever nor end what is served
+            log.exception("a model could not be loaded")
+            return self._reject_model(model, _unexpected(error), retries=retries)
+        if any(key[0] == model.name and version.is_loaded for key, version in self.versions.items()):
+            self._journal.serve(model.name, config=config_text)
+        return problems
+
+    async def _serve_versions(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
         """Serve the versions that the policy names and drain the rest; return the reasons of those that failed."""
         try:
             config = parse_config(config_text) if config_text else await asyncio.to_thread(read_config, model.folder)
@@ -163,26 +232,29 @@ class LiveRepository:
             if config_text:
                 raise InvalidParameter(str(error)) from error
             return self._reject_model(model, str(error), retries=retries)
-        names = set(config.version_policy.candidates([folder.name for folder in model.versions]))
+        names = set(config.version_policy.candidates([identity_of(folder)[1] for folder in model.versions]))
+        if not names and config_text:
+            raise InvalidParameter("The version_policy of the request names no version that exists.")
         self._forget_stale(model, names)
         if not names:
             return self._reject_model(model, "its version_policy names no version that exists.", retries=retries)
         kept: list[str] = []
         problems = []
         for folder in model.versions:
-            if folder.name not in names or len(kept) >= config.version_policy.most:
+            _, version = identity_of(folder)
+            if version not in names or len(kept) >= config.version_policy.most:
                 continue
             if await self._ensure(folder, config, retries=retries):
-                kept.append(folder.name)
-            if reason := self.versions[model.name, folder.name].status.reason:
-                problems.append(f"version {folder.name}: {reason}")
+                kept.append(version)
+            if reason := self.versions[model.name, version].status.reason:
+                problems.append(f"version {version}: {reason}")
         if kept:
             self._drain_others(model.name, kept)
         return problems
 
     def _forget_stale(self, model: FoundModel, names: set[str]) -> None:
         """Forget versions that are not loaded and either gone or not named any more."""
-        existing = {folder.name for folder in model.versions}
+        existing = {identity_of(folder)[1] for folder in model.versions}
         for key, version in list(self.versions.items()):
             is_stale = key[1] not in existing or (version.status.state == "loading" and key[1] not in names)
             if key[0] == model.name and is_stale and not version.is_loaded and key not in self._draining:
@@ -190,7 +262,7 @@ class LiveRepository:
 
     async def _ensure(self, folder: Path, config: ModelConfig, *, retries: bool) -> bool:
         """Load a version if it is new or has changed; return whether it is ready."""
-        key = folder.parent.name, folder.name
+        key = identity_of(folder)
         if (draining := self._draining.get(key)) is not None:
             await draining
         fingerprint = await asyncio.to_thread(fingerprint_of, folder)
@@ -200,8 +272,13 @@ class LiveRepository:
                 return True
             if not retries:
                 return old.is_loaded
+        digest = digest_of(fingerprint, config)
+        if not retries and (reason := self._journal.ended(key, digest)):
+            self._reject(folder, reason, fingerprint, config)
+            return self._is_loaded(key)
         async with self._loading:
-            new = await self._load(folder, config, fingerprint)
+            with self._journal.loading(key, digest):
+                new = await self._load(folder, config, fingerprint)
         if new is None:
             return old is not None and old.is_loaded
         self._set(new)
@@ -210,11 +287,11 @@ class LiveRepository:
         return True
 
     async def _load(self, folder: Path, config: ModelConfig, fingerprint: Fingerprint) -> Version | None:
-        key = folder.parent.name, folder.name
+        key = identity_of(folder)
         if not self._is_loaded(key):
             self._set(Version(self._status(folder, "loading"), config))
         try:
-            loaded = await asyncio.to_thread(load_version, folder, self._settings, self._device, config)
+            loaded = await asyncio.to_thread(_load_in_thread, folder, self._settings, self._device, config)
             call = self._loop.call_soon_threadsafe
             version = open_version(loaded, config, self._settings, self._device, self._metrics, self._loop, call)
         except (VersionRejected, StartupError) as error:
@@ -222,12 +299,12 @@ class LiveRepository:
             if isinstance(error, StartupError):
                 raise
             return None
-        except Exception:  # a defect must neither leave it loading for ever nor end what is served
+        except Exception as error:  # a defect must neither leave it loading for ever nor end what is served
             log.exception("a model version could not be loaded")
-            self._reject(folder, "loading it failed unexpectedly; the log says why.", fingerprint, config)
+            self._reject(folder, _unexpected(error), fingerprint, config)
             return None
         version.fingerprint, version.on_change = fingerprint, self._announce
-        version.status = msgspec.structs.replace(version.status, repository=str(folder.parent.parent))
+        version.status = msgspec.structs.replace(version.status, repository=str(repository_of(folder)))
         status = version.status
         log.info(
             "a model is ready",
@@ -245,7 +322,7 @@ class LiveRepository:
 
     def _reject_model(self, model: FoundModel, reason: str, *, retries: bool) -> list[str]:
         """Reject the newest version with what is wrong with its model; only once, unless `retries`."""
-        known = self.versions.get((model.name, model.versions[0].name))
+        known = self.versions.get(identity_of(model.versions[0]))
         if retries or known is None or not known.status.reason.endswith(reason):
             self._reject(model.versions[0], reason)
         return [reason]
@@ -254,7 +331,7 @@ class LiveRepository:
         self, folder: Path, reason: str, fingerprint: Fingerprint = (), config: ModelConfig | None = None
     ) -> None:
         """Record why a version cannot be loaded; what it would have replaced stays."""
-        key = folder.parent.name, folder.name
+        key = identity_of(folder)
         self._metrics.load_failures.labels(*key).inc()
         log.error("a model version was rejected", extra={"model": key[0], "version": key[1], "reason": reason})
         if self._is_loaded(key):
@@ -310,13 +387,50 @@ class LiveRepository:
         return key in self.versions and self.versions[key].is_loaded
 
     def _status(self, folder: Path, state: str, reason: str = "") -> ModelStatus:
-        return ModelStatus(folder.parent.name, folder.name, state, reason, repository=str(folder.parent.parent))
+        return ModelStatus(*identity_of(folder), state, reason, repository=str(repository_of(folder)))
+
+    def describe(self) -> tuple[ModelStatus, ...]:
+        """Every version with its statistics, then the faults of the repositories, as versions that failed."""
+        served = self._journal.served
+        known = [
+            msgspec.structs.replace(version.describe(), is_required=name in served)
+            for (name, _), version in self.versions.items()
+        ]
+        faults = [
+            ModelStatus(fault.model, fault.version, "failed", fault.reason, is_required=False)
+            for fault in self._faults
+            if not self._is_loaded((fault.model, fault.version))
+        ]
+        return (*known, *faults)
 
     def _set(self, version: Version) -> None:
         status = version.status
         self.versions[status.name, status.version] = version
         self._metrics.set_model_state(status.name, status.version, status.state)
         self._announce()
+
+
+class _LoadDefect(Exception):
+    """Loading failed unexpectedly; its cause may be anything."""
+
+
+def _load_in_thread(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> LoadedVersion:
+    """Load a version.
+
+    Raises: VersionRejected, StartupError, _LoadDefect.
+    """
+    try:
+        return load_version(folder, settings, device, config)
+    except (VersionRejected, StartupError):
+        raise
+    except MemoryError as error:
+        raise VersionRejected("there is not enough memory to load it.") from error
+    except BaseException as error:  # StopIteration cannot pass a future, which would wait for ever
+        raise _LoadDefect from error
+
+
+def _unexpected(error: Exception) -> str:
+    return f"loading it failed unexpectedly ({type(error.__cause__ or error).__name__}); the log says why."
 
 
 async def follow(repositories: Sequence[Path], changed: Callable[[], Awaitable[None]]) -> None:

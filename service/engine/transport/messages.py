@@ -239,7 +239,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
 
     `state`: `loading`, `ready`, `unloading`, `unavailable` (in the repository, not loaded) or `failed`. `reason` says
     why it failed or, for a ready version, why its reload failed. `config` is `config.toml` with its defaults.
-    `golden_error` is None where the version was never compared with golden outputs.
+    `golden_error` is None where the version was never compared with golden outputs. `is_required`: the service is not
+    ready without this model. What cannot be a version is listed as one that failed; its `version` may be empty.
     """
 
     name: str
@@ -260,6 +261,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     graph_statistics: dict[str, GraphStatistics] = {}
     config: dict[str, Any] = {}
     repository: str = ""
+    is_required: bool = True
     batching: dict[str, GraphBatching] = {}
 
 

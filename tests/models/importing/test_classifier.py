@@ -20,11 +20,12 @@ from tests.fake_models.scorers import LABELS, Scorer
 from tests.models.samples import sample
 
 IMAGENET = PreprocessingOptions(preset="imagenet")
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 
 
 def options(**said: Any) -> ClassifierOptions:
-    return ClassifierOptions(**{"labels": LABELS, "preprocessing": IMAGENET} | said)
+    usual: dict[str, Any] = {"labels": LABELS, "preprocessing": IMAGENET}
+    return ClassifierOptions(**usual | said)
 
 
 def pixels(num_rows: int, height: int = 24, width: int = 24, channels: int = 3) -> NDArray[np.uint8]:
@@ -50,7 +51,7 @@ def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
-def torchvision(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def torchvision(images: NDArray[np.uint8]) -> NDArray[Any]:
     """`ToTensor` and `Normalize` with ImageNet's numbers."""
     return ((images.astype(np.float32) / 255 - MEAN) / STD).transpose(0, 3, 1, 2)
 
@@ -70,6 +71,10 @@ STYLES = {
     "of opset 11": (Scorer(opset=11, ir_version=6), torchvision),
     "of opset 24": (Scorer(opset=24), torchvision),
     "in half precision": (Scorer(element=TensorProto.FLOAT16), lambda x: torchvision(x).astype(np.float16)),
+    "in half precision with softmax": (
+        Scorer(element=TensorProto.FLOAT16, ending="softmax"),
+        lambda x: torchvision(x).astype(np.float16),
+    ),
     "from Keras": (
         Scorer(shape=("batch", 24, 24, 3), layout="nhwc"),
         lambda x: np.ascontiguousarray((x.astype(np.float32) / 255 - MEAN) / STD),
@@ -108,7 +113,7 @@ def test_a_network_in_any_style_computes_what_the_original_does(tmp_path: Path, 
         (
             PreprocessingOptions(mean=(104, 117, 123), channels="bgr"),
             3,
-            lambda x: x[..., ::-1] - np.float32([104, 117, 123]),
+            lambda x: x[..., ::-1] - np.array([104, 117, 123], np.float32),
         ),
         (PreprocessingOptions(preset="imagenet", channels="bgr"), 3, lambda x: ((x / 255 - MEAN) / STD)[..., ::-1]),
     ],

@@ -62,7 +62,7 @@ def test_a_version_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert next_version(tmp_path, "cars") == "1"
 
 
-@pytest.mark.parametrize(("name", "version"), [("../cars", "1"), ("Cars", "1"), ("cars", "0"), ("cars", "v2")])
+@pytest.mark.parametrize(("name", "version"), [("../cars", "1"), ("cars", "0"), ("cars", "v2")])
 def test_a_name_that_the_service_would_not_take_is_refused(tmp_path: Path, name: str, version: str) -> None:
     with pytest.raises(ImportRefused, match="it must match"), new_version(tmp_path, name, version):
         raise AssertionError

@@ -39,7 +39,17 @@ def photo(tmp_path: Path, network: LinearClassifier, monkeypatch: pytest.MonkeyP
     return path
 
 
-COMMANDS = ("", "serve", "models", "models list", "models show", "check", "keys", *(words[0] for words in ASKING))
+COMMANDS = (
+    "",
+    "serve",
+    "models",
+    "models list",
+    "models show",
+    "check",
+    "import",
+    "keys",
+    *(words[0] for words in ASKING),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

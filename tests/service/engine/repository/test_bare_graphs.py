@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from models.config import ModelConfig
 from service.engine.repository.loading import load_version
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import Device
@@ -267,11 +270,40 @@ def test_a_graph_that_takes_no_made_up_input_is_served_without_batches(serve: Se
     serve(content, work)
 
 
+def of_domain(domain: str, version: int | None = None) -> bytes:
+    """A graph of an operator that the runtime does not have, with or without its domain's version."""
+    node = helper.make_node("MyOp", ["x"], ["y"], domain=domain)
+    value = [helper.make_tensor_value_info(name, FLOAT, ["n"]) for name in ("x", "y")]
+    opsets = [helper.make_opsetid("", 17)]
+    if version is not None:
+        opsets.append(helper.make_opsetid(domain, version))
+    model = helper.make_model(
+        helper.make_graph([node], "own", value[:1], value[1:]), opset_imports=opsets, ir_version=8
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def ort_format(content: bytes) -> bytes:
+    """The same network in ONNX Runtime's own format."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    with tempfile.NamedTemporaryFile(suffix=".ort") as file:
+        options.optimized_model_filepath = file.name
+        ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return Path(file.name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"no graph", "ONNX Runtime cannot load the graph"),
         (one_node("Neg", FLOAT, ["n"]).replace(b"Neg", b"Nix"), "operator that ONNX Runtime does not have"),
+        (of_domain("my.ops", 1), "operator that ONNX Runtime does not have.*my.ops:MyOp"),
+        (of_domain("my.ops"), "operator that ONNX Runtime does not have"),
+        (of_domain("com.microsoft", 1), "operator that ONNX Runtime does not have"),
+        (of_domain("ai.onnx.contrib", 1), "operator that ONNX Runtime does not have"),
+        (one_node("Neg", FLOAT, ["n"])[:-9], "ends too early"),
         (
             graph_bytes([helper.make_node("Neg", ["x"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])], opset=99),
             "opset is newer",
@@ -337,6 +369,66 @@ def test_weights_in_a_file_of_the_same_folder_are_read(serve: Serve, tmp_path: P
     serve(content, work)
 
 
+@pytest.mark.parametrize("is_bare", [True, False])
+@pytest.mark.parametrize("name", ["model.ort", "model.onnx"])
+def test_the_runtimes_own_format_is_served_whatever_its_name(
+    serve: Serve, tmp_path: Path, name: str, is_bare: bool
+) -> None:
+    content = ort_format(scale_bytes(2))
+    folder = tmp_path / "repository" / "own" / ("" if is_bare else "1")
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+
+    async def work(client: EngineClient) -> None:
+        x = np.ones((2, 3), np.float32)
+        assert np.array_equal(await ask(client, "own@1", x), 2 * x)
+
+    serve(scale_bytes(1), work)
+
+
+def test_a_cut_file_in_the_runtimes_own_format_is_refused(tmp_path: Path) -> None:
+    folder = write_bare(tmp_path, "bare", ort_format(scale_bytes(2))[:300])
+
+    with pytest.raises(VersionRejected, match="the file is damaged, or cut short: copy it again"):
+        load_version(folder, SETTINGS, CPU)
+
+
+def test_a_model_without_a_version_folder_is_version_1_with_its_weights_and_configuration(
+    serve: Serve, tmp_path: Path
+) -> None:
+    content, weights = external_bytes("w/weights.bin")
+    folder = tmp_path / "repository" / "Own"
+    (folder / "w").mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(content)
+    (folder / "w" / "weights.bin").write_bytes(weights)
+    (folder / "config.toml").write_text("max_batch_size = 3\n")
+
+    async def work(client: EngineClient) -> None:
+        x = np.ones((2, 400), np.float32)
+        assert np.array_equal(await ask(client, "Own@1", x), x + np.arange(400, dtype=np.float32))
+        assert client.resolve("Own").status.max_batch_size == 3
+        assert client.resolve("Own").folder == folder
+
+    serve(scale_bytes(1), work)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (None, "its external data 'weights.bin' is missing"),
+        (b"version https://git-lfs.github.com/spec/v1", "weights.bin is a Git LFS pointer, not its content"),
+        (bytes(10), "its external data is cut short"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(tmp_path: Path, weights: bytes | None, message: str) -> None:
+    folder = write_bare(tmp_path, "bare", external_bytes("weights.bin")[0])
+    if weights is not None:
+        (folder / "weights.bin").write_bytes(weights)
+
+    with pytest.raises(VersionRejected, match=message):
+        load_version(folder, SETTINGS, CPU)
+
+
 @pytest.mark.parametrize("way", ["up", "absolute", "link"])
 def test_weights_outside_the_folder_are_refused(tmp_path: Path, way: str) -> None:
     outside = tmp_path / "outside.bin"
@@ -349,3 +441,92 @@ def test_weights_outside_the_folder_are_refused(tmp_path: Path, way: str) -> Non
 
     with pytest.raises(VersionRejected, match="external data must be files in its own folder"):
         load_version(folder, SETTINGS, CPU)
+
+
+DROPS_ROWS = graph_bytes(
+    [
+        helper.make_node("ReduceMax", ["x", "axes"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "least"], ["c"]),
+        helper.make_node("Compress", ["x", "c"], ["y"], axis=0),
+    ],
+    [("x", FLOAT, ["n", 2])],
+    [("y", FLOAT, ["m", 2])],
+    {"axes": np.array([1], np.int64), "least": np.array(-50, np.float32)},
+)
+
+
+def test_a_graph_that_drops_rows_never_gives_one_caller_the_rows_of_another(tmp_path: Path) -> None:
+    folder = write_bare(tmp_path / "repository", "bare", DROPS_ROWS)
+    # The operator of this configuration is wrong, and still nobody gets a wrong row.
+    (folder.parent / "config.toml").write_text("batched = true\n")
+    settings = Settings(repository=(tmp_path / "repository",), instances=1, threads=1, max_queue_delay_seconds=0.2)
+
+    async def main() -> None:
+        async with live_engine(tmp_path / "engine.sock", settings) as (_, client):
+            assert client.resolve("bare").manifest.graphs["model"].is_batched
+            values = [float(i) if i % 2 else -100.0 - i for i in range(12)]
+            rows = [np.full((1, 2), value, np.float32) for value in values]
+            answers = await asyncio.gather(*(ask(client, "bare", row) for row in rows))
+            assert [a.tolist() for a in answers] == [r.tolist() if r[0, 0] > -50 else [] for r in rows]
+            [status] = await client.describe()
+            assert not status.batching["model"].is_batched
+            assert "'y' has the shape" in status.batching["model"].reason
+            assert (await ask(client, "bare", np.array([[1, 2], [-99, -99]], np.float32))).tolist() == [[1, 2]]
+
+    asyncio.run(main())
+
+
+def test_a_request_without_rows_is_answered_with_none(serve: Serve) -> None:
+    async def work(client: EngineClient) -> None:
+        assert client.resolve("bare").manifest.graphs["model"].is_batched
+        assert (await ask(client, "bare", np.zeros((0, 3), np.float32))).shape == (0, 3)
+        assert (await ask(client, "bare", np.ones((2, 3), np.float32))).tolist() == [[-1, -1, -1]] * 2
+
+    serve(one_node("Neg", FLOAT, ["n", 3]), work)
+
+
+def test_a_graph_without_inputs_is_served(serve: Serve) -> None:
+    value = numpy_helper.from_array(np.arange(3, dtype=np.float32))
+    constant = graph_bytes([helper.make_node("Constant", [], ["y"], value=value)], [], [("y", FLOAT, [3])])
+
+    async def work(client: EngineClient) -> None:
+        assert (await whole(client))["y"].tolist() == [0, 1, 2]
+
+    serve(constant, work)
+
+
+def test_a_large_request_to_a_graph_that_was_tried_with_little_is_computed(serve: Serve) -> None:
+    async def work(client: EngineClient) -> None:
+        x = np.ones(1_000_000, np.float32)
+        model = client.resolve("bare")
+        arrays, _ = await client.infer(model, "model", ("y",), [x.tobytes()], 1, 1.0, row_shapes=(x.shape,))
+        assert np.array_equal(arrays["y"], -x)
+
+    serve(one_node("Neg", FLOAT, ["n"]), work)
+
+
+def test_the_configuration_keeps_requests_apart(tmp_path: Path) -> None:
+    folder = write_bare(tmp_path, "bare", scale_bytes(2))
+
+    graph = load_version(folder, SETTINGS, CPU, ModelConfig(batched=False)).graphs["model"]
+
+    assert (graph.is_batched, graph.batching.max_batch_size, graph.batching_reason) == (False, 1, "config.toml says so")
+
+
+def test_batches_are_no_larger_than_the_memory_for_their_rows(tmp_path: Path) -> None:
+    wide = graph_bytes(
+        [
+            helper.make_node("Expand", ["x", "shape"], ["e"]),
+            helper.make_node("Softmax", ["e"], ["s"], axis=-1),
+            helper.make_node("ReduceSum", ["s", "axes"], ["y"], keepdims=0),
+        ],
+        [("x", FLOAT, ["n", 1, 4])],
+        [("y", FLOAT, ["n", 4])],
+        {"shape": np.array([1, 500_000, 4], np.int64), "axes": np.array([1], np.int64)},
+    )
+    folder = write_bare(tmp_path, "bare", wide)
+
+    graph = load_version(folder, SETTINGS.model_copy(update={"load_memory_bytes": 2**27}), CPU).graphs["model"]
+
+    assert graph.is_batched
+    assert 2 <= graph.batching.max_batch_size <= 16
