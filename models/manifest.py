@@ -164,7 +164,7 @@ class Language(strict.Strict, frozen=True, kw_only=True):
     """What the graphs of a language model share: vocabulary, context, special tokens and the state of a slot.
 
     `context` counts all tokens of a sequence: BOS, the prompt and the generated ones. `attention_tokens` is the fixed
-    length of the graph `attention`, 0 without one.
+    length of the graph `attention`, 0 without one. `stop_tokens` end a text as `eos_token` does: the end of a turn.
     """
 
     vocab_size: int
@@ -173,15 +173,22 @@ class Language(strict.Strict, frozen=True, kw_only=True):
     eos_token: int
     states: tuple[StateSpec, ...]
     attention_tokens: int = 0
+    stop_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.context < 2:
             raise ValueError(f"context is {self.context}; it must be at least 2.")
-        for name, token in (("bos_token", self.bos_token), ("eos_token", self.eos_token)):
+        named = [("bos_token", self.bos_token), ("eos_token", self.eos_token)]
+        for name, token in (*named, *(("a stop token", token) for token in self.stop_tokens)):
             if not 0 <= token < self.vocab_size:
                 raise ValueError(f"{name} is {token}; it must be at least 0 and below {self.vocab_size}.")
         if not self.states:
             raise ValueError("states is empty; a decoder needs at least one.")
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens that end a text."""
+        return frozenset((self.eos_token, *self.stop_tokens))
 
 
 class Batching(strict.Strict, frozen=True, kw_only=True):
@@ -223,6 +230,15 @@ class Training(strict.Strict, frozen=True, kw_only=True):
     libraries: dict[str, str]
 
 
+class Source(strict.Strict, frozen=True, kw_only=True):
+    """Where an imported version comes from: a file, a folder or a repository, its commit and its licence if known."""
+
+    origin: str
+    commit: str | None = None
+    license: str | None = None
+    parameters: int | None = None
+
+
 class Parity(strict.Strict, frozen=True, kw_only=True):
     """The largest absolute difference between torch and the exported graph, over several batch sizes."""
 
@@ -254,6 +270,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     evaluation: tuple[Evaluation, ...] = ()
     training: Training | None = None
     parity: Parity | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         strict.require_match(MODEL_NAME, self.name, "name")

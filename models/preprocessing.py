@@ -62,6 +62,7 @@ class PreprocessingOptions(strict.Strict, frozen=True, kw_only=True):
     crop: int | str = ""
     layout: Layout | None = None
     channels: Channels = "rgb"
+    interpolation: Interpolation | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self.mean, self.std)
@@ -134,7 +135,7 @@ def resolve(
     return Preprocessing(
         preset=preset if (mean, std) == _PRESETS[preset][:2] else "",
         resize=0 if options.crop == "none" else options.size or round(side / share),
-        interpolation=interpolation,
+        interpolation=options.interpolation or interpolation,
         divisor=divisor,
         mean=mean,
         std=std,

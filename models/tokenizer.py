@@ -1,20 +1,28 @@
 """Encodes and decodes text with a Hugging Face `tokenizer.json`, the same in training and in the service.
 
-Only lossless tokenizers are supported: byte-level ones, and those whose tokens are plain text (character-level).
+Only lossless tokenizers are supported: byte-level ones, SentencePiece's, which write a space as U+2581 and may begin
+every text with one, and those whose tokens are plain text (character-level). A text in another Unicode form than the
+tokenizer's is the same text in that form.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
 TOKENIZER_FILE = "tokenizer.json"
-_DECODERS = ("ByteLevel", "Fuse", None)
+_MARK = "\u2581"  # how SentencePiece writes a space
+_MARKED_DECODERS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+Spelling = Literal["bytes", "marked", "plain"]
 
 
 class TokenizerError(ValueError):
@@ -47,13 +55,18 @@ class Tokenizer:
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._normalizer = self._tokenizer.normalizer
+        self._spelling = _spelling(layout)
+        _check_normalizer(layout, self._spelling)
         self.special_tokens = frozenset(token["id"] for token in layout.get("added_tokens", ()) if token["special"])
-        self.token_bytes = _token_bytes(self._tokenizer, layout)
+        self.token_bytes = _token_bytes(self._tokenizer, layout, self._spelling)
         self.text_bytes = tuple(
             b"" if token in self.special_tokens else content for token, content in enumerate(self.token_bytes)
         )
         self.vocab_size = len(self.token_bytes)
         self.max_token_bytes = max(map(len, self.token_bytes), default=1)
+        # What the tokenizer puts before a text of its own accord.
+        self._prefix = b" " if self.bytes_of(self._ids("a")).startswith(b" ") else b""
 
     def token(self, name: str) -> int | None:
         """Return the id of a token by name, or None."""
@@ -65,11 +78,24 @@ class Tokenizer:
 
         Raises: UnknownCharacter; UnicodeEncodeError for a lone surrogate.
         """
-        expected = text.encode("utf-8")
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        if not self.special_tokens.isdisjoint(ids) or self.bytes_of(ids) != expected:
+        text.encode("utf-8")
+        expected = self._plain(text).encode("utf-8")
+        ids = self._ids(text)
+        known = self.special_tokens.isdisjoint(ids)
+        if not known or self.bytes_of(ids) not in (expected, self._prefix + expected):
             raise self._unknown_character(ids, expected)
         return ids
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _plain(self, text: str) -> str:
+        """The text in the tokenizer's Unicode form, without what it puts before it."""
+        if self._normalizer is None:
+            return text
+        plain: str = self._normalizer.normalize_str(text)
+        return plain.replace(_MARK, " ").removeprefix(" ") if self._spelling == "marked" else plain
 
     def bytes_of(self, tokens: Iterable[int]) -> bytes:
         """Return the bytes of tokens, which may begin or end within a character.
@@ -79,11 +105,11 @@ class Tokenizer:
         return b"".join(map(self.token_bytes.__getitem__, tokens))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Decode tokens to text; invalid UTF-8 becomes U+FFFD.
+        """Decode the tokens of a whole text; invalid UTF-8 becomes U+FFFD.
 
         Raises: IndexError for a token outside the vocabulary.
         """
-        return self.bytes_of(tokens).decode("utf-8", "replace")
+        return self.bytes_of(tokens).removeprefix(self._prefix).decode("utf-8", "replace")
 
     def offsets(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
         """The start and end of each token of a text, in characters.
@@ -91,17 +117,19 @@ class Tokenizer:
         Tokens that share a character have the same offsets.
         """
         content = np.frombuffer(self.bytes_of(tokens), np.uint8)
-        character: NDArray[np.int64] = np.cumsum((content & 0xC0) != 0x80) - 1
+        added = len(self._prefix) if content[:1].tobytes() == self._prefix else 0
+        character: NDArray[np.int64] = np.cumsum((content & 0xC0) != 0x80) - 1 - added
         lengths = np.array([len(self.token_bytes[token]) for token in tokens], np.int64)
         ends = np.cumsum(lengths)
         character = np.append(character, character[-1] + 1 if len(character) else 0)
         first, last = character[ends - lengths], character[np.maximum(ends - 1, 0)]
-        return list(zip(first.tolist(), np.where(lengths > 0, last + 1, first).tolist(), strict=True))
+        starts, stops = np.maximum(first, 0), np.where(lengths > 0, last + 1, np.maximum(first, 0))
+        return list(zip(starts.tolist(), stops.tolist(), strict=True))
 
     def _unknown_character(self, ids: Sequence[int], expected: bytes) -> UnknownCharacter:
         position = 0
-        for token in ids:
-            content = self.token_bytes[token]
+        for index, token in enumerate(ids):
+            content = self.token_bytes[token] if index else self.token_bytes[token].removeprefix(self._prefix)
             if token in self.special_tokens or not expected.startswith(content, position):
                 break
             position += len(content)
@@ -110,16 +138,64 @@ class Tokenizer:
         return UnknownCharacter(text[min(index, len(text) - 1)], index)
 
 
-def _token_bytes(tokenizer: tokenizers.Tokenizer, layout: dict[str, Any]) -> tuple[bytes, ...]:
-    kind = (layout.get("decoder") or {}).get("type")
-    if kind not in _DECODERS:
-        raise TokenizerError(f"the decoder of {TOKENIZER_FILE} is {kind!r}; it must be ByteLevel or Fuse.")
-    if layout.get("normalizer") is not None:
-        raise TokenizerError(f"{TOKENIZER_FILE} has a normalizer, which may change texts; it must have none.")
+def _parts(part: dict[str, Any] | None, members: str) -> Iterator[dict[str, Any]]:
+    """The steps of a normalizer or decoder, which may be a sequence of them."""
+    if part is None:
+        return
+    if part.get("type") == "Sequence":
+        for each in part[members]:
+            yield from _parts(each, members)
+    else:
+        yield part
+
+
+def _spelling(layout: dict[str, Any]) -> Spelling:
+    """How the names of tokens spell their bytes, by the decoder.
+
+    Raises: TokenizerError.
+    """
+    decoders = list(_parts(layout.get("decoder"), "decoders"))
+    kinds = {decoder.get("type") for decoder in decoders}
+    replaced = all(_replaces(decoder, _MARK, " ") for decoder in decoders if decoder.get("type") == "Replace")
+    if kinds == {"ByteLevel"}:
+        return "bytes"
+    if kinds <= {"Fuse"}:
+        return "plain"
+    if kinds <= _MARKED_DECODERS and kinds & {"Replace", "Metaspace"} and replaced:
+        return "marked"
+    shown = sorted(map(str, kinds))
+    raise TokenizerError(f"the decoder of {TOKENIZER_FILE} is {shown}; ByteLevel, Fuse and SentencePiece's are read.")
+
+
+def _check_normalizer(layout: dict[str, Any], spelling: Spelling) -> None:
+    """Check that no text is changed but for its Unicode form, and spaces to their mark.
+
+    Raises: TokenizerError.
+    """
+    for step in _parts(layout.get("normalizer"), "normalizers"):
+        is_mark = step == {"type": "Prepend", "prepend": _MARK} or _replaces(step, " ", _MARK)
+        if step.get("type") != "NFC" and not (spelling == "marked" and is_mark):
+            raise TokenizerError(
+                f"{TOKENIZER_FILE} has the normalizer {step.get('type')!r}, which may change texts; "
+                "NFC and SentencePiece's spaces are allowed."
+            )
+
+
+def _replaces(step: dict[str, Any], text: str, by: str) -> bool:
+    return step == {"type": "Replace", "pattern": {"String": text}, "content": by}
+
+
+def _token_bytes(tokenizer: tokenizers.Tokenizer, layout: dict[str, Any], spelling: Spelling) -> tuple[bytes, ...]:
     names: dict[str, int] = tokenizer.get_vocab()
     table = [b""] * (max(names.values(), default=-1) + 1)
+    has_bytes = any(part.get("type") == "ByteFallback" for part in _parts(layout.get("decoder"), "decoders"))
     for name, token in names.items():
-        table[token] = _alphabet_bytes(name) if kind == "ByteLevel" else name.encode("utf-8")
+        if spelling == "bytes":
+            table[token] = _alphabet_bytes(name)
+        elif has_bytes and (byte := _BYTE_TOKEN.fullmatch(name)):
+            table[token] = bytes.fromhex(byte[1])
+        else:
+            table[token] = (name.replace(_MARK, " ") if spelling == "marked" else name).encode("utf-8")
     for added in layout.get("added_tokens", ()):
         table[added["id"]] = added["content"].encode("utf-8")
     return tuple(table)

@@ -204,6 +204,8 @@ def find_image_input(graph: onnx.GraphProto, layout: Layout | None) -> ImageInpu
         raise ImportRefused(
             f"{value.name!r} is {_shown(sizes)}, and images have 4 axes, such as [1, 3, 224, 224]; {_ASIS}"
         )
+    if sizes[1:] == [None] * 3 and layout != "nhwc" and (convolved := _channels_convolved(graph, value.name)):
+        sizes[1] = convolved
     layout = layout or _layout_of(value.name, sizes)
     rows, channels, height, width = sizes if layout == "nchw" else (sizes[0], sizes[3], sizes[1], sizes[2])
     if channels not in (1, 3):
@@ -214,11 +216,28 @@ def find_image_input(graph: onnx.GraphProto, layout: Layout | None) -> ImageInpu
     return ImageInput(value.name, element, layout, rows, height, width, channels)
 
 
+# Where the weights are among a convolution's inputs.
+_CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+_RETYPING = {"Cast", "DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"}
 _ASIS = "`--task tensors` imports it as it is."
 
 
 def _shown(sizes: Sequence[int | None]) -> str:
     return str([-1 if size is None else size for size in sizes])
+
+
+def _channels_convolved(graph: onnx.GraphProto, image: str) -> int | None:
+    """The channels of a first convolution, which says what an input is whose axes are all open, as optimum's are."""
+    weights = {tensor.name: tensor.dims for tensor in graph.initializer}
+    same = {image}  # the image in other types, as quantised graphs take it
+    for node in graph.node:
+        if not node.input or node.input[0] not in same:
+            continue
+        if node.op_type in _RETYPING:
+            same.add(node.output[0])
+        elif node.op_type in _CONVOLUTIONS and (dims := weights.get(node.input[_CONVOLUTIONS[node.op_type]])):
+            return int(dims[1]) * next((int(each.i) for each in node.attribute if each.name == "group"), 1)
+    return None
 
 
 def _layout_of(name: str, sizes: Sequence[int | None]) -> Layout:

@@ -15,7 +15,7 @@ from models.manifest import MODEL_NAME, VERSION
 
 SourceKind = Literal["onnx", "program", "folder", "repository"]
 
-_REPOSITORY_ID = re.compile(r"(hf://)?[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPOSITORY_ID = re.compile(r"(hf://)?(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 _ADVICE = {
     ".pt": "export it: `torch.onnx.export(network, inputs, 'model.onnx', dynamo=True)`, or save "
     "`torch.export.export(...)` as a .pt2 file",
@@ -44,7 +44,7 @@ def kind_of(source: str) -> SourceKind:
         return "folder"
     if path.is_file():
         return _kind_of_file(path)
-    if _REPOSITORY_ID.fullmatch(source) and path.suffix not in (".onnx", ".pt2", *_ADVICE):
+    if REPOSITORY_ID.fullmatch(source) and path.suffix not in (".onnx", ".pt2", *_ADVICE):
         return "repository"
     raise ImportRefused(
         f"{source!r} is neither a file, a folder, nor the id of a Hugging Face repository such as 'owner/name'."

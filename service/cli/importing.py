@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec.structs import replace
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from models.config import ModelConfig
 from models.golden import Golden, read_golden, write_golden
@@ -66,6 +69,8 @@ _Try = Annotated[
     list[Path] | None,
     typer.Option("--try", help="Picture to classify before anything is written.", exists=True, dir_okay=False),
 ]
+_File = Annotated[str, typer.Option(help="ONNX file to take of a folder or repository with several.")]
+_Context = Annotated[int, typer.Option(help="Longest text of a language model, in tokens.", min=2)]
 _Repository = Annotated[Path, typer.Option(help="Folder of models to write to.", file_okay=False)]
 _Version = Annotated[str, typer.Option(help="Number of the version (default: the next one).")]
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking, what is guessed too.")]
@@ -83,6 +88,8 @@ class ImportRequest:
     preprocessing: PreprocessingOptions
     sample: Path | None
     pictures: tuple[Path, ...]
+    file: str
+    max_context: int
     yes: bool
 
     @property
@@ -110,6 +117,8 @@ def import_model(
     light_on_dark: _Inverted = False,
     sample: _Sample = None,
     pictures: _Try = None,
+    file: _File = "",
+    context: _Context = 2048,
     repository: _Repository = Path("my-models"),
     version: _Version = "",
     yes: _Yes = False,
@@ -137,6 +146,8 @@ def import_model(
         preprocessing=_options(said),
         sample=sample,
         pictures=tuple(pictures or ()),
+        file=file,
+        max_context=context,
         yes=yes,
     )
     _import(request, repository, version)
@@ -179,7 +190,8 @@ def _import(request: ImportRequest, repository: Path, version: str) -> None:
 
 
 def _import_onnx(request: ImportRequest, folder: Path) -> None:
-    _import_graph(request, Path(request.source), folder)
+    path = Path(request.source)
+    _import_graph(request, path, folder, path.parent)
 
 
 def _import_program(request: ImportRequest, folder: Path) -> None:
@@ -193,20 +205,26 @@ def _import_program(request: ImportRequest, folder: Path) -> None:
         if ran.returncode:
             reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise CommandFailed(f"PyTorch cannot export {request.source!r}: {reason}")
-        _import_graph(request, path, folder)
+        _import_graph(request, path, folder, Path(request.source).parent)
 
 
-def _import_graph(request: ImportRequest, path: Path, folder: Path) -> None:
+def _import_graph(request: ImportRequest, path: Path, folder: Path, beside: Path) -> None:
+    """Import a graph; the files of the folder `beside` say what the command line does not."""
     from models.importing.labels import find_labels, labels_in, read_labels
     from models.importing.onnx_graphs import looks_like_classifier, read_metadata
+    from models.importing.optimum import is_image_classifier, read_id2label, read_preprocessing
 
-    if request.task != "tensors":
-        labels = read_labels(request.labels) if request.labels else find_labels(Path(request.source).parent)
+    made_for_images = is_image_classifier(beside)
+    if request.task == "tensors" or (made_for_images is False and not request.is_classifier):
+        _import_tensors(request, path, folder, beside)
+    elif request.is_classifier or made_for_images or looks_like_classifier(path):
+        labels = read_labels(request.labels) if request.labels else find_labels(beside) or read_id2label(beside)
         labels = labels or labels_in(read_metadata(path))
-        if request.is_classifier or looks_like_classifier(path):
-            _import_classifier(request, path, folder, labels)
-            return
-    _import_tensors(request, path, folder)
+        if request.preprocessing == PreprocessingOptions():
+            request = dataclasses.replace(request, preprocessing=read_preprocessing(beside))
+        _import_classifier(request, path, folder, labels)
+    else:
+        _import_tensors(request, path, folder, beside)
 
 
 def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels: tuple[str, ...]) -> None:
@@ -259,9 +277,10 @@ def _agree(request: ImportRequest, guesses: tuple[str, ...]) -> None:
         raise CommandFailed(f"Nothing was written, for this was guessed: {'; '.join(guesses)}. --yes accepts it.")
 
 
-def _import_tensors(request: ImportRequest, path: Path, folder: Path) -> None:
+def _import_tensors(request: ImportRequest, path: Path, folder: Path, beside: Path) -> None:
     """Import any graph as it is, with rows that bare ONNX Runtime computed."""
     from models.importing.onnx_graphs import write_as_one_file
+    from models.importing.optimum import sample_inputs
     from models.importing.tensors import VERIFIABLE, golden_rows
     from service.engine.repository.derivation import derive_version
     from service.engine.repository.labelling import GRAPH
@@ -281,7 +300,8 @@ def _import_tensors(request: ImportRequest, path: Path, folder: Path) -> None:
     golden = None
     if all(spec.datatype in VERIFIABLE for spec in (*graph.inputs, *graph.outputs)):
         most = files.manifest.batching.max_batch_size
-        golden = golden_rows(model, graph, files.samples.get(GRAPH), request.sample, most)
+        usual = sample_inputs(beside, graph.inputs) or files.samples.get(GRAPH)
+        golden = golden_rows(model, graph, usual, request.sample, most)
     if golden is None:
         # Without a manifest, the service derives one at each load, and says that nothing was verified.
         typer.echo("  verified: no; --sample may name inputs whose outputs are the same in any batch")
@@ -306,7 +326,43 @@ def _derived(derive: Callable[..., Any], *arguments: Any) -> Any:
 
 def _import_huggingface(request: ImportRequest, folder: Path) -> None:
     """Fill a version folder from a Hugging Face folder or repository."""
-    raise CommandFailed(f"{request.source!r} cannot be imported to {str(folder)!r} yet.")
+    from models.importing.huggingface import find_files
+
+    found = find_files(request.source, request.file)
+    if found.graph is None:
+        _import_language_model(request, found, folder)
+        return
+    _import_graph(request, found.graph, folder, found.folder)
+    if (folder / MANIFEST_FILE).exists():
+        manifest = read_manifest(folder)
+        description = f"{manifest.description.split(',')[0]}, imported from {found.source.origin}."
+        write_manifest(folder, replace(manifest, description=description, source=found.source))
+
+
+def _import_language_model(request: ImportRequest, found: Any, folder: Path) -> None:
+    from models.importing.llama import read_language_model
+    from service.settings import Settings
+
+    model = read_language_model(found.folder, request.max_context)
+    weights, slots = model.weights.nbytes, Settings.model_fields["max_sequences"].default
+    typer.echo(f"{request.source}: text-generation")
+    typer.echo(f"  {model.config.model_type}, {model.num_parameters:,} parameters, a context of {model.shape.context}")
+    # The file, and what ONNX Runtime packs of it for each of two graphs.
+    total = 3 * weights + slots * model.slot_bytes
+    typer.echo(
+        f"  memory when served: about {_mebibytes(total)}, of which {_mebibytes(model.slot_bytes)} for each of {slots} "
+        "texts at once (--max-sequences)"
+    )
+    _agree(request, ())
+    errors = Console(stderr=True)
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        bar = progress.add_task("Weights", total=weights)
+        model.write(folder, found.source, lambda num_bytes: progress.advance(bar, num_bytes))
+
+
+def _mebibytes(num_bytes: int) -> str:
+    mebibytes = num_bytes / 2**20
+    return f"{mebibytes:,.1f} MiB" if mebibytes < 10 else f"{mebibytes:,.0f} MiB"
 
 
 _IMPORTERS: dict[str, Callable[[ImportRequest, Path], None]] = {
@@ -327,18 +383,18 @@ def _show_how_to_call(folder: Path) -> None:
         typer.echo(f"curl localhost:8000/v2/models/{name}")
         return
     manifest = read_manifest(folder)
-    golden = read_golden(folder)[next(iter(manifest.graphs))]
-    typer.echo(_example(manifest, golden))
+    typer.echo(_example(manifest, read_golden(folder)))
 
 
-def _example(manifest: Manifest, golden: Golden) -> str:
+def _example(manifest: Manifest, goldens: dict[str, Golden]) -> str:
     """A command that calls the model."""
     address = f"localhost:8000/v1/models/{manifest.name}"
     if manifest.task == "image-classification":
         return f"curl {address}/classify --data-binary @picture.jpg"
     if manifest.task == "text-generation":
         return f"""curl {address}/generate --json '{{"prompt": "It was", "max_tokens": 40}}'"""
-    graph = next(iter(manifest.graphs.values()))
+    name, graph = next(iter(manifest.graphs.items()))
+    golden = goldens[name]
     inputs = [_example_tensor(spec, golden.inputs[spec.name][0], graph.is_batched) for spec in graph.inputs]
     url = f"localhost:8000/v2/models/{manifest.name}/infer"
     body = '{"inputs": [' + ", ".join(inputs) + "]}"

@@ -1,11 +1,11 @@
-"""Small tokenizers of both kinds that the project reads: byte-level with merges, and character level."""
+"""Small tokenizers of the kinds that the project reads: byte-level, SentencePiece's, and character level."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 END_TEXT = "<|endoftext|>"
 SAMPLE = "It was the best of times, it was the worst of times; na\u00efve caf\u00e9s, \u65e5\u672c\u8a9e \U0001f642. "
@@ -40,3 +40,25 @@ def character_level(characters: str = "abc \u00e9\U0001f642", unknown: bool = Fa
 def changed(content: bytes, **members: Any) -> bytes:
     """A tokenizer's file with other members."""
     return json.dumps(json.loads(content) | members).encode()
+
+
+def sentence_piece(*, legacy: bool = True) -> bytes:
+    """A BPE as SentencePiece's are converted: spaces are marked, and any other character falls back to bytes.
+
+    Llama 2 and its kin put the space in front by a normalizer (`legacy`), newer files by a pre-tokenizer.
+    """
+    mark = "\u2581"
+    words = ["he", "\u2581he", "ll", "\u2581hell", "\u2581hello", "wo", "\u2581wo", "\u2581\u2581"]
+    pairs = [("h", "e"), (mark, "he"), ("l", "l"), ("\u2581he", "ll"), ("\u2581hell", "o"), ("w", "o"), (mark, "wo")]
+    names = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), mark, *"helowrd", *words]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    merges = [*pairs, (mark, mark)]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    if legacy:
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(mark), normalizers.Replace(" ", mark)])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(mark, prepend_scheme="first", split=False)
+    parts = [decoders.Replace(mark, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(parts)
+    tokenizer.add_special_tokens(names[:3])
+    return bytes(tokenizer.to_str(), "utf-8")

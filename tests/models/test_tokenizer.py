@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.tokenizer import Tokenizer, TokenizerError, UnknownCharacter
-from tests.fake_models.tokenizers import END_TEXT, SAMPLE, byte_level, changed, character_level
+from tests.fake_models.tokenizers import END_TEXT, SAMPLE, byte_level, changed, character_level, sentence_piece
 
 BYTE_LEVEL = Tokenizer(byte_level())
 CHARACTERS = Tokenizer(character_level())
@@ -139,9 +139,60 @@ def test_truncation_in_the_file_is_not_obeyed() -> None:
         (b"{}", "not a tokenizer"),
         (b'{"model": {"type": "Pickle"}}', "not a tokenizer"),
         (changed(byte_level(), decoder={"type": "WordPiece", "prefix": "##", "cleanup": True}), "'WordPiece'"),
-        (changed(byte_level(), normalizer={"type": "Lowercase"}), "normalizer"),
+        (changed(byte_level(), normalizer={"type": "Lowercase"}), "normalizer 'Lowercase'"),
+        (changed(byte_level(), normalizer={"type": "Prepend", "prepend": "\u2581"}), "normalizer 'Prepend'"),
+        (changed(sentence_piece(), decoder={"type": "Replace", "pattern": {"String": "_"}, "content": " "}), "Replace"),
     ],
 )
 def test_a_file_that_is_no_lossless_tokenizer_is_refused(content: bytes, words: str) -> None:
     with pytest.raises(TokenizerError, match=words):
         Tokenizer(content)
+
+
+both_spellings = pytest.mark.parametrize("legacy", [True, False])
+unmarked = texts.filter(lambda text: "\u2581" not in text)
+
+
+@both_spellings
+@given(text=unmarked)
+def test_any_text_comes_back_from_marked_spaces_and_bytes(legacy: bool, text: str) -> None:
+    tokenizer = MARKED[legacy]
+    tokens = tokenizer.encode(text)
+    # The newer spelling adds no space where there is one, so it cannot tell whether to take one away.
+    expected = text if legacy else text.removeprefix(" ")
+
+    assert tokenizer.decode(tokens) == expected
+    assert tokenizer.decode(tokens) == tokenizers.Tokenizer.from_str(sentence_piece(legacy=legacy).decode()).decode(
+        tokens, skip_special_tokens=False
+    )
+
+
+MARKED = {legacy: Tokenizer(sentence_piece(legacy=legacy)) for legacy in (True, False)}
+
+
+@both_spellings
+def test_offsets_do_not_count_the_space_that_the_tokenizer_adds(legacy: bool) -> None:
+    tokens = MARKED[legacy].encode("hello world")
+
+    assert [MARKED[legacy].token_bytes[token] for token in tokens] == [b" hello", b" wo", b"r", b"l", b"d"]
+    assert MARKED[legacy].offsets(tokens) == [(0, 5), (5, 8), (8, 9), (9, 10), (10, 11)]
+
+
+def test_a_generated_word_brings_its_space() -> None:
+    (token,) = MARKED[True].encode("hello")
+
+    assert MARKED[True].text_bytes[token] == b" hello"
+
+
+@pytest.mark.parametrize("name", ["<s>", "<unk>", "<0x41>"])
+def test_names_of_special_tokens_and_bytes_are_text_between_marked_spaces(name: str) -> None:
+    tokens = MARKED[True].encode(f"hello {name}")
+
+    assert not MARKED[True].special_tokens & set(tokens)
+    assert MARKED[True].decode(tokens) == f"hello {name}"
+
+
+def test_a_text_in_another_unicode_form_is_the_same_text_in_the_tokenizers() -> None:
+    tokenizer = Tokenizer(changed(byte_level(), normalizer={"type": "NFC"}))
+
+    assert tokenizer.decode(tokenizer.encode("cafe\u0301")) == "caf\u00e9"

@@ -1,7 +1,7 @@
 """Exports a language model: graphs over one file of weights, compared with the network as a decoder runs them.
 
-How graphs compute is `transformer_graphs` and `lstm_graphs`. The comparison is slow and plain; how requests share a
-decoder is the engine's.
+How graphs compute is `models.importing.transformer_graphs` and `lstm_graphs`. The comparison is slow and plain; how
+requests share a decoder is the engine's.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from models.golden import Golden
-from models.manifest import Graph, Language, Parity, StateSpec, Weights, sha256_hex
-from models.tokenizer import TOKENIZER_FILE
-from training.export.graph_builder import WEIGHTS_FILE, BuiltGraph, Floats, PackedWeights
-from training.export.lstm_graphs import LstmGraphs, lstm_weights, recurrent_states
-from training.export.transformer_graphs import (
+from models.importing.graph_builder import BuiltGraph, Floats, PackedWeights, describe_graphs, write_graphs
+from models.importing.transformer_graphs import (
     ATTENTION_BATCH_SIZE,
-    MAX_ATTENTION_TOKENS,
+    HEAD_WIDTH_STEP,
+    DecoderShape,
     PrefillName,
     TransformerGraphs,
     cache_states,
-    transformer_weights,
 )
+from models.manifest import Language, Parity, StateSpec
+from models.tokenizer import TOKENIZER_FILE
+from training.export.lstm_graphs import LstmGraphs, lstm_weights, recurrent_states
 from training.export.version import (
     ExportError,
     ModelCard,
@@ -39,7 +39,7 @@ from training.export.version import (
     write_version,
 )
 from training.networks.lstm import LstmLanguageModel
-from training.networks.transformer import Transformer, rotate
+from training.networks.transformer import NORM_EPSILON, Transformer, rotate
 
 Tokens = NDArray[np.int64]
 LanguageModel = Transformer | LstmLanguageModel
@@ -102,7 +102,7 @@ def export_language_model(
         write_version(
             folder,
             card,
-            _describe(exported, folder),
+            describe_graphs(exported.graphs, folder),
             goldens,
             Parity(max_abs_error=check.worst, batch_sizes=(1, MAX_ROWS)),
             tokenizer=TOKENIZER_FILE,
@@ -114,24 +114,53 @@ def export_language_model(
 def build_graphs(network: LanguageModel, prefill: PrefillName = "grouped") -> LanguageGraphs:
     """Build every graph of a network over one set of weights."""
     if isinstance(network, Transformer):
-        weights = PackedWeights(transformer_weights(network))
-        writer = TransformerGraphs(network.shape, weights)
+        weights, shape = PackedWeights(transformer_weights(network)), decoder_shape(network)
+        writer = TransformerGraphs(shape, weights)
         graphs = {"decode": writer.decode(), "prefill": writer.prefill(prefill), "attention": writer.attention()}
-        return LanguageGraphs(
-            graphs, weights, cache_states(network.shape), min(MAX_ATTENTION_TOKENS, network.shape.context)
-        )
+        return LanguageGraphs(graphs, weights, cache_states(shape), shape.attention_tokens)
     weights = PackedWeights(lstm_weights(network))
     recurrent = LstmGraphs(network.shape, weights)
     graphs = {"decode": recurrent.decode(), "prefill": recurrent.prefill()}
     return LanguageGraphs(graphs, weights, recurrent_states(network.shape), 0)
 
 
-def write_graphs(graphs: dict[str, BuiltGraph], weights: PackedWeights, folder: Path) -> None:
-    """Write the graphs and the weights that they share."""
-    weights.write(folder / WEIGHTS_FILE)
-    for name, graph in graphs.items():
-        path = folder / f"{name}.onnx"
-        path.write_bytes(graph.model.SerializeToString())
+def decoder_shape(network: Transformer) -> DecoderShape:
+    """Describe the network to the writer of its graphs.
+
+    Raises: ExportError when the width of its heads has no kernel.
+    """
+    shape = network.shape
+    if shape.head_width % HEAD_WIDTH_STEP:
+        raise ExportError(
+            f"heads are {shape.head_width} wide; GroupQueryAttention needs a multiple of {HEAD_WIDTH_STEP}."
+        )
+    return DecoderShape(
+        vocab_size=shape.vocab_size,
+        context=shape.context,
+        num_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_width=shape.head_width,
+        norm_epsilon=NORM_EPSILON,
+    )
+
+
+def transformer_weights(network: Transformer) -> dict[str, Floats]:
+    """Name the weights as the graphs do; matrices are transposed for `MatMul`, the tied embedding is there once."""
+    state = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
+    weights = {"embedding": state["embedding.weight"], "norm": state["norm.weight"]}
+    weights |= {"cosines": network.cosines.cpu().numpy(), "sines": network.sines.cpu().numpy()}
+    hidden = network.shape.hidden_width
+    for layer in range(network.shape.num_layers):
+        block = f"blocks.{layer}"
+        for norm in ("attention_norm", "feed_forward_norm"):
+            weights[f"{block}.{norm}"] = state[f"{block}.{norm}.weight"]
+        weights[f"{block}.qkv"] = state[f"{block}.attention.qkv.weight"].T
+        weights[f"{block}.output"] = state[f"{block}.attention.output.weight"].T
+        gate_up = state[f"{block}.feed_forward.gate_up.weight"]
+        weights[f"{block}.gate"], weights[f"{block}.up"] = gate_up[:hidden].T, gate_up[hidden:].T
+        weights[f"{block}.down"] = state[f"{block}.feed_forward.down.weight"].T
+    return weights
 
 
 def _tokens_of(tokenizer: Tokenizer, text: str, begin: int) -> Tokens:
@@ -162,21 +191,6 @@ def _language(network: LanguageModel, exported: LanguageGraphs, begin: int) -> L
         states=exported.states,
         attention_tokens=exported.attention_tokens,
     )
-
-
-def _describe(exported: LanguageGraphs, folder: Path) -> dict[str, Graph]:
-    weights = Weights(file=WEIGHTS_FILE, sha256=sha256_hex((folder / WEIGHTS_FILE).read_bytes()))
-    return {
-        name: Graph(
-            file=f"{name}.onnx",
-            sha256=sha256_hex((folder / f"{name}.onnx").read_bytes()),
-            inputs=tuple(port.spec() for port in graph.inputs),
-            outputs=tuple(port.spec() for port in graph.outputs),
-            weights=weights,
-            max_batch_size=graph.max_batch_size,
-        )
-        for name, graph in exported.graphs.items()
-    }
 
 
 # The comparison: ragged prompts in chunks of several sizes, then tokens one by one in one batch, up to the last place

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.importing.graph_builder import BuiltGraph, Floats, GraphBuilder, PackedWeights, Port
 from models.manifest import StateSpec
-from training.export.graph_builder import BuiltGraph, Floats, GraphBuilder, PackedWeights, Port
 from training.networks.lstm import LstmLanguageModel, LstmShape
 
 

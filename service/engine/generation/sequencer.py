@@ -46,6 +46,7 @@ class Sequencer:
     ) -> None:
         self._decoder = decoder
         self._language = decoder.language
+        self._end_tokens = decoder.language.end_tokens
         self._cost = cost
         self._max_step_tokens = max_step_tokens
         self._max_waiting = max_waiting
@@ -260,8 +261,8 @@ class Sequencer:
             sequence.sampler.accept(choice.token)
             sequence.new_tokens.append(choice.token)
             self._events.sampled.append((sequence, choice))
-            end = None if sequence.sampling.ignore_eos else self._language.eos_token
-            reason = sequencing.finish_reason(choice.token, len(sequence.new_tokens), sequence.max_new, end)
+            ends = () if sequence.sampling.ignore_eos else self._end_tokens
+            reason = sequencing.finish_reason(choice.token, len(sequence.new_tokens), sequence.max_new, ends)
             if reason is not None:
                 self._finish(sequence, reason)
 

@@ -5,7 +5,7 @@ No clock, no I/O, no thread: everything is an argument, so every rule is tested 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -162,9 +162,9 @@ def max_new_tokens(num_prompt: int, max_tokens: int, context: int) -> int:
     return max(min(max_tokens, context - num_prompt), 0)
 
 
-def finish_reason(token: int, num_new: int, max_new: int, end_token: int | None) -> str | None:
+def finish_reason(token: int, num_new: int, max_new: int, end_tokens: Container[int]) -> str | None:
     """Why a sequence ends with this token, its `num_new`th; None if it continues."""
-    if token == end_token:
+    if token in end_tokens:
         return "stop"
     return "length" if num_new >= max_new else None
 

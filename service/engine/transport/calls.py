@@ -131,7 +131,7 @@ class TextGeneration(Outstanding):
         self.deadline = deadline
         self.finished: Finished | None = None
         self.scored: PromptScores | None = None
-        self._end_token = language.eos_token if language is not None and not sampling.ignore_eos else None
+        self._end_tokens = frozenset[int]() if language is None or sampling.ignore_eos else language.end_tokens
         self._tokens: list[Token] = []
         self._num_read = 0
         self._error: ServiceError | None = None
@@ -165,7 +165,7 @@ class TextGeneration(Outstanding):
         """Whether the last token has arrived, and only `Finished` is missing."""
         if not self._tokens:
             return False
-        return len(self._tokens) >= self.sampling.max_tokens or self._tokens[-1].token == self._end_token
+        return len(self._tokens) >= self.sampling.max_tokens or self._tokens[-1].token in self._end_tokens
 
     def encode(self, timeout_seconds: float) -> bytes:
         """The request for the missing tokens; those that have arrived become part of the prompt."""
@@ -207,7 +207,7 @@ class TextGeneration(Outstanding):
     def finish(self, finished: Finished | None = None) -> None:
         """End the iteration after the tokens that have arrived; without `Finished`, derive it from them."""
         if finished is None:
-            reason = "stop" if self._tokens and self._tokens[-1].token == self._end_token else "length"
+            reason = "stop" if self._tokens and self._tokens[-1].token in self._end_tokens else "length"
             finished = Finished(self.id, reason, len(self.prompt), 0, 0.0, 0.0, 0.0, len(self._tokens))
         # The prompt of a request that was sent again holds part of the answer.
         self.finished = msgspec.structs.replace(finished, prompt_tokens=len(self.prompt))

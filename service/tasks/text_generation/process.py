@@ -78,7 +78,7 @@ def candidates(tokenizer: Tokenizer, top: Sequence[tuple[int, float]]) -> list[C
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:
     """The text of a single token: U+FFFD for part of a character, empty beyond the tokenizer's vocabulary."""
-    return tokenizer.decode([token]) if token < tokenizer.vocab_size else ""
+    return tokenizer.token_bytes[token].decode("utf-8", "replace") if token < tokenizer.vocab_size else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,7 @@ def test_a_graph_that_differs_from_torch_leaves_the_old_version_in_place(
     network = small_transformer(vocab_size=ours.get_vocab_size())
     folder = export_language_model(network, ours, CARD, tmp_path, begin=0, text=SAMPLE)
     before = (folder / "manifest.json").read_bytes()
-    monkeypatch.setattr("training.export.transformer_graphs.NORM_EPSILON", 0.1)
+    monkeypatch.setattr("training.export.language.NORM_EPSILON", 0.1)
 
     with pytest.raises(ExportError, match="differs from torch by"):
         export_language_model(

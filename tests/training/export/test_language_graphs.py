@@ -10,6 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from models.importing.graph_builder import write_graphs
+from models.importing.transformer_graphs import PrefillName
 from tests.training.small_language import VOCAB_SIZE, random_tokens, small_lstm, small_transformer
 from training.export.language import (
     CachedDecoder,
@@ -18,9 +20,7 @@ from training.export.language import (
     check_attention_parity,
     full_attention,
     full_logits,
-    write_graphs,
 )
-from training.export.transformer_graphs import PrefillName
 from training.export.version import ExportError, ParityCheck
 from training.networks.transformer import Transformer, TransformerShape
 

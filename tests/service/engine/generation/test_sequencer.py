@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from service.engine.generation.decoder import Decoder
@@ -109,6 +110,19 @@ def test_a_text_ends_with_the_end_token_unless_that_is_ignored() -> None:
     assert ending(texts, ended).reason == "stop"
     assert texts.tokens[ignoring] == [END_TOKEN] * 6
     assert ending(texts, ignoring).reason == "length"
+
+
+def test_a_text_ends_with_any_of_the_stop_tokens() -> None:
+    chatty = decoder()
+    chatty.language = replace(chatty.language, stop_tokens=(7, 9))
+    texts = Texts(chatty)
+
+    ended = {token: texts.submit(random_tokens(5), 6, logit_bias={token: 1000.0}) for token in (END_TOKEN, 7, 9)}
+    texts.run()
+
+    for token, sequence in ended.items():
+        assert texts.tokens[sequence] == [token]
+        assert ending(texts, sequence).reason == "stop"
 
 
 def test_an_ending_says_what_the_text_took() -> None:

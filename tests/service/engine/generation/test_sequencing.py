@@ -218,11 +218,12 @@ def test_an_answer_has_room_up_to_the_end_of_the_context() -> None:
 
 
 def test_a_text_ends_by_its_end_token_or_by_its_length() -> None:
-    assert finish_reason(0, 1, 5, end_token=0) == "stop"
-    assert finish_reason(0, 5, 5, end_token=0) == "stop"
-    assert finish_reason(7, 5, 5, end_token=0) == "length"
-    assert finish_reason(7, 4, 5, end_token=0) is None
-    assert finish_reason(0, 4, 5, end_token=None) is None
+    assert finish_reason(0, 1, 5, end_tokens={0, 9}) == "stop"
+    assert finish_reason(9, 1, 5, end_tokens={0, 9}) == "stop"
+    assert finish_reason(0, 5, 5, end_tokens={0, 9}) == "stop"
+    assert finish_reason(7, 5, 5, end_tokens={0, 9}) == "length"
+    assert finish_reason(7, 4, 5, end_tokens={0, 9}) is None
+    assert finish_reason(0, 4, 5, end_tokens=()) is None
 
 
 def test_who_is_refused_comes_back_when_those_before_have_slots() -> None:

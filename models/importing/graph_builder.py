@@ -6,7 +6,9 @@ traced: every node of a decode step costs time. External data: ONNX IR specifica
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from models.manifest import Datatype, TensorSpec
+from models.manifest import Datatype, Graph, TensorSpec, Weights
 
 WEIGHTS_FILE = "weights.bin"
 CONTRIB = "com.microsoft"
@@ -59,11 +61,24 @@ class BuiltGraph:
     max_batch_size: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DeferredTensor:
+    """A tensor of a shape that is known, read when it is written: of a large network one lies in memory at a time."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Floats]
+
+    @property
+    def nbytes(self) -> int:
+        """Its size as float32."""
+        return math.prod(self.shape) * 4
+
+
 @dataclass(slots=True)
 class PackedWeights:
     """The tensors of `weights.bin` by name, and where in the file each begins."""
 
-    tensors: Mapping[str, Floats]
+    tensors: Mapping[str, Floats | DeferredTensor]
     offsets: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,12 +89,20 @@ class PackedWeights:
             self.offsets[name] = end
             end += tensor.nbytes + -tensor.nbytes % _ALIGNMENT_BYTES
 
-    def write(self, path: Path) -> None:
-        """Write the file."""
+    @property
+    def nbytes(self) -> int:
+        """The size of the file."""
+        return sum(tensor.nbytes + -tensor.nbytes % _ALIGNMENT_BYTES for tensor in self.tensors.values())
+
+    def write(self, path: Path, advance: Callable[[int], object] | None = None) -> None:
+        """Write the file; `advance` is told how many bytes each tensor took."""
         with path.open("wb") as file:
             for tensor in self.tensors.values():
-                file.write(np.ascontiguousarray(tensor, np.float32).tobytes())
+                array = tensor.read() if isinstance(tensor, DeferredTensor) else tensor
+                file.write(np.ascontiguousarray(array, np.float32).data)
                 file.write(bytes(-tensor.nbytes % _ALIGNMENT_BYTES))
+                if advance is not None:
+                    advance(tensor.nbytes)
 
     def reference(self, name: str) -> TensorProto:
         """Make the initializer that stands for a tensor of the file."""
@@ -137,3 +160,36 @@ class GraphBuilder:
         opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="hotplate")
         return BuiltGraph(model, tuple(inputs), tuple(outputs), max_batch_size)
+
+
+def write_graphs(
+    graphs: Mapping[str, BuiltGraph],
+    weights: PackedWeights,
+    folder: Path,
+    advance: Callable[[int], object] | None = None,
+) -> None:
+    """Write the graphs and the weights that they share; `advance` is told of bytes of the weights."""
+    weights.write(folder / WEIGHTS_FILE, advance)
+    for name, graph in graphs.items():
+        (folder / f"{name}.onnx").write_bytes(graph.model.SerializeToString())
+
+
+def describe_graphs(graphs: Mapping[str, BuiltGraph], folder: Path) -> dict[str, Graph]:
+    """Describe the graphs that were written to a folder, as manifests do."""
+    weights = Weights(file=WEIGHTS_FILE, sha256=_sha256_of(folder / WEIGHTS_FILE))
+    return {
+        name: Graph(
+            file=f"{name}.onnx",
+            sha256=_sha256_of(folder / f"{name}.onnx"),
+            inputs=tuple(port.spec() for port in graph.inputs),
+            outputs=tuple(port.spec() for port in graph.outputs),
+            weights=weights,
+            max_batch_size=graph.max_batch_size,
+        )
+        for name, graph in graphs.items()
+    }
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
