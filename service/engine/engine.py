@@ -66,7 +66,7 @@ class Engine:
             connection.describe(message)
 
     def _description(self, id_: int) -> bytes:
-        models = tuple(version.describe() for version in self.repository.versions.values())
+        models = tuple(self.repository.statuses())
         return frame(Description(id_, models, self._is_settled))
 
     # --- connections ---

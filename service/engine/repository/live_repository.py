@@ -17,6 +17,7 @@ from watchfiles import awatch
 
 from models.config import ModelConfig, parse_config, read_config
 from models.strict import StrictError
+from models.versions import read_default
 from service.engine.repository.loading import load_version
 from service.engine.repository.repository import Fingerprint, FoundModel, find_models, fingerprint_of
 from service.engine.repository.version import Version, drain, open_version
@@ -26,6 +27,7 @@ from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import ModelStatus
 from service.errors import InvalidParameter, ModelNotReady, StartupError, Unavailable, UnknownModel
 from service.settings import Settings
+from service.splits import Split
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ class LiveRepository:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
         self._draining: dict[Key, asyncio.Task[None]] = {}
+        self._defaults: dict[str, str] = {}  # without an entry, the newest version that is ready
+        self._default_faults: dict[str, str] = {}
         self.versions: dict[Key, Version] = {}
 
     # --- requests ---
@@ -163,22 +167,78 @@ class LiveRepository:
             if config_text:
                 raise InvalidParameter(str(error)) from error
             return self._reject_model(model, str(error), retries=retries)
+        wanted, fault = await asyncio.to_thread(_wanted_default, model)
+        beside = _beside_policy(model, wanted, (*self._settings.shadow_splits, *self._settings.canary_splits))
         names = set(config.version_policy.candidates([folder.name for folder in model.versions]))
-        self._forget_stale(model, names)
-        if not names:
+        self._forget_stale(model, names | {folder.name for folder in beside})
+        if not names and not beside:
             return self._reject_model(model, "its version_policy names no version that exists.", retries=retries)
-        kept: list[str] = []
-        problems = []
+        ready: dict[str, bool] = {}
+        for folder in beside:
+            ready[folder.name] = await self._ensure(folder, config, retries=retries)
+            if folder.name == wanted:
+                self._set_default(model.name, wanted, fault)
+        if not wanted:
+            self._set_default(model.name, wanted, fault)
+        num_latest = 0
         for folder in model.versions:
-            if folder.name not in names or len(kept) >= config.version_policy.most:
+            if folder.name not in names or num_latest >= config.version_policy.most:
                 continue
-            if await self._ensure(folder, config, retries=retries):
-                kept.append(folder.name)
-            if reason := self.versions[model.name, folder.name].status.reason:
-                problems.append(f"version {folder.name}: {reason}")
+            if folder.name not in ready:
+                ready[folder.name] = await self._ensure(folder, config, retries=retries)
+            num_latest += ready[folder.name]
+        return self._settle(model.name, ready)
+
+    def _settle(self, name: str, ready: dict[str, bool]) -> list[str]:
+        """Drain the versions that are not served any more; return what is wrong with the others."""
+        kept = [version for version, is_ready in ready.items() if is_ready]
+        fault = self._default_faults.get(name)
+        if fault and name in self._defaults:
+            kept.append(self._defaults[name])
         if kept:
-            self._drain_others(model.name, kept)
-        return problems
+            self._drain_others(name, kept)
+        reasons = {version: self.versions[name, version].status.reason for version in ready}
+        problems = [f"version {version}: {reason}" for version, reason in reasons.items() if reason]
+        return problems or ([fault] if fault else [])
+
+    # --- the default version ---
+
+    def default_of(self, name: str) -> Version | None:
+        """The version that answers requests for a model; None where none is ready."""
+        ready = {key[1]: each for key, each in self.versions.items() if key[0] == name and each.status.state == "ready"}
+        return ready.get(self._defaults.get(name, "")) or ready.get(max(ready, key=int, default=""))
+
+    def statuses(self) -> list[ModelStatus]:
+        """Every version with its statistics so far; a default that could not be replaced says why."""
+        defaults = {name: self.default_of(name) for name, _ in self.versions}
+        statuses = []
+        for (name, _), version in self.versions.items():
+            status = version.describe()
+            if version is defaults[name]:
+                reason = status.reason or self._default_faults.get(name, "")
+                status = msgspec.structs.replace(status, is_default=True, reason=reason)
+            statuses.append(status)
+        return statuses
+
+    def _set_default(self, name: str, wanted: str, fault: str) -> None:
+        """Make the wanted version the default if it is ready; otherwise the old one stays, and the reason is kept."""
+        old = self.default_of(name)
+        if wanted and self.versions[name, wanted].status.state == "ready":
+            self._defaults[name] = wanted
+        elif wanted:
+            fault = f"version {wanted} is to be the default: {self.versions[name, wanted].status.reason}"
+        elif not fault:
+            self._defaults.pop(name, None)
+        if fault and old is not None:
+            self._defaults[name] = old.status.version
+        if fault and fault != self._default_faults.get(name):
+            log.error("a model keeps its default version", extra={"model": name, "reason": fault})
+        self._default_faults[name] = fault
+        new = self.default_of(name)
+        if new is not None and old is not None and new.status.version != old.status.version:
+            moved = {"model": name, "version": new.status.version, "before": old.status.version}
+            log.info("a model has another default version", extra=moved)
+        self._announce()
 
     def _forget_stale(self, model: FoundModel, names: set[str]) -> None:
         """Forget versions that are not loaded and either gone or not named any more."""
@@ -300,6 +360,8 @@ class LiveRepository:
         task.add_done_callback(lambda _: self._draining.pop(key, None))
 
     def _forget(self, name: str) -> None:
+        self._defaults.pop(name, None)
+        self._default_faults.pop(name, None)
         for key in [key for key in self.versions if key[0] == name]:
             del self.versions[key]
         self._announce()
@@ -317,6 +379,28 @@ class LiveRepository:
         self.versions[status.name, status.version] = version
         self._metrics.set_model_state(status.name, status.version, status.state)
         self._announce()
+
+
+def _wanted_default(model: FoundModel) -> tuple[str, str]:
+    """The version that a model's file names as its default, empty without one, and what is wrong with the file."""
+    try:
+        default = read_default(model.folder)
+    except (StrictError, OSError) as error:
+        return "", str(error)
+    if default is None:
+        return "", ""
+    versions = [folder.name for folder in model.versions]
+    if default.version not in versions:
+        return "", f"version {default.version} is to be the default and does not exist; there are {versions}."
+    return default.version, ""
+
+
+def _beside_policy(model: FoundModel, default: str, splits: Sequence[Split]) -> list[Path]:
+    """The versions that are served whatever the policy says: the default, then shadows and canaries."""
+    wanted = {default} | {split.version for split in splits if split.model == model.name}
+    return sorted(
+        (folder for folder in model.versions if folder.name in wanted), key=lambda folder: folder.name != default
+    )
 
 
 async def follow(repositories: Sequence[Path], changed: Callable[[], Awaitable[None]]) -> None:
