@@ -82,10 +82,10 @@ def roll_back(model: Path) -> Default:
     old = read_default(model)
     if old is None or not old.earlier:
         known = "it has had no other default" if old is None else f"version {old.version} is its first default"
-        raise StrictError(f"{model.name!r} cannot be rolled back: {known}.")
+        raise StrictError(f"{known}; there is none to return to.")
     version, *earlier = old.earlier
     if not (model / version).is_dir():
-        raise StrictError(f"{model.name!r} cannot be rolled back: version {version}, its default before, is gone.")
+        raise StrictError(f"version {version}, its default before, is gone.")
     new = Default(version, tuple(earlier))
     new.write(model)
     return new

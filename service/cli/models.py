@@ -48,10 +48,14 @@ def list_models(context: typer.Context) -> None:
     table = Table("model", "version", "task", "state", "runs as")
     for column in table.columns[:3]:
         column.no_wrap = True
-    for model in service.ask("GET", "/v1/models")["data"]:
+    models = service.ask("GET", "/v1/models")["data"]
+    names = [model["id"] for model in models]
+    for model in models:
+        is_chosen = model["is_default"] and names.count(model["id"]) > 1
+        version = f"{model['version']} (default)" if is_chosen else model["version"]
         state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
         runs_as = _runs_as(service, f"{model['id']}@{model['version']}") if model["state"] == "ready" else ""
-        table.add_row(model["id"], model["version"], model["task"] or "", state, runs_as)
+        table.add_row(model["id"], version, model["task"] or "", state, runs_as)
     console.print(table)
 
 
@@ -105,6 +109,38 @@ def _policy(value: dict[str, Any]) -> str:
 def _deviation(error: float | None) -> str:
     """How far a graph is from its golden outputs."""
     return "not verified" if error is None else f"deviation {error:.2g}"
+
+
+@models_app.command("shadows")
+def show_shadows(context: typer.Context) -> None:
+    """Show how the versions that shadow others agree with them. Needs `serve --shadow`."""
+    service: Service = context.obj
+    table = Table("model", "requests", "agreement", "difference", "p50", "p95", "dropped", "failed")
+    table.columns[0].no_wrap = True
+    for model in service.ask("GET", "/v1/models")["data"]:
+        if not model["is_default"]:
+            continue
+        for report in service.ask("GET", model_path(f"{model['id']}@{model['version']}"))["shadows"]:
+            table.add_row(*_shadow_row(model["id"], report))
+    if not table.rows:
+        raise CommandFailed(f"No version is compared with another at {service.url}: `serve --shadow model@2` does it.")
+    console.print(table)
+    console.print("Each time: the shadow's, then that of the default.", style="dim")
+
+
+def _shadow_row(name: str, report: dict[str, Any]) -> Iterator[str]:
+    """The cells of one report."""
+    yield f"{name}@{report['version']} beside {report['against']}"
+    yield f"{report['num_requests']:,}"
+    agreement = report["agreement"]
+    yield "" if agreement is None else f"{100 * agreement:.2f} % of {report['num_rows']:,} rows"
+    yield f"{report['max_abs_difference']:.3g}" if report["num_requests"] else ""
+    for quantile in ("p50", "p95"):
+        times = [report[side] for side in ("shadow_seconds", "default_seconds") if report[side]]
+        yield " / ".join(f"{1e3 * each[quantile]:.2f}" for each in times) + " ms" * bool(times)
+    yield f"{report['num_dropped']:,}"
+    failure = f" ({report['last_failure']})" if report["num_failed"] else ""
+    yield f"{report['num_failed']:,}{failure}"
 
 
 @models_app.command("load")
@@ -178,10 +214,11 @@ def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
     if not config.version_policy.candidates(names):
         yield Finding(model.name, "-", False, f"version_policy names none of the versions {names}.")
     for folder in model.versions:
-        yield _check_version(model.name, folder, config, device)
+        yield check_version(model.name, folder, config, device)
 
 
-def _check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
+def check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
+    """Load and verify one version as the engine would."""
     from service.engine.repository.loading import load_version
     from service.engine.repository.version_files import VersionRejected
 

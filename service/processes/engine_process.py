@@ -14,6 +14,8 @@ from pathlib import Path
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from models.manifest import read_manifest
+from models.strict import StrictError
 from service.engine.engine import Engine, EngineProtocol
 from service.engine.repository.live_repository import follow
 from service.engine.repository.repository import FoundModel, find_models
@@ -31,6 +33,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     """Listen, load the models, and serve until the process is told to stop."""
     settings = launch.settings
     models = _models_to_load(settings)
+    _check_splits(settings)
     engine = Engine(settings, choose_device(settings.device), metrics)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
@@ -54,6 +57,30 @@ def _models_to_load(settings: Settings) -> dict[str, FoundModel]:
         repositories = ", ".join(repr(str(repository)) for repository in settings.repositories)
         raise StartupError(f"The model repository {repositories} holds no model.")
     return {} if settings.model_control == "explicit" and not settings.model_names else models
+
+
+def _check_splits(settings: Settings) -> None:
+    """Check that shadows and canaries are there, unless they may come later, and that no shadow writes texts."""
+    found = find_models(settings.repositories) if settings.shadow or settings.canary else {}
+    for option, splits in (("--shadow", settings.shadow_splits), ("--canary", settings.canary_splits)):
+        for split in splits:
+            folders = {folder.name: folder for folder in found[split.model].versions} if split.model in found else {}
+            if split.version in folders:
+                if option == "--shadow" and _writes_text(folders[split.version]):
+                    raise StartupError(f"{option} {split.reference} is a language model; their texts are not compared.")
+                continue
+            there = f"it has {sorted(folders, key=int)}" if folders else f"there are {sorted(found)}"
+            reason = f"{option} {split.reference} is in no model repository; {there}."
+            if settings.model_control == "none":
+                raise StartupError(reason)
+            log.warning("%s It is used once it comes.", reason)
+
+
+def _writes_text(version: Path) -> bool:
+    try:
+        return read_manifest(version).task == "text-generation"
+    except (StrictError, OSError):  # a bare graph, or loading it will say what is wrong
+        return False
 
 
 async def _load(engine: Engine, models: dict[str, FoundModel], settings: Settings) -> None:

@@ -50,7 +50,7 @@ def test_promoting_the_default_again_keeps_what_was_before_it(model: Path) -> No
 
 
 def test_a_model_that_was_never_promoted_cannot_be_rolled_back(model: Path) -> None:
-    with pytest.raises(StrictError, match="'scale' cannot be rolled back: it has had no other default"):
+    with pytest.raises(StrictError, match="it has had no other default; there is none to return to"):
         roll_back(model)
 
 

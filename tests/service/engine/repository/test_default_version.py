@@ -1,4 +1,4 @@
-"""Which version is the default is a file: it is followed without losing a request, and one that fails changes nothing."""
+"""The default version is what a file says: it is followed without losing a request; one that fails changes nothing."""
 
 from __future__ import annotations
 
