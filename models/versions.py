@@ -61,7 +61,7 @@ def read_default(model: Path) -> Default | None:
 
 
 def promote(model: Path, version: str, before: str | None) -> Default:
-    """Make a version the default; `before` is the one that was it where there is no file yet.
+    """Make a version the default; `before` is the default before where there is no file yet.
 
     Raises: StrictError, OSError.
     """
@@ -74,12 +74,14 @@ def promote(model: Path, version: str, before: str | None) -> Default:
     return new
 
 
-def roll_back(model: Path) -> Default:
-    """Make the default before the default again.
+def roll_back(model: Path, before: str | None = None) -> Default:
+    """Make the default before the default again; `before` is that one where there is no file yet.
 
     Raises: StrictError where there is none, or it is gone; OSError.
     """
     old = read_default(model)
+    if old is None and before is not None:
+        old = Default("", (before,))
     if old is None or not old.earlier:
         known = "it has had no other default" if old is None else f"version {old.version} is its first default"
         raise StrictError(f"{known}; there is none to return to.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,11 @@ class _Model:
     default: str | None
     is_pinned: bool
 
+    def newest(self, *besides: str) -> str | None:
+        """The newest version that may be served, besides some."""
+        candidates = self.config.version_policy.candidates(list(self.versions))
+        return next((version for version in candidates if version not in besides), None)
+
 
 def _find(name: str, repository: Path | None) -> _Model | None:
     """Raises: CommandFailed, StartupError."""
@@ -55,8 +60,8 @@ def _find(name: str, repository: Path | None) -> _Model | None:
     folders = {folder.name: folder for folder in found.versions}
     with _failures(found.folder):
         config, default = read_config(found.folder), read_default(found.folder)
-    newest = next(iter(config.version_policy.candidates(list(folders))), None)
-    return _Model(found.folder, config, folders, newest if default is None else default.version, default is not None)
+    model = _Model(found.folder, config, folders, None, default is not None)
+    return replace(model, default=model.newest() if default is None else default.version)
 
 
 @contextlib.contextmanager
@@ -132,17 +137,20 @@ def promote(
     model = _existing(name, repository)
     if version not in model.versions:
         raise CommandFailed(f"{name!r} has no version {version!r}; it has: {', '.join(model.versions)}.")
+    before = model.newest(version)
     if min_agreement is not None:
-        _require_agreement(Service(url), name, version, min_agreement, min_requests)
+        before = _require_agreement(Service(url), name, version, min_agreement, min_requests)
     _require_fit(model, version, device)
     with _failures(model.folder):
-        versions.promote(model.folder, version, model.default)
-    was = f"; before it was {model.default}" if model.default not in (None, version) else ""
-    typer.echo(f"{reference} is the default{was}.")
+        default = versions.promote(model.folder, version, before)
+    typer.echo(f"{reference} is the default" + (f"; before it was {default.earlier[0]}." if default.earlier else "."))
 
 
-def _require_agreement(service: Service, name: str, version: str, min_agreement: float, min_requests: int) -> None:
-    """Raises: CommandFailed where the running service has not seen enough requests, or they agree too little."""
+def _require_agreement(service: Service, name: str, version: str, min_agreement: float, min_requests: int) -> str:
+    """Return the default with which the version agrees.
+
+    Raises: CommandFailed where the running service has not seen enough requests, or they agree too little.
+    """
     card = service.ask("GET", model_path(f"{name}@{version}"))
     found: list[dict[str, Any]] = [report for report in card["shadows"] if report["version"] == version]
     if not found:
@@ -150,15 +158,16 @@ def _require_agreement(service: Service, name: str, version: str, min_agreement:
             f"{name}@{version} is compared with nothing at {service.url}; start it with `--shadow {name}@{version}`."
         )
     (report,) = found
-    num_requests, agreement = report["num_requests"], report["agreement"] or 0.0
+    num_requests, agreement, against = report["num_requests"], report["agreement"] or 0.0, str(report["against"])
     if num_requests < min_requests:
         raise CommandFailed(f"{name}@{version} is compared on {num_requests} requests; {min_requests} are wanted.")
     if agreement < min_agreement:
         raise CommandFailed(
-            f"{name}@{version} agrees with version {report['against']} on {100 * agreement:.2f} % of "
+            f"{name}@{version} agrees with version {against} on {100 * agreement:.2f} % of "
             f"{report['num_rows']} rows; {100 * min_agreement:.2f} % are wanted."
         )
-    typer.echo(f"It agrees with version {report['against']} on {100 * agreement:.2f} % of {report['num_rows']} rows.")
+    typer.echo(f"It agrees with version {against} on {100 * agreement:.2f} % of {report['num_rows']} rows.")
+    return against
 
 
 def _require_fit(model: _Model, version: str, device: str) -> None:
@@ -175,5 +184,5 @@ def roll_back(name: ModelName, repository: Repository = None) -> None:
     """Make the default before the default again; repeat it to go back further."""
     model = _existing(name, repository)
     with _failures(model.folder):
-        default = versions.roll_back(model.folder)
+        default = versions.roll_back(model.folder, model.newest(str(model.default)))
     typer.echo(f"{name}@{default.version} is the default again; before it was {model.default}.")

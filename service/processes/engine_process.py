@@ -33,7 +33,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     """Listen, load the models, and serve until the process is told to stop."""
     settings = launch.settings
     models = _models_to_load(settings)
-    _check_splits(settings)
+    check_splits(settings)
     engine = Engine(settings, choose_device(settings.device), metrics)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
@@ -59,7 +59,7 @@ def _models_to_load(settings: Settings) -> dict[str, FoundModel]:
     return {} if settings.model_control == "explicit" and not settings.model_names else models
 
 
-def _check_splits(settings: Settings) -> None:
+def check_splits(settings: Settings) -> None:
     """Check that shadows and canaries are there, unless they may come later, and that no shadow writes texts."""
     found = find_models(settings.repositories) if settings.shadow or settings.canary else {}
     for option, splits in (("--shadow", settings.shadow_splits), ("--canary", settings.canary_splits)):

@@ -27,7 +27,6 @@ from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import ModelStatus
 from service.errors import InvalidParameter, ModelNotReady, StartupError, Unavailable, UnknownModel
 from service.settings import Settings
-from service.splits import Split
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -61,8 +60,12 @@ class LiveRepository:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
         self._draining: dict[Key, asyncio.Task[None]] = {}
-        self._defaults: dict[str, str] = {}  # without an entry, the newest version that is ready
+        # Without an entry, the newest version that is ready and neither shadow nor canary.
+        self._defaults: dict[str, str] = {}
         self._default_faults: dict[str, str] = {}
+        self._split_keys = {
+            (split.model, split.version) for split in (*settings.shadow_splits, *settings.canary_splits)
+        }
         self.versions: dict[Key, Version] = {}
 
     # --- requests ---
@@ -168,8 +171,9 @@ class LiveRepository:
                 raise InvalidParameter(str(error)) from error
             return self._reject_model(model, str(error), retries=retries)
         wanted, fault = await asyncio.to_thread(_wanted_default, model)
-        beside = _beside_policy(model, wanted, (*self._settings.shadow_splits, *self._settings.canary_splits))
-        names = set(config.version_policy.candidates([folder.name for folder in model.versions]))
+        beside = self._beside_policy(model, wanted)
+        others = [folder.name for folder in model.versions if (model.name, folder.name) not in self._split_keys]
+        names = set(config.version_policy.candidates(others))
         self._forget_stale(model, names | {folder.name for folder in beside})
         if not names and not beside:
             return self._reject_model(model, "its version_policy names no version that exists.", retries=retries)
@@ -206,7 +210,10 @@ class LiveRepository:
     def default_of(self, name: str) -> Version | None:
         """The version that answers requests for a model; None where none is ready."""
         ready = {key[1]: each for key, each in self.versions.items() if key[0] == name and each.status.state == "ready"}
-        return ready.get(self._defaults.get(name, "")) or ready.get(max(ready, key=int, default=""))
+        if (chosen := ready.get(self._defaults.get(name, ""))) is not None:
+            return chosen
+        newest = max(ready, key=lambda version: ((name, version) not in self._split_keys, int(version)), default="")
+        return ready.get(newest)
 
     def statuses(self) -> list[ModelStatus]:
         """Every version with its statistics so far; a default that could not be replaced says why."""
@@ -219,6 +226,12 @@ class LiveRepository:
                 status = msgspec.structs.replace(status, is_default=True, reason=reason)
             statuses.append(status)
         return statuses
+
+    def _beside_policy(self, model: FoundModel, default: str) -> list[Path]:
+        """The versions that are served whatever the policy says: the default, then shadows and canaries."""
+        keys = {(model.name, default), *self._split_keys}
+        folders = (folder for folder in model.versions if (model.name, folder.name) in keys)
+        return sorted(folders, key=lambda folder: folder.name != default)
 
     def _set_default(self, name: str, wanted: str, fault: str) -> None:
         """Make the wanted version the default if it is ready; otherwise the old one stays, and the reason is kept."""
@@ -393,14 +406,6 @@ def _wanted_default(model: FoundModel) -> tuple[str, str]:
     if default.version not in versions:
         return "", f"version {default.version} is to be the default and does not exist; there are {versions}."
     return default.version, ""
-
-
-def _beside_policy(model: FoundModel, default: str, splits: Sequence[Split]) -> list[Path]:
-    """The versions that are served whatever the policy says: the default, then shadows and canaries."""
-    wanted = {default} | {split.version for split in splits if split.model == model.name}
-    return sorted(
-        (folder for folder in model.versions if folder.name in wanted), key=lambda folder: folder.name != default
-    )
 
 
 async def follow(repositories: Sequence[Path], changed: Callable[[], Awaitable[None]]) -> None:

@@ -213,6 +213,19 @@ def test_a_version_that_is_added_beside_a_default_takes_nothing_over(repository:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("option", ["shadow", "canary"])
+def test_without_the_file_a_shadow_or_a_canary_is_not_the_default(repository: Path, socket: Path, option: str) -> None:
+    settings = settings_of(repository, "none", **{option: ("scale@2:0.5",)})
+
+    async def main() -> None:
+        async with live_engine(socket, settings) as (_, client):
+            assert await factor(client) == 1
+            assert await factor(client, "scale@2") == 2
+            assert defaults(client) == ["1"]
+
+    asyncio.run(main())
+
+
 def test_what_shadows_and_canaries_is_served_whatever_the_policy_says(repository: Path, socket: Path) -> None:
     for version in (3, 4):
         write_bare(repository, "scale", scale_bytes(version), str(version))
