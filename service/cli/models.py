@@ -115,32 +115,31 @@ def _deviation(error: float | None) -> str:
 def show_shadows(context: typer.Context) -> None:
     """Show how the versions that shadow others agree with them. Needs `serve --shadow`."""
     service: Service = context.obj
-    table = Table("model", "requests", "agreement", "difference", "p50", "p95", "dropped", "failed")
-    table.columns[0].no_wrap = True
-    for model in service.ask("GET", "/v1/models")["data"]:
-        if not model["is_default"]:
-            continue
-        for report in service.ask("GET", model_path(f"{model['id']}@{model['version']}"))["shadows"]:
-            table.add_row(*_shadow_row(model["id"], report))
-    if not table.rows:
+    columns = [
+        (f"{model['id']}@{report['version']} beside {report['against']}", dict(_shadow_rows(report)))
+        for model in service.ask("GET", "/v1/models")["data"]
+        if model["is_default"]
+        for report in service.ask("GET", model_path(f"{model['id']}@{model['version']}"))["shadows"]
+    ]
+    if not columns:
         raise CommandFailed(f"No version is compared with another at {service.url}: `serve --shadow model@2` does it.")
+    table = Table("", *(name for name, _ in columns))
+    for measure in columns[0][1]:
+        table.add_row(measure, *(values[measure] for _, values in columns))
     console.print(table)
-    console.print("Each time: the shadow's, then that of the default.", style="dim")
 
 
-def _shadow_row(name: str, report: dict[str, Any]) -> Iterator[str]:
-    """The cells of one report."""
-    yield f"{name}@{report['version']} beside {report['against']}"
-    yield f"{report['num_requests']:,}"
-    agreement = report["agreement"]
-    yield "" if agreement is None else f"{100 * agreement:.2f} % of {report['num_rows']:,} rows"
-    yield f"{report['max_abs_difference']:.3g}" if report["num_requests"] else ""
+def _shadow_rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What one report says, measure by measure."""
+    agreement, times = report["agreement"], (report["shadow_seconds"], report["default_seconds"])
+    yield "requests compared", f"{report['num_requests']:,}"
+    yield "rows that agree", "" if agreement is None else f"{100 * agreement:.2f} % of {report['num_rows']:,}"
+    yield "largest difference", "" if agreement is None else f"{report['max_abs_difference']:.3g}"
     for quantile in ("p50", "p95"):
-        times = [report[side] for side in ("shadow_seconds", "default_seconds") if report[side]]
-        yield " / ".join(f"{1e3 * each[quantile]:.2f}" for each in times) + " ms" * bool(times)
-    yield f"{report['num_dropped']:,}"
-    failure = f" ({report['last_failure']})" if report["num_failed"] else ""
-    yield f"{report['num_failed']:,}{failure}"
+        shown = [f"{1e3 * each[quantile]:.2f} ms" for each in times if each is not None]
+        yield f"{quantile} (of the default)", f"{shown[0]} ({shown[1]})" if shown else ""
+    yield "dropped, engine busy", f"{report['num_dropped']:,}"
+    yield "failed", f"{report['num_failed']:,}" + (f": {report['last_failure']}" if report["num_failed"] else "")
 
 
 @models_app.command("load")

@@ -1,20 +1,18 @@
 """Shadows: copies of answered requests, computed by another version of the model too, and the answers compared.
 
-A copy is made after its answer has left, and waits until the whole engine is idle, within bounds on number and bytes;
-what exceeds them is dropped. One copy at a time is computed, behind all other requests of that version, and a thread of
-the lowest priority compares. Nothing that goes wrong here reaches a caller.
+A copy is made after its answer has left. It waits until the whole engine has been idle for as long as it will take, as
+an engine that answers one caller after the other is idle for moments only, and then the next caller would share the
+processors with it. Copies are bounded in number and bytes; what exceeds that is dropped. One at a time is computed,
+behind all other requests of that version. Nothing that goes wrong here reaches a caller.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
@@ -34,12 +32,11 @@ from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-MAX_PENDING = 256
+MAX_PENDING = 1024
 MAX_PENDING_BYTES = 64 * 2**20
 POLL_SECONDS = 0.002
 MAX_TIMES = 4096
 LOWEST_PRIORITY = 3
-LOWEST_NICENESS = 19
 CLASSIFIER = "image-classification"
 PROBABILITIES = "probabilities"
 
@@ -142,6 +139,11 @@ class Tally:
         self._largest = 0.0
         self._last_failure = ""
         self._seconds = deque[tuple[float, float]](maxlen=MAX_TIMES)
+
+    @property
+    def latest_seconds(self) -> float:
+        """How long the shadow took for the latest request."""
+        return self._seconds[-1][1] if self._seconds else 0.0
 
     def add(self, verdict: Verdict, default_seconds: float, shadow_seconds: float) -> None:
         """Count a request that both have answered."""
@@ -247,9 +249,10 @@ class Shadowing:
             self._comparisons.setdefault(split.model, []).append(Comparison(split, metrics))
         self._pending: deque[_Copy] = deque()
         self._pending_bytes = 0
-        self._is_busy = False
+        self._is_computing = False
+        self._busy_at = 0.0  # when a request last came or was seen
         self._timer: asyncio.TimerHandle | None = None
-        self._thread = ThreadPoolExecutor(1, "shadows", _lower_priority)
+        self._thread = ThreadPoolExecutor(1, "shadows")
 
     def reports(self, default: Version) -> list[ShadowReport]:
         """What is known of the versions that are compared with a default."""
@@ -258,7 +261,10 @@ class Shadowing:
         return [each.tally(default, shadow).report() for each, shadow in pairs]
 
     def due(self, version: Version, message: Infer) -> list[Comparison]:
-        """The comparisons that take a request; to be called once for each that is computed."""
+        """The comparisons that take a request; to be called once for each that is computed, of any model."""
+        if not self._comparisons:
+            return []
+        self._busy_at = self._loop.time()
         comparisons = self._comparisons.get(message.model)
         if not comparisons or self._repository.default_of(message.model) is not version:
             return []
@@ -314,10 +320,10 @@ class Shadowing:
         return Rule(message.num_rows, self._tolerance, labels, bf16)
 
     def _go_on(self) -> None:
-        """Compute the next copy if the engine is idle; look again a little later otherwise."""
-        while self._pending and not self._is_busy and self._timer is None:
-            if not all(version.is_idle for version in self._repository.versions.values()):
-                self._timer = self._loop.call_later(POLL_SECONDS, self._look_again)
+        """Compute the next copy if the engine has been idle for long enough; look again later otherwise."""
+        while self._pending and not self._is_computing and self._timer is None:
+            if wait_seconds := self._wait_seconds(self._pending[0]):
+                self._timer = self._loop.call_later(wait_seconds, self._look_again)
                 return
             copy = self._pending.popleft()
             self._pending_bytes -= copy.num_bytes
@@ -326,12 +332,18 @@ class Shadowing:
             else:
                 copy.tally.drop()
 
+    def _wait_seconds(self, copy: _Copy) -> float:
+        now = self._loop.time()
+        if not all(version.is_idle for version in self._repository.versions.values()):
+            self._busy_at = now
+        return wait_seconds(now, self._busy_at, max(copy.seconds, copy.tally.latest_seconds))
+
     def _look_again(self) -> None:
         self._timer = None
         self._go_on()
 
     def _start(self, copy: _Copy) -> None:
-        self._is_busy = True
+        self._is_computing = True
 
         def on_answer(answer: CachedAnswer | Exception, seconds: float) -> None:
             if isinstance(answer, Exception):
@@ -346,7 +358,7 @@ class Shadowing:
             self._end(copy, error, 0.0)
 
     def _end(self, copy: _Copy, outcome: Verdict | BaseException, seconds: float) -> None:
-        self._is_busy = False
+        self._is_computing = False
         if isinstance(outcome, Verdict):
             copy.tally.add(outcome, copy.seconds, seconds)
         elif isinstance(outcome, ServiceError):
@@ -357,13 +369,13 @@ class Shadowing:
         self._loop.call_soon(self._go_on)
 
 
+def wait_seconds(now: float, busy_at: float, expected_seconds: float) -> float:
+    """How long to wait until the engine has been idle for as long as a copy will take; 0 where it has."""
+    remaining_seconds = busy_at + expected_seconds - now
+    return max(remaining_seconds, POLL_SECONDS) if remaining_seconds > 0 else 0.0
+
+
 def _is_classifier(version: Version, graph: str) -> bool:
     served = version.graphs.get(graph)
     outputs = {spec.name for spec in served.graph.outputs} if served is not None else set()
     return version.status.manifest.get("task") == CLASSIFIER and PROBABILITIES in outputs
-
-
-def _lower_priority() -> None:
-    """Give this thread the lowest priority that the system has."""
-    with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_NICENESS)

@@ -156,8 +156,8 @@ def test_a_shadow_is_promoted_once_it_agrees_and_the_service_follows(serving: tu
 
     table = run("models", "--url", service.url, "shadows").output
     assert "scale@2 beside 1" in table
-    assert "0.00 % of 30 rows" in table
-    assert "100.00 % of 30 rows" in table
+    assert " 0.00 % of 30 " in table
+    assert " 100.00 % of 30 " in table
     assert "scale@2 agrees with version 1 on 0.00 % of 30 rows; 99.00 % are wanted." in promote(2, "--min-requests", 30)
     assert "scale@1 is compared with nothing" in promote(1)
     assert "scale@3 is the default; before it was 1." in promote(3, "--min-requests", 30)

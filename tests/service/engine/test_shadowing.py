@@ -92,6 +92,21 @@ def test_a_tensor_without_rows_is_one() -> None:
     assert verdict(np.ones((4, 5)), np.zeros((4, 5)), Rule(1, 1e-3)) == Verdict(1, 0, 1.0)
 
 
+# --- when a copy is computed ---
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "expected_seconds", "wait_seconds"),
+    [(0.0, 0.1, 0.1), (0.04, 0.1, 0.06), (0.1, 0.1, 0.0), (5.0, 0.1, 0.0), (0.0, 0.0001, shadowing.POLL_SECONDS)],
+)
+def test_a_copy_waits_until_the_engine_has_been_idle_for_as_long_as_it_takes(
+    idle_seconds: float, expected_seconds: float, wait_seconds: float
+) -> None:
+    found = shadowing.wait_seconds(now=16.0 + idle_seconds, busy_at=16.0, expected_seconds=expected_seconds)
+
+    assert found == pytest.approx(wait_seconds)
+
+
 # --- in the engine ---
 
 
