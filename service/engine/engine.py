@@ -193,7 +193,7 @@ class Engine:
                 on_answer(outcome, 0.0)
                 return
             try:
-                answer = _answer(request, is_batched=served.graph.is_batched)
+                answer = _answer(request)
             except Exception as error:  # the rest of its batch must still be answered
                 on_answer(error, 0.0)
             else:
@@ -202,7 +202,9 @@ class Engine:
         now = self._loop.time()
         deadline = now + self._shadow_timeout_seconds
         rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
-        served.queue.submit(Request(rows, payload, outputs, now, deadline, on_done, shapes, LOWEST_PRIORITY))
+        request = Request(rows, payload, outputs, now, deadline, on_done, shapes, LOWEST_PRIORITY)
+        request.is_whole = not served.graph.is_batched
+        served.queue.submit(request)
 
 
 class EngineProtocol(asyncio.Protocol):

@@ -92,6 +92,13 @@ def test_a_tensor_without_rows_is_one() -> None:
     assert verdict(np.ones((4, 5)), np.zeros((4, 5)), Rule(1, 1e-3)) == Verdict(1, 0, 1.0)
 
 
+def test_rows_that_a_graph_dropped_are_compared_as_a_whole() -> None:
+    kept = np.float32([[1, 2], [3, 4]])
+
+    assert verdict(kept, kept, Rule(3, 1e-3)).num_agreeing == 3
+    assert verdict(kept, kept + 1, Rule(3, 1e-3)).num_agreeing == 0
+
+
 # --- when a copy is computed ---
 
 
