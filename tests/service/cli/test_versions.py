@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from models.versions import Default, read_default
-from tests.fake_models.bare_graphs import scale_bytes, write_bare
+from tests.fake_models.bare_graphs import scale_bytes, write_bare, write_scale
 from tests.fake_models.classification import LinearClassifier
 from tests.fake_models.text_generation import AttentionDecoder
 from tests.servers import RunningService, until
@@ -114,8 +114,8 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningS
     """Versions 2 and 3 of `scale` shadow the first, with which 3 agrees; `split` sends a quarter to its second."""
     repository = tmp_path_factory.mktemp("repository")
     for version, factor in (("1", 2), ("2", 5), ("3", 2)):
-        write_bare(repository, "scale", scale_bytes(factor), version)
-        write_bare(repository, "split", scale_bytes(factor), version)
+        write_scale(repository, factor, version)
+        write_scale(repository, factor, version, "split")
     Default("1").write(repository / "split")
     options = ("--shadow", "scale@2", "--shadow", "scale@3", "--canary", "split@2:0.25", "--model-control", "poll")
     with RunningService(repository, *options, "--instances", "1") as service:

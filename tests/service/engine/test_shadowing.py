@@ -21,7 +21,7 @@ from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import ShadowReport
 from service.engine.transport.strings import pack_strings
 from service.settings import Settings
-from tests.fake_models.bare_graphs import FLOAT, graph_bytes, scale_bytes, write_bare
+from tests.fake_models.bare_graphs import FLOAT, graph_bytes, scale_bytes, write_bare, write_scale
 from tests.fake_models.classification import LinearClassifier
 from tests.service.engine.live import ask, live_engine, state_of
 
@@ -126,7 +126,7 @@ def repository(tmp_path: Path) -> Path:
     """Three versions of `scale`, of which the first, the default, and the third are the same."""
     folder = tmp_path / "repository"
     for version, factor in (("1", 2), ("2", 5), ("3", 2)):
-        write_bare(folder, "scale", scale_bytes(factor), version)
+        write_scale(folder, factor, version)
     Default("1").write(folder / "scale")
     return folder
 
@@ -202,7 +202,7 @@ def test_while_the_engine_is_busy_copies_wait_and_what_is_too_much_is_dropped(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadowing, "MAX_PENDING", 3)
-    write_bare(repository, "patient", scale_bytes(2))
+    write_scale(repository, 2, "1", "patient")
     (repository / "patient" / "config.toml").write_text("max_queue_delay_seconds = 60\n")
 
     async def main() -> None:
@@ -255,7 +255,7 @@ def test_a_report_begins_anew_when_the_default_or_the_shadow_is_another(reposito
             await ask(client, "scale", ROWS)
             await reports_when(client, lambda report: report.num_requests == 1)
 
-            write_bare(repository, "scale", scale_bytes(2), "2")
+            write_scale(repository, 2, "2")
             await engine.repository.reconcile()
             assert (await reports_when(client, lambda report: report.num_requests == 0))["2"].against == "1"
 

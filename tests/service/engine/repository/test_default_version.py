@@ -13,7 +13,7 @@ from service.engine.engine import Engine
 from service.engine.transport.client import EngineClient
 from service.errors import ModelNotReady
 from service.settings import Settings
-from tests.fake_models.bare_graphs import scale_bytes, write_bare
+from tests.fake_models.bare_graphs import write_bare, write_scale
 from tests.service.engine.live import ask, live_engine, state_of, unloaded
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -24,7 +24,7 @@ def repository(tmp_path: Path) -> Path:
     """Version n multiplies by n."""
     folder = tmp_path / "repository"
     for version in (1, 2):
-        write_bare(folder, "scale", scale_bytes(version), str(version))
+        write_scale(folder, version, str(version))
     return folder
 
 
@@ -151,7 +151,7 @@ def test_a_default_that_cannot_be_loaded_leaves_the_old_one_and_says_why(
             assert "version 3 is to be the default: ONNX Runtime cannot load" in state_of(client, "scale", "1").reason
             assert client.is_ready
 
-            write_bare(repository, "scale", scale_bytes(3), "3")
+            write_scale(repository, 3, "3")
             await (client.load("scale") if control == "explicit" else followed(engine, client))
             await client.describe()
             assert await factor(client) == 3
@@ -204,7 +204,7 @@ def test_a_version_that_is_added_beside_a_default_takes_nothing_over(repository:
 
     async def main() -> None:
         async with live_engine(socket, settings_of(repository, "poll")) as (engine, client):
-            assert add_version(repository / "scale", write_bare(socket.parent, "other", scale_bytes(3))) == "3"
+            assert add_version(repository / "scale", write_scale(socket.parent, 3, "1", "other")) == "3"
             await followed(engine, client)
 
             assert await factor(client) == 2
@@ -228,7 +228,7 @@ def test_without_the_file_a_shadow_or_a_canary_is_not_the_default(repository: Pa
 
 def test_what_shadows_and_canaries_is_served_whatever_the_policy_says(repository: Path, socket: Path) -> None:
     for version in (3, 4):
-        write_bare(repository, "scale", scale_bytes(version), str(version))
+        write_scale(repository, version, str(version))
     promote(repository / "scale", "1", before="4")
     settings = settings_of(repository, "none", shadow=("scale@2",), canary=("scale@3:0.5",))
 
