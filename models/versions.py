@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from models.config import CONFIG_FILE
 from models.manifest import MANIFEST_FILE, parse_manifest, write_manifest
 from models.strict import StrictError
 
@@ -96,13 +97,18 @@ def roll_back(model: Path, before: str | None = None) -> Default:
 def add_version(model: Path, source: Path) -> str:
     """Copy a version folder, or place an ONNX file and the weights beside it, as the next version of a model.
 
-    It is complete before it appears under its number, which is returned. Raises: StrictError, OSError.
+    It is complete before it appears under its number, which is returned. A graph that lies in the model's folder itself
+    is moved to version 1, as which it was served.
+
+    Raises: StrictError, OSError.
     """
     is_new = not model.exists()
     model.mkdir(parents=True, exist_ok=True)
     staged = model / f".new-{secrets.token_hex(8)}"
     try:
         _copy(source, staged)
+        if (model / GRAPH_FILE).is_file() and not _taken(model):
+            _give_number(model)
         return _place(staged, model)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -124,6 +130,19 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(weights, target / weights.name)
 
 
+def _give_number(model: Path) -> None:
+    """Move the files of a model without version folders to version 1, which is whole before they are gone."""
+    files = [file for file in model.iterdir() if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in files if file.name not in (CONFIG_FILE, DEFAULT_FILE)]
+    staged = model / f".new-{secrets.token_hex(8)}"
+    staged.mkdir()
+    for file in files:
+        shutil.copy2(file, staged / file.name)
+    staged.rename(model / "1")
+    for file in files:
+        file.unlink()
+
+
 def _place(staged: Path, model: Path) -> str:
     """Rename a folder to the next free number; another process may take a number at the same time."""
     while True:
@@ -139,8 +158,7 @@ def _place(staged: Path, model: Path) -> str:
 
 
 def _taken(model: Path) -> list[int]:
-    numbers = [int(entry.name) for entry in model.iterdir() if re.fullmatch(r"[0-9]{1,18}", entry.name)]
-    return [*numbers, 1] if (model / GRAPH_FILE).exists() else numbers  # a graph without a version folder is version 1
+    return [int(entry.name) for entry in model.iterdir() if re.fullmatch(r"[0-9]{1,18}", entry.name)]
 
 
 def _name_in_manifest(folder: Path, name: str, version: str) -> None:

@@ -113,10 +113,19 @@ def test_a_new_version_follows_the_highest_number_in_the_folder(model: Path, tmp
 
     assert add_version(model, file) == "10"
 
-    bare = tmp_path / "bare"
-    bare.mkdir()
-    (bare / "model.onnx").write_text("graph")
-    assert add_version(bare, file) == "2"  # the file itself is version 1
+
+def test_a_graph_without_a_version_folder_becomes_version_1(tmp_path: Path) -> None:
+    model = tmp_path / "bare"
+    model.mkdir()
+    for name in ("model.onnx", "model.onnx.data", "labels.txt", "config.toml"):
+        (model / name).write_text(name)
+    (tmp_path / "new.onnx").write_text("new")
+
+    assert add_version(model, tmp_path / "new.onnx") == "2"
+
+    assert names(model) == ["1", "2", "config.toml"]
+    assert names(model / "1") == ["labels.txt", "model.onnx", "model.onnx.data"]
+    assert (model / "2" / "model.onnx").read_text() == "new"
 
 
 def test_versions_made_at_the_same_time_get_numbers_of_their_own(tmp_path: Path) -> None:
