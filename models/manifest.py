@@ -74,7 +74,7 @@ ONNX_DATATYPES: dict[str, Datatype] = {
 """The datatypes by ONNX's names of tensors' types."""
 
 _TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -17,13 +17,12 @@ from pathlib import Path
 import msgspec
 
 from models.config import CONFIG_FILE
-from models.manifest import MANIFEST_FILE, parse_manifest, write_manifest
+from models.manifest import MANIFEST_FILE, VERSION, parse_manifest, write_manifest
 from models.strict import StrictError
 
 DEFAULT_FILE = "default"
 GRAPH_FILE = "model.onnx"
 MAX_EARLIER = 20
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +55,9 @@ def read_default(model: Path) -> Default | None:
     except FileNotFoundError:
         return None
     first, *earlier = [line.strip() for line in lines if line.strip()] or [""]
-    if not _VERSION.fullmatch(first):
+    if not VERSION.fullmatch(first):
         raise StrictError(f"the file {DEFAULT_FILE!r} begins with {first[:40]!r}; it must be the number of a version.")
-    return Default(first, tuple(version for version in earlier if _VERSION.fullmatch(version)))
+    return Default(first, tuple(version for version in earlier if VERSION.fullmatch(version)))
 
 
 def promote(model: Path, version: str, before: str | None) -> Default:

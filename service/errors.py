@@ -96,7 +96,7 @@ class UnsupportedMedia(ServiceError):
 
 
 class HeadTooLarge(ServiceError):
-    """The request line and the headers together exceed the limit."""
+    """The request line and the headers together, or the trailers, exceed the limit."""
 
     status = 431
     code = "head_too_large"
@@ -140,6 +140,13 @@ class InferenceFailed(ServiceError):
     code = "inference_failed"
 
 
+class ModelFailed(ServiceError):
+    """The model could not be loaded, and will not be before its files change."""
+
+    status = 500
+    code = "model_failed"
+
+
 class NonFiniteOutput(InferenceFailed):
     """The model answered NaN or infinity."""
 
@@ -161,7 +168,7 @@ class Unavailable(ServiceError):
 
 
 class ModelNotReady(Unavailable):
-    """The model is known, but not loaded, or it failed to load."""
+    """The model is known, but not loaded now."""
 
     code = "model_not_ready"
 

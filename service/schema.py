@@ -7,7 +7,7 @@ messages and the JSON schema in OpenAPI follow from them. `custom` is for what a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from msgspec import Meta, inspect
 from service.errors import InvalidParameter
 
 MAX_SHOWN = 60
+MAX_LISTED = 16
 _FLAGS: dict[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 # Short ASCII digits only: int() and float() would also take '1_0', ' 3 ', 'nan' and Arabic digits.
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -226,3 +227,9 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = ascii(value[:MAX_SHOWN] if isinstance(value, str) else value)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Format names for an error message: the first few, and how many more there are."""
+    more = len(names) - MAX_LISTED
+    return ", ".join(map(shown, names[:MAX_LISTED])) + (f" and {more} more" if more > 0 else "")

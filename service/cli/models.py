@@ -17,7 +17,6 @@ from models.manifest import Manifest
 from models.strict import StrictError
 from service.cli.client import DEFAULT_URL, CommandFailed, Service, Url, model_path
 from service.cli.serve import require_runtime
-from service.errors import StartupError
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ def _change(service: Service, model: str, action: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found about one version, or about a model whose configuration is wrong."""
+    """What was found about one version, or about a model or a file that cannot be served as it is."""
 
     name: str
     version: str
@@ -183,7 +182,7 @@ def check(
         num_failed += not finding.is_fit
         typer.echo(f"{'ok    ' if finding.is_fit else 'FAILED'} {finding.name} {finding.version}: {finding.detail}")
     if num_failed:
-        raise CommandFailed(f"{num_failed} of the versions in {str(folder)!r} cannot be served.")
+        raise CommandFailed(f"{num_failed} of what {str(folder)!r} holds cannot be served.")
 
 
 def check_repository(repository: Path, device: str) -> Iterator[Finding]:
@@ -192,31 +191,35 @@ def check_repository(repository: Path, device: str) -> Iterator[Finding]:
     Raises: StartupError where the folder holds no model, or the device is not available.
     """
     # ONNX Runtime is slow to import.
-    from service.engine.repository.repository import find_models
+    from service.engine.repository.repository import no_model, scan
     from service.engine.runtime.runtime import choose_device
 
-    models = find_models([repository])
-    if not models:
-        raise StartupError(f"The model repository {str(repository)!r} holds no model.")
+    found = scan([repository])
+    if not found.models and not found.faults:
+        raise no_model([repository], ())
     chosen = choose_device(device)
-    for model in models.values():
+    for model in found.models.values():
         yield from _check_model(model, chosen)
+    for fault in found.faults:
+        yield Finding(fault.model, fault.version or "-", False, fault.reason)
 
 
 def _check_model(model: FoundModel, device: Device) -> Iterator[Finding]:
+    from service.engine.repository.repository import identity_of
+
     try:
         config = read_config(model.folder)
     except (StrictError, OSError) as error:
         yield Finding(model.name, "-", False, str(error))
         return
-    names = [folder.name for folder in model.versions]
+    names = [identity_of(folder)[1] for folder in model.versions]
     if not config.version_policy.candidates(names):
         yield Finding(model.name, "-", False, f"version_policy names none of the versions {names}.")
     for folder in model.versions:
-        yield check_version(model.name, folder, config, device)
+        yield check_version(identity_of(folder), folder, config, device)
 
 
-def check_version(name: str, folder: Path, config: ModelConfig, device: Device) -> Finding:
+def check_version(key: tuple[str, str], folder: Path, config: ModelConfig, device: Device) -> Finding:
     """Load and verify one version as the engine would."""
     from service.engine.repository.loading import load_version
     from service.engine.repository.version_files import VersionRejected
@@ -224,9 +227,9 @@ def check_version(name: str, folder: Path, config: ModelConfig, device: Device) 
     try:
         loaded = load_version(folder, Settings(instances=1, threads=1), device, config)
     except VersionRejected as error:
-        return Finding(name, folder.name, False, str(error))
+        return Finding(*key, False, str(error))
     fault = _task_fault(loaded.manifest)
-    return Finding(name, folder.name, not fault, fault or _describe(loaded))
+    return Finding(*key, not fault, fault or _describe(loaded))
 
 
 def _task_fault(manifest: Manifest) -> str:

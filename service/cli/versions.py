@@ -15,6 +15,7 @@ import typer
 
 from models import versions
 from models.config import ModelConfig, read_config
+from models.manifest import MODEL_NAME
 from models.strict import StrictError
 from models.versions import Default, add_version, read_default
 from service.cli.client import DEFAULT_URL, BadUsage, CommandFailed, Service, Url, file_errors, model_path
@@ -51,13 +52,13 @@ class _Model:
 
 def _find(name: str, repository: Path | None) -> _Model | None:
     """Raises: CommandFailed, StartupError."""
-    from service.engine.repository.repository import find_models  # the engine is slow to import
+    from service.engine.repository.repository import find_models, identity_of  # the engine is slow to import
 
     repositories = Settings().repositories if repository is None else (repository,)
     found = find_models([each for each in repositories if each.exists()]).get(name)
     if found is None:
         return None
-    folders = {folder.name: folder for folder in found.versions}
+    folders = {identity_of(folder)[1]: folder for folder in found.versions}
     with _failures(found.folder):
         config, default = read_config(found.folder), read_default(found.folder)
     model = _Model(found.folder, config, folders, None, default is not None)
@@ -94,8 +95,8 @@ def new_version(
     repository: Repository = None,
 ) -> None:
     """Add a version to a model, or make a model. It appears as a whole and leaves the default as it is."""
-    if name != Path(name).name or name.startswith(".") or "@" in name:
-        raise BadUsage(f"{name!r} is no name for a model.")
+    if not MODEL_NAME.fullmatch(name):
+        raise BadUsage(f"{name!r} is no name for a model; it must match {MODEL_NAME.pattern}.")
     model = _find(name, repository)
     default = model.default if model is not None else None
     if source is None and model is not None:
@@ -175,7 +176,7 @@ def _require_fit(model: _Model, version: str, device: str) -> None:
     require_runtime()
     from service.engine.runtime.runtime import choose_device  # ONNX Runtime is slow to import
 
-    finding = check_version(model.folder.name, model.versions[version], model.config, choose_device(device))
+    finding = check_version((model.folder.name, version), model.versions[version], model.config, choose_device(device))
     if not finding.is_fit:
         raise CommandFailed(f"{finding.name}@{version} cannot be served: {finding.detail}")
 

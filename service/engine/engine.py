@@ -16,6 +16,7 @@ import msgspec
 from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import CachedAnswer, key_of
 from service.engine.repository.live_repository import LiveRepository
+from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel
 from service.engine.repository.version import ServedGraph, Version
 from service.engine.runtime.runtime import Device
@@ -50,13 +51,16 @@ log = logging.getLogger(__name__)
 class Engine:
     """Answers the messages of API processes with the models of a live repository."""
 
-    def __init__(self, settings: Settings, device: Device, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, device: Device, metrics: Metrics, journal: LoadJournal | None = None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections: set[ApiConnection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_settled = False
         self.device = device
-        self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections)
+        journal = journal or LoadJournal()
+        self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections, journal)
         self._shadowing = Shadowing(settings, self.repository, self._compute_copy, metrics)
         self._shadow_timeout_seconds = settings.request_timeout_seconds
 
@@ -72,7 +76,7 @@ class Engine:
             connection.describe(message)
 
     def _description(self, id_: int) -> bytes:
-        return frame(Description(id_, tuple(map(self._with_shadows, self.repository.statuses())), self._is_settled))
+        return frame(Description(id_, tuple(map(self._with_shadows, self.repository.describe())), self._is_settled))
 
     def _with_shadows(self, status: ModelStatus) -> ModelStatus:
         """The status with the reports in which the version is one of the two that are compared."""

@@ -44,7 +44,8 @@ def readiness(client: EngineClient, drain: Drain) -> Readiness:
     if client.is_ready:
         return Readiness(status="ready", not_ready={})
     unready = set(client.unready)
-    missing = {s.name: f"{s.state}: {s.reason}" if s.reason else s.state for s in client.statuses if s.name in unready}
+    wanted = [status for status in client.statuses if status.is_required and status.name in unready]
+    missing = {s.name: f"{s.state}: {s.reason}" if s.reason else s.state for s in wanted}
     if not client.is_connected:
         return Readiness(status="starting", not_ready=dict.fromkeys(missing, "the engine is not connected"))
     return Readiness(status="degraded" if client.is_settled else "starting", not_ready=missing)
@@ -87,7 +88,8 @@ _LIVEZ = Document(
 )
 _READYZ = Document(
     summary="Can this process take requests?",
-    description="Ready: every model is loaded, has reproduced its golden outputs and is warmed up.",
+    description="Ready: every model of the start, and each that has been ready since, is loaded, has reproduced its "
+    "golden outputs and is warmed up.",
     request={},
     responses={503: {"model": Readiness, "description": "Not every model is ready, or the service is draining."}},
     answers=(Readiness,),

@@ -62,6 +62,9 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         context = attach(scope, self._open(scope))
+        # HEAD is answered as GET without the content (RFC 9110 section 9.3.2), on every route and in every error.
+        is_head = scope["method"] == "HEAD"
+        served = {**scope, "method": "GET"} if is_head else scope
         status, sent_bytes, started = 0, 0, False
 
         async def send_with_headers(message: Message) -> None:
@@ -69,6 +72,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
                 message["headers"] = [*message.get("headers", ()), *self._headers(context)]
+            elif is_head:
+                message["body"] = b""
             else:
                 sent_bytes += len(message.get("body", b""))
             await send(message)
@@ -76,14 +81,15 @@ class RequestMiddleware:
         self._drain.num_in_flight += 1
         self._metrics.start()
         try:
-            await self._serve(scope, receive, send_with_headers, context)
+            await self._serve(served, receive, send_with_headers, context)
         except Exception:
             log.exception("a request failed unexpectedly", extra={"request_id": context.request_id})
             if not started:
-                await unexpected_response(scope["path"])(scope, receive, send_with_headers)
+                await unexpected_response(scope["path"])(served, receive, send_with_headers)
         finally:
             self._drain.num_in_flight -= 1
-            self._record(scope, context, status or 499, sent_bytes)
+            route = getattr(served.get("route"), "path", "unmatched")
+            self._record(scope["method"], route, context, status or 499, sent_bytes)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         if self._drain.is_refusing and scope["path"] not in _ALWAYS_ANSWERED:
@@ -133,18 +139,17 @@ class RequestMiddleware:
             headers.append((b"connection", b"close"))
         return headers
 
-    def _record(self, scope: Scope, context: RequestContext, status: int, sent_bytes: int) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+    def _record(self, method: str, route: str, context: RequestContext, status: int, sent_bytes: int) -> None:
         seconds = self._metrics.finish(route, str(status), context, sent_bytes)
         if self._tracing is not None:
-            self._tracing.end_http(context, scope["method"], route, status)
+            self._tracing.end_http(context, method, route, status)
         if self._logs_all or (status >= 500 and route not in _ALWAYS_ANSWERED):
             log.log(
                 logging.WARNING if status >= 500 else logging.INFO,
                 "request",
                 extra={
                     "request_id": context.request_id,
-                    "method": scope["method"],
+                    "method": method,
                     "route": route,
                     "model": context.model,
                     "caller": context.caller,

@@ -78,7 +78,7 @@ class Asset:
         return cls(media_type, content, packed if len(packed) < 0.9 * len(content) else None, tag)
 
     def answer(self, request: Request) -> Response:
-        """Answer GET or HEAD, which may be conditional (RFC 9110 section 13.1.2)."""
+        """Answer a request, which may be conditional (RFC 9110 section 13.1.2)."""
         packed = self.packed if accepts_gzip(request.scope) else None
         tag = f'"{self.tag}-gzip"' if packed else f'"{self.tag}"'
         headers = _HEADERS | {"ETag": tag}
@@ -86,9 +86,7 @@ class Asset:
             return Response(None, 304, headers)
         if packed:
             headers["Content-Encoding"] = "gzip"
-        content = packed or self.content
-        headers["Content-Length"] = str(len(content))
-        return Response(b"" if request.method == "HEAD" else content, 200, headers, self.media_type)
+        return Response(packed or self.content, 200, headers, self.media_type)
 
 
 def playground_router(settings: Settings, *, needs_key: bool = False, folder: Path = FOLDER) -> APIRouter:
@@ -98,16 +96,16 @@ def playground_router(settings: Settings, *, needs_key: bool = False, folder: Pa
         return router
     assets = _read(folder) | {"config.json": Asset.of("application/json", _config(settings, needs_key))}
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.get("/")
     async def show_page(request: Request) -> Response:
         return assets["index.html"].answer(request)
 
     # Browsers request it with any page, image or text that they open.
-    @router.api_route("/favicon.ico", methods=["GET", "HEAD"])
+    @router.get("/favicon.ico")
     async def show_icon(request: Request) -> Response:
         return assets["icon.svg"].answer(request)
 
-    @router.api_route("/playground/{file:path}", methods=["GET", "HEAD"])
+    @router.get("/playground/{file:path}")
     async def show_file(file: str, request: Request) -> Response:
         if (asset := assets.get(file)) is None:
             raise NotFound(f"The playground has no file {file[:100]!r}; GET / is its page.")

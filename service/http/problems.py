@@ -90,11 +90,13 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request, of_first: str) -> str:
-    """The methods of every route on this path; the router names those of the first route only."""
+    """The methods of every route on this path; the router names those of the first route only, and not HEAD."""
     methods = {method.strip() for method in of_first.split(",")}
     for route in request.app.routes:
         if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE:
             methods |= route.methods or set()
+    if "GET" in methods:
+        methods.add("HEAD")
     return ", ".join(sorted(methods))
 
 

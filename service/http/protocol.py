@@ -1,7 +1,7 @@
 """uvicorn's HTTP/1.1 protocol with the limits that it lacks: head size, time for head and body, one Host header.
 
 Slow, oversized and ambiguous requests are refused before a handler sees them, and a request whose caller disconnects
-is cancelled. It knows nothing of routes.
+is cancelled. No upgrade is served: one that is offered is ignored (RFC 9110 section 7.8). It knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from time import perf_counter
 from typing import Any, Literal, cast
 
 import httptools
+from starlette.types import ASGIApp, Message, Receive, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.engine.transport.coalescing import CoalescingTransport
 from service.errors import HeadTooLarge, MalformedRequest, RequestTimeout, ServiceError
 from service.http.problems import error_response
-from service.http.request_context import context_of
+from service.http.request_context import Scope, context_of
 from service.settings import Settings
 
 Phase = Literal["head", "body"]
@@ -31,8 +32,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_bytes = 0
+        self._head_bytes = 0  # of the head, or, within a body, of what has come since and is no content: its trailers
         self._is_in_head = True
+        self._is_upgrade_offered = False
         self._is_in_message = False
         self._num_messages = 0
         self._began_at = perf_counter()
@@ -49,22 +51,50 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, refuse a head over the limit, and time whatever is still incomplete."""
-        if self._is_in_head:
-            # The data may contain a body too; a head over the limit can then pass in the first read only.
-            self._head_bytes += len(data)
-        super().data_received(data)
+        # The data may contain a body too; a head over the limit can then pass in the first read only.
+        self._head_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(memoryview(data))
+        except httptools.HttpParserError:
+            self._refuse()
         if self.transport.is_closing():
             self._disarm()
-        elif self._is_in_head and self._head_bytes > self.settings.max_header_bytes:
+        elif self._head_bytes > self.settings.max_header_bytes:
             self._answer(self._head_too_large())
         else:
             self._expect(self._awaited_phase())
+
+    def _parse(self, data: memoryview) -> None:
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stop:
+                # The parser takes all that follows for another protocol and forgets the body. So a new parser gets the
+                # same head without the offer, and then what follows.
+                data = data[stop.args[0] :]
+                self._parse_head_again()
+
+    def _parse_head_again(self) -> None:
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self._is_upgrade_offered = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn: what follows is dropped
+        self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
 
     def on_message_begin(self) -> None:
         """Start a request."""
         self._is_in_message = True
         self._began_at = perf_counter()
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers are dropped, as they come after the checks."""
+        if self._is_in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Refuse a head that proxies and servers may parse differently; otherwise start the request."""
@@ -73,12 +103,22 @@ class LimitedProtocol(HttpToolsProtocol):
         except ServiceError as error:
             self._rejected = error
             raise
+        if self.parser.should_upgrade():
+            self._is_upgrade_offered = True
+            return
         self._is_in_head = False
         self._head_bytes = 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take content."""
+        self._head_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
         """Wait for the next head."""
+        if self._is_upgrade_offered:
+            return
         self._num_messages += 1
         self._is_in_message = False
         self._is_in_head = True
@@ -86,6 +126,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._answering = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = _to_http_1_0(cycle, app)
         super()._start_asgi_task(cycle, app)
 
     def _check_head(self) -> None:
@@ -94,8 +136,11 @@ class LimitedProtocol(HttpToolsProtocol):
             raise self._head_too_large()
         if (version := self.parser.get_http_version()) not in ("1.0", "1.1"):
             raise MalformedRequest(f"The HTTP version is {version!r}; it must be 1.1 or 1.0.")
-        if not self.url.startswith((b"/", b"*")):
-            raise MalformedRequest("The request target must be a path.")
+        if not self.url.startswith((b"/", b"*")) or self.parser.get_method() == b"CONNECT":
+            raise MalformedRequest("The request target must be a path; this is no proxy.")
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (codings != [b"chunked"] or version == "1.0"):
+            raise MalformedRequest("The Transfer-Encoding of a request must be chunked and nothing else, in HTTP/1.1.")
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version != "1.0"):
             raise MalformedRequest(f"The request has {len(hosts)} Host headers; it must have exactly one.")
@@ -107,9 +152,10 @@ class LimitedProtocol(HttpToolsProtocol):
             raise MalformedRequest("The request target is not a valid path.") from error
 
     def _head_too_large(self) -> ServiceError:
-        return HeadTooLarge(f"The request head exceeds the limit of {self.settings.max_header_bytes} bytes.")
+        what = "head exceeds" if self._is_in_head else "trailers or chunk extensions exceed"
+        return HeadTooLarge(f"The request {what} the limit of {self.settings.max_header_bytes} bytes.")
 
-    def send_400_response(self, msg: str) -> None:
+    def _refuse(self) -> None:
         """Answer a request that cannot be parsed or that a check refused."""
         rejected, self._rejected = self._rejected, None
         self._answer(rejected or MalformedRequest("The request is not valid HTTP/1.1."))
@@ -137,7 +183,8 @@ class LimitedProtocol(HttpToolsProtocol):
         )
         lines = [b"HTTP/1.1 %d %s" % (response.status_code, HTTPStatus(response.status_code).phrase.encode())]
         lines += [name + b": " + value for name, value in response.raw_headers]
-        return b"\r\n".join([*lines, b"", bytes(response.body)])
+        is_head = self._is_in_message and self.parser.get_method() == b"HEAD"
+        return b"\r\n".join([*lines, b"", b"" if is_head else bytes(response.body)])
 
     def _awaited_phase(self) -> Phase | None:
         if self._is_in_message:
@@ -178,6 +225,28 @@ class LimitedProtocol(HttpToolsProtocol):
             context = context_of(self._answering.scope)
             if context is not None:
                 context.disconnect()
+
+
+def _to_http_1_0(cycle: Any, app: ASGIApp) -> Any:
+    """Answer without chunks and without 100 (Continue), which HTTP/1.0 does not know; the connection ends the body."""
+    cycle.waiting_for_100_continue = False
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        ends_with_connection = False
+
+        async def send_unchunked(message: Message) -> None:
+            nonlocal ends_with_connection
+            if message["type"] == "http.response.start":
+                ends_with_connection = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+                if ends_with_connection:
+                    cycle.chunked_encoding = False
+            elif ends_with_connection:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_unchunked)
+
+    return answer
 
 
 def limited(settings: Settings) -> type[LimitedProtocol]:

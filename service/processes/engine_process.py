@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from models.manifest import read_manifest
 from models.strict import StrictError
 from service.engine.engine import Engine, EngineProtocol
 from service.engine.repository.live_repository import follow
-from service.engine.repository.repository import FoundModel, find_models
+from service.engine.repository.load_journal import LoadJournal
+from service.engine.repository.repository import FoundModel, find_models, identity_of, no_model, scan
 from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
@@ -28,13 +30,17 @@ from service.telemetry.metrics import Metrics, report_memory
 
 log = logging.getLogger(__name__)
 
+JOURNAL_FILE = "loads.json"
+
 
 async def serve(launch: Launch, metrics: Metrics) -> None:
     """Listen, load the models, and serve until the process is told to stop."""
     settings = launch.settings
     models = _models_to_load(settings)
     check_splits(settings)
-    engine = Engine(settings, choose_device(settings.device), metrics)
+    # Beside the socket, in the folder that only this service may read.
+    journal = LoadJournal(Path(launch.engine_socket).with_name(JOURNAL_FILE), _ending(launch.last_status))
+    engine = Engine(settings, choose_device(settings.device), metrics, journal)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
@@ -51,11 +57,18 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
             task.cancel()
 
 
+def _ending(status: int | None) -> str:
+    """How the last engine ended, as a part of a sentence."""
+    if status is None or status >= 0:
+        return "" if status is None else f" (exit status {status})"
+    hint = ", as when memory runs out" if -status == signal.SIGKILL else ""
+    return f" (signal {-status}{hint})"
+
+
 def _models_to_load(settings: Settings) -> dict[str, FoundModel]:
     models = find_models(settings.repositories, settings.model_names)
     if not models and settings.model_control == "none":
-        repositories = ", ".join(repr(str(repository)) for repository in settings.repositories)
-        raise StartupError(f"The model repository {repositories} holds no model.")
+        raise no_model(settings.repositories, scan(settings.repositories).faults)
     return {} if settings.model_control == "explicit" and not settings.model_names else models
 
 
@@ -64,7 +77,8 @@ def check_splits(settings: Settings) -> None:
     found = find_models(settings.repositories) if settings.shadow or settings.canary else {}
     for option, splits in (("--shadow", settings.shadow_splits), ("--canary", settings.canary_splits)):
         for split in splits:
-            folders = {folder.name: folder for folder in found[split.model].versions} if split.model in found else {}
+            model = found.get(split.model)
+            folders = {identity_of(folder)[1]: folder for folder in model.versions} if model is not None else {}
             if split.version in folders:
                 if option == "--shadow" and _writes_text(folders[split.version]):
                     raise StartupError(f"{option} {split.reference} is a language model; their texts are not compared.")

@@ -26,13 +26,15 @@ _ROOT = Path(__file__).resolve().parents[2]  # where the packages are: site-pack
 class Launch(msgspec.Struct, frozen=True):
     """What one child is told: settings, the engine's socket and, for an API process, where to listen.
 
-    `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC.
+    `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC. `last_status` is the
+    exit status of the process that this one replaces, if it replaces one: negative for a signal.
     """
 
     settings: Settings
     engine_socket: str
     listen_fd: int = -1
     grpc_address: str = ""
+    last_status: int | None = None
 
     def encode(self) -> bytes:
         """The launch as one JSON line."""

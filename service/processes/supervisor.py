@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 from prometheus_client import CollectorRegistry, multiprocess
 
 from service.errors import StartupError
@@ -43,6 +44,7 @@ class Child:
 
     async def run_once(self) -> int:
         """Start the process, wait for it to end and return its exit status."""
+        last_status = self.process.returncode if self.process is not None else None
         # In a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone. Never forked: ONNX
         # Runtime's threads do not survive a fork.
         self.process = await asyncio.create_subprocess_exec(
@@ -53,7 +55,7 @@ class Child:
             start_new_session=True,
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(self._launch.encode())
+        self.process.stdin.write(msgspec.structs.replace(self._launch, last_status=last_status).encode())
         return await self.process.wait()
 
     def signal(self, number: signal.Signals) -> None:

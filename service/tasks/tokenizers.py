@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 from models.manifest import Language
 from models.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError, UnknownCharacter
 from service.engine.transport.client import ReadyModel
-from service.errors import ContextExceeded, InvalidParameter, ModelNotReady
+from service.errors import ContextExceeded, InvalidParameter, ModelFailed
 from service.schema import shown
 
 # Up to this many characters, encoding is cheaper than a thread switch.
@@ -26,7 +26,7 @@ class Tokenizers:
     async def of(self, model: ReadyModel) -> Tokenizer:
         """Return the tokenizer of a model version.
 
-        Raises: ModelNotReady if its file is missing or not valid.
+        Raises: ModelFailed if its file is missing or not valid.
         """
         tokenizer = self._known.get(model)
         if tokenizer is None:
@@ -40,12 +40,12 @@ class Tokenizers:
         try:
             tokenizer = Tokenizer((model.folder / TOKENIZER_FILE).read_bytes())
         except OSError as error:
-            raise ModelNotReady(f"{which} cannot be read.", retry_after_seconds=1) from error
+            raise ModelFailed(f"{which} cannot be read.") from error
         except TokenizerError as error:
-            raise ModelNotReady(f"{which} is not a supported tokenizer.") from error
+            raise ModelFailed(f"{which} is not a supported tokenizer.") from error
         vocab_size = language_of(model).vocab_size
         if tokenizer.vocab_size > vocab_size:
-            raise ModelNotReady(f"{which} has {tokenizer.vocab_size} tokens; the network has {vocab_size}.")
+            raise ModelFailed(f"{which} has {tokenizer.vocab_size} tokens; the network has {vocab_size}.")
         return tokenizer
 
     async def encode(self, tokenizer: Tokenizer, content: str, max_tokens: int, name: str = "prompt") -> list[int]:

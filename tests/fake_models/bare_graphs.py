@@ -81,3 +81,14 @@ def one_node(operator: str, element: int, shape: Sequence[Any] | None, **attribu
     """`y = operator(x)` with one type and shape for both."""
     node = helper.make_node(operator, ["x"], ["y"], **attributes)
     return graph_bytes([node], [("x", element, shape)], [("y", element, shape)])
+
+
+def slow_to_load_bytes(num_products: int = 60) -> bytes:
+    """`y = x + c`, where ONNX Runtime computes the constant `c` from large products of matrices while it loads."""
+    nodes = [helper.make_node("ConstantOfShape", ["shape"], ["m0"])]
+    for i in range(num_products):
+        nodes.append(helper.make_node("MatMul", [f"m{i}", "m0"], [f"m{i + 1}"]))
+    nodes.append(helper.make_node("ReduceSum", [f"m{num_products}"], ["c"], keepdims=0))
+    nodes.append(helper.make_node("Add", ["x", "c"], ["y"]))
+    shape = {"shape": np.array([1200, 1200], np.int64)}
+    return graph_bytes(nodes, [("x", FLOAT, ["batch", 3])], [("y", FLOAT, ["batch", 3])], shape)

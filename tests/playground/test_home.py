@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.fake_models.classification import LinearClassifier
 from tests.playground import commands
-from tests.playground.conftest import Watched
+from tests.playground.conftest import Open, Watched
 from tests.servers import RunningService, until
 
 DATA = Path(__file__).parent.parent / "data"
@@ -74,6 +74,24 @@ def test_each_model_leads_to_the_page_of_its_task(page: Page) -> None:
         page.get_by_role("link", name="Hotplate", exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
         expect(page.locator("main[aria-busy]")).to_have_count(0)  # then the focus moves to the new page
+
+
+def test_graphs_are_called_by_their_tensors_and_models_by_their_own_pages(
+    open_page: Open, playground: RunningService
+) -> None:
+    names = [one["name"] for one in httpx.get(f"{playground.url}/v2/models/stats").json()["model_stats"]]
+    page = open_page("#/tensors/fashion-vae.decoder")
+    groups = page.get_by_label("Model").locator("optgroup")
+    expect(groups.nth(0)).to_have_attribute("label", "Graphs of other models")
+    expect(groups.nth(1)).to_have_attribute("label", "With a page of their own")
+    assert groups.nth(0).locator("option").all_inner_texts() == [name for name in names if "." in name]
+
+    page.get_by_role("button", name="Try random values").click()
+    expect(page.locator(".output canvas")).to_be_visible()  # the decoder makes pictures
+    page.get_by_label("Model").select_option("cifar10")
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("Classify")
+    assert page.url.endswith("#/classify/cifar10")
 
 
 def test_ten_images_are_drawn_by_the_service_and_ten_more_on_demand(page: Page) -> None:
@@ -148,10 +166,22 @@ def test_a_model_that_is_not_served_is_listed_with_its_reason(elsewhere: Running
     expect(row(page, "broken")).to_contain_text(reason)
     expect(row(page, "broken").get_by_role("link")).to_have_count(0)
     expect(row(page, "plain").get_by_role("link", name="plain")).to_have_attribute("href", "#/classify/plain")
-    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Models", "Classify", "Watch"])
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Models", "Classify", "Tensors", "Watch"])
     expect(page.locator(".strip")).to_have_count(0)
     context.close()
     assert watched.faults() == []
+
+
+def test_a_model_with_a_page_of_its_own_is_linked_to_it(elsewhere: RunningService, browser: Browser) -> None:
+    context = browser.new_context(base_url=elsewhere.url.replace("0.0.0.0", "127.0.0.1"))
+    page = context.new_page()
+    page.goto("/#/tensors")
+
+    page.get_by_role("button", name="Try zeros").click()
+    expect(page.locator(".output").first).to_be_visible()
+    page.get_by_role("link", name="plain has a page of its own: Classify.").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Classify")
+    context.close()
 
 
 def test_a_model_that_comes_or_goes_changes_the_list(elsewhere: RunningService, browser: Browser) -> None:

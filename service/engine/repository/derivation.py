@@ -15,17 +15,17 @@ import numpy as np
 from msgspec.structs import replace
 
 from models.config import ModelConfig
-from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpec, sha256_hex
+from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpec
 from models.strict import StrictError
+from service.engine.repository.repository import identity_of
 from service.engine.repository.trials import Question, Verdict, row, try_out
-from service.engine.repository.version_files import VersionFiles, VersionRejected
-from service.engine.runtime.runtime import Device, available_memory_bytes, open_session
+from service.engine.repository.version_files import VersionFiles, VersionRejected, find_model_file
+from service.engine.runtime.runtime import Device, available_memory_bytes, is_ort_format, open_session
 from service.engine.transport.messages import Arrays
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MODEL_FILE = "model.onnx"
 GRAPH = "model"
 MAX_BATCH_SIZE = 32
 MAX_BUFFER_BYTES = 64 * 2**20
@@ -34,18 +34,19 @@ MAX_BATCH_ELEMENTS = 2**22
 
 
 def derive_version(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:
-    """Read a folder that holds `model.onnx` and no manifest; weights beside it must lie within the folder.
+    """Read a folder that holds `model.onnx` or `model.ort` and no manifest; its weights must lie within the folder.
 
     Raises: VersionRejected, InferenceFailed where the file does not load, StartupError.
     """
-    file = folder / MODEL_FILE
-    try:
-        sha256 = sha256_hex(file.read_bytes())
-    except OSError as error:
-        raise VersionRejected(f"there is neither manifest.json nor {MODEL_FILE}: {error}.") from error
+    model, version = identity_of(folder)
+    file, sha256 = find_model_file(folder)
     memory_bytes = settings.load_memory_bytes or available_memory_bytes() // 4
     question = Question(
-        file=str(file.absolute()), memory_bytes=memory_bytes, sizes=config.sizes, is_batched=config.batched
+        file=str(file.absolute()),
+        is_ort_format=is_ort_format(file),
+        memory_bytes=memory_bytes,
+        sizes=config.sizes,
+        is_batched=config.batched,
     )
     verdict = try_out(question)
     if verdict.problem:
@@ -53,20 +54,20 @@ def derive_version(folder: Path, settings: Settings, device: Device, config: Mod
     session = open_session(file, device, 1)
     inputs, outputs = (tuple(_spec(node) for node in nodes) for nodes in (session.get_inputs(), session.get_outputs()))
     try:
-        graph = Graph(file=MODEL_FILE, sha256=sha256, inputs=inputs, outputs=outputs, is_batched=verdict.is_batched)
+        graph = Graph(file=file.name, sha256=sha256, inputs=inputs, outputs=outputs, is_batched=verdict.is_batched)
         graph = _bounded(_observed(graph, verdict))
         manifest = Manifest(
-            name=folder.parent.name,
-            version=folder.name,
+            name=model,
+            version=version,
             task="tensors",
             description=session.get_modelmeta().description or "An ONNX graph without a manifest.",
             graphs={GRAPH: graph},
-            batching=_batching(graph),
+            batching=_batching(graph, memory_bytes // max(verdict.row_bytes, 1)),
         )
     except (ValueError, StrictError) as error:
         raise VersionRejected(str(error)) from error
     if not graph.is_batched:
-        log.warning("requests are not batched", extra={"model": folder.parent.name, "reason": verdict.reason})
+        log.warning("requests are not batched", extra={"model": model, "reason": verdict.reason})
     samples = {GRAPH: _sample(graph, verdict)} if verdict.output_axes else {}
     return VersionFiles(manifest, {}, {GRAPH: file}, {}, samples, {GRAPH: verdict.reason}, is_derived=True)
 
@@ -96,11 +97,11 @@ def _bounded(graph: Graph) -> Graph:
     return replace(graph, max_batch_elements=MAX_BATCH_ELEMENTS) if varies else graph
 
 
-def _batching(graph: Graph) -> Batching:
+def _batching(graph: Graph, most_rows: int) -> Batching:
     if not graph.is_batched:
         return Batching(max_batch_size=1, buckets=(1,))
     row_bytes = sum(prod(max(size, 1) for size in spec.row_shape) * spec.dtype.itemsize for spec in graph.inputs)
-    most = max(1, min(MAX_BATCH_SIZE, MAX_BUFFER_BYTES // max(row_bytes, 1)))
+    most = max(1, min(MAX_BATCH_SIZE, most_rows, MAX_BUFFER_BYTES // max(row_bytes, 1)))
     buckets = sorted({min(2**power, most) for power in range(MAX_BATCH_SIZE.bit_length())})
     return Batching(max_batch_size=most, buckets=tuple(buckets))
 

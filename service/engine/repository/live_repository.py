@@ -6,6 +6,7 @@ It owns the versions and the order of these events. Files are found by `reposito
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -18,20 +19,27 @@ from watchfiles import awatch
 from models.config import ModelConfig, parse_config, read_config
 from models.strict import StrictError
 from models.versions import read_default
-from service.engine.repository.loading import load_version
-from service.engine.repository.repository import Fingerprint, FoundModel, find_models, fingerprint_of
+from service.engine.repository.load_journal import Key, LoadJournal, digest_of
+from service.engine.repository.loading import LoadedVersion, load_version
+from service.engine.repository.repository import (
+    Fault,
+    Fingerprint,
+    FoundModel,
+    fingerprint_of,
+    identity_of,
+    repository_of,
+    scan,
+)
 from service.engine.repository.version import Version, drain, open_version
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import Device
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import ModelStatus
-from service.errors import InvalidParameter, ModelNotReady, StartupError, Unavailable, UnknownModel
+from service.errors import InvalidParameter, ModelFailed, ServiceError, StartupError, Unavailable, UnknownModel
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, str]
 
 # A copy in progress changes files repeatedly: the callback waits until nothing has changed for this long.
 QUIET_MS = 200
@@ -41,7 +49,10 @@ TIMER_MS = 30_000
 
 
 class LiveRepository:
-    """The versions that are served, and those that could be; `announce` is called on every change."""
+    """The versions that are served, and those that could be; `announce` is called on every change.
+
+    `journal` outlives this process, as a load may end it.
+    """
 
     def __init__(
         self,
@@ -50,12 +61,15 @@ class LiveRepository:
         metrics: Metrics,
         announce: Callable[[], None],
         connections: set[ApiConnection],
+        journal: LoadJournal,
     ) -> None:
         self._settings = settings
         self._device = device
         self._metrics = metrics
         self._announce = announce
         self._connections = connections
+        self._journal = journal
+        self._faults: tuple[Fault, ...] = ()
         self._loop = asyncio.get_running_loop()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
@@ -71,29 +85,40 @@ class LiveRepository:
     # --- requests ---
 
     async def start(self, models: dict[str, FoundModel]) -> None:
-        """Load these models; under explicit control, list the others as well."""
+        """Load these models, or what the last engine served on request; under explicit control, list the others."""
+        found = await self._scan()
+        if self._journal.is_first:
+            self._journal.serve(*models)
+        elif self._settings.model_control == "explicit":
+            models = {name: found[name] for name in self._journal.served if name in found}
         for model in models.values():
             self._set(Version(self._status(model.versions[0], "loading")))
-        for model in models.values():
-            async with self._locks[model.name]:
-                await self._apply(model, "", retries=True)
-        if self._settings.model_control == "explicit":
-            await self.refresh()
+        for name, model in models.items():
+            async with self._locks[name]:
+                try:
+                    await self._apply(model, self._journal.served.get(name, ""), retries=False)
+                except InvalidParameter as error:  # the versions that the request named are gone
+                    self._reject_model(model, error.message, retries=False)
+        await self.refresh()
 
     async def load(self, name: str, config: str = "") -> None:
         """Load the versions that the model's policy names, even if they failed before.
 
-        Raises: UnknownModel, InvalidParameter, ModelNotReady, Unavailable.
+        Raises: UnknownModel, InvalidParameter, ModelFailed, Unavailable.
         """
         self._require_control()
-        model = await self._find(name)
+        model = (await self._scan()).get(name)
         if model is None:
-            raise UnknownModel(f"There is no model {name!r} in the repository.")
+            raise self._unknown(name)
         async with self._locks[name]:
-            if problems := await self._apply(model, config, retries=True):
+            try:
+                problems = await self._apply(model, config, retries=True)
+            except StartupError as error:
+                raise ModelFailed(str(error)) from error
+            if problems:
                 served = [version for (each, version), v in self.versions.items() if each == name and v.is_loaded]
                 still = f" Still served: {', '.join(served)}." if served else ""
-                raise ModelNotReady(f"{name!r} was not loaded completely: {'; '.join(problems)}{still}")
+                raise ModelFailed(f"{name!r} was not loaded completely: {'; '.join(problems)}{still}")
 
     async def unload(self, name: str) -> None:
         """Drain all versions of a model and free them.
@@ -102,44 +127,44 @@ class LiveRepository:
         """
         self._require_control()
         known = any(key[0] == name for key in self.versions)
-        if not known and await self._find(name) is None:
-            raise UnknownModel(f"There is no model {name!r} in the repository.")
+        if not known and name not in await self._scan():
+            raise self._unknown(name)
         async with self._locks[name]:
+            self._journal.drop(name)
             await self._unload(name)
         await self.refresh()
 
     async def reconcile(self) -> None:
         """Follow the repositories: load what is new or changed, unload what is gone."""
         try:
-            found = await asyncio.to_thread(find_models, self._settings.repositories)
-        except StartupError as error:
-            log.error("a repository cannot be read; loaded models stay", extra={"reason": str(error)})
+            found = await self._scan()
+        except Unavailable as error:
+            log.error("a repository cannot be read; loaded models stay", extra={"reason": error.message})
             return
         names = self._settings.model_names
         for name in {name for name, _ in self.versions} - set(found):
             async with self._locks[name]:
+                self._journal.drop(name)
                 await self._unload(name)
             self._forget(name)
         for name, model in found.items():
             if not names or name in names:
                 async with self._locks[name]:
-                    await self._apply(model, "", retries=False)
+                    with contextlib.suppress(StartupError):  # it is this version's state and reason
+                        await self._apply(model, "", retries=False)
 
     async def refresh(self) -> None:
         """List every model that is not loaded as unavailable, and forget what is gone."""
         if self._settings.model_control != "explicit":
             return
-        try:
-            found = await asyncio.to_thread(find_models, self._settings.repositories)
-        except StartupError as error:
-            raise Unavailable(str(error)) from error
+        found = await self._scan()
         for key, version in list(self.versions.items()):
             if version.status.state == "unavailable" and key[0] not in found:
                 del self.versions[key]
         known = {name for name, _ in self.versions}
         for name, model in found.items():
             if name not in known:
-                self._set(Version(self._status(model.versions[0], "unavailable", "not loaded")))
+                self._list(model)
         self._announce()
 
     def release(self, connection: ApiConnection, key: Key | None = None) -> None:
@@ -156,13 +181,57 @@ class LiveRepository:
                 f"Models are not loaded or unloaded on request: --model-control is {mode!r}, not 'explicit'."
             )
 
-    async def _find(self, name: str) -> FoundModel | None:
+    async def _scan(self) -> dict[str, FoundModel]:
+        """Look at the repositories; log the faults that are new, and announce them.
+
+        Raises: Unavailable.
+        """
         try:
-            return (await asyncio.to_thread(find_models, self._settings.repositories)).get(name)
+            found = await asyncio.to_thread(scan, self._settings.repositories)
         except StartupError as error:
             raise Unavailable(str(error)) from error
+        is_explicit = self._settings.model_control == "explicit"
+        faults = found.faults_of(() if is_explicit else self._settings.model_names)
+        for fault in faults:
+            if fault not in self._faults:
+                where = {"model": fault.model, "version": fault.version, "reason": fault.reason}
+                log.warning("something in a repository cannot be served", extra=where)
+        if faults != self._faults:
+            self._faults = faults
+            self._announce()
+        return found.models
+
+    def _unknown(self, name: str) -> ServiceError:
+        """The error for a model that is not in the repository, or cannot be served as it is there."""
+        if reasons := [fault.reason for fault in self._faults if fault.model == name]:
+            return ModelFailed(f"{name!r} cannot be served: {' '.join(reasons)}")
+        return UnknownModel(f"There is no model {name!r} in the repository.")
+
+    def _list(self, model: FoundModel) -> None:
+        """List a model that is not loaded; one whose load ended an engine has failed."""
+        for folder in model.versions:
+            if reason := self._journal.ended(identity_of(folder)):
+                self._set(Version(self._status(folder, "failed", reason)))
+                return
+        self._set(Version(self._status(model.versions[0], "unavailable", "not loaded")))
 
     async def _apply(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
+        """Serve what the policy names; whatever goes wrong, every version ends in a state.
+
+        Raises: InvalidParameter where `config_text` is at fault, StartupError.
+        """
+        try:
+            problems = await self._serve_versions(model, config_text, retries=retries)
+        except (InvalidParameter, StartupError):
+            raise
+        except Exception as error:  # a defect must neither leave it loading for ever nor end what is served
+            log.exception("a model could not be loaded")
+            return self._reject_model(model, _unexpected(error), retries=retries)
+        if any(key[0] == model.name and version.is_loaded for key, version in self.versions.items()):
+            self._journal.serve(model.name, config=config_text)
+        return problems
+
+    async def _serve_versions(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
         """Serve the versions that the policy names and drain the rest; return the reasons of those that failed."""
         try:
             config = parse_config(config_text) if config_text else await asyncio.to_thread(read_config, model.folder)
@@ -172,26 +241,44 @@ class LiveRepository:
             return self._reject_model(model, str(error), retries=retries)
         wanted, fault = await asyncio.to_thread(_wanted_default, model)
         beside = self._beside_policy(model, wanted)
-        others = [folder.name for folder in model.versions if (model.name, folder.name) not in self._split_keys]
-        names = set(config.version_policy.candidates(others))
-        self._forget_stale(model, names | {folder.name for folder in beside})
+        candidates = config.version_policy.candidates([identity_of(folder)[1] for folder in model.versions])
+        if not candidates and config_text:
+            raise InvalidParameter("The version_policy of the request names no version that exists.")
+        names = {version for version in candidates if (model.name, version) not in self._split_keys}
+        self._forget_stale(model, names | {identity_of(folder)[1] for folder in beside})
         if not names and not beside:
             return self._reject_model(model, "its version_policy names no version that exists.", retries=retries)
+        ready = await self._ensure_beside(model, config, beside, wanted, fault, retries=retries)
+        num_latest = 0
+        for folder in model.versions:
+            _, version = identity_of(folder)
+            if version not in names or num_latest >= config.version_policy.most:
+                continue
+            if version not in ready:
+                ready[version] = await self._ensure(folder, config, retries=retries)
+            num_latest += ready[version]
+        return self._settle(model.name, ready)
+
+    async def _ensure_beside(
+        self,
+        model: FoundModel,
+        config: ModelConfig,
+        beside: Sequence[Path],
+        wanted: str,
+        fault: str,
+        *,
+        retries: bool,
+    ) -> dict[str, bool]:
+        """Load what is served beside the policy, the default first; return which versions are ready."""
         ready: dict[str, bool] = {}
         for folder in beside:
-            ready[folder.name] = await self._ensure(folder, config, retries=retries)
-            if folder.name == wanted:
+            _, version = identity_of(folder)
+            ready[version] = await self._ensure(folder, config, retries=retries)
+            if version == wanted:
                 self._set_default(model.name, wanted, fault)
         if not wanted:
             self._set_default(model.name, wanted, fault)
-        num_latest = 0
-        for folder in model.versions:
-            if folder.name not in names or num_latest >= config.version_policy.most:
-                continue
-            if folder.name not in ready:
-                ready[folder.name] = await self._ensure(folder, config, retries=retries)
-            num_latest += ready[folder.name]
-        return self._settle(model.name, ready)
+        return ready
 
     def _settle(self, name: str, ready: dict[str, bool]) -> list[str]:
         """Drain the versions that are not served any more; return what is wrong with the others."""
@@ -215,23 +302,11 @@ class LiveRepository:
         newest = max(ready, key=lambda version: ((name, version) not in self._split_keys, int(version)), default="")
         return ready.get(newest)
 
-    def statuses(self) -> list[ModelStatus]:
-        """Every version with its statistics so far; a default that could not be replaced says why."""
-        defaults = {name: self.default_of(name) for name, _ in self.versions}
-        statuses = []
-        for (name, _), version in self.versions.items():
-            status = version.describe()
-            if version is defaults[name]:
-                reason = status.reason or self._default_faults.get(name, "")
-                status = msgspec.structs.replace(status, is_default=True, reason=reason)
-            statuses.append(status)
-        return statuses
-
     def _beside_policy(self, model: FoundModel, default: str) -> list[Path]:
         """The versions that are served whatever the policy says: the default, then shadows and canaries."""
         keys = {(model.name, default), *self._split_keys}
-        folders = (folder for folder in model.versions if (model.name, folder.name) in keys)
-        return sorted(folders, key=lambda folder: folder.name != default)
+        folders = (folder for folder in model.versions if identity_of(folder) in keys)
+        return sorted(folders, key=lambda folder: identity_of(folder)[1] != default)
 
     def _set_default(self, name: str, wanted: str, fault: str) -> None:
         """Make the wanted version the default if it is ready; otherwise the old one stays, and the reason is kept."""
@@ -255,7 +330,7 @@ class LiveRepository:
 
     def _forget_stale(self, model: FoundModel, names: set[str]) -> None:
         """Forget versions that are not loaded and either gone or not named any more."""
-        existing = {folder.name for folder in model.versions}
+        existing = {identity_of(folder)[1] for folder in model.versions}
         for key, version in list(self.versions.items()):
             is_stale = key[1] not in existing or (version.status.state == "loading" and key[1] not in names)
             if key[0] == model.name and is_stale and not version.is_loaded and key not in self._draining:
@@ -263,7 +338,7 @@ class LiveRepository:
 
     async def _ensure(self, folder: Path, config: ModelConfig, *, retries: bool) -> bool:
         """Load a version if it is new or has changed; return whether it is ready."""
-        key = folder.parent.name, folder.name
+        key = identity_of(folder)
         if (draining := self._draining.get(key)) is not None:
             await draining
         fingerprint = await asyncio.to_thread(fingerprint_of, folder)
@@ -273,8 +348,13 @@ class LiveRepository:
                 return True
             if not retries:
                 return old.is_loaded
+        digest = digest_of(fingerprint, config)
+        if not retries and (reason := self._journal.ended(key, digest)):
+            self._reject(folder, reason, fingerprint, config)
+            return self._is_loaded(key)
         async with self._loading:
-            new = await self._load(folder, config, fingerprint)
+            with self._journal.loading(key, digest):
+                new = await self._load(folder, config, fingerprint)
         if new is None:
             return old is not None and old.is_loaded
         self._set(new)
@@ -283,11 +363,11 @@ class LiveRepository:
         return True
 
     async def _load(self, folder: Path, config: ModelConfig, fingerprint: Fingerprint) -> Version | None:
-        key = folder.parent.name, folder.name
+        key = identity_of(folder)
         if not self._is_loaded(key):
             self._set(Version(self._status(folder, "loading"), config))
         try:
-            loaded = await asyncio.to_thread(load_version, folder, self._settings, self._device, config)
+            loaded = await asyncio.to_thread(_load_in_thread, folder, self._settings, self._device, config)
             call = self._loop.call_soon_threadsafe
             version = open_version(loaded, config, self._settings, self._device, self._metrics, self._loop, call)
         except (VersionRejected, StartupError) as error:
@@ -295,12 +375,12 @@ class LiveRepository:
             if isinstance(error, StartupError):
                 raise
             return None
-        except Exception:  # a defect must neither leave it loading for ever nor end what is served
+        except Exception as error:  # a defect must neither leave it loading for ever nor end what is served
             log.exception("a model version could not be loaded")
-            self._reject(folder, "loading it failed unexpectedly; the log says why.", fingerprint, config)
+            self._reject(folder, _unexpected(error), fingerprint, config)
             return None
         version.fingerprint, version.on_change = fingerprint, self._announce
-        version.status = msgspec.structs.replace(version.status, repository=str(folder.parent.parent))
+        version.status = msgspec.structs.replace(version.status, repository=str(repository_of(folder)))
         status = version.status
         log.info(
             "a model is ready",
@@ -318,7 +398,7 @@ class LiveRepository:
 
     def _reject_model(self, model: FoundModel, reason: str, *, retries: bool) -> list[str]:
         """Reject the newest version with what is wrong with its model; only once, unless `retries`."""
-        known = self.versions.get((model.name, model.versions[0].name))
+        known = self.versions.get(identity_of(model.versions[0]))
         if retries or known is None or not known.status.reason.endswith(reason):
             self._reject(model.versions[0], reason)
         return [reason]
@@ -327,7 +407,7 @@ class LiveRepository:
         self, folder: Path, reason: str, fingerprint: Fingerprint = (), config: ModelConfig | None = None
     ) -> None:
         """Record why a version cannot be loaded; what it would have replaced stays."""
-        key = folder.parent.name, folder.name
+        key = identity_of(folder)
         self._metrics.load_failures.labels(*key).inc()
         log.error("a model version was rejected", extra={"model": key[0], "version": key[1], "reason": reason})
         if self._is_loaded(key):
@@ -385,7 +465,27 @@ class LiveRepository:
         return key in self.versions and self.versions[key].is_loaded
 
     def _status(self, folder: Path, state: str, reason: str = "") -> ModelStatus:
-        return ModelStatus(folder.parent.name, folder.name, state, reason, repository=str(folder.parent.parent))
+        return ModelStatus(*identity_of(folder), state, reason, repository=str(repository_of(folder)))
+
+    def describe(self) -> tuple[ModelStatus, ...]:
+        """Every version with its statistics, then the faults of the repositories, as versions that failed.
+
+        A default that could not be replaced says why.
+        """
+        served, defaults = self._journal.served, {name: self.default_of(name) for name, _ in self.versions}
+        known = []
+        for (name, _), version in self.versions.items():
+            status, is_default = version.describe(), version is defaults[name]
+            reason = status.reason or (self._default_faults.get(name, "") if is_default else "")
+            known.append(
+                msgspec.structs.replace(status, is_required=name in served, is_default=is_default, reason=reason)
+            )
+        faults = [
+            ModelStatus(fault.model, fault.version, "failed", fault.reason, is_required=False)
+            for fault in self._faults
+            if not self._is_loaded((fault.model, fault.version))
+        ]
+        return (*known, *faults)
 
     def _set(self, version: Version) -> None:
         status = version.status
@@ -402,10 +502,33 @@ def _wanted_default(model: FoundModel) -> tuple[str, str]:
         return "", str(error)
     if default is None:
         return "", ""
-    versions = [folder.name for folder in model.versions]
+    versions = [identity_of(folder)[1] for folder in model.versions]
     if default.version not in versions:
         return "", f"version {default.version} is to be the default and does not exist; there are {versions}."
     return default.version, ""
+
+
+class _LoadDefect(Exception):
+    """Loading failed unexpectedly; its cause may be anything."""
+
+
+def _load_in_thread(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> LoadedVersion:
+    """Load a version.
+
+    Raises: VersionRejected, StartupError, _LoadDefect.
+    """
+    try:
+        return load_version(folder, settings, device, config)
+    except (VersionRejected, StartupError):
+        raise
+    except MemoryError as error:
+        raise VersionRejected("there is not enough memory to load it.") from error
+    except BaseException as error:  # StopIteration cannot pass a future, which would wait for ever
+        raise _LoadDefect from error
+
+
+def _unexpected(error: Exception) -> str:
+    return f"loading it failed unexpectedly ({type(error.__cause__ or error).__name__}); the log says why."
 
 
 async def follow(repositories: Sequence[Path], changed: Callable[[], Awaitable[None]]) -> None:

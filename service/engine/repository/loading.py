@@ -145,7 +145,7 @@ def _read(folder: Path, settings: Settings, device: Device, config: ModelConfig)
     try:
         return derive_version(folder, settings, device, config)
     except InferenceFailed as error:
-        raise rejection(error) from error
+        raise rejection(error, folder) from error
 
 
 def _bounded(batching: Batching, max_batch_size: int) -> Batching:

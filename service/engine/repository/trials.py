@@ -7,6 +7,8 @@ time, so that what it found before its end is not lost.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
 import resource
@@ -38,7 +40,10 @@ MAX_ELEMENTS = 2**21
 # for all; whole numbers, which are often places in a table: from, to.
 FRACTIONS = ((1.0, 0), (1.0, 1), (30.0, 0), (30.0, -1), (1e-3, 0), (1e4, 0), (1e4, -1), (1e4, 1))
 WHOLES = ((0, 2), (1, 2), (0, 10), (0, 100), (-5, 5), (0, 256), (0, 1000), (0, 30_000))
+# Rows of the largest batch that is tried.
+MOST_ROWS = 5
 PROOF_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1  # prctl(2)
 LOAD_SECONDS = 600.0
 # The same row at the same place of a batch of the same size, beside others: by this part of its largest value.
 ROUNDING = {"FP32": 1e-6, "FP64": 1e-12, "FP16": 2e-3, "BF16": 2e-2}
@@ -65,6 +70,7 @@ class Question(msgspec.Struct, kw_only=True):
     """
 
     file: str
+    is_ort_format: bool = False
     memory_bytes: int
     seconds: float = 10.0
     sizes: dict[str, int] = {}
@@ -76,6 +82,7 @@ class Verdict(msgspec.Struct, kw_only=True):
 
     `kind` is the kind of values, `shapes` the shapes of that row's inputs by name, empty where nothing was computed.
     `problem` says why it cannot be tried any further. `output_axes` are those observed, without that of the batch.
+    `row_bytes` is about what one more row in a batch takes.
     """
 
     is_batched: bool = False
@@ -83,6 +90,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     kind: int = 0
     shapes: dict[str, tuple[int, ...]] = {}
     output_axes: dict[str, int] = {}
+    row_bytes: int = 0
     problem: str = ""
 
 
@@ -135,6 +143,7 @@ class Trial:
         options.graph_optimization_level = level
         # What is free goes back at once, so that what is counted is what one trial needs.
         options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.load_model_format", "ORT" if self._question.is_ort_format else "ONNX")
         return ort.InferenceSession(self._question.file, options, providers=["CPUExecutionProvider"])
 
     @functools.cached_property
@@ -295,9 +304,9 @@ class Proof:
             ("the size of the batch", _at(together, 1), alone[1]),
         ):
             self._same(kind, left, right, REORDERING, a if right is not alone[1] else b)
-        many = self._run(b, a, *others[:3])
-        rest = [b] * len(others[:3])
-        self._same("who shares its batch", _at(many, 1), _at(self._run(b, a, *rest), 1), ROUNDING)
+        rest = [*others, b, b][: MOST_ROWS - 2]
+        many, others_of_one = self._run(b, a, *rest), self._run(b, a, *[b] * len(rest))
+        self._same("who shares its batch", _at(many, 1), _at(others_of_one, 1), ROUNDING)
 
     def _run(self, *rows: Arrays) -> Arrays:
         """Compute rows as a batch.
@@ -405,7 +414,25 @@ def _batched(trial: Trial, question: Question) -> Iterator[Verdict]:
             yield Verdict(reason=str(error))
             return
         reason = f"its rows were independent in {trial.num_comparisons} comparisons of random rows"
-    yield Verdict(is_batched=True, reason=reason, kind=kind, shapes=shapes, output_axes=_axes(outputs, 1))
+    verdict = Verdict(is_batched=True, reason=reason, kind=kind, shapes=shapes, output_axes=_axes(outputs, 1))
+    verdict.row_bytes = _row_bytes(trial, shapes, kind)
+    yield verdict
+
+
+def _row_bytes(trial: Trial, shapes: dict[str, tuple[int, ...]], kind: int) -> int:
+    """About what one more row in a batch takes: the peak of a batch of some rows, less that of one row."""
+    one = row(trial.inputs, shapes, kind, 1)
+    peaks = []
+    for num_rows in (1, MOST_ROWS):
+        feed = {name: np.repeat(array, num_rows, axis=0) for name, array in one.items()}
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # begin to look for the peak anew
+            trial.run(feed)
+        except Exception:  # not allowed here, or memory ran out
+            return 0
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peaks.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")))
+    return max(0, peaks[1] - peaks[0]) // (MOST_ROWS - 1)
 
 
 def _axes(outputs: Arrays, num_batch_axes: int) -> dict[str, int]:
@@ -413,7 +440,9 @@ def _axes(outputs: Arrays, num_batch_axes: int) -> dict[str, int]:
 
 
 def main() -> None:
-    """Answer the question on standard input."""
+    """Answer the question on standard input; end with the process that asked."""
+    with contextlib.suppress(AttributeError, OSError):  # a C library without it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit = taken + question.memory_bytes + 3 * Path(question.file).stat().st_size

@@ -5,6 +5,7 @@ The bytes that are hashed are the bytes that are loaded, so no file can be swapp
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from models import golden as golden_io
 from models.golden import Golden
 from models.manifest import Graph, Manifest, Weights, read_manifest, sha256_hex
 from models.strict import StrictError
+from service.engine.repository.model_file import MODEL_FILES, file_fault, missing_model, pointer_advice
 from service.engine.runtime.runtime import Device, SharedWeights, open_session
 from service.engine.transport.messages import Arrays
 from service.errors import ServiceError
@@ -23,10 +25,28 @@ class VersionRejected(Exception):
     """A version cannot be served; the message says why, in one line."""
 
 
-def rejection(error: ServiceError) -> VersionRejected:
-    """The rejection of a version because the runtime failed, in one line."""
+def rejection(error: ServiceError, folder: Path | None = None) -> VersionRejected:
+    """The rejection of a version because the runtime failed, in one line; of a bare one, with its `folder`."""
     lines = str(error.__cause__ or "").splitlines()
-    return VersionRejected(f"{error.message} {lines[0][:300] if lines else ''}")
+    advice = pointer_advice(folder) if folder else ""
+    return VersionRejected(" ".join(filter(None, (error.message, advice, lines[0][:300] if lines else ""))))
+
+
+def find_model_file(folder: Path) -> tuple[Path, str]:
+    """The network of a version without a manifest, and its SHA-256.
+
+    Raises: VersionRejected, with what to do, where there is none or it is something else.
+    """
+    try:
+        file = next((folder / name for name in MODEL_FILES if (folder / name).is_file()), None)
+        if file is None:
+            raise VersionRejected(missing_model(folder))
+        if fault := file_fault(file):
+            raise VersionRejected(fault)
+        with file.open("rb") as opened:
+            return file, hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise VersionRejected(f"its files cannot be read: {error.strerror or error}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +98,7 @@ def read_version(folder: Path) -> VersionFiles:
         files = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
         weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in files}
     except (StrictError, OSError, ValueError) as error:
-        raise VersionRejected(str(error)) from error
+        raise VersionRejected(pointer_advice(folder) or str(error)) from error
     return VersionFiles(manifest, goldens, graphs, weights)
 
 

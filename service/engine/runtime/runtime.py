@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,14 @@ class SharedWeights:
     content: bytes
 
 
+def is_ort_format(content: bytes | Path) -> bool:
+    """Whether a file is in ONNX Runtime's own format, by its first bytes, whatever it is called."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            content = file.read(8)
+    return content[4:8] == b"ORTM"
+
+
 def open_session(
     content: bytes | Path,
     device: Device,
@@ -80,7 +89,7 @@ def open_session(
     spins: bool = False,
     varies: bool = False,
 ) -> ort.InferenceSession:
-    """Create a session from the bytes of an ONNX file and its weights, or from a path.
+    """Create a session from the bytes of a file in ONNX or in ONNX Runtime's format and its weights, or from a path.
 
     From a path, ONNX Runtime reads the weights itself, and refuses those outside the file's folder.
 
@@ -104,6 +113,8 @@ def open_session(
     if device.is_cuda:
         ort.preload_dlls()
     try:
+        # By the content: ONNX Runtime itself would go by the file's name.
+        options.add_session_config_entry("session.load_model_format", "ORT" if is_ort_format(content) else "ONNX")
         if weights is not None:
             sizes = [len(weights.content)]
             options.add_external_initializers_from_files_in_memory([weights.file], [weights.content], sizes)
@@ -119,19 +130,46 @@ def open_session(
     return session
 
 
-_ADVICE = {
-    "ValidateOpsetForDomain": "its opset is newer than this version of ONNX Runtime knows: export it with an older "
-    "one, or update ONNX Runtime",
-    "Unsupported model IR version": "its format is newer than this version of ONNX Runtime knows: save it with an "
-    "older ir_version, or update ONNX Runtime",
-    "External data path": "its external data must be files in its own folder",
-    "No Op registered for": "it has an operator that ONNX Runtime does not have: export it without custom operators",
-    "NOT_IMPLEMENTED": "it has an operator or a datatype that ONNX Runtime does not compute on this device",
-}
+_NO_OPERATOR = "it has an operator that ONNX Runtime does not have: export it without custom operators"
+# What a message of ONNX Runtime says about the graph, and what to do; names in the message complete the advice.
+_ADVICE = (
+    (
+        "ValidateOpsetForDomain",
+        "its opset is newer than this version of ONNX Runtime knows: export it with an older one, or update ONNX "
+        "Runtime",
+    ),
+    (
+        "Unsupported model IR version",
+        "its format is newer than this version of ONNX Runtime knows: save it with an older ir_version, or update "
+        "ONNX Runtime",
+    ),
+    (
+        'External data path does not exist: "(?P<file>[^"]*)"',
+        "its external data {file} is missing: it must lie in the model's folder, under the name that it was saved with",
+    ),
+    ("External data path", "its external data must be files in its own folder"),
+    (
+        "External initializer: .* are out of bounds",
+        "its external data is cut short, or belongs to another export: copy it again",
+    ),
+    ("No Op registered for|is not a registered function/op|No opset import for domain", _NO_OPERATOR),
+    ("ORT model verification failed", "the file is damaged, or cut short: copy it again"),
+    (
+        "ORT format model version",
+        "this version of ONNX Runtime does not read its version of the ORT format: convert it again from ONNX",
+    ),
+    ("No graph was found|Protobuf parsing failed", "it is no ONNX file, or a damaged one"),
+    ("NOT_IMPLEMENTED", "it has an operator or a datatype that ONNX Runtime does not compute on this device"),
+    ("bad_alloc|Failed to allocate memory", "there is not enough memory for it"),
+)
 
 
 def _advice(reason: str) -> str:
-    return next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in reason), "")
+    for sign, advice in _ADVICE:
+        if found := re.search(sign, reason):
+            names = {name: repr(Path(value).name) for name, value in found.groupdict().items()}
+            return f"; {advice.format(**names)}"
+    return ""
 
 
 def _providers(device: Device, varies: bool) -> list[Any]:

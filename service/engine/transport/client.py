@@ -30,7 +30,7 @@ from service.engine.transport.messages import (
     Sampling,
     frame,
 )
-from service.errors import Cancelled, EngineUnavailable, ServiceError
+from service.errors import Cancelled, EngineUnavailable, ModelFailed, ServiceError
 from service.settings import Settings
 
 __all__ = ["Call", "EngineClient", "ReadyModel", "TextGeneration"]
@@ -129,7 +129,7 @@ class EngineClient:
 
         Its version stays loaded for as long as the result is referenced.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return self._models.resolve(reference)
 
@@ -145,10 +145,17 @@ class EngineClient:
 
         `config` is JSON with the members of `config.toml`, and replaces that file.
 
-        Raises: UnknownModel, InvalidParameter, EngineUnavailable; ModelNotReady with the versions that failed (those
-        that were served before still are); Unavailable where `--model-control` does not let callers load models.
+        Raises: UnknownModel, InvalidParameter, EngineUnavailable; ModelFailed with the versions that failed (those
+        that were served before still are), or where the engine ended meanwhile; Unavailable where `--model-control`
+        does not let callers load models.
         """
-        await self._query(Control(self._next_id(), "load", name, config))
+        query = Control(self._next_id(), "load", name, config)
+        try:
+            await self._query(query)
+        except EngineUnavailable as error:  # not to be tried again: the load may be what ended it
+            raise ModelFailed(
+                f"The engine process ended while it was asked to load {name!r}; the index says what became of it."
+            ) from error
 
     async def unload(self, name: str) -> None:
         """Stop serving a model, and wait until its last request is answered and its memory is free.

@@ -8,7 +8,7 @@ from pathlib import Path
 from models.manifest import Manifest
 from models.strict import build
 from service.engine.transport.messages import Description, ModelStatus
-from service.errors import ModelNotReady, UnknownModel
+from service.errors import ModelFailed, ModelNotReady, ServiceError, UnknownModel
 from service.splits import Split, Turns
 
 # Versions in these states are not meant to be served.
@@ -26,8 +26,9 @@ class ReadyModel:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files."""
-        return Path(self.status.repository) / self.name / self.version
+        """The folder of its files: that of the version or, without one, that of the model."""
+        folder = Path(self.status.repository) / self.name
+        return version if (version := folder / self.version).is_dir() else folder
 
 
 class KnownModels:
@@ -46,7 +47,7 @@ class KnownModels:
     @property
     def active(self) -> set[str]:
         """The names of all models that are to be served."""
-        return {status.name for status in self.statuses if status.state not in _INACTIVE}
+        return {status.name for status in self.statuses if status.is_required and status.state not in _INACTIVE}
 
     @property
     def ready(self) -> set[str]:
@@ -89,7 +90,7 @@ class KnownModels:
     def resolve(self, reference: str) -> ReadyModel:
         """Find the model `name` (its default version) or `name@version`.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         name, at, version = reference.partition("@")
         model = self._ready.get((name, version)) if at else self._default.get(name)
@@ -99,10 +100,18 @@ class KnownModels:
         if not versions:
             if not self.is_settled:
                 raise ModelNotReady("The engine is starting; its models are not known yet.", retry_after_seconds=1)
-            known = ", ".join(sorted({status.name for status in self.statuses})) or "none"
+            known = ", ".join(sorted({status.name for status in self.statuses if status.version})) or "none"
             raise UnknownModel(f"There is no model {name!r}; there are: {known}.")
         if at and version not in versions:
-            raise UnknownModel(f"{name!r} has no version {version!r}; it has: {', '.join(sorted(versions))}.")
-        status = versions[version] if at else next(iter(versions.values()))
-        reason = f" ({status.reason})" if status.reason else ""
-        raise ModelNotReady(f"{name}@{status.version} is {status.state}{reason}", retry_after_seconds=1)
+            known = ", ".join(sorted(filter(None, versions))) or "none"
+            raise UnknownModel(f"{name!r} has no version {version!r}; it has: {known}.")
+        raise _not_ready(versions[version] if at else next(iter(versions.values())))
+
+
+def _not_ready(status: ModelStatus) -> ServiceError:
+    """Why a version cannot be used; only where waiting may help does it invite another try."""
+    which = f"{status.name}@{status.version}" if status.version else status.name
+    if status.state == "failed":
+        return ModelFailed(f"{which} cannot be served: {status.reason}")
+    reason = f" ({status.reason})" if status.reason else ""
+    return ModelNotReady(f"{which} is {status.state}{reason}", retry_after_seconds=1)

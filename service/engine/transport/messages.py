@@ -268,7 +268,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     `state`: `loading`, `ready`, `unloading`, `unavailable` (in the repository, not loaded) or `failed`. `reason` says
     why it failed or, for a ready version, why its reload failed or another is not the default. `is_default`: it answers
     requests that name no version. `config` is `config.toml` with its defaults. `golden_error` is None where the version
-    was never compared with golden outputs.
+    was never compared with golden outputs. `is_required`: the service is not ready without this model. What cannot be a
+    version is listed as one that failed; its `version` may be empty.
     """
 
     name: str
@@ -289,6 +290,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     graph_statistics: dict[str, GraphStatistics] = {}
     config: dict[str, Any] = {}
     repository: str = ""
+    is_required: bool = True
     batching: dict[str, GraphBatching] = {}
     is_default: bool = False
     shadows: tuple[ShadowReport, ...] = ()

@@ -5,7 +5,7 @@ import { button, field } from "./controls.js";
 import { announce, byId, clear, h } from "./dom.js";
 import { ApiError, errorBox, UserError } from "./errors.js";
 import { pause } from "./scheduling.js";
-import { modelsOf, TASKS } from "./tasks.js";
+import { modelsOf, takesTensors, TASKS } from "./tasks.js";
 
 /** @import { ModelEntry } from "./types.d.ts" */
 /** @typedef {{page: string, model: string | null}} Route */
@@ -81,6 +81,7 @@ async function openPage({ page, model }, models, signal) {
  */
 function modelFor(page, model, models) {
   if (page === "home" || page === "watch") return undefined;
+  if (page === "tensors") return model ?? undefined; // or one of its graphs: the page knows
   const task = TASKS.find((one) => one.page === page);
   if (!task) throw new UserError(`There is no page "${page}".`);
   const names = modelsOf(models, task.task).map(({ id }) => id);
@@ -122,6 +123,7 @@ function buildNav(models, current) {
   const links = [
     ["home", "#/", "Models"],
     ...tasks.map((one) => [one.page, `#/${one.page}`, one.verb]),
+    ...(models.some((model) => model.state === "ready" && takesTensors(model)) ? [["tensors", "#/tensors", "Tensors"]] : []),
     ["watch", "#/watch", "Watch"],
   ];
   clear(nav).append(...links.map(([page, href, text]) => h("a", { href, dataset: { page } }, text)));

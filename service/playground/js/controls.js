@@ -76,8 +76,13 @@ export function select({ label, options, value, onInput = () => {} }) {
  * @param {readonly (Option | string)[]} options
  */
 export function setOptions(input, options) {
+  input.replaceChildren();
+  /** @type {Option[]} */
   const all = options.map((option) => (typeof option === "string" ? { value: option, label: option } : option));
-  input.replaceChildren(...all.map(({ value, label }) => h("option", { value }, label)));
+  for (const group of new Set(all.map((one) => one.group))) {
+    const elements = all.filter((one) => one.group === group).map(({ value, label }) => h("option", { value }, label));
+    input.append(...(group ? [h("optgroup", { label: group }, elements)] : elements));
+  }
 }
 
 /**

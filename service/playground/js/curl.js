@@ -4,7 +4,7 @@ import { config, hasKey } from "./api.js";
 import { button } from "./controls.js";
 import { announce, h } from "./dom.js";
 
-/** @import { CurlRequest } from "./types.d.ts" */
+/** @import { Child, CurlRequest } from "./types.d.ts" */
 
 const COPIED_MILLISECONDS = 1500;
 
@@ -46,17 +46,17 @@ export function curlCommand({ path, headers = {}, body, bodyFile, form = {}, out
   return lines.join(" \\\n  ");
 }
 
-/** A box for the command of the latest request, hidden until there is one. */
-export function curlPanel() {
+/**
+ * A box for code with a copy button, hidden until it is shown; `head` stands above the code, `title` names the box and
+ * `label` the code to screen readers.
+ *
+ * @param {{head: Child, title: string, label: string}} options
+ */
+export function codeBox({ head, title, label }) {
   const code = h("code", {}, "");
   const copy = button("Copy", copyText, { kind: "small" });
-  const pre = h("pre", { class: "curl-text", tabindex: "0", role: "region", "aria-label": "curl command" }, code);
-  const element = h(
-    "section",
-    { class: "curl", hidden: true, "aria-label": "The same request with curl" },
-    h("div", { class: "curl-head" }, h("span", {}, "The same with curl"), copy),
-    pre,
-  );
+  const pre = h("pre", { class: "curl-text", tabindex: "0", role: "region", "aria-label": label }, code);
+  const element = h("section", { class: "curl", hidden: true, "aria-label": title }, h("div", { class: "curl-head" }, head, copy), pre);
 
   async function copyText() {
     try {
@@ -74,11 +74,26 @@ export function curlPanel() {
     }, COPIED_MILLISECONDS);
   }
 
+  return {
+    element,
+    get text() {
+      return code.textContent;
+    },
+    set(/** @type {string} */ text) {
+      code.textContent = text;
+    },
+  };
+}
+
+/** A box for the command of the latest request, hidden until there is one. */
+export function curlPanel() {
+  const box = codeBox({ head: h("span", {}, "The same with curl"), title: "The same request with curl", label: "curl command" });
+
   /** @param {CurlRequest} request */
   function show(request) {
-    code.textContent = curlCommand(request);
-    element.hidden = false;
+    box.set(curlCommand(request));
+    box.element.hidden = false;
   }
 
-  return { element, show };
+  return { element: box.element, show };
 }

@@ -48,7 +48,7 @@ export function errorBox() {
     if (shown === `${title} ${message}`) return;
     shown = `${title} ${message}`;
     clear(element).append(h("strong", {}, title), h("p", {}, message));
-    if (isAnswer && error.code) element.append(h("code", {}, error.code));
+    if (isAnswer && error.code && error.code !== String(error.status)) element.append(h("code", {}, error.code));
     element.hidden = false;
   }
 

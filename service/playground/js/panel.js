@@ -23,7 +23,7 @@ import { addressOf, modelsOf } from "./tasks.js";
 export function pageHead({ title, text, model, models, task, onChoose }) {
   const names = modelsOf(models, task).map(({ id }) => id);
   const open = (/** @type {string} */ name) => {
-    location.hash = addressOf({ id: name, task }) ?? "";
+    location.hash = addressOf({ id: name, task });
   };
   const choice = select({ label: "Model", options: names, value: model, onInput: onChoose ?? open });
   choice.element.classList.add("model-choice");

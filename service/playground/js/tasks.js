@@ -3,10 +3,10 @@
 /** @import { ModelEntry } from "./types.d.ts" */
 
 export const TASKS = [
-  { task: "image-classification", page: "classify", verb: "Classify", title: "Classify images", first: "mnist" },
-  { task: "style-transfer", page: "stylize", verb: "Stylise", title: "Stylise photographs", first: "painter" },
-  { task: "text-generation", page: "write", verb: "Write", title: "Write text", first: "novelist" },
-  { task: "image-generation", page: "draw", verb: "Draw", title: "Draw images", first: "fashion-gan" },
+  { task: "image-classification", page: "classify", verb: "Classify", title: "Classify images", invitation: "classify an image", first: "mnist" },
+  { task: "style-transfer", page: "stylize", verb: "Stylise", title: "Stylise photographs", invitation: "paint a photograph", first: "painter" },
+  { task: "text-generation", page: "write", verb: "Write", title: "Write text", invitation: "begin a sentence", first: "novelist" },
+  { task: "image-generation", page: "draw", verb: "Draw", title: "Draw images", invitation: "draw from a seed", first: "fashion-gan" },
 ];
 
 /**
@@ -37,11 +37,39 @@ export function modelsOf(models, task) {
 }
 
 /**
- * The address of the page that tries a model; null where no page does its task.
+ * The page of a model's task; undefined where it has none of its own.
+ *
+ * @param {{task: string}} model
+ */
+export const pageOf = (model) => TASKS.find((one) => one.task === model.task);
+
+/**
+ * The models whose task has no page of its own.
+ *
+ * @param {ModelEntry[]} models
+ */
+export const networksOf = (models) => distinct(models).filter((model) => !pageOf(model));
+
+/**
+ * Whether a model as a whole is one graph that takes tensors; a text generator is not, though its graphs are.
+ *
+ * @param {{task: string}} model
+ */
+export const takesTensors = (model) => model.task !== "text-generation";
+
+/**
+ * The address of the page that calls a network, or one graph of it, by its tensors.
+ *
+ * @param {string} name
+ */
+export const tensorsAddress = (name) => `#/tensors/${encodeURIComponent(name)}`;
+
+/**
+ * The address of the page that tries a model: that of its task, else that of any network.
  *
  * @param {{id: string, task: string}} model
  */
 export function addressOf(model) {
-  const found = TASKS.find((one) => one.task === model.task);
-  return found ? `#/${found.page}/${encodeURIComponent(model.id)}` : null;
+  const found = pageOf(model);
+  return found ? `#/${found.page}/${encodeURIComponent(model.id)}` : tensorsAddress(model.id);
 }

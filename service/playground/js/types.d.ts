@@ -31,6 +31,8 @@ export interface Control<Value, Input extends HTMLElement = HTMLInputElement> {
 export interface Option {
   value: string;
   label: string;
+  /** The heading that it stands under. */
+  group?: string;
 }
 
 // The service
@@ -44,8 +46,23 @@ export interface ModelEntry {
   reason?: string;
 }
 
+/** A tensor as a model has it; an open axis is -1. */
+export interface TensorSpec {
+  name: string;
+  datatype: string;
+  shape: number[];
+}
+
 export interface Graph {
-  inputs: { name: string; shape: number[] }[];
+  inputs: TensorSpec[];
+  outputs: TensorSpec[];
+}
+
+/** What the Open Inference Protocol says of a graph. */
+export interface Metadata {
+  name: string;
+  inputs: TensorSpec[];
+  outputs: TensorSpec[];
 }
 
 export interface Evaluation {
@@ -64,6 +81,7 @@ export interface Language {
 
 export interface Manifest {
   name: string;
+  task: string;
   description?: string;
   labels?: string[];
   graphs: Record<string, Graph>;
@@ -153,6 +171,65 @@ export interface TextEvent {
   seed: number;
   usage: { completion_tokens: number };
   timing?: { tokens_per_second: number; time_to_first_token_seconds: number };
+}
+
+// Tensors
+
+/** Numerals as texts, so that no digit is lost; numbers of pictures; texts; truths. */
+export type Elements = (string | boolean | number)[] | Uint8Array | Float32Array;
+
+export interface OutputTensor extends TensorSpec {
+  elements: Elements;
+}
+
+/** An axis of -1 is open. */
+export interface PictureLayout {
+  height: number;
+  width: number;
+  channels: number;
+  isChannelsFirst: boolean;
+}
+
+/** How a file became numbers; without a scaling they are its bytes. */
+export interface PictureRecipe {
+  file: NamedBlob;
+  layout: PictureLayout;
+  scaling: { divisor: number; mean: number[]; deviation: number[] } | null;
+  height: number;
+  width: number;
+}
+
+/** What a form gives for an input. */
+export interface Filled {
+  shape: number[];
+  elements: Elements;
+  picture?: PictureRecipe | null;
+}
+
+export interface FilledTensor extends Filled {
+  spec: TensorSpec;
+}
+
+/** One of the ways to give an input; `read` throws UserError while it is not complete. */
+export interface Way {
+  label: string;
+  element: HTMLElement;
+  read(): Filled;
+  fill(isRandom: boolean): void;
+  summary?(filled: Filled): string;
+  stop(): void;
+}
+
+/** `json` is the head of the body, and all of it unless the request is raw. */
+export interface InferRequest {
+  path: string;
+  headers: Record<string, string>;
+  json: string;
+  body: Blob;
+  isRaw: boolean;
+  answersRaw: boolean;
+  outputs: { name: string; parameters?: object }[] | null;
+  tensors: FilledTensor[];
 }
 
 // The page

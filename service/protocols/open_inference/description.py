@@ -83,7 +83,7 @@ class Target:
 def find(client: EngineClient, name: str, version: str | None, *, is_request: bool = False) -> Target:
     """Find the version and graph of a name; without a version the default, or for a request the canary in its turn.
 
-    Raises: UnknownModel, ModelNotReady.
+    Raises: UnknownModel, ModelNotReady, ModelFailed.
     """
     model_name, graph_name = split_name({status.name for status in client.statuses}, name)
     if version and not _VERSION.fullmatch(version):

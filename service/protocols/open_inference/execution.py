@@ -5,14 +5,14 @@ It checks tensors against the model's inputs; it does not know how requests are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import KeysView, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from models.manifest import Graph, TensorSpec
 from service.engine.transport.client import EngineClient
-from service.errors import InvalidParameter, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
+from service.errors import InvalidParameter, ModelFailed, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
 from service.http.request_context import RequestContext
 from service.protocols.open_inference import description
 from service.protocols.open_inference.description import Target, find, require_text, split_name
@@ -28,7 +28,7 @@ from service.protocols.open_inference.schema import (
     UnloadParameters,
 )
 from service.protocols.open_inference.tensors import Tensor
-from service.schema import read, shown
+from service.schema import listed, read, shown
 from service.settings import Settings
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
@@ -67,7 +67,7 @@ class Execution:
     def find(self, model: str, version: str | None, *, is_request: bool = False) -> Target:
         """The version and the graph that `name` or `name.graph` stands for; no version means the default.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return find(self.client, model, version, is_request=is_request)
 
@@ -132,28 +132,28 @@ class Execution:
         """Whether the model, in this version if one is named, is ready; an unknown one is not."""
         try:
             self.find(model, version)
-        except (UnknownModel, ModelNotReady):
+        except (UnknownModel, ModelNotReady, ModelFailed):
             return False
         return self.client.is_connected
 
     def metadata(self, model: str, version: str | None) -> ModelMetadata:
         """Names, versions, platform and tensors of a model.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return description.metadata(self.find(model, version), self.client.statuses, is_one_version=bool(version))
 
     def config(self, model: str, version: str | None) -> ModelConfig:
         """The model's configuration in Triton's form.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return description.config(self.find(model, version), self.settings)
 
     async def statistics(self, model: str = "", version: str | None = None) -> list[ModelStatistics]:
         """What ready versions have done, in Triton's form; of all models where none is named.
 
-        Raises: UnknownModel, ModelNotReady.
+        Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         if not model:
             return description.statistics_of_all(await self.client.describe())
@@ -237,9 +237,9 @@ def check_inputs(graph: Graph, tensors: Sequence[Tensor]) -> Rows:
     Raises: InvalidParameter.
     """
     given = {tensor.name: tensor for tensor in tensors}
-    names = [spec.name for spec in graph.inputs]
-    if given.keys() != set(names) or len(given) < len(tensors):
-        raise _wrong_names([tensor.name for tensor in tensors], names)
+    names = dict.fromkeys(spec.name for spec in graph.inputs)
+    if given.keys() != names.keys() or len(given) < len(tensors):
+        raise _wrong_names(given.keys(), names.keys())
     ordered = [given[name] for name in names]
     for spec, tensor in zip(graph.inputs, ordered, strict=True):
         _check_one(spec, tensor)
@@ -252,18 +252,14 @@ def check_inputs(graph: Graph, tensors: Sequence[Tensor]) -> Rows:
     return Rows(payload, num_rows, tuple(t.shape[1:] for t in ordered) if is_open or has_strings else ())
 
 
-def _wrong_names(given: list[str], names: list[str]) -> InvalidParameter:
+def _wrong_names(given: KeysView[str], names: KeysView[str]) -> InvalidParameter:
     missing = [name for name in names if name not in given]
     unknown = [name for name in given if name not in names]
-    parts = [f"the inputs {_listed(missing)} are missing"] if missing else []
-    parts += [f"the inputs {_listed(unknown)} are unknown"] if unknown else []
+    parts = [f"the inputs {listed(missing)} are missing"] if missing else []
+    parts += [f"the inputs {listed(unknown)} are unknown"] if unknown else []
     parts += [] if parts else ["inputs are given more than once"]
     what = " and ".join(parts)
-    return InvalidParameter(f"{what[0].upper()}{what[1:]}; the model takes {_listed(names)}.", parameter="inputs")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(shown, names))
+    return InvalidParameter(f"{what[0].upper()}{what[1:]}; the model takes {listed([*names])}.", parameter="inputs")
 
 
 def _check_one(spec: TensorSpec, tensor: Tensor) -> None:
@@ -282,9 +278,8 @@ def _check_one(spec: TensorSpec, tensor: Tensor) -> None:
 
 
 def _same_rows(tensors: Sequence[Tensor]) -> int:
-    counts = {tensor.name: tensor.shape[0] for tensor in tensors}
     num_rows = tensors[0].shape[0]
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{shown(name)} {count}" for name, count in counts.items())
-        raise InvalidParameter(f"The first axes differ: {listed}; all inputs must have the same number of rows.")
+    if other := next((tensor for tensor in tensors if tensor.shape[0] != num_rows), None):
+        differing = f"{shown(tensors[0].name)} {num_rows}, {shown(other.name)} {other.shape[0]}"
+        raise InvalidParameter(f"The first axes differ: {differing}; all inputs must have the same number of rows.")
     return num_rows

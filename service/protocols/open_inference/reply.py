@@ -18,7 +18,7 @@ from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter
 from service.protocols.open_inference.request import InferRequest, RequestedOutput
 from service.protocols.open_inference.tensors import Tensor, json_data
-from service.schema import shown
+from service.schema import listed, shown
 
 _NO_SCORES = ("BOOL", "BF16", "BYTES")
 
@@ -31,13 +31,14 @@ def requested_outputs(graph: Graph, requested: tuple[RequestedOutput, ...]) -> t
     if not requested:
         return tuple(RequestedOutput(name=spec.name) for spec in graph.outputs)
     names = [spec.name for spec in graph.outputs]
-    for at, output in enumerate(requested):
-        if output.name not in names or output.name in [earlier.name for earlier in requested[:at]]:
+    left = set(names)
+    for output in requested:
+        if output.name not in left:
             why = "requested twice" if output.name in names else "unknown"
             raise InvalidParameter(
-                f"The output {shown(output.name)} is {why}; the model has {', '.join(map(shown, names))}.",
-                parameter="outputs",
+                f"The output {shown(output.name)} is {why}; the model has {listed(names)}.", parameter="outputs"
             )
+        left.remove(output.name)
     return requested
 
 

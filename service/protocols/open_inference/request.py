@@ -6,8 +6,13 @@ inference_rest.md, extension_binary_data.md, extension_classification.md.
 
 from __future__ import annotations
 
+import math
+import re
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -19,9 +24,10 @@ from service.errors import InvalidParameter, MalformedRequest, Unsupported
 from service.protocols.open_inference.description import Target
 from service.protocols.open_inference.encoded_images import takes_images
 from service.protocols.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor, tensor_from_json
-from service.schema import shown
+from service.schema import listed, shown
 
-MAX_TENSORS = 256
+MAX_TENSORS = 4096
+"""Inputs or outputs in a request, unless the model has more."""
 NO_SHARED_MEMORY = "This service does not use its callers' shared memory; send raw tensors in the requests."
 Scalar = bool | int | float | str
 
@@ -53,7 +59,13 @@ class InferRequest:
         return bool(self.parameters.get("binary_data_output", False))
 
 
-def parse_request(body: bytes, header_bytes: int | None) -> InferRequest:
+def max_tensors(target: Target) -> int:
+    """How many inputs, or outputs, a request may name: as many as the model has, and some more to be told which."""
+    graph = target.graph
+    return MAX_TENSORS if graph is None else max(MAX_TENSORS, len(graph.inputs), len(graph.outputs))
+
+
+def parse_request(body: bytes, header_bytes: int | None, max_tensors: int = MAX_TENSORS) -> InferRequest:
     """Read a request whose JSON is the first `header_bytes` of the body; None: all of it.
 
     Raises: MalformedRequest, InvalidParameter.
@@ -66,8 +78,8 @@ def parse_request(body: bytes, header_bytes: int | None) -> InferRequest:
     raw = memoryview(body)[len(body) if header_bytes is None else header_bytes :]
     document = _parse_json(body if header_bytes is None else body[:header_bytes])
     request = InferRequest(
-        inputs=_inputs(_objects(document, "inputs"), raw, is_binary=header_bytes is not None),
-        outputs=tuple(_output(item) for item in _objects(document, "outputs")),
+        inputs=_inputs(_objects(document, "inputs", max_tensors), raw, is_binary=header_bytes is not None),
+        outputs=tuple(_output(item) for item in _objects(document, "outputs", max_tensors)),
         id=_id(document.get("id")),
         parameters=_parameters(document, "the request"),
     )
@@ -79,22 +91,74 @@ def parse_request(body: bytes, header_bytes: int | None) -> InferRequest:
 
 def _parse_json(text: bytes) -> simdjson.Object:
     try:
-        # Of its own parser: what it parses lives as long as the parser is not used again.
-        document = simdjson.Parser().parse(text)
+        document = _parsed(text)
     except (ValueError, RuntimeError) as error:
-        raise MalformedRequest("The request is not JSON, or nests too deeply.") from error
+        if not any(code in str(error) for code in _NUMBER_CODES):
+            raise MalformedRequest(_NOT_JSON) from error
+        document = _parse_wide(text)
     if not isinstance(document, simdjson.Object):
         raise MalformedRequest("The request must be a JSON object with `inputs`.")
     return document
 
 
-def _objects(document: simdjson.Object, name: str) -> list[simdjson.Object]:
+def _parse_wide(text: bytes) -> Any:
+    """Parse JSON with whole numbers of over 64 bits, which the parser does not take."""
+    text = _WIDE_NUMBER.sub(_as_double, text)
+    try:
+        return _parsed(text)
+    except (ValueError, RuntimeError) as error:
+        _check_exponents(text)
+        raise MalformedRequest(_NOT_JSON) from error
+
+
+def _parsed(text: bytes) -> Any:
+    # Of its own parser: what it parses lives as long as the parser is not used again.
+    return simdjson.Parser().parse(text)
+
+
+_NOT_JSON = "The request is not JSON, or nests too deeply."
+_NUMBER_CODES = ("BIGINT_ERROR", "NUMBER_ERROR")
+# Any text, up to a whole number of 19 digits or more, or to the end. No part of it goes back over what it has passed,
+# and it matches everywhere: so the time is linear, whatever the text.
+_STRING = rb'"(?:[^"\\]++|\\(?:.|\Z))*+(?:"|\Z)'
+_NARROW = rb"[0-9]{1,18}+(?![0-9])(?:[.eE][0-9.eE+-]*+)?+|[0-9]{19,}+[.eE][0-9.eE+-]*+"
+_BEFORE = rb'(?:[^"0-9]*+(?:%b|%b))*+[^"0-9]*+' % (_STRING, _NARROW)
+_WIDE_NUMBER = re.compile(rb"(%b)([0-9]{19,}+|\Z)" % _BEFORE, re.DOTALL)
+_EXPONENT = re.compile(rb"%b|(?<![0-9.])([0-9]++(?:\.[0-9]++)?+[eE]\+?[0-9]{3,}+)" % _STRING, re.DOTALL)
+_MAX_EXPONENTS = 10_000
+_MAX_DOUBLE_DIGITS = sys.float_info.max_10_exp  # of whole numbers that surely are doubles
+
+
+def _as_double(found: re.Match[bytes]) -> bytes:
+    """The text with the number at its end written as the parser takes it: a double where it is beyond 64 bits."""
+    num_digits = len(found[2])
+    if num_digits > _MAX_DOUBLE_DIGITS:
+        _check_double(found[2])
+    elif num_digits <= 20:
+        highest = 2**63 if found[1].endswith(b"-") else 2**64 - 1
+        if num_digits == 0 or int(found[2]) <= highest:
+            return found[0]
+    return found[0] + b".0"
+
+
+def _check_exponents(text: bytes) -> None:
+    """Say which number is too large, if that is why the text cannot be parsed; it looks only so far."""
+    for found in islice(_EXPONENT.finditer(text), _MAX_EXPONENTS):
+        _check_double(found[1] or b"0")
+
+
+def _check_double(number: bytes) -> None:
+    if math.isinf(float(number)):
+        raise InvalidParameter(f"The number {shown(number.decode('ascii'))} is too large; numbers go up to 1.8e308.")
+
+
+def _objects(document: simdjson.Object, name: str, max_tensors: int) -> list[simdjson.Object]:
     """The objects of a list in the request."""
     items = document.get(name)
     if items is None and name != "inputs":
         return []
-    if not isinstance(items, simdjson.Array) or len(items) > MAX_TENSORS:
-        raise MalformedRequest(f"`{name}` must be a list of up to {MAX_TENSORS} objects.")
+    if not isinstance(items, simdjson.Array) or len(items) > max_tensors:
+        raise MalformedRequest(f"`{name}` must be a list of up to {max_tensors} objects.")
     objects = [item for item in items if isinstance(item, simdjson.Object)]
     if len(objects) < len(items):
         raise MalformedRequest(f"`{name}` must be a list of objects.")
@@ -197,8 +261,8 @@ def _require_type(parameters: Mapping[str, Scalar], name: str, kind: type) -> No
 
 
 def _require_distinct(names: list[str], what: str) -> None:
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidParameter(f"The {what} name {', '.join(map(shown, repeated))} more than once.", parameter=what)
+    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise InvalidParameter(f"The {what} name {listed(repeated)} more than once.", parameter=what)
 
 
 # --- One raw tensor (extension_binary_data.md, "raw binary request") ---

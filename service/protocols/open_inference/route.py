@@ -142,6 +142,7 @@ _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 _RAW_WINDOW_BITS = -15
 # Up to so many bytes, zlib takes less time than handing them to a thread and back.
 INLINE_BYTES = 16 * 1024
+_FIRST_SLICE_BYTES, _LAST_SLICE_BYTES = 256, 2**20
 # Below this, coding costs more than it saves.
 MIN_CODED_BYTES = 1024
 _FASTEST = 1
@@ -164,23 +165,41 @@ async def decoded(body: bytes, headers: Headers, max_bytes: int, threads: Thread
 
 
 def inflate(body: bytes, coding: str, max_bytes: int) -> bytes:
-    """Inflate a body; `deflate` may also come without zlib's frame, as some senders understand it.
+    """Inflate a body: one stream of deflate, or the members of gzip one after the other (RFC 1952 section 2.2).
+
+    `deflate` may also come without zlib's frame, as some senders understand it.
 
     Raises: MalformedRequest, PayloadTooLarge.
     """
     window_bits = _WINDOW_BITS[coding]
     if coding == "deflate" and not _has_zlib_frame(body):
         window_bits = _RAW_WINDOW_BITS
-    inflater = zlib.decompressobj(window_bits)
-    try:
-        content = inflater.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise MalformedRequest(f"The body is not what its Content-Encoding says: {coding}.") from error
-    if len(content) > max_bytes:
-        raise PayloadTooLarge(f"The body has more than {max_bytes} bytes without its Content-Encoding.")
-    if not inflater.eof or inflater.unused_data:
-        raise MalformedRequest(f"The body is not one whole {coding} stream.")
-    return content
+    pieces: list[bytes] = []
+    rest, room = memoryview(body), max_bytes
+    while True:
+        inflater = zlib.decompressobj(window_bits)
+        try:
+            rest, room = _inflate_stream(inflater, rest, pieces, room)
+        except zlib.error as error:
+            raise MalformedRequest(f"The body is not what its Content-Encoding says: {coding}.") from error
+        if room < 0:
+            raise PayloadTooLarge(f"The body has more than {max_bytes} bytes without its Content-Encoding.")
+        if not inflater.eof or (rest and coding == "deflate"):
+            raise MalformedRequest(f"The body is not one whole {coding} stream.")
+        if not rest:
+            return b"".join(pieces)
+
+
+def _inflate_stream(inflater: Any, body: memoryview, pieces: list[bytes], room: int) -> tuple[memoryview, int]:
+    """Inflate to the end of one stream, or one byte beyond the room; return what follows, and the room that is left."""
+    # What follows the end is copied: slices that grow with the stream keep that linear, however many members there are.
+    slice_bytes = _FIRST_SLICE_BYTES
+    while body and room >= 0 and not inflater.eof:
+        pieces.append(inflater.decompress(body[:slice_bytes], room + 1))
+        room -= len(pieces[-1])
+        body = body[min(slice_bytes, len(body)) - len(inflater.unused_data) :]
+        slice_bytes = min(2 * slice_bytes, _LAST_SLICE_BYTES)
+    return body, room
 
 
 def _has_zlib_frame(body: bytes) -> bool:

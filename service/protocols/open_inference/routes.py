@@ -17,7 +17,13 @@ from service.protocols.open_inference import schema
 from service.protocols.open_inference.description import SERVER
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.reply import Reply, write_reply
-from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest, parse_request, raw_request
+from service.protocols.open_inference.request import (
+    NO_SHARED_MEMORY,
+    InferRequest,
+    max_tensors,
+    parse_request,
+    raw_request,
+)
 from service.protocols.open_inference.route import (
     HEADER_LENGTH,
     INFERENCE_ERRORS,
@@ -187,16 +193,17 @@ class Infer(OpenInferenceRoute):
         return write_reply(result.model_name, result.model_version, infer, result.outputs)
 
     def _read(self, request: OpenInferenceRequest) -> InferRequest:
+        target = self.execution.find(request.model, request.version)
         lengths = [value for name, value in request.scope["headers"] if name == HEADER_LENGTH]
         if not lengths:
-            return parse_request(request.body, None)
+            return parse_request(request.body, None, max_tensors(target))
         if len(lengths) > 1 or not (lengths[0].isdigit() and len(lengths[0]) < 16):
             given = shown(b", ".join(lengths).decode("latin-1"))
             raise MalformedRequest(f"Inference-Header-Content-Length is {given}; it must be a whole number of bytes.")
         header_bytes = int(lengths[0])
         if header_bytes:
-            return parse_request(request.body, header_bytes)
-        return raw_request(self.execution.find(request.model, request.version), request.body)
+            return parse_request(request.body, header_bytes, max_tensors(target))
+        return raw_request(target, request.body)
 
 
 # --- The repository ---

@@ -211,7 +211,7 @@ _STATUSES = {
     400: "The request does not fit the protocol or the model.",
     404: "There is no such model, version or route.",
     415: "The Content-Encoding is not known.",
-    500: "The model could not compute this input.",
+    500: "The model could not be loaded, or could not compute this input.",
     501: "The request needs an extension that this service does not have, such as shared memory.",
     503: "The model is not ready, its queue is full, or the deadline cannot be met; see Retry-After.",
 }

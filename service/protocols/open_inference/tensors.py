@@ -1,18 +1,21 @@
 """Tensors of the Open Inference Protocol: a datatype, a shape and raw elements; and the same as JSON.
 
 It owns the datatypes and the checks. JSON numbers are read by simdjson straight into an array and written by orjson
-straight from one, without a Python object for each. Sources: KServe's inference_rest.md, Triton's
-extension_binary_data.md.
+straight from one, without a Python object for each. What JSON has no number for are the strings "NaN", "Infinity" and
+"-Infinity", in both directions. Sources: KServe's inference_rest.md, Triton's extension_binary_data.md.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import prod
 from typing import Any, Literal
 
 import numpy as np
+import orjson
 import simdjson
 from numpy.typing import NDArray
 
@@ -134,6 +137,7 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
     "f": ("d", np.dtype("<f8")),
 }
 RAW_ONLY = ("FP16", "BF16")
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def tensor_from_json(name: str, datatype: str, shape: Sequence[object], data: Any) -> Tensor:
@@ -148,7 +152,7 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[object], data: An
     if not isinstance(data, simdjson.Array):
         raise _refusal(name, "its data must be an array")
     if datatype in ("BYTES", "BOOL"):
-        raw, num_elements = _from_values(name, datatype, list(_flat(data.as_list())))
+        raw, num_elements = _from_values(name, datatype, list(_leaves(data)))
     else:
         array = _numbers(name, datatype, data)
         raw, num_elements = array.tobytes(), array.size
@@ -162,18 +166,41 @@ def _numbers(name: str, datatype: str, data: simdjson.Array) -> NDArray[Any]:
     kind, wide = _BUFFERS[dtype.kind]
     try:
         numbers = np.frombuffer(data.as_buffer(of_type=kind), wide)
-    except (TypeError, ValueError) as error:
-        what = {"i": "whole numbers", "u": "whole numbers from 0 on", "f": "numbers"}[dtype.kind]
-        raise _refusal(name, f"its data must be {what} that {datatype} can hold") from error
+    except (TypeError, ValueError):
+        numbers = np.fromiter(_one_by_one(name, datatype, dtype, data), wide)
     if dtype == wide:
         return numbers
     with np.errstate(over="ignore"):
         narrow = numbers.astype(dtype)
-    is_held = np.isfinite(narrow) if dtype.kind == "f" else narrow == numbers
+    is_held = np.isfinite(narrow) | ~np.isfinite(numbers) if dtype.kind == "f" else narrow == numbers
     if not is_held.all():
         at = int(np.argmin(is_held))
         raise _refusal(name, f"element {at} is {numbers[at]}, which {datatype} cannot hold")
     return narrow
+
+
+def _one_by_one(name: str, datatype: str, dtype: np.dtype[Any], data: simdjson.Array) -> Iterator[int | float]:
+    """The elements of `data` where one of them is no number that fits; it takes several times as long."""
+    is_float = dtype.kind == "f"
+    low, high = (-math.inf, math.inf) if is_float else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    for at, value in enumerate(_leaves(data)):
+        kind = type(value)
+        if (kind is int and low <= value <= high) or (kind is float and is_float):
+            yield value
+        elif kind is str and is_float and value in _NOT_FINITE:
+            yield _NOT_FINITE[value]
+        else:
+            raise _misfit(name, datatype, at, value)
+
+
+def _misfit(name: str, datatype: str, at: int, value: Any) -> InvalidParameter:
+    if type(value) is int or (type(value) is float and abs(value) >= 2**63):
+        # A whole number beyond 64 bits was parsed as a double; up to 1e22, that has the same digits.
+        written = int(value) if abs(value) < 1e22 else value
+        return _refusal(name, f"element {at} is {written}, which {datatype} cannot hold")
+    is_float = datatype.startswith("FP")
+    valid = f"numbers or the strings {', '.join(_NOT_FINITE)}" if is_float else "whole numbers without a decimal point"
+    return _refusal(name, f"element {at} is {shown(value)}; {datatype} must be {valid}")
 
 
 def _from_values(name: str, datatype: str, values: list[Any]) -> tuple[bytes, int]:
@@ -185,13 +212,17 @@ def _from_values(name: str, datatype: str, values: list[Any]) -> tuple[bytes, in
     return raw, len(values)
 
 
-def _flat(values: list[Any]) -> Iterator[Any]:
-    """The leaves of nested lists; the parser has bounded their depth."""
-    for value in values:
-        if isinstance(value, list):
-            yield from _flat(value)
+def _leaves(data: simdjson.Array) -> Iterator[Any]:
+    """The elements of nested arrays, without recursion: each costs the same at any depth."""
+    open_arrays = [iter(data)]
+    while open_arrays:
+        for value in open_arrays[-1]:
+            if isinstance(value, simdjson.Array):
+                open_arrays.append(iter(value))
+                break
+            yield value.as_dict() if isinstance(value, simdjson.Object) else value
         else:
-            yield value
+            open_arrays.pop()
 
 
 def json_data(tensor: Tensor) -> Any:
@@ -207,9 +238,17 @@ def json_data(tensor: Tensor) -> Any:
         except UnicodeDecodeError as error:
             raise _refusal(tensor.name, "its bytes are no UTF-8 text; request it with binary_data") from error
     array = np.frombuffer(tensor.raw, NUMPY_DTYPES[tensor.datatype].newbyteorder("<"))
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise _refusal(tensor.name, "it holds NaN or infinity, which JSON cannot write; request it with binary_data")
-    return array
+    return array if array.dtype.kind != "f" or np.isfinite(array).all() else _with_names(array)
+
+
+def _with_names(array: NDArray[Any]) -> orjson.Fragment:
+    """The elements as JSON, with the names of those that are no JSON numbers; orjson writes null for each."""
+    names = [
+        "NaN" if value != value else "Infinity" if value > 0 else "-Infinity" for value in array[~np.isfinite(array)]
+    ]
+    between = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
+    named = (b'"%b"' % name.encode("ascii") for name in names)
+    return orjson.Fragment(b"".join(piece for pair in zip_longest(between, named, fillvalue=b"") for piece in pair))
 
 
 def _refusal(name: str, why: str) -> InvalidParameter:

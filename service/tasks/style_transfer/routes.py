@@ -24,7 +24,7 @@ from models.image_header import ImageError, sniff
 from models.images import ImageLimits
 from models.stylization import Stylization
 from service.engine.transport.client import ReadyModel
-from service.errors import ModelNotReady, PayloadTooLarge, ServiceError
+from service.errors import ModelFailed, PayloadTooLarge, ServiceError
 from service.http.answers import BinaryAnswer
 from service.http.body import Images
 from service.http.request_context import RequestContext
@@ -230,9 +230,7 @@ def _read_styles(model: ReadyModel) -> StylesAnswer:
             content = (model.folder / style.thumbnail).read_bytes()
             media_type = f"image/{sniff(content).lower()}"
         except (OSError, ImageError) as error:
-            raise ModelNotReady(
-                f"{style.thumbnail} of {model.name}@{model.version} cannot be read.", retry_after_seconds=1
-            ) from error
+            raise ModelFailed(f"{style.thumbnail} of {model.name}@{model.version} cannot be read.") from error
         url = f"data:{media_type};base64,{b64encode(content).decode('ascii')}"
         styles.append(ListedStyle(name=style.name, thumbnail=url))
     return StylesAnswer(model=model.name, version=model.version, styles=styles)

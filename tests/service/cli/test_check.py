@@ -35,7 +35,26 @@ def test_every_fault_is_named_and_the_exit_status_is_1(tmp_path: Path, network: 
     assert "FAILED broken 1: ONNX Runtime cannot load the graph" in result.output
     assert "FAILED misled -: config.toml: Object contains unknown field `cache`" in result.output
     assert "FAILED absent -: version_policy names none of the versions ['1']" in result.output
-    assert "4 of the versions" in result.output
+    assert "4 of what" in result.output
+
+
+def test_what_would_not_be_served_is_named_too(tmp_path: Path) -> None:
+    write_bare(tmp_path, "ResNet50", scale_bytes(2))
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "model.onnx").write_bytes(scale_bytes(2))
+    write_bare(tmp_path, "My Model", scale_bytes(2))
+    write_bare(tmp_path, "net", scale_bytes(2), "v1")
+    (tmp_path / "stray.onnx").write_bytes(scale_bytes(2))
+
+    result = run("check", tmp_path)
+
+    assert result.exit_code == 1
+    assert "ok     ResNet50 1: tensors" in result.output
+    assert "ok     bare 1: tensors" in result.output
+    assert "FAILED My Model -: a model's name has" in result.output
+    assert "FAILED net v1: a version is" in result.output
+    assert "FAILED stray.onnx -: a network must lie in a folder of its own" in result.output
+    assert "3 of what" in result.output
 
 
 def test_a_folder_without_models_is_no_repository(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry
 
 from service.engine.engine import Engine, EngineProtocol
+from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import find_models
 from service.engine.runtime.runtime import Device
 from service.engine.transport.client import EngineClient
@@ -22,9 +23,11 @@ from service.telemetry.metrics import Metrics
 
 
 @asynccontextmanager
-async def live_engine(socket: Path, settings: Settings, *names: str) -> AsyncIterator[tuple[Engine, EngineClient]]:
+async def live_engine(
+    socket: Path, settings: Settings, *names: str, journal: LoadJournal | None = None
+) -> AsyncIterator[tuple[Engine, EngineClient]]:
     """An engine that serves these models of its repositories (all, unless models are loaded on request)."""
-    engine = Engine(settings, Device("cpu"), Metrics(CollectorRegistry()))
+    engine = Engine(settings, Device("cpu"), Metrics(CollectorRegistry()), journal)
     found = find_models(settings.repositories, names)
     await engine.load(found if names or settings.model_control != "explicit" else {})
     server = await asyncio.get_running_loop().create_unix_server(lambda: EngineProtocol(engine), str(socket))

@@ -134,11 +134,11 @@ def test_an_unknown_version_is_answered_with_the_known_ones(client: httpx.Client
     [
         ("GET", CLASSIFY, "POST"),
         ("PUT", EMBED, "POST"),
-        ("POST", "/v1/models", "GET"),
-        ("DELETE", "/v1/models/tiny", "GET"),
-        ("PATCH", "/readyz", "GET"),
-        ("OPTIONS", "/livez", "GET"),
-        ("TRACE", "/metrics", "GET"),
+        ("POST", "/v1/models", "GET, HEAD"),
+        ("DELETE", "/v1/models/tiny", "GET, HEAD"),
+        ("PATCH", "/readyz", "GET, HEAD"),
+        ("OPTIONS", "/livez", "GET, HEAD"),
+        ("TRACE", "/metrics", "GET, HEAD"),
     ],
 )
 def test_a_wrong_method_is_answered_with_the_allowed_ones(

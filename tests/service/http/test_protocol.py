@@ -7,7 +7,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -114,6 +114,16 @@ BAD_REQUESTS = {
     "non-ASCII path": b"GET /caf\xc3\xa9 HTTP/1.1\r\nHost: h\r\n\r\n",
     "absolute target": b"GET http://h/livez HTTP/1.1\r\nHost: h\r\n\r\n",
     "authority target": b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "CONNECT": b"CONNECT /livez HTTP/1.1\r\nHost: h\r\n\r\n",
+    "CONNECT with a body": b"CONNECT * HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+    "gzip, chunked": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "chunked twice": POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunked in HTTP/1.0": POST.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "upgrade, length and chunked": POST
+    + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "upgrade and two lengths": POST
+    + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
+    "upgrade of CONNECT": b"CONNECT /livez HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     "relative target": b"GET livez HTTP/1.1\r\nHost: h\r\n\r\n",
     "HTTP/9.9": b"GET /livez HTTP/9.9\r\nHost: h\r\n\r\n",
     "HTTP/2.0": b"GET /livez HTTP/2.0\r\nHost: h\r\n\r\n",
@@ -141,7 +151,7 @@ def test_an_ambiguous_or_broken_request_is_refused_and_nothing_behind_it_is_answ
         (b"GET /livez HTTP/1.1\r\nHost: [::1]:80\r\nConnection: close\r\n", 200),
         (b"GET /a/%2e%2e/livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 404),
         (b"OPTIONS * HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 404),
-        (b"HEAD /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 405),
+        (b"HEAD /livez HTTP/1.1\r\nHost: h\r\nConnection: close\r\n", 200),
         (b"GET /livez HTTP/1.1\r\nHost: h\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\n", 200),
     ],
     ids=["1.0", "1.1", "IPv6 host", "dots", "asterisk", "head", "upgrade"],
@@ -150,6 +160,136 @@ def test_an_unusual_but_clear_request_is_answered_once(
     impatient: RunningService, request_line: bytes, status: int
 ) -> None:
     assert statuses(talk(impatient.url, request_line + b"\r\n")) == [status]
+
+
+OFFERS = {
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    "websocket": b"Connection: keep-alive, upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    "several": b"Upgrade: TLS/1.0, IRC/6.9\r\nUPGRADE:\th2c \r\nConnection: Upgrade\r\n",
+    "nothing": b"Connection: Upgrade\r\nUpgrade:\r\n",
+    "without Connection": b"Upgrade: h2c\r\n",
+}
+IN_PIECES: dict[str, Callable[[bytes, bytes], list[bytes]]] = {
+    "one segment": lambda head, body: [head + body],
+    "two segments": lambda head, body: [head, body],
+    "single bytes": lambda head, body: [bytes([byte]) for byte in head] + [body],
+    "the body in parts": lambda head, body: [head + body[:1], body[1:9], body[9:]],
+}
+
+
+def framed(body: bytes, framing: str) -> tuple[bytes, bytes]:
+    """The headers that frame a body, and the body in that frame."""
+    expects = b"Expect: 100-continue\r\n" if framing.endswith("expected") else b""
+    if framing.startswith("length"):
+        return expects + b"Content-Length: %d\r\n" % len(body), body
+    chunks = [b"%x\r\n%b\r\n" % (len(part), part) for part in (body[:5], body[5:])]
+    return expects + b"Transfer-Encoding: chunked\r\n", b"".join([*chunks, b"0\r\n\r\n"])
+
+
+@pytest.mark.parametrize("framing", ["length", "length, expected", "chunked", "chunked, expected"])
+@pytest.mark.parametrize("pieces", IN_PIECES)
+@pytest.mark.parametrize("offer", OFFERS)
+def test_an_upgrade_is_ignored_and_the_body_stays_the_body(
+    impatient: RunningService, network: LinearClassifier, offer: str, pieces: str, framing: str
+) -> None:
+    rows = network.images(8)  # a whole batch: it is computed at once
+    headers, body = framed(json.dumps(as_json(rows)).encode(), framing)
+    head = POST.replace(b"octet-stream", b"json") + OFFERS[offer] + headers + b"\r\n"
+    last = GET + OFFERS[offer] + b"Connection: close\r\n\r\n"
+
+    answer = talk(impatient.url, *IN_PIECES[pieces](head, body), last)
+
+    assert [status for status in statuses(answer) if status != 100] == [200, 200]
+    assert answer.count(b'"predictions"') == 8
+    assert answer.endswith(b'{"status":"live"}')
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("pieces", IN_PIECES)
+@pytest.mark.parametrize("method", [b"POST", b"GET", b"PUT"])
+@pytest.mark.parametrize("offer", OFFERS)
+def test_a_body_behind_an_upgrade_is_never_taken_for_a_request(
+    impatient: RunningService, offer: str, method: bytes, pieces: str, framing: str
+) -> None:
+    headers, body = framed(SMUGGLED, framing)
+    target = b" /v2/models/tiny/infer" if method == b"POST" else b" /v2/health/live"
+    head = method + target + b" HTTP/1.1\r\nHost: h\r\n" + OFFERS[offer] + headers + b"\r\n"
+
+    answer = talk(impatient.url, *IN_PIECES[pieces](head, body), GET + b"Connection: close\r\n\r\n")
+
+    assert statuses(answer) == [{b"POST": 400, b"GET": 200, b"PUT": 405}[method], 200]
+    assert b"hotplate_" not in answer
+
+
+def test_many_pipelined_upgrades_are_each_ignored(impatient: RunningService) -> None:
+    request = GET + OFFERS["h2c"] + b"\r\n"
+
+    answer = talk(impatient.url, request * 200 + GET + b"Connection: close\r\n\r\n")
+
+    assert statuses(answer) == [200] * 201
+
+
+def test_an_upgrade_does_not_lift_the_limits(impatient: RunningService) -> None:
+    too_long = GET + OFFERS["h2c"] + b"X: " + b"a" * 40_000 + b"\r\n\r\n"
+    unfinished = POST + OFFERS["h2c"] + b"Content-Length: 30\r\n\r\nabc"
+
+    assert_refused(talk(impatient.url, too_long), 431, "head_too_large")
+    assert_refused(talk(impatient.url, unfinished), 408, "request_timeout")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"HEAD /v2 HTTP/1.1\r\n", 400),
+        (b"HEAD /livez HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n", 200),
+        (b"HEAD /none HTTP/1.1\r\nHost: h\r\n", 404),
+        (b"HEAD /v1/completions HTTP/1.1\r\nHost: h\r\n", 405),
+        (b"HEAD /livez HTTP/1.0\r\n", 200),
+    ],
+)
+def test_an_answer_to_head_ends_with_its_head(impatient: RunningService, request_line: bytes, status: int) -> None:
+    answer = talk(impatient.url, request_line + b"Connection: close\r\n\r\nabc")
+
+    assert statuses(answer) == [status]
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert body == b""
+    assert int(dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])[b"content-length"]) > 0
+
+
+def test_trailers_are_no_headers(impatient: RunningService) -> None:
+    trailers = b"X-Request-Id: from-a-trailer\r\nHost: other\r\nUpgrade: h2c\r\n"
+    chunked = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n0\r\n"
+
+    answer = talk(impatient.url, chunked + trailers + b"\r\n" + GET + b"Connection: close\r\n\r\n")
+
+    assert statuses(answer) == [400, 200]
+    assert b"from-a-trailer" not in answer
+
+
+@pytest.mark.parametrize(
+    "endless", [b"0\r\nX: ", b"0\r\n" + b"X: y\r\n" * 9, b"1;a="], ids=["one", "many", "extension"]
+)
+def test_trailers_and_chunk_extensions_have_the_limit_of_a_head(impatient: RunningService, endless: bytes) -> None:
+    peer = ApiConnection(impatient.url)
+    peer.send(POST + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
+    for _ in range(6):
+        peer.send(b"a" * 8000 if not endless.endswith(b"\n") else b"X: y\r\n" * 1400)
+        time.sleep(0.02)
+
+    assert_refused(peer.read(), 431, "head_too_large")
+
+
+def test_an_answer_to_http_1_0_is_whole_without_chunks_and_ends_with_the_connection(
+    impatient: RunningService, network: LinearClassifier
+) -> None:
+    body = json.dumps(as_json(network.images(8))).encode()
+    head = POST.replace(b"octet-stream", b"json").replace(b"HTTP/1.1", b"HTTP/1.0")
+
+    answer = talk(impatient.url, head + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+
+    assert statuses(answer) == [200]  # and not 100, which HTTP/1.0 does not know
+    assert b"\r\nconnection: close\r\n" in answer
+    assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["results"]) == 8
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_versions_that_fail_leave_the_sound_one_serving(
     answer = httpx.post(f"{service.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW)
     assert answer.json()["version"] == "1"
     refused = httpx.post(f"{service.url}/v1/models/tiny@3/classify", content=bytes(30), headers=RAW)
-    assert (refused.status_code, refused.json()["code"]) == (503, "model_not_ready")
+    assert (refused.status_code, refused.json()["code"]) == (500, "model_failed")
     assert "golden" in refused.json()["detail"]
 
 

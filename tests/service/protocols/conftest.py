@@ -32,6 +32,16 @@ MAX_RANK = 3
 MAX_BODY_BYTES = 4_000_000
 
 
+TABLE_COLUMNS = tuple(f"column_{at}" for at in range(300))
+
+
+def table_bytes() -> bytes:
+    """`y` is the sum of the columns of a table, each an input, as `skl2onnx` exports a data frame."""
+    columns = [(name, TensorProto.FLOAT, ["batch", 1]) for name in TABLE_COLUMNS]
+    node = helper.make_node("Sum", list(TABLE_COLUMNS), ["y"])
+    return graph_bytes([node], columns, [("y", TensorProto.FLOAT, ["batch", 1])])
+
+
 def echo_of_every_rank(element: int) -> bytes:
     """`y0` to `y3` like `x0` to `x3`, tensors of as many axes, all of open size; the first is a scalar."""
     shapes = {str(rank): [f"size_{rank}_{axis}" for axis in range(rank)] for rank in range(MAX_RANK + 1)}
@@ -46,6 +56,7 @@ def echo_of_every_rank(element: int) -> bytes:
 def echo_repository(tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier) -> Path:
     """`echo-<datatype>` answer `y` like `x`, `tensors-<datatype>` likewise one tensor of every rank.
 
+    `table` sums its 300 inputs, `log` answers infinity and NaN.
     `patient` waits for a fuller batch; `spare` and `spare-classifier` are not loaded at the start.
     """
     folder = tmp_path_factory.mktemp("echoes")
@@ -53,6 +64,8 @@ def echo_repository(tmp_path_factory: pytest.TempPathFactory, network: LinearCla
         content = one_node("Identity", ELEMENTS[datatype], ["batch", "width"])
         write_bare(folder, f"echo-{datatype.lower()}", content)
         write_bare(folder, f"tensors-{datatype.lower()}", echo_of_every_rank(ELEMENTS[datatype]))
+    write_bare(folder, "table", table_bytes())
+    write_bare(folder, "log", one_node("Log", TensorProto.FLOAT, ["batch", "width"]))
     write_bare(folder, "patient", scale_bytes(2.0))
     (folder / "patient" / "config.toml").write_text("max_queue_delay_seconds = 25\nmax_batch_size = 4\n")
     write_bare(folder, "spare", scale_bytes(3.0))

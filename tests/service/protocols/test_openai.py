@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -99,6 +101,31 @@ def test_a_stream_ends_with_done_and_has_no_named_events(text_generation_client:
     assert {name for name, _ in told} == {""}
     assert told[-1][1] == "[DONE]"
     assert all("usage" not in data for _, data in told[:-1])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (PATH, GREEDY | {"stream": True}),
+        (f"/v1/models/{MODEL}/generate", {"prompt": "abc", "max_tokens": 3, "stream": True}),
+        (f"/v2/models/{MODEL}/generate_stream", {"text_input": "abc", "max_tokens": 3}),
+    ],
+)
+def test_a_stream_over_http_1_0_has_no_chunks_and_ends_with_the_connection(
+    text_generation_service: RunningService, path: str, body: dict[str, Any]
+) -> None:
+    address, content = httpx.URL(text_generation_service.url), json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    with socket.create_connection((address.host, address.port or 80), timeout=30) as connection:
+        connection.sendall(head.encode() + content)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    head, _, events = answer.decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 200 OK")
+    assert "transfer-encoding" not in head
+    assert "\r\nconnection: close" in head
+    assert all(line == "" or line.startswith(("data: ", "event: ")) for line in events.split("\n"))
+    assert events.endswith("\n\n")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -329,13 +356,13 @@ def test_every_error_of_these_routes_is_openais_object(
     assert response.headers["x-request-id"]
 
 
-def test_a_model_that_is_not_ready_is_a_server_error(client: openai.OpenAI) -> None:
+def test_a_model_that_has_failed_is_a_server_error_that_does_not_ask_for_another_try(client: openai.OpenAI) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
         client.completions.create(model="tiny-speechless", prompt="abc")
 
-    assert caught.value.status_code == 503
+    assert (caught.value.status_code, caught.value.code) == (500, "model_failed")
     assert caught.value.type == "server_error"
-    assert caught.value.response.headers["retry-after"] == "1"
+    assert "retry-after" not in caught.value.response.headers
 
 
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:

@@ -5,11 +5,12 @@ import { sparkline } from "../charts.js";
 import { clear, h } from "../dom.js";
 import { seconds, short } from "../format.js";
 import { buckets, bucketsDelta, quantile, rate } from "../metrics.js";
-import { addressOf } from "../tasks.js";
+import { addressOf, pageOf } from "../tasks.js";
 
-/** @import { Evaluation, Manifest, ModelCard, ModelEntry, Scrape } from "../types.d.ts" */
+/** @import { Evaluation, Manifest, ModelCard, ModelEntry, Scrape, TensorSpec } from "../types.d.ts" */
 
 const NUM_VALUES = 60;
+const MAX_NAMES = 3;
 
 const whole = new Intl.NumberFormat("en");
 
@@ -60,16 +61,24 @@ function scoreOf(manifest) {
  */
 function factsOf({ manifest, device }) {
   const parameters = manifest.training?.parameters;
+  const [graph] = pageOf(manifest) ? [] : Object.values(manifest.graphs ?? {}); // none while it loads
   return Object.entries({
     Data: manifest.evaluation?.[0]?.dataset,
     Parameters: parameters ? whole.format(parameters) : null,
+    Takes: graph && tensorsText(graph.inputs),
+    Answers: graph && tensorsText(graph.outputs),
     Device: device,
   }).filter(([, text]) => text);
 }
 
+/** The first tensors by name, the rest by number. @param {TensorSpec[]} tensors */
+function tensorsText(tensors) {
+  const names = tensors.slice(0, MAX_NAMES).map(({ name }) => name);
+  return [...names, ...(tensors.length > MAX_NAMES ? [`${tensors.length - MAX_NAMES} more`] : [])].join(", ");
+}
+
 /** @param {ModelEntry} model @param {AbortSignal} signal */
 export function modelRow(model, signal) {
-  const address = addressOf(model);
   const isReady = model.state === "ready";
   const score = h("div", { class: "model-score" });
   const facts = h("dl", { class: "facts model-facts" });
@@ -81,7 +90,7 @@ export function modelRow(model, signal) {
     h(
       "div",
       { class: "model-head" },
-      h("h3", {}, address && isReady ? h("a", { href: address }, model.id) : model.id),
+      h("h3", {}, isReady ? h("a", { href: addressOf(model) }, model.id) : model.id),
       isReady ? null : h("span", { class: "tag bad" }, model.state),
       h("p", { class: "muted" }, isReady ? model.description : model.reason || model.description),
     ),

@@ -10,12 +10,13 @@ import { modelRow } from "../home/model_row.js";
 import { pngUrl } from "../image_files.js";
 import { pick, poll } from "../metrics.js";
 import { latest } from "../scheduling.js";
-import { addressOf, distinct, modelsOf, TASKS } from "../tasks.js";
+import { addressOf, distinct, modelsOf, networksOf, TASKS } from "../tasks.js";
 
 /** @import { GeneratedImage, ModelEntry, PageContext, Scrape } from "../types.d.ts" */
 
 const POLL_SECONDS = 2;
 const NUM_IMAGES = 10;
+const MAX_LINKS = 4;
 
 export const title = "Models";
 
@@ -25,9 +26,9 @@ export default async function page(root, { models, signal, reload }) {
   if (signal.aborted) return;
   const errors = errorBox();
   const served = distinct(models);
-  const known = TASKS.map(({ task }) => task);
   const sections = TASKS.map((task) => section(task.title, served.filter((model) => model.task === task.task), signal));
-  sections.push(section("More models", served.filter((model) => !known.includes(model.task)), signal));
+  const others = networksOf(served);
+  sections.push(section(others.length < served.length ? "More models" : "Networks", others, signal));
   const rows = sections.flatMap((one) => one.rows);
   const generator = modelsOf(models, "image-generation")[0];
   const shown = generator ? samplesStrip(generator, signal) : null;
@@ -62,7 +63,13 @@ function statesOf({ samples }) {
 function hero(served, shown) {
   const numReady = served.filter((model) => model.state === "ready").length;
   const sentences = ["No model is ready yet.", "One model runs here. Try it."];
-  const links = TASKS.flatMap((task) => modelsOf(served, task.task).slice(0, 1).map((model) => ({ text: task.title, href: addressOf(model) })));
+  const present = TASKS.filter(({ task }) => modelsOf(served, task).length > 0);
+  const networks = networksOf(served).filter((model) => model.state === "ready");
+  const links = [
+    ...present.map((task) => ({ text: task.title, href: addressOf(modelsOf(served, task.task)[0]) })),
+    ...networks.slice(0, MAX_LINKS).map((model) => ({ text: `Try ${model.id}`, href: addressOf(model) })),
+  ];
+  const invitations = [...present.map(({ invitation }) => invitation), ...(networks.length ? ["give a network its inputs"] : [])].join(", ");
   return h(
     "section",
     { class: "hero", "aria-labelledby": "hero-title" },
@@ -73,8 +80,8 @@ function hero(served, shown) {
       h(
         "p",
         { class: "hero-text" },
-        "Draw a digit, drop a photograph, begin a sentence. This service answers, in batches with whatever other requests ",
-        "arrive at that moment, and every panel shows its request as a curl command.",
+        invitations ? `${invitations[0].toUpperCase()}${invitations.slice(1)}. ` : "",
+        "This service answers, in batches with whatever other requests arrive at that moment, and every panel shows its request as a curl command.",
       ),
       h("div", { class: "row" }, links.map(({ text, href }, index) => h("a", { class: index === 0 ? "button primary" : "button", href }, text))),
     ),

@@ -39,15 +39,15 @@ CONTENTS = {
 """The field of the contents that holds the elements of a datatype; FP16 and BF16 have none and must be raw."""
 
 
-def read_request(message: ModelInferRequest) -> InferRequest:
+def read_request(message: ModelInferRequest, max_tensors: int = MAX_TENSORS) -> InferRequest:
     """Read an inference request, apart from the model's name.
 
     Raises: InvalidParameter; Unsupported for a tensor in shared memory.
     """
-    if max(len(message.inputs), len(message.outputs)) > MAX_TENSORS:
+    if max(len(message.inputs), len(message.outputs)) > max_tensors:
         raise InvalidParameter(
             f"The request has {len(message.inputs)} inputs and {len(message.outputs)} outputs; "
-            f"at most {MAX_TENSORS} of each are accepted."
+            f"at most {max_tensors} of each are accepted."
         )
     for tensor in message.inputs:
         _refuse_shared_memory(tensor.name, tensor.parameters)

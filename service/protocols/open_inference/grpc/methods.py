@@ -12,14 +12,14 @@ from msgspec import to_builtins
 
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, Unsupported, UnsupportedTask
-from service.protocols.open_inference.description import SERVER, TEXT_INPUT, TEXT_OUTPUT
+from service.protocols.open_inference.description import SERVER, TEXT_INPUT, TEXT_OUTPUT, Target
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from service.protocols.open_inference.grpc.calls import Call, Calls
 from service.protocols.open_inference.grpc.messages import parameter_values, read_request, write_result
 from service.protocols.open_inference.grpc.streams import FINAL, Respond, Streams
 from service.protocols.open_inference.grpc.streams import NAME as STREAM_NAME
-from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest
+from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest, max_tensors
 from service.protocols.open_inference.schema import TensorMetadata
 from service.protocols.open_inference.tensors import unpack_strings
 from service.protocols.open_inference.text_routes import Prompted, begin_text
@@ -111,28 +111,30 @@ class Methods:
     # --- inference ---
 
     async def _infer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
-        if self._writes_text(request):
+        target = self._find(request)
+        if target.writes_text:
             raise UnsupportedTask(f"{request.model_name!r} generates text piece by piece; use ModelStreamInfer.")
-        return await self._compute(request, call)
+        return await self._compute(request, target, call)
 
-    def _writes_text(self, request: pb.ModelInferRequest) -> bool:
-        return self._execution.find(request.model_name, request.model_version or None).writes_text
+    def _find(self, request: pb.ModelInferRequest) -> Target:
+        return self._execution.find(request.model_name, request.model_version or None)
 
-    async def _compute(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+    async def _compute(self, request: pb.ModelInferRequest, target: Target, call: Call) -> pb.ModelInferResponse:
         result = await self._execution.infer(
             request.model_name,
             request.model_version or None,
-            read_request(request),
+            read_request(request, max_tensors(target)),
             call.request_context,
             timeout_seconds=call.seconds_left,
         )
         return write_result(result)
 
     async def _stream_infer(self, request: pb.ModelInferRequest, call: Call, respond: Respond) -> None:
-        if self._writes_text(request):
+        target = self._find(request)
+        if target.writes_text:
             await _stream_text(self._execution, request, call, respond)
             return
-        response = await self._compute(request, call)
+        response = await self._compute(request, target, call)
         response.parameters[FINAL].bool_param = True
         respond(response)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -268,11 +270,40 @@ def test_a_graph_that_takes_no_made_up_input_is_served_without_batches(serve: Se
     serve(content, work)
 
 
+def of_domain(domain: str, version: int | None = None) -> bytes:
+    """A graph of an operator that the runtime does not have, with or without its domain's version."""
+    node = helper.make_node("MyOp", ["x"], ["y"], domain=domain)
+    value = [helper.make_tensor_value_info(name, FLOAT, ["n"]) for name in ("x", "y")]
+    opsets = [helper.make_opsetid("", 17)]
+    if version is not None:
+        opsets.append(helper.make_opsetid(domain, version))
+    model = helper.make_model(
+        helper.make_graph([node], "own", value[:1], value[1:]), opset_imports=opsets, ir_version=8
+    )
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def ort_format(content: bytes) -> bytes:
+    """The same network in ONNX Runtime's own format."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    with tempfile.NamedTemporaryFile(suffix=".ort") as file:
+        options.optimized_model_filepath = file.name
+        ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return Path(file.name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"no graph", "ONNX Runtime cannot load the graph"),
         (one_node("Neg", FLOAT, ["n"]).replace(b"Neg", b"Nix"), "operator that ONNX Runtime does not have"),
+        (of_domain("my.ops", 1), "operator that ONNX Runtime does not have.*my.ops:MyOp"),
+        (of_domain("my.ops"), "operator that ONNX Runtime does not have"),
+        (of_domain("com.microsoft", 1), "operator that ONNX Runtime does not have"),
+        (of_domain("ai.onnx.contrib", 1), "operator that ONNX Runtime does not have"),
+        (one_node("Neg", FLOAT, ["n"])[:-9], "ends too early"),
         (
             graph_bytes([helper.make_node("Neg", ["x"], ["y"])], [("x", FLOAT, [1])], [("y", FLOAT, [1])], opset=99),
             "opset is newer",
@@ -336,6 +367,66 @@ def test_weights_in_a_file_of_the_same_folder_are_read(serve: Serve, tmp_path: P
         assert np.array_equal(await ask(client, "bare", x), x + np.arange(400, dtype=np.float32))
 
     serve(content, work)
+
+
+@pytest.mark.parametrize("is_bare", [True, False])
+@pytest.mark.parametrize("name", ["model.ort", "model.onnx"])
+def test_the_runtimes_own_format_is_served_whatever_its_name(
+    serve: Serve, tmp_path: Path, name: str, is_bare: bool
+) -> None:
+    content = ort_format(scale_bytes(2))
+    folder = tmp_path / "repository" / "own" / ("" if is_bare else "1")
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(content)
+
+    async def work(client: EngineClient) -> None:
+        x = np.ones((2, 3), np.float32)
+        assert np.array_equal(await ask(client, "own@1", x), 2 * x)
+
+    serve(scale_bytes(1), work)
+
+
+def test_a_cut_file_in_the_runtimes_own_format_is_refused(tmp_path: Path) -> None:
+    folder = write_bare(tmp_path, "bare", ort_format(scale_bytes(2))[:300])
+
+    with pytest.raises(VersionRejected, match="the file is damaged, or cut short: copy it again"):
+        load_version(folder, SETTINGS, CPU)
+
+
+def test_a_model_without_a_version_folder_is_version_1_with_its_weights_and_configuration(
+    serve: Serve, tmp_path: Path
+) -> None:
+    content, weights = external_bytes("w/weights.bin")
+    folder = tmp_path / "repository" / "Own"
+    (folder / "w").mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(content)
+    (folder / "w" / "weights.bin").write_bytes(weights)
+    (folder / "config.toml").write_text("max_batch_size = 3\n")
+
+    async def work(client: EngineClient) -> None:
+        x = np.ones((2, 400), np.float32)
+        assert np.array_equal(await ask(client, "Own@1", x), x + np.arange(400, dtype=np.float32))
+        assert client.resolve("Own").status.max_batch_size == 3
+        assert client.resolve("Own").folder == folder
+
+    serve(scale_bytes(1), work)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (None, "its external data 'weights.bin' is missing"),
+        (b"version https://git-lfs.github.com/spec/v1", "weights.bin is a Git LFS pointer, not its content"),
+        (bytes(10), "its external data is cut short"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(tmp_path: Path, weights: bytes | None, message: str) -> None:
+    folder = write_bare(tmp_path, "bare", external_bytes("weights.bin")[0])
+    if weights is not None:
+        (folder / "weights.bin").write_bytes(weights)
+
+    with pytest.raises(VersionRejected, match=message):
+        load_version(folder, SETTINGS, CPU)
 
 
 @pytest.mark.parametrize("way", ["up", "absolute", "link"])
@@ -420,3 +511,22 @@ def test_the_configuration_keeps_requests_apart(tmp_path: Path) -> None:
     graph = load_version(folder, SETTINGS, CPU, ModelConfig(batched=False)).graphs["model"]
 
     assert (graph.is_batched, graph.batching.max_batch_size, graph.batching_reason) == (False, 1, "config.toml says so")
+
+
+def test_batches_are_no_larger_than_the_memory_for_their_rows(tmp_path: Path) -> None:
+    wide = graph_bytes(
+        [
+            helper.make_node("Expand", ["x", "shape"], ["e"]),
+            helper.make_node("Softmax", ["e"], ["s"], axis=-1),
+            helper.make_node("ReduceSum", ["s", "axes"], ["y"], keepdims=0),
+        ],
+        [("x", FLOAT, ["n", 1, 4])],
+        [("y", FLOAT, ["n", 4])],
+        {"shape": np.array([1, 500_000, 4], np.int64), "axes": np.array([1], np.int64)},
+    )
+    folder = write_bare(tmp_path, "bare", wide)
+
+    graph = load_version(folder, SETTINGS.model_copy(update={"load_memory_bytes": 2**27}), CPU).graphs["model"]
+
+    assert graph.is_batched
+    assert 2 <= graph.batching.max_batch_size <= 16

@@ -11,7 +11,7 @@ import pytest
 from models.versions import Default, add_version, promote, roll_back
 from service.engine.engine import Engine
 from service.engine.transport.client import EngineClient
-from service.errors import ModelNotReady
+from service.errors import ModelFailed
 from service.settings import Settings
 from tests.fake_models.bare_graphs import write_bare, write_scale
 from tests.service.engine.live import ask, live_engine, state_of, unloaded
@@ -139,7 +139,7 @@ def test_a_default_that_cannot_be_loaded_leaves_the_old_one_and_says_why(
             write_bare(repository, "scale", b"no graph", "3")
             promote(repository / "scale", "3", before=None)
             if control == "explicit":
-                with pytest.raises(ModelNotReady, match="version 3: ONNX Runtime cannot load the graph"):
+                with pytest.raises(ModelFailed, match="version 3: ONNX Runtime cannot load the graph"):
                     await client.load("scale")
             else:
                 await followed(engine, client)

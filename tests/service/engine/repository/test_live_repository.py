@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from service.engine.engine import Engine
+from service.engine.repository import live_repository
 from service.engine.repository.live_repository import follow
+from service.engine.repository.load_journal import LoadJournal
+from service.engine.repository.loading import load_version
 from service.engine.repository.repository import find_models
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Sampling
@@ -20,6 +23,7 @@ from service.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
     InvalidParameter,
+    ModelFailed,
     ModelNotReady,
     Unavailable,
     UnknownModel,
@@ -163,7 +167,7 @@ def test_a_version_that_fails_leaves_the_old_one_serving_and_says_why(repository
     async def main() -> None:
         async with live_engine(socket, settings_of(repository), "scale") as (engine, client):
             write_bare(repository, "scale", b"no graph", "2")
-            with pytest.raises(ModelNotReady, match=r"version 2: ONNX Runtime cannot load.*Still served: 1"):
+            with pytest.raises(ModelFailed, match=r"version 2: ONNX Runtime cannot load.*Still served: 1"):
                 await client.load("scale")
 
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
@@ -183,7 +187,7 @@ def test_a_file_that_is_replaced_in_place_is_loaded_again_or_the_old_one_goes_on
     async def main() -> None:
         async with live_engine(socket, settings_of(repository), "scale") as (_, client):
             write_bare(repository, "scale", b"broken")
-            with pytest.raises(ModelNotReady, match="its change was not applied"):
+            with pytest.raises(ModelFailed, match="its change was not applied"):
                 await client.load("scale")
             assert state_of(client, "scale").state == "ready"
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
@@ -222,7 +226,7 @@ def test_the_policy_says_which_versions_are_served(repository: Path, socket: Pat
             assert np.array_equal(await ask(client, "scale@1", ROWS), 2 * ROWS)
             assert await served(client, '{"specific": [1]}') == ["1"]
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
-            with pytest.raises(ModelNotReady, match="names no version that exists"):
+            with pytest.raises(InvalidParameter, match="names no version that exists"):
                 await served(client, '{"specific": [9]}')
             with pytest.raises(InvalidParameter, match="unknown field `versions`"):
                 await client.load("scale", '{"versions": 1}')
@@ -243,7 +247,7 @@ def test_the_file_beside_the_versions_sets_how_a_model_is_served(repository: Pat
             assert np.array_equal(await ask(client, "scale", rows), 2 * rows)
 
             (repository / "scale" / "config.toml").write_text("max_batch = 3\n")
-            with pytest.raises(ModelNotReady, match=r"config\.toml: Object contains unknown field `max_batch`"):
+            with pytest.raises(ModelFailed, match=r"config\.toml: Object contains unknown field `max_batch`"):
                 await client.load("scale")
             assert np.array_equal(await ask(client, "scale", rows), 2 * rows)
 
@@ -299,7 +303,7 @@ def test_a_wrong_configuration_is_reported_once_however_often_it_is_read(reposit
     asyncio.run(main())
 
 
-def test_a_version_that_fails_unexpectedly_is_reported_as_failed(repository: Path, socket: Path) -> None:
+def test_a_version_that_takes_more_memory_than_there_is_has_failed(repository: Path, socket: Path) -> None:
     folder = LinearClassifier().write(repository, "huge")
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["batching"] = {"max_batch_size": 10**15, "buckets": [10**15]}  # more than there is memory
@@ -308,10 +312,138 @@ def test_a_version_that_fails_unexpectedly_is_reported_as_failed(repository: Pat
     async def main() -> None:
         async with live_engine(socket, settings_of(repository, control="none")) as (_, client):
             assert state_of(client, "huge").state == "failed"
-            assert state_of(client, "huge").reason == "loading it failed unexpectedly; the log says why."
+            assert state_of(client, "huge").reason == "there is not enough memory to load it."
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("control", ["explicit", "poll"])
+def test_a_newcomer_that_fails_is_named_and_costs_no_readiness(repository: Path, socket: Path, control: str) -> None:
+    async def main() -> None:
+        names = ["scale"] * (control == "explicit")
+        async with live_engine(socket, settings_of(repository, control=control), *names) as (engine, client):
+            write_bare(repository, "bad", b"version https://git-lfs.github.com/spec/v1")
+            if control == "explicit":
+                with pytest.raises(ModelFailed, match="Git LFS pointer"):
+                    await client.load("bad")
+            else:
+                await engine.repository.reconcile()
+            await client.describe()
+
+            assert state_of(client, "bad").state == "failed"
+            with pytest.raises(ModelFailed, match="Git LFS pointer"):
+                client.resolve("bad")
+            assert client.is_ready
+
+            write_bare(repository, "bad", scale_bytes(3))
+            await (client.load("bad") if control == "explicit" else engine.repository.reconcile())
+            await client.describe()
+            assert np.array_equal(await ask(client, "bad", ROWS), 3 * ROWS)
+
+    asyncio.run(main())
+
+
+def test_a_model_of_the_start_that_fails_keeps_the_service_from_being_ready(repository: Path, socket: Path) -> None:
+    write_bare(repository, "bad", b"no graph")
+
+    async def main() -> None:
+        async with live_engine(socket, settings_of(repository), "scale", "bad") as (_, client):
+            assert client.unready == ["bad"]
+            await client.unload("bad")  # it is not wanted any more
+            assert client.is_ready
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_a_model_is_listed_with_the_reason(
+    repository: Path, socket: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_bare(repository, "My Model", scale_bytes(3))
+    write_bare(repository, "other", scale_bytes(3), "v1")
+
+    async def main() -> None:
+        async with live_engine(socket, settings_of(repository, control="poll")) as (engine, client):
+            for _ in range(3):
+                await engine.repository.reconcile()
+            await client.describe()
+            assert client.is_ready
+            assert "rename the folder" in state_of(client, "My Model", "").reason
+            assert (state_of(client, "other", "v1").state, "scale" in client._models.ready) == ("failed", True)
+            with pytest.raises(ModelFailed, match=r"My Model cannot be served: .*rename the folder"):
+                client.resolve("My Model")
+            faults = [r for r in caplog.records if r.message == "something in a repository cannot be served"]
+            assert sorted(r.__dict__["model"] for r in faults) == ["My Model", "other"]  # once each
+
+            (repository / "My Model").rename(repository / "MyModel")
+            await engine.repository.reconcile()
+            await client.describe()
+            assert np.array_equal(await ask(client, "MyModel", ROWS), 3 * ROWS)
+            assert "My Model" not in {status.name for status in client.statuses}
+
+    asyncio.run(main())
+
+
+def test_a_load_of_what_cannot_be_a_model_says_why(repository: Path, socket: Path) -> None:
+    write_bare(repository, "other", scale_bytes(3), "v1")
+
+    async def main() -> None:
+        async with live_engine(socket, settings_of(repository)) as (_, client):
+            with pytest.raises(ModelFailed, match="'other' cannot be served: a version is a whole number"):
+                await client.load("other")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("defect", [StopIteration(), SystemExit(3), RuntimeError("loose wire")])
+def test_whatever_a_load_raises_ends_in_a_reason_and_the_others_are_loaded(
+    repository: Path, socket: Path, monkeypatch: pytest.MonkeyPatch, defect: BaseException
+) -> None:
+    write_bare(repository, "a-defect", scale_bytes(3))
+
+    def load(folder: Path, *others: Any) -> Any:
+        if folder.parent.name == "a-defect":
+            raise defect
+        return load_version(folder, *others)
+
+    monkeypatch.setattr(live_repository, "load_version", load)
+
+    async def main() -> None:
+        async with live_engine(socket, settings_of(repository, control="none")) as (_, client):
+            assert state_of(client, "a-defect").state == "failed"
+            assert f"({type(defect).__name__}); the log says why" in state_of(client, "a-defect").reason
+            assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
+
+    asyncio.run(main())
+
+
+def test_the_next_engine_serves_what_this_one_served_on_request(repository: Path, socket: Path, tmp_path: Path) -> None:
+    write_bare(repository, "other", scale_bytes(3))
+    write_bare(repository, "other", scale_bytes(4), "2")
+    journal = tmp_path / "loads.json"
+
+    async def first() -> None:
+        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+            await client.load("other", '{"version_policy": {"specific": [1]}}')
+            await client.unload("scale")
+
+    async def second() -> None:
+        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+            assert np.array_equal(await ask(client, "other", ROWS), 3 * ROWS)
+            assert state_of(client, "scale").state == "unavailable"
+            assert client.is_ready
+
+    async def third() -> None:
+        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+            assert state_of(client, "other", "2").state == "failed"  # the version that the request named has gone
+            await client.load("scale")
+            assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
+
+    for engine in (first, second):
+        asyncio.run(engine())
+        socket.unlink(missing_ok=True)
+    (repository / "other" / "1").rename(repository / "other" / ".1")
+    asyncio.run(third())
 
 
 def test_of_a_model_in_two_repositories_the_first_is_taken(tmp_path: Path, repository: Path, socket: Path) -> None:

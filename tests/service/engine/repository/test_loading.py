@@ -136,6 +136,14 @@ def test_a_broken_file_is_rejected(folder: Path, file: str, content: bytes) -> N
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "manifest.json"])
+def test_a_git_lfs_pointer_is_called_one(folder: Path, file: str) -> None:
+    (folder / file).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+
+    with pytest.raises(VersionRejected, match=f"{file} is a Git LFS pointer, not its content: run `git lfs pull`"):
+        load_version(folder, SETTINGS, CPU)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "manifest.json"])
 def test_a_missing_file_is_rejected(folder: Path, file: str) -> None:
     (folder / file).unlink()
 

@@ -54,7 +54,8 @@ def test_every_error_has_a_status_of_the_protocol(kind: type[errors.ServiceError
     assert status in (400, 401, 404, 405, 408, 415, 500, 501, 503)
     is_internal = code_of(error) is StatusCode.INTERNAL
     assert is_internal == (status == 500)
-    assert is_internal == (issubclass(kind, errors.InferenceFailed) or kind is errors.ServiceError)
+    at_fault = (errors.InferenceFailed, errors.ModelFailed)
+    assert is_internal == (issubclass(kind, at_fault) or kind is errors.ServiceError)
 
 
 def test_tritons_statuses_are_kept() -> None:
@@ -70,6 +71,7 @@ def test_tritons_statuses_are_kept() -> None:
         errors.UnsupportedMedia: 415,
         errors.InferenceFailed: 500,
         errors.NonFiniteOutput: 500,
+        errors.ModelFailed: 500,
         errors.Unsupported: 501,
         errors.QueueFull: 503,
         errors.ModelNotReady: 503,

@@ -167,7 +167,6 @@ def test_a_scalar_is_an_input_too() -> None:
     [
         ([tensor("a", "FP32", 1, 1)], "'b' are missing"),
         ([tensor("a", "FP32", 1, 1), tensor("b", "INT8", 2, 2)], "'a' 1, 'b' 2"),
-        ([tensor("a", "FP32", 0, 1), tensor("b", "INT8", 0, 2)], "empty"),
         ([tensor("a", "FP64", 1, 1), tensor("b", "INT8", 1, 2)], "takes FP32"),
         ([tensor("a", "FP32", 1, 1, 1), tensor("b", "INT8", 1, 2)], r"\[-1, -1\]"),
         ([tensor("a", "FP32", 1, 1)] * 2 + [tensor("b", "INT8", 1, 2)], "more than once"),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import io
 import json
+import random
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,6 +47,43 @@ def test_the_forms_that_senders_use_are_read() -> None:
     assert codings.inflate(raw, "deflate", LIMIT) == b"some text"
 
 
+@given(st.lists(st.binary(max_size=2000), min_size=1, max_size=9))
+def test_members_of_gzip_are_one_body(parts: list[bytes]) -> None:
+    body = b"".join(gzip.compress(part, mtime=0) for part in parts)
+
+    assert codings.inflate(body, "gzip", 20_000) == b"".join(parts)
+
+
+@pytest.mark.parametrize("ends", ["empty", "with a name", "large"])
+def test_members_of_gzip_may_be_of_any_kind(ends: str) -> None:
+    file = io.BytesIO()
+    with gzip.GzipFile("a file's name", "wb", fileobj=file) as member:
+        member.write(b"named")
+    noise = random.Random(1).randbytes(3_000_000)
+    first = {"empty": gzip.compress(b""), "with a name": file.getvalue(), "large": gzip.compress(noise)}[ends]
+
+    content = codings.inflate(first + gzip.compress(b"last"), "gzip", 4_000_000)
+
+    assert content == {"empty": b"", "with a name": b"named", "large": noise}[ends] + b"last"
+
+
+def test_the_time_for_many_members_is_linear() -> None:
+    began = time.process_time()
+
+    assert codings.inflate(gzip.compress(b"", mtime=0) * 100_000, "gzip", LIMIT) == b""
+
+    assert time.process_time() - began < 10  # it takes a quarter of a second; square, it would take minutes
+
+
+def test_the_limit_is_that_of_all_members_together() -> None:
+    half = gzip.compress(bytes(LIMIT // 2))
+
+    assert codings.inflate(half * 2 + gzip.compress(b""), "gzip", LIMIT) == bytes(LIMIT)
+    for more in (gzip.compress(b"1"), gzip.compress(bytes(50_000_000))):
+        with pytest.raises(PayloadTooLarge, match="10000"):
+            codings.inflate(half * 2 + more, "gzip", LIMIT)
+
+
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_a_bomb_is_not_inflated_to_its_end(coding: str) -> None:
     bomb = codings.deflate(bytes(50_000_000), coding)
@@ -61,13 +101,30 @@ def test_any_bytes_are_inflated_or_refused(body: bytes, coding: str) -> None:
         assert len(codings.inflate(body, coding, LIMIT)) <= LIMIT
 
 
-@pytest.mark.parametrize("damage", ["cut", "trailing", "empty"])
-def test_a_damaged_body_is_refused(damage: str) -> None:
-    whole = gzip.compress(b"some text")
-    body = {"cut": whole[:-3], "trailing": whole + b"more", "empty": b""}[damage]
+WHOLE = gzip.compress(b"some text")
+DAMAGED = {
+    "cut": WHOLE[:-3],
+    "trailing": WHOLE + b"more",
+    "trailing zeros": WHOLE + bytes(512),
+    "trailing byte": WHOLE + b"\x1f",
+    "second cut": WHOLE + WHOLE[:-3],
+    "second cut in its head": WHOLE + WHOLE[:5],
+    "second with another sum": WHOLE + WHOLE[:-8] + bytes(4) + WHOLE[-4:],
+    "between": WHOLE + b"more" + WHOLE,
+    "of another coding": WHOLE + zlib.compress(b"some text"),
+    "empty": b"",
+}
 
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_body_is_refused(damage: str) -> None:
     with pytest.raises(MalformedRequest, match="gzip"):
-        codings.inflate(body, "gzip", LIMIT)
+        codings.inflate(DAMAGED[damage], "gzip", LIMIT)
+
+
+def test_deflate_is_one_stream() -> None:
+    with pytest.raises(MalformedRequest, match="deflate"):
+        codings.inflate(zlib.compress(b"some text") * 2, "deflate", LIMIT)
 
 
 @pytest.mark.parametrize("coding", ["br", "gzip, gzip", "zstd"])

@@ -270,8 +270,8 @@ def test_other_tasks_have_their_own_routes(image_generation_client: httpx.Client
     assert_problem(image_generation_client.post(f"{GAN}/classify", content=b""), 422, "unsupported_task")
     assert image_generation_client.get(f"{GAN}/decode").status_code == 405
     refused = image_generation_client.delete(GENERATE)
-    assert_problem(refused, 405, "method_not_allowed", "GET, POST are.")
-    assert refused.headers["allow"] == "GET, POST"
+    assert_problem(refused, 405, "method_not_allowed", "GET, HEAD, POST are.")
+    assert refused.headers["allow"] == "GET, HEAD, POST"
 
 
 def test_get_ignores_a_body(image_generation_client: httpx.Client) -> None:

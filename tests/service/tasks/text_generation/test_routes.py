@@ -296,7 +296,7 @@ def test_a_model_of_another_task_is_refused(text_generation_client: httpx.Client
 def test_a_model_that_lost_its_tokenizer_is_not_ready(text_generation_client: httpx.Client) -> None:
     response = text_generation_client.post("/v1/models/tiny-speechless/generate", json={})
 
-    assert_problem(response, 503, "model_not_ready", "tokenizer.json of tiny-speechless@1")
+    assert_problem(response, 500, "model_failed", "tokenizer.json of tiny-speechless@1")
 
 
 def test_a_passed_deadline_is_answered_with_504(text_generation_client: httpx.Client) -> None:

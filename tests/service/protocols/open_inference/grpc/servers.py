@@ -41,7 +41,7 @@ class FakeExecution:
         self._infer = infer
 
     def find(self, model: str, version: str | None) -> Any:
-        return SimpleNamespace(model=SimpleNamespace(name=model), graph_name="model", writes_text=False)
+        return SimpleNamespace(model=SimpleNamespace(name=model), graph_name="model", graph=None, writes_text=False)
 
     async def infer(
         self,

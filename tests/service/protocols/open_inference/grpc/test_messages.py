@@ -178,7 +178,7 @@ def output_in_shared_memory() -> ModelInferRequest:
         (contents("INT8", [2], int_contents=[1, 128]), InvalidParameter, "element 1 is 128, which INT8 cannot hold"),
         (contents("UINT16", [1], uint_contents=[65536]), InvalidParameter, "which UINT16 cannot hold"),
         (contents("FP32", [2**20, 2**20]), InvalidParameter, "must be at most"),
-        (too_many, InvalidParameter, "257 outputs"),
+        (too_many, InvalidParameter, f"{MAX_TENSORS + 1} outputs"),
         (empty_parameter, InvalidParameter, "'odd' of the request has no value"),
         (classes(0, "int64_param"), InvalidParameter, "classification of 'y' is 0"),
         (classes("2", "string_param"), InvalidParameter, "classification of 'y' is '2'"),

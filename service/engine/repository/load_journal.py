@@ -1,0 +1,133 @@
+"""What an engine tells the next one in a file: the load in progress, loads that ended an engine, the models to serve.
+
+A load may end the process: the kernel kills it for its memory, or a library crashes. What it was loading is then not
+loaded again until its files change or somebody asks for it, so that the other models are served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from models.config import ModelConfig
+from service.engine.repository.repository import Fingerprint
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+
+
+class _Load(msgspec.Struct, frozen=True):
+    """A version as it was when it was loaded; `digest` is that of its files and its configuration."""
+
+    model: str
+    version: str
+    digest: str
+    reason: str = ""
+
+
+class _Notes(msgspec.Struct):
+    """The contents of the file; `served` has the configuration of each model that came with a request."""
+
+    loading: _Load | None = None
+    ended: list[_Load] = []
+    served: dict[str, str] | None = None
+
+
+def digest_of(fingerprint: Fingerprint, config: ModelConfig) -> str:
+    """A value that changes with a version's files and with its configuration."""
+    return hashlib.sha256(repr((fingerprint, config)).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+class LoadJournal:
+    """Reads what the last engine left and keeps notes for the next one; without a file, for this process alone.
+
+    `ending` says how the last engine ended.
+    """
+
+    def __init__(self, file: Path | None = None, ending: str = "") -> None:
+        self._file = file
+        self._notes = self._read()
+        if (load := self._notes.loading) is not None:
+            reason = (
+                f"the engine process ended{ending} while it loaded this version; it is not tried again until it "
+                "changes or is loaded on request."
+            )
+            self._notes.ended.append(msgspec.structs.replace(load, reason=reason))
+            self._notes.loading = None
+            self._write()
+
+    # --- loads ---
+
+    @contextlib.contextmanager
+    def loading(self, key: Key, digest: str) -> Iterator[None]:
+        """Keep a note of a load for as long as it runs, and forget what was known of earlier ones."""
+        self._notes.ended = [load for load in self._notes.ended if (load.model, load.version) != key]
+        self._notes.loading = _Load(*key, digest)
+        self._write()
+        try:
+            yield
+        finally:
+            self._notes.loading = None
+            self._write()
+
+    def ended(self, key: Key, digest: str = "") -> str:
+        """Why a version is not to be loaded: loading it, with this digest if one is given, ended an engine."""
+        for load in self._notes.ended:
+            if (load.model, load.version) == key and digest in ("", load.digest):
+                return load.reason
+        return ""
+
+    # --- models ---
+
+    @property
+    def served(self) -> dict[str, str]:
+        """The models that are to be served, with the configuration that came with the request, if one did."""
+        return self._notes.served or {}
+
+    @property
+    def is_first(self) -> bool:
+        """Whether no engine before this one has served."""
+        return self._notes.served is None
+
+    def serve(self, *names: str, config: str = "") -> None:
+        """Note that models are to be served."""
+        served = self.served | dict.fromkeys(names, config)
+        if served != self._notes.served:
+            self._notes.served = served
+            self._write()
+
+    def drop(self, name: str) -> None:
+        """Note that a model is not to be served any more."""
+        if name in self.served:
+            self._notes.served = {each: config for each, config in self.served.items() if each != name}
+            self._write()
+
+    # --- the file ---
+
+    def _read(self) -> _Notes:
+        if self._file is None:
+            return _Notes()
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=_Notes)
+        except FileNotFoundError:
+            return _Notes()
+        except (OSError, msgspec.MsgspecError):
+            log.exception("what the last engine left cannot be read; every model is loaded")
+            return _Notes()
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        part = self._file.with_suffix(".part")
+        try:
+            part.write_bytes(msgspec.json.encode(self._notes))
+            os.replace(part, self._file)
+        except OSError:  # a full disk must not keep a model from being served
+            log.exception("the next engine cannot be told what this one loads")
