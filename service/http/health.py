@@ -47,7 +47,8 @@ def readiness(client: EngineClient, drain: Drain) -> Readiness:
     wanted = [status for status in client.statuses if status.is_required and status.name in unready]
     missing = {s.name: f"{s.state}: {s.reason}" if s.reason else s.state for s in wanted}
     if not client.is_connected:
-        return Readiness(status="starting", not_ready=dict.fromkeys(missing, "the engine is not connected"))
+        names = list(missing) or ["engine"]
+        return Readiness(status="starting", not_ready=dict.fromkeys(names, "loading: the engine is not connected"))
     return Readiness(status="degraded" if client.is_settled else "starting", not_ready=missing)
 
 

@@ -282,7 +282,7 @@ def test_every_model_has_a_configuration(inference: triton.InferenceServerClient
 
     configs = {name: inference.get_model_config(name).config for name in names}
 
-    assert len(configs) == 2 * len(DATATYPES) + 2
+    assert len(configs) == 2 * len(DATATYPES) + 4
     assert all(config.name == name for name, config in configs.items())
     assert configs["tiny"].max_batch_size == 8
     assert list(configs["tiny"].input[0].dims) == list(SHAPE)
