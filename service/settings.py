@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import annotated_types
-from pydantic import AllowInfNan, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, AllowInfNan, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.splits import SPLIT_PATTERN, Split, check_splits, parse_split
 
 SHIPPED_REPOSITORY = Path(__file__).resolve().parent.parent / "models" / "repository"
 
@@ -30,8 +32,20 @@ def _paths(value: object) -> object:
 
 
 def _words(value: object) -> object:
-    """Accept comma-separated words or a list."""
+    """Accept comma-separated words or a list of them."""
+    if isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+        value = ",".join(value)
     return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _split(text: str) -> str:
+    parse_split(text)
+    return text
+
+
+SplitText = Annotated[
+    str, AfterValidator(_split), WithJsonSchema({"type": "string", "pattern": SPLIT_PATTERN}, mode="validation")
+]
 
 
 class Settings(BaseSettings):
@@ -65,6 +79,22 @@ class Settings(BaseSettings):
         "none",
         description="Whether models change while the service runs: `none`; `explicit`, on request; `poll`, whenever "
         "their files change.",
+    )
+
+    shadow: Annotated[tuple[SplitText, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (),
+        description="Version to compare with the default, as `model@2`, or `model@2:0.1` for a tenth of the requests: "
+        "it computes them too, once they are answered. May be repeated.",
+    )
+    shadow_tolerance: Positive = Field(
+        1e-3,
+        description="How far numbers of a shadow may be from those of the default, absolutely or relatively, and still "
+        "agree; of classifiers, the likeliest label decides.",
+    )
+    canary: Annotated[tuple[SplitText, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (),
+        description="Version that answers a share of the requests for a model, as `model@2:0.05`. May be repeated, for "
+        "other models.",
     )
 
     max_batch_size: Annotated[int, annotated_types.Ge(0)] = Field(
@@ -152,6 +182,27 @@ class Settings(BaseSettings):
         if self.grpc_port == "auto" and self.port == MAX_PORT:
             raise ValueError(f"grpc_port is 'auto', the port after {MAX_PORT}, which does not exist; set it, or `off`.")
         return self
+
+    @model_validator(mode="after")
+    def _check_splits(self) -> Self:
+        check_splits(self.shadow)
+        check_splits(self.canary)
+        models = [split.model for split in self.canary_splits]
+        if twice := sorted({model for model in models if models.count(model) > 1}):
+            raise ValueError(f"canary names two versions of {twice[0]!r}; a model has one canary at a time.")
+        if whole := [text for text in self.canary if ":" not in text]:
+            raise ValueError(f"canary is {whole[0]!r}; it needs a share of the requests, as {whole[0]}:0.05.")
+        return self
+
+    @property
+    def shadow_splits(self) -> tuple[Split, ...]:
+        """What `shadow` says."""
+        return tuple(map(parse_split, self.shadow))
+
+    @property
+    def canary_splits(self) -> tuple[Split, ...]:
+        """What `canary` says."""
+        return tuple(map(parse_split, self.canary))
 
     @property
     def grpc_listen_port(self) -> int | None:

@@ -21,6 +21,7 @@ from service.cli.importing import import_model
 from service.cli.keys import keys_app
 from service.cli.models import check, models_app
 from service.cli.serve import serve
+from service.cli.versions import new_version, promote, roll_back
 from service.errors import StartupError
 from service.tasks.registry import FOLDERS
 
@@ -80,6 +81,9 @@ app.command()(check)
 app.command("import")(import_model)
 app.command()(push)
 app.command()(pull)
+app.command("new-version")(new_version)
+app.command()(promote)
+app.command("rollback")(roll_back)
 app.add_typer(keys_app, name="keys")
 for command in FOLDERS.values():
     module, _, function = command.partition(":")

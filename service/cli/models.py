@@ -47,10 +47,14 @@ def list_models(context: typer.Context) -> None:
     table = Table("model", "version", "task", "state", "runs as")
     for column in table.columns[:3]:
         column.no_wrap = True
-    for model in service.ask("GET", "/v1/models")["data"]:
+    models = service.ask("GET", "/v1/models")["data"]
+    names = [model["id"] for model in models]
+    for model in models:
+        is_chosen = model["is_default"] and names.count(model["id"]) > 1
+        version = f"{model['version']} (default)" if is_chosen else model["version"]
         state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
         runs_as = _runs_as(service, f"{model['id']}@{model['version']}") if model["state"] == "ready" else ""
-        table.add_row(model["id"], model["version"], model["task"] or "", state, runs_as)
+        table.add_row(model["id"], version, model["task"] or "", state, runs_as)
     console.print(table)
 
 
@@ -107,6 +111,37 @@ def _policy(value: dict[str, Any]) -> str:
 def _deviation(error: float | None) -> str:
     """How far a graph is from its golden outputs."""
     return "not verified" if error is None else f"deviation {error:.2g}"
+
+
+@models_app.command("shadows")
+def show_shadows(context: typer.Context) -> None:
+    """Show how the versions that shadow others agree with them. Needs `serve --shadow`."""
+    service: Service = context.obj
+    columns = [
+        (f"{model['id']}@{report['version']} beside {report['against']}", dict(_shadow_rows(report)))
+        for model in service.ask("GET", "/v1/models")["data"]
+        if model["is_default"]
+        for report in service.ask("GET", model_path(f"{model['id']}@{model['version']}"))["shadows"]
+    ]
+    if not columns:
+        raise CommandFailed(f"No version is compared with another at {service.url}: `serve --shadow model@2` does it.")
+    table = Table("", *(name for name, _ in columns))
+    for measure in columns[0][1]:
+        table.add_row(measure, *(values[measure] for _, values in columns))
+    console.print(table)
+
+
+def _shadow_rows(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What one report says, measure by measure."""
+    agreement, times = report["agreement"], (report["shadow_seconds"], report["default_seconds"])
+    yield "requests compared", f"{report['num_requests']:,}"
+    yield "rows that agree", "" if agreement is None else f"{100 * agreement:.2f} % of {report['num_rows']:,}"
+    yield "largest difference", "" if agreement is None else f"{report['max_abs_difference']:.3g}"
+    for quantile in ("p50", "p95"):
+        shown = [f"{1e3 * each[quantile]:.2f} ms" for each in times if each is not None]
+        yield f"{quantile} (of the default)", f"{shown[0]} ({shown[1]})" if shown else ""
+    yield "dropped, engine busy", f"{report['num_dropped']:,}"
+    yield "failed", f"{report['num_failed']:,}" + (f": {report['last_failure']}" if report["num_failed"] else "")
 
 
 @models_app.command("load")

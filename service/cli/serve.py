@@ -69,7 +69,7 @@ def _options_from_settings(command: Callable[..., None]) -> Callable[..., None]:
         if field.annotation is bool:
             option = typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)
         # Text, for the settings object checks it and quotes what is wrong.
-        kind: Any = bool if field.annotation is bool else list[str] if name == "repository" else str
+        kind: Any = bool if field.annotation is bool else list[str] if isinstance(default, tuple) else str
         annotation: Any = Annotated.__class_getitem__((kind | None, option))  # type: ignore[attr-defined]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

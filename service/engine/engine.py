@@ -11,6 +11,8 @@ import math
 from time import monotonic
 from typing import cast
 
+import msgspec
+
 from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import CachedAnswer, key_of
 from service.engine.repository.live_repository import LiveRepository
@@ -18,6 +20,7 @@ from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel
 from service.engine.repository.version import ServedGraph, Version
 from service.engine.runtime.runtime import Device
+from service.engine.shadowing import LOWEST_PRIORITY, OnAnswer, Shadowing
 from service.engine.transport.api_connection import ApiConnection, Send, until_acknowledged
 from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.messages import (
@@ -32,6 +35,7 @@ from service.engine.transport.messages import (
     Infer,
     InferenceTiming,
     Message,
+    ModelStatus,
     Released,
     Result,
     frame,
@@ -57,6 +61,8 @@ class Engine:
         self.device = device
         journal = journal or LoadJournal()
         self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections, journal)
+        self._shadowing = Shadowing(settings, self.repository, self._compute_copy, metrics)
+        self._shadow_timeout_seconds = settings.request_timeout_seconds
 
     async def load(self, models: dict[str, FoundModel]) -> None:
         """Load the models that are served from the start."""
@@ -70,7 +76,14 @@ class Engine:
             connection.describe(message)
 
     def _description(self, id_: int) -> bytes:
-        return frame(Description(id_, self.repository.describe(), self._is_settled))
+        return frame(Description(id_, tuple(map(self._with_shadows, self.repository.describe())), self._is_settled))
+
+    def _with_shadows(self, status: ModelStatus) -> ModelStatus:
+        """The status with the reports in which the version is one of the two that are compared."""
+        default = self.repository.default_of(status.name)
+        reports = self._shadowing.reports(default) if default is not None else []
+        of_version = tuple(report for report in reports if status.is_default or report.version == status.version)
+        return msgspec.structs.replace(status, shadows=of_version) if of_version else status
 
     # --- connections ---
 
@@ -151,6 +164,7 @@ class Engine:
                 connection.send(_result(message.id, InferenceTiming(0.0, 0.0, message.num_rows), cached))
                 return
             served.metrics.record.cache_miss(monotonic() - now)
+        comparisons = self._shadowing.due(version, message)
 
         def on_done(request: Request, outcome: ServiceError | InferenceTiming) -> None:
             if isinstance(outcome, ServiceError):
@@ -162,6 +176,8 @@ class Engine:
                 if key is not None and version.cache is not None:
                     version.cache.put(key, answer)
                 connection.send(_result(message.id, outcome, answer))
+                if comparisons:
+                    self._shadowing.offer(comparisons, version, message, payload, answer, outcome.compute_seconds)
             except Exception as error:  # the rest of its batch must still be answered
                 connection.fail(message.id, error)
 
@@ -170,6 +186,28 @@ class Engine:
         request = Request(rows, payload, outputs, now, deadline, on_done, shapes, message.priority)
         request.is_whole = not served.graph.is_batched
         connection.cancels[message.id] = lambda: served.queue.cancel(request)
+        served.queue.submit(request)
+
+    def _compute_copy(self, version: Version, message: Infer, payload: bytes, on_answer: OnAnswer) -> None:
+        """Compute a request that another version has answered, behind all others."""
+        served = _checked_graph(version, message, memoryview(payload))
+
+        def on_done(request: Request, outcome: ServiceError | InferenceTiming) -> None:
+            if isinstance(outcome, ServiceError):
+                on_answer(outcome, 0.0)
+                return
+            try:
+                answer = _answer(request)
+            except Exception as error:  # the rest of its batch must still be answered
+                on_answer(error, 0.0)
+            else:
+                on_answer(answer, outcome.compute_seconds)
+
+        now = self._loop.time()
+        deadline = now + self._shadow_timeout_seconds
+        rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
+        request = Request(rows, payload, outputs, now, deadline, on_done, shapes, LOWEST_PRIORITY)
+        request.is_whole = not served.graph.is_batched
         served.queue.submit(request)
 
 

@@ -27,6 +27,7 @@ class ListedModel(Answer):
     task: str | None
     version: str
     state: str
+    is_default: bool
     reason: str | None
     description: str | None
 
@@ -47,6 +48,7 @@ class ModelCard(Answer):
     owned_by: Literal["hotplate"]
     version: str
     state: str
+    is_default: bool
     reason: str | None
     device: str
     execution_providers: list[str]
@@ -55,6 +57,7 @@ class ModelCard(Answer):
     load_seconds: float
     config: dict[str, Any]
     statistics: dict[str, float]
+    shadows: list[dict[str, Any]]
     manifest: dict[str, Any]
 
 
@@ -67,6 +70,7 @@ def _listed(status: ModelStatus) -> ListedModel:
         task=status.manifest.get("task"),
         version=status.version,
         state=status.state,
+        is_default=status.is_default,
         reason=status.reason or None,
         description=status.manifest.get("description"),
     )
@@ -80,6 +84,7 @@ def _card(status: ModelStatus) -> ModelCard:
         owned_by="hotplate",
         version=status.version,
         state=status.state,
+        is_default=status.is_default,
         reason=status.reason or None,
         device=status.device,
         execution_providers=list(status.providers),
@@ -95,6 +100,7 @@ def _card(status: ModelStatus) -> ModelCard:
         load_seconds=status.load_seconds,
         config=msgspec.to_builtins(status.config),
         statistics=status.statistics,
+        shadows=msgspec.to_builtins(status.shadows),
         manifest=msgspec.to_builtins(status.manifest),
     )
 
@@ -118,7 +124,7 @@ def catalog_routes(client: EngineClient) -> list[Route]:
     )
     card = Document(
         summary="Show the card of a model.",
-        description="Of `name@version`, or of the newest ready version of `name`.",
+        description="Of `name@version`, or of the default version of `name`.",
         request={},
         responses=MODEL_PROBLEMS,
         answers=(ModelCard,),
@@ -137,8 +143,7 @@ async def _described(client: EngineClient, model: str) -> ModelStatus:
     """
     name, at, version = model.partition("@")
     if not at and (of_name := [status for status in client.statuses if status.name == name]):
-        ready = [status for status in of_name if status.state == "ready"]
-        version = (ready or of_name)[0].version
+        version = next((status for status in of_name if status.is_default), of_name[0]).version
     for status in await client.describe():
         if (status.name, status.version) == (name, version):
             return status

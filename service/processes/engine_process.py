@@ -15,10 +15,12 @@ from pathlib import Path
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from models.manifest import read_manifest
+from models.strict import StrictError
 from service.engine.engine import Engine, EngineProtocol
 from service.engine.repository.live_repository import follow
 from service.engine.repository.load_journal import LoadJournal
-from service.engine.repository.repository import FoundModel, find_models, no_model, scan
+from service.engine.repository.repository import FoundModel, find_models, identity_of, no_model, scan
 from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
@@ -35,6 +37,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     """Listen, load the models, and serve until the process is told to stop."""
     settings = launch.settings
     models = _models_to_load(settings)
+    check_splits(settings)
     # Beside the socket, in the folder that only this service may read.
     journal = LoadJournal(Path(launch.engine_socket).with_name(JOURNAL_FILE), _ending(launch.last_status))
     engine = Engine(settings, choose_device(settings.device), metrics, journal)
@@ -67,6 +70,31 @@ def _models_to_load(settings: Settings) -> dict[str, FoundModel]:
     if not models and settings.model_control == "none":
         raise no_model(settings.repositories, scan(settings.repositories).faults)
     return {} if settings.model_control == "explicit" and not settings.model_names else models
+
+
+def check_splits(settings: Settings) -> None:
+    """Check that shadows and canaries are there, unless they may come later, and that no shadow writes texts."""
+    found = find_models(settings.repositories) if settings.shadow or settings.canary else {}
+    for option, splits in (("--shadow", settings.shadow_splits), ("--canary", settings.canary_splits)):
+        for split in splits:
+            model = found.get(split.model)
+            folders = {identity_of(folder)[1]: folder for folder in model.versions} if model is not None else {}
+            if split.version in folders:
+                if option == "--shadow" and _writes_text(folders[split.version]):
+                    raise StartupError(f"{option} {split.reference} is a language model; their texts are not compared.")
+                continue
+            there = f"it has {sorted(folders, key=int)}" if folders else f"there are {sorted(found)}"
+            reason = f"{option} {split.reference} is in no model repository; {there}."
+            if settings.model_control == "none":
+                raise StartupError(reason)
+            log.warning("%s It is used once it comes.", reason)
+
+
+def _writes_text(version: Path) -> bool:
+    try:
+        return read_manifest(version).task == "text-generation"
+    except (StrictError, OSError):  # a bare graph, or loading it will say what is wrong
+        return False
 
 
 async def _load(engine: Engine, models: dict[str, FoundModel], settings: Settings) -> None:

@@ -148,11 +148,14 @@ class TaskRoute(ABC):
 
 
 def resolve_for_task(client: EngineClient, reference: str, *tasks: str) -> ReadyModel:
-    """Find the model `name` or `name@version` and check that it does one of the tasks.
+    """Find the model that answers a request to `name` or `name@version`, and check that it does one of the tasks.
 
     Raises: UnknownModel, ModelNotReady, UnsupportedTask.
     """
-    model = client.resolve(reference)
+    return _require_task(client.choose(reference), *tasks)
+
+
+def _require_task(model: ReadyModel, *tasks: str) -> ReadyModel:
     if model.manifest.task not in tasks:
         raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; this route needs {' or '.join(tasks)}.")
     return model
@@ -272,7 +275,7 @@ class _ByTask:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request to the route of its model's task."""
-        model = resolve_for_task(self.client, scope["path_params"]["model"], *self.routes)
+        model = _require_task(self.client.resolve(scope["path_params"]["model"]), *self.routes)
         await self.routes[model.manifest.task](scope, receive, send)
 
 

@@ -37,6 +37,7 @@ class Metrics:
         self.registry = registry
         self._declare_http()
         self._declare_engine()
+        self._declare_shadows()
         self._declare_language()
         self._declare_processes()
 
@@ -78,6 +79,21 @@ class Metrics:
         )
         self.load_failures = self._counter(
             "load_failures", "Times that a model version was rejected when it was loaded.", *VERSION_LABELS
+        )
+
+    def _declare_shadows(self) -> None:
+        self.shadow_requests = self._counter(
+            "shadow_requests",
+            "Answered requests that a shadow computed too, by outcome: agreed, disagreed, dropped, failed.",
+            *VERSION_LABELS,
+            "outcome",
+        )
+        self.shadow_rows = self._counter("shadow_rows", "Rows compared with a shadow.", *VERSION_LABELS)
+        self.shadow_agreeing_rows = self._counter(
+            "shadow_agreeing_rows", "Of these, rows on which the shadow agrees with the default.", *VERSION_LABELS
+        )
+        self.shadow_max_abs_difference = self._gauge(
+            "shadow_max_abs_difference", "Largest difference of a number from that of the default.", *VERSION_LABELS
         )
 
     def _declare_language(self) -> None:

@@ -90,7 +90,8 @@ def _property(known: dict[str, Any]) -> dict[str, Any]:
     """A setting's schema; of several words, as the environment takes them: with commas between."""
     kept = {key: value for key, value in known.items() if key not in {"default", "title"}}
     if kept.get("type") == "array":
-        word = "|".join(kept["items"]["enum"])
+        items = kept["items"]
+        word = "|".join(items["enum"]) if "enum" in items else items["pattern"].removeprefix("^").removesuffix("$")
         return {"description": kept["description"], "type": "string", "pattern": f"^(({word})(,({word}))*)?$"}
     return kept
 

@@ -1,8 +1,9 @@
-"""Builds bare ONNX files, as people have them: no manifest, no golden outputs."""
+"""Builds bare ONNX files, as people have them, and a graph of theirs with a manifest, which loads without trials."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from models.golden import Golden, write_golden
+from models.manifest import Batching, Graph, Manifest, TensorSpec, sha256_hex, write_manifest
 
 FLOAT = TensorProto.FLOAT
 
@@ -53,6 +57,24 @@ def scale_bytes(factor: float, width: int = 3) -> bytes:
         [("y", FLOAT, ["batch", width])],
         {"factor": np.float32(factor)},
     )
+
+
+def write_scale(repository: Path, factor: float, version: str, name: str = "scale") -> Path:
+    """Write a version of a model that multiplies rows of three numbers, with a manifest and golden outputs."""
+    folder = repository / name / version
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    content, rows = scale_bytes(factor), np.arange(6, dtype=np.float32).reshape(2, 3)
+    (folder / "model.onnx").write_bytes(content)
+    x, y = (TensorSpec(name=each, datatype="FP32", shape=(-1, 3)) for each in "xy")
+    graph = Graph(file="model.onnx", sha256=sha256_hex(content), inputs=(x,), outputs=(y,))
+    batching = Batching(max_batch_size=8, buckets=(1, 8))
+    manifest = Manifest(
+        name=name, version=version, task="tensors", description="", graphs={"model": graph}, batching=batching
+    )
+    write_manifest(folder, manifest)
+    write_golden(folder, {"model": Golden({"x": rows}, {"y": np.float32(factor) * rows})})
+    return folder
 
 
 def one_node(operator: str, element: int, shape: Sequence[Any] | None, **attributes: Any) -> bytes:

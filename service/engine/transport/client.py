@@ -55,7 +55,7 @@ class EngineClient:
         self._calls = InFlight(self._write)
         self._queries = PendingQueries()
         self._last_id = 0
-        self._models = KnownModels()
+        self._models = KnownModels(settings.canary_splits)
         self._closed = False
         self._lost = asyncio.Event()
 
@@ -125,13 +125,20 @@ class EngineClient:
         return self.is_connected and self.is_settled and not self.unready
 
     def resolve(self, reference: str) -> ReadyModel:
-        """Find the model `name` (its newest ready version) or `name@version`.
+        """Find the model `name` (its default version) or `name@version`.
 
         Its version stays loaded for as long as the result is referenced.
 
         Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         return self._models.resolve(reference)
+
+    def choose(self, reference: str) -> ReadyModel:
+        """Find the model that answers a request: as `resolve`, but a canary takes its share. Call it once a request.
+
+        Raises: UnknownModel, ModelNotReady.
+        """
+        return self._models.choose(reference)
 
     async def load(self, name: str, config: str = "") -> None:
         """Load a model, or load it again, and wait until the versions that its policy names are ready.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from models.manifest import Manifest
 from models.strict import build
 from service.engine.transport.messages import Description, ModelStatus
 from service.errors import ModelFailed, ModelNotReady, ServiceError, UnknownModel
+from service.splits import Split, Turns
 
 # Versions in these states are not meant to be served.
 _INACTIVE = ("unavailable", "unloading")
@@ -30,11 +32,12 @@ class ReadyModel:
 
 
 class KnownModels:
-    """The versions of all models, and those among them that are ready."""
+    """The versions of all models, and those among them that are ready; a canary gets its share of the requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, canaries: Iterable[Split] = ()) -> None:
         self._ready: dict[tuple[str, str], ReadyModel] = {}
-        self._newest: dict[str, ReadyModel] = {}
+        self._default: dict[str, ReadyModel] = {}
+        self._canaries = {split.model: (split.reference, Turns(split.share)) for split in canaries}
         self.statuses: tuple[ModelStatus, ...] = ()
         self.is_settled = False
 
@@ -49,7 +52,7 @@ class KnownModels:
     @property
     def ready(self) -> set[str]:
         """The names of the models with a ready version."""
-        return set(self._newest)
+        return set(self._default)
 
     def update(self, description: Description) -> list[ReadyModel]:
         """Apply a description of the engine; return the models that must not be used any more."""
@@ -64,18 +67,33 @@ class KnownModels:
                 model = ReadyModel(status)
             model.status = status
             self._ready[status.name, status.version] = model
-        self._newest = {}
-        for name, version in sorted(self._ready, key=lambda key: int(key[1])):
-            self._newest[name] = self._ready[name, version]
+        self._default = {}
+        for model in sorted(self._ready.values(), key=lambda model: (model.status.is_default, int(model.version))):
+            self._default[model.name] = model
         return list(old.values())
 
+    def choose(self, reference: str) -> ReadyModel:
+        """Find the model that answers a request: as `resolve`, or a canary whose turn it is.
+
+        Raises: UnknownModel, ModelNotReady.
+        """
+        model = self.resolve(reference)
+        if reference not in self._canaries:
+            return model
+        canary_reference, turns = self._canaries[reference]
+        name, _, version = canary_reference.partition("@")
+        canary = self._ready.get((name, version))
+        # A version that does something else would refuse what the caller may ask of the model.
+        is_able = canary is not None and canary is not model and canary.manifest.task == model.manifest.task
+        return canary if canary is not None and is_able and turns.take() else model
+
     def resolve(self, reference: str) -> ReadyModel:
-        """Find the model `name` (its newest ready version) or `name@version`.
+        """Find the model `name` (its default version) or `name@version`.
 
         Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         name, at, version = reference.partition("@")
-        model = self._ready.get((name, version)) if at else self._newest.get(name)
+        model = self._ready.get((name, version)) if at else self._default.get(name)
         if model is not None:
             return model
         versions = {status.version: status for status in self.statuses if status.name == name}

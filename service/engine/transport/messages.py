@@ -234,13 +234,42 @@ class GraphBatching(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Quantiles(msgspec.Struct, frozen=True):
+    """The median and the 95th percentile of some times in seconds."""
+
+    p50: float
+    p95: float
+
+
+class ShadowReport(msgspec.Struct, frozen=True):
+    """How the answers of a version compare with those of the default, `against`, to the same requests.
+
+    `agreement` is the share of the rows on which both agree. Times are of the batches: those of the default may hold
+    rows of other requests. A copy is dropped where the engine is busy for too long.
+    """
+
+    version: str
+    against: str
+    share: float
+    num_requests: int = 0
+    num_rows: int = 0
+    agreement: float | None = None
+    max_abs_difference: float = 0.0
+    num_dropped: int = 0
+    num_failed: int = 0
+    last_failure: str = ""
+    default_seconds: Quantiles | None = None
+    shadow_seconds: Quantiles | None = None
+
+
 class ModelStatus(msgspec.Struct, frozen=True):
     """One model version: its state, how it runs, and its statistics.
 
     `state`: `loading`, `ready`, `unloading`, `unavailable` (in the repository, not loaded) or `failed`. `reason` says
-    why it failed or, for a ready version, why its reload failed. `config` is `config.toml` with its defaults.
-    `golden_error` is None where the version was never compared with golden outputs. `is_required`: the service is not
-    ready without this model. What cannot be a version is listed as one that failed; its `version` may be empty.
+    why it failed or, for a ready version, why its reload failed or another is not the default. `is_default`: it answers
+    requests that name no version. `config` is `config.toml` with its defaults. `golden_error` is None where the version
+    was never compared with golden outputs. `is_required`: the service is not ready without this model. What cannot be a
+    version is listed as one that failed; its `version` may be empty.
     """
 
     name: str
@@ -263,6 +292,8 @@ class ModelStatus(msgspec.Struct, frozen=True):
     repository: str = ""
     is_required: bool = True
     batching: dict[str, GraphBatching] = {}
+    is_default: bool = False
+    shadows: tuple[ShadowReport, ...] = ()
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):

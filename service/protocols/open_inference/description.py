@@ -80,15 +80,16 @@ class Target:
         return protocol_name(self.model.name, self.model.manifest, self.graph_name)
 
 
-def find(client: EngineClient, name: str, version: str | None) -> Target:
-    """Find the version and graph of a name; without a version, the newest that is ready.
+def find(client: EngineClient, name: str, version: str | None, *, is_request: bool = False) -> Target:
+    """Find the version and graph of a name; without a version the default, or for a request the canary in its turn.
 
     Raises: UnknownModel, ModelNotReady, ModelFailed.
     """
     model_name, graph_name = split_name({status.name for status in client.statuses}, name)
     if version and not _VERSION.fullmatch(version):
         raise UnknownModel(f"The version is {shown(version)}; it must be a whole number.")
-    model = client.resolve(f"{model_name}@{version}" if version else model_name)
+    reference = f"{model_name}@{version}" if version else model_name
+    model = client.choose(reference) if is_request else client.resolve(reference)
     if not graph_name:
         return Target(model, main_graph(model.manifest))
     known = graph_names(model.manifest)

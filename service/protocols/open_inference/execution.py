@@ -64,12 +64,12 @@ class Execution:
 
     # --- inference ---
 
-    def find(self, model: str, version: str | None) -> Target:
-        """The version and the graph that `name` or `name.graph` stands for; no version means the newest ready one.
+    def find(self, model: str, version: str | None, *, is_request: bool = False) -> Target:
+        """The version and the graph that `name` or `name.graph` stands for; no version means the default.
 
         Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
-        return find(self.client, model, version)
+        return find(self.client, model, version, is_request=is_request)
 
     async def infer(
         self,
@@ -86,7 +86,7 @@ class Execution:
 
         Raises: ServiceError.
         """
-        target = self.find(model, version)
+        target = self.find(model, version, is_request=True)
         context.model = target.model.name
         graph = target.graph
         if graph is None:
@@ -174,6 +174,7 @@ class Execution:
                 version=status.version,
                 state=_INDEX_STATES.get(status.state, "UNAVAILABLE"),
                 reason=status.reason,
+                is_default=status.is_default,
             )
             for status in self.client.statuses
             if status.state == "ready" or not is_ready

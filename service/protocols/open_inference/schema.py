@@ -193,12 +193,16 @@ class UnloadParameters(Parameters):
 
 
 class IndexEntry(Answer):
-    """One version in the repository; `state` is READY, LOADING, UNLOADING or UNAVAILABLE."""
+    """One version in the repository; `state` is READY, LOADING, UNLOADING or UNAVAILABLE.
+
+    `is_default`, an addition to the protocol: whether it answers requests that name no version.
+    """
 
     name: str
     version: str
     state: str
     reason: str
+    is_default: bool
 
 
 # --- What OpenAPI says of errors and bodies ---

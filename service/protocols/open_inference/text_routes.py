@@ -133,7 +133,7 @@ async def begin_text(execution: Execution, prompted: Prompted, *, streams: bool)
     Raises: ServiceError.
     """
     given, parameters = read_members(prompted.body, streams=streams)
-    target = execution.find(prompted.model, prompted.version)
+    target = execution.find(prompted.model, prompted.version, is_request=True)
     prompted.context.model = target.model.name
     _require_text(target)
     tokenizers, language = execution.tokenizers, language_of(target.model)

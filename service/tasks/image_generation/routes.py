@@ -137,7 +137,7 @@ class GenerateByUrl(QueryRoute, _Generate):
 
         Raises: UnknownModel, ModelNotReady, UnsupportedTask.
         """
-        model = self.client.resolve(reference)
+        model = self.client.choose(reference)
         if model.manifest.task != self.task:
             raise UnsupportedTask(f"{model.name!r} does {model.manifest.task}; GET is for {self.task} only.")
         return model

@@ -44,6 +44,9 @@ class NotingClient:
             raise UnknownModel(f"There is no model {reference!r}.")
         return self.model
 
+    def choose(self, reference: str) -> ReadyModel:
+        return self.resolve(reference)
+
     def infer(self, *arguments: Any, **named: Any) -> asyncio.Future[Any]:
         self.asked = {"timeout_seconds": arguments[5], "num_rows": arguments[4]} | named
         self.call = asyncio.get_running_loop().create_future()
