@@ -19,7 +19,7 @@ from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpe
 from models.strict import StrictError
 from service.engine.repository.labelling import GRAPH, labelled_version
 from service.engine.repository.repository import identity_of
-from service.engine.repository.trials import Question, Verdict, row, try_out
+from service.engine.repository.trials import Question, Signature, Verdict, row, try_out
 from service.engine.repository.version_files import VersionFiles, VersionRejected, find_model_file
 from service.engine.runtime.runtime import Device, available_memory_bytes, is_ort_format, open_session
 from service.engine.transport.messages import Arrays
@@ -55,16 +55,21 @@ def derive_version(folder: Path, settings: Settings, device: Device, config: Mod
     verdict = try_out(question)
     if verdict.problem:
         raise VersionRejected(verdict.problem)
-    session = open_session(file, device, 1)
-    inputs, outputs = (tuple(_spec(node) for node in nodes) for nodes in (session.get_inputs(), session.get_outputs()))
+    signature = verdict.signature or _signature(file, device)
     try:
-        graph = Graph(file=file.name, sha256=sha256, inputs=inputs, outputs=outputs, is_batched=verdict.is_batched)
+        graph = Graph(
+            file=file.name,
+            sha256=sha256,
+            inputs=signature.inputs,
+            outputs=signature.outputs,
+            is_batched=verdict.is_batched,
+        )
         graph = _bounded(_observed(graph, verdict))
         manifest = Manifest(
             name=model,
             version=version,
             task="tensors",
-            description=session.get_modelmeta().description or "An ONNX graph without a manifest.",
+            description=signature.description or "An ONNX graph without a manifest.",
             graphs={GRAPH: graph},
             batching=_batching(graph, memory_bytes // max(verdict.row_bytes, 1)),
         )
@@ -74,6 +79,16 @@ def derive_version(folder: Path, settings: Settings, device: Device, config: Mod
         log.warning("requests are not batched", extra={"model": model, "reason": verdict.reason})
     samples = {GRAPH: _sample(graph, verdict)} if verdict.output_axes else {}
     return VersionFiles(manifest, {}, {GRAPH: file}, {}, samples, {GRAPH: verdict.reason}, is_derived=True)
+
+
+def _signature(file: Path, device: Device) -> Signature:
+    """What the graph itself says, where the process that tries graphs could not load it: that may be for the device.
+
+    Raises: VersionRejected, InferenceFailed where it does not load here either.
+    """
+    session = open_session(file, device, 1)
+    inputs, outputs = (tuple(_spec(node) for node in nodes) for nodes in (session.get_inputs(), session.get_outputs()))
+    return Signature(inputs, outputs, session.get_modelmeta().description)
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -77,12 +77,20 @@ class Question(msgspec.Struct, kw_only=True):
     is_batched: bool | None = None
 
 
+class Signature(msgspec.Struct):
+    """A graph's inputs and outputs as it declares them, and its description."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    description: str
+
+
 class Verdict(msgspec.Struct, kw_only=True):
     """What is known of a graph: how it can be batched and why, and a row (or whole inputs) that it computes.
 
     `kind` is the kind of values, `shapes` the shapes of that row's inputs by name, empty where nothing was computed.
     `problem` says why it cannot be tried any further. `output_axes` are those observed, without that of the batch.
-    `row_bytes` is about what one more row in a batch takes.
+    `row_bytes` is about what one more row in a batch takes. `signature` is None where the graph could not be loaded.
     """
 
     is_batched: bool = False
@@ -92,6 +100,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     output_axes: dict[str, int] = {}
     row_bytes: int = 0
     problem: str = ""
+    signature: Signature | None = None
 
 
 # --- rows ---
@@ -133,6 +142,8 @@ class Trial:
         self._inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
         self.inputs = tuple(_spec(node) for node in self._inputs)
         self.outputs = tuple(_spec(node) for node in self._outputs)
+        description = self._session.get_modelmeta().description
+        self.signature = Signature(self.inputs, self.outputs, description)
         self.num_comparisons = 0
         self.began = time.monotonic()
 
@@ -375,6 +386,7 @@ def _largest(array: NDArray[Any]) -> float:
 def _answer(question: Question) -> Iterator[Verdict]:
     """What is known of a graph, more each time."""
     trial = Trial(question)
+    yield Verdict(reason=UNTRIED, signature=trial.signature)
     signal.setitimer(signal.ITIMER_REAL, question.seconds)  # the default action ends the process
     obstacle = trial.obstacle()
     if question.is_batched and obstacle:
@@ -481,8 +493,9 @@ def try_out(question: Question) -> Verdict:
         env=os.environ | {"MALLOC_ARENA_MAX": "1"},
         timeout=LOAD_SECONDS,
     )
-    lines = process.stdout.splitlines()
-    verdict = msgspec.json.decode(lines[-1], type=Verdict) if lines else Verdict(reason=UNTRIED)
+    verdicts = [msgspec.json.decode(line, type=Verdict) for line in process.stdout.splitlines()]
+    verdict = verdicts[-1] if verdicts else Verdict(reason=UNTRIED)
+    verdict.signature = verdicts[0].signature if verdicts else None
     if process.returncode == -signal.SIGALRM:
         verdict.reason = f"{verdict.reason}; trials ended after {question.seconds:.0f} s"
     elif process.returncode < 0:
