@@ -56,8 +56,6 @@ class LinearClassifier:
             "scale": np.array(255, np.float32),
             "flat": np.array([0, -1], np.int64),
             "map_shape": np.array([0, len(LABELS), 1, 1], np.int64),
-            "pixels": np.array([1], np.int64),
-            "two": np.array(2, np.float32),
             "weights": self.weights,
             "features": self.features,
         }
@@ -70,9 +68,11 @@ class LinearClassifier:
             helper.make_node("MatMul", ["rows", "features"], ["raw_embedding"]),
             helper.make_node("LpNormalization", ["raw_embedding"], ["embedding"], axis=1, p=2),
             helper.make_node("Reshape", ["logits", "map_shape"], ["activation_map"]),
-            helper.make_node("ReduceMean", ["rows", "pixels"], ["lightness"], keepdims=0),
-            helper.make_node("Mul", ["lightness", "two"], ["novelty"]),
         ]
+        if NOVELTY in self.specs:
+            initializers |= {"pixels": np.array([1], np.int64), "two": np.array(2, np.float32)}
+            nodes.append(helper.make_node("ReduceMean", ["rows", "pixels"], ["lightness"], keepdims=0))
+            nodes.append(helper.make_node("Mul", ["lightness", "two"], ["novelty"]))
         return _serialize(nodes, initializers, self.shape, self.specs)
 
     def write(self, repository: Path, name: str, version: str = "1", **manifest: Any) -> Path:
