@@ -246,6 +246,18 @@ class Parity(strict.Strict, frozen=True, kw_only=True):
     batch_sizes: tuple[int, ...]
 
 
+class Novelty(strict.Strict, frozen=True, kw_only=True):
+    """How a classifier's output `novelty` is calibrated: the share `quantile` of the held-out images is at most 1.
+
+    `test_share` is the share of the test images that exceed 1.
+    """
+
+    measure: str
+    quantile: float
+    num_held_out: int
+    test_share: float
+
+
 class Manifest(strict.Strict, frozen=True, kw_only=True):
     """The contents of `manifest.json`.
 
@@ -271,6 +283,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     training: Training | None = None
     parity: Parity | None = None
     source: Source | None = None
+    novelty: Novelty | None = None
 
     def __post_init__(self) -> None:
         strict.require_match(MODEL_NAME, self.name, "name")

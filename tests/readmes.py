@@ -80,7 +80,7 @@ def _divided(part: str) -> tuple[str, str]:
 RUNNERS = {
     "make": r"make\b",
     "training": r"(\.venv/bin/)?python -m training\.train_",
-    "study": r"(\.venv/bin/)?python -m training\.studies\.",
+    "study": r"(\.venv/bin/)?python -m training\.(studies|export)\.",
     "pytest": r"\.venv/bin/python -m pytest\b",
     "podman": r"docker run\b",
     "helm": r"helm\b",

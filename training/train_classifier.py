@@ -29,6 +29,7 @@ from training.data.datasets import (
     DatasetName,
     Images,
     Normalization,
+    Parts,
     draw_rows,
     load_dataset,
     split,
@@ -288,7 +289,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     # The test split is read here, once, after the weights were selected on the held-out part.
     # In float32, not in the arithmetic of training: this is what is served.
     scores = {"test": score_images(trainer, parts.test), "held-out": score_images(trainer, parts.held_out)}
-    manifest = export(trainer, scores, dataset, name, arguments, repository)
+    manifest = export(trainer, scores, dataset, parts, name, arguments, repository)
     write_classifier_report(
         output, manifest, trainer.progress, trainer.steps_per_epoch, scores["held-out"], scores["test"], dataset
     )
@@ -308,6 +309,7 @@ def export(
     trainer: ClassifierTrainer,
     scores: dict[str, Scores],
     dataset: Dataset,
+    parts: Parts,
     name: str,
     arguments: argparse.Namespace,
     repository: Path,
@@ -349,7 +351,7 @@ def export(
     # What is exported is not the network alone but all that turns bytes into probabilities: normalisation, network,
     # temperature. The service cannot get any of it wrong.
     served = ServedClassifier(network, normalize.mean.tolist(), normalize.std.tolist(), temperature)
-    return read_manifest(export_classifier(served, dataset.test_images[:64], card, repository))
+    return read_manifest(export_classifier(served, parts, card, repository))
 
 
 def read_selected_weights(checkpoint: Path) -> dict[str, Tensor]:

@@ -80,6 +80,10 @@ def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "description", manifest.get("description", "")
     for score in manifest.get("evaluation", []):
         yield score["metric"], f"{score['value']:.4f} ({score['dataset']}, {score['split']}, n={score['count']})"
+    if novelty := manifest.get("novelty"):
+        share, count = 1 - novelty["quantile"], novelty["num_held_out"]
+        yield "novelty", f"{novelty['measure']}; {share:.1%} of {count} held-out images exceed 1"
+        yield "novel test images", f"{novelty['test_share']:.1%}"
     if training := manifest.get("training"):
         yield "parameters", f"{training['parameters']:,}"
         yield "trained", f"{training['seconds'] / 60:.0f} min on {training['device']}, seed {training['seed']}"

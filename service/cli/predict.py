@@ -33,16 +33,24 @@ def predict(
     service = Service(url)
     chosen = model or service.model_for(TASK)
     parameters = {"top_k": str(top_k), "invert": invert, "explain": str(explain is not None).lower()}
-    table = Table("file", "label", "probability")
-    for file in files:
-        result = _classify(service, chosen, file, parameters)
+    results = [_classify(service, chosen, file, parameters) for file in files]
+    has_novelty = any("novelty" in result for result in results)
+    table = Table("file", "label", "probability", *(["novelty"] if has_novelty else []))
+    for file, result in zip(files, results, strict=True):
         for rank, prediction in enumerate(result["predictions"]):
-            table.add_row("" if rank else file.name, prediction["label"], f"{prediction['probability']:.3f}")
+            name, novelty = ("", "") if rank else (file.name, _novelty(result))
+            table.add_row(name, prediction["label"], f"{prediction['probability']:.3f}", *([novelty] * has_novelty))
         if explain is not None:
             write_file(explain / f"{file.stem}.explanation.png", b64decode(result["explanation"]))
     console.print(table)
+    if novel := [file.name for file, result in zip(files, results, strict=True) if result.get("is_novel")]:
+        console.print(f"Like nothing that {chosen} was trained on: {', '.join(novel)}.")
     if not model:
         typer.secho(f"Classified by {chosen}; --model chooses another.", dim=True, err=True)
+
+
+def _novelty(result: dict[str, Any]) -> str:
+    return f"{result['novelty']:.2f}{' !' * result['is_novel']}" if "novelty" in result else ""
 
 
 def _classify(service: Service, model: str, file: Path, parameters: dict[str, str]) -> dict[str, Any]:

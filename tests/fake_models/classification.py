@@ -19,11 +19,15 @@ NUM_FEATURES = 3
 
 
 class LinearClassifier:
-    """`softmax(W x)`, a unit-length embedding and a map: the same in NumPy as in the graph."""
+    """`softmax(W x)`, a unit-length embedding and a map: the same in NumPy as in the graph.
 
-    def __init__(self, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> None:
+    With `has_novelty`, a light image is novel, a dark one is not.
+    """
+
+    def __init__(self, seed: int = 0, shape: tuple[int, int, int] = SHAPE, *, has_novelty: bool = False) -> None:
         generator = np.random.default_rng(seed)
         self.shape = shape
+        self.specs = (*OUTPUTS, *([NOVELTY] if has_novelty else []))
         size = int(np.prod(shape))
         self.weights = generator.normal(size=(size, len(LABELS))).astype(np.float32)
         self.features = generator.normal(size=(size, NUM_FEATURES)).astype(np.float32)
@@ -38,11 +42,13 @@ class LinearClassifier:
         logits = rows @ self.weights
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         embedding = rows @ self.features
-        return {
+        outputs = {
             "probabilities": powers / powers.sum(axis=1, keepdims=True),
             "embedding": embedding / np.linalg.norm(embedding, axis=1, keepdims=True),
             "activation_map": logits.reshape(len(images), len(LABELS), 1, 1),
+            "novelty": 2 * rows.mean(axis=1),
         }
+        return {spec.name: outputs[spec.name] for spec in self.specs}
 
     def onnx(self) -> bytes:
         """The graph."""
@@ -63,7 +69,11 @@ class LinearClassifier:
             helper.make_node("LpNormalization", ["raw_embedding"], ["embedding"], axis=1, p=2),
             helper.make_node("Reshape", ["logits", "map_shape"], ["activation_map"]),
         ]
-        return _serialize(nodes, initializers, self.shape)
+        if NOVELTY in self.specs:
+            initializers |= {"pixels": np.array([1], np.int64), "two": np.array(2, np.float32)}
+            nodes.append(helper.make_node("ReduceMean", ["rows", "pixels"], ["lightness"], keepdims=0))
+            nodes.append(helper.make_node("Mul", ["lightness", "two"], ["novelty"]))
+        return _serialize(nodes, initializers, self.shape, self.specs)
 
     def write(self, repository: Path, name: str, version: str = "1", **manifest: Any) -> Path:
         """Write a version folder of this network."""
@@ -71,7 +81,7 @@ class LinearClassifier:
         folder.mkdir(parents=True)
         content = self.onnx()
         (folder / "model.onnx").write_bytes(content)
-        graph = Graph(file="model.onnx", sha256=sha256_hex(content), inputs=self.inputs, outputs=OUTPUTS)
+        graph = Graph(file="model.onnx", sha256=sha256_hex(content), inputs=self.inputs, outputs=self.specs)
         fields: dict[str, Any] = {
             "task": "image-classification",
             "description": "A linear classifier of the tests.",
@@ -95,14 +105,17 @@ OUTPUTS = (
     TensorSpec(name="embedding", datatype="FP32", shape=(-1, NUM_FEATURES)),
     TensorSpec(name="activation_map", datatype="FP32", shape=(-1, len(LABELS), 1, 1)),
 )
+NOVELTY = TensorSpec(name="novelty", datatype="FP32", shape=(-1,))
 
 
-def _serialize(nodes: list[onnx.NodeProto], initializers: dict[str, Any], shape: tuple[int, ...]) -> bytes:
+def _serialize(
+    nodes: list[onnx.NodeProto], initializers: dict[str, Any], shape: tuple[int, ...], specs: tuple[TensorSpec, ...]
+) -> bytes:
     graph = helper.make_graph(
         nodes,
         "linear",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", *shape])],
-        [helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, ["batch", *spec.row_shape]) for spec in OUTPUTS],
+        [helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, ["batch", *spec.row_shape]) for spec in specs],
         [numpy_helper.from_array(value, name) for name, value in initializers.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

@@ -92,6 +92,20 @@ def test_a_digit_is_classified_while_it_is_drawn_until_it_is_cleared(open_page: 
     expect(best(page)).to_have_text("1")
 
 
+def test_an_image_like_nothing_it_was_trained_on_is_called_so_without_a_confident_number(open_page: Open) -> None:
+    page = open_page("#/classify/mnist")
+    warning, verdict = page.locator(".novel"), page.locator(".verdict")
+    page.get_by_role("button", name="Image", exact=True).click()
+    page.get_by_label("Choose a file").set_input_files(DATA / "smiley.png")
+
+    expect(warning).to_contain_text("This looks like nothing the model was trained on")
+    expect(verdict).not_to_contain_text("%")
+    page.get_by_label("Choose a file").set_input_files(DATA / "seven.png")
+    expect(best(page)).to_have_text("7")
+    expect(verdict).to_contain_text("%")
+    expect(warning).to_be_hidden()
+
+
 def test_requests_that_newer_strokes_supersede_are_aborted(open_page: Open) -> None:
     page = open_page("#/classify/mnist")
     aborted: list[str] = []

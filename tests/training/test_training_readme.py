@@ -26,7 +26,7 @@ def test_a_command_is_understood(module: str, arguments: str, monkeypatch: pytes
     def understood(*_: object) -> None:
         raise Parsed
 
-    for name in ("train", "compare", "optimize", "_settings"):
+    for name in ("train", "compare", "optimize", "_settings", "study", "load_parts"):
         if hasattr(importlib.import_module(module), name):
             monkeypatch.setattr(f"{module}.{name}", understood)
     with pytest.raises(Parsed):

@@ -1,4 +1,4 @@
-"""Exports a classifier: one graph from pixels to probabilities, embedding and class activation map."""
+"""Exports a classifier: one graph from pixels to probabilities, embedding, class activation map and novelty."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import nn
 
 from models.golden import Golden
 from models.manifest import Parity
+from training.data.datasets import Parts
+from training.export.novelty import add_novelty, golden_with_novelty, rows_of
 from training.export.version import (
     ModelCard,
     ParityCheck,
@@ -23,23 +25,23 @@ from training.export.version import (
     write_module,
     write_version,
 )
-from training.networks.resnet import INPUT_NAME, OUTPUT_NAMES
+from training.networks.resnet import GRAPH, INPUT_NAME, OUTPUT_NAMES
 
 # Odd sizes and sizes beyond the example's: a graph that was traced for one batch size shows it here.
 PARITY_BATCH_SIZES = (1, 2, 7, 64)
-GRAPH = "model"
 _NUM_GOLDEN_ROWS = 8
 
 
-def export_classifier(served: nn.Module, images: NDArray[np.uint8], card: ModelCard, repository: Path) -> Path:
+def export_classifier(served: nn.Module, parts: Parts, card: ModelCard, repository: Path) -> Path:
     """Export `served` as a version folder in `repository`, replacing that version if it is there; returns it.
 
-    `images` are real uint8 [B,H,W,C] rows, for the comparison and golden rows.
+    Novelty is fitted to the train part and calibrated on the held-out part; test images are compared, and golden rows.
 
     Raises: ExportError when the graph and torch disagree, or the batch axis is not dynamic.
     """
     # In float32 and evaluation mode, whatever training used: dropout is off, normalisation statistics are fixed.
     served = served.cpu().float().eval()
+    images = rows_of(parts.test.levels[: PARITY_BATCH_SIZES[-1]])
     with replaced_folder(repository / card.name / card.version) as folder:
         path = folder / f"{GRAPH}.onnx"
         write_graph(served, images[:2], path)
@@ -47,8 +49,11 @@ def export_classifier(served: nn.Module, images: NDArray[np.uint8], card: ModelC
         parity = check_parity(served, path, images)
         # Golden rows: the service runs them through the graph on its own device before it calls the version ready.
         rows = {INPUT_NAME: images[:_NUM_GOLDEN_ROWS]}
-        goldens = {GRAPH: Golden(rows, run_torch(served, rows, OUTPUT_NAMES))}
-        write_version(folder, card, describe_graphs(folder, goldens), goldens, parity)
+        golden = Golden(rows, run_torch(served, rows, OUTPUT_NAMES))
+        # After the comparison with torch, which knows no novelty: it is fitted to what the graph computes.
+        measure, novelty = add_novelty(path, parts)
+        goldens = {GRAPH: golden_with_novelty(golden, measure)}
+        write_version(folder, card, describe_graphs(folder, goldens), goldens, parity, novelty=novelty)
     return repository / card.name / card.version
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # The signature of the exported graph; the service knows it from the manifest.
+GRAPH = "model"
 INPUT_NAME = "image"
 OUTPUT_NAMES = ("probabilities", "embedding", "activation_map")
 

@@ -42,6 +42,7 @@ def write_classifier_report(
     """Write the page and its pictures into `folder`; returns the page."""
     _confusion(test, dataset).savefig(folder / CONFUSION_FILE, dpi=110)
     _wrongest(test, dataset).savefig(folder / WRONGEST_FILE, dpi=110)
+    novelty = manifest.novelty
     return write_page(
         folder,
         manifest,
@@ -49,6 +50,7 @@ def write_classifier_report(
         figures=[
             (f"test accuracy ({dataset.name}, {test.count:,} images)", f"{test.accuracy:.2%}"),
             (f"held-out accuracy ({held_out.count:,} images)", f"{held_out.accuracy:.2%}"),
+            *([("test images that are called novel", f"{novelty.test_share:.2%}")] if novelty else []),
             (
                 "selected epoch",
                 f"{progress.best_step // steps_per_epoch} of {progress.step // steps_per_epoch}",

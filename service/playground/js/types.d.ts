@@ -108,7 +108,7 @@ export interface Prediction {
 }
 
 export interface Classification {
-  results: { predictions: Prediction[]; input: string; explanation?: string }[];
+  results: { predictions: Prediction[]; input: string; explanation?: string; novelty?: number; is_novel?: boolean }[];
 }
 
 export interface Style {

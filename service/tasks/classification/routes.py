@@ -27,6 +27,8 @@ from service.tasks.image_decoding import ImageDecoder, Pixels, raw_row
 from service.tasks.image_files import encode_png
 from service.tasks.task import Dependencies, ImagesRoute, TaskRequest
 
+NOVELTY = "novelty"  # an output that a classifier may have
+
 
 class ClassifierRoute(ImagesRoute):
     """Base of both routes: reads images or a raw tensor as rows [H,W,C]."""
@@ -59,6 +61,11 @@ def _payload(rows: list[Pixels]) -> list[bytes | memoryview]:
     return [row.reshape(-1).data for row in rows]
 
 
+def _novelty_output(model: ReadyModel) -> tuple[str, ...]:
+    outputs = model.manifest.graphs["model"].outputs
+    return (NOVELTY,) if any(spec.name == NOVELTY for spec in outputs) else ()
+
+
 class Classify(ClassifierRoute):
     """`POST /v1/models/{model}/classify`."""
 
@@ -66,7 +73,9 @@ class Classify(ClassifierRoute):
     parameters = ClassifyParameters
     answers = (ClassifyAnswer,)
     description = (
-        "An explanation overlays the class activation map of the most probable label (Zhou et al. 2016) on the image."
+        "An explanation overlays the class activation map of the most probable label (Zhou et al. 2016) on the image. "
+        "`novelty` says how unlike its training images the model finds the image: 5 % of real images exceed 1, and "
+        "`is_novel` is true for those. A model that does not measure it omits both."
     )
 
     async def answer(self, request: TaskRequest) -> ClassifyAnswer:
@@ -78,7 +87,7 @@ class Classify(ClassifierRoute):
         top_k = min(DEFAULT_TOP_K, len(labels)) if parameters.top_k is None else parameters.top_k
         rows = await self.rows(request.model, images, parameters.invert)
         outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
-        arrays = await self.infer(request, _payload(rows), outputs)
+        arrays = await self.infer(request, _payload(rows), outputs + _novelty_output(request.model))
         results = []
         for index, row in enumerate(rows):
             predictions = top_predictions(arrays["probabilities"][index], labels, top_k)
@@ -88,7 +97,11 @@ class Classify(ClassifierRoute):
                 else UNSET
             )
             echo = b64encode(encode_png(row)).decode("ascii") if parameters.echo_input else UNSET
-            results.append(Classification(predictions=predictions, explanation=explanation, input=echo))
+            result = Classification(predictions=predictions, explanation=explanation, input=echo)
+            if NOVELTY in arrays:
+                result.novelty = float(arrays[NOVELTY][index])
+                result.is_novel = result.novelty > 1
+            results.append(result)
         return ClassifyAnswer(model=request.model.name, version=request.model.version, results=results)
 
     async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:

@@ -43,9 +43,15 @@ class Prediction(Answer):
 
 
 class Classification(Answer):
-    """The most probable labels of one image; `explanation` and `input` are PNG files in base64."""
+    """The most probable labels of one image; `explanation` and `input` are PNG files in base64.
+
+    `novelty` says how unlike its training images the model finds this one: 5 % of real images exceed 1, and are
+    `is_novel`. Models without such an output omit both.
+    """
 
     predictions: list[Prediction]
+    novelty: float | UnsetType = UNSET
+    is_novel: bool | UnsetType = UNSET
     explanation: str | UnsetType = UNSET
     input: str | UnsetType = UNSET
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from models.golden import read_golden
 from models.manifest import Evaluation, read_manifest, sha256_hex
 from tests.training.lineage import UNTRAINED
+from training.data.datasets import Parts, as_images
 from training.export.classifier import check_parity, export_classifier, write_graph
 from training.export.version import ExportError, ModelCard, run_torch
 from training.networks.resnet import ARCHITECTURES, OUTPUT_NAMES, ResNet, ServedClassifier
@@ -60,6 +61,15 @@ def test_the_served_form_normalises_and_explains_its_class() -> None:
     np.testing.assert_allclose(outputs["probabilities"], (logits / 0.7).softmax(1).detach().numpy(), atol=1e-5)
 
 
+def parts() -> Parts:
+    """Noise in three classes, of which nothing is learnt."""
+    dataset = np.random.default_rng(2).integers(0, 256, (2, 60, 16, 12, 3), dtype=np.uint8)
+    labels = np.arange(60) % 3
+    train = as_images(dataset[0], labels)
+    rows = torch.arange(60)
+    return Parts(train=train.take(rows[:40]), held_out=train.take(rows[40:]), test=as_images(dataset[1], labels))
+
+
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The graphs of two networks: exporting one takes longer than all that is tested of it."""
@@ -80,14 +90,14 @@ def written(graphs: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_a_version_holds_graph_golden_and_manifest(tmp_path: Path, written: list[Path]) -> None:
-    folder = export_classifier(served().train(), pixels(), CARD, tmp_path)  # training mode is left first
+    folder = export_classifier(served().train(), parts(), CARD, tmp_path)  # training mode is left first
     manifest = read_manifest(folder)
     assert folder == tmp_path / "sample" / "3"
     assert sorted(path.name for path in folder.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
     graph = manifest.graphs["model"]
     assert graph.sha256 == sha256_hex((folder / "model.onnx").read_bytes())
     assert [(spec.name, spec.datatype, spec.shape) for spec in graph.inputs] == [("image", "UINT8", (-1, 16, 12, 3))]
-    assert [spec.shape for spec in graph.outputs] == [(-1, 3), (-1, 16), (-1, 3, 4, 3)]
+    assert [spec.shape for spec in graph.outputs] == [(-1, 3), (-1, 16), (-1, 3, 4, 3), (-1,)]
     assert manifest.parity is not None
     assert manifest.parity.max_abs_error < 1e-4
     assert manifest.parity.batch_sizes == (1, 2, 7, 64)
@@ -95,23 +105,25 @@ def test_a_version_holds_graph_golden_and_manifest(tmp_path: Path, written: list
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 16, 12, 3]
     golden = read_golden(folder)["model"]
-    for name, output in zip(OUTPUT_NAMES, session.run(list(OUTPUT_NAMES), golden.inputs), strict=True):
+    names = (*OUTPUT_NAMES, "novelty")
+    assert set(golden.outputs) == set(names)
+    for name, output in zip(names, session.run(names, golden.inputs), strict=True):
         np.testing.assert_allclose(output, golden.outputs[name], atol=1e-4)
 
 
 def test_exporting_again_replaces_the_version_and_leaves_no_scraps(tmp_path: Path, written: list[Path]) -> None:
-    first = export_classifier(served(0), pixels(), CARD, tmp_path)
+    first = export_classifier(served(0), parts(), CARD, tmp_path)
     before = (first / "model.onnx").read_bytes()
-    export_classifier(served(1), pixels(), CARD, tmp_path)
+    export_classifier(served(1), parts(), CARD, tmp_path)
     assert (first / "model.onnx").read_bytes() != before
     assert [path.name for path in first.parent.iterdir()] == ["3"]
 
 
 def test_a_graph_that_differs_is_refused_and_the_old_version_stays(tmp_path: Path, written: list[Path]) -> None:
-    first = export_classifier(served(0), pixels(), CARD, tmp_path)
+    first = export_classifier(served(0), parts(), CARD, tmp_path)
     before = (first / "model.onnx").read_bytes()
     with pytest.raises(ExportError, match=r"differs from torch by .*; valid is 0.0001 at most"):
-        export_classifier(served(2), pixels(), CARD, tmp_path)
+        export_classifier(served(2), parts(), CARD, tmp_path)
     assert (first / "model.onnx").read_bytes() == before
     assert [path.name for path in first.parent.iterdir()] == ["3"]
 

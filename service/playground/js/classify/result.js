@@ -8,12 +8,14 @@ import { blobUrl, pngUrl } from "../image_files.js";
 
 const QUIET_MILLISECONDS = 900;
 const MIN_SMOOTH_WIDTH = 100;
+const NOVEL = "This looks like nothing the model was trained on";
 
 /** @param {{signal: AbortSignal}} options */
 export function resultView({ signal }) {
   const address = blobUrl(signal);
   let timer = 0;
   const verdict = h("p", { class: "verdict" });
+  const warning = h("p", { class: "novel", hidden: true });
   const chart = h("div", { class: "classes" });
   const sent = figure("Your image");
   const input = figure("The network's input", "pixels");
@@ -23,6 +25,7 @@ export function resultView({ signal }) {
     "div",
     { class: "classify-result" },
     verdict,
+    warning,
     chart,
     h("div", { class: "figures" }, sent.element, input.element, map.element),
     timing,
@@ -35,6 +38,7 @@ export function resultView({ signal }) {
     address.revoke();
     verdict.textContent = text;
     verdict.classList.add("muted");
+    warning.hidden = true;
     clear(chart);
     for (const each of [sent, input, map]) each.element.hidden = true;
     timing.textContent = "";
@@ -46,8 +50,13 @@ export function resultView({ signal }) {
     const [result] = answer.results;
     const [best] = result.predictions;
     const rows = result.predictions.map(({ label, probability }) => ({ label, value: probability, text: percent(probability) }));
-    verdict.classList.remove("muted");
-    clear(verdict).append(h("strong", {}, best.label), h("span", { class: "muted" }, ` ${percent(best.probability)}`));
+    const isNovel = result.is_novel === true;
+    verdict.classList.toggle("muted", isNovel);
+    // A number would look sure of something that the network cannot know.
+    const sure = isNovel ? " is only the least unlikely label" : ` ${percent(best.probability)}`;
+    clear(verdict).append(h("strong", {}, best.label), h("span", { class: "muted" }, sure));
+    warning.hidden = !isNovel;
+    if (isNovel) warning.textContent = `${NOVEL} (novelty ${result.novelty?.toFixed(2)}; of real images, 1 in 20 exceeds 1).`;
     clear(chart).append(bars(rows, { max: 1, label: "The likeliest labels" }));
     sent.show(address.of(blob), "The image that was sent");
     input.show(pngUrl(result.input), "The image as the network received it");
@@ -56,7 +65,7 @@ export function resultView({ signal }) {
     } else map.element.hidden = true;
     timing.textContent = timingText;
     // While the user draws, a voice that reads every change would never end.
-    timer = setTimeout(() => announce(`${best.label}, ${percent(best.probability)}`), QUIET_MILLISECONDS);
+    timer = setTimeout(() => announce(isNovel ? NOVEL : `${best.label}, ${percent(best.probability)}`), QUIET_MILLISECONDS);
   }
 
   return { element, show, reset };
