@@ -16,7 +16,8 @@ def load(source: Path) -> Generate:
     """Open the model in float32."""
     import transformers  # type: ignore[import-not-found,unused-ignore]
 
-    model: Any = transformers.LlamaForCausalLM.from_pretrained(str(source)).float().eval()
+    loaded: Any = transformers.LlamaForCausalLM.from_pretrained(str(source))
+    model: Any = loaded.float().eval()
 
     def generate(job: TextJob) -> TextAnswer:
         started = time.perf_counter()

@@ -75,8 +75,25 @@ def show_model(context: typer.Context, model: Annotated[str, typer.Argument(help
 
 
 def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    manifest, batching = card["manifest"], card["batching"]
+    batching = card["batching"]
     yield "model", f"{card['id']}@{card['version']} ({card['state']})"
+    yield from _manifest_rows(card["manifest"])
+    yield "runs on", f"{card['device']} ({', '.join(card['execution_providers'])})"
+    yield "instances x threads", f"{batching.get('instances')} x {batching.get('threads')}"
+    for name, graph in batching.get("graphs", {}).items():
+        yield f"{name}: batched", f"{'yes' if graph['is_batched'] else 'no'}, as {graph['reason']}"
+    yield "largest batch", str(batching.get("max_batch_size"))
+    for size, seconds in batching.get("bucket_seconds", {}).items():
+        yield f"batch {size}", f"{seconds * 1e3:.2f} ms"
+    for name, value in card["config"].items():
+        if value not in (None, False, "", [], {}):
+            yield f"config: {name.replace('_', ' ')}", _policy(value) if name == "version_policy" else str(value)
+    yield "golden outputs", _deviation(card["golden"]["max_abs_error"])
+    for name, value in card["statistics"].items():
+        yield name.replace("_", " "), f"{value:g}"
+
+
+def _manifest_rows(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "description", manifest.get("description", "")
     for score in manifest.get("evaluation", []):
         yield score["metric"], f"{score['value']:.4f} ({score['dataset']}, {score['split']}, n={score['count']})"
@@ -93,17 +110,6 @@ def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if preprocess := manifest.get("preprocess"):
         guessed = "guessed; `preprocess` in config.toml says otherwise" if preprocess["is_guessed"] else "as said"
         yield "preprocess", f"{preprocess['preset'] or 'own numbers'}, resized to {preprocess['resize']} ({guessed})"
-    yield "runs on", f"{card['device']} ({', '.join(card['execution_providers'])})"
-    yield "instances x threads", f"{batching.get('instances')} x {batching.get('threads')}"
-    yield "largest batch", str(batching.get("max_batch_size"))
-    for size, seconds in batching.get("bucket_seconds", {}).items():
-        yield f"batch {size}", f"{seconds * 1e3:.2f} ms"
-    for name, value in card["config"].items():
-        if value not in (None, False, "", [], {}):
-            yield f"config: {name.replace('_', ' ')}", _policy(value) if name == "version_policy" else str(value)
-    yield "golden outputs", _deviation(card["golden"]["max_abs_error"])
-    for name, value in card["statistics"].items():
-        yield name.replace("_", " "), f"{value:g}"
 
 
 def _policy(value: dict[str, Any]) -> str:

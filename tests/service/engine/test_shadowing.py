@@ -56,15 +56,15 @@ def test_classifiers_agree_where_the_likeliest_label_is_the_same() -> None:
 @pytest.mark.parametrize(
     ("default", "shadow", "agreeing"),
     [
-        (np.float32([[1, 2], [3, 4]]), np.float32([[1.0005, 2], [3, 4.1]]), 1),
-        (np.float32([[1e6, 2]]), np.float32([[1e6 + 500, 2]]), 1),  # relatively close
-        (np.float32([[np.nan, np.inf]]), np.float32([[np.nan, np.inf]]), 1),
-        (np.float32([[np.nan, 1]]), np.float32([[0, 1]]), 0),
-        (np.uint8([[7, 255]]), np.uint8([[8, 254]]), 1),  # a level of 8 bits
-        (np.uint8([[7, 255]]), np.uint8([[9, 255]]), 0),
-        (np.int64([[2**60]]), np.int64([[2**60]]), 1),
+        (np.array([[1, 2], [3, 4]], np.float32), np.array([[1.0005, 2], [3, 4.1]], np.float32), 1),
+        (np.array([[1e6, 2]], np.float32), np.array([[1e6 + 500, 2]], np.float32), 1),  # relatively close
+        (np.array([[np.nan, np.inf]], np.float32), np.array([[np.nan, np.inf]], np.float32), 1),
+        (np.array([[np.nan, 1]], np.float32), np.array([[0, 1]], np.float32), 0),
+        (np.array([[7, 255]], np.uint8), np.array([[8, 254]], np.uint8), 1),  # a level of 8 bits
+        (np.array([[7, 255]], np.uint8), np.array([[9, 255]], np.uint8), 0),
+        (np.array([[2**60]], np.int64), np.array([[2**60]], np.int64), 1),
         (np.array([[True, False]]), np.array([[True, True]]), 0),
-        (np.float32([[1, 2]]), np.float32([[1, 2, 3]]), 0),
+        (np.array([[1, 2]], np.float32), np.array([[1, 2, 3]], np.float32), 0),
         (np.array([[b"a", b"b"]], object), np.array([[b"a", b"b"]], object), 1),
         (np.array([[b"a", b"b"]], object), np.array([[b"a", b"c"]], object), 0),
         (np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32), 2),
@@ -88,12 +88,12 @@ def test_the_bits_of_bf16_are_compared_as_numbers() -> None:
 
 
 def test_a_tensor_without_rows_is_one() -> None:
-    assert verdict(np.float32(1), np.float32(1), Rule(1, 1e-3)) == Verdict(1, 1, 0.0)
+    assert verdict(np.array(1.0), np.array(1.0), Rule(1, 1e-3)) == Verdict(1, 1, 0.0)
     assert verdict(np.ones((4, 5)), np.zeros((4, 5)), Rule(1, 1e-3)) == Verdict(1, 0, 1.0)
 
 
 def test_rows_that_a_graph_dropped_are_compared_as_a_whole() -> None:
-    kept = np.float32([[1, 2], [3, 4]])
+    kept = np.array([[1, 2], [3, 4]], np.float32)
 
     assert verdict(kept, kept, Rule(3, 1e-3)).num_agreeing == 3
     assert verdict(kept, kept + 1, Rule(3, 1e-3)).num_agreeing == 0
@@ -170,12 +170,13 @@ def test_shadows_compute_what_was_answered_and_report_how_they_agree(repository:
 
 
 def test_a_slow_shadow_delays_no_answer(repository: Path, tmp_path: Path) -> None:
+    info = helper.make_tensor_value_info
     many, yes = helper.make_tensor("many", TensorProto.INT64, [], [30_000]), helper.make_tensor("yes", 9, [], [True])
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Neg", ["v"], ["w"])],
         "body",
-        [helper.make_tensor_value_info(*each) for each in (("i", 7, []), ("go", 9, []), ("v", FLOAT, ["n", 3]))],
-        [helper.make_tensor_value_info(*each) for each in (("go_on", 9, []), ("w", FLOAT, ["n", 3]))],
+        [info("i", 7, []), info("go", 9, []), info("v", FLOAT, ["n", 3])],
+        [info("go_on", 9, []), info("w", FLOAT, ["n", 3])],
     )
     nodes = [
         helper.make_node("Constant", [], ["many"], value=many),
@@ -292,6 +293,7 @@ def test_classifiers_are_compared_by_their_labels_and_only_where_they_classify(t
         report = (await reports_when(client, lambda report: report.num_rows == 50, "tiny"))["2"]
         assert report.num_requests == 10
         assert report.agreement == pytest.approx(np.mean(likeliest[0] == likeliest[1]))
+        assert report.agreement is not None
         assert report.agreement < 1
 
     async def run() -> None:

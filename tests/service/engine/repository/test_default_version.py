@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def socket(tmp_path: Path) -> Path:
     return tmp_path / "engine.sock"
 
 
-def settings_of(repository: Path, control: str, **more: object) -> Settings:
+def settings_of(repository: Path, control: str, **more: Any) -> Settings:
     return Settings(repository=(repository,), instances=1, threads=1, model_control=control, **more)
 
 
