@@ -21,7 +21,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # Bytecode is written here, for at run time the file system is read-only. What goes: tests, types, headers, and every
 # script but the service's own.
 RUN find /opt/hotplate/lib -depth \
-        \( -type d \( -name tests -o -name include -o -path '*/onnxruntime/transformers' \) -o -type f \( -name '*.pyi' \
+        \( -type d \( -name tests -o -name include -o -path '*/onnxruntime/transformers' \
+        -o -path '*/onnx/backend' -o -path '*/onnx/reference' \) -o -type f \( -name '*.pyi' \
         -o -name '*.a' -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) \) -exec rm -rf {} + \
     && find /opt/hotplate/bin -type f -delete \
     && printf '#!/opt/hotplate/bin/python\nfrom service.cli.main import main\n\nmain()\n' > /opt/hotplate/bin/hotplate \
@@ -34,6 +35,7 @@ FROM dependencies AS application
 WORKDIR /app
 COPY models/repository /repository
 COPY models/*.py models/py.typed models/
+COPY models/importing models/importing
 COPY service service
 RUN chmod -R a+rX,go-w /app /repository \
     && /opt/hotplate/bin/python -m compileall -q --invalidation-mode unchecked-hash /app

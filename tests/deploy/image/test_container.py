@@ -15,6 +15,7 @@ from models.golden import read_golden
 from service import __version__
 from tests.deploy.image.container import Container
 from tests.deploy.tools import PROJECT
+from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import until
 
@@ -35,8 +36,9 @@ def container(image: str) -> Iterator[Container]:
 
 @pytest.fixture
 def tiny_repository(tmp_path: Path, network: LinearClassifier) -> Path:
-    """A user's repository, which the container's user may read."""
+    """A user's repository, which the container's user may read: a model with a manifest, and a bare graph."""
     network.write(tmp_path, "tiny")
+    write_bare(tmp_path, "double", scale_bytes(2))
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o755)
     return tmp_path
@@ -151,12 +153,17 @@ def test_stopped_under_load_it_fails_no_request_and_exits_with_zero(
     options = (*NO_SHELL, "--memory", "512m", "--volume", f"{tiny_repository}:/models:ro")
     with Container(image, *options, environment={"HOTPLATE_REPOSITORY": "/models"}) as running:
         running.wait_until_ready()
+        row = {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1.0, 2.0, 3.0]}
+        doubled = httpx.post(f"{running.url}/v2/models/double/infer", json={"inputs": [row]}, timeout=30).json()
+        card = httpx.get(f"{running.url}/v1/models/double", timeout=30).json()
         callers = Callers(running.url, network)
         until(lambda: len(callers.statuses) >= 100 or callers.broken, running.logs)
         status = running.stop()
         callers.join()
         logs = running.logs()
 
+    assert doubled["outputs"][0]["data"] == [2.0, 4.0, 6.0]
+    assert card["batching"]["graphs"]["model"]["is_batched"], card
     assert status == 0, logs
     assert callers.broken == []
     assert set(callers.statuses) == {200}

@@ -51,7 +51,7 @@ def test_neither_compiler_nor_installer_nor_training_is_in_it(root: Path) -> Non
     folders = {Path(folder).name for folder, _, _ in os.walk(root)}
 
     assert programs & (COMPILERS | INSTALLERS) == set()
-    assert folders & {"torch", "onnx", "onnxscript", "training", "tests", "pip", "setuptools", "ensurepip"} == set()
+    assert folders & {"torch", "onnxscript", "training", "tests", "pip", "setuptools", "ensurepip"} == set()
     assert {"onnxruntime", "service", "models"} <= folders
     assert not list(root.rglob("*python*/**/*.whl"))
 
