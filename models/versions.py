@@ -106,7 +106,7 @@ def add_version(model: Path, source: Path) -> str:
     staged = model / f".new-{secrets.token_hex(8)}"
     try:
         _copy(source, staged)
-        if (model / GRAPH_FILE).is_file() and not _taken(model):
+        if (model / GRAPH_FILE).is_file() and next_version(model) == "1":
             _give_number(model)
         return _place(staged, model)
     finally:
@@ -145,7 +145,7 @@ def _give_number(model: Path) -> None:
 def _place(staged: Path, model: Path) -> str:
     """Rename a folder to the next free number; another process may take a number at the same time."""
     while True:
-        version = str(1 + max(_taken(model), default=0))
+        version = next_version(model)
         _name_in_manifest(staged, model.name, version)
         try:
             os.rename(staged, model / version)
@@ -156,8 +156,10 @@ def _place(staged: Path, model: Path) -> str:
             return version
 
 
-def _taken(model: Path) -> list[int]:
-    return [int(entry.name) for entry in model.iterdir() if re.fullmatch(r"[0-9]{1,18}", entry.name)]
+def next_version(model: Path) -> str:
+    """The number after those that are taken in a model's folder; "1" where there is none."""
+    names = [entry.name for entry in model.iterdir()] if model.is_dir() else []
+    return str(1 + max((int(name) for name in names if re.fullmatch(r"[0-9]{1,18}", name)), default=0))
 
 
 def _name_in_manifest(folder: Path, name: str, version: str) -> None:

@@ -91,10 +91,3 @@ def new_version(repository: Path, name: str, version: str) -> Iterator[Path]:
         folder.rename(target)
     finally:
         shutil.rmtree(staging)
-
-
-def next_version(repository: Path, name: str) -> str:
-    """The number after the model's newest version, "1" for a new model."""
-    folder = repository / name
-    numbers = [int(each.name) for each in folder.iterdir() if each.name.isdecimal()] if folder.is_dir() else []
-    return str(max(numbers, default=0) + 1)

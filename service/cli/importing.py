@@ -169,12 +169,13 @@ def _options(said: dict[str, Any]) -> PreprocessingOptions:
 
 def _import(request: ImportRequest, repository: Path, version: str) -> None:
     # onnx and ONNX Runtime are slow to import.
-    from models.importing.sources import ImportRefused, kind_of, new_version, next_version
+    from models.importing.sources import ImportRefused, kind_of, new_version
+    from models.versions import next_version
     from service.engine.runtime.runtime import Device
 
     try:
         importer = _IMPORTERS[kind_of(request.source)]
-        with new_version(repository, request.name, version or next_version(repository, request.name)) as folder:
+        with new_version(repository, request.name, version or next_version(repository / request.name)) as folder:
             importer(request, folder)
             key = (request.name, folder.name)
             finding = check_version(key, folder, ModelConfig(warm_up=False), Device("cpu"))

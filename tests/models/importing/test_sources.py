@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from models.importing.sources import ImportRefused, kind_of, new_version, next_version
+from models.importing.sources import ImportRefused, kind_of, new_version
+from models.versions import next_version
 
 
 def test_the_kind_of_a_source_is_seen_from_its_name_and_its_content(tmp_path: Path) -> None:
@@ -58,8 +59,8 @@ def test_a_version_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [each.relative_to(tmp_path).as_posix() for each in sorted(tmp_path.rglob("*"))] == [
         *("flowers", "flowers/1", "flowers/1/model.onnx")
     ]
-    assert next_version(tmp_path, "flowers") == "2"
-    assert next_version(tmp_path, "cars") == "1"
+    assert next_version(tmp_path / "flowers") == "2"
+    assert next_version(tmp_path / "cars") == "1"
 
 
 @pytest.mark.parametrize(("name", "version"), [("../cars", "1"), ("cars", "0"), ("cars", "v2")])
