@@ -30,6 +30,7 @@ from service.engine.repository.trials import (
     UNTRIED,
     Question,
     confine,
+    end_with_parent,
     is_shortage,
     try_out,
 )
@@ -148,6 +149,7 @@ def main() -> None:
 
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     file = Path(order.file)
+    end_with_parent()
     confine(order.memory_bytes + 6 * sum(each.stat().st_size for each in file.parent.iterdir() if each.is_file()))
     try:
         options = ClassifierOptions(labels=order.labels, preprocessing=order.preprocess)

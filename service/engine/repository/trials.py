@@ -1,7 +1,7 @@
 """Tries out an ONNX file of which nothing is known: which inputs it computes, and whether its rows are independent.
 
 `try_out` does so in a process of its own, which bounds memory and time: what a graph takes shows only when it runs, and
-one that takes too much ends that process and nothing else. The process prints what it knows so far, a line of JSON each
+one that takes too much ends that process and nothing else. The process says what it knows so far, a line of JSON each
 time, so that what it found before its end is not lost.
 """
 
@@ -12,9 +12,11 @@ import ctypes
 import functools
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from itertools import product
@@ -45,6 +47,8 @@ MOST_ROWS = 5
 PROOF_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1  # prctl(2)
 LOAD_SECONDS = 600.0
+# How long the process that tries graphs waits for another.
+IDLE_SECONDS = 5.0
 # The same row at the same place of a batch of the same size, beside others: by this part of its largest value.
 ROUNDING = {"FP32": 1e-6, "FP64": 1e-12, "FP16": 2e-3, "BF16": 2e-2}
 # At another place, or in a batch of another size, kernels add up in another order.
@@ -297,6 +301,8 @@ class Proof:
         except Dependent:
             raise
         except Exception as error:
+            if is_shortage(error):
+                raise Dependent("comparing its rows took too much memory") from error
             raise Dependent(f"rows that are computed alone fail together: {str(error)[:200]}") from error
 
     def _compare(self, a: Arrays, b: Arrays, others: list[Arrays], alone: list[Arrays]) -> None:
@@ -451,60 +457,124 @@ def _axes(outputs: Arrays, num_batch_axes: int) -> dict[str, int]:
     return {name: array.ndim - num_batch_axes for name, array in outputs.items()}
 
 
-def confine(memory_bytes: int) -> None:
-    """End with the process that started this one, and take no more memory than this beyond what is taken."""
+def end_with_parent() -> None:
+    """End when the process that started this one does."""
     with contextlib.suppress(AttributeError, OSError):  # a C library without it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def confine(memory_bytes: int) -> None:
+    """Take no more memory than this beyond what is taken."""
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     limit, hard = taken + memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
 
 
+class Report(msgspec.Struct):
+    """How the process that tried a graph ended, and its verdicts, the last of which knows most."""
+
+    status: int
+    verdicts: list[Verdict]
+
+
 def main() -> None:
-    """Answer the question on standard input; end with the process that asked."""
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
+    """Answer questions, a line each on standard input, until there are none for a while; each in a fork of its own.
+
+    So what every trial needs is loaded once. This process runs no graph, and no thread that a fork would lack.
+    """
+    from service.engine.repository import row_mixing  # noqa: F401  (every fork has it then)
+
+    end_with_parent()
+    rest = b""
+    while select.select([0], [], [], IDLE_SECONDS)[0] and (read := os.read(0, 65536)):
+        rest += read
+        while b"\n" in rest:
+            line, _, rest = rest.partition(b"\n")
+            sys.stdout.buffer.write(msgspec.json.encode(_in_a_fork(line)) + b"\n")
+            sys.stdout.buffer.flush()
+
+
+def _in_a_fork(line: bytes) -> Report:
+    reading, writing = os.pipe()
+    if not (process := os.fork()):
+        with contextlib.suppress(BaseException):
+            _try(msgspec.json.decode(line, type=Question), writing)
+            os._exit(0)
+        os._exit(1)
+    os.close(writing)
+    with open(reading, "rb") as answers:
+        lines = answers.read().splitlines()
+    _, status = os.waitpid(process, 0)
+    return Report(os.waitstatus_to_exitcode(status), [msgspec.json.decode(each, type=Verdict) for each in lines])
+
+
+def _try(question: Question, answers: int) -> None:
+    """Try a graph, and write each verdict as soon as it is known."""
+    signal.setitimer(signal.ITIMER_REAL, LOAD_SECONDS)  # its default action ends the process
+
+    def say(verdict: Verdict) -> None:
+        os.write(answers, msgspec.json.encode(verdict) + b"\n")
+
+    end_with_parent()
     confine(question.memory_bytes + 3 * Path(question.file).stat().st_size)
     try:
         for verdict in _answer(question):
-            _print(verdict)
+            say(verdict)
     except Exception as error:
         if is_shortage(error):
-            _print(Verdict(problem=f"{error} take more than {question.memory_bytes} bytes: {ADVICE}."))
+            say(Verdict(problem=f"{error} take more than {question.memory_bytes} bytes: {ADVICE}."))
         else:  # the engine loads it too, and says what is wrong
-            _print(Verdict(reason="it could not be tried on a CPU"))
-
-
-def _print(verdict: Verdict) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(verdict) + b"\n")
-    sys.stdout.buffer.flush()
+            say(Verdict(reason="it could not be tried on a CPU"))
 
 
 # --- the process that asks ---
 
+_lock = threading.Lock()
+_hosts: list[subprocess.Popen[bytes]] = []
+
 
 def try_out(question: Question) -> Verdict:
     """Try a graph out in a process of its own; where that ended badly, `problem` says how."""
-    process = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=msgspec.json.encode(question),
-        capture_output=True,
-        cwd=Path(__file__).parents[3],
-        # Each arena of the C library's would count as 64 MB.
-        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
-        timeout=LOAD_SECONDS,
-    )
-    verdicts = [msgspec.json.decode(line, type=Verdict) for line in process.stdout.splitlines()]
-    verdict = verdicts[-1] if verdicts else Verdict(reason=UNTRIED)
-    verdict.signature = verdicts[0].signature if verdicts else None
-    if process.returncode == -signal.SIGALRM:
+    with _lock:
+        # One that was idle, or that ended with the thread that started it, is replaced.
+        answer = _asked(question) or _asked(question)
+    if not answer:
+        raise RuntimeError("the process that tries graphs ended")
+    report = msgspec.json.decode(answer, type=Report)
+    verdict = report.verdicts[-1] if report.verdicts else Verdict(reason=UNTRIED)
+    verdict.signature = report.verdicts[0].signature if report.verdicts else None
+    if report.status == -signal.SIGALRM:
         verdict.reason = f"{verdict.reason}; trials ended after {question.seconds:.0f} s"
-    elif process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
+    elif report.status < 0:
+        name = signal.Signals(-report.status).name
         verdict.problem = f"a process that tried it was ended by {name}: {ADVICE}."
-    elif process.returncode:
-        errors = process.stderr.decode(errors="replace").strip().splitlines()
-        raise RuntimeError(f"the process that tries graphs ended with status {process.returncode}: {errors[-1:]}")
+    elif report.status:
+        raise RuntimeError(f"a process that tried a graph ended with status {report.status}")
     return verdict
+
+
+def _asked(question: Question) -> bytes:
+    """The answer of the process that has what trials need, which is started if there is none; empty where it ended."""
+    if _hosts and _hosts[0].poll() is not None:
+        with contextlib.suppress(OSError), _hosts.pop():
+            pass  # its pipes are closed
+    if not _hosts:
+        # Each arena of the C library's would count as 64 MB; threads do not survive a fork.
+        env = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command, folder = [sys.executable, "-m", __name__], Path(__file__).parents[3]
+        _hosts.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder, env=env))
+    stdin, stdout = _hosts[0].stdin, _hosts[0].stdout
+    assert stdin is not None
+    assert stdout is not None
+    try:
+        stdin.write(msgspec.json.encode(question) + b"\n")
+        stdin.flush()
+        answer = stdout.readline()
+    except OSError:
+        answer = b""
+    if not answer:
+        _hosts[0].wait()
+    return answer
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def test_what_many_sizes_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> 
     given_back = grown_mb(-(2**40))
 
     assert hoarded > 40
-    assert given_back < 0
+    assert given_back < hoarded / 2
 
 
 HOST_CPUS = len(os.sched_getaffinity(0))
