@@ -147,10 +147,11 @@ def test_the_events_of_a_stream_are_compared_whatever_their_number() -> None:
 
 
 def cases(found: list[Any]) -> list[Any]:
-    """The parameters of a test, in the tier of what they call."""
-    marks = {False: (), True: (pytest.mark.shell,)}
+    """The parameters of a test, in the tiers of what they call."""
+    tiers = {r"\b(curl|serve)\b": pytest.mark.shell, r"own_(classifier|language_model)|new-version": pytest.mark.slow}
     return [
-        pytest.param(one, id=one.place, marks=marks[bool(re.search(r"\b(curl|serve)\b", one.text))]) for one in found
+        pytest.param(one, id=one.place, marks=[mark for word, mark in tiers.items() if re.search(word, one.text)])
+        for one in found
     ]
 
 
