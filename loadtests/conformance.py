@@ -1,4 +1,4 @@
-"""`make bench BENCH=conformance`: the conformance tests of the installed `onnx` package, sent through the service.
+"""`python -m loadtests.conformance`: the conformance tests of the installed `onnx` package, sent through the service.
 
 Each test is a small graph with inputs. What bare ONNX Runtime answers to them is right; the service must answer the
 same, bit for bit, over JSON, binary HTTP and gRPC. Each is served as it is and, where bare ONNX Runtime takes that too,
