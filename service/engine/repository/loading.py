@@ -238,13 +238,13 @@ def _measured(
         sessions = _cuda_sessions(session, name, files, rules, batching.buckets, device)
         runners, num_threads = _cuda_runners(sessions, graph, settings, device), 1
     else:
-        inputs = sample.inputs(1 if rules.varies or files.is_derived else buckets[-1])
+        inputs = sample.inputs(1 if rules.varies or files.is_improvised else buckets[-1])
         runners, num_threads, session = _cpu_runners(session, name, files, rules, inputs, settings, device)
     error = None
     if not files.is_derived:
         golden = golden_sample(files.goldens[name], graph, rules)
         error = _golden_error(runners[0], graph, golden, batching, settings, device)
-    limit_seconds = DERIVED_WARM_UP_SECONDS if files.is_derived else math.inf
+    limit_seconds = DERIVED_WARM_UP_SECONDS if files.is_improvised else math.inf
     seconds = _buckets_seconds(runners, sample, graph, buckets, limit_seconds)
     return _Measured(session, runners, num_threads, seconds, error)
 
@@ -322,7 +322,7 @@ def _cpu_runners(
     wide_session = _open(name, files, rules, cpus, device)
     narrow, wide = (_runner(each, files.manifest.graphs[name], rules) for each in (session, wide_session))
     outputs = [spec.name for spec in files.manifest.graphs[name].outputs]
-    seconds = DERIVED_TRIAL_SECONDS if files.is_derived else TRIAL_SECONDS
+    seconds = DERIVED_TRIAL_SECONDS if files.is_improvised else TRIAL_SECONDS
     narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs, seconds)
     wide_rate = _rows_per_second((wide,), inputs, outputs, seconds)
     # Threads within one run meet at barriers, which are slow on a busy machine: they must win clearly.

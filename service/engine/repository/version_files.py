@@ -64,6 +64,11 @@ class VersionFiles:
     reasons: dict[str, str] = field(default_factory=dict)
     is_derived: bool = False
 
+    @property
+    def is_improvised(self) -> bool:
+        """Whether its manifest was made at load: it should be ready soon, and is measured while it serves."""
+        return bool(self.reasons)
+
     def open(
         self,
         name: str,
