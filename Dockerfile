@@ -22,7 +22,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # script but the service's own.
 RUN find /opt/hotplate/lib -depth \
         \( -type d \( -name tests -o -name include -o -path '*/onnxruntime/transformers' \
-        -o -path '*/onnx/backend' -o -path '*/onnx/reference' \) -o -type f \( -name '*.pyi' \
+        -o -path '*/onnx/backend' -o -path '*/onnx/reference' -o -path '*/onnx/defs/training' \) -o -type f \( -name '*.pyi' \
         -o -name '*.a' -o -name '*.[ch]' -o -name '*.cpp' -o -name '*.pyx' -o -name '*.pxd' \) \) -exec rm -rf {} + \
     && find /opt/hotplate/bin -type f -delete \
     && printf '#!/opt/hotplate/bin/python\nfrom service.cli.main import main\n\nmain()\n' > /opt/hotplate/bin/hotplate \

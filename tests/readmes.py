@@ -93,6 +93,7 @@ ELSEWHERE = {
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
     r"hotplate import \w+/": ("tests/models/importing/test_huggingface.py", "a hub on the machine stands in"),
     r"hotplate (push|pull)\b": ("tests/service/exchange/test_readme.py", "no registry or hub is at those addresses"),
+    r"python -m loadtests\.conformance\b": ("tests/loadtests/test_conformance.py", "all of them take half an hour"),
     r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_gpu_report.py", "it needs a GPU"),
 }
 """Commands that are not run as they stand, by their beginning: the tests that run the same thing, and why."""
