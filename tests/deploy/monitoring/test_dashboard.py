@@ -25,6 +25,7 @@ DASHBOARD = json.loads((PROJECT / "helm" / "hotplate" / "dashboards" / "hotplate
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 VARIABLES = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
 NEEDS_GPU = "hotplate_gpu_"
+NEEDS_SHADOW = "hotplate_shadow_"
 ALL = {"namespace": ".*", "job": ".*", "model": ".*"}
 """What Grafana puts in for the variables where everything is chosen, as their `allValue` says."""
 ONE = {"namespace": NAMESPACE, "job": JOB, "model": "(tiny|tiny-transformer)"}
@@ -108,8 +109,8 @@ def ask(url: str, network: LinearClassifier, stop: threading.Event) -> None:
 
 @pytest.mark.parametrize("expression", expressions())
 def test_a_panel_has_data(prometheus: RunningPrometheus, expression: str) -> None:
-    # Without a GPU its metrics do not exist; everything else must have a value.
-    if all(name.startswith(NEEDS_GPU) for name in names_in(expression)):
+    # Without a GPU or a shadow their metrics do not exist; everything else must have a value.
+    if all(name.startswith((NEEDS_GPU, NEEDS_SHADOW)) for name in names_in(expression)):
         assert prometheus.numbers(substituted(expression, ALL)) == []
     else:
         # A scrape of a busy service may come too late; the next one has what it asks for.
