@@ -283,11 +283,12 @@ class Batcher:
         size = batch.num_rows
         batch.clear()
         self._free.append(batch)
-        self._pool.release(index, self)
         if outcome.lost_rows and self._on_lost_rows is not None:
+            # Before another batch may leave: it would only lose its rows as well.
             self._metrics.lost_row_batches.inc()
             self._on_lost_rows([span.request for span in spans], outcome.lost_rows)
-            return
+            spans = []
+        self._pool.release(index, self)
         for span in spans:
             self._receive(span, outcome, ended_at, size)
 
