@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
@@ -40,12 +41,14 @@ from service.engine.transport.messages import (
     Result,
     frame,
 )
-from service.engine.transport.strings import pack_strings
+from service.engine.transport.strings import Payload, pack_strings
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+OnDone = Callable[[Request, ServiceError | InferenceTiming], None]
 
 
 class Engine:
@@ -177,14 +180,13 @@ class Engine:
                     version.cache.put(key, answer)
                 connection.send(_result(message.id, outcome, answer))
                 if comparisons:
-                    self._shadowing.offer(comparisons, version, message, payload, answer, outcome.compute_seconds)
+                    shadowed = (comparisons, version, message, payload, answer, outcome.compute_seconds)
+                    self._loop.call_soon(self._shadowing.keep, *shadowed)
             except Exception as error:  # the rest of its batch must still be answered
                 connection.fail(message.id, error)
 
         deadline = now + min(message.timeout_seconds, version.config.request_timeout_seconds or math.inf)
-        rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
-        request = Request(rows, payload, outputs, now, deadline, on_done, shapes, message.priority)
-        request.is_whole = not served.graph.is_batched
+        request = _request(served, message, payload, now, deadline, on_done, message.priority)
         connection.cancels[message.id] = lambda: served.queue.cancel(request)
         served.queue.submit(request)
 
@@ -205,10 +207,7 @@ class Engine:
 
         now = self._loop.time()
         deadline = now + self._shadow_timeout_seconds
-        rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
-        request = Request(rows, payload, outputs, now, deadline, on_done, shapes, LOWEST_PRIORITY)
-        request.is_whole = not served.graph.is_batched
-        served.queue.submit(request)
+        served.queue.submit(_request(served, message, payload, now, deadline, on_done, LOWEST_PRIORITY))
 
 
 class EngineProtocol(asyncio.Protocol):
@@ -252,6 +251,16 @@ def _checked_graph(version: Version, message: Infer, payload: memoryview) -> Ser
     if not message.outputs or not outputs.issuperset(message.outputs):
         raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(outputs)}.")
     return served
+
+
+def _request(
+    served: ServedGraph, message: Infer, payload: Payload, now: float, deadline: float, on_done: OnDone, priority: int
+) -> Request:
+    """A message as the queue of its graph takes it."""
+    rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
+    request = Request(rows, payload, outputs, now, deadline, on_done, shapes, priority)
+    request.is_whole = not served.graph.is_batched
+    return request
 
 
 def _answer(request: Request) -> CachedAnswer:

@@ -273,7 +273,7 @@ class Shadowing:
             return []
         return [each for each in comparisons if self._shadow(each.split, version) is not None and each.turns.take()]
 
-    def offer(
+    def keep(
         self,
         comparisons: Sequence[Comparison],
         version: Version,
@@ -282,18 +282,7 @@ class Shadowing:
         answer: CachedAnswer,
         seconds: float,
     ) -> None:
-        """Copy a request that has been answered, as soon as the answer has left."""
-        self._loop.call_soon(self._keep, comparisons, version, message, payload, answer, seconds)
-
-    def _keep(
-        self,
-        comparisons: Sequence[Comparison],
-        version: Version,
-        message: Infer,
-        payload: Payload,
-        answer: CachedAnswer,
-        seconds: float,
-    ) -> None:
+        """Copy a request that has been answered; to be called once the answer has left."""
         for each in comparisons:
             if (shadow := self._shadow(each.split, version)) is None:
                 continue
