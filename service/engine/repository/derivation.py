@@ -9,17 +9,16 @@ from __future__ import annotations
 import logging
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from msgspec.structs import replace
 
 from models.config import ModelConfig
-from models.manifest import ONNX_DATATYPES, Batching, Graph, Manifest, TensorSpec
+from models.manifest import Batching, Graph, Manifest
 from models.strict import StrictError
 from service.engine.repository.labelling import GRAPH, labelled_version
 from service.engine.repository.repository import identity_of
-from service.engine.repository.trials import Question, Signature, Verdict, row, try_out
+from service.engine.repository.trials import Question, Signature, Verdict, row, specs_of, try_out
 from service.engine.repository.version_files import VersionFiles, VersionRejected, find_model_file
 from service.engine.runtime.runtime import Device, available_memory_bytes, is_ort_format, open_session
 from service.engine.transport.messages import Arrays
@@ -55,8 +54,8 @@ def derive_version(folder: Path, settings: Settings, device: Device, config: Mod
     verdict = try_out(question)
     if verdict.problem:
         raise VersionRejected(verdict.problem)
-    signature = verdict.signature or _signature(file, device)
     try:
+        signature = verdict.signature or _signature(file, device)
         graph = Graph(
             file=file.name,
             sha256=sha256,
@@ -84,22 +83,11 @@ def derive_version(folder: Path, settings: Settings, device: Device, config: Mod
 def _signature(file: Path, device: Device) -> Signature:
     """What the graph itself says, where the process that tries graphs could not load it: that may be for the device.
 
-    Raises: VersionRejected, InferenceFailed where it does not load here either.
+    Raises: ValueError where a request cannot carry its tensors; InferenceFailed where it does not load here either.
     """
     session = open_session(file, device, 1)
-    inputs, outputs = (tuple(_spec(node) for node in nodes) for nodes in (session.get_inputs(), session.get_outputs()))
-    return Signature(inputs, outputs, session.get_modelmeta().description)
-
-
-def _spec(node: Any) -> TensorSpec:
-    datatype = ONNX_DATATYPES.get(node.type)
-    if datatype is None:
-        raise VersionRejected(
-            f"{node.name!r} is {node.type}, which a request cannot carry; export the graph with tensors of one of "
-            f"{', '.join(sorted(ONNX_DATATYPES.values()))} (for a classifier of scikit-learn: zipmap=False)."
-        )
-    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
-    return TensorSpec(name=node.name, datatype=datatype, shape=shape)
+    description = session.get_modelmeta().description
+    return Signature(specs_of(session.get_inputs()), specs_of(session.get_outputs()), description)
 
 
 def _observed(graph: Graph, verdict: Verdict) -> Graph:

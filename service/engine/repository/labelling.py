@@ -6,7 +6,6 @@ A stranger's graph is read, changed and run in a process of its own, as in `tria
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from service.engine.repository.trials import (
     UNPROVED,
     UNTRIED,
     Question,
+    child,
     confine,
     end_with_parent,
     is_shortage,
@@ -126,13 +126,7 @@ def prove_batches(folder: Path, memory_bytes: int) -> str:
 
 def _ordered(order: Order) -> Outcome:
     process = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=msgspec.json.encode(order),
-        capture_output=True,
-        cwd=Path(__file__).parents[3],
-        # Each arena of the C library's would count as 64 MB.
-        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
-        timeout=LOAD_SECONDS,
+        **child(__name__), input=msgspec.json.encode(order), capture_output=True, timeout=LOAD_SECONDS
     )
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name

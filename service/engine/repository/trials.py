@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -137,6 +137,23 @@ def row(specs: tuple[TensorSpec, ...], shapes: dict[str, tuple[int, ...]], kind:
 # --- the process that tries ---
 
 
+def specs_of(nodes: Sequence[Any]) -> tuple[TensorSpec, ...]:
+    """The tensors of a session's inputs or outputs; an open axis is -1.
+
+    Raises: ValueError where a request cannot carry one.
+    """
+    if (odd := next((node for node in nodes if node.type not in ONNX_DATATYPES), None)) is not None:
+        raise ValueError(
+            f"{odd.name!r} is {odd.type}, which a request cannot carry; export the graph with tensors of one of "
+            f"{', '.join(sorted(ONNX_DATATYPES.values()))} (for a classifier of scikit-learn: zipmap=False)."
+        )
+    shapes = (tuple(size if isinstance(size, int) else -1 for size in node.shape) for node in nodes)
+    return tuple(
+        TensorSpec(name=node.name, datatype=ONNX_DATATYPES[node.type], shape=shape)
+        for node, shape in zip(nodes, shapes, strict=True)
+    )
+
+
 class Trial:
     """One graph that is tried out."""
 
@@ -144,8 +161,7 @@ class Trial:
         self._question = question
         self._session = self._open(ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
         self._inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
-        self.inputs = tuple(_spec(node) for node in self._inputs)
-        self.outputs = tuple(_spec(node) for node in self._outputs)
+        self.inputs, self.outputs = specs_of(self._inputs), specs_of(self._outputs)
         description = self._session.get_modelmeta().description
         self.signature = Signature(self.inputs, self.outputs, description)
         self.num_comparisons = 0
@@ -255,11 +271,6 @@ def _sizes(keys: list[str]) -> Iterator[dict[str, int]]:
         for small, which in product(SMALL_SIZES, keys):
             if len(keys) > 1:
                 yield dict.fromkeys(keys, size) | {which: small}
-
-
-def _spec(node: Any) -> TensorSpec:
-    shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
-    return TensorSpec(name=node.name, datatype=ONNX_DATATYPES[node.type], shape=shape)
 
 
 class Dependent(Exception):
@@ -529,6 +540,14 @@ def _try(question: Question, answers: int) -> None:
 
 # --- the process that asks ---
 
+
+def child(module: str) -> dict[str, Any]:
+    """How a module is started as a process that strangers' graphs run in."""
+    # Each arena of the C library's would count as 64 MB; threads do not survive a fork.
+    env = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {"args": [sys.executable, "-m", module], "cwd": Path(__file__).parents[3], "env": env}
+
+
 _lock = threading.Lock()
 _hosts: list[subprocess.Popen[bytes]] = []
 
@@ -559,10 +578,7 @@ def _asked(question: Question) -> bytes:
         with contextlib.suppress(OSError), _hosts.pop():
             pass  # its pipes are closed
     if not _hosts:
-        # Each arena of the C library's would count as 64 MB; threads do not survive a fork.
-        env = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
-        command, folder = [sys.executable, "-m", __name__], Path(__file__).parents[3]
-        _hosts.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder, env=env))
+        _hosts.append(subprocess.Popen(**child(__name__), stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     stdin, stdout = _hosts[0].stdin, _hosts[0].stdout
     assert stdin is not None
     assert stdout is not None
