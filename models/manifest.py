@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from models import strict
 from models.preprocessing import Preprocessing
@@ -55,6 +56,12 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(np.object_),
 }
+
+
+def from_bf16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The numbers of a BF16 tensor, of which there are the bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
 
 ONNX_DATATYPES: dict[str, Datatype] = {
     "tensor(bool)": "BOOL",

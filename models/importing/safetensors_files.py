@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.importing.sources import ImportRefused
+from models.manifest import from_bf16
 
 INDEX_FILE = "model.safetensors.index.json"
 _MAX_HEADER_BYTES = 100 * 2**20
@@ -39,7 +40,7 @@ class StoredTensor:
         """Read the tensor; bfloat16 is the upper half of a float32."""
         array = np.memmap(self.file, _DTYPES[self.kind], "r", self.offset, self.shape)
         if self.kind == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
+            return from_bf16(array)
         return array.astype(np.float32, copy=False)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.manifest import from_bf16
 from service.engine.batching.response_cache import CachedAnswer
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.version import Version
@@ -94,7 +95,7 @@ def _tensors(answer: CachedAnswer, bf16: frozenset[str]) -> Iterator[tuple[str, 
             yield name, texts.reshape(shape)
             continue
         array: NDArray[Any] = np.frombuffer(part, dtype).reshape(shape)
-        yield name, (array.astype(np.uint32) << 16).view(np.float32) if name in bf16 else array
+        yield name, from_bf16(array) if name in bf16 else array
 
 
 def _same_label(expected: NDArray[Any], actual: NDArray[Any], labels: tuple[Labels, Labels]) -> Booleans:

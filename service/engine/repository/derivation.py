@@ -16,9 +16,10 @@ from msgspec.structs import replace
 from models.config import ModelConfig
 from models.manifest import Batching, Graph, Manifest
 from models.strict import StrictError
+from service.engine.repository.independence import row
 from service.engine.repository.labelling import GRAPH, labelled_version
 from service.engine.repository.repository import identity_of
-from service.engine.repository.trials import Question, Signature, Verdict, row, specs_of, try_out
+from service.engine.repository.trials import Question, Signature, Verdict, specs_of, try_out
 from service.engine.repository.version_files import VersionFiles, VersionRejected, find_model_file
 from service.engine.runtime.runtime import Device, available_memory_bytes, is_ort_format, open_session
 from service.engine.transport.messages import Arrays

@@ -21,6 +21,7 @@ from models.importing.sources import ImportRefused
 from models.manifest import VERSION, Batching, read_manifest, write_manifest
 from models.preprocessing import PreprocessingOptions
 from models.strict import StrictError
+from service.engine.repository.independence import is_shortage
 from service.engine.repository.model_file import MODEL_FILES
 from service.engine.repository.trials import (
     ADVICE,
@@ -31,7 +32,6 @@ from service.engine.repository.trials import (
     child,
     confine,
     end_with_parent,
-    is_shortage,
     try_out,
 )
 from service.engine.repository.version_files import VersionFiles, VersionRejected, read_version

@@ -10,8 +10,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.engine.repository import trials
+from service.engine.repository.independence import Dependent, Proof
 from service.engine.repository.row_mixing import mixing_operator
-from service.engine.repository.trials import Dependent, Proof, Question, Trial, Verdict, try_out
+from service.engine.repository.trials import Question, Trial, Verdict, try_out
 from tests.fake_models.bare_graphs import FLOAT, graph_bytes, one_node
 
 INT = TensorProto.INT64
@@ -155,8 +156,9 @@ def test_rows_that_are_independent_are_batched(tmp_path: Path, name: str) -> Non
     found = trial.find(is_batched=True)
 
     assert found is not None
-    Proof(trial, *found[:2]).check()
-    assert trial.num_comparisons > 20
+    proof = Proof(trial, *found[:2])
+    proof.check()
+    assert proof.num_comparisons > 20
 
 
 def test_a_file_that_is_no_onnx_gives_no_reason(tmp_path: Path) -> None:
