@@ -83,7 +83,7 @@ class Engine:
 
     def _with_shadows(self, status: ModelStatus) -> ModelStatus:
         """The status with the reports in which the version is one of the two that are compared."""
-        default = self.repository.default_of(status.name)
+        default = self.repository.defaults.of(status.name)
         reports = self._shadowing.reports(default) if default is not None else []
         of_version = tuple(report for report in reports if status.is_default or report.version == status.version)
         return msgspec.structs.replace(status, shadows=of_version) if of_version else status

@@ -268,7 +268,7 @@ class Shadowing:
             return []
         self._busy_at = self._loop.time()
         comparisons = self._comparisons.get(message.model)
-        if not comparisons or self._repository.default_of(message.model) is not version:
+        if not comparisons or self._repository.defaults.of(message.model) is not version:
             return []
         if _is_classifier(version, message.graph) and PROBABILITIES not in message.outputs:
             return []

@@ -18,7 +18,7 @@ from watchfiles import awatch
 
 from models.config import ModelConfig, parse_config, read_config
 from models.strict import StrictError
-from models.versions import read_default
+from service.engine.repository.default_versions import DefaultVersions, wanted_default
 from service.engine.repository.load_journal import Key, LoadJournal, digest_of
 from service.engine.repository.loading import LoadedVersion, load_version
 from service.engine.repository.repository import (
@@ -74,13 +74,9 @@ class LiveRepository:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
         self._draining: dict[Key, asyncio.Task[None]] = {}
-        # Without an entry, the newest version that is ready and neither shadow nor canary.
-        self._defaults: dict[str, str] = {}
-        self._default_faults: dict[str, str] = {}
-        self._split_keys = {
-            (split.model, split.version) for split in (*settings.shadow_splits, *settings.canary_splits)
-        }
         self.versions: dict[Key, Version] = {}
+        splits = (*settings.shadow_splits, *settings.canary_splits)
+        self.defaults = DefaultVersions(self.versions, {(split.model, split.version) for split in splits})
 
     # --- requests ---
 
@@ -239,12 +235,12 @@ class LiveRepository:
             if config_text:
                 raise InvalidParameter(str(error)) from error
             return self._reject_model(model, str(error), retries=retries)
-        wanted, fault = await asyncio.to_thread(_wanted_default, model)
-        beside = self._beside_policy(model, wanted)
+        wanted, fault = await asyncio.to_thread(wanted_default, model)
+        beside = self.defaults.beside_policy(model, wanted)
         candidates = config.version_policy.candidates([identity_of(folder)[1] for folder in model.versions])
         if not candidates and config_text:
             raise InvalidParameter("The version_policy of the request names no version that exists.")
-        names = {version for version in candidates if (model.name, version) not in self._split_keys}
+        names = {version for version in candidates if (model.name, version) not in self.defaults.splits}
         self._forget_stale(model, names | {identity_of(folder)[1] for folder in beside})
         if not names and not beside:
             return self._reject_model(model, "its version_policy names no version that exists.", retries=retries)
@@ -275,57 +271,25 @@ class LiveRepository:
             _, version = identity_of(folder)
             ready[version] = await self._ensure(folder, config, retries=retries)
             if version == wanted:
-                self._set_default(model.name, wanted, fault)
+                self._choose_default(model.name, wanted, fault)
         if not wanted:
-            self._set_default(model.name, wanted, fault)
+            self._choose_default(model.name, wanted, fault)
         return ready
 
     def _settle(self, name: str, ready: dict[str, bool]) -> list[str]:
         """Drain the versions that are not served any more; return what is wrong with the others."""
         kept = [version for version, is_ready in ready.items() if is_ready]
-        fault = self._default_faults.get(name)
-        if fault and name in self._defaults:
-            kept.append(self._defaults[name])
+        fault = self.defaults.fault_of(name)
+        if fault and (default := self.defaults.chosen(name)):
+            kept.append(default)
         if kept:
             self._drain_others(name, kept)
         reasons = {version: self.versions[name, version].status.reason for version in ready}
         problems = [f"version {version}: {reason}" for version, reason in reasons.items() if reason]
         return problems or ([fault] if fault else [])
 
-    # --- the default version ---
-
-    def default_of(self, name: str) -> Version | None:
-        """The version that answers requests for a model; None where none is ready."""
-        ready = {key[1]: each for key, each in self.versions.items() if key[0] == name and each.status.state == "ready"}
-        if (chosen := ready.get(self._defaults.get(name, ""))) is not None:
-            return chosen
-        newest = max(ready, key=lambda version: ((name, version) not in self._split_keys, int(version)), default="")
-        return ready.get(newest)
-
-    def _beside_policy(self, model: FoundModel, default: str) -> list[Path]:
-        """The versions that are served whatever the policy says: the default, then shadows and canaries."""
-        keys = {(model.name, default), *self._split_keys}
-        folders = (folder for folder in model.versions if identity_of(folder) in keys)
-        return sorted(folders, key=lambda folder: identity_of(folder)[1] != default)
-
-    def _set_default(self, name: str, wanted: str, fault: str) -> None:
-        """Make the wanted version the default if it is ready; otherwise the old one stays, and the reason is kept."""
-        old = self.default_of(name)
-        if wanted and self.versions[name, wanted].status.state == "ready":
-            self._defaults[name] = wanted
-        elif wanted:
-            fault = f"version {wanted} is to be the default: {self.versions[name, wanted].status.reason}"
-        elif not fault:
-            self._defaults.pop(name, None)
-        if fault and old is not None:
-            self._defaults[name] = old.status.version
-        if fault and fault != self._default_faults.get(name):
-            log.error("a model keeps its default version", extra={"model": name, "reason": fault})
-        self._default_faults[name] = fault
-        new = self.default_of(name)
-        if new is not None and old is not None and new.status.version != old.status.version:
-            moved = {"model": name, "version": new.status.version, "before": old.status.version}
-            log.info("a model has another default version", extra=moved)
+    def _choose_default(self, name: str, wanted: str, fault: str) -> None:
+        self.defaults.choose(name, wanted, fault)
         self._announce()
 
     def _forget_stale(self, model: FoundModel, names: set[str]) -> None:
@@ -453,8 +417,7 @@ class LiveRepository:
         task.add_done_callback(lambda _: self._draining.pop(key, None))
 
     def _forget(self, name: str) -> None:
-        self._defaults.pop(name, None)
-        self._default_faults.pop(name, None)
+        self.defaults.forget(name)
         for key in [key for key in self.versions if key[0] == name]:
             del self.versions[key]
         self._announce()
@@ -472,11 +435,11 @@ class LiveRepository:
 
         A default that could not be replaced says why.
         """
-        served, defaults = self._journal.served, {name: self.default_of(name) for name, _ in self.versions}
+        served, defaults = self._journal.served, {name: self.defaults.of(name) for name, _ in self.versions}
         known = []
         for (name, _), version in self.versions.items():
             status, is_default = version.describe(), version is defaults[name]
-            reason = status.reason or (self._default_faults.get(name, "") if is_default else "")
+            reason = status.reason or (self.defaults.fault_of(name) if is_default else "")
             known.append(
                 msgspec.structs.replace(status, is_required=name in served, is_default=is_default, reason=reason)
             )
@@ -492,20 +455,6 @@ class LiveRepository:
         self.versions[status.name, status.version] = version
         self._metrics.set_model_state(status.name, status.version, status.state)
         self._announce()
-
-
-def _wanted_default(model: FoundModel) -> tuple[str, str]:
-    """The version that a model's file names as its default, empty without one, and what is wrong with the file."""
-    try:
-        default = read_default(model.folder)
-    except (StrictError, OSError) as error:
-        return "", str(error)
-    if default is None:
-        return "", ""
-    versions = [identity_of(folder)[1] for folder in model.versions]
-    if default.version not in versions:
-        return "", f"version {default.version} is to be the default and does not exist; there are {versions}."
-    return default.version, ""
 
 
 class _LoadDefect(Exception):
