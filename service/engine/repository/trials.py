@@ -371,8 +371,9 @@ def _try(question: Question, answers: int) -> None:
 
 def child(module: str) -> dict[str, Any]:
     """How a module is started as a process that strangers' graphs run in."""
-    # Each arena of the C library's would count as 64 MB; threads do not survive a fork.
-    env = os.environ | {"MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}
+    # What is counted is to be what is used: each arena of the C library's would count as 64 MB, and what is freed must
+    # go back at once, however large the blocks before it were. Threads do not survive a fork.
+    env = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "OPENBLAS_NUM_THREADS": "1"}
     return {"args": [sys.executable, "-m", module], "cwd": Path(__file__).parents[3], "env": env}
 
 
