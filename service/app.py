@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -14,9 +15,10 @@ from service.engine.transport.client import EngineClient
 from service.errors import ServiceError
 from service.http import problems
 from service.http.catalog import catalog_routes
+from service.http.direct import DirectHeads
 from service.http.documentation import ANY_PROBLEM
 from service.http.health import health_routes
-from service.http.middleware import Drain, RequestMiddleware
+from service.http.middleware import Drain, RequestCycle, RequestMiddleware
 from service.http.playground import playground_router
 from service.http.routing import FastPath, add_routes
 from service.protocols.open_inference.execution import Execution
@@ -29,6 +31,14 @@ from service.tasks.task import Dependencies, routes_of
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
+
+
+class Application(NamedTuple):
+    """The ASGI application, and what the connections need to answer hot routes without it."""
+
+    asgi: ASGIApp
+    cycle: RequestCycle
+    heads: DirectHeads
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
@@ -45,7 +55,7 @@ def create_app(
     execution: Execution,
     keys: KeyRing | None,
     tracing: Tracing | None = None,
-) -> ASGIApp:
+) -> Application:
     """Build the application."""
     app = FastAPI(
         title="Hotplate",
@@ -70,4 +80,5 @@ def create_app(
     ]
     add_routes(app, routes)
     app.include_router(playground_router(settings, needs_key=keys is not None))
-    return RequestMiddleware(FastPath(app, routes), settings, metrics, drain, keys, tracing)
+    fast_path, cycle = FastPath(app, routes), RequestCycle(settings, metrics, drain, keys, tracing)
+    return Application(RequestMiddleware(fast_path, cycle), cycle, DirectHeads(fast_path.find, settings.max_body_bytes))

@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
 import msgspec
 
+from service.engine.answers import Answers, encode
 from service.engine.batching.batches import Request
-from service.engine.batching.response_cache import CachedAnswer, key_of
+from service.engine.batching.response_cache import key_of
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel
 from service.engine.repository.version import ServedGraph, Version
 from service.engine.runtime.runtime import Device
 from service.engine.shadowing import LOWEST_PRIORITY, OnAnswer, Shadowing
-from service.engine.transport.api_connection import ApiConnection, Send, until_acknowledged
+from service.engine.transport.api_connection import ApiConnection, Send, SendPieces, until_acknowledged
 from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.messages import (
     Cancel,
@@ -35,20 +35,18 @@ from service.engine.transport.messages import (
     GenerateText,
     Infer,
     InferenceTiming,
+    InferTarget,
     Message,
     ModelStatus,
     Released,
-    Result,
     frame,
 )
-from service.engine.transport.strings import Payload, pack_strings
+from service.engine.transport.strings import Payload
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-OnDone = Callable[[Request, ServiceError | InferenceTiming], None]
 
 
 class Engine:
@@ -58,7 +56,7 @@ class Engine:
         self, settings: Settings, device: Device, metrics: Metrics, journal: LoadJournal | None = None
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._connections: set[ApiConnection] = set()
+        self._connections: dict[ApiConnection, Answers] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_settled = False
         self.device = device
@@ -90,16 +88,16 @@ class Engine:
 
     # --- connections ---
 
-    def connect(self, send: Send) -> ApiConnection:
+    def connect(self, send: Send, send_at_once: SendPieces) -> ApiConnection:
         """Register an API process, and send it the state of every model."""
-        connection = ApiConnection(send)
-        self._connections.add(connection)
+        connection = ApiConnection(send, send_at_once)
+        self._connections[connection] = Answers(connection)
         connection.describe(self._description(0))
         return connection
 
     def disconnect(self, connection: ApiConnection) -> None:
         """Forget an API process, and cancel its requests."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         self.repository.release(connection)
         for cancel in list(connection.cancels.values()):
             cancel()
@@ -107,13 +105,7 @@ class Engine:
     def handle(self, connection: ApiConnection, message: Message, payload: memoryview) -> None:
         """Act on one message of an API process."""
         if isinstance(message, Infer | GenerateText):
-            try:
-                if isinstance(message, Infer):
-                    self._infer(connection, message, payload)
-                else:
-                    self._generate_text(connection, message, payload)
-            except Exception as error:  # it must not end the connection and every other request on it
-                connection.fail(message.id, error)
+            self._answer(connection, message, payload)
         elif isinstance(message, Cancel):
             if message.id in connection.cancels:
                 connection.cancels[message.id]()
@@ -127,6 +119,16 @@ class Engine:
             task = self._loop.create_task(self._control(connection, message))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _answer(self, connection: ApiConnection, message: Infer | GenerateText, payload: memoryview) -> None:
+        try:
+            if isinstance(message, Infer):
+                self._infer(connection, message, payload)
+            else:
+                self._generate_text(connection, message, payload)
+        except Exception as error:  # it must not end the connection and every other request on it
+            for id_ in message.ids if isinstance(message, Infer) else (message.id,):
+                connection.fail(id_, error)
 
     async def _control(self, connection: ApiConnection, message: Control) -> None:
         try:
@@ -142,64 +144,110 @@ class Engine:
         else:
             connection.send(self._description(message.id))
 
-    def _ready(self, message: Infer | GenerateText) -> Version:
+    def _ready(self, model: str, name: str) -> Version:
         # An unloading version still answers those who have resolved it.
-        version = self.repository.versions.get((message.model, message.version))
+        version = self.repository.versions.get((model, name))
         if version is None or not version.is_loaded:
-            raise ModelNotReady(f"{message.model}@{message.version} is not loaded.", retry_after_seconds=1)
+            raise ModelNotReady(f"{model}@{name} is not loaded.", retry_after_seconds=1)
         return version
 
     def _generate_text(self, connection: ApiConnection, message: GenerateText, payload: memoryview) -> None:
-        generator = self._ready(message).generator
+        generator = self._ready(message.model, message.version).generator
         if generator is None:
             raise UnsupportedTask(f"{message.model!r} is not a language model.")
         generator.generate(connection, message, payload)
 
     def _infer(self, connection: ApiConnection, message: Infer, payload: memoryview) -> None:
-        version = self._ready(message)
-        served = _checked_graph(version, message, payload)
+        """Queue the requests of a message; each that cannot be queued fails alone."""
+        target = message.target
+        version = self._ready(target.model, target.version)
+        served = _checked_graph(version, target)
+        answers = self._connections[connection]
+        is_observed = version.cache is not None or self._shadowing.is_on
+        requests: list[Request] = []
+        start = 0
+        for id_, num_rows, num_bytes, timeout_seconds in zip(
+            message.ids, message.num_rows, message.payload_bytes, message.timeouts_seconds, strict=True
+        ):
+            rows = payload[start : start + num_bytes]
+            start += num_bytes
+            try:
+                served.rules.check_payload(num_rows, target.row_shapes, rows)
+                request = self._request(version, served, target, num_rows, rows, timeout_seconds, answers)
+                request.id = id_
+                if not is_observed or self._observe(version, target, request, answers):
+                    connection.cancels[id_] = request.cancel
+                    requests.append(request)
+            except Exception as error:  # it must not end the connection and every other request on it
+                connection.fail(id_, error)
+        if requests:
+            served.queue.submit_all(requests)
+
+    def _request(
+        self,
+        version: Version,
+        served: ServedGraph,
+        target: InferTarget,
+        num_rows: int,
+        rows: Payload,
+        timeout_seconds: float,
+        answers: Answers,
+    ) -> Request:
+        """A request as the queue of its graph takes it."""
         now = self._loop.time()
+        deadline = now + min(timeout_seconds, version.config.request_timeout_seconds or math.inf)
+        shapes, priority = target.row_shapes, target.priority
+        request = Request(num_rows, rows, target.outputs, now, deadline, answers.settle, shapes, priority)
+        request.on_batch = answers.settle_batch
+        request.queue = served.queue
+        request.is_whole = not served.graph.is_batched
+        return request
+
+    def _observe(self, version: Version, target: InferTarget, request: Request, answers: Answers) -> bool:
+        """Answer a request from the cache, or have its answer cached and shadowed; whether it is to be computed."""
+        record, payload, num_rows = version.graphs[target.graph].metrics.record, request.payload, request.num_rows
         key = None
         if version.cache is not None:
-            key = key_of(message, payload)
+            key = key_of(target, num_rows, payload)
             if (cached := version.cache.get(key)) is not None:
-                served.metrics.record.cache_hit(monotonic() - now)
-                connection.send(_result(message.id, InferenceTiming(0.0, 0.0, message.num_rows), cached))
-                return
-            served.metrics.record.cache_miss(monotonic() - now)
-        comparisons = self._shadowing.due(version, message)
+                record.cache_hit(monotonic() - request.arrival)
+                answers.send(request.id, InferenceTiming(0.0, 0.0, num_rows), cached)
+                return False
+            record.cache_miss(monotonic() - request.arrival)
+        comparisons = self._shadowing.due(version, target)
 
         def on_done(request: Request, outcome: ServiceError | InferenceTiming) -> None:
             if isinstance(outcome, ServiceError):
-                connection.fail(message.id, outcome)
+                answers.settle(request, outcome)
                 return
-            connection.cancels.pop(message.id, None)
             try:
-                answer = _answer(request)
+                answer = encode(request.joined())
                 if key is not None and version.cache is not None:
                     version.cache.put(key, answer)
-                connection.send(_result(message.id, outcome, answer))
+                answers.send(request.id, outcome, answer)
                 if comparisons:
-                    shadowed = (comparisons, version, message, payload, answer, outcome.compute_seconds)
+                    shadowed = (comparisons, version, target, num_rows, payload, answer, outcome.compute_seconds)
                     self._loop.call_soon(self._shadowing.keep, *shadowed)
             except Exception as error:  # the rest of its batch must still be answered
-                connection.fail(message.id, error)
+                answers.fail(request.id, error)
 
-        deadline = now + min(message.timeout_seconds, version.config.request_timeout_seconds or math.inf)
-        request = _request(served, message, payload, now, deadline, on_done, message.priority)
-        connection.cancels[message.id] = lambda: served.queue.cancel(request)
-        served.queue.submit(request)
+        if key is not None or comparisons:
+            request.on_done, request.on_batch = on_done, None
+        return True
 
-    def _compute_copy(self, version: Version, message: Infer, payload: bytes, on_answer: OnAnswer) -> None:
+    def _compute_copy(
+        self, version: Version, target: InferTarget, num_rows: int, payload: bytes, on_answer: OnAnswer
+    ) -> None:
         """Compute a request that another version has answered, behind all others."""
-        served = _checked_graph(version, message, memoryview(payload))
+        served = _checked_graph(version, target)
+        served.rules.check_payload(num_rows, target.row_shapes, payload)
 
         def on_done(request: Request, outcome: ServiceError | InferenceTiming) -> None:
             if isinstance(outcome, ServiceError):
                 on_answer(outcome, 0.0)
                 return
             try:
-                answer = _answer(request)
+                answer = encode(request.joined())
             except Exception as error:  # the rest of its batch must still be answered
                 on_answer(error, 0.0)
             else:
@@ -207,7 +255,10 @@ class Engine:
 
         now = self._loop.time()
         deadline = now + self._shadow_timeout_seconds
-        served.queue.submit(_request(served, message, payload, now, deadline, on_done, LOWEST_PRIORITY))
+        shapes = target.row_shapes
+        request = Request(num_rows, payload, target.outputs, now, deadline, on_done, shapes, LOWEST_PRIORITY)
+        request.is_whole = not served.graph.is_batched
+        served.queue.submit(request)
 
 
 class EngineProtocol(asyncio.Protocol):
@@ -223,7 +274,7 @@ class EngineProtocol(asyncio.Protocol):
         """Register with the engine."""
         loop = asyncio.get_running_loop()
         self._transport = CoalescingTransport(cast(asyncio.Transport, transport), loop)
-        self._connection = self._engine.connect(self._transport.write)
+        self._connection = self._engine.connect(self._transport.write, self._transport.writelines)
 
     def data_received(self, data: bytes) -> None:
         """Pass every complete message to the engine."""
@@ -242,39 +293,10 @@ class EngineProtocol(asyncio.Protocol):
             self._engine.disconnect(self._connection)
 
 
-def _checked_graph(version: Version, message: Infer, payload: memoryview) -> ServedGraph:
-    served = version.graphs.get(message.graph)
+def _checked_graph(version: Version, target: InferTarget) -> ServedGraph:
+    served = version.graphs.get(target.graph)
     if served is None:
-        raise InvalidParameter(f"{message.model!r} has no graph {message.graph!r}; it has {list(version.graphs)}.")
-    served.rules.check_payload(message.num_rows, message.row_shapes, payload)
-    outputs = {spec.name for spec in served.graph.outputs}
-    if not message.outputs or not outputs.issuperset(message.outputs):
-        raise InvalidParameter(f"The outputs {list(message.outputs)} are not among {sorted(outputs)}.")
+        raise InvalidParameter(f"{target.model!r} has no graph {target.graph!r}; it has {list(version.graphs)}.")
+    if not target.outputs or not served.output_names.issuperset(target.outputs):
+        raise InvalidParameter(f"The outputs {list(target.outputs)} are not among {sorted(served.output_names)}.")
     return served
-
-
-def _request(
-    served: ServedGraph, message: Infer, payload: Payload, now: float, deadline: float, on_done: OnDone, priority: int
-) -> Request:
-    """A message as the queue of its graph takes it."""
-    rows, outputs, shapes = message.num_rows, message.outputs, message.row_shapes
-    request = Request(rows, payload, outputs, now, deadline, on_done, shapes, priority)
-    request.is_whole = not served.graph.is_batched
-    return request
-
-
-def _answer(request: Request) -> CachedAnswer:
-    arrays = request.joined()
-    outputs = tuple(
-        (name, "|O" if array.dtype.hasobject else array.dtype.str, array.shape) for name, array in arrays.items()
-    )
-    parts = (
-        pack_strings(array.reshape(-1).tolist()) if array.dtype.hasobject else array.tobytes()
-        for array in arrays.values()
-    )
-    return CachedAnswer(outputs, tuple(parts))
-
-
-def _result(id_: int, timing: InferenceTiming, answer: CachedAnswer) -> bytes:
-    result = Result(id_, timing.queue_seconds, timing.compute_seconds, timing.batch_size, answer.outputs)
-    return frame(result, *answer.parts)

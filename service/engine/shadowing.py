@@ -24,7 +24,7 @@ from models.manifest import from_bf16
 from service.engine.batching.response_cache import CachedAnswer
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.version import Version
-from service.engine.transport.messages import Infer, Quantiles, ShadowReport
+from service.engine.transport.messages import InferTarget, Quantiles, ShadowReport
 from service.engine.transport.strings import Payload, unpack_strings
 from service.errors import ServiceError
 from service.settings import Settings
@@ -44,7 +44,7 @@ PROBABILITIES = "probabilities"
 Labels = Sequence[str]
 Booleans = NDArray[np.bool_]
 OnAnswer = Callable[[CachedAnswer | Exception, float], None]
-Compute = Callable[[Version, Infer, bytes, OnAnswer], None]
+Compute = Callable[[Version, InferTarget, int, bytes, OnAnswer], None]
 
 
 # --- comparing two answers ---
@@ -224,7 +224,7 @@ class _Copy:
     tally: Tally
     shadow: Version
     rule: Rule
-    message: Infer
+    target: InferTarget
     payload: bytes
     answer: CachedAnswer
     seconds: float
@@ -262,15 +262,18 @@ class Shadowing:
         pairs = [(each, shadow) for each in comparisons if (shadow := self._shadow(each.split, default)) is not None]
         return [each.tally(default, shadow).report() for each, shadow in pairs]
 
-    def due(self, version: Version, message: Infer) -> list[Comparison]:
+    @property
+    def is_on(self) -> bool:
+        """Whether any model has a shadow."""
+        return bool(self._comparisons)
+
+    def due(self, version: Version, target: InferTarget) -> list[Comparison]:
         """The comparisons that take a request; to be called once for each that is computed, of any model."""
-        if not self._comparisons:
-            return []
         self._busy_at = self._loop.time()
-        comparisons = self._comparisons.get(message.model)
-        if not comparisons or self._repository.defaults.of(message.model) is not version:
+        comparisons = self._comparisons.get(target.model)
+        if not comparisons or self._repository.defaults.of(target.model) is not version:
             return []
-        if _is_classifier(version, message.graph) and PROBABILITIES not in message.outputs:
+        if _is_classifier(version, target.graph) and PROBABILITIES not in target.outputs:
             return []
         return [each for each in comparisons if self._shadow(each.split, version) is not None and each.turns.take()]
 
@@ -278,7 +281,8 @@ class Shadowing:
         self,
         comparisons: Sequence[Comparison],
         version: Version,
-        message: Infer,
+        target: InferTarget,
+        num_rows: int,
         payload: Payload,
         answer: CachedAnswer,
         seconds: float,
@@ -287,12 +291,12 @@ class Shadowing:
         for each in comparisons:
             if (shadow := self._shadow(each.split, version)) is None:
                 continue
-            tally, rule = each.tally(version, shadow), self._rule(version, shadow, message)
+            tally, rule = each.tally(version, shadow), self._rule(version, shadow, target, num_rows)
             num_bytes = self._pending_bytes + len(payload) + answer.num_bytes
             if len(self._pending) >= MAX_PENDING or num_bytes > MAX_PENDING_BYTES:
                 tally.drop()
                 continue
-            copy = _Copy(tally, shadow, rule, message, bytes(payload), answer, seconds)
+            copy = _Copy(tally, shadow, rule, target, bytes(payload), answer, seconds)
             self._pending.append(copy)
             self._pending_bytes += copy.num_bytes
         self._go_on()
@@ -302,13 +306,13 @@ class Shadowing:
         shadow = self._repository.versions.get((split.model, split.version))
         return shadow if shadow is not None and shadow.status.state == "ready" and shadow is not default else None
 
-    def _rule(self, default: Version, shadow: Version, message: Infer) -> Rule:
-        graph = default.graphs[message.graph].graph
+    def _rule(self, default: Version, shadow: Version, target: InferTarget, num_rows: int) -> Rule:
+        graph = default.graphs[target.graph].graph
         bf16 = frozenset(spec.name for spec in graph.outputs if spec.datatype == "BF16")
         labels = None
-        if _is_classifier(default, message.graph) and _is_classifier(shadow, message.graph):
+        if _is_classifier(default, target.graph) and _is_classifier(shadow, target.graph):
             labels = default.status.manifest["labels"], shadow.status.manifest["labels"]
-        return Rule(message.num_rows, self._tolerance, labels, bf16)
+        return Rule(num_rows, self._tolerance, labels, bf16)
 
     def _go_on(self) -> None:
         """Compute the next copy if the engine has been idle for long enough; look again later otherwise."""
@@ -344,7 +348,7 @@ class Shadowing:
             comparing.add_done_callback(lambda done: self._end(copy, done.exception() or done.result(), seconds))
 
         try:
-            self._compute(copy.shadow, copy.message, copy.payload, on_answer)
+            self._compute(copy.shadow, copy.target, copy.rule.num_rows, copy.payload, on_answer)
         except Exception as error:
             self._end(copy, error, 0.0)
 

@@ -6,6 +6,7 @@ Pure ASGI, outermost. It knows nothing of routes and models but their names.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Send
@@ -35,76 +36,52 @@ class Drain:
         self.num_in_flight = 0
 
 
-class RequestMiddleware:
-    """The outermost ASGI application of an API process."""
+class RequestCycle:
+    """What every request goes through, whoever answers it: an id, the key, the headers of its answer, the records."""
 
     def __init__(
         self,
-        app: ASGIApp,
         settings: Settings,
         metrics: Metrics,
         drain: Drain,
         keys: KeyRing | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        self._app = app
+        self.drain = drain
+        self.is_traced = tracing is not None
         self._logs_all = settings.access_log
         self._metrics = RequestMetrics(metrics)
-        self._drain = drain
         self._keys = keys
         self._tracing = tracing
         self._needs_no_key = _NEEDS_NO_KEY if settings.metrics_need_key else (*_NEEDS_NO_KEY, "/metrics")
         self._ids = RequestIds()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        context = attach(scope, self._open(scope))
-        # HEAD is answered as GET without the content (RFC 9110 section 9.3.2), on every route and in every error.
-        is_head = scope["method"] == "HEAD"
-        served = {**scope, "method": "GET"} if is_head else scope
-        status, sent_bytes, started = 0, 0, False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status, sent_bytes, started
-            if message["type"] == "http.response.start":
-                status, started = message["status"], True
-                message["headers"] = [*message.get("headers", ()), *self._headers(context)]
-            elif is_head:
-                message["body"] = b""
-            else:
-                sent_bytes += len(message.get("body", b""))
-            await send(message)
-
-        self._drain.num_in_flight += 1
+    def open(self, request_id: str | None, path: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestContext:
+        """Begin a request, with the id that the caller gave, if any; `close` must follow."""
+        self.drain.num_in_flight += 1
         self._metrics.start()
-        try:
-            await self._serve(served, receive, send_with_headers, context)
-        except Exception:
-            log.exception("a request failed unexpectedly", extra={"request_id": context.request_id})
-            if not started:
-                await unexpected_response(scope["path"])(served, receive, send_with_headers)
-        finally:
-            self._drain.num_in_flight -= 1
-            route = getattr(served.get("route"), "path", "unmatched")
-            self._record(scope["method"], route, context, status or 499, sent_bytes)
+        request_id, started_at = self._ids.assign(request_id), perf_counter()
+        if self._tracing is None or path in _ALWAYS_ANSWERED:
+            return RequestContext(request_id, started_at)
+        return self._tracing.begin(
+            request_id, started_at, {str(name, "latin-1"): str(value, "latin-1") for name, value in headers}
+        )
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
-        if self._drain.is_refusing and scope["path"] not in _ALWAYS_ANSWERED:
-            refusal = ShuttingDown("The service is shutting down.", retry_after_seconds=1)
-            await error_response(scope["path"], refusal)(scope, receive, send)
-            return
-        try:
-            if self._keys is not None and not self._is_open(scope["path"]):
-                context.caller = self._authenticate(self._keys, scope)
-            await self._app(scope, receive, send)
-        except ServiceError as error:
-            await error_response(scope["path"], error)(scope, receive, send)
+    def forget(self) -> None:
+        """Forget a request that was opened, and is opened again."""
+        self.drain.num_in_flight -= 1
+        self._metrics.cancel()
 
-    def _is_open(self, path: str) -> bool:
-        return path in self._needs_no_key or path.startswith(_OPEN_FOLDER)
+    def admit(self, context: RequestContext, scope: Scope) -> None:
+        """Check that the request may be answered, and note whose key it has.
+
+        Raises: ShuttingDown; Unauthorized.
+        """
+        path = scope["path"]
+        if self.drain.is_refusing and path not in _ALWAYS_ANSWERED:
+            raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
+        if self._keys is not None and path not in self._needs_no_key and not path.startswith(_OPEN_FOLDER):
+            context.caller = self._authenticate(self._keys, scope)
 
     @staticmethod
     def _authenticate(keys: KeyRing, scope: Scope) -> str:
@@ -112,14 +89,8 @@ class RequestMiddleware:
         authorization, api_key = (headers.get(name) for name in (b"authorization", b"x-api-key"))
         return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
 
-    def _open(self, scope: Scope) -> RequestContext:
-        request_id, started_at = self._ids.assign(_given_id(scope)), perf_counter()
-        if self._tracing is None or scope["path"] in _ALWAYS_ANSWERED:
-            return RequestContext(request_id, started_at)
-        headers = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
-        return self._tracing.begin(request_id, started_at, headers)
-
-    def _headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+    def headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+        """The headers that every answer has."""
         total_ms = (perf_counter() - context.started_at) * 1e3
         timing = context.timing
         if timing is None:
@@ -135,11 +106,13 @@ class RequestMiddleware:
         headers = [(b"x-request-id", context.request_id.encode()), (b"server-timing", server_timing.encode())]
         if context.traceparent:
             headers.append((b"traceparent", context.traceparent.encode()))
-        if self._drain.is_draining:
+        if self.drain.is_draining:
             headers.append((b"connection", b"close"))
         return headers
 
-    def _record(self, method: str, route: str, context: RequestContext, status: int, sent_bytes: int) -> None:
+    def close(self, method: str, route: str, context: RequestContext, status: int, sent_bytes: int) -> None:
+        """Record a request that was answered."""
+        self.drain.num_in_flight -= 1
         seconds = self._metrics.finish(route, str(status), context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_http(context, method, route, status)
@@ -157,6 +130,54 @@ class RequestMiddleware:
                     "ms": round(seconds * 1e3, 3),
                 },
             )
+
+
+class RequestMiddleware:
+    """The outermost ASGI application of an API process."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        cycle = self._cycle
+        context = attach(scope, cycle.open(_given_id(scope), scope["path"], scope["headers"]))
+        # HEAD is answered as GET without the content (RFC 9110 section 9.3.2), on every route and in every error.
+        is_head = scope["method"] == "HEAD"
+        served = {**scope, "method": "GET"} if is_head else scope
+        status, sent_bytes, started = 0, 0, False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status, sent_bytes, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [*message.get("headers", ()), *cycle.headers(context)]
+            elif is_head:
+                message["body"] = b""
+            else:
+                sent_bytes += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._serve(served, receive, send_with_headers, context)
+        except Exception:
+            log.exception("a request failed unexpectedly", extra={"request_id": context.request_id})
+            if not started:
+                await unexpected_response(scope["path"])(served, receive, send_with_headers)
+        finally:
+            route = getattr(served.get("route"), "path", "unmatched")
+            cycle.close(scope["method"], route, context, status or 499, sent_bytes)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
+        try:
+            self._cycle.admit(context, scope)
+            await self._app(scope, receive, send)
+        except ServiceError as error:
+            await error_response(scope["path"], error)(scope, receive, send)
 
 
 def _given_id(scope: Scope) -> str | None:

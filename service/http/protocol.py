@@ -26,7 +26,7 @@ Phase = Literal["head", "body"]
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection; `limited(settings)` makes the class that uvicorn instantiates."""
+    """One connection, within limits."""
 
     settings: Settings
 
@@ -49,7 +49,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, CoalescingTransport(transport, self.loop)))
         self._expect("head")
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | bytearray) -> None:
         """Parse, refuse a head over the limit, and time whatever is still incomplete."""
         # The data may contain a body too; a head over the limit can then pass in the first read only.
         self._head_bytes += len(data)
@@ -247,8 +247,3 @@ def _to_http_1_0(cycle: Any, app: ASGIApp) -> Any:
         await app(scope, receive, send_unchunked)
 
     return answer
-
-
-def limited(settings: Settings) -> type[LimitedProtocol]:
-    """The protocol class with these settings."""
-    return type("ConfiguredProtocol", (LimitedProtocol,), {"settings": settings})

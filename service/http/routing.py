@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Send
 
 from service.http.answers import send_answer
+from service.http.direct import Direct
 from service.http.documentation import Problem, inline_schema
 from service.http.request_context import Scope
 
@@ -45,12 +46,13 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route; `path` is also its label in metrics."""
+    """One route; `path` is also its label in metrics. A hot one can be answered without ASGI too (`direct`)."""
 
     method: str
     path: str
     handler: ASGIApp
     document: Document
+    direct: Direct | None = None
     parts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,15 +89,22 @@ class FastPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
+        found = self.find(scope)
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        route, scope["path_params"] = found
+        scope["route"] = route
+        await route.handler(scope, receive, send)
+
+    def find(self, scope: Scope) -> tuple[Route, dict[str, Any]] | None:
+        """The route that answers a request, and the path's parameters."""
         parts = scope.get("path", "").split("/")
         if len(parts) > 2:
             route = self._routes.get((len(parts), parts[1], parts[-1], scope["method"]))
             if route is not None and (found := route.match(parts)) is not None:
-                scope["route"] = route
-                scope["path_params"] = found
-                await route.handler(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                return route, found
+        return None
 
 
 def add_routes(app: FastAPI, routes: Iterable[Route]) -> None:

@@ -22,8 +22,8 @@ from prometheus_client import CollectorRegistry
 from service.app import create_app, create_execution
 from service.engine.transport.client import EngineClient
 from service.errors import StartupError
+from service.http.connection import connection_class
 from service.http.middleware import Drain
-from service.http.protocol import limited
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch
 from service.protocols.open_inference.execution import Execution
 from service.security import KeyRing
@@ -58,8 +58,8 @@ async def serve(launch: Launch) -> None:
     tracing = open_tracing(settings)
     app = create_app(settings, client, metrics, drain, execution, keys, tracing)
     config = uvicorn.Config(
-        app,
-        http=limited(settings),
+        app.asgi,
+        http=connection_class(settings, app.cycle, app.heads),
         ws="none",
         lifespan="off",
         log_config=None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from time import time
 
 from service.engine.transport.messages import BatchStatistics, Duration, GraphStatistics
@@ -19,8 +18,8 @@ class _Total:
     count: int = 0
     ns: int = 0
 
-    def add(self, ns: int) -> None:
-        self.count += 1
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
         self.ns += ns
 
     def snapshot(self) -> Duration:
@@ -33,14 +32,16 @@ class _Parts:
 
     parts: tuple[_Total, ...] = field(default_factory=lambda: tuple(_Total() for _ in range(4)))
 
-    def add(self, moments: Sequence[float]) -> int:
-        """Add the times between five moments in seconds; return their sum in nanoseconds."""
-        stamps = [round((moment - moments[0]) * 1e9) for moment in moments]
-        for i in range(1, len(stamps)):
-            stamps[i] = max(stamps[i - 1], stamps[i])  # an event loop's clock may lag behind a thread's
-        for part, (start, end) in zip(self.parts, pairwise(stamps), strict=True):
-            part.add(end - start)
-        return stamps[-1]
+    def add(self, moments: Sequence[float], count: int = 1) -> int:
+        """Add the times between five moments in seconds, `count` times; return their sum in nanoseconds."""
+        first = last = moments[0]
+        ns_before = 0
+        for part, moment in zip(self.parts, moments[1:], strict=True):
+            last = max(last, moment)  # an event loop's clock may lag behind a thread's
+            ns = round((last - first) * 1e9 * count)
+            part.add(ns - ns_before, count)
+            ns_before = ns
+        return ns_before
 
 
 class GraphRecord:
@@ -58,11 +59,14 @@ class GraphRecord:
         self._requests = _Parts()
         self._batches: dict[int, _Parts] = {}
 
-    def answered(self, num_rows: int, moments: Sequence[float]) -> None:
-        """Count a computed request by the moments when it arrived, was dispatched, started, ended and was answered."""
+    def answered(self, num_rows: int, moments: Sequence[float], num_requests: int = 1) -> None:
+        """Count a computed request by the moments when it arrived, was dispatched, started, ended and was answered.
+
+        Of several that were computed as one, the rows are those of all, and the first moment is the mean of theirs.
+        """
         self._last_seconds = self._clock()
         self._num_rows += num_rows
-        self._success.add(self._requests.add(moments))
+        self._success.add(self._requests.add(moments, num_requests), num_requests)
 
     def failed(self, seconds: float) -> None:
         """Count a request that failed or was refused."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from models.manifest import TensorSpec
 from service.engine.batching import scheduling
-from service.engine.batching.batches import BatchBuffer, Request, Span
+from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, Span
 from service.engine.batching.cost import RowsCost
-from service.engine.batching.instance import BatchOutcome
 from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
 from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
@@ -26,8 +26,10 @@ OnLostRows = Callable[[list[Request], str], None]
 class Instance(Protocol):
     """Computes one batch at a time and calls back in the event loop."""
 
-    def start(self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
-        """Compute the batch, then call `on_done`."""
+    def start(
+        self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None], expected_seconds: float
+    ) -> None:
+        """Compute the batch, then call `on_done`; 0 seconds are expected where nothing is known."""
 
 
 class Timer(Protocol):
@@ -46,7 +48,7 @@ class Scheduler(Protocol):
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """Call back at a time."""
 
-    def call_soon(self, callback: Callable[[], None]) -> object:
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> object:
         """Call back in the next iteration of the loop."""
 
 
@@ -123,6 +125,7 @@ class Batcher:
         self._row_bytes = self._filling.row_bytes
         self._overflow: deque[Request] = deque()
         self._waiting: dict[Request, None] = {}
+        self._earliest_deadline = float("inf")  # of those that wait, or of some that have left since
         self._timer: Timer | None = None
         self._timer_at = float("inf")
         self._is_pump_due = False
@@ -168,15 +171,30 @@ class Batcher:
     def submit(self, request: Request, *, is_admitted: bool = False) -> None:
         """Queue a request; it is answered through its `on_done`, even if it is refused. `is_admitted`: it is not."""
         if is_admitted or self._admits(request):
+            self._queue((request,))
+
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Queue requests that came together, as `submit` does each."""
+        num_rows = sum([request.num_rows for request in requests])
+        tightest_seconds = min([request.deadline - request.arrival for request in requests])
+        if self._refusal(num_rows, tightest_seconds) is None:
+            self._queue(requests)  # if all of them are admitted at once, each is
+        else:
+            for request in requests:
+                self.submit(request)
+
+    def _queue(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            if not self._waiting or request.deadline < self._earliest_deadline:
+                self._earliest_deadline = request.deadline
             self._waiting[request] = None
             self.waiting_rows += request.num_rows
             self._place(request)
-            self._pump_soon()
+        self._pump_soon()
 
-    def _admits(self, request: Request) -> bool:
-        timeout_seconds = request.deadline - request.arrival
-        refusal = scheduling.admit(
-            request.num_rows,
+    def _refusal(self, num_rows: int, timeout_seconds: float) -> scheduling.Refusal | None:
+        return scheduling.admit(
+            num_rows,
             self.waiting_rows,
             self.computing_rows,
             timeout_seconds,
@@ -185,6 +203,10 @@ class Batcher:
             row_bytes=self._row_bytes,
             beside=self._pool.backlog_beside(self),
         )
+
+    def _admits(self, request: Request) -> bool:
+        timeout_seconds = request.deadline - request.arrival
+        refusal = self._refusal(request.num_rows, timeout_seconds)
         if refusal is None:
             return True
         if not refusal.is_queue_full and self.is_idle and len(self._pool.idle) == len(self._instances):
@@ -265,38 +287,70 @@ class Batcher:
                 self._metrics.queue_seconds.observe(now - span.request.arrival)
         self._refill()
         index = self._pool.idle.popleft()
-        self._instances[index].start(batch, lambda batch, outcome: self._complete(index, batch, outcome, now))
+        # Beside others that compute, the loop is needed for what comes meanwhile.
+        is_alone = len(self._pool.idle) == len(self._instances) - 1
+        expected_seconds = self._cost.seconds(batch.num_rows) if is_alone else 0.0
+        on_done = partial(self._complete, index, left_at=now)
+        self._instances[index].start(batch, on_done, expected_seconds)
 
     def _new_buffer(self) -> BatchBuffer:
         self._num_buffers += 1
         return BatchBuffer(self._inputs, self._limits.max_batch_size)
 
-    def _complete(self, index: int, batch: BatchBuffer, outcome: BatchOutcome, left_at: float) -> None:
+    def _complete(self, index: int, batch: BatchBuffer, outcome: BatchOutcome, *, left_at: float) -> None:
+        size, spans, now = batch.num_rows, batch.spans, self._scheduler.time()
         if not outcome.errors and not outcome.lost_rows:
-            self._cost.observe(batch.num_rows, outcome.compute_seconds)
-        self._metrics.observe_batch(batch.num_rows, outcome.compute_seconds)
-        ended_at = outcome.started_at + outcome.compute_seconds
-        moments = (left_at, outcome.started_at, ended_at, self._scheduler.time())
-        self._metrics.record.computed(batch.num_rows, moments)
-        self.computing_rows -= batch.num_rows
-        spans = [s for s in batch.spans if not s.request.is_settled and s.attempt == s.request.attempt]
-        size = batch.num_rows
+            self._cost.observe(size, outcome.compute_seconds)
+        self._metrics.observe_batch(size, outcome.compute_seconds)
+        self._metrics.record.computed(size, (left_at, outcome.started_at, outcome.ended_at, now))
+        self.computing_rows -= size
         batch.clear()
         self._free.append(batch)
         if outcome.lost_rows and self._on_lost_rows is not None:
             # Before another batch may leave: it would only lose its rows as well.
             self._metrics.lost_row_batches.inc()
-            self._on_lost_rows([span.request for span in spans], outcome.lost_rows)
+            self._on_lost_rows([span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
             spans = []
         self._pool.release(index, self)
-        for span in spans:
-            self._receive(span, outcome, ended_at, size)
+        self._answer(spans, outcome, size)
 
-    def _receive(self, span: Span, outcome: BatchOutcome, ended_at: float, size: int) -> None:
-        """Give a request the rows of its that were computed."""
+    def _answer(self, spans: Sequence[Span], outcome: BatchOutcome, size: int) -> None:
+        """Give each request the rows of its that were computed; those computed as one run are answered together."""
+        run: list[Span] = []
+        end, of = 0, None
+        for span in spans:
+            request = span.request
+            if not _is_awaited(span):
+                continue
+            if request.on_batch is None or span.count != request.num_rows or outcome.errors or request.is_whole:
+                self._receive(span, outcome, size)
+                continue
+            if run and (span.start != end or request.on_batch != of or request.outputs != run[0].request.outputs):
+                self._answer_run(run, of, outcome, size)
+                run = []
+            run.append(span)
+            end, of = span.start + span.count, request.on_batch
+        if run:
+            self._answer_run(run, of, outcome, size)
+
+    def _answer_run(self, run: list[Span], on_batch: OnBatch | None, outcome: BatchOutcome, size: int) -> None:
+        arrivals = 0.0
+        for span in run:
+            request = span.request
+            request.is_settled = True
+            request.payload = b""
+            arrivals += request.arrival
+        num_rows = run[-1].start + run[-1].count - run[0].start
+        self._metrics.rows.inc(num_rows)
+        moments = (arrivals / len(run), run[0].request.left_at, outcome.started_at, outcome.ended_at)
+        self._metrics.record.answered(num_rows, (*moments, self._scheduler.time()), len(run))
+        assert on_batch is not None
+        on_batch(run, outcome, size)
+
+    def _receive(self, span: Span, outcome: BatchOutcome, size: int) -> None:
         request = span.request
         request.started_at = min(request.started_at, outcome.started_at)
-        request.ended_at = max(request.ended_at, ended_at)
+        request.ended_at = max(request.ended_at, outcome.ended_at)
         error = outcome.error_in(span.start, span.count)
         if error is not None:
             self._drop(request, error)
@@ -334,7 +388,7 @@ class Batcher:
 
     def _arm(self, now: float, wait_seconds: float | None) -> None:
         """Set the timer for the end of the window or the first deadline in the queue."""
-        when = min((request.deadline for request in self._waiting), default=float("inf"))
+        when = self._earliest_deadline if self._waiting else float("inf")
         if wait_seconds is not None:
             when = min(when, now + wait_seconds)
         if self._timer is not None:
@@ -352,7 +406,12 @@ class Batcher:
         for request in [request for request in self._waiting if request.deadline <= now]:
             waited = now - request.arrival
             self._drop(request, DeadlineExceeded(f"The deadline passed after {waited:.3f} s in the queue."))
+        self._earliest_deadline = min((request.deadline for request in self._waiting), default=float("inf"))
         self.pump()
+
+
+def _is_awaited(span: Span) -> bool:
+    return not span.request.is_settled and span.attempt == span.request.attempt
 
 
 def _refused(refusal: scheduling.Refusal, timeout_seconds: float, limits: Limits) -> ServiceError:

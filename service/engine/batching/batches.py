@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -17,32 +18,83 @@ from service.engine.transport.messages import Arrays, InferenceTiming, RowShapes
 from service.engine.transport.strings import Payload, split_tensors
 from service.errors import ServiceError
 
+OnDone = Callable[["Request", ServiceError | InferenceTiming], None]
+OnBatch = Callable[[Sequence["Span"], "BatchOutcome", int], None]
 
-@dataclass(slots=True, eq=False)
+
+class Queue(Protocol):
+    """Where a request waits."""
+
+    def cancel(self, request: Request) -> None:
+        """Drop a request whose caller left."""
+
+
 class Request:
-    """Rows of one caller, their progress, and the callback for the answer.
+    """Rows of one caller, their progress, and the callbacks for the answer.
 
+    `on_done` is called with what became of it. Where there is an `on_batch`, that is called instead for requests that
+    one batch computed, all of them together.
     `left_at` is when its first rows left the queue; its batches were computed from `started_at` to `ended_at`. A whole
     request is computed by itself: its tensors are the one row of the batch. `attempt` counts how often it began anew.
     """
 
-    num_rows: int
-    payload: Payload
-    outputs: tuple[str, ...]
-    arrival: float
-    deadline: float
-    on_done: Callable[[Request, ServiceError | InferenceTiming], None]
-    row_shapes: RowShapes = ()
-    priority: int = 0
-    placed_rows: int = 0
-    done_rows: int = 0
-    is_settled: bool = False
-    left_at: float = 0.0
-    started_at: float = math.inf
-    ended_at: float = 0.0
-    parts: list[tuple[int, Arrays]] = field(default_factory=list)
-    is_whole: bool = False
-    attempt: int = 0
+    __slots__ = (
+        "arrival",
+        "attempt",
+        "deadline",
+        "done_rows",
+        "ended_at",
+        "id",
+        "is_settled",
+        "is_whole",
+        "left_at",
+        "num_rows",
+        "on_batch",
+        "on_done",
+        "outputs",
+        "parts",
+        "payload",
+        "placed_rows",
+        "priority",
+        "queue",
+        "row_shapes",
+        "started_at",
+    )
+
+    def __init__(
+        self,
+        num_rows: int,
+        payload: Payload,
+        outputs: tuple[str, ...],
+        arrival: float,
+        deadline: float,
+        on_done: OnDone,
+        row_shapes: RowShapes = (),
+        priority: int = 0,
+        on_batch: OnBatch | None = None,
+        id_: int = 0,
+    ) -> None:
+        self.num_rows = num_rows
+        self.payload = payload
+        self.outputs = outputs
+        self.arrival = arrival
+        self.deadline = deadline
+        self.on_done = on_done
+        self.row_shapes = row_shapes
+        self.priority = priority
+        self.on_batch = on_batch
+        self.id = id_
+        self.placed_rows = self.done_rows = self.attempt = 0
+        self.is_settled = self.is_whole = False
+        self.left_at = self.ended_at = 0.0
+        self.started_at = math.inf
+        self.parts: list[tuple[int, Arrays]] = []
+        self.queue: Queue | None = None
+
+    def cancel(self) -> None:
+        """Leave the queue."""
+        if self.queue is not None:
+            self.queue.cancel(self)
 
     def begin_whole(self, row_shapes: RowShapes) -> None:
         """Begin anew, computed by itself; `row_shapes` are those of a row of each input."""
@@ -137,3 +189,32 @@ class BatchBuffer:
         """Remove all rows and keep the memory."""
         self.spans = []
         self.num_rows = 0
+
+
+@dataclass(slots=True)
+class BatchOutcome:
+    """The outputs of a batch, the rows that failed, and its time.
+
+    `lost_rows` says which output has no row for each row of the batch; there are no outputs then.
+    """
+
+    started_at: float
+    compute_seconds: float = 0.0
+    outputs: Arrays = field(default_factory=dict)
+    errors: dict[int, ServiceError] = field(default_factory=dict)
+    lost_rows: str = ""
+
+    @property
+    def ended_at(self) -> float:
+        """When the batch had been computed."""
+        return self.started_at + self.compute_seconds
+
+    def error_in(self, start: int, count: int) -> ServiceError | None:
+        """The first error among some rows."""
+        if not self.errors:
+            return None
+        return next((self.errors[row] for row in range(start, start + count) if row in self.errors), None)
+
+    def rows(self, start: int, count: int, outputs: Sequence[str]) -> Arrays:
+        """Some rows of some outputs, as views."""
+        return {name: self.outputs[name][start : start + count] for name in outputs}

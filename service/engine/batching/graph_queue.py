@@ -7,7 +7,7 @@ return as many rows as went in, nobody knows whose they are: its requests are co
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from service.engine.batching.batcher import Batcher, OnLostRows
 from service.engine.batching.batches import Request
@@ -62,6 +62,14 @@ class GraphQueue:
             self._batches.submit(request)
         else:
             self._submit_whole(request, is_admitted=False)
+
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Queue requests of the same row shapes that came together, as `submit` does each."""
+        if self._batches is not None and self.is_batched and all(request.num_rows for request in requests):
+            self._batches.submit_all(requests)
+        else:
+            for request in requests:
+                self.submit(request)
 
     def cancel(self, request: Request) -> None:
         """Drop a request whose caller left."""

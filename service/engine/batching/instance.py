@@ -9,43 +9,20 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 
 import numpy as np
 
-from service.engine.batching.batches import BatchBuffer
+from service.engine.batching.batches import BatchBuffer, BatchOutcome
 from service.engine.runtime.runners import Runner
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput, ServiceError
 
 log = logging.getLogger(__name__)
 
-OnDone = Callable[[BatchBuffer, "BatchOutcome"], None]
-
-
-@dataclass(slots=True)
-class BatchOutcome:
-    """The outputs of a batch, the rows that failed, and its time.
-
-    `lost_rows` says which output has no row for each row of the batch; there are no outputs then.
-    """
-
-    started_at: float
-    compute_seconds: float = 0.0
-    outputs: Arrays = field(default_factory=dict)
-    errors: dict[int, ServiceError] = field(default_factory=dict)
-    lost_rows: str = ""
-
-    def error_in(self, start: int, count: int) -> ServiceError | None:
-        """The first error among some rows."""
-        if not self.errors:
-            return None
-        return next((self.errors[row] for row in range(start, start + count) if row in self.errors), None)
-
-    def rows(self, start: int, count: int, outputs: Sequence[str]) -> Arrays:
-        """Some rows of some outputs, as views."""
-        return {name: self.outputs[name][start : start + count] for name in outputs}
+OnDone = Callable[[BatchBuffer, BatchOutcome], None]
+MAX_LOOP_SECONDS = 1e-3
+"""A batch that takes less may be computed in the event loop, which it delays by no more."""
 
 
 def compute(
@@ -104,21 +81,37 @@ def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
 
 
 class ThreadInstance:
-    """An instance with a thread of its own; ONNX Runtime releases the GIL while it computes."""
+    """An instance with a thread of its own; ONNX Runtime releases the GIL while it computes.
+
+    With `call_soon`, a batch that takes less than it costs to hand it over is computed in a turn of the event loop.
+    """
 
     def __init__(
-        self, runner: Runner, call_in_loop: Callable[..., object], name: str, *, must_be_finite: bool = True
+        self,
+        runner: Runner,
+        call_in_loop: Callable[..., object],
+        name: str,
+        *,
+        must_be_finite: bool = True,
+        call_soon: Callable[..., object] | None = None,
     ) -> None:
         self._runner = runner
         self._must_be_finite = must_be_finite
         self._call_in_loop = call_in_loop
+        self._call_soon = call_soon
         self._jobs: queue.SimpleQueue[tuple[BatchBuffer, OnDone] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def start(self, batch: BatchBuffer, on_done: OnDone) -> None:
-        """Compute the batch in the thread, then call back in the event loop."""
-        self._jobs.put((batch, on_done))
+    def start(self, batch: BatchBuffer, on_done: OnDone, expected_seconds: float = 0.0) -> None:
+        """Compute the batch, then call back in the event loop."""
+        if self._call_soon is not None and 0 < expected_seconds < MAX_LOOP_SECONDS:
+            self._call_soon(self._compute_here, batch, on_done)
+        else:
+            self._jobs.put((batch, on_done))
+
+    def _compute_here(self, batch: BatchBuffer, on_done: OnDone) -> None:
+        on_done(batch, self._compute(batch))
 
     def close(self) -> None:
         """End the thread after its current batch."""

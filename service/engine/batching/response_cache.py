@@ -6,7 +6,7 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from service.engine.transport.messages import Infer, RowShapes
+from service.engine.transport.messages import InferTarget, RowShapes
 from service.engine.transport.strings import Payload
 
 OutputHeads = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -56,7 +56,7 @@ class ResponseCache:
             self.num_bytes -= oldest.num_bytes
 
 
-def key_of(message: Infer, payload: Payload) -> Key:
+def key_of(target: InferTarget, num_rows: int, payload: Payload) -> Key:
     """What two requests must have in common to get the same answer, with the input bytes as a 256-bit hash."""
     digest = hashlib.blake2b(payload, digest_size=32).digest()
-    return message.graph, message.outputs, message.num_rows, message.row_shapes, digest
+    return target.graph, target.outputs, num_rows, target.row_shapes, digest

@@ -77,12 +77,19 @@ class ShapeBatchers:
 
     def submit(self, request: Request, *, is_admitted: bool = False) -> None:
         """Queue a request whose row shapes are valid; it is answered through its `on_done`, even if it is refused."""
-        batcher = self._batchers.get(request.row_shapes)
+        self._batcher(request.row_shapes).submit(request, is_admitted=is_admitted)
+
+    def submit_all(self, requests: Sequence[Request]) -> None:
+        """Queue requests of the same row shapes that came together."""
+        self._batcher(requests[0].row_shapes).submit_all(requests)
+
+    def _batcher(self, row_shapes: RowShapes) -> Batcher:
+        batcher = self._batchers.get(row_shapes)
         if batcher is None:
             self._drop_idle()
-            batcher = self._batchers[request.row_shapes] = self._open(request.row_shapes)
-        self._batchers.move_to_end(request.row_shapes)
-        batcher.submit(request, is_admitted=is_admitted)
+            batcher = self._batchers[row_shapes] = self._open(row_shapes)
+        self._batchers.move_to_end(row_shapes)
+        return batcher
 
     def evict(self) -> list[Request]:
         """Give up every request that waits, unanswered, to be computed elsewhere."""

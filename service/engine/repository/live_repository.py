@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class LiveRepository:
         device: Device,
         metrics: Metrics,
         announce: Callable[[], None],
-        connections: set[ApiConnection],
+        connections: Collection[ApiConnection],
         journal: LoadJournal,
     ) -> None:
         self._settings = settings

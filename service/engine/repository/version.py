@@ -27,7 +27,7 @@ from service.engine.generation.text_generator import TextGenerator
 from service.engine.repository.loading import LoadedGraph, LoadedVersion
 from service.engine.repository.repository import Fingerprint
 from service.engine.runtime.runners import Runner
-from service.engine.runtime.runtime import Device
+from service.engine.runtime.runtime import CPU, Device
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import GraphBatching, ModelStatus
 from service.settings import Settings
@@ -48,6 +48,7 @@ class ServedGraph:
     queue: GraphQueue
     metrics: GraphMetrics
     instances: list[ThreadInstance]
+    output_names: frozenset[str]
 
     def close(self) -> None:
         """Close the queue, which must be idle, and the instances."""
@@ -164,7 +165,8 @@ def open_graphs(
         # NaN and infinity may be valid outputs of an arbitrary graph.
         opening.must_be_finite = manifest.task != "tensors"
         queue = opening.queue(pool, partial(on_unbatched, name))
-        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics, opening.instances)
+        output_names = frozenset(spec.name for spec in graph.graph.outputs)
+        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics, opening.instances, output_names)
     return served
 
 
@@ -190,9 +192,17 @@ class _Opening:
 
     def _threads(self, runners: Sequence[Runner]) -> list[ThreadInstance]:
         first = len(self.instances)
+        # On a GPU, one instance copies while another computes: that takes a thread for each.
+        call_soon = self.scheduler.call_soon if self.graph.providers[0] == CPU else None
         for i, runner in enumerate(runners, first):
-            name = f"{self.name}.{i}"
-            self.instances.append(ThreadInstance(runner, self.call_in_loop, name, must_be_finite=self.must_be_finite))
+            instance = ThreadInstance(
+                runner,
+                self.call_in_loop,
+                f"{self.name}.{i}",
+                must_be_finite=self.must_be_finite,
+                call_soon=call_soon,
+            )
+            self.instances.append(instance)
         return self.instances[first:]
 
     def _limits(self, max_batch_size: int) -> Limits:

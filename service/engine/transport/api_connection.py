@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from service.engine.transport.messages import Failure, frame
+from service.engine.transport.messages import Failure, Piece, frame
 from service.errors import InferenceFailed, ServiceError
 
 log = logging.getLogger(__name__)
 
 Send = Callable[[bytes], None]
+SendPieces = Callable[[Sequence[Piece]], None]
 POLL_SECONDS = 0.001
 ACKNOWLEDGEMENT_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
 class ApiConnection:
-    """One API process: `send` takes a frame to it, `cancels` holds how to cancel each request that is not finished.
+    """One API process: `send` takes a frame to it at the end of the loop's turn, `send_at_once` the pieces of one.
+
+    `cancels` holds how to cancel each request that is not finished.
 
     `num_described` and `num_acknowledged` count the descriptions that it was sent, and that it has applied.
     """
 
     send: Send
+    send_at_once: SendPieces
     cancels: dict[int, Callable[[], None]] = field(default_factory=dict)
     num_described: int = 0
     num_acknowledged: int = 0

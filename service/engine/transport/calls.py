@@ -1,13 +1,15 @@
 """Requests from an API process to the engine, from the first send to the last answer.
 
 A `Call` is one inference and is awaited; a `TextGeneration` is an asynchronous iterator of tokens. `InFlight` holds
-those that are not finished, with their deadlines. When the engine dies, it sends them to the next engine once more. It
-knows neither the connection nor HTTP.
+those that are not finished, with their deadlines; inferences that start in one turn of the event loop and have the same
+target cross the socket together. When the engine dies, it sends all to the next engine once more. It knows neither the
+connection nor HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
 from math import prod
@@ -26,14 +28,17 @@ from service.engine.transport.messages import (
     GenerateText,
     Infer,
     InferenceTiming,
-    Message,
+    InferTarget,
+    Piece,
     PromptScores,
     Result,
     Sampled,
     Sampling,
     Scored,
     Token,
+    check_length,
     frame,
+    pieces_of,
 )
 from service.engine.transport.strings import unpack_strings
 from service.errors import BY_CODE, DeadlineExceeded, EngineUnavailable, ModelNotReady, ServiceError
@@ -41,57 +46,54 @@ from service.errors import BY_CODE, DeadlineExceeded, EngineUnavailable, ModelNo
 # The engine answers at the deadline itself; the slack is for an engine that no longer answers at all.
 DEADLINE_SLACK_SECONDS = 0.1
 MAX_SENDS = 2
-
-Answer = Result | Scored | Finished | Failure
+# Joining spares messages, which cost as much as some of these bytes.
+MAX_TOGETHER_BYTES = 2**20
 
 
 class Outstanding(ABC):
-    """A request that the engine has not finished."""
+    """A request that the engine has not finished; it is given up at `limit`."""
 
     id: int
     model: str
     version: str
     deadline: float
+    limit: float
     num_sent: int = 0
     is_stranded: bool = False  # the engine that held it is gone
-    timer: asyncio.TimerHandle | None = None
-
-    @abstractmethod
-    def encode(self, timeout_seconds: float) -> bytes:
-        """The frame that requests what is still missing."""
-
-    @abstractmethod
-    def receive(self, message: Message, payload: memoryview) -> bool:
-        """Take a message of the engine; return whether it is the last one."""
 
     @abstractmethod
     def fail(self, error: ServiceError) -> None:
         """Finish with an error, unless it is finished already."""
 
 
-class Call(asyncio.Future[tuple[Arrays, InferenceTiming]], Outstanding):
-    """One inference: await it for its outputs and its timing."""
+class Inference(Outstanding):
+    """One inference: `num_rows` rows of each input of its target, in the graph's order."""
 
-    def __init__(self, infer: Infer, payload: Sequence[bytes | memoryview], deadline: float) -> None:
-        super().__init__()
-        self.id, self.model, self.version = infer.id, infer.model, infer.version
-        self.infer = infer
+    def __init__(self, id_: int, target: InferTarget, num_rows: int, payload: Sequence[Piece], deadline: float) -> None:
+        self.id = id_
+        self.target = target
+        self.model, self.version = target[0], target[1]
+        self.num_rows = num_rows
         self.payload = payload
+        self.payload_bytes = sum(map(len, payload))
         self.deadline = deadline
 
-    def encode(self, timeout_seconds: float) -> bytes:
-        """The request with the time that is left."""
-        infer = self.infer
-        if timeout_seconds != infer.timeout_seconds:
-            infer = msgspec.structs.replace(infer, timeout_seconds=timeout_seconds)
-        return frame(infer, *self.payload)
+    @abstractmethod
+    def answer(self, arrays: Arrays, timing: InferenceTiming) -> None:
+        """Take the outputs, unless it is finished already."""
 
-    def receive(self, message: Message, payload: memoryview) -> bool:
+
+class Call(asyncio.Future[tuple[Arrays, InferenceTiming]], Inference):
+    """An inference to await for its outputs and its timing."""
+
+    def __init__(self, *inference: Any) -> None:
+        asyncio.Future.__init__(self)
+        Inference.__init__(self, *inference)
+
+    def answer(self, arrays: Arrays, timing: InferenceTiming) -> None:
         """Set the result that is awaited."""
-        if isinstance(message, Result) and not self.done():
-            timing = InferenceTiming(message.queue_seconds, message.compute_seconds, message.batch_size)
-            self.set_result((_arrays(message, payload), timing))
-        return isinstance(message, Result)
+        if not self.done():
+            self.set_result((arrays, timing))
 
     def fail(self, error: ServiceError) -> None:
         """Raise the error where the call is awaited."""
@@ -187,11 +189,11 @@ class TextGeneration(Outstanding):
         self._tokens.append(token)
         self._wake()
 
-    def receive(self, message: Message, payload: memoryview) -> bool:
-        """Take the prompt's scores, or the end."""
+    def receive(self, message: Scored | Finished, payload: memoryview) -> bool:
+        """Take the prompt's scores, or the end; return whether it is the end."""
         if isinstance(message, Scored):
             self._score(message, payload)
-        elif isinstance(message, Finished):
+        else:
             self.finish(message)
         return isinstance(message, Finished)
 
@@ -227,29 +229,56 @@ class TextGeneration(Outstanding):
 class InFlight:
     """The requests that are not finished, by their id.
 
-    `write` sends a frame to the engine, or drops it while there is none.
+    `write` sends the pieces of a frame to the engine, or drops them while there is none.
     """
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[Sequence[Piece]], None]) -> None:
         self._write = write
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Outstanding] = {}
+        self._starting: dict[InferTarget, list[Inference]] = {}
+        self._starting_bytes = 0
+        # One timer for all: it fires at the earliest limit or, where that call has ended, for nothing.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def send(self, call: Outstanding, timeout_seconds: float) -> None:
-        """Send a request, and fail it when its deadline has passed."""
-        data = call.encode(timeout_seconds)
-        self._calls[call.id] = call
-        call.num_sent += 1
-        self._arm(call, call.deadline + DEADLINE_SLACK_SECONDS, DeadlineExceeded("The deadline passed."))
-        self._write(data)
+    def infer(self, call: Inference) -> None:
+        """Send an inference at the end of this turn, and fail it when its deadline has passed."""
+        check_length(call.payload_bytes)
+        self._hold(call)
+        if not self._starting:
+            self._loop.call_soon(self._flush)
+        self._starting.setdefault(call.target, []).append(call)
+        self._starting_bytes += call.payload_bytes
+        if self._starting_bytes > MAX_TOGETHER_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        now = self._loop.time()
+        starting, self._starting, self._starting_bytes = self._starting, {}, 0
+        for target, calls in starting.items():
+            message = Infer(
+                target,
+                [call.id for call in calls],
+                [call.num_rows for call in calls],
+                [call.payload_bytes for call in calls],
+                [call.deadline - now for call in calls],
+            )
+            self._write(pieces_of(message, [piece for call in calls for piece in call.payload]))
+
+    def generate(self, call: TextGeneration) -> None:
+        """Send a request for a text, and fail it when its deadline has passed."""
+        self._hold(call)
+        self._write([call.encode(call.deadline - self._loop.time())])
 
     def withdraw(self, call: Outstanding, error: ServiceError) -> None:
         """Cancel a request and fail it, unless it is finished."""
         if call.id in self._calls:
-            self._write(frame(Cancel(call.id)))
+            self._flush()  # the engine must know what it is to cancel
+            self._write([frame(Cancel(call.id))])
             self._settle(call, error)
 
     # --- messages of the engine ---
@@ -260,14 +289,35 @@ class InFlight:
             if isinstance(generation := self._calls.get(id_), TextGeneration):
                 generation.push(Token(token, logprob, top))
 
-    def receive(self, message: Answer, payload: memoryview) -> bool:
-        """Deliver an answer, or a part of one; return whether a request was waiting for it."""
-        if (call := self._calls.get(message.id)) is None:
+    def answer(self, result: Result, payload: memoryview) -> None:
+        """Deliver the outputs of inferences, each its rows."""
+        arrays = _arrays(result, payload)
+        compute_seconds, batch_size = result.compute_seconds, result.batch_size
+        if not result.num_rows:
+            self._answer(result.ids[0], arrays, InferenceTiming(result.queue_seconds[0], compute_seconds, batch_size))
+            return
+        start = 0
+        for id_, num_rows, queue_seconds in zip(result.ids, result.num_rows, result.queue_seconds, strict=True):
+            end = start + num_rows
+            rows = {name: array[start:end] for name, array in arrays.items()}
+            self._answer(id_, rows, InferenceTiming(queue_seconds, compute_seconds, batch_size))
+            start = end
+
+    def _answer(self, id_: int, arrays: Arrays, timing: InferenceTiming) -> None:
+        call = self._calls.pop(id_, None)
+        if isinstance(call, Inference):
+            call.answer(arrays, timing)
+
+    def receive(self, message: Scored | Finished, payload: memoryview) -> None:
+        """Deliver what comes of a text beside its tokens."""
+        if isinstance(call := self._calls.get(message.id), TextGeneration) and call.receive(message, payload):
+            del self._calls[call.id]
+
+    def fail(self, failure: Failure) -> bool:
+        """Fail a request; return whether there is one of this id."""
+        if (call := self._calls.get(failure.id)) is None:
             return False
-        if isinstance(message, Failure):
-            self._settle(call, error_of(message))
-        elif call.receive(message, payload):
-            self._forget(call)
+        self._settle(call, error_of(failure))
         return True
 
     # --- when the engine is lost ---
@@ -276,45 +326,63 @@ class InFlight:
         """Keep the requests that may be sent once more, for as long as a restart may take; fail the others."""
         for call in list(self._calls.values()):
             if isinstance(call, TextGeneration) and call.is_complete:
-                self._forget(call)
+                del self._calls[call.id]
                 call.finish()
             elif call.num_sent >= MAX_SENDS:
                 message = "The engine was lost twice while it held this request."
                 self._settle(call, EngineUnavailable(message, retry_after_seconds=1))
             else:
                 call.is_stranded = True
-                limit = min(call.deadline, self._loop.time() + restart_seconds)
-                self._arm(call, limit, EngineUnavailable("The engine is not back yet.", retry_after_seconds=1))
+                self._limit(call, min(call.deadline, self._loop.time() + restart_seconds))
 
     def resend(self, ready: Container[tuple[str, str]], *, is_settled: bool) -> None:
         """Send again what the lost engine held, as soon as its model is ready.
 
         `ready` holds names and versions; `is_settled`: the engine has no more models to load.
         """
-        now = self._loop.time()
         for call in [call for call in self._calls.values() if call.is_stranded]:
             if (call.model, call.version) in ready:
                 call.is_stranded = False
-                self.send(call, call.deadline - now)
+                self._send_again(call)
             elif is_settled:
                 self._settle(call, ModelNotReady(f"{call.model}@{call.version} is no longer served."))
 
+    def _send_again(self, call: Outstanding) -> None:
+        if isinstance(call, Inference):
+            self.infer(call)
+        elif isinstance(call, TextGeneration):
+            self.generate(call)
+
     # --- deadlines and ends ---
 
-    def _arm(self, call: Outstanding, when: float, error: ServiceError) -> None:
-        if call.timer is not None:
-            call.timer.cancel()
-        call.timer = self._loop.call_at(when, self.withdraw, call, error)
+    def _hold(self, call: Outstanding) -> None:
+        self._calls[call.id] = call
+        call.num_sent += 1
+        self._limit(call, call.deadline + DEADLINE_SLACK_SECONDS)
+
+    def _limit(self, call: Outstanding, when: float) -> None:
+        call.limit = when
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self._loop.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        now = self._loop.time()
+        self._timer, self._timer_at = None, math.inf
+        for call in [call for call in self._calls.values() if call.limit <= now]:
+            late: ServiceError = DeadlineExceeded("The deadline passed.")
+            if call.is_stranded:
+                late = EngineUnavailable("The engine is not back yet.", retry_after_seconds=1)
+            self.withdraw(call, late)
+        if self._calls:
+            earliest = min(self._calls.values(), key=lambda call: call.limit)
+            self._limit(earliest, earliest.limit)
 
     def _settle(self, call: Outstanding, error: ServiceError) -> None:
-        self._forget(call)
-        call.fail(error)
-
-    def _forget(self, call: Outstanding) -> None:
         self._calls.pop(call.id, None)
-        if call.timer is not None:
-            call.timer.cancel()
-            call.timer = None
+        call.fail(error)
 
 
 def error_of(failure: Failure) -> ServiceError:

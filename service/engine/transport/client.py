@@ -9,9 +9,9 @@ import asyncio
 import logging
 import weakref
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
-from service.engine.transport.calls import Answer, Call, InFlight, Outstanding, TextGeneration, error_of
+from service.engine.transport.calls import Call, Inference, InFlight, Outstanding, TextGeneration, error_of
 from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.known_models import KnownModels, ReadyModel
 from service.engine.transport.messages import (
@@ -20,14 +20,18 @@ from service.engine.transport.messages import (
     Description,
     DescriptionAcknowledged,
     Failure,
+    Finished,
     FrameReader,
-    Infer,
+    InferTarget,
     Message,
     ModelStatus,
+    Piece,
     Released,
+    Result,
     RowShapes,
     Sampled,
     Sampling,
+    Scored,
     frame,
 )
 from service.errors import Cancelled, EngineUnavailable, ModelFailed, ServiceError
@@ -133,6 +137,15 @@ class EngineClient:
         """
         return self._models.resolve(reference)
 
+    @property
+    def plans(self) -> dict[Any, Any]:
+        """What callers have worked out of the models that are ready now; emptied whenever these change."""
+        return self._models.plans
+
+    def has_canary(self, reference: str) -> bool:
+        """Whether another version takes a share of the requests to a model."""
+        return self._models.has_canary(reference)
+
     def choose(self, reference: str) -> ReadyModel:
         """Find the model that answers a request: as `resolve`, but a canary takes its share. Call it once a request.
 
@@ -149,7 +162,7 @@ class EngineClient:
         that were served before still are), or where the engine ended meanwhile; Unavailable where `--model-control`
         does not let callers load models.
         """
-        query = Control(self._next_id(), "load", name, config)
+        query = Control(self.next_id(), "load", name, config)
         try:
             await self._query(query)
         except EngineUnavailable as error:  # not to be tried again: the load may be what ended it
@@ -162,14 +175,14 @@ class EngineClient:
 
         Raises: UnknownModel, EngineUnavailable; Unavailable where `--model-control` does not let callers unload models.
         """
-        await self._query(Control(self._next_id(), "unload", name))
+        await self._query(Control(self.next_id(), "unload", name))
 
     async def refresh(self) -> None:
         """Scan the repositories again, so that `statuses` is up to date.
 
         Raises: EngineUnavailable.
         """
-        await self._query(Control(self._next_id(), "index"))
+        await self._query(Control(self.next_id(), "index"))
 
     async def describe(self) -> Statuses:
         """Every model with its live statistics; without them while the engine does not answer."""
@@ -184,10 +197,10 @@ class EngineClient:
 
         Raises: EngineUnavailable.
         """
-        return await self._query(Describe(self._next_id()))
+        return await self._query(Describe(self.next_id()))
 
     async def _query(self, query: Control | Describe) -> Statuses:
-        self._write(frame(query))
+        self._write([frame(query)])
         return await self._queries.answer_to(query.id)
 
     # --- inference ---
@@ -211,11 +224,18 @@ class EngineClient:
 
         Raises: EngineUnavailable at once while there is no engine; any other error where the call is awaited.
         """
-        id_ = self._next_id()
-        infer = Infer(id_, model.name, model.version, graph, num_rows, outputs, timeout_seconds, row_shapes, priority)
-        call = Call(infer, payload, self._loop.time() + timeout_seconds)
-        self._calls.send(call, timeout_seconds)
+        target = InferTarget(model.name, model.version, graph, outputs, row_shapes, priority)
+        return self.compute(target, payload, num_rows, timeout_seconds)
+
+    def compute(self, target: InferTarget, payload: Sequence[Piece], num_rows: int, timeout_seconds: float) -> Call:
+        """As `infer`, where it is known what the request has in common with others."""
+        call = Call(self.next_id(), target, num_rows, payload, self._loop.time() + timeout_seconds)
+        self._calls.infer(call)
         return call
+
+    def start(self, call: Inference) -> None:
+        """Compute an inference that says itself what becomes of its answer; its id is of `next_id`."""
+        self._calls.infer(call)
 
     def generate_text(
         self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
@@ -224,8 +244,8 @@ class EngineClient:
 
         Raises: EngineUnavailable at once while there is no engine; any other error in the iteration.
         """
-        generation = TextGeneration(self._next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
-        self._calls.send(generation, timeout_seconds)
+        generation = TextGeneration(self.next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
+        self._calls.generate(generation)
         return generation
 
     def cancel(self, call: Outstanding) -> None:
@@ -234,26 +254,32 @@ class EngineClient:
 
     # --- messages ---
 
-    def _next_id(self) -> int:
+    def next_id(self) -> int:
+        """The id of the next request.
+
+        Raises: EngineUnavailable while there is no engine.
+        """
         if self._transport is None:
             raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
         self._last_id += 1
         return self._last_id
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, pieces: Sequence[Piece]) -> None:
         if self._transport is not None:
-            self._transport.write(data)
+            self._transport.writelines(pieces)
 
     def handle(self, message: Message, payload: memoryview) -> None:
         """Act on one message of the engine."""
-        if isinstance(message, Sampled):
+        if isinstance(message, Result):
+            self._calls.answer(message, payload)
+        elif isinstance(message, Sampled):
             self._calls.push(message)
+        elif isinstance(message, Scored | Finished):
+            self._calls.receive(message, payload)
         elif isinstance(message, Description):
             self._update(message)
-        elif isinstance(message, Answer):
-            is_of_a_call = self._calls.receive(message, payload)
-            if isinstance(message, Failure) and not is_of_a_call:
-                self._queries.fail(error_of(message), message.id)
+        elif isinstance(message, Failure) and not self._calls.fail(message):
+            self._queries.fail(error_of(message), message.id)
 
     def _update(self, description: Description) -> None:
         for dropped in self._models.update(description):
@@ -265,7 +291,7 @@ class EngineClient:
     def _released(self, name: str, version: str) -> None:
         # The last reference may have been dropped by another thread.
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._write, frame(Released(name, version)))
+            self._loop.call_soon_threadsafe(self._write, [frame(Released(name, version))])
 
 
 class ClientProtocol(asyncio.Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 
@@ -14,13 +15,18 @@ class CoalescingTransport:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
 
     def write(self, data: bytes) -> None:
         """Send the bytes at the end of this iteration."""
         if not self._pending:
             self._loop.call_soon(self._flush)
         self._pending.append(data)
+
+    def writelines(self, pieces: Iterable[bytes | memoryview]) -> None:
+        """Send the pieces now, and before them what is pending."""
+        self._pending += pieces
+        self._flush()
 
     def close(self) -> None:
         """Send what is pending, then close."""
@@ -35,10 +41,9 @@ class CoalescingTransport:
     def _flush(self) -> None:
         if not self._pending:
             return
-        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
-        self._pending.clear()
+        pending, self._pending = self._pending, []
         if not self._transport.is_closing():
-            self._transport.write(data)
+            self._transport.writelines(pending)  # one system call, and no copy
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from models.manifest import Manifest
 from models.strict import build
@@ -40,6 +41,7 @@ class KnownModels:
         self._canaries = {split.model: (split.reference, Turns(split.share)) for split in canaries}
         self.statuses: tuple[ModelStatus, ...] = ()
         self.is_settled = False
+        self.plans: dict[Any, Any] = {}
 
     def __contains__(self, key: object) -> bool:
         return key in self._ready
@@ -58,6 +60,7 @@ class KnownModels:
         """Apply a description of the engine; return the models that must not be used any more."""
         self.statuses = description.models
         self.is_settled = description.settled
+        self.plans.clear()
         old, self._ready = self._ready, {}
         for status in description.models:
             if status.state != "ready":
@@ -71,6 +74,10 @@ class KnownModels:
         for model in sorted(self._ready.values(), key=lambda model: (model.status.is_default, int(model.version))):
             self._default[model.name] = model
         return list(old.values())
+
+    def has_canary(self, reference: str) -> bool:
+        """Whether another version takes a share of the requests."""
+        return reference in self._canaries
 
     def choose(self, reference: str) -> ReadyModel:
         """Find the model that answers a request: as `resolve`, or a canary whose turn it is.

@@ -7,8 +7,7 @@ order of the graph's inputs or of `Result.outputs`. Each element of BYTES follow
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -20,11 +19,11 @@ MAX_FRAME_BYTES = 2**30
 
 Arrays = dict[str, NDArray[Any]]
 RowShapes = tuple[tuple[int, ...], ...]
+Piece = bytes | memoryview
 Tops = tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceTiming:
+class InferenceTiming(NamedTuple):
     """What one answered request cost: its time in the queue, and the time and size of its last batch."""
 
     queue_seconds: float
@@ -48,22 +47,33 @@ class PromptScores(NamedTuple):
     top_logprobs: NDArray[np.float32]
 
 
-class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """Compute `outputs` of a graph for the rows in the payload, within `timeout_seconds` from arrival.
+class InferTarget(NamedTuple):
+    """What requests must have in common to cross the socket together: the outputs, row shapes and priority too.
 
-    `row_shapes` holds the shape of one row of each input, where the manifest leaves a size open. A graph that is not
-    batched takes `num_rows` 1 and whole shapes. `priority`: 1 is served first, 0 is the default.
+    `row_shapes` holds the shape of one row of each input, where the manifest leaves a size open. `priority`: 1 is
+    served first, 0 is the default.
     """
 
-    id: int
     model: str
     version: str
     graph: str
-    num_rows: int
     outputs: tuple[str, ...]
-    timeout_seconds: float
     row_shapes: RowShapes = ()
     priority: int = 0
+
+
+class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
+    """Compute `target` for each of some requests; their payloads follow one another.
+
+    The lists have an item for each: its id, its rows, the bytes of its payload, and its time from arrival on. A graph
+    that is not batched takes one row, and whole shapes.
+    """
+
+    target: InferTarget
+    ids: list[int]
+    num_rows: list[int]
+    payload_bytes: list[int]
+    timeouts_seconds: list[float]
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=2):
@@ -136,13 +146,15 @@ class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):
-    """The outputs of request `id`; `outputs` holds name, NumPy type and shape of each tensor in the payload.
+    """The outputs of some requests, which are rows of the tensors in the payload, one request after the other.
 
-    The type is `|O` for BYTES, and `<u2` for the bits of BF16.
+    `outputs` holds name, NumPy type and shape of each tensor; the type is `|O` for BYTES, and `<u2` for the bits of
+    BF16. `num_rows` is empty where the tensors are those of one request as a whole.
     """
 
-    id: int
-    queue_seconds: float
+    ids: list[int]
+    num_rows: list[int]
+    queue_seconds: list[float]
     compute_seconds: float
     batch_size: int
     outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -328,20 +340,32 @@ class FrameError(ValueError):
     """Bytes that are no frame, or a frame that is too large."""
 
 
-def _check_length(num_bytes: int) -> None:
+def check_length(num_bytes: int) -> None:
+    """Check that a frame is not too large.
+
+    Raises: FrameError.
+    """
     if num_bytes > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {num_bytes} bytes exceeds {MAX_FRAME_BYTES}.")
 
 
-def frame(message: Message, *payload: bytes | memoryview) -> bytes:
+def frame(message: Message, *payload: Piece) -> bytes:
     """Encode one message and its tensors as one frame.
 
     Raises: FrameError where it would be too large.
     """
+    return b"".join(pieces_of(message, payload))
+
+
+def pieces_of(message: Message, payload: Sequence[Piece]) -> list[Piece]:
+    """Encode one message and its tensors as one frame in pieces, which spares a copy of the tensors.
+
+    Raises: FrameError where it would be too large.
+    """
     header = _encoder.encode(message)
-    payload_bytes = sum(len(part) for part in payload)
-    _check_length(len(header) + payload_bytes)
-    return b"".join((_LENGTHS.pack(len(header), payload_bytes), header, *payload))
+    payload_bytes = sum(map(len, payload))
+    check_length(len(header) + payload_bytes)
+    return [_LENGTHS.pack(len(header), payload_bytes) + header, *payload]
 
 
 class FrameReader:
@@ -357,18 +381,17 @@ class FrameReader:
 
         Raises: FrameError.
         """
-        data = chunk
+        data: bytes | bytearray = chunk
         if self._rest:
             self._rest += chunk
             if len(self._rest) < _LENGTHS.size or len(self._rest) < _needed_bytes(self._rest):
                 return
-            data = bytes(self._rest)
-            self._rest = bytearray()
+            data, self._rest = self._rest, bytearray()
         view = memoryview(data)
         start = 0
         while len(view) - start >= _LENGTHS.size:
             header_bytes, payload_bytes = _LENGTHS.unpack_from(view, start)
-            _check_length(header_bytes + payload_bytes)
+            check_length(header_bytes + payload_bytes)
             body = start + _LENGTHS.size
             end = body + header_bytes + payload_bytes
             if end > len(view):

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import KeysView, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from models.manifest import Graph, TensorSpec
 from service.engine.transport.client import EngineClient
+from service.engine.transport.messages import Arrays, InferTarget
 from service.errors import InvalidParameter, ModelFailed, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
 from service.http.request_context import RequestContext
 from service.protocols.open_inference import description
@@ -44,6 +45,45 @@ class InferResult:
     model_version: str
     id: str | None
     outputs: tuple[tuple[RequestedOutput, Tensor], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The inputs in the graph's order; `row_shapes` is empty where the graph fixes them."""
+
+    payload: list[bytes | memoryview]
+    num_rows: int
+    row_shapes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that was checked against its model: what the engine computes, and what becomes of the answer."""
+
+    target: InferTarget
+    rows: Rows
+    timeout_seconds: float
+    answer: AnswerMaker
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerMaker:
+    """Makes the answers to requests that ask for the same of the same graph."""
+
+    model_name: str
+    model_version: str
+    id: str | None
+    graph: Graph
+    requested: tuple[RequestedOutput, ...]
+    labels: Sequence[str] | None
+
+    def result(self, arrays: Arrays) -> InferResult:
+        """The outputs.
+
+        Raises: InvalidParameter where classes are requested of a tensor without scores.
+        """
+        outputs = output_tensors(self.graph, self.requested, arrays, self.labels)
+        return InferResult(self.model_name, self.model_version, self.id, outputs)
 
 
 class Execution:
@@ -88,28 +128,35 @@ class Execution:
         """
         target = self.find(model, version, is_request=True)
         context.model = target.model.name
-        graph = target.graph
-        if graph is None:
-            _refuse(target)
-        requested = requested_outputs(graph, request.outputs)
+        graph = _graph_of(target)
         inputs = await self._images.decode_all(target.model.manifest, graph, request.inputs)
-        rows = check_inputs(graph, inputs)
-        call = self.client.infer(
-            target.model,
-            target.graph_name,
-            tuple(output.name for output in requested),
-            rows.payload,
-            rows.num_rows,
-            self.timeout_seconds(request.parameters.get("timeout"), timeout_seconds),
-            row_shapes=rows.row_shapes,
-            priority=_priority(request.parameters.get("priority")),
-        )
+        prepared = self.prepare(target, request, inputs, timeout_seconds)
+        rows = prepared.rows
+        call = self.client.compute(prepared.target, rows.payload, rows.num_rows, prepared.timeout_seconds)
         context.on_disconnect = lambda: self.client.cancel(call)
         if context.is_disconnected:
             self.client.cancel(call)
         arrays, context.timing = await call
-        outputs = output_tensors(graph, requested, arrays, target.model.manifest.labels)
-        return InferResult(target.name, target.model.version, request.id, outputs)
+        return prepared.answer.result(arrays)
+
+    def prepare(
+        self, target: Target, request: InferRequest, inputs: Sequence[Tensor], timeout_seconds: float | None = None
+    ) -> Prepared:
+        """Check a request, whose images are decoded, against its model; `timeout_seconds` as in `infer`.
+
+        Raises: InvalidParameter; UnsupportedTask.
+        """
+        graph, model = _graph_of(target), target.model
+        requested = requested_outputs(graph, request.outputs)
+        rows = check_inputs(graph, inputs)
+        names = tuple(output.name for output in requested)
+        priority = _priority(request.parameters.get("priority"))
+        return Prepared(
+            InferTarget(model.name, model.version, target.graph_name, names, rows.row_shapes, priority),
+            rows,
+            self.timeout_seconds(request.parameters.get("timeout"), timeout_seconds),
+            AnswerMaker(target.name, model.version, request.id, graph, requested, model.manifest.labels),
+        )
 
     def timeout_seconds(self, timeout: Scalar | None, otherwise: float | None) -> float:
         """The time for a request: the parameter `timeout` (microseconds), else `otherwise`, else the default.
@@ -211,8 +258,9 @@ def _priority(priority: Scalar | None) -> int:
     return priority or 0
 
 
-def _refuse(target: Target) -> NoReturn:
-    """Say what to do where a name stands for no graph."""
+def _graph_of(target: Target) -> Graph:
+    if target.graph is not None:
+        return target.graph
     require_text(target)
     raise UnsupportedTask(
         f"{target.model.name!r} generates text token by token; use generate or generate_stream instead of infer."
@@ -220,15 +268,6 @@ def _refuse(target: Target) -> NoReturn:
 
 
 # --- A request's tensors as the engine takes them ---
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The inputs in the graph's order; `row_shapes` is empty where the graph fixes them."""
-
-    payload: list[bytes | memoryview]
-    num_rows: int
-    row_shapes: tuple[tuple[int, ...], ...]
 
 
 def check_inputs(graph: Graph, tensors: Sequence[Tensor]) -> Rows:

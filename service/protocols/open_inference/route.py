@@ -19,6 +19,7 @@ from service.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
 from service.http.accept import Headers, accepted_coding
 from service.http.answers import EventAnswer, encode_json, send_answer
 from service.http.body import read_body
+from service.http.direct import Direct
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
 from service.http.routing import Document, Responses
@@ -67,6 +68,8 @@ class OpenInferenceRoute(ABC):
     request_document: ClassVar[Mapping[str, Any]] = {}
     answers: ClassVar[tuple[Any, ...]] = ()
     responses: ClassVar[Responses] = error_responses()
+
+    direct: Direct | None = None
 
     def __init__(self, execution: Execution, drain: Drain) -> None:
         self.execution = execution
@@ -120,19 +123,27 @@ class OpenInferenceRoute(ABC):
 
     async def _send(self, reply: Reply, request_headers: Headers, send: Send) -> None:
         """Send a body in a content coding that the caller takes, where that may save something."""
-        content = b"".join(reply.pieces)
-        is_binary = reply.header_bytes is not None
-        headers = [(b"content-type", b"application/octet-stream" if is_binary else b"application/json")]
-        if reply.header_bytes is not None:
-            headers.append((HEADER_LENGTH, b"%d" % reply.header_bytes))
-        if len(content) >= MIN_CODED_BYTES:
-            headers.append((b"vary", b"accept-encoding"))
-            if coding := accepted_coding(request_headers):
-                content = await encoded(content, coding, self._threads)
-                headers.append((b"content-encoding", coding.encode("ascii")))
-        headers.append((b"content-length", b"%d" % len(content)))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        content, coding = b"".join(reply.pieces), ""
+        if len(content) >= MIN_CODED_BYTES and (coding := accepted_coding(request_headers)):
+            content = await encoded(content, coding, self._threads)
+        await send(
+            {"type": "http.response.start", "status": reply.status, "headers": reply_headers(reply, content, coding)}
+        )
         await send({"type": "http.response.body", "body": content})
+
+
+def reply_headers(reply: Reply, content: bytes, coding: str) -> list[tuple[bytes, bytes]]:
+    """The headers of a reply whose content is in a coding; empty for none."""
+    json_bytes = reply.header_bytes
+    headers = [(b"content-type", b"application/json" if json_bytes is None else b"application/octet-stream")]
+    if json_bytes is not None:
+        headers.append((HEADER_LENGTH, b"%d" % json_bytes))
+    if coding or len(content) >= MIN_CODED_BYTES:
+        headers.append((b"vary", b"accept-encoding"))
+    if coding:
+        headers.append((b"content-encoding", coding.encode("ascii")))
+    headers.append((b"content-length", b"%d" % len(content)))
+    return headers
 
 
 # --- Content codings (RFC 9110): inflated within a limit, deflated for callers that accept it ---

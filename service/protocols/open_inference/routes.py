@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.errors import InvalidParameter, MalformedRequest, ServiceError, Unsupported
+from service.errors import InvalidParameter, ServiceError, Unsupported
 from service.http.answers import encode_json
 from service.http.body import parse_json_object
 from service.http.documentation import BINARY, TIMEOUT_HEADER
@@ -15,17 +15,11 @@ from service.http.middleware import Drain
 from service.http.routing import Document, Route
 from service.protocols.open_inference import schema
 from service.protocols.open_inference.description import SERVER
+from service.protocols.open_inference.direct_infer import DirectInfer, header_bytes_of, read_infer
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.reply import Reply, write_reply
-from service.protocols.open_inference.request import (
-    NO_SHARED_MEMORY,
-    InferRequest,
-    max_tensors,
-    parse_request,
-    raw_request,
-)
+from service.protocols.open_inference.request import NO_SHARED_MEMORY
 from service.protocols.open_inference.route import (
-    HEADER_LENGTH,
     INFERENCE_ERRORS,
     MODEL,
     TAG,
@@ -184,26 +178,18 @@ class Infer(OpenInferenceRoute):
         },
     }
 
+    def __init__(self, execution: Execution, drain: Drain) -> None:
+        super().__init__(execution, drain)
+        self.direct = DirectInfer(execution)
+
     async def answer(self, request: OpenInferenceRequest) -> Reply:
         """Compute a model's outputs for tensors."""
-        infer = self._read(request)
+        target = self.execution.find(request.model, request.version)
+        infer = read_infer(target, header_bytes_of(request.scope), request.body)
         result = await self.execution.infer(
             request.model, request.version, infer, request.context, timeout_seconds=self.timeout_seconds(request)
         )
         return write_reply(result.model_name, result.model_version, infer, result.outputs)
-
-    def _read(self, request: OpenInferenceRequest) -> InferRequest:
-        target = self.execution.find(request.model, request.version)
-        lengths = [value for name, value in request.scope["headers"] if name == HEADER_LENGTH]
-        if not lengths:
-            return parse_request(request.body, None, max_tensors(target))
-        if len(lengths) > 1 or not (lengths[0].isdigit() and len(lengths[0]) < 16):
-            given = shown(b", ".join(lengths).decode("latin-1"))
-            raise MalformedRequest(f"Inference-Header-Content-Length is {given}; it must be a whole number of bytes.")
-        header_bytes = int(lengths[0])
-        if header_bytes:
-            return parse_request(request.body, header_bytes, max_tensors(target))
-        return raw_request(target, request.body)
 
 
 # --- The repository ---
@@ -321,5 +307,5 @@ def open_inference_routes(execution: Execution, drain: Drain) -> list[Route]:
     table = []
     for kind in _ROUTES:
         handler = kind(execution, drain)
-        table += [Route(kind.method, path, handler, kind.document()) for path in kind.paths]
+        table += [Route(kind.method, path, handler, kind.document(), handler.direct) for path in kind.paths]
     return table + [_declined(method, path, reason) for (method, path), reason in _DECLINED.items()]

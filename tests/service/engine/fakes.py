@@ -6,12 +6,13 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from service.engine.batching.batches import BatchBuffer
-from service.engine.batching.instance import BatchOutcome
+from service.engine.batching.batches import BatchBuffer, BatchOutcome
 
 # What may happen to a batcher, for the tests of any order of events.
 ACTION = st.one_of(
@@ -26,7 +27,7 @@ ACTION = st.one_of(
 class FakeTimer:
     when: float
     order: int
-    callback: Callable[[], None] = field(compare=False)
+    callback: Callable[[], object] = field(compare=False)
     is_cancelled: bool = field(default=False, compare=False)
 
     def cancel(self) -> None:
@@ -44,13 +45,13 @@ class FakeLoop:
     def time(self) -> float:
         return self.now
 
-    def call_at(self, when: float, callback: Callable[[], None]) -> FakeTimer:
+    def call_at(self, when: float, callback: Callable[[], object]) -> FakeTimer:
         timer = FakeTimer(when, next(self._order), callback)
         heapq.heappush(self._timers, timer)
         return timer
 
-    def call_soon(self, callback: Callable[[], None]) -> FakeTimer:
-        return self.call_at(self.now, callback)
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> FakeTimer:
+        return self.call_at(self.now, partial(callback, *args))
 
     def advance(self, seconds: float = 0.0) -> None:
         """Let time pass and make every call that falls due."""
@@ -75,7 +76,9 @@ class HeldInstance:
     def is_busy(self) -> bool:
         return self._job is not None
 
-    def start(self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
+    def start(
+        self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None], expected_seconds: float
+    ) -> None:
         assert self._job is None, "an instance was given a second batch"
         self._job = (batch, on_done)
         self.sizes.append(batch.num_rows)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.engine.transport.client import EngineClient
 from service.errors import QueueFull
 from service.http.health import Readiness, readiness
-from service.http.middleware import Drain, RequestMiddleware
+from service.http.middleware import Drain, RequestCycle, RequestMiddleware
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -41,7 +41,7 @@ def serve(app: ASGIApp, drain: Drain, path: str = "/v1/models") -> tuple[int, di
     async def send(message: Message) -> None:
         sent.append(message)
 
-    envelope = RequestMiddleware(app, Settings(), Metrics(CollectorRegistry()), drain)
+    envelope = RequestMiddleware(app, RequestCycle(Settings(), Metrics(CollectorRegistry()), drain))
     asyncio.run(envelope({"type": "http", "method": "GET", "path": path, "headers": []}, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
 

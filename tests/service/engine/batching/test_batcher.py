@@ -10,9 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
 from service.engine.batching.batcher import Batcher
-from service.engine.batching.batches import Request
+from service.engine.batching.batches import BatchOutcome, Request
 from service.engine.batching.cost import LearnedCost
-from service.engine.batching.instance import BatchOutcome
 from service.engine.batching.scheduling import Limits
 from service.engine.transport.messages import InferenceTiming
 from service.errors import (

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.manifest import TensorSpec
-from service.engine.batching.batches import BatchBuffer, Request
-from service.engine.batching.instance import BatchOutcome, ThreadInstance, compute
+from service.engine.batching.batches import BatchBuffer, BatchOutcome, Request
+from service.engine.batching.instance import ThreadInstance, compute
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput
 

@@ -95,17 +95,17 @@ def test_a_tile_with_the_statistics_of_an_image_equals_the_image_within_its_halo
     served(work)
 
 
-@pytest.mark.parametrize("graph", ["model", "statistics"])
+@pytest.mark.parametrize(("graph", "output"), [("model", "painting"), ("statistics", "mean")])
 @pytest.mark.parametrize(
     ("height", "width", "reason"), [(33, 47, "multiples of 4"), (0, 4, "multiples of 4"), (132, 128, "at most 16384")]
 )
 def test_sizes_that_the_stylizer_does_not_take_are_refused(
-    served: Served, graph: str, height: int, width: int, reason: str
+    served: Served, graph: str, output: str, height: int, width: int, reason: str
 ) -> None:
     async def work(client: EngineClient) -> None:
         picture = np.zeros((1, height, width, 3), np.uint8)
         with pytest.raises(InvalidParameter, match=reason):
-            await ask(client, graph, ("painting",), picture, STYLIZER.pure("night"))
+            await ask(client, graph, (output,), picture, STYLIZER.pure("night"))
 
     served(work)
 

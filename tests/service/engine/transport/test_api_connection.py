@@ -22,7 +22,7 @@ def test_a_load_is_confirmed_when_every_process_knows_of_it(tmp_path: Path) -> N
     async def main() -> None:
         async with live_engine(tmp_path / "engine.sock", settings) as (engine, client):
             frames: list[bytes] = []
-            slow = engine.connect(frames.append)
+            slow = engine.connect(frames.append, lambda _: None)
             loading = asyncio.create_task(client.load("scale"))
             async with asyncio.timeout(20):
                 while state_of(client, "scale").state != "ready":
@@ -46,7 +46,7 @@ def test_a_process_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with live_engine(tmp_path / "engine.sock", settings) as (engine, client):
-            gone = engine.connect(lambda _: None)
+            gone = engine.connect(lambda _: None, lambda _: None)
             loading = asyncio.create_task(client.load("scale"))
             async with asyncio.timeout(20):
                 while state_of(client, "scale").state != "ready":

@@ -15,6 +15,7 @@ from service.engine.transport.messages import (
     FrameReader,
     GenerateText,
     Infer,
+    InferTarget,
     Message,
     Result,
     Sampled,
@@ -24,11 +25,11 @@ from service.engine.transport.messages import (
 )
 
 MESSAGES: list[tuple[Message, bytes]] = [
-    (Infer(1, "m", "1", "g", 2, ("y",), 0.5), b"rows"),
-    (Infer(11, "m", "1", "g", 1, ("y",), 0.5, ((32, 48, 3), (6,))), b"row"),
+    (Infer(InferTarget("m", "1", "g", ("y",)), [1, 2], [2, 1], [3, 1], [0.5, 1.5]), b"rows"),
+    (Infer(InferTarget("m", "1", "g", ("y",), ((32, 48, 3), (6,)), 1), [11], [1], [3], [0.5]), b"row"),
     (Cancel(2), b""),
     (Describe(3), b""),
-    (Result(4, 0.1, 0.2, 8, (("y", "<f4", (2, 3)),)), b"x" * 24),
+    (Result([4, 5], [1, 1], [0.1, 0.3], 0.2, 8, (("y", "<f4", (2, 3)),)), b"x" * 24),
     (Failure(5, "queue_full", "It is full.", 1.5), b""),
     (GenerateText(6, "m", "1", Sampling(max_tokens=3, seed=2**63, logit_bias={5: -1.5}), 0.5), b"tokens"),
     (Sampled(((6, 17, None, ()), (7, 3, -0.25, ((3, -0.25), (9, -4.5))))), b""),

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from models.manifest import TensorSpec
 from service.engine.transport.client import EngineClient
 from service.engine.transport.known_models import ReadyModel
-from service.engine.transport.messages import InferenceTiming, ModelStatus
+from service.engine.transport.messages import InferenceTiming, InferTarget, ModelStatus
 from service.engine.transport.strings import pack_strings
 from service.errors import Cancelled, InvalidParameter, UnknownModel
 from service.http.request_context import RequestContext
@@ -47,8 +47,11 @@ class NotingClient:
     def choose(self, reference: str) -> ReadyModel:
         return self.resolve(reference)
 
-    def infer(self, *arguments: Any, **named: Any) -> asyncio.Future[Any]:
-        self.asked = {"timeout_seconds": arguments[5], "num_rows": arguments[4]} | named
+    def compute(
+        self, target: InferTarget, _payload: object, num_rows: int, timeout_seconds: float
+    ) -> asyncio.Future[Any]:
+        asked = {"row_shapes": target.row_shapes, "priority": target.priority}
+        self.asked = {"timeout_seconds": timeout_seconds, "num_rows": num_rows} | asked
         self.call = asyncio.get_running_loop().create_future()
         return self.call
 

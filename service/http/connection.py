@@ -1,0 +1,194 @@
+"""One connection: it answers requests with known heads on hot routes itself, and leaves all others to uvicorn.
+
+It knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.errors import Cancelled, RequestTimeout, ServiceError
+from service.http.direct import DirectHeads, Exchange, HeaderPairs, KnownHead
+from service.http.middleware import RequestCycle
+from service.http.protocol import LimitedProtocol
+from service.settings import Settings
+
+MAX_WAITING_BYTES = 64 * 1024
+"""What is read ahead of a caller who sends the next request before the answer."""
+
+
+class Connection(LimitedProtocol):
+    """One connection; `connection_class` makes the class that uvicorn instantiates."""
+
+    requests: RequestCycle
+    heads: DirectHeads | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._exchange: Exchange | None = None  # the request being answered here
+        # What was received and not yet taken: a request whose head is known and whose body is not complete, or what
+        # follows the request being answered.
+        self._received = bytearray()
+        self._known: KnownHead | None = None
+        self._needed_bytes = 0
+        self._new_head = b""
+        self._must_close = False
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
+
+    def data_received(self, data: bytes | bytearray) -> None:
+        """Answer a request with a known head, or leave it to uvicorn."""
+        if self._exchange is not None or self._received:
+            self._received += data
+            self._go_on()
+        elif self.heads is None or not self._is_between_requests:
+            super().data_received(data)
+        elif self.flow.write_paused:
+            self._received += data
+        else:
+            self._take(data)
+
+    @property
+    def _is_between_requests(self) -> bool:
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return is_answered and not self._is_in_message and not self._head_bytes
+
+    def _go_on(self) -> None:
+        """Take what was received, unless a request is being answered, its body is not complete, or nobody reads."""
+        if self._exchange is not None or self.flow.write_paused:
+            if len(self._received) > MAX_WAITING_BYTES:
+                self.flow.pause_reading()
+        elif self._received and len(self._received) >= self._needed_bytes and not self.transport.is_closing():
+            self.flow.resume_reading()
+            received, self._received = self._received, bytearray()
+            self._known, self._needed_bytes = None, 0
+            self._take(received)
+
+    def _take(self, data: bytes | bytearray) -> None:
+        assert self.heads is not None
+        end = data.find(b"\r\n\r\n") + 4
+        known = self.heads.find(data, end) if end >= 4 else None
+        if known is None or not self._begin(known, end, data):
+            self._new_head = bytes(data[:end]) if known is None and end >= 4 else b""
+            super().data_received(data)
+            self._new_head = b""
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        if self._new_head and self.heads is not None:
+            self.heads.learn(self._new_head, cycle.scope)
+            self._new_head = b""
+        super()._start_asgi_task(cycle, app)
+
+    # --- answering ---
+
+    def _begin(self, known: KnownHead, end: int, data: bytes | bytearray) -> bool:
+        """Begin to answer a request, or wait for its body; return whether it is answered here."""
+        self._unset_keepalive_if_required()
+        if self._timer is not None:
+            self._disarm()
+        total_bytes = end + known.num_bytes
+        if len(data) < total_bytes:
+            self._await_body(known, total_bytes, data)
+            return True
+        self._exchange = exchange = self._open(known)
+        try:
+            self.requests.admit(exchange.context, known.head.scope)
+            if not known.head.direct(exchange, memoryview(data)[end:total_bytes]):
+                self._exchange = None
+                self.requests.forget()
+                return False
+        except Exception as error:
+            exchange.fail(error)
+        if len(data) > total_bytes:
+            self._received += memoryview(data)[total_bytes:]
+            self.loop.call_soon(self._go_on)
+        return True
+
+    def _open(self, known: KnownHead) -> Exchange:
+        scope = known.head.scope
+        context = self.requests.open(known.request_id, scope["path"], ())
+        context.request_bytes = known.num_bytes
+        return Exchange(self, known.head, context)
+
+    def finish(self, exchange: Exchange, status: int, headers: HeaderPairs, content: bytes) -> None:
+        """Send an answer."""
+        if exchange is not self._exchange:
+            return
+        self._exchange = None
+        if not self.transport.is_closing():
+            lines = [*self.server_state.default_headers, *headers, *self.requests.headers(exchange.context)]
+            head = b"".join([b"%b: %b\r\n" % line for line in lines])
+            self.transport.writelines((b"%b%b\r\n%b" % (STATUS_LINE[status], head, content),))
+            if self._must_close or self.requests.drain.is_draining:
+                self.transport.close()
+        self.requests.close(exchange.head.scope["method"], exchange.head.route, exchange.context, status, len(content))
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._on_idle)
+        if self._received:
+            self.loop.call_soon(self._go_on)
+
+    # --- bodies that come in parts ---
+
+    def _await_body(self, known: KnownHead, total_bytes: int, data: bytes | bytearray) -> None:
+        self._received += data
+        self._known, self._needed_bytes = known, total_bytes
+        self._timer = self.loop.call_later(self.settings.body_timeout_seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        self._must_close = True
+        self._give_up_body(RequestTimeout("The request did not arrive in time."))
+
+    def _give_up_body(self, error: ServiceError) -> None:
+        if self._known is not None:
+            self._exchange = exchange = self._open(self._known)
+            self._known, self._needed_bytes = None, 0
+            self._received.clear()
+            exchange.fail(error)
+
+    # --- the end ---
+
+    def _on_idle(self) -> None:
+        """Close where nothing came for too long; after a request that uvicorn answered, its own timer does."""
+        self._idle_timer = None
+        is_busy = self._exchange is not None or self._received or not self._is_between_requests
+        if is_busy or self.timeout_keep_alive_task is not None or self.transport.is_closing():
+            return
+        remaining_seconds = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if remaining_seconds > 0:
+            self._idle_timer = self.loop.call_later(remaining_seconds, self._on_idle)
+        else:
+            self.transport.close()
+
+    def resume_writing(self) -> None:
+        """Go on with what came while the caller did not read."""
+        super().resume_writing()
+        self._go_on()
+
+    def shutdown(self) -> None:
+        """Close after the request being answered."""
+        if self._exchange is not None or self._known is not None:
+            self._must_close = True
+        else:
+            super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the request being answered: its answer has no reader."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._exchange is not None:
+            self._exchange.disconnect()
+        self._give_up_body(Cancelled("The caller disconnected while sending the body."))
+        self._received.clear()
+        super().connection_lost(exc)
+
+
+def connection_class(settings: Settings, requests: RequestCycle, heads: DirectHeads) -> type[Connection]:
+    """The class of connections with these settings; where requests are traced, uvicorn answers all."""
+    direct = None if requests.is_traced else heads
+    return type("ConfiguredConnection", (Connection,), {"settings": settings, "requests": requests, "heads": direct})

@@ -1,0 +1,210 @@
+"""Requests that their connection answers itself, without ASGI: on hot routes, where serving costs more than computing.
+
+The first request with a head goes the usual way, through every check. What follows from the head alone is then kept
+under its bytes, and a request with the same head is given to its route at once. Only what differs from request to
+request is left out of the key: lengths, ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from service.engine.transport.calls import Inference
+from service.engine.transport.client import EngineClient
+from service.engine.transport.messages import Arrays, InferenceTiming, InferTarget, Piece
+from service.errors import Cancelled, ServiceError
+from service.http.problems import error_response, unexpected_response
+from service.http.request_context import RequestContext, Scope
+
+log = logging.getLogger(__name__)
+
+MAX_HEADS = 1024
+MAX_HEAD_BYTES = 4096
+_MAX_LENGTH_DIGITS = 15
+# Of a header that is not among these, every value makes another head.
+_VARYING = re.compile(rb"\r\n(content-length|x-request-id|traceparent|tracestate): *([ -~]*)(?=\r\n)", re.IGNORECASE)
+_LENGTH, _ID = b"content-length", b"x-request-id"
+_NOT_PLAIN = (b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te")
+
+Key = tuple[bytes, ...]
+HeaderPairs = Sequence[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True, eq=False)
+class Head:
+    """What follows from a head: the scope without what varies, the label of its route, and how that answers.
+
+    Of the values that vary, in their order, `length_at` is the place of the body's length, `id_at` that of the id.
+    `derived` is for what the route itself works out of it.
+    """
+
+    scope: Scope
+    route: str
+    path_params: Mapping[str, str]
+    direct: Direct
+    length_at: int
+    id_at: int | None
+    request_id: str | None
+    derived: Any = None
+
+
+class KnownHead(NamedTuple):
+    """A head that was seen before, with the values that differ: the length of its body, and its id."""
+
+    head: Head
+    num_bytes: int
+    request_id: str | None
+
+
+class DirectRoute(Protocol):
+    """A route that may answer without ASGI; `path` is its label in metrics."""
+
+    @property
+    def path(self) -> str:
+        """The path, with its parameters in braces."""
+
+    @property
+    def direct(self) -> Direct | None:
+        """How it answers; None where it cannot."""
+
+
+class DirectHeads:
+    """The heads that are known; `find_route` says which route answers a scope, and with which parameters."""
+
+    def __init__(
+        self, find_route: Callable[[Scope], tuple[DirectRoute, Mapping[str, str]] | None], max_body_bytes: int
+    ) -> None:
+        self._find_route = find_route
+        self._max_body_bytes = max_body_bytes
+        self._heads: dict[Key, Head] = {}
+
+    def find(self, data: bytes | bytearray, end: int) -> KnownHead | None:
+        """The head that ends at `end`, if it is known."""
+        pieces = _VARYING.split(data[: end - 2])
+        head = self._heads.get(_key(pieces))
+        if head is None:
+            return None
+        values = pieces[2::3]
+        length = values[head.length_at]
+        if not length.isdigit() or len(length) > _MAX_LENGTH_DIGITS or int(length) > self._max_body_bytes:
+            return None
+        given = head.request_id if head.id_at is None else str(values[head.id_at], "ascii")
+        return KnownHead(head, int(length), given)
+
+    def learn(self, data: bytes, scope: Scope) -> None:
+        """Keep a head that passed every check, if its route answers directly."""
+        found = self._find_route(scope)
+        direct = found[0].direct if found is not None else None
+        if found is None or direct is None or len(data) > MAX_HEAD_BYTES or not _is_plain(data, scope):
+            return
+        route, path_params = found
+        pieces = _VARYING.split(data[:-2])
+        names = [name.lower() for name in pieces[1::3]]
+        if _LENGTH not in names or len(set(names)) < len(names):
+            return
+        headers = [header for header in scope["headers"] if header[0] not in names]
+        kept = {name: scope[name] for name in ("type", "method", "path", "query_string")} | {"headers": headers}
+        constant_id = next((str(value, "latin-1") for name, value in headers if name == _ID), None)
+        id_at = names.index(_ID) if _ID in names else None
+        if len(self._heads) >= MAX_HEADS:
+            self._heads.clear()
+        self._heads[_key(pieces)] = Head(
+            kept, route.path, path_params, direct, names.index(_LENGTH), id_at, constant_id
+        )
+
+
+def _key(pieces: Sequence[bytes]) -> Key:
+    return (*pieces[0::3], *pieces[1::3])
+
+
+def _is_plain(data: bytes, scope: Scope) -> bool:
+    """Whether the bytes are those of the head, and it asks for no more than an answer to a body of a known length."""
+    first, *lines = data[:-4].split(b"\r\n")
+    pairs = [(name.lower(), value.strip(b" \t")) for name, _, value in (line.partition(b":") for line in lines)]
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    if first != b"%b %b HTTP/1.1" % (scope["method"].encode("ascii"), target) or pairs != scope["headers"]:
+        return False
+    values = {name: value.lower() for name, value in pairs}
+    return (
+        values.get(b"connection", b"keep-alive") == b"keep-alive"
+        and values.get(b"content-encoding", b"identity") == b"identity"
+        and values.keys().isdisjoint(_NOT_PLAIN)
+    )
+
+
+class Connection(Protocol):
+    """The connection of a request, which takes its answer."""
+
+    def finish(self, exchange: Exchange, status: int, headers: HeaderPairs, content: bytes) -> None:
+        """Send the answer."""
+
+
+class Exchange(Inference):
+    """A request that its connection answers itself; it is the inference that it needs as well."""
+
+    def __init__(self, connection: Connection, head: Head, context: RequestContext) -> None:
+        self.connection = connection
+        self.head = head
+        self.context = context
+        self._client: EngineClient | None = None
+
+    def start(
+        self,
+        client: EngineClient,
+        target: InferTarget,
+        num_rows: int,
+        payload: Sequence[Piece],
+        deadline: float,
+        on_answer: Callable[[Exchange, Arrays], None],
+    ) -> None:
+        """Compute; `on_answer` then replies.
+
+        Raises: EngineUnavailable.
+        """
+        super().__init__(client.next_id(), target, num_rows, payload, deadline)
+        self._on_answer = on_answer
+        self._client = client
+        self.context.model = target.model
+        client.start(self)
+
+    def answer(self, arrays: Arrays, timing: InferenceTiming) -> None:
+        """Reply with what was computed."""
+        self.payload = ()
+        self.context.timing = timing
+        try:
+            self._on_answer(self, arrays)
+        except Exception as error:  # it must not end the connection to the engine
+            self.fail(error)
+
+    def reply(self, headers: HeaderPairs, content: bytes) -> None:
+        """Send the answer."""
+        self.connection.finish(self, 200, headers, content)
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an error; one that is no ServiceError is a defect, and is logged."""
+        path = self.head.scope["path"]
+        if isinstance(error, ServiceError):
+            response = error_response(path, error)
+        else:
+            log.error("a request failed unexpectedly", extra={"request_id": self.context.request_id}, exc_info=error)
+            response = unexpected_response(path)
+        self.connection.finish(self, response.status_code, response.raw_headers, bytes(response.body))
+
+    def disconnect(self) -> None:
+        """Give up: the answer has no reader."""
+        self.context.is_disconnected = True
+        if self._client is not None:
+            self._client.cancel(self)
+        else:
+            self.fail(Cancelled("The caller disconnected."))
+
+
+Direct = Callable[[Exchange, memoryview], bool]
+"""Begins to answer a request with this body, or returns False: then it is answered the usual way.
+
+Raises: ServiceError, which is the answer then.
+"""
