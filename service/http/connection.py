@@ -35,6 +35,8 @@ class Connection(LimitedProtocol):
         self._known: KnownHead | None = None
         self._needed_bytes = 0
         self._new_head = b""
+        self._sent_bytes: int | None = None  # of an answer that comes in parts, once it has begun
+        self._status = 0
         self._must_close = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
@@ -71,10 +73,12 @@ class Connection(LimitedProtocol):
         assert self.heads is not None
         end = data.find(b"\r\n\r\n") + 4
         known = self.heads.find(data, end) if end >= 4 else None
-        if known is None or not self._begin(known, end, data):
-            self._new_head = bytes(data[:end]) if known is None and end >= 4 else b""
-            super().data_received(data)
-            self._new_head = b""
+        if known is not None:
+            self._begin(known, end, data)
+            return
+        self._new_head = bytes(data[:end]) if end >= 4 else b""
+        super().data_received(data)
+        self._new_head = b""
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if self._new_head and self.heads is not None:
@@ -84,28 +88,23 @@ class Connection(LimitedProtocol):
 
     # --- answering ---
 
-    def _begin(self, known: KnownHead, end: int, data: bytes | bytearray) -> bool:
-        """Begin to answer a request, or wait for its body; return whether it is answered here."""
+    def _begin(self, known: KnownHead, end: int, data: bytes | bytearray) -> None:
+        """Begin to answer a request, or wait for its body."""
         self._unset_keepalive_if_required()
         if self._timer is not None:
             self._disarm()
         total_bytes = end + known.num_bytes
         if len(data) < total_bytes:
             self._await_body(known, total_bytes, data)
-            return True
+            return
         self._exchange = exchange = self._open(known)
-        try:
-            self.requests.admit(exchange.context, known.head.scope)
-            if not known.head.direct(exchange, memoryview(data)[end:total_bytes]):
-                self._exchange = None
-                self.requests.forget()
-                return False
-        except Exception as error:
-            exchange.fail(error)
         if len(data) > total_bytes:
             self._received += memoryview(data)[total_bytes:]
-            self.loop.call_soon(self._go_on)
-        return True
+        try:
+            self.requests.admit(exchange.context, known.head.scope)
+            known.head.direct(exchange, memoryview(data)[end:total_bytes])
+        except Exception as error:
+            exchange.fail(error)
 
     def _open(self, known: KnownHead) -> Exchange:
         scope = known.head.scope
@@ -114,17 +113,43 @@ class Connection(LimitedProtocol):
         return Exchange(self, known.head, context)
 
     def finish(self, exchange: Exchange, status: int, headers: HeaderPairs, content: bytes) -> None:
-        """Send an answer."""
+        """Send an answer; one that had begun can only be broken off."""
         if exchange is not self._exchange:
             return
-        self._exchange = None
-        if not self.transport.is_closing():
-            lines = [*self.server_state.default_headers, *headers, *self.requests.headers(exchange.context)]
-            head = b"".join([b"%b: %b\r\n" % line for line in lines])
+        if self._sent_bytes is not None:
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            head = self._head(exchange, headers)
             self.transport.writelines((b"%b%b\r\n%b" % (STATUS_LINE[status], head, content),))
-            if self._must_close or self.requests.drain.is_draining:
-                self.transport.close()
-        self.requests.close(exchange.head.scope["method"], exchange.head.route, exchange.context, status, len(content))
+        self._end(exchange, status, len(content))
+
+    def begin_stream(self, exchange: Exchange, status: int, headers: HeaderPairs) -> None:
+        """Send the head of an answer that comes in chunks."""
+        self._sent_bytes, self._status = 0, status
+        head = self._head(exchange, [*headers, (b"transfer-encoding", b"chunked")])
+        if not self.transport.is_closing():
+            self.transport.write(b"%b%b\r\n" % (STATUS_LINE[status], head))
+
+    def stream(self, exchange: Exchange, content: bytes, *, is_last: bool) -> None:
+        """Send a part of an answer."""
+        if exchange is not self._exchange or self._sent_bytes is None:
+            return
+        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+        if not self.transport.is_closing():
+            self.transport.write(chunk + b"0\r\n\r\n" if is_last else chunk)
+        self._sent_bytes += len(content)
+        if is_last:
+            self._end(exchange, self._status, self._sent_bytes)
+
+    def _head(self, exchange: Exchange, headers: HeaderPairs) -> bytes:
+        lines = [*self.server_state.default_headers, *headers, *self.requests.headers(exchange.context)]
+        return b"".join([b"%b: %b\r\n" % line for line in lines])
+
+    def _end(self, exchange: Exchange, status: int, sent_bytes: int) -> None:
+        self._exchange = self._sent_bytes = None
+        if self._must_close or self.requests.drain.is_draining:
+            self.transport.close()
+        self.requests.close(exchange.head.scope["method"], exchange.head.route, exchange.context, status, sent_bytes)
         self.server_state.total_requests += 1
         self._idle_since = self.loop.time()
         if self._idle_timer is None:

@@ -1,4 +1,4 @@
-"""Requests that their connection answers itself, without ASGI: on hot routes, where serving costs more than computing.
+"""Requests that their connection answers itself, without uvicorn's cycle and the middleware, which cost more than most.
 
 The first request with a head goes the usual way, through every check. What follows from the head alone is then kept
 under its bytes, and a request with the same head is given to its route at once. Only what differs from request to
@@ -7,18 +7,22 @@ request is left out of the key: lengths, ids.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from starlette.types import ASGIApp, Message
+from uvicorn.protocols.http.flow_control import FlowControl
+
 from service.engine.transport.calls import Inference
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Arrays, InferenceTiming, InferTarget, Piece
-from service.errors import Cancelled, ServiceError
+from service.errors import ServiceError
 from service.http.problems import error_response, unexpected_response
-from service.http.request_context import RequestContext, Scope
+from service.http.request_context import RequestContext, Scope, attach
 
 log = logging.getLogger(__name__)
 
@@ -60,23 +64,27 @@ class KnownHead(NamedTuple):
     request_id: str | None
 
 
-class DirectRoute(Protocol):
-    """A route that may answer without ASGI; `path` is its label in metrics."""
+class Answering(Protocol):
+    """A route, which answers by an ASGI application or without; `path` is its label in metrics."""
 
     @property
     def path(self) -> str:
         """The path, with its parameters in braces."""
 
     @property
+    def handler(self) -> ASGIApp:
+        """The ASGI application."""
+
+    @property
     def direct(self) -> Direct | None:
-        """How it answers; None where it cannot."""
+        """How it answers without ASGI, if it can."""
 
 
 class DirectHeads:
     """The heads that are known; `find_route` says which route answers a scope, and with which parameters."""
 
     def __init__(
-        self, find_route: Callable[[Scope], tuple[DirectRoute, Mapping[str, str]] | None], max_body_bytes: int
+        self, find_route: Callable[[Scope], tuple[Answering, Mapping[str, str]] | None], max_body_bytes: int
     ) -> None:
         self._find_route = find_route
         self._max_body_bytes = max_body_bytes
@@ -96,12 +104,12 @@ class DirectHeads:
         return KnownHead(head, int(length), given)
 
     def learn(self, data: bytes, scope: Scope) -> None:
-        """Keep a head that passed every check, if its route answers directly."""
+        """Keep a head that passed every check, if there is a route for it."""
         found = self._find_route(scope)
-        direct = found[0].direct if found is not None else None
-        if found is None or direct is None or len(data) > MAX_HEAD_BYTES or not _is_plain(data, scope):
+        if found is None or len(data) > MAX_HEAD_BYTES or not _is_plain(data, scope):
             return
         route, path_params = found
+        direct = route.direct or through(route.handler)
         pieces = _VARYING.split(data[:-2])
         names = [name.lower() for name in pieces[1::3]]
         if _LENGTH not in names or len(set(names)) < len(names):
@@ -133,24 +141,39 @@ def _is_plain(data: bytes, scope: Scope) -> bool:
         values.get(b"connection", b"keep-alive") == b"keep-alive"
         and values.get(b"content-encoding", b"identity") == b"identity"
         and values.keys().isdisjoint(_NOT_PLAIN)
+        and not values.get(b"content-type", b"").startswith(b"multipart/")  # its boundary is another each time
     )
 
 
 class Connection(Protocol):
     """The connection of a request, which takes its answer."""
 
+    flow: FlowControl
+
     def finish(self, exchange: Exchange, status: int, headers: HeaderPairs, content: bytes) -> None:
-        """Send the answer."""
+        """Send an answer."""
+
+    def begin_stream(self, exchange: Exchange, status: int, headers: HeaderPairs) -> None:
+        """Send the head of an answer that comes in parts."""
+
+    def stream(self, exchange: Exchange, content: bytes, *, is_last: bool) -> None:
+        """Send a part of an answer."""
 
 
 class Exchange(Inference):
-    """A request that its connection answers itself; it is the inference that it needs as well."""
+    """A request that its connection answers itself.
+
+    It may be the inference that it needs (`start`), or be answered by an ASGI application (`run`).
+    """
 
     def __init__(self, connection: Connection, head: Head, context: RequestContext) -> None:
         self.connection = connection
         self.head = head
         self.context = context
         self._client: EngineClient | None = None
+        self._is_streamed = False
+
+    # --- an inference ---
 
     def start(
         self,
@@ -180,6 +203,46 @@ class Exchange(Inference):
         except Exception as error:  # it must not end the connection to the engine
             self.fail(error)
 
+    # --- an ASGI application ---
+
+    def run(self, app: ASGIApp, body: bytes) -> None:
+        """Have an application answer; it gets the whole body at once."""
+        scope = {**self.head.scope, "path_params": self.head.path_params}
+        attach(scope, self.context)
+        self._message: Message | None = {"type": "http.request", "body": body, "more_body": False}
+        self._task = asyncio.get_running_loop().create_task(self._serve(app, scope))
+
+    async def _serve(self, app: ASGIApp, scope: Scope) -> None:
+        try:
+            await app(scope, self._receive, self._send)
+        except Exception as error:
+            self.fail(error)
+
+    async def _receive(self) -> Message:
+        message, self._message = self._message, None
+        if message is None:
+            await asyncio.Event().wait()  # nothing follows; who leaves is told through the context
+        assert message is not None
+        return message
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status, self._headers = message["status"], message.get("headers", ())
+            return
+        content, is_last = message.get("body", b""), not message.get("more_body")
+        if self._is_streamed:
+            if self.connection.flow.write_paused:
+                await self.connection.flow.drain()
+            self.connection.stream(self, content, is_last=is_last)
+        elif is_last:
+            self.connection.finish(self, self._status, self._headers, content)
+        else:
+            self._is_streamed = True
+            self.connection.begin_stream(self, self._status, self._headers)
+            self.connection.stream(self, content, is_last=False)
+
+    # --- the end ---
+
     def reply(self, headers: HeaderPairs, content: bytes) -> None:
         """Send the answer."""
         self.connection.finish(self, 200, headers, content)
@@ -196,15 +259,18 @@ class Exchange(Inference):
 
     def disconnect(self) -> None:
         """Give up: the answer has no reader."""
-        self.context.is_disconnected = True
         if self._client is not None:
             self._client.cancel(self)
-        else:
-            self.fail(Cancelled("The caller disconnected."))
+        self.context.disconnect()
 
 
-Direct = Callable[[Exchange, memoryview], bool]
-"""Begins to answer a request with this body, or returns False: then it is answered the usual way.
+Direct = Callable[[Exchange, memoryview], None]
+"""Begins to answer a request with this body.
 
 Raises: ServiceError, which is the answer then.
 """
+
+
+def through(app: ASGIApp) -> Direct:
+    """Answer requests by an ASGI application."""
+    return lambda exchange, body: exchange.run(app, bytes(body))

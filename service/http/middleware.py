@@ -67,11 +67,6 @@ class RequestCycle:
             request_id, started_at, {str(name, "latin-1"): str(value, "latin-1") for name, value in headers}
         )
 
-    def forget(self) -> None:
-        """Forget a request that was opened, and is opened again."""
-        self.drain.num_in_flight -= 1
-        self._metrics.cancel()
-
     def admit(self, context: RequestContext, scope: Scope) -> None:
         """Check that the request may be answered, and note whose key it has.
 

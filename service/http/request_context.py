@@ -108,10 +108,6 @@ class RequestMetrics:
         """Count a request as in flight."""
         self._metrics.requests_in_flight.inc()
 
-    def cancel(self) -> None:
-        """Do not count a request that was started."""
-        self._metrics.requests_in_flight.dec()
-
     def finish(self, route: str, status: str, context: RequestContext, sent_bytes: int) -> float:
         """Count a finished request and return its duration in seconds."""
         seconds = perf_counter() - context.started_at

@@ -46,7 +46,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route; `path` is also its label in metrics. A hot one can be answered without ASGI too (`direct`)."""
+    """One route; `path` is also its label in metrics. A hot one has a way to answer without ASGI, too: `direct`."""
 
     method: str
     path: str

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from starlette.types import ASGIApp
+
 from service.engine.transport.messages import Arrays, InferTarget
 from service.errors import MalformedRequest
 from service.http.accept import accepted_coding
@@ -101,17 +103,18 @@ class _Plan:
 
 
 class DirectInfer:
-    """Answers inference requests of connections."""
+    """Answers inference requests of connections; those with encoded images through `app`, as decoding takes threads."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Execution, app: ASGIApp) -> None:
+        self._app = app
         self._execution = execution
         self._client = execution.client
         self._threads = execution.tokenizers.threads
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __call__(self, exchange: Exchange, body: memoryview) -> bool:
-        """Begin to answer a request; False where it has encoded images, which are decoded in threads.
+    def __call__(self, exchange: Exchange, body: memoryview) -> None:
+        """Begin to answer a request.
 
         Raises: ServiceError.
         """
@@ -122,19 +125,19 @@ class DirectInfer:
         if plan is not None and len(body) == size + plan.raw_bytes:
             payload = [body[part] for part in plan.parts]
             self._start(exchange, plan.target, plan.num_rows, payload, plan.timeout_seconds, plan.writer)
-            return True
+            return
         path = exchange.head.path_params
         target = self._execution.find(path["model"], path.get("version"), is_request=True)
         request = read_infer(target, facts.header_bytes, bytes(body))
         if _has_images(target, request):
-            return False
+            exchange.run(self._app, bytes(body))
+            return
         prepared = self._execution.prepare(target, request, request.inputs, facts.timeout_seconds)
         writer = ReplyWriter(prepared.answer, request)
         if key is not None and not self._client.has_canary(target.model.name):
             self._keep_plan(key, size, body, prepared, request, writer)
         rows = prepared.rows
         self._start(exchange, prepared.target, rows.num_rows, rows.payload, prepared.timeout_seconds, writer)
-        return True
 
     def _facts(self, head: Head) -> _HeadFacts:
         facts = head.derived = _HeadFacts(

@@ -180,7 +180,7 @@ class Infer(OpenInferenceRoute):
 
     def __init__(self, execution: Execution, drain: Drain) -> None:
         super().__init__(execution, drain)
-        self.direct = DirectInfer(execution)
+        self.direct = DirectInfer(execution, self)
 
     async def answer(self, request: OpenInferenceRequest) -> Reply:
         """Compute a model's outputs for tensors."""
