@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.cli.client import BadUsage, CommandFailed
-from service.processes.launch import MULTIPROC_VARIABLE
+from service.processes import supervisor
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
@@ -43,10 +43,6 @@ def _serve(**overrides: Any) -> None:
     require_runtime()
     configure_logging(settings, "supervisor")
     with tempfile.TemporaryDirectory(prefix="hotplate-") as folder:
-        os.environ[MULTIPROC_VARIABLE] = folder
-        # Only now: the metrics library decides at import whether several processes share its values.
-        from service.processes import supervisor
-
         supervisor.serve(settings, Path(folder))
 
 

@@ -28,6 +28,7 @@ from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read
 from service.protocols.open_inference.execution import Execution
 from service.security import KeyRing
 from service.settings import Settings
+from service.telemetry.gathering import sharing
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import Metrics, report_memory
 from service.telemetry.tracing import Tracing, open_tracing
@@ -79,7 +80,8 @@ async def serve(launch: Launch) -> None:
     reporting = asyncio.create_task(report_memory(metrics, "api"))
     grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys, tracing)
     draining = asyncio.create_task(_drain(stopping, server, grpc_server, drain, settings))
-    await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
+    async with sharing(metrics, launch.figures_fd):
+        await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
     for task in (connecting, reporting, draining):
         task.cancel()
     if tracing is not None:

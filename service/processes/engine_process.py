@@ -25,6 +25,7 @@ from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
 from service.settings import Settings
+from service.telemetry.gathering import sharing
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import Metrics, report_memory
 
@@ -44,7 +45,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
-    async with server:
+    async with server, sharing(metrics, launch.figures_fd):
         reports = [asyncio.create_task(report_memory(metrics, "engine"))]
         if engine.device.is_cuda:
             # Imported here, so that an engine on a CPU does without NVML.

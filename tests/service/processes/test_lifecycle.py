@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -138,16 +139,45 @@ def test_an_idle_service_burns_no_cpu(recovering: RunningService) -> None:
 
 def test_a_stopped_engine_costs_a_caller_no_more_than_the_deadline(recovering: RunningService) -> None:
     engine = recovering.children(ENGINE)[0]
-    os.kill(engine, signal.SIGSTOP)
 
-    started = time.monotonic()
-    response = httpx.post(
-        f"{recovering.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW | {"x-request-timeout": "0.5"}
-    )
-    os.kill(engine, signal.SIGCONT)
+    with stopped(engine):
+        started = time.monotonic()
+        response = httpx.post(
+            f"{recovering.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW | {"x-request-timeout": "0.5"}
+        )
 
     assert response.status_code == 504
     assert time.monotonic() - started < 3
+
+
+def test_a_scrape_hangs_on_no_process_that_is_stopped(recovering: RunningService) -> None:
+    engine, supervisor = recovering.children(ENGINE)[0], recovering.process.pid
+    found = {}
+    for name, pid in (("neither", 0), ("the engine", engine), ("the supervisor", supervisor), ("neither again", 0)):
+        with stopped(pid):
+            started = time.monotonic()
+            found[name] = httpx.get(f"{recovering.url}/metrics")
+            assert time.monotonic() - started < 4
+
+    assert {name: answer.status_code for name, answer in found.items()} == {
+        "neither": 200, "the engine": 200, "the supervisor": 503, "neither again": 200
+    }  # fmt: skip
+    assert found["the supervisor"].headers["retry-after"] == "1"
+    of_engine = [line for line in found["neither"].text.splitlines() if line.startswith("hotplate_max_queue_rows{")]
+    assert of_engine
+    assert set(of_engine) < set(found["the engine"].text.splitlines())
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Stop a process for as long as the block runs; none for 0."""
+    if pid:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if pid:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_killed_engine_is_replaced_and_no_caller_hangs(recovering: RunningService, network: LinearClassifier) -> None:
