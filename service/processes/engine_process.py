@@ -40,7 +40,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     models = _models_to_load(settings)
     check_splits(settings)
     # Beside the socket, in the folder that only this service may read.
-    journal = LoadJournal(Path(launch.engine_socket).with_name(JOURNAL_FILE), _ending(launch.last_status))
+    journal = LoadJournal(_journal_file(launch), _ending(launch.last_status))
     engine = Engine(settings, choose_device(settings.device), metrics, journal)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
@@ -56,6 +56,10 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
         await run_until_stopped(loading)
         for task in (*reports, loading):
             task.cancel()
+
+
+def _journal_file(launch: Launch) -> Path:
+    return Path(launch.engine_socket).with_name(JOURNAL_FILE)
 
 
 def _ending(status: int | None) -> str:
@@ -108,7 +112,7 @@ def main() -> None:
     """Run the engine process."""
     launch = read_launch()
     configure_logging(launch.settings, "engine")
-    end_with_parent()
+    end_with_parent(Path(launch.engine_socket), _journal_file(launch))
     try:
         uvloop.run(serve(launch, Metrics(CollectorRegistry())))
     except StartupError as error:

@@ -7,6 +7,7 @@ This module does not know what the child does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -67,12 +68,20 @@ def environment() -> dict[str, str]:
     return variables
 
 
-def end_with_parent() -> None:
-    """End this process at once when standard input closes: the supervisor was killed."""
+def end_with_parent(*files: Path) -> None:
+    """End this process at once when standard input closes: the supervisor was killed.
+
+    It removes the files first, and their folder if nothing else is in it, for nobody else is left to do so.
+    """
 
     def watch() -> None:
         while os.read(_STDIN, 4096):
             pass
+        with contextlib.suppress(OSError):
+            for file in files:
+                file.unlink(missing_ok=True)
+            for folder in {file.parent for file in files}:
+                folder.rmdir()
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -18,7 +18,7 @@ import pytest
 
 from models.golden import Golden, write_golden
 from tests.fake_models.classification import LinearClassifier
-from tests.servers import RunningService, is_alive, until
+from tests.servers import RunningService, is_alive, on_a_full_disk, until
 
 RAW = {"content-type": "application/octet-stream"}
 API = "service.processes.api_process"
@@ -26,9 +26,15 @@ ENGINE = "service.processes.engine_process"
 
 
 @pytest.fixture(scope="module")
-def recovering(repository: Path) -> Iterator[RunningService]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the recovering service has its socket."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def recovering(repository: Path, temporary: Path) -> Iterator[RunningService]:
     """A service whose children tests may stop and kill, for it replaces them."""
-    with RunningService(repository, "--instances", "1") as service:
+    with RunningService(repository, "--instances", "1", environment={"TMPDIR": str(temporary)}) as service:
         yield service.wait_until_ready()
 
 
@@ -208,10 +214,11 @@ def test_a_killed_api_process_is_replaced(recovering: RunningService) -> None:
     recovering.wait_until_ready()
 
 
-def test_no_process_outlives_a_killed_supervisor(recovering: RunningService) -> None:
+def test_no_process_and_no_folder_outlives_a_killed_supervisor(recovering: RunningService, temporary: Path) -> None:
     """The last test of this service."""
     children = recovering.children(API) + recovering.children(ENGINE)
     assert len(children) == 2
+    assert len(list(temporary.glob("hotplate-*"))) == 1
 
     recovering.process.kill()
 
@@ -220,6 +227,7 @@ def test_no_process_outlives_a_killed_supervisor(recovering: RunningService) -> 
     finally:
         for pid in filter(is_alive, children):
             os.kill(pid, signal.SIGKILL)
+    assert list(temporary.glob("hotplate-*")) == []
 
 
 def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
@@ -305,6 +313,14 @@ def test_a_wrong_start_ends_with_the_reason(
     assert service.wait(20) == 1
     assert reason in "".join(service.lines)
     assert "Traceback" not in "".join(service.lines)
+
+
+def test_a_disk_that_is_full_ends_a_start_with_the_reason(repository: Path) -> None:
+    with RunningService(repository, program=on_a_full_disk(0)) as service:
+        assert service.wait(20) == 1
+
+        assert "The folder for the engine's socket cannot be made: No usable temporary" in "".join(service.lines)
+        assert "Traceback" not in "".join(service.lines)
 
 
 def _json(address: str, status: int) -> dict[str, object] | None:
