@@ -169,13 +169,10 @@ def _default(name: str) -> str:
 
 def metrics() -> str:
     """Every metric with its labels."""
-    registry = CollectorRegistry()
-    declared = vars(Metrics(registry)).values()
-    labels = {each._name: each._labelnames for each in declared if hasattr(each, "_labelnames")}
     rows = []
-    for metric in registry.collect():
-        name = metric.name + ("_total" if metric.type == "counter" else "")
-        rows.append((code(name), metric.type, ", ".join(labels[metric.name]), metric.documentation))
+    for family in Metrics(CollectorRegistry()).families.values():
+        name = family.name + ("_total" if family.kind == "counter" else "")
+        rows.append((code(name), family.kind, ", ".join(family.label_names), family.help_text))
     rows.append((code(READY_NAME), "gauge", "", READY_HELP))  # it is known at the scrape alone, and declared there
     return table(("metric", "type", "labels", "meaning"), *rows)
 

@@ -122,6 +122,13 @@ class RunningService:
         self.process.stderr.close()
 
 
+def on_a_full_disk(max_bytes: int) -> tuple[str, ...]:
+    """The program of a service that cannot write a larger file; a log that goes to a pipe is none."""
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({max_bytes}, {max_bytes}))"
+    start = "os.execv(sys.executable, [sys.executable, '-m', 'service', *sys.argv[1:]])"
+    return (sys.executable, "-c", f"import os, resource, sys; {limit}; {start}")
+
+
 def until(condition: Callable[[], Any], describe: Callable[[], str] = str, seconds: float = START_SECONDS) -> Any:
     """Poll until a condition holds and return what it gave; fail after a bounded time."""
     deadline = time.monotonic() + seconds

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.cli.client import BadUsage, CommandFailed
-from service.processes.launch import MULTIPROC_VARIABLE
+from service.processes import supervisor
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 
@@ -42,12 +43,22 @@ def _serve(**overrides: Any) -> None:
         raise BadUsage("\n".join(map(_explain, error.errors()))) from error
     require_runtime()
     configure_logging(settings, "supervisor")
-    with tempfile.TemporaryDirectory(prefix="hotplate-") as folder:
-        os.environ[MULTIPROC_VARIABLE] = folder
-        # Only now: the metrics library decides at import whether several processes share its values.
-        from service.processes import supervisor
+    with _run_folder() as folder:
+        supervisor.serve(settings, folder)
 
-        supervisor.serve(settings, Path(folder))
+
+@contextlib.contextmanager
+def _run_folder() -> Iterator[Path]:
+    """A private folder for the engine's socket."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="hotplate-")
+    except OSError as error:  # a disk may be full, or read-only
+        raise CommandFailed(
+            f"The folder for the engine's socket cannot be made: {error.strerror}. "
+            "TMPDIR may name another place for it, which must be writable."
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 def _explain(error: Any) -> str:

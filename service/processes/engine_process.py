@@ -25,6 +25,7 @@ from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
 from service.settings import Settings
+from service.telemetry.gathering import sharing
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import Metrics, report_memory
 
@@ -39,12 +40,12 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     models = _models_to_load(settings)
     check_splits(settings)
     # Beside the socket, in the folder that only this service may read.
-    journal = LoadJournal(Path(launch.engine_socket).with_name(JOURNAL_FILE), _ending(launch.last_status))
+    journal = LoadJournal(_journal_file(launch), _ending(launch.last_status))
     engine = Engine(settings, choose_device(settings.device), metrics, journal)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
-    async with server:
+    async with server, sharing(metrics, launch.figures_fd):
         reports = [asyncio.create_task(report_memory(metrics, "engine"))]
         if engine.device.is_cuda:
             # Imported here, so that an engine on a CPU does without NVML.
@@ -55,6 +56,10 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
         await run_until_stopped(loading)
         for task in (*reports, loading):
             task.cancel()
+
+
+def _journal_file(launch: Launch) -> Path:
+    return Path(launch.engine_socket).with_name(JOURNAL_FILE)
 
 
 def _ending(status: int | None) -> str:
@@ -107,7 +112,7 @@ def main() -> None:
     """Run the engine process."""
     launch = read_launch()
     configure_logging(launch.settings, "engine")
-    end_with_parent()
+    end_with_parent(Path(launch.engine_socket), _journal_file(launch))
     try:
         uvloop.run(serve(launch, Metrics(CollectorRegistry())))
     except StartupError as error:

@@ -7,6 +7,7 @@ This module does not know what the child does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -18,7 +19,6 @@ import msgspec
 from service.settings import Settings
 
 EXIT_STARTUP = 78  # EX_CONFIG: the configuration is wrong, so starting again would not help
-MULTIPROC_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _STDIN = 0
 _ROOT = Path(__file__).resolve().parents[2]  # where the packages are: site-packages, or a checkout
 
@@ -27,7 +27,8 @@ class Launch(msgspec.Struct, frozen=True):
     """What one child is told: settings, the engine's socket and, for an API process, where to listen.
 
     `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC. `last_status` is the
-    exit status of the process that this one replaces, if it replaces one: negative for a signal.
+    exit status of the process that this one replaces, if it replaces one: negative for a signal. `figures_fd` is this
+    process's end of a socket to the supervisor, through which metrics are gathered.
     """
 
     settings: Settings
@@ -35,6 +36,7 @@ class Launch(msgspec.Struct, frozen=True):
     listen_fd: int = -1
     grpc_address: str = ""
     last_status: int | None = None
+    figures_fd: int = -1
 
     def encode(self) -> bytes:
         """The launch as one JSON line."""
@@ -66,12 +68,20 @@ def environment() -> dict[str, str]:
     return variables
 
 
-def end_with_parent() -> None:
-    """End this process at once when standard input closes: the supervisor was killed."""
+def end_with_parent(*files: Path) -> None:
+    """End this process at once when standard input closes: the supervisor was killed.
+
+    It removes the files first, and their folder if nothing else is in it, for nobody else is left to do so.
+    """
 
     def watch() -> None:
         while os.read(_STDIN, 4096):
             pass
+        with contextlib.suppress(OSError):
+            for file in files:
+                file.unlink(missing_ok=True)
+            for folder in {file.parent for file in files}:
+                folder.rmdir()
         os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

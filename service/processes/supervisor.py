@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-from prometheus_client import CollectorRegistry, multiprocess
+from prometheus_client import CollectorRegistry
 
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, command, environment
 from service.security import read_names
 from service.settings import Settings
+from service.telemetry.gathering import Gatherer
 from service.telemetry.metrics import Metrics, report_memory
 
 log = logging.getLogger(__name__)
@@ -35,27 +36,35 @@ STABLE_SECONDS = 30.0
 class Child:
     """A process that must run for as long as the service does."""
 
-    def __init__(self, kind: str, module: str, launch: Launch, pass_fds: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self, kind: str, module: str, launch: Launch, gatherer: Gatherer, pass_fds: tuple[int, ...] = ()
+    ) -> None:
         self.kind = kind
         self._module = module
         self._launch = launch
+        self._gatherer = gatherer
         self._pass_fds = pass_fds
+        self._following: asyncio.Task[None] | None = None
         self.process: asyncio.subprocess.Process | None = None
 
     async def run_once(self) -> int:
         """Start the process, wait for it to end and return its exit status."""
         last_status = self.process.returncode if self.process is not None else None
-        # In a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone. Never forked: ONNX
-        # Runtime's threads do not survive a fork.
-        self.process = await asyncio.create_subprocess_exec(
-            *command(self._module),
-            env=environment(),
-            stdin=asyncio.subprocess.PIPE,
-            pass_fds=self._pass_fds,
-            start_new_session=True,
-        )
+        ours, theirs = socket.socketpair()
+        with theirs:
+            launch = msgspec.structs.replace(self._launch, last_status=last_status, figures_fd=theirs.fileno())
+            # In a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone. Never forked: ONNX
+            # Runtime's threads do not survive a fork.
+            self.process = await asyncio.create_subprocess_exec(
+                *command(self._module),
+                env=environment(),
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(*self._pass_fds, theirs.fileno()),
+                start_new_session=True,
+            )
+        self._following = asyncio.create_task(self._gatherer.follow(ours))
         assert self.process.stdin is not None
-        self.process.stdin.write(msgspec.structs.replace(self._launch, last_status=last_status).encode())
+        self.process.stdin.write(launch.encode())
         return await self.process.wait()
 
     def signal(self, number: signal.Signals) -> None:
@@ -72,13 +81,14 @@ class Supervisor:
     ) -> None:
         engine_socket = str(run_folder / "engine.sock")
         fd = listener.fileno()
+        gatherer = Gatherer(metrics)
         self._settings = settings
         self._metrics = metrics
-        self._engine = Child("engine", "service.processes.engine_process", Launch(settings, engine_socket))
+        self._engine = Child("engine", "service.processes.engine_process", Launch(settings, engine_socket), gatherer)
         self._engine_socket = Path(engine_socket)
+        launch = Launch(settings, engine_socket, fd, grpc_address)
         self._apis = [
-            Child("api", "service.processes.api_process", Launch(settings, engine_socket, fd, grpc_address), (fd,))
-            for _ in range(settings.workers)
+            Child("api", "service.processes.api_process", launch, gatherer, (fd,)) for _ in range(settings.workers)
         ]
         self._is_stopping = False
         self._failure: StartupError | None = None
@@ -115,8 +125,6 @@ class Supervisor:
         while not self._is_stopping:
             started_at = loop.time()
             status = await child.run_once()
-            assert child.process is not None
-            multiprocess.mark_process_dead(child.process.pid)  # type: ignore[no-untyped-call]
             if self._is_stopping:
                 return
             if status == EXIT_STARTUP:
@@ -201,7 +209,7 @@ def _join(address: str, port: int) -> str:
 
 
 def serve(settings: Settings, run_folder: Path) -> None:
-    """Run the service until it is told to stop; sockets and metrics are kept in the private `run_folder`.
+    """Run the service until it is told to stop; the engine's socket lies in the private `run_folder`.
 
     Raises: StartupError.
     """

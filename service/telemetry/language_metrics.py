@@ -5,15 +5,13 @@ A step updates each of them at most once, however many texts it continues.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
-from prometheus_client import Counter, Histogram
-
+from service.telemetry.instruments import Counter
 from service.telemetry.metrics import Metrics
 
 RATE_SECONDS = 10.0
@@ -106,7 +104,7 @@ class LanguageMetrics:
                 self._first_token.observe(now - text.arrival)
             text.last_token_at = now
         for last, number in since.items():
-            observe_many(self._inter_token, now - last, number)
+            self._inter_token.observe_many(now - last, number)
         self._generated.inc(count)
         self._rate.add(count, now)
         self.num_generated_tokens += count
@@ -151,12 +149,3 @@ class LanguageMetrics:
             "prefix_hit_ratio": round(self.num_hit_tokens / max(self.num_prompt_tokens, 1), 3),
             "mean_step_sequences": round(self.num_step_sequences / max(self.num_steps, 1), 3),
         }
-
-
-def observe_many(histogram: Histogram, value: float, count: int) -> None:
-    """Observe one value several times at the cost of one; the client library has no such call."""
-    if count == 1:
-        histogram.observe(value)
-        return
-    histogram._sum.inc(value * count)
-    histogram._buckets[bisect_left(histogram._upper_bounds, value)].inc(count)

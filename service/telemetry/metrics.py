@@ -1,22 +1,21 @@
-"""Every metric of the service, declared on a registry that is handed in.
+"""Every metric of the service, declared once, the same in every process, so that they add up.
 
-With `PROMETHEUS_MULTIPROC_DIR` set before import, the client library keeps each value in a file of that folder, so that
-any API process can answer a scrape for all of them (`exposition`). It does not know what the values mean to callers.
+A process knows its own figures; `gathering.py` brings those of all together.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 
-from service.processes.launch import MULTIPROC_VARIABLE
 from service.telemetry.graph_statistics import GraphRecord
+from service.telemetry.instruments import Counter, Family, Figures, Gauge, Histogram
 
 SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -28,31 +27,38 @@ READY_NAME = "hotplate_ready"
 READY_HELP = "1 where the API process that answers this scrape is ready, else 0."
 MODEL_STATES = ("loading", "ready", "unloading", "unavailable", "failed")
 _MEMORY_INTERVAL_SECONDS = 5.0
+AFamily = TypeVar("AFamily", bound=Family[Any])
 
 
 class Metrics:
-    """All metrics of one process; the same names in every process, so that they add up."""
+    """All metrics of one process, in which the client library finds them through a registry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.families: dict[str, Family[Any]] = {}
+        self.gather: Callable[[], Coroutine[Any, Any, Figures]] = self._gather_own
+        """The figures of all processes; of this one alone where it runs by itself."""
         self._declare_http()
         self._declare_engine()
         self._declare_shadows()
         self._declare_language()
         self._declare_processes()
+        registry.register(self)
 
     def _declare_http(self) -> None:
         self.requests = self._counter("requests", "Requests answered.", "route", "model", "status")
         self.request_seconds = self._histogram(
             "request_seconds", "Time from a request's head to the last byte of its answer.", SECONDS, "route", "model"
         )
-        self.requests_in_flight = self._gauge("requests_in_flight", "Requests being worked on; the signal to scale on.")
+        self.requests_in_flight = self._gauge(
+            "requests_in_flight", "Requests being worked on; the signal to scale on."
+        ).labels()
         self.request_bytes = self._counter("request_bytes", "Body bytes received.", "route")
         self.response_bytes = self._counter("response_bytes", "Body bytes sent.", "route")
-        self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one image.", SECONDS)
+        self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one image.", SECONDS).labels()
         self.encode_seconds = self._histogram(
             "encode_seconds", "Time to encode a stylized image, or the generated images of a request together.", SECONDS
-        )
+        ).labels()
 
     def _declare_engine(self) -> None:
         self.queue_seconds = self._histogram(
@@ -135,7 +141,9 @@ class Metrics:
         )
 
     def _declare_processes(self) -> None:
-        self.engine_restarts = self._counter("engine_restarts", "Engine processes that died and were replaced.")
+        self.engine_restarts = self._counter(
+            "engine_restarts", "Engine processes that died and were replaced."
+        ).labels()
         self.resident_bytes = self._gauge(
             "process_resident_bytes", "Resident memory, summed over the processes of a kind.", "process"
         )
@@ -148,15 +156,37 @@ class Metrics:
         self.gpu_memory_bytes = self._gauge("gpu_memory_bytes", "Memory that the GPU has.", *GPU_LABELS)
         self.gpu_power_watts = self._gauge("gpu_power_watts", "Power that the GPU draws.", *GPU_LABELS)
 
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(f"hotplate_{name}", help_text, labels, registry=self.registry)
+    def _counter(self, name: str, help_text: str, *labels: str) -> Family[Counter]:
+        return self._add(Family(f"hotplate_{name}", help_text, labels, Counter))
 
-    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        # Summed over the processes that live: the values of a dead one are gone with it.
-        return Gauge(f"hotplate_{name}", help_text, labels, multiprocess_mode="livesum", registry=self.registry)
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Family[Gauge]:
+        return self._add(Family(f"hotplate_{name}", help_text, labels, Gauge))
 
-    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"hotplate_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, help_text: str, bounds: tuple[float, ...], *labels: str) -> Family[Histogram]:
+        return self._add(Family(f"hotplate_{name}", help_text, labels, partial(Histogram, bounds), bounds))
+
+    def _add(self, family: AFamily) -> AFamily:
+        self.families[family.name] = family
+        return family
+
+    def figures(self) -> Figures:
+        """The figures of this process, without families that have no series."""
+        return {name: series for name, family in self.families.items() if (series := family.series())}
+
+    async def _gather_own(self) -> Figures:
+        return self.figures()
+
+    def lasting(self, figures: Figures) -> Figures:
+        """What remains of a process that has ended: gauges tell of the living."""
+        return {name: series for name, series in figures.items() if self.families[name].kind != "gauge"}
+
+    def of(self, figures: Figures) -> list[Metric]:
+        """Figures of any processes, as the client library writes them out."""
+        return [family.metric(figures[name]) for name, family in self.families.items() if name in figures]
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of this process; a registry calls this."""
+        return (family.metric(family.series()) for family in self.families.values())
 
     def set_model_state(self, model: str, version: str, state: str) -> None:
         """Say which state a model version is in."""
@@ -208,15 +238,6 @@ class GraphMetrics:
             "mean_batch_size": round(self.num_rows / self.num_batches, 3) if self.num_batches else 0.0,
             "compute_seconds": round(self.total_compute_seconds, 6),
         }
-
-
-def gather(registry: CollectorRegistry) -> list[Metric]:
-    """The metrics of all processes together; of this one alone where it runs by itself."""
-    if MULTIPROC_VARIABLE not in os.environ:
-        return list(registry.collect())
-    combined = CollectorRegistry()
-    MultiProcessCollector(combined)  # type: ignore[no-untyped-call]
-    return list(combined.collect())
 
 
 class _Gathered:

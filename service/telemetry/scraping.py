@@ -23,7 +23,8 @@ from service.engine.transport.messages import ModelStatus
 from service.errors import ServiceError
 from service.protocols.open_inference.description import TEXT_TASK, graph_names, protocol_name, statistics_of_all
 from service.settings import Settings
-from service.telemetry.metrics import READY_HELP, READY_NAME, Metrics, exposition, gather
+from service.telemetry.instruments import Figures
+from service.telemetry.metrics import READY_HELP, READY_NAME, Metrics, exposition
 
 # A scrape must not wait for an engine that is being restarted.
 ENGINE_SECONDS = 1.0
@@ -41,9 +42,13 @@ class Scraping:
         self._is_ready = is_ready
 
     async def text(self) -> bytes:
-        """All metrics in the Prometheus text format."""
+        """All metrics in the Prometheus text format.
+
+        Raises: Unavailable.
+        """
         statuses = await self._statuses() if "triton" in self._names else ()
-        return await asyncio.to_thread(self._text, self._is_ready(), statuses)
+        figures = await self._metrics.gather()
+        return await asyncio.to_thread(self._text, figures, self._is_ready(), statuses)
 
     async def _statuses(self) -> Sequence[ModelStatus]:
         """What the engine says of its models; nothing where that takes long: old counts would seem to have fallen."""
@@ -53,8 +58,8 @@ class Scraping:
         except (ServiceError, TimeoutError):
             return ()
 
-    def _text(self, is_ready: bool, statuses: Sequence[ModelStatus]) -> bytes:
-        metrics = gather(self._metrics.registry)
+    def _text(self, figures: Figures, is_ready: bool, statuses: Sequence[ModelStatus]) -> bytes:
+        metrics = self._metrics.of(figures)
         metrics.append(GaugeMetricFamily(READY_NAME, READY_HELP, value=is_ready))
         text = exposition(metrics)
         if not self._names:

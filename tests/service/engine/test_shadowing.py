@@ -163,8 +163,8 @@ def test_shadows_compute_what_was_answered_and_report_how_they_agree(repository:
             assert state_of(client, "scale", "2").shadows[0].version == "2"
 
             counts = engine.repository._metrics.shadow_requests
-            assert counts.labels("scale", "2", "disagreed")._value.get() == 10
-            assert counts.labels("scale", "3", "agreed")._value.get() == 5
+            assert counts.labels("scale", "2", "disagreed").value == 10
+            assert counts.labels("scale", "3", "agreed").value == 5
 
     asyncio.run(main())
 

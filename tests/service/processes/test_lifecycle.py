@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ import pytest
 
 from models.golden import Golden, write_golden
 from tests.fake_models.classification import LinearClassifier
-from tests.servers import RunningService, is_alive, until
+from tests.servers import RunningService, is_alive, on_a_full_disk, until
 
 RAW = {"content-type": "application/octet-stream"}
 API = "service.processes.api_process"
@@ -25,9 +26,15 @@ ENGINE = "service.processes.engine_process"
 
 
 @pytest.fixture(scope="module")
-def recovering(repository: Path) -> Iterator[RunningService]:
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the recovering service has its socket."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def recovering(repository: Path, temporary: Path) -> Iterator[RunningService]:
     """A service whose children tests may stop and kill, for it replaces them."""
-    with RunningService(repository, "--instances", "1") as service:
+    with RunningService(repository, "--instances", "1", environment={"TMPDIR": str(temporary)}) as service:
         yield service.wait_until_ready()
 
 
@@ -138,16 +145,45 @@ def test_an_idle_service_burns_no_cpu(recovering: RunningService) -> None:
 
 def test_a_stopped_engine_costs_a_caller_no_more_than_the_deadline(recovering: RunningService) -> None:
     engine = recovering.children(ENGINE)[0]
-    os.kill(engine, signal.SIGSTOP)
 
-    started = time.monotonic()
-    response = httpx.post(
-        f"{recovering.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW | {"x-request-timeout": "0.5"}
-    )
-    os.kill(engine, signal.SIGCONT)
+    with stopped(engine):
+        started = time.monotonic()
+        response = httpx.post(
+            f"{recovering.url}/v1/models/tiny/classify", content=bytes(30), headers=RAW | {"x-request-timeout": "0.5"}
+        )
 
     assert response.status_code == 504
     assert time.monotonic() - started < 3
+
+
+def test_a_scrape_hangs_on_no_process_that_is_stopped(recovering: RunningService) -> None:
+    engine, supervisor = recovering.children(ENGINE)[0], recovering.process.pid
+    found = {}
+    for name, pid in (("neither", 0), ("the engine", engine), ("the supervisor", supervisor), ("neither again", 0)):
+        with stopped(pid):
+            started = time.monotonic()
+            found[name] = httpx.get(f"{recovering.url}/metrics")
+            assert time.monotonic() - started < 4
+
+    assert {name: answer.status_code for name, answer in found.items()} == {
+        "neither": 200, "the engine": 200, "the supervisor": 503, "neither again": 200
+    }  # fmt: skip
+    assert found["the supervisor"].headers["retry-after"] == "1"
+    of_engine = [line for line in found["neither"].text.splitlines() if line.startswith("hotplate_max_queue_rows{")]
+    assert of_engine
+    assert set(of_engine) < set(found["the engine"].text.splitlines())
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """Stop a process for as long as the block runs; none for 0."""
+    if pid:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if pid:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_a_killed_engine_is_replaced_and_no_caller_hangs(recovering: RunningService, network: LinearClassifier) -> None:
@@ -178,10 +214,11 @@ def test_a_killed_api_process_is_replaced(recovering: RunningService) -> None:
     recovering.wait_until_ready()
 
 
-def test_no_process_outlives_a_killed_supervisor(recovering: RunningService) -> None:
+def test_no_process_and_no_folder_outlives_a_killed_supervisor(recovering: RunningService, temporary: Path) -> None:
     """The last test of this service."""
     children = recovering.children(API) + recovering.children(ENGINE)
     assert len(children) == 2
+    assert len(list(temporary.glob("hotplate-*"))) == 1
 
     recovering.process.kill()
 
@@ -190,6 +227,7 @@ def test_no_process_outlives_a_killed_supervisor(recovering: RunningService) -> 
     finally:
         for pid in filter(is_alive, children):
             os.kill(pid, signal.SIGKILL)
+    assert list(temporary.glob("hotplate-*")) == []
 
 
 def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
@@ -275,6 +313,14 @@ def test_a_wrong_start_ends_with_the_reason(
     assert service.wait(20) == 1
     assert reason in "".join(service.lines)
     assert "Traceback" not in "".join(service.lines)
+
+
+def test_a_disk_that_is_full_ends_a_start_with_the_reason(repository: Path) -> None:
+    with RunningService(repository, program=on_a_full_disk(0)) as service:
+        assert service.wait(20) == 1
+
+        assert "The folder for the engine's socket cannot be made: No usable temporary" in "".join(service.lines)
+        assert "Traceback" not in "".join(service.lines)
 
 
 def _json(address: str, status: int) -> dict[str, object] | None:

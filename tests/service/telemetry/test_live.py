@@ -1,7 +1,9 @@
-"""Telemetry of the real service: spans at a collector, Triton's and vLLM's names in a scrape, the access log."""
+"""Telemetry of the real service: counts that outlive processes, spans, other servers' names, the access log."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from tritonclient import grpc as triton
 
 from service.telemetry.scraping import ALL_TRITON_REASONS
 from tests.fake_models.classification import LinearClassifier
-from tests.servers import RunningService, until
+from tests.servers import RunningService, on_a_full_disk, until
 from tests.service.collector import Collector
 from tests.service.http.calls import CLASSIFY, RAW, as_json
 from tests.service.telemetry.series import Series, of, parsed
@@ -21,6 +23,7 @@ from tests.service.telemetry.series import Series, of, parsed
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = f"00-{TRACE}-00f067aa0ba902b7-01"
 ENDPOINT = "http://127.0.0.1:9"
+PROBE_BYTES = 8  # what `tempfile` writes to find out whether a folder can be written
 GENERATE = "/v1/models/tiny-transformer/generate"
 TEXT = {"model": "tiny-transformer", "version": "1"}
 
@@ -119,6 +122,61 @@ def test_vllms_histograms_are_ours(series: Series) -> None:
 
     assert theirs == ours
     assert theirs["+Inf"] == 3
+
+
+# --- processes that are killed ---
+
+
+@pytest.mark.slow
+def test_no_count_falls_when_processes_are_killed_and_a_full_disk_ends_none(
+    repository: Path, network: LinearClassifier
+) -> None:
+    options = ("--instances", "1", "--threads", "1", "--workers", "2", "--models", "tiny")
+    asked = {"route": "/v1/models/{model}/classify", "model": "tiny", "status": "200"}
+    with RunningService(repository, *options, program=on_a_full_disk(PROBE_BYTES)) as running:
+        running.wait_until_ready()
+        for number in range(1, 7):
+            for _ in range(10):
+                httpx.post(f"{running.url}{CLASSIFY}", content=network.images(1).tobytes(), headers=RAW)
+            before = parsed(httpx.get(f"{running.url}/metrics").text)
+            assert of(before, "hotplate_requests_total", **asked) == 10 * number
+            between = kill_one(running, f"service.processes.{'engine' if number % 2 else 'api'}_process")
+
+            for found in (between, scrape_of(running)):
+                assert not {each for each in counts(before) if found.get(each, 0) < before[each]}
+        assert of(scrape_of(running), "hotplate_engine_restarts_total") == 3
+        running.terminate()
+        assert running.wait() == 0, running.describe()
+
+    assert [record["status"] for record in running.records if record["message"].startswith("a process ended")] == [
+        -signal.SIGKILL
+    ] * 6
+
+
+def kill_one(running: RunningService, module: str) -> Series:
+    """Kill a process and wait for the next one; return a scrape of the time between."""
+    children = running.children(module)
+    os.kill(children[0], signal.SIGKILL)
+    until(lambda: children[0] not in running.children(module), running.describe)
+    between = scrape_of(running)
+    until(lambda: len(running.children(module)) == len(children), running.describe)
+    running.wait_until_ready()
+    return between
+
+
+def scrape_of(running: RunningService) -> Series:
+    def scraped() -> str:
+        try:
+            return httpx.get(f"{running.url}/metrics").raise_for_status().text
+        except httpx.TransportError:  # the process that had accepted it was killed
+            return ""
+
+    return parsed(until(scraped, running.describe))
+
+
+def counts(series: Series) -> set[tuple[str, frozenset[tuple[str, str]]]]:
+    """The series that never fall."""
+    return {(name, labels) for name, labels in series if name.endswith(("_total", "_count", "_sum", "_bucket"))}
 
 
 # --- spans ---

@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.processes.launch import MULTIPROC_VARIABLE
-from service.telemetry.language_metrics import LanguageMetrics, Rate, observe_many
-from service.telemetry.metrics import MODEL_STATES, GraphMetrics, Metrics, exposition, gather, resident_bytes
+from service.telemetry.language_metrics import LanguageMetrics, Rate
+from service.telemetry.metrics import MODEL_STATES, GraphMetrics, Metrics, exposition, resident_bytes
 
 
 @pytest.fixture
-def metrics(monkeypatch: pytest.MonkeyPatch) -> Metrics:
+def metrics() -> Metrics:
     """Metrics on a registry of their own."""
-    monkeypatch.delenv(MULTIPROC_VARIABLE, raising=False)
     return Metrics(CollectorRegistry())
 
 
@@ -51,7 +49,7 @@ def test_a_graphs_statistics_are_its_counts(metrics: Metrics) -> None:
 def test_one_process_exposes_its_own_registry(metrics: Metrics) -> None:
     metrics.engine_restarts.inc(2)
 
-    assert b"hotplate_engine_restarts_total 2.0" in exposition(gather(metrics.registry))
+    assert b"hotplate_engine_restarts_total 2.0" in exposition(metrics.collect())
 
 
 def test_every_metric_has_a_help_text_and_our_prefix(metrics: Metrics) -> None:
@@ -71,7 +69,7 @@ def test_observing_a_value_several_times_at_once_counts_as_observing_it_so_often
     one, many = (metrics.inter_token_seconds.labels(name, "1") for name in ("one", "many"))
 
     for value, count in ((0.004, 3), (0.0001, 2), (0.02, 1), (99.0, 4)):
-        observe_many(many, value, count)
+        many.observe_many(value, count)
         for _ in range(count):
             one.observe(value)
 
@@ -110,7 +108,7 @@ def test_first_tokens_are_timed_from_the_arrival_and_others_from_the_last(metric
     language.count_end("cancelled")
     language.gauge(2, 1, 0.25)
 
-    text = exposition(gather(metrics.registry)).decode()
+    text = exposition(metrics.collect()).decode()
 
     labels = 'model="tiny",version="1"'
     assert f"hotplate_time_to_first_token_seconds_count{{{labels}}} 2.0" in text

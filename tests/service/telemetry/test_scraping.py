@@ -15,7 +15,7 @@ from service.engine.transport.messages import Duration, GraphStatistics, ModelSt
 from service.errors import BY_CODE, EngineUnavailable
 from service.settings import Settings
 from service.telemetry import scraping
-from service.telemetry.metrics import Metrics, gather
+from service.telemetry.metrics import Metrics
 from service.telemetry.scraping import (
     ALL_TRITON_REASONS,
     TRITON_REASONS,
@@ -43,7 +43,7 @@ def test_every_reason_of_a_failure_is_one_of_tritons(tmp_path: Path) -> None:
     metrics = Metrics(CollectorRegistry())
     for code in BY_CODE:
         metrics.failures.labels("m", "2", "model", code).inc()
-    found = values(triton_metrics(Own(gather(metrics.registry)), [a_status(tmp_path)]))
+    found = values(triton_metrics(Own(metrics.collect()), [a_status(tmp_path)]))
 
     assert set(TRITON_REASONS) < set(BY_CODE)
     counts = {
@@ -82,7 +82,7 @@ def test_gpus_have_tritons_names() -> None:
     metrics.gpu_memory_used_bytes.labels("0", "GPU-1").set(3)
     metrics.gpu_memory_bytes.labels("0", "GPU-1").set(4)
     metrics.gpu_power_watts.labels("0", "GPU-1").set(250)
-    found = values(triton_metrics(Own(gather(metrics.registry)), []))
+    found = values(triton_metrics(Own(metrics.collect()), []))
 
     names = {"utilization": 0.5, "memory_used_bytes": 3, "memory_total_bytes": 4, "power_usage": 250}
     assert found == {(f"nv_gpu_{n}", frozenset({("gpu_uuid", "GPU-1")})): value for n, value in names.items()}
@@ -95,7 +95,7 @@ def test_versions_of_a_language_model_are_added_up_for_vllm() -> None:
         metrics.cache_used_ratio.labels("t", version).set(used)
         metrics.finished.labels("t", version, "cancelled").inc()
         metrics.time_to_first_token_seconds.labels("t", version).observe(0.003)
-    found = values(vllm_metrics(Own(gather(metrics.registry))))
+    found = values(vllm_metrics(Own(metrics.collect())))
     labels = {"model_name": "t", "engine": "0"}
 
     assert of(found, "vllm:num_requests_running", **labels) == 5
@@ -132,7 +132,6 @@ class Away:
 @pytest.mark.parametrize("hangs", [False, True])
 @pytest.mark.parametrize("is_ready", [False, True])
 def test_a_scrape_is_answered_without_an_engine(hangs: bool, is_ready: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
     monkeypatch.setattr(scraping, "ENGINE_SECONDS", 0.05)
     client = cast(EngineClient, Away(hangs=hangs))
     settings = Settings(metrics_compat="triton,vllm")
@@ -145,8 +144,7 @@ def test_a_scrape_is_answered_without_an_engine(hangs: bool, is_ready: bool, mon
 
 
 @pytest.mark.parametrize(("compat", "has_names"), [("", False), ("vllm", True)])
-def test_other_servers_names_are_off_by_default(compat: str, has_names: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+def test_other_servers_names_are_off_by_default(compat: str, has_names: bool) -> None:
     metrics, client = Metrics(CollectorRegistry()), cast(EngineClient, Away(hangs=False))
     metrics.sequences_running.labels("t", "1").set(2)
 

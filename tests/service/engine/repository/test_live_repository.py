@@ -175,8 +175,8 @@ def test_a_version_that_fails_leaves_the_old_one_serving_and_says_why(repository
             assert failed.state == "failed"
             assert "ONNX Runtime cannot load the graph" in failed.reason
             metrics = engine.repository._metrics
-            assert metrics.load_failures.labels("scale", "2")._value.get() == 1
-            assert metrics.model_state.labels("scale", "2", "failed")._value.get() == 1
+            assert metrics.load_failures.labels("scale", "2").value == 1
+            assert metrics.model_state.labels("scale", "2", "failed").value == 1
 
     asyncio.run(main())
 
@@ -274,10 +274,10 @@ def test_what_changes_on_disk_is_followed(repository: Path, socket: Path) -> Non
 
             write_bare(repository, "new", b"broken", "2")
             await engine.repository.reconcile()
-            failures = engine.repository._metrics.load_failures.labels("new", "2")._value
-            assert failures.get() == 1
+            failures = engine.repository._metrics.load_failures.labels("new", "2")
+            assert failures.value == 1
             await engine.repository.reconcile()
-            assert failures.get() == 1  # not tried again while it is the same
+            assert failures.value == 1  # not tried again while it is the same
             assert np.array_equal(await ask(client, "new", ROWS), 3 * ROWS)
 
     asyncio.run(main())
@@ -291,7 +291,7 @@ def test_a_wrong_configuration_is_reported_once_however_often_it_is_read(reposit
                 await engine.repository.reconcile()
             await client.describe()
 
-            assert engine.repository._metrics.load_failures.labels("scale", "1")._value.get() == 1
+            assert engine.repository._metrics.load_failures.labels("scale", "1").value == 1
             assert "unknown field `max_batch`" in state_of(client, "scale").reason
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
 
