@@ -143,6 +143,8 @@ class Connection(LimitedProtocol):
 
     def _head(self, exchange: Exchange, headers: HeaderPairs) -> bytes:
         lines = [*self.server_state.default_headers, *headers, *self.requests.headers(exchange.context)]
+        if self._must_close:
+            lines.append((b"connection", b"close"))
         return b"".join([b"%b: %b\r\n" % line for line in lines])
 
     def _end(self, exchange: Exchange, status: int, sent_bytes: int) -> None:

@@ -420,7 +420,7 @@ def test_a_slow_next_head_does_not_take_the_answer_that_is_due(
 
     answer = talk(impatient.url, POST + b"Content-Length: %d\r\n\r\n" % len(content) + content + GET)
 
-    assert statuses(answer) == [200]
+    assert statuses(answer) in ([200], [200, 408])  # the next head may have its own time
     assert b'"predictions"' in answer
     assert time.monotonic() - started_at > WINDOW_SECONDS - 0.5
 
