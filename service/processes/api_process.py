@@ -24,7 +24,7 @@ from service.engine.transport.client import EngineClient
 from service.errors import StartupError
 from service.http.connection import connection_class
 from service.http.middleware import Drain
-from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch
+from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, settle
 from service.protocols.open_inference.execution import Execution
 from service.security import KeyRing
 from service.settings import Settings
@@ -89,6 +89,7 @@ async def serve(launch: Launch) -> None:
         backlog=2048,
     )
     server = ApiServer(config)
+    settle()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)

@@ -23,7 +23,7 @@ from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel, find_models, identity_of, no_model, scan
 from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
-from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped
+from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped, settle
 from service.settings import Settings
 from service.telemetry.gathering import sharing
 from service.telemetry.logs import configure_logging
@@ -104,6 +104,7 @@ def _writes_text(version: Path) -> bool:
 
 async def _load(engine: Engine, models: dict[str, FoundModel], settings: Settings) -> None:
     await engine.load(models)
+    settle()
     if settings.model_control == "poll":
         await follow(settings.repositories, engine.repository.reconcile)
 

@@ -286,7 +286,9 @@ async def drain(version: Version, timeout_seconds: float) -> None:
 
 def _free_memory() -> None:
     """Collect the reference cycles that hold sessions, and return free memory to the system."""
+    gc.unfreeze()
     gc.collect()
+    gc.freeze()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):  # a C library without malloc_trim frees memory by itself
