@@ -49,7 +49,7 @@ def test_every_benchmark_has_a_row_and_a_command() -> None:
 
 def test_every_command_module_is_named() -> None:
     files = [file for file in (ROOT / "loadtests").glob("*.py") if '__name__ == "__main__"' in file.read_text()]
-    commands = {file.stem for file in files} - {"bare", "text_engines", "grpc_load"}  # run by the benchmarks
+    commands = {file.stem for file in files} - {"bare", "text_engines"}  # run by the benchmarks
 
     assert [name for name in commands if not re.search(rf"(loadtests\.|`){name}\b", README)] == []
     assert Path(load.__file__) in files
