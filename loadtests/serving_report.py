@@ -101,11 +101,17 @@ def _added_ms(cell: Cell) -> float | None:
     return cell.median("added_ms") if cell.case["callers"] == 1 else None
 
 
+def _beside_us(cell: Cell) -> float | None:
+    """Only of a light network: of a heavy one it is a small difference of large numbers."""
+    return cell.median("beside_us") if cell.case["model"] in (LIGHT, LIGHT_FP32) else None
+
+
 def _engine_cores(cell: Cell) -> float:
     return (cell.median("engine_us") or 0.0) * (cell.median("requests_per_second") or 0.0) / 1e6
 
 
-def _engine_ceiling(cell: Cell) -> float | None:
+def engine_ceiling(cell: Cell) -> float | None:
+    """The requests a second at which the engine's process would use a core whole."""
     micros = cell.median("engine_us")
     return 1e6 / micros if micros else None
 
@@ -134,7 +140,7 @@ _LOAD_COLUMNS = (
 _COST_COLUMNS = (
     *_CASE,
     *_CPU,
-    Column("beside the network us", "beside_us", 0),
+    Column("beside the network us", _beside_us, 0),
     Column("cores", "cpu_cores"),
     Column("rows a batch", "mean_batch_size", 1),
     Column("batches of the last round, by upper bound", _batch_shares),
@@ -146,7 +152,7 @@ _SATURATION_COLUMNS = (
     *_LATENCY,
     *_CPU,
     Column("engine, cores", _engine_cores),
-    Column("requests/s that would fill the engine's core", _engine_ceiling, 0),
+    Column("requests/s that would fill the engine's core", engine_ceiling, 0),
     _ERRORS,
 )
 _IDLE_COLUMNS = (
