@@ -284,13 +284,16 @@ class ServingBench(Bench):
             clients = {
                 (target, model): self.stream_client(stack, target, model) for target in targets for model in WRITERS
             }
-            prompts = {model: self.prompts(ours.server, model) for model in WRITERS}
+            # All are written before the first round: a service that has just written a text need not read it again.
+            jobs = {model: self.jobs(ours.server, model) for model in WRITERS}
 
-            def make_steps(_: int) -> list[Step]:
+            def make_steps(index: int) -> list[Step]:
                 steps = [step for model, body in loads for step in self.beside_steps(targets, model, body, 64)]
                 for model in WRITERS:
-                    jobs = [prompts[model].job(STREAMS) for _ in range(_JOBS_A_ROUND)]
-                    steps += [self.stream_step(target, clients[target, model], model, jobs) for target in targets]
+                    steps += [
+                        self.stream_step(target, clients[target, model], model, jobs[model][index])
+                        for target in targets
+                    ]
                 return steps
 
             self.run_rounds(make_steps, warmups=1)
@@ -301,11 +304,12 @@ class ServingBench(Bench):
         name = f"client of {target.server.name}, {model}"
         return stack.enter_context(running_engine(name, command, 1, self.scratch / "logs", TextAnswer))
 
-    def prompts(self, server: Server, model: str) -> Prompts:
-        """Prompts that the model writes itself."""
+    def jobs(self, server: Server, model: str) -> list[list[TextJob]]:
+        """The jobs of every round, the last ones for the warm-up; the model writes the prompts itself."""
         language = read_manifest(self.repository / model / "1").language
         assert language is not None
-        return Prompts(server, model, language.bos_token)
+        prompts = Prompts(server, model, language.bos_token)
+        return [[prompts.job(STREAMS) for _ in range(_JOBS_A_ROUND)] for _ in range(self.rounds + 1)]
 
     def stream_step(self, target: Target, client: Engine, model: str, jobs: Sequence[TextJob]) -> Step:
         """Streams of tokens from one service."""
