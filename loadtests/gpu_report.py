@@ -25,13 +25,14 @@ import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 from rich.console import Console
 from rich.table import Table
 
-from loadtests import gpu_checks, gpu_use, resnet
+from loadtests import gpu_checks, gpu_use, networks
 from loadtests.bench_language import sum_up
 from loadtests.bench_style import stylize_request
+from loadtests.bodies import Body, write_image_bodies
 from loadtests.http_client import pace_of, post, run_load
-from loadtests.measure import RAW, figures_of, observe
+from loadtests.measure import figures_of, observe
 from loadtests.report import machine
-from loadtests.sample import PHOTOGRAPHS, read_photographs, resized_jpeg, write_bodies
+from loadtests.sample import PHOTOGRAPHS, read_photographs, resized_jpeg
 from loadtests.servers import (
     REPOSITORY,
     ROOT,
@@ -44,7 +45,7 @@ from loadtests.servers import (
     running,
 )
 from loadtests.text_engines import request_of, stream_all
-from loadtests.wrk import WrkError, require_wrk, run_wrk
+from loadtests.wrk import LoadError, require_wrk, run_wrk
 from models.golden import read_golden
 
 LIGHT = "fashion-mnist"
@@ -80,7 +81,7 @@ class Plan:
     batches: tuple[int, ...]
     callers: tuple[int, ...]
     streams: tuple[int, ...]
-    networks: tuple[resnet.Residual, ...]
+    networks: tuple[networks.Residual, ...]
     deadline: float
 
     def time_is_up(self) -> bool:
@@ -92,12 +93,11 @@ def make_plan(device: str, budget_seconds: float, seconds: float = 2.0) -> Plan:
     """Everything on CUDA; a little of everything, on a network that a CPU can run, in a dry run."""
     deadline = time.monotonic() + budget_seconds
     if device == "cuda":
-        return Plan(
-            device, seconds, _BATCHES, (1, 4, 16), (1, 16, 64, 128), (resnet.RESNET50, resnet.RESNET50_HALF), deadline
-        )
+        heavy = (networks.RESNET50, networks.RESNET50_HALF)
+        return Plan(device, seconds, _BATCHES, (1, 4, 16), (1, 16, 64, 128), heavy, deadline)
     small = {"depths": (1, 1), "width": 8, "image_size": 32, "num_classes": 10, "stem_stride": 1}
-    networks = (resnet.Residual("small", **small), resnet.Residual("small-fp16", half=True, **small))  # type: ignore[arg-type]
-    return Plan(device, 0.1, (1, 2), (1,), (1, 2), networks, deadline)
+    nets = (networks.Residual("small", **small), networks.Residual("small-fp16", half=True, **small))  # type: ignore[arg-type]
+    return Plan(device, 0.1, (1, 2), (1,), (1, 2), nets, deadline)
 
 
 def prepare(shipped: Path, folder: Path, plan: Plan) -> list[str]:
@@ -105,7 +105,7 @@ def prepare(shipped: Path, folder: Path, plan: Plan) -> list[str]:
     shutil.rmtree(folder, ignore_errors=True)
     buckets = plan.batches
     for network in plan.networks:
-        resnet.write_residual(folder, network, buckets)
+        networks.write_residual(folder, network, buckets)
     source = shipped / LIGHT / "1"
     if not source.is_dir():
         return [f"{LIGHT}: {source} is missing."]
@@ -144,9 +144,9 @@ def run_bare(report: Report, repository: Path, name: str, plan: Plan, watch: gpu
         report.paces.append({"model": name, "how": "bare", "batch": batch} | pace | watch.since(position))
 
 
-def _serve_one(server: Server, name: str, body: Path, callers: int, plan: Plan, watch: gpu_use.Watch) -> dict[str, Any]:
-    position, url = len(watch.looks), server.url(f"/v1/models/{name}/classify")
-    found = observe(server, name, lambda: figures_of(run_wrk(url, body, RAW, callers, plan.seconds)))
+def _serve_one(server: Server, name: str, body: Body, callers: int, plan: Plan, watch: gpu_use.Watch) -> dict[str, Any]:
+    position, url = len(watch.looks), server.url(body.path)
+    found = observe(server, name, lambda: figures_of(run_wrk(url, body.file, body.media_type, callers, plan.seconds)))
     rate = {"images_per_second": found.pop("requests_per_second")}
     return {"model": name, "how": "served", "callers": callers} | rate | found | watch.since(position)
 
@@ -168,13 +168,13 @@ def run_served(report: Report, repository: Path, name: str, plan: Plan, watch: g
     # The service compares absolute errors, and random networks have large outputs.
     tolerance = f"{report.relative_tolerance * max(1.0, float(largest)):.3g}"
     with serving(repository, name, plan, repository.parent, "--golden-tolerance-cuda", tolerance) as server:
-        body = write_bodies(repository / name / "1", repository.parent / "bodies")[RAW]
-        require_answer(server, f"/v1/models/{name}/classify", body.read_bytes(), RAW)
+        raw, _ = write_image_bodies(repository / name / "1", repository.parent / "bodies")
+        require_answer(server, raw.path, raw.file.read_bytes(), raw.media_type)
         for callers in (*plan.batches, 2 * plan.batches[-1]):
             if plan.time_is_up():
                 report.left_out.append(f"{name} served from {callers} callers: out of time.")
                 break
-            report.paces.append(_serve_one(server, name, body, callers, plan, watch))
+            report.paces.append(_serve_one(server, name, raw, callers, plan, watch))
 
 
 def _provider(server: Server, name: str) -> str:
@@ -275,7 +275,7 @@ def attempt(report: Report, name: str, step: Callable[[], None]) -> None:
     started = time.monotonic()
     try:
         step()
-    except WrkError as error:
+    except LoadError as error:
         report.left_out.append(f"{name}: {error}")
     except Exception as error:  # a device may fail in any way, and the next steps are to be taken still
         report.faults.append(f"{name}: {type(error).__name__}: {error}")

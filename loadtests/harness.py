@@ -30,7 +30,7 @@ from loadtests.servers import (
     hotplate_command,
     running,
 )
-from loadtests.wrk import WrkError, require_wrk
+from loadtests.wrk import LoadError, require_wrk
 from models.manifest import Manifest, read_manifest
 
 REPORTS = ROOT / "loadtests" / "reports"
@@ -122,11 +122,13 @@ class Bench:
         shutil.copytree(source, folder)
         return folder
 
-    def serve(self, repository: Path, *flags: str, name: str = "hotplate") -> contextlib.AbstractContextManager[Server]:
-        """The service on a repository, with the options' own flags."""
+    def serve(
+        self, repository: Path, *flags: str, name: str = "hotplate", root: Path = ROOT
+    ) -> contextlib.AbstractContextManager[Server]:
+        """The service on a repository, with the options' own flags; `root` is another checkout of the project."""
         port, chosen = free_port(), shlex.split(self.options.serve_flags)
         command = hotplate_command(repository, port, "--device", "cpu", "--drain-seconds", "0", *chosen, *flags)
-        return running(name, command, port, "/readyz", self.scratch / "logs", 180.0)
+        return running(name, command, port, "/readyz", self.scratch / "logs", 180.0, root)
 
 
 def build_parser(
@@ -171,7 +173,7 @@ def conduct(bench_type: type[Bench], options: argparse.Namespace) -> int:
         if bench_type.needs_wrk:
             require_wrk()
         bench = bench_type(options, console)
-    except WrkError as error:
+    except LoadError as error:
         console.print(str(error), markup=False)
         return 1
     for folder in (bench.output, bench.scratch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from loadtests.results import Figures
 from loadtests.servers import Server, fetch
 from loadtests.wrk import Latencies
 
-RAW, PNG = "application/octet-stream", "image/png"
-_BATCH_METRIC = "hotplate_batch_size"
+_BATCH_METRIC, _REQUESTS_METRIC = "hotplate_batch_size", "hotplate_requests_total"
+# After a load the next one begins within this, unless another server is started first.
+_MOMENT_SECONDS = 0.5
 _SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})?\s+(\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -62,16 +62,22 @@ def parse_histogram(page: str, name: str, labels: dict[str, str]) -> Histogram:
     return Histogram({bound: cumulative[bound] - previous[i] for i, bound in enumerate(bounds)}, total)
 
 
+def read_metrics(server: Server) -> str:
+    """The metrics page of a server now; empty where the server has none."""
+    status, page = fetch(server.url("/metrics"))
+    return page.decode(errors="replace") if status == 200 else ""
+
+
 def read_histogram(server: Server, name: str, **labels: str) -> Histogram:
     """A histogram of a server now; empty where the server has none."""
-    status, page = fetch(server.url("/metrics"))
-    return parse_histogram(page.decode(errors="replace") if status == 200 else "", name, labels)
+    return parse_histogram(read_metrics(server), name, labels)
 
 
-def batch_sizes(server: Server, model: str, **labels: str) -> Histogram | None:
-    """The batches that the server has run so far; None where it does not count them."""
-    histogram = read_histogram(server, _BATCH_METRIC, model=model, **labels)
-    return histogram if histogram.counts else None
+def count_ok(page: str, model: str) -> int:
+    """The requests for a model that the server has answered well, over HTTP or gRPC."""
+    matches = filter(None, map(_SAMPLE.match, page.splitlines()))
+    found = [(dict(_LABEL.findall(match[2] or "")), match[3]) for match in matches if match[1] == _REQUESTS_METRIC]
+    return sum(round(float(n)) for had, n in found if had["model"] == model and had["status"] in ("200", "OK"))
 
 
 def idle_cores(server: Server, seconds: float) -> float:
@@ -83,21 +89,26 @@ def idle_cores(server: Server, seconds: float) -> float:
 
 
 def observe_cpu(pid: int, drive: Callable[[], Figures]) -> Figures:
-    """The figures of a load, and the CPU seconds a second of a process and its children meanwhile."""
-    cpu, started = procfs.cpu_seconds(pid), time.monotonic()
+    """The figures of a load, and the CPU seconds of a process and its children meanwhile: a second, and a program."""
+    before, started = procfs.cpu_seconds_by_program(pid), time.monotonic()
     figures = drive()
-    return figures | {"cpu_cores": (procfs.cpu_seconds(pid) - cpu) / (time.monotonic() - started)}
+    seconds = time.monotonic() - started
+    used = {name: cpu - before.get(name, 0.0) for name, cpu in procfs.cpu_seconds_by_program(pid).items()}
+    return figures | {"cpu_cores": sum(used.values()) / seconds, "cpu_seconds": used}
 
 
 def observe(server: Server, model: str, drive: Callable[[], Figures], **labels: str) -> Figures:
-    """The figures of a load on a server, its CPU time, and the batches that it ran meanwhile."""
-    before = batch_sizes(server, model, **labels)
+    """The figures of a load on a server, its CPU time, and what its own metrics say of it."""
+    labels = {"model": model, **labels}
+    before = read_metrics(server)
     figures = observe_cpu(server.pid, drive)
-    after = batch_sizes(server, model, **labels)
-    batches = after.minus(before) if before and after else after
+    after = read_metrics(server)
+    batches = parse_histogram(after, _BATCH_METRIC, labels).minus(parse_histogram(before, _BATCH_METRIC, labels))
+    num_ok = count_ok(after, model) - count_ok(before, model)
     return figures | {
-        "mean_batch_size": batches.mean if batches else None,
-        "batch_sizes": batches.counts if batches else None,
+        "mean_batch_size": batches.mean,
+        "batch_sizes": batches.counts or None,
+        "num_ok": num_ok if _REQUESTS_METRIC in after else None,
     }
 
 
@@ -105,42 +116,79 @@ def figures_of(seen: Latencies) -> Figures:
     """What a client measured."""
     return {
         "requests_per_second": seen.good_requests_per_second,
+        "num_requests": seen.num_requests,
         "p50_ms": seen.p50_ms,
         "p99_ms": seen.p99_ms,
+        "p999_ms": seen.p999_ms,
         "num_errors": seen.num_errors,
     }
 
 
+def observe_client(server: Server, model: str, drive: Callable[[], Latencies]) -> Figures:
+    """What a client measured, what that cost the server, and the CPU microseconds a request of each of its programs.
+
+    A reply is an error, too, where the server does not count it as a good one: a gRPC client may see HTTP alone.
+    """
+    figures = observe(server, model, lambda: figures_of(drive()))
+    count, num_ok = max(1, figures["num_requests"]), figures["num_ok"]
+    if num_ok is not None and num_ok < count - figures["num_errors"]:
+        figures |= {
+            "num_errors": count - num_ok,
+            "requests_per_second": figures["requests_per_second"] * num_ok / count,
+        }
+    micros = {name: 1e6 * seconds / count for name, seconds in figures.pop("cpu_seconds").items()}
+    return figures | {
+        "cpu_us": sum(micros.values()),
+        "api_us": micros.get("api_process"),
+        "engine_us": micros.get("engine_process"),
+        "p99_over_p50": figures["p99_ms"] / figures["p50_ms"],
+    }
+
+
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Bare ONNX Runtime at one moment: images a second on one thread and on all cores, and one `session.run`."""
+
+    one_thread: float
+    all_cores: float
+    p50_ms: float
+
+
+@dataclass(slots=True)
 class Gauge:
-    """Bare ONNX Runtime beside a load: the process, and the burst that is the limit for the model."""
+    """Bare ONNX Runtime beside a load: the process, and the bursts that are the limits for the model."""
 
     model: str
     bare: Bare
-    limit: Burst
+    one_thread: Burst
+    all_cores: Burst
+    _last: tuple[float, Neighbour] | None = None
 
-    def _neighbour(self, callers: int) -> tuple[float, float | None]:
-        rate = self.bare.run(self.limit).images_per_second
-        if callers > 1:
-            return rate, None
-        one = Burst(1, self.limit.threads, seconds=self.limit.seconds)
-        return rate, self.bare.run(one).p50_ms
+    def neighbour(self) -> Neighbour:
+        """Bare now, or a moment ago: what comes after one load comes before the next."""
+        if self._last is None or time.monotonic() - self._last[0] > _MOMENT_SECONDS:
+            one, many = self.bare.run(self.one_thread), self.bare.run(self.all_cores)
+            alone = self.bare.run(Burst(1, seconds=self.one_thread.seconds))
+            bare = Neighbour(one.images_per_second, many.images_per_second, alone.p50_ms)
+            self._last = time.monotonic(), bare
+        return self._last[1]
 
-    def measure(self, server: Server, callers: int, drive: Callable[[], Latencies]) -> Figures:
-        """Bare, a load, bare: the machine drifts, so the fraction of bare is taken against the two neighbours.
+    def measure(self, server: Server, drive: Callable[[], Latencies]) -> Figures:
+        """Bare, a load, bare: the machine drifts, so the fractions of bare are taken against the two neighbours.
 
         `bare_spread` is how far these lie apart over their mean: large where others use the machine too.
         """
-        before = self._neighbour(callers)
-        figures = observe(server, self.model, lambda: figures_of(drive()))
-        after = self._neighbour(callers)
-        mean = (before[0] + after[0]) / 2
-        p50s = [p50 for _, p50 in (before, after) if p50 is not None]
-        bare_p50_ms = statistics.mean(p50s) if p50s else None
+        before = self.neighbour()
+        figures = observe_client(server, self.model, drive)
+        after = self.neighbour()
+        one, many = (before.one_thread + after.one_thread) / 2, (before.all_cores + after.all_cores) / 2
+        bare_p50_ms, rate = (before.p50_ms + after.p50_ms) / 2, figures["requests_per_second"]
         return figures | {
-            "bare_images_per_second": mean,
-            "bare_spread": abs(before[0] - after[0]) / mean,
+            "bare_images_per_second": one,
+            "bare_spread": abs(before.one_thread - after.one_thread) / one,
             "bare_p50_ms": bare_p50_ms,
-            "fraction_of_bare": figures["requests_per_second"] / mean,
-            "added_ms": None if bare_p50_ms is None else figures["p50_ms"] - bare_p50_ms,
+            "fraction_of_bare": rate / one,
+            "fraction_of_all_cores": rate / many,
+            "added_ms": figures["p50_ms"] - bare_p50_ms,
+            "beside_us": figures["cpu_us"] - 1e6 / one,
         }

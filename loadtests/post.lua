@@ -10,3 +10,8 @@ function init(args)
   end
   file:close()
 end
+
+-- wrk itself prints no percentile beyond 99.
+function done(_, latency)
+  io.write(string.format("   99.9%% %.2fus\n", latency:percentile(99.9)))
+end

@@ -6,6 +6,7 @@ It knows only process ids. Source: proc(5).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,14 +69,36 @@ def peak_bytes(pid: int) -> int:
 
 def cpu_seconds(root: int) -> float:
     """User and system time that the living processes of the tree have used so far."""
-    ticks = 0
+    return sum(cpu_seconds_by_program(root).values())
+
+
+def cpu_seconds_by_program(root: int) -> dict[str, float]:
+    """User and system time of the tree's living processes so far, summed over those that run the same module."""
+    seconds: dict[str, float] = {}
     for pid in process_tree(root):
         try:
-            fields = _stat_fields(pid)
+            fields, name = _stat_fields(pid), _program(pid)
         except OSError:
             continue
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS_PER_SECOND
+        seconds[name] = seconds.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    return seconds
+
+
+def _program(pid: int) -> str:
+    """The last name of the module that a process runs; that of its program where it runs none."""
+    words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    module = words[words.index("-m") + 1] if "-m" in words[:-1] else Path(words[0]).name
+    return module.rpartition(".")[2]
+
+
+def run_on(pid: int, cores: Iterable[int]) -> None:
+    """Keep every thread of a process, and those that it starts later, on these cores.
+
+    Raises: OSError.
+    """
+    wanted = set(cores)
+    for thread in (_PROC / str(pid) / "task").iterdir():
+        os.sched_setaffinity(int(thread.name), wanted)
 
 
 def start_ticks(pid: int) -> int | None:

@@ -87,7 +87,8 @@ class Report:
         """The files that `write` writes."""
         return f"{self.name}.md", f"{self.name}.json", f"{self.name}.png"
 
-    def _tables(self, results: Results) -> list[Sheet]:
+    def tables(self, results: Results) -> list[Sheet]:
+        """The targets, and the tables that have anything to show."""
         rows = [
             (v.goal, f"{'<=' if v.at_most else '>='} {v.wanted:g}", number(v.found, 3), _VERDICTS[v.reached])
             for v in self.judge(results)
@@ -101,7 +102,7 @@ class Report:
 
     def show(self, console: Console, results: Results) -> None:
         """Print the tables, the targets last."""
-        targets, *sheets = self._tables(results)
+        targets, *sheets = self.tables(results)
         console.print(*(sheet.to_rich() for sheet in sheets))
         for note in self._notes(results):
             console.print(note, markup=False)
@@ -111,7 +112,7 @@ class Report:
         """The report of a JSON page."""
         results = Results.from_json(page)
         head = [f"# hotplate: {self.title}, {page['machine']['finished']}", machine_line(page["machine"])]
-        sheets = "\n".join(sheet.to_markdown() for sheet in self._tables(results))
+        sheets = "\n".join(sheet.to_markdown() for sheet in self.tables(results))
         return "\n\n".join([*head, *self._notes(results), f"![The figures]({self.files[2]})", sheets])
 
     def write(self, folder: Path, results: Results, options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Images to post: golden inputs of model versions as raw bytes and PNG, and photographs cut to a size as JPEG."""
+"""Images to post: golden inputs of model versions, and photographs cut to a size as JPEG."""
 
 from __future__ import annotations
 
@@ -36,17 +36,6 @@ def encode_png(image: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def write_bodies(folder: Path, output: Path) -> dict[str, Path]:
-    """Write the first golden image of a version below `output`: a file a media type."""
-    image = golden_images(folder)[0]
-    target = output / folder.parent.name
-    target.mkdir(parents=True, exist_ok=True)
-    bodies = {"application/octet-stream": target / "image.raw", "image/png": target / "image.png"}
-    bodies["application/octet-stream"].write_bytes(image.tobytes())
-    bodies["image/png"].write_bytes(encode_png(image))
-    return bodies
 
 
 def read_photographs(folder: Path) -> list[Image.Image]:

@@ -124,9 +124,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextlib.contextmanager
 def running(
-    name: str, command: Sequence[str], port: int, ready_path: str, logs: Path, limit_seconds: float = 60.0
+    name: str,
+    command: Sequence[str],
+    port: int,
+    ready_path: str,
+    logs: Path,
+    limit_seconds: float = 60.0,
+    root: Path = ROOT,
 ) -> Iterator[Server]:
-    """Run `command` until the block ends; it gets a session of its own, so Ctrl-C reaches only the caller.
+    """Run `command` in `root` until the block ends; it gets a session of its own, so Ctrl-C reaches only the caller.
 
     Raises: ServerError when it ends early or is not ready in time.
     """
@@ -135,13 +141,34 @@ def running(
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, start_new_session=True
+            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=root, start_new_session=True
         )
     try:
         _wait_until_ready(name, process, f"http://127.0.0.1:{port}{ready_path}", log, limit_seconds)
         yield Server(name, port, process.pid, time.monotonic() - started, log)
     finally:
         _stop(process)
+
+
+@contextlib.contextmanager
+def checked_out(revision: str) -> Iterator[Path]:
+    """An earlier commit of this project, in a folder that is removed when the block ends.
+
+    Raises: ServerError when git has no such commit.
+    """
+
+    def git(*words: str) -> None:
+        done = subprocess.run(["git", "worktree", *words], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise ServerError(f"git worktree {words[0]} failed: {done.stderr.strip()}")
+
+    with tempfile.TemporaryDirectory(prefix="hotplate-commit-") as folder:
+        tree = Path(folder) / "tree"
+        git("add", "--detach", str(tree), revision)
+        try:
+            yield tree
+        finally:
+            git("remove", "--force", str(tree))
 
 
 def require_answer(server: Server, path: str, body: bytes, media_type: str) -> bytes:

@@ -17,24 +17,25 @@ _GRACE_SECONDS = 20.0
 _UNIT_MS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 _TOTAL = re.compile(r"(\d+) requests in ([\d.]+)(us|ms|s|m),")
 _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
-_PERCENTILE = re.compile(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m)\s*$", re.MULTILINE)
+_PERCENTILE = re.compile(r"^\s+(50|99|99\.9)%\s+([\d.]+)(us|ms|s|m)\s*$", re.MULTILINE)
 _BAD_STATUS = re.compile(r"Non-2xx or 3xx responses: (\d+)")
 _SOCKET_ERRORS = re.compile(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)")
 
 
-class WrkError(RuntimeError):
-    """`wrk` is missing, failed, or printed what this module cannot read."""
+class LoadError(RuntimeError):
+    """A client is missing, failed, or printed what cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """What one run of `wrk` measured; `num_errors` counts bad statuses and socket errors."""
+    """What one run of a client measured; `num_errors` counts bad statuses and socket errors."""
 
     num_requests: int
     num_errors: int
     requests_per_second: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float
 
     @property
     def good_requests_per_second(self) -> float:
@@ -45,11 +46,11 @@ class Latencies:
 def require_wrk() -> str:
     """The path of `wrk`.
 
-    Raises: WrkError saying how to install it.
+    Raises: LoadError saying how to install it.
     """
     path = shutil.which("wrk")
     if path is None:
-        raise WrkError("wrk is not installed; on Debian and Ubuntu: apt install wrk.")
+        raise LoadError("wrk is not installed; on Debian and Ubuntu: apt install wrk.")
     return path
 
 
@@ -60,7 +61,7 @@ def run_wrk(
 
     `headers` are further lines, as in "Accept: */*".
 
-    Raises: WrkError.
+    Raises: LoadError.
     """
     whole_seconds = max(1, round(seconds + 0.499))
     options = ["-t1", f"-c{concurrency}", f"-d{whole_seconds}s", "--latency", "--timeout", "10s"]
@@ -68,22 +69,23 @@ def run_wrk(
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=whole_seconds + _GRACE_SECONDS)
     except subprocess.TimeoutExpired as error:
-        raise WrkError(f"wrk did not end {_GRACE_SECONDS:.0f} s after its {whole_seconds} s of load.") from error
+        raise LoadError(f"wrk did not end {_GRACE_SECONDS:.0f} s after its {whole_seconds} s of load.") from error
     if done.returncode != 0:
-        raise WrkError(f"wrk ended with status {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}.")
+        raise LoadError(f"wrk ended with status {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}.")
     return parse_wrk(done.stdout)
 
 
 def parse_wrk(text: str) -> Latencies:
     """Read the output of `wrk --latency`.
 
-    Raises: WrkError when a figure is missing.
+    Raises: LoadError when a figure is missing.
     """
     total, rate = _TOTAL.search(text), _RATE.search(text)
     percentiles = {name: float(value) * _UNIT_MS[unit] for name, value, unit in _PERCENTILE.findall(text)}
-    if total is None or rate is None or set(percentiles) != {"50", "99"}:
-        raise WrkError(f"wrk printed {text[:300]!r}; it must hold a total, Requests/sec, 50% and 99%.")
+    if total is None or rate is None or set(percentiles) != {"50", "99", "99.9"}:
+        raise LoadError(f"wrk printed {text[:300]!r}; it must hold a total, Requests/sec, 50%, 99% and 99.9%.")
     bad_status, socket_errors = _BAD_STATUS.search(text), _SOCKET_ERRORS.search(text)
     num_errors = int(bad_status[1]) if bad_status else 0
     num_errors += sum(map(int, socket_errors.groups())) if socket_errors else 0
-    return Latencies(int(total[1]), num_errors, float(rate[1]), percentiles["50"], percentiles["99"])
+    p50, p99, p999 = (percentiles[name] for name in ("50", "99", "99.9"))
+    return Latencies(int(total[1]), num_errors, float(rate[1]), p50, p99, p999)

@@ -18,6 +18,13 @@ import httpx
 import msgspec
 from prometheus_client import CollectorRegistry
 
+from loadtests.bench import CALLERS
+from loadtests.bodies import BINARY
+from loadtests.harness import REPORTS
+from loadtests.networks import LIGHT, LIGHT_FP32
+from loadtests.report import number, plural
+from loadtests.results import EMPTY, Cell, Results
+from loadtests.serving_report import REPORT, engine_ceiling, loads_of
 from models.manifest import Manifest, read_manifest
 from service import schema
 from service.app import create_app, create_execution
@@ -225,7 +232,78 @@ def score(manifest: Manifest) -> str:
     raise ValueError(f"The manifest of {manifest.name!r} has none of the scores {list(_SCORES)}.")
 
 
+# --- the benchmark of serving ---
+
+
+@cache
+def bench() -> Results:
+    """What the committed run of `make bench` found."""
+    return Results.from_json(json.loads((REPORTS / f"{REPORT.name}.json").read_text(encoding="utf-8")))
+
+
+def targets() -> str:
+    """What was aimed at, and what was found."""
+    found, *_ = REPORT.tables(bench())
+    return table(tuple(found.headings), *map(tuple, found.rows))
+
+
+def _in_short(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    rate, fraction, p50, p99 = (
+        number(cell.median(figure), digits)
+        for figure, digits in (("requests_per_second", 0), ("fraction_of_bare", 2), ("p50_ms", 2), ("p99_ms", 1))
+    )
+    return f"{rate} ({fraction}), {p50} / {p99}"
+
+
+def servers() -> str:
+    """Every server on the light network: rate, fraction of bare, p50 and p99 by the number of callers."""
+    head = ("requests/s (of bare), p50 / p99 ms", *(plural(count, "caller") for count in CALLERS), "CPU us, 64 callers")
+    loads = [cell for model in (LIGHT_FP32, LIGHT) for cell in loads_of(bench(), model=model, callers=64)]
+    rows = [
+        (
+            f"{cell.case['server']}, {cell.case['form']}",
+            *(_in_short(bench().cell(**(cell.case | {"callers": count}))) for count in CALLERS),
+            number(cell.median("cpu_us"), 0),
+        )
+        for cell in loads
+    ]
+    return table(head, *rows)
+
+
+def servers_in_brief() -> str:
+    """Every server that runs the light network, 64 callers."""
+    figures = (("requests_per_second", 0), ("fraction_of_bare", 2), ("p50_ms", 1), ("p99_ms", 1))
+    loads = loads_of(bench(), model=LIGHT_FP32, form=BINARY, callers=64)
+    rows = [
+        (str(cell.case["server"]), *(number(cell.median(figure), digits) for figure, digits in figures))
+        for cell in loads
+        if cell.case["server"] != EMPTY
+    ]
+    return table(("server", "requests/s", "of bare", "p50 ms", "p99 ms"), *rows)
+
+
+def saturation() -> str:
+    """What one engine takes from 1, 2 and 4 API processes."""
+    head = ("cores", "API processes", "requests/s", "API us", "engine us", "requests/s that would fill its core")
+    rows = [
+        (
+            str(cell.case["cores"]),
+            str(cell.case["workers"]),
+            *(number(cell.median(figure), 0) for figure in ("requests_per_second", "api_us", "engine_us")),
+            number(engine_ceiling(cell), 0),
+        )
+        for cell in bench().select("workers")
+    ]
+    return table(head, *rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "benchmark": servers_in_brief,
+    "benchmark targets": targets,
+    "benchmark servers": servers,
+    "benchmark saturation": saturation,
     "models": models,
     "routes": partial(routes, is_own),
     "routes of the Open Inference Protocol": partial(routes, is_open_inference),

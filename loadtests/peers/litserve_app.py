@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 from fastapi import Depends, Request, Response
 
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+
 
 async def read_body(request: Request) -> bytes:
     """The raw body; LitServe itself would parse it as JSON, which is slower for it."""
@@ -31,19 +33,21 @@ class Classifier(litserve.LitAPI):  # type: ignore[misc,unused-ignore]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         self._session: Any = onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-        self._row_shape = self._session.get_inputs()[0].shape[1:]
+        taken = self._session.get_inputs()[0]
+        self._input, self._row_shape, self._dtype = taken.name, taken.shape[1:], _DTYPES[taken.type]
+        self._outputs = [self._session.get_outputs()[0].name]
 
     def decode_request(self, request: Annotated[bytes, Depends(read_body)]) -> bytes:
         """Leave the bytes as they are: they are joined in `batch`."""
         return request
 
     def batch(self, inputs: list[bytes]) -> Any:
-        """Join the rows: uint8[B,H,W,C]."""
-        return np.frombuffer(b"".join(inputs), np.uint8).reshape((len(inputs), *self._row_shape))
+        """Join the rows."""
+        return np.frombuffer(b"".join(inputs), self._dtype).reshape((len(inputs), *self._row_shape))
 
     def predict(self, x: Any) -> Any:
         """Run the graph: float32[B,K]."""
-        return self._session.run(["probabilities"], {"image": x})[0]
+        return self._session.run(self._outputs, {self._input: x})[0]
 
     def unbatch(self, output: Any) -> list[Any]:
         """Split into rows."""

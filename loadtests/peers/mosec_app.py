@@ -14,6 +14,8 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 from mosec import Server, Worker  # type: ignore[import-not-found,unused-ignore]
 
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+
 
 class Classifier(Worker):  # type: ignore[misc,unused-ignore]
     """The classifier behind Mosec's interface; settings travel in the environment, as it spawns its workers."""
@@ -25,7 +27,9 @@ class Classifier(Worker):  # type: ignore[misc,unused-ignore]
         options.intra_op_num_threads = int(os.environ["PEER_THREADS"])
         model = os.environ["PEER_MODEL"]
         self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._row_shape = self._session.get_inputs()[0].shape[1:]
+        taken = self._session.get_inputs()[0]
+        self._input, self._row_shape, self._dtype = taken.name, taken.shape[1:], _DTYPES[taken.type]
+        self._outputs = [self._session.get_outputs()[0].name]
 
     def deserialize(self, data: bytes) -> bytes:
         """Leave the bytes as they are: they are joined in `forward`."""
@@ -33,8 +37,8 @@ class Classifier(Worker):  # type: ignore[misc,unused-ignore]
 
     def forward(self, data: list[bytes]) -> list[Any]:
         """Join the rows and run the graph: a row of float32[K] each."""
-        image = np.frombuffer(b"".join(data), np.uint8).reshape((len(data), *self._row_shape))
-        return list(self._session.run(["probabilities"], {"image": image})[0])
+        rows = np.frombuffer(b"".join(data), self._dtype).reshape((len(data), *self._row_shape))
+        return list(self._session.run(self._outputs, {self._input: rows})[0])
 
     def serialize(self, data: Any) -> bytes:
         """Answer the probabilities as bytes."""

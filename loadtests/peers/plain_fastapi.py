@@ -1,4 +1,4 @@
-"""A plain FastAPI endpoint that runs ONNX Runtime one image at a time: what most people write first.
+"""A plain FastAPI endpoint that runs ONNX Runtime one row at a time: what most people write first.
 
 Two variants: `sync` runs in FastAPI's thread pool, `async` runs in the event loop. It knows nothing of Hotplate.
 """
@@ -13,6 +13,8 @@ import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 
+_DTYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
+
 
 async def read_body(request: Request) -> bytes:
     """The body of the request, as FastAPI hands it to a handler that is not async."""
@@ -20,17 +22,18 @@ async def read_body(request: Request) -> bytes:
 
 
 def build_app(model: str, threads: int, variant: str) -> FastAPI:
-    """The application: `POST /classify` takes the bytes of one image and answers float32 probabilities."""
+    """The application: `POST /classify` takes the bytes of one row and answers those of its first output."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    shape = (1, *session.get_inputs()[0].shape[1:])
+    taken, outputs = session.get_inputs()[0], [session.get_outputs()[0].name]
+    shape, dtype = (1, *taken.shape[1:]), _DTYPES[taken.type]
     app = FastAPI()
 
     def answer(body: bytes) -> Response:
-        image = np.frombuffer(body, np.uint8).reshape(shape)
-        probabilities = session.run(["probabilities"], {"image": image})[0]
-        return Response(probabilities.tobytes(), media_type="application/octet-stream")
+        row = np.frombuffer(body, dtype).reshape(shape)
+        answer = session.run(outputs, {taken.name: row})[0]
+        return Response(answer.tobytes(), media_type="application/octet-stream")
 
     @app.get("/ready")
     async def ready() -> Response:

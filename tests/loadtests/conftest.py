@@ -8,31 +8,31 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import resnet
-from loadtests.bench_protocols import write_mean_model
+from loadtests import networks
 from loadtests.servers import REPOSITORY, Server, free_port, hotplate_command, running
 from tests.fake_models.image_generation import write_gan
 from tests.fake_models.style_transfer import write_stylizer
 from tests.fake_models.text_generation import AttentionDecoder
 
-SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
+SMALL = networks.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
 
 
 @pytest.fixture(scope="session")
 def small_version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The version folder of a small residual network; tests must not write to it."""
-    return resnet.write_residual(tmp_path_factory.mktemp("small"), SMALL, (1, 4))
+    return networks.write_residual(tmp_path_factory.mktemp("small"), SMALL, (1, 4))
 
 
 @pytest.fixture(scope="session")
 def every_task(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with `fashion-mnist`, a small model for each other task, and the model of means."""
+    """A repository with `fashion-mnist`, a small model for each other task, the model of means, and the light CNN."""
     repository = tmp_path_factory.mktemp("every-task")
     shutil.copytree(REPOSITORY / "fashion-mnist", repository / "fashion-mnist")
     AttentionDecoder(context=1024).write(repository)
     write_stylizer(repository)
     write_gan(repository)
-    write_mean_model(repository)
+    networks.write_mean(repository)
+    networks.write_light(repository)
     return repository
 
 

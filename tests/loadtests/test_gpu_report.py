@@ -7,11 +7,11 @@ import numpy as np
 import onnxruntime  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
-from loadtests import gpu_checks, gpu_report, gpu_use, resnet
+from loadtests import gpu_checks, gpu_report, gpu_use, networks
 from loadtests.servers import REPOSITORY
 from models.golden import Golden, read_golden, write_golden
 
-SMALL = resnet.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
+SMALL = networks.Residual("small", depths=(1, 1), width=8, image_size=28, num_channels=1, num_classes=10, stem_stride=1)
 
 
 def test_a_machine_without_cuda_gets_a_clear_message_and_status_2(
@@ -27,7 +27,7 @@ def test_a_machine_without_cuda_gets_a_clear_message_and_status_2(
 def test_a_dry_run_on_the_cpu_checks_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_report, "ROOT", tmp_path)
     shipped, output = tmp_path / "shipped", tmp_path / "out"
-    resnet.write_residual(shipped, SMALL, (1, 4))
+    networks.write_residual(shipped, SMALL, (1, 4))
     arguments = ["--device", "cpu", "--bare-only", "--repository", str(shipped), "--output", str(output)]
     assert gpu_report.main(arguments) == 0
     page = json.loads((output / "gpu.json").read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def test_a_dry_run_on_the_cpu_checks_and_measures(tmp_path: Path, monkeypatch: p
 
 
 def test_outputs_that_differ_from_the_golden_ones_are_a_fault(tmp_path: Path) -> None:
-    folder = resnet.write_residual(tmp_path, SMALL, (1, 4))
+    folder = networks.write_residual(tmp_path, SMALL, (1, 4))
     golden = read_golden(folder)["model"]
     wrong = golden.outputs | {"probabilities": golden.outputs["probabilities"] + np.float32(0.1)}
     write_golden(folder, {"model": Golden(golden.inputs, wrong)})
@@ -49,7 +49,7 @@ def test_outputs_that_differ_from_the_golden_ones_are_a_fault(tmp_path: Path) ->
 
 
 def test_a_graph_that_fails_leaves_the_others_checked(tmp_path: Path) -> None:
-    folder = resnet.write_residual(tmp_path, SMALL, (1, 4))
+    folder = networks.write_residual(tmp_path, SMALL, (1, 4))
     write_golden(
         folder, {"model": Golden({"image": np.zeros((1, 9, 9, 1), np.uint8)}, read_golden(folder)["model"].outputs)}
     )
@@ -85,7 +85,7 @@ def test_only_arithmetic_on_shapes_may_run_outside_the_device() -> None:
 
 
 def test_nodes_are_counted_where_they_run(tmp_path: Path) -> None:
-    folder = resnet.write_residual(tmp_path, SMALL, (1, 4))
+    folder = networks.write_residual(tmp_path, SMALL, (1, 4))
     placed = gpu_checks.placement(gpu_checks.open_session(folder / "model.onnx", "cpu"))
     assert set(placed) == {"CPUExecutionProvider"}
     assert sum(placed["CPUExecutionProvider"].values()) > 10

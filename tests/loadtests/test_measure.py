@@ -8,8 +8,10 @@ import pytest
 
 from loadtests import servers
 from loadtests.bare import Burst, running_bare
-from loadtests.measure import RAW, Gauge, Histogram, parse_histogram
-from loadtests.wrk import run_wrk
+from loadtests.bodies import OCTETS
+from loadtests.measure import Gauge, Histogram, count_ok, observe_client, parse_histogram
+from loadtests.servers import Server
+from loadtests.wrk import Latencies, run_wrk
 
 PAGE = """# HELP hotplate_batch_size Rows in a batch.
 # TYPE hotplate_batch_size histogram
@@ -30,6 +32,7 @@ request = urllib.request.Request(url, open(body, "rb").read(), {"Content-Type": 
 assert separator == "--" and "-c1" in sys.argv and urllib.request.urlopen(request).status == 200
 print("     50%    1.00ms")
 print("     99%    2.00ms")
+print("   99.9% 3000.00us")
 print("  10 requests in 1.00s, 1.00KB read")
 print("Requests/sec:     10.00")
 """
@@ -58,6 +61,27 @@ def test_a_histogram_that_is_not_there_is_empty_and_has_no_mean() -> None:
     assert histogram.mean is None
 
 
+def test_what_was_answered_well_is_counted_over_http_and_grpc() -> None:
+    page = "".join(
+        f'hotplate_requests_total{{model="{model}",route="r",status="{status}"}} {count}\n'
+        for model, status, count in (("a", "200", 5.0), ("a", "OK", 2.0), ("a", "CANCELLED", 1.0), ("b", "200", 9.0))
+    )
+    assert count_ok(page, "a") == 7
+    assert count_ok(PAGE, "a") == 0
+
+
+def test_calls_that_fail_behind_a_good_http_status_are_errors(every_task_service: Server) -> None:
+    url = every_task_service.url("/v1/models/fashion-mnist/classify")
+
+    def drive() -> Latencies:
+        servers.fetch(url, b"no such row", OCTETS)
+        return Latencies(1, 0, 10.0, 1.0, 2.0, 3.0)  # what a client says that looks at no status
+
+    found = observe_client(every_task_service, "fashion-mnist", drive)
+
+    assert (found["num_errors"], found["requests_per_second"]) == (1, 0.0)
+
+
 def test_a_load_is_measured_between_two_bare_bursts(
     tmp_path: Path, small_version: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,10 +98,12 @@ def test_a_load_is_measured_between_two_bare_bursts(
         running_bare(small_version / "model.onnx") as bare,
         servers.running("empty", command, port, "/ready", tmp_path) as server,
     ):
-        gauge = Gauge("small", bare, Burst(4, seconds=0.05))
-        found = gauge.measure(server, 1, lambda: run_wrk(server.url("/classify"), body, RAW, 1, 1.0))
+        gauge = Gauge("small", bare, Burst(4, seconds=0.05), Burst(4, 1, 2, seconds=0.05))
+        found = gauge.measure(server, lambda: run_wrk(server.url("/classify"), body, OCTETS, 1, 1.0))
     assert (found["requests_per_second"], found["num_errors"]) == (10.0, 0)
     assert found["fraction_of_bare"] == 10.0 / found["bare_images_per_second"]
     assert found["added_ms"] == 1.0 - found["bare_p50_ms"]
+    assert found["beside_us"] == found["cpu_us"] - 1e6 / found["bare_images_per_second"]
+    assert (found["p999_ms"], found["p99_over_p50"]) == (3.0, 2.0)
     assert found["cpu_cores"] >= 0
     assert found["mean_batch_size"] is None

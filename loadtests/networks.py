@@ -1,7 +1,7 @@
-"""Residual networks with random weights, built straight as ONNX graphs: something heavy to serve, without training.
+"""Networks with random weights, built straight as ONNX graphs and version folders: what a load needs, without training.
 
-Batch normalisation is taken as folded: convolutions have biases. It owns the layout of He et al. 2015 (ResNet-18, -50)
-and the version folder it writes. The golden outputs come from ONNX Runtime on the CPU, not from torch.
+Heavy ones, the residual networks of He et al. 2015 with batch normalisation folded into biases; a light CNN, on which
+serving is what costs; and two that cost next to nothing. Golden outputs come from ONNX Runtime on the CPU.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class Residual:
 
 
 RESNET18 = Residual("resnet18")
-SMALL = Residual("small-resnet", depths=(1, 1, 1), width=32, image_size=28, num_channels=1, num_classes=10)
 RESNET50 = Residual("resnet50", depths=(3, 4, 6, 3), bottleneck=True)
 RESNET50_HALF = Residual("resnet50-fp16", depths=(3, 4, 6, 3), bottleneck=True, half=True)
+LIGHT, LIGHT_FP32, MEAN, IDENTITY = "light-cnn", "light-cnn-fp32", "mean-fp32", "identity-fp32"
+LIGHT_SHAPE, MEAN_SHAPE, IDENTITY_SHAPE = (1, 28, 28), (3, 224, 224), (4,)
 
 
 class _Builder:
@@ -130,14 +131,17 @@ def build_residual(net: Residual, seed: int = 0) -> bytes:
     features, num_features = _features(build, net)
     _head(build, net, features, num_features)
     size, cells = net.image_size, _map_size(net)
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, ["B", size, size, net.num_channels])
-    shapes: tuple[list[str | int | None], ...] = (
-        ["B", net.num_classes],
-        ["B", num_features],
-        ["B", net.num_classes, cells, cells],
-    )
-    outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in zip(_OUTPUTS, shapes, strict=True)]
-    graph = helper.make_graph(build.nodes, net.name, [image], outputs, build.weights)
+    shapes = ((net.num_classes,), (num_features,), (net.num_classes, cells, cells))
+    outputs = [_rows(name, shape) for name, shape in zip(_OUTPUTS, shapes, strict=True)]
+    return _model(build, net.name, _rows("image", (size, size, net.num_channels), TensorProto.UINT8), outputs)
+
+
+def _rows(name: str, shape: tuple[int, ...], datatype: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, datatype, ["B", *shape])
+
+
+def _model(build: _Builder, name: str, source: onnx.ValueInfoProto, outputs: list[onnx.ValueInfoProto]) -> bytes:
+    graph = helper.make_graph(build.nodes, name, [source], outputs, build.weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return bytes(model.SerializeToString())
 
@@ -159,15 +163,19 @@ def _specs(values: list[Any]) -> tuple[TensorSpec, ...]:
 
 def write_residual(repository: Path, net: Residual, buckets: tuple[int, ...]) -> Path:
     """Write `<repository>/<name>/1`: graph, golden I/O of 4 random images, manifest; return the folder."""
-    folder = repository / net.name / "1"
-    folder.mkdir(parents=True, exist_ok=True)
-    content = build_residual(net)
-    (folder / _MODEL_FILE).write_bytes(content)
+    shape = (net.image_size, net.image_size, net.num_channels)
+    return _write_classifier(repository, net.name, build_residual(net), shape, buckets)
+
+
+def _write_classifier(
+    repository: Path, name: str, content: bytes, image_shape: tuple[int, ...], buckets: tuple[int, ...]
+) -> Path:
+    folder = _write_graph(repository, name, content)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    shape = (4, net.image_size, net.image_size, net.num_channels)
-    image = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
-    values = session.run(list(_OUTPUTS), {"image": image})
-    write_golden(folder, {"model": Golden({"image": image}, dict(zip(_OUTPUTS, values, strict=True)))})
+    image = np.random.default_rng(1).integers(0, 256, (4, *image_shape), dtype=np.uint8)
+    outputs = [value.name for value in session.get_outputs()]
+    values = dict(zip(outputs, session.run(outputs, {"image": image}), strict=True))
+    write_golden(folder, {"model": Golden({"image": image}, values)})
     graph = Graph(
         file=_MODEL_FILE,
         sha256=sha256_hex(content),
@@ -175,13 +183,63 @@ def write_residual(repository: Path, net: Residual, buckets: tuple[int, ...]) ->
         outputs=_specs(session.get_outputs()),
     )
     manifest = Manifest(
-        name=net.name,
+        name=name,
         version="1",
         task="image-classification",
-        description="A residual network with random weights, to measure speed; golden outputs from ONNX Runtime, CPU.",
+        description="A network with random weights, to measure speed; golden outputs from ONNX Runtime, CPU.",
         graphs={"model": graph},
         batching=Batching(max_batch_size=buckets[-1], buckets=buckets),
-        labels=tuple(f"class {index}" for index in range(net.num_classes)),
+        labels=tuple(f"class {index}" for index in range(values["probabilities"].shape[1])),
     )
     write_manifest(folder, manifest)
     return folder
+
+
+def _write_graph(repository: Path, name: str, content: bytes) -> Path:
+    folder = repository / name / "1"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MODEL_FILE).write_bytes(content)
+    return folder
+
+
+def _light(*, takes_images: bool) -> bytes:
+    """The light CNN: two 3x3 convolutions, 32 and 64 wide, each pooled, and two dense layers; 421,642 weights."""
+    build, x = _Builder(half=False, seed=0), "x"
+    source = _rows(x, LIGHT_SHAPE)
+    if takes_images:
+        source = _rows("image", (28, 28, 1), TensorProto.UINT8)
+        x = build.node("Transpose", [build.node("Cast", ["image"], to=TensorProto.FLOAT)], perm=[0, 3, 1, 2])
+        x = build.node("Mul", [x, build.weight(np.array(1 / 255))])
+    for widths in ((1, 32), (32, 64)):
+        x = build.relu(build.conv(x, widths, 3))
+        x = build.node("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+    x, num_features = build.node("Flatten", [x]), 64 * 7 * 7
+    for width in (128, 10):
+        weight, bias = build.normal((width, num_features), num_features**-0.5), build.normal((width,), 0.01)
+        x = build.node("Gemm", [x if width == 128 else build.relu(x), weight, bias], transB=1)
+        num_features = width
+    build.node("Softmax", [x], "probabilities", axis=1)
+    return _model(build, LIGHT, source, [_rows("probabilities", (10,))])
+
+
+def write_light(repository: Path) -> None:
+    """Write the light CNN twice: a classifier of uint8 images, and a bare `model.onnx` of `float32[B,1,28,28]`."""
+    _write_classifier(repository, LIGHT, _light(takes_images=True), (28, 28, 1), (1, 2, 4, 8, 16, 32))
+    _write_graph(repository, LIGHT_FP32, _light(takes_images=False))
+
+
+def write_mean(repository: Path) -> None:
+    """Write a bare model of large inputs that costs next to nothing: the mean of each row of `float32[B,3,224,224]`."""
+    build = _Builder(half=False, seed=0)
+    build.nodes.append(helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0))
+    build.weights.append(numpy_helper.from_array(np.array([1, 2, 3]), "axes"))
+    _write_graph(repository, MEAN, _model(build, MEAN, _rows("x", MEAN_SHAPE), [_rows("mean", ())]))
+
+
+def write_identity(repository: Path) -> None:
+    """Write a bare model that costs nothing: `float32[B,4]`, as it came."""
+    build = _Builder(half=False, seed=0)
+    build.node("Identity", ["x"], "y")
+    _write_graph(
+        repository, IDENTITY, _model(build, IDENTITY, _rows("x", IDENTITY_SHAPE), [_rows("y", IDENTITY_SHAPE)])
+    )
