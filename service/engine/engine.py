@@ -41,7 +41,6 @@ from service.engine.transport.messages import (
     Released,
     frame,
 )
-from service.engine.transport.strings import Payload
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -164,6 +163,11 @@ class Engine:
         served = _checked_graph(version, target)
         answers = self._connections[connection]
         is_observed = version.cache is not None or self._shadowing.is_on
+        check = served.rules.checker(target.row_shapes)
+        now, whole = self._loop.time(), not served.graph.is_batched
+        longest_seconds = version.config.request_timeout_seconds or math.inf
+        outputs, shapes, priority = target.outputs, target.row_shapes, target.priority
+        settle, settle_batch, cancels = answers.settle, answers.settle_batch, connection.cancels
         requests: list[Request] = []
         start = 0
         for id_, num_rows, num_bytes, timeout_seconds in zip(
@@ -172,36 +176,19 @@ class Engine:
             rows = payload[start : start + num_bytes]
             start += num_bytes
             try:
-                served.rules.check_payload(num_rows, target.row_shapes, rows)
-                request = self._request(version, served, target, num_rows, rows, timeout_seconds, answers)
-                request.id = id_
+                check(num_rows, rows)
+                deadline = now + min(timeout_seconds, longest_seconds)
+                request = Request(
+                    num_rows, rows, outputs, now, deadline, settle, shapes, priority, settle_batch, id_, served.queue
+                )
+                request.is_whole = whole
                 if not is_observed or self._observe(version, target, request, answers):
-                    connection.cancels[id_] = request.cancel
+                    cancels[id_] = request.cancel
                     requests.append(request)
             except Exception as error:  # it must not end the connection and every other request on it
                 connection.fail(id_, error)
         if requests:
-            served.queue.submit_all(requests)
-
-    def _request(
-        self,
-        version: Version,
-        served: ServedGraph,
-        target: InferTarget,
-        num_rows: int,
-        rows: Payload,
-        timeout_seconds: float,
-        answers: Answers,
-    ) -> Request:
-        """A request as the queue of its graph takes it."""
-        now = self._loop.time()
-        deadline = now + min(timeout_seconds, version.config.request_timeout_seconds or math.inf)
-        shapes, priority = target.row_shapes, target.priority
-        request = Request(num_rows, rows, target.outputs, now, deadline, answers.settle, shapes, priority)
-        request.on_batch = answers.settle_batch
-        request.queue = served.queue
-        request.is_whole = not served.graph.is_batched
-        return request
+            served.queue.submit_all(requests, payload if len(requests) == len(message.ids) else b"")
 
     def _observe(self, version: Version, target: InferTarget, request: Request, answers: Answers) -> bool:
         """Answer a request from the cache, or have its answer cached and shadowed; whether it is to be computed."""

@@ -11,11 +11,13 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.errors import Cancelled, RequestTimeout, ServiceError
-from service.http.direct import DirectHeads, Exchange, HeaderPairs, KnownHead
+from service.http.direct import DirectHeads, Exchange, KnownHead, render
 from service.http.middleware import RequestCycle
 from service.http.protocol import LimitedProtocol
 from service.settings import Settings
 
+MAX_JOINED_BYTES = 64 * 1024
+"""A larger answer is not copied to have its head before it."""
 MAX_WAITING_BYTES = 64 * 1024
 """What is read ahead of a caller who sends the next request before the answer."""
 
@@ -112,23 +114,23 @@ class Connection(LimitedProtocol):
         context.request_bytes = known.num_bytes
         return Exchange(self, known.head, context)
 
-    def finish(self, exchange: Exchange, status: int, headers: HeaderPairs, content: bytes) -> None:
+    def finish(self, exchange: Exchange, status: int, lines: bytes, content: bytes) -> None:
         """Send an answer; one that had begun can only be broken off."""
         if exchange is not self._exchange:
             return
         if self._sent_bytes is not None:
             self.transport.abort()
         elif not self.transport.is_closing():
-            head = self._head(exchange, headers)
-            self.transport.writelines((b"%b%b\r\n%b" % (STATUS_LINE[status], head, content),))
+            head = self._head(exchange, status, lines)
+            is_small = len(content) < MAX_JOINED_BYTES
+            self.transport.writelines((head + content,) if is_small else (head, content))
         self._end(exchange, status, len(content))
 
-    def begin_stream(self, exchange: Exchange, status: int, headers: HeaderPairs) -> None:
+    def begin_stream(self, exchange: Exchange, status: int, lines: bytes) -> None:
         """Send the head of an answer that comes in chunks."""
         self._sent_bytes, self._status = 0, status
-        head = self._head(exchange, [*headers, (b"transfer-encoding", b"chunked")])
         if not self.transport.is_closing():
-            self.transport.write(b"%b%b\r\n" % (STATUS_LINE[status], head))
+            self.transport.write(self._head(exchange, status, lines + b"transfer-encoding: chunked\r\n"))
 
     def stream(self, exchange: Exchange, content: bytes, *, is_last: bool) -> None:
         """Send a part of an answer."""
@@ -141,11 +143,10 @@ class Connection(LimitedProtocol):
         if is_last:
             self._end(exchange, self._status, self._sent_bytes)
 
-    def _head(self, exchange: Exchange, headers: HeaderPairs) -> bytes:
-        lines = [*self.server_state.default_headers, *headers, *self.requests.headers(exchange.context)]
-        if self._must_close:
-            lines.append((b"connection", b"close"))
-        return b"".join([b"%b: %b\r\n" % line for line in lines])
+    def _head(self, exchange: Exchange, status: int, lines: bytes) -> bytes:
+        always, own = render(self.server_state.default_headers), render(self.requests.headers(exchange.context))
+        closing = b"connection: close\r\n" if self._must_close else b""
+        return b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], always, lines, own, closing)
 
     def _end(self, exchange: Exchange, status: int, sent_bytes: int) -> None:
         self._exchange = self._sent_bytes = None

@@ -125,6 +125,11 @@ class DirectHeads:
         )
 
 
+def render(headers: HeaderPairs) -> bytes:
+    """Headers as lines."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 def _key(pieces: Sequence[bytes]) -> Key:
     return (*pieces[0::3], *pieces[1::3])
 
@@ -150,10 +155,10 @@ class Connection(Protocol):
 
     flow: FlowControl
 
-    def finish(self, exchange: Exchange, status: int, headers: HeaderPairs, content: bytes) -> None:
-        """Send an answer."""
+    def finish(self, exchange: Exchange, status: int, lines: bytes, content: bytes) -> None:
+        """Send an answer, whose headers are `lines`."""
 
-    def begin_stream(self, exchange: Exchange, status: int, headers: HeaderPairs) -> None:
+    def begin_stream(self, exchange: Exchange, status: int, lines: bytes) -> None:
         """Send the head of an answer that comes in parts."""
 
     def stream(self, exchange: Exchange, content: bytes, *, is_last: bool) -> None:
@@ -235,17 +240,17 @@ class Exchange(Inference):
                 await self.connection.flow.drain()
             self.connection.stream(self, content, is_last=is_last)
         elif is_last:
-            self.connection.finish(self, self._status, self._headers, content)
+            self.connection.finish(self, self._status, render(self._headers), content)
         else:
             self._is_streamed = True
-            self.connection.begin_stream(self, self._status, self._headers)
+            self.connection.begin_stream(self, self._status, render(self._headers))
             self.connection.stream(self, content, is_last=False)
 
     # --- the end ---
 
-    def reply(self, headers: HeaderPairs, content: bytes) -> None:
-        """Send the answer."""
-        self.connection.finish(self, 200, headers, content)
+    def reply(self, lines: bytes, content: bytes) -> None:
+        """Send the answer; `lines` are its headers."""
+        self.connection.finish(self, 200, lines, content)
 
     def fail(self, error: Exception) -> None:
         """Answer with an error; one that is no ServiceError is a defect, and is logged."""
@@ -255,7 +260,7 @@ class Exchange(Inference):
         else:
             log.error("a request failed unexpectedly", extra={"request_id": self.context.request_id}, exc_info=error)
             response = unexpected_response(path)
-        self.connection.finish(self, response.status_code, response.raw_headers, bytes(response.body))
+        self.connection.finish(self, response.status_code, render(response.raw_headers), bytes(response.body))
 
     def disconnect(self) -> None:
         """Give up: the answer has no reader."""

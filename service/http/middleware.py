@@ -86,19 +86,7 @@ class RequestCycle:
 
     def headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         """The headers that every answer has."""
-        total_ms = (perf_counter() - context.started_at) * 1e3
-        timing = context.timing
-        if timing is None:
-            server_timing = f"total;dur={total_ms:.3f}"
-        else:
-            batch = f'batch;desc="{timing.batch_size}", ' if timing.batch_size else ""  # a sequence runs in many
-            batch += f'tiles;desc="{context.num_tiles}", ' if context.num_tiles else ""
-            encode = f"encode;dur={context.encode_seconds * 1e3:.3f}, " if context.encode_seconds else ""
-            server_timing = (
-                f"queue;dur={timing.queue_seconds * 1e3:.3f}, compute;dur={timing.compute_seconds * 1e3:.3f}, "
-                f"{encode}{batch}total;dur={total_ms:.3f}"
-            )
-        headers = [(b"x-request-id", context.request_id.encode()), (b"server-timing", server_timing.encode())]
+        headers = [(b"x-request-id", context.request_id.encode()), (b"server-timing", _timing(context))]
         if context.traceparent:
             headers.append((b"traceparent", context.traceparent.encode()))
         if self.drain.is_draining:
@@ -173,6 +161,22 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
         except ServiceError as error:
             await error_response(scope["path"], error)(scope, receive, send)
+
+
+def _timing(context: RequestContext) -> bytes:
+    total_ms = (perf_counter() - context.started_at) * 1e3
+    timing = context.timing
+    if timing is None:
+        return b"total;dur=%.3f" % total_ms
+    queue_ms, compute_ms = timing.queue_seconds * 1e3, timing.compute_seconds * 1e3
+    about = b""
+    if context.encode_seconds:
+        about += b"encode;dur=%.3f, " % (context.encode_seconds * 1e3)
+    if timing.batch_size:  # a sequence runs in many
+        about += b'batch;desc="%d", ' % timing.batch_size
+    if context.num_tiles:
+        about += b'tiles;desc="%d", ' % context.num_tiles
+    return b"queue;dur=%.3f, compute;dur=%.3f, %btotal;dur=%.3f" % (queue_ms, compute_ms, about, total_ms)
 
 
 def _given_id(scope: Scope) -> str | None:

@@ -76,7 +76,9 @@ class GraphRecord:
     def computed(self, num_rows: int, moments: Sequence[float]) -> None:
         """Count a batch by the moments when it was dispatched, started, ended and was returned."""
         self._num_batches += 1
-        self._batches.setdefault(num_rows, _Parts()).add((moments[0], *moments))
+        if (parts := self._batches.get(num_rows)) is None:
+            parts = self._batches[num_rows] = _Parts()
+        parts.add((moments[0], *moments))
 
     def cache_hit(self, seconds: float) -> None:
         """Count a request that was answered from the cache."""

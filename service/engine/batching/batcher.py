@@ -17,6 +17,7 @@ from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, 
 from service.engine.batching.cost import RowsCost
 from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
 from service.engine.transport.messages import InferenceTiming
+from service.engine.transport.strings import Payload
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics
 
@@ -173,23 +174,28 @@ class Batcher:
         if is_admitted or self._admits(request):
             self._queue((request,))
 
-    def submit_all(self, requests: Sequence[Request]) -> None:
-        """Queue requests that came together, as `submit` does each."""
+    def submit_all(self, requests: Sequence[Request], payload: Payload = b"") -> None:
+        """Queue requests that came together, as `submit` does each; `payload` is that of all, if it is at hand."""
         num_rows = sum([request.num_rows for request in requests])
-        tightest_seconds = min([request.deadline - request.arrival for request in requests])
-        if self._refusal(num_rows, tightest_seconds) is None:
-            self._queue(requests)  # if all of them are admitted at once, each is
+        earliest_deadline = min([request.deadline for request in requests])
+        if self._refusal(num_rows, earliest_deadline - requests[0].arrival) is None:
+            self._queue(requests, payload)  # if all of them are admitted at once, each is
         else:
             for request in requests:
                 self.submit(request)
 
-    def _queue(self, requests: Sequence[Request]) -> None:
+    def _queue(self, requests: Sequence[Request], payload: Payload = b"") -> None:
+        num_rows = 0
         for request in requests:
             if not self._waiting or request.deadline < self._earliest_deadline:
                 self._earliest_deadline = request.deadline
             self._waiting[request] = None
-            self.waiting_rows += request.num_rows
-            self._place(request)
+            num_rows += request.num_rows
+        self.waiting_rows += num_rows
+        is_first = payload and not self._overflow
+        if not (is_first and self._filling.place_together(requests, payload, num_rows)):
+            for request in requests:
+                self._place(request)
         self._pump_soon()
 
     def _refusal(self, num_rows: int, timeout_seconds: float) -> scheduling.Refusal | None:
@@ -266,7 +272,7 @@ class Batcher:
     def _decide(self, now: float) -> Dispatch | scheduling.Wait:
         num_idle = len(self._pool.idle)
         if not self._filling.num_rows or not num_idle:
-            return scheduling.Wait(None)
+            return scheduling.UNTIL_NEXT_EVENT
         rows, oldest = self._filling.num_rows, self._filling.spans[0].request
         slack = float("inf")
         if self._limits.max_queue_delay_seconds or scheduling.joins_in_late(rows, num_idle, self._limits):

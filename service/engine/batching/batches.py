@@ -73,6 +73,7 @@ class Request:
         priority: int = 0,
         on_batch: OnBatch | None = None,
         id_: int = 0,
+        queue: Queue | None = None,
     ) -> None:
         self.num_rows = num_rows
         self.payload = payload
@@ -89,7 +90,7 @@ class Request:
         self.left_at = self.ended_at = 0.0
         self.started_at = math.inf
         self.parts: list[tuple[int, Arrays]] = []
-        self.queue: Queue | None = None
+        self.queue = queue
 
     def cancel(self) -> None:
         """Leave the queue."""
@@ -113,7 +114,7 @@ class Request:
         return {name: np.concatenate([arrays[name] for _, arrays in self.parts]) for name in self.outputs}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Span:
     """Consecutive rows of one request in a batch: batch rows `start:start+count`, request rows from `first`."""
 
@@ -158,6 +159,19 @@ class BatchBuffer:
         self.spans.append(Span(request, first, self.num_rows, count, request.attempt))
         self.num_rows += count
         request.placed_rows += count
+
+    def place_together(self, requests: Sequence[Request], payload: Payload, num_rows: int) -> bool:
+        """Copy whole requests whose payloads lie behind one another at once; return whether that was possible."""
+        if len(self._flat) != 1 or self._has_strings or num_rows > self.max_batch_size - self.num_rows:
+            return False
+        (target, row_bytes), start = self._flat[0], self.num_rows
+        target[start * row_bytes : (start + num_rows) * row_bytes] = payload
+        for request in requests:
+            count = request.placed_rows = request.num_rows
+            self.spans.append(Span(request, 0, start, count, request.attempt))
+            start += count
+        self.num_rows = start
+        return True
 
     def remove(self, request: Request) -> int:
         """Remove the request's rows and close the gap; return their number."""

@@ -13,6 +13,7 @@ from service.engine.batching.batcher import Batcher, OnLostRows
 from service.engine.batching.batches import Request
 from service.engine.batching.rows import RowRules
 from service.engine.batching.shape_batchers import ShapeBatchers
+from service.engine.transport.strings import Payload
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,10 @@ class GraphQueue:
         else:
             self._submit_whole(request, is_admitted=False)
 
-    def submit_all(self, requests: Sequence[Request]) -> None:
-        """Queue requests of the same row shapes that came together, as `submit` does each."""
+    def submit_all(self, requests: Sequence[Request], payload: Payload = b"") -> None:
+        """Queue requests of the same row shapes that came together; `payload` is that of all, if it is at hand."""
         if self._batches is not None and self.is_batched and all(request.num_rows for request in requests):
-            self._batches.submit_all(requests)
+            self._batches.submit_all(requests, payload)
         else:
             for request in requests:
                 self.submit(request)

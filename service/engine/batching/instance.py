@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from math import isfinite
 from time import monotonic
 
 import numpy as np
@@ -73,7 +74,7 @@ def _lost_rows(outputs: Arrays, num_rows: int) -> str:
 def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
     for name, array in outcome.outputs.items():
         # If the sum of a tensor is finite, all of it is: one cheap pass in the usual case.
-        if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
+        if array.dtype.kind != "f" or isfinite(array.sum(dtype=np.float64)):
             continue
         bad = ~np.isfinite(array.reshape(num_rows, -1)).all(axis=1)
         for row in np.flatnonzero(bad):

@@ -5,6 +5,7 @@ The manifest fixes a row's shape; where an axis after the batch is -1, each requ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 from msgspec.structs import replace
@@ -38,6 +39,21 @@ class RowRules:
             return self._fixed_bytes
         self.check(row_shapes)
         return sum(prod(shape) * spec.dtype.itemsize for spec, shape in zip(self.inputs, row_shapes, strict=True))
+
+    def checker(self, row_shapes: RowShapes) -> Callable[[int, Payload], None]:
+        """How to check the payloads of requests with these row shapes, as `check_payload` does.
+
+        Raises: InvalidParameter where the graph does not take such rows.
+        """
+        if self.has_strings:
+            return lambda num_rows, payload: self.check_payload(num_rows, row_shapes, payload)
+        row_bytes = self.row_bytes(row_shapes)
+
+        def check(num_rows: int, payload: Payload) -> None:
+            if num_rows < 0 or len(payload) != num_rows * row_bytes:
+                self.check_payload(num_rows, row_shapes, payload)
+
+        return check
 
     def check_payload(self, num_rows: int, row_shapes: RowShapes, payload: Payload) -> None:
         """Check that a payload holds whole rows of all inputs.

@@ -60,6 +60,10 @@ class Wait:
     seconds: float | None
 
 
+NOW = Dispatch()
+UNTIL_NEXT_EVENT = Wait(None)
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a request is refused, and when to try again."""
@@ -80,15 +84,15 @@ def decide(
     batches at once cost more than they gain, and the rows are dispatched anyway when the running batch is done.
     """
     if not waiting_rows or not num_idle:
-        return Wait(None)
+        return UNTIL_NEXT_EVENT
     if waiting_rows >= limits.max_batch_size:
-        return Dispatch()
+        return NOW
     remaining_seconds = tightest_slack_seconds
     if not joins_in_late(waiting_rows, num_idle, limits):
         remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
     if remaining_seconds <= CLOCK_RESOLUTION_SECONDS:
-        return Dispatch()
-    return Wait(remaining_seconds if math.isfinite(remaining_seconds) else None)
+        return NOW
+    return Wait(remaining_seconds) if math.isfinite(remaining_seconds) else UNTIL_NEXT_EVENT
 
 
 def joins_in_late(waiting_rows: int, num_idle: int, limits: Limits) -> bool:
@@ -135,6 +139,8 @@ def expected_seconds(
     num_rows: int, waiting_rows: int, computing_rows: int, cost: Cost, limits: Limits, seconds_beside: float = 0.0
 ) -> float:
     """The time until `num_rows` more rows are computed, after those waiting and half of those computing."""
+    if num_rows and not (waiting_rows or computing_rows or seconds_beside) and num_rows <= limits.max_batch_size:
+        return cost.seconds(num_rows)  # as below, for a queue that is empty
     seconds = work_seconds(num_rows + waiting_rows + computing_rows / 2, cost, limits) + seconds_beside
     # Instances share the work, but the request's own last batch takes its full time.
     return max(seconds / limits.num_instances, cost.seconds(min(num_rows, limits.max_batch_size)) if num_rows else 0.0)

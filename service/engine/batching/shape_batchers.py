@@ -12,6 +12,7 @@ from service.engine.batching.cost import LearnedCost
 from service.engine.batching.rows import RowRules, max_rows, num_elements
 from service.engine.batching.scheduling import Limits
 from service.engine.transport.messages import RowShapes
+from service.engine.transport.strings import Payload
 from service.telemetry.metrics import GraphMetrics
 
 MAX_BATCHERS = 16
@@ -79,9 +80,9 @@ class ShapeBatchers:
         """Queue a request whose row shapes are valid; it is answered through its `on_done`, even if it is refused."""
         self._batcher(request.row_shapes).submit(request, is_admitted=is_admitted)
 
-    def submit_all(self, requests: Sequence[Request]) -> None:
-        """Queue requests of the same row shapes that came together."""
-        self._batcher(requests[0].row_shapes).submit_all(requests)
+    def submit_all(self, requests: Sequence[Request], payload: Payload = b"") -> None:
+        """Queue requests of the same row shapes that came together; `payload` is that of all, if it is at hand."""
+        self._batcher(requests[0].row_shapes).submit_all(requests, payload)
 
     def _batcher(self, row_shapes: RowShapes) -> Batcher:
         batcher = self._batchers.get(row_shapes)

@@ -46,7 +46,9 @@ from service.errors import BY_CODE, DeadlineExceeded, EngineUnavailable, ModelNo
 # The engine answers at the deadline itself; the slack is for an engine that no longer answers at all.
 DEADLINE_SLACK_SECONDS = 0.1
 MAX_SENDS = 2
-# Joining spares messages, which cost as much as some of these bytes.
+# So many requests of one turn share a message: fewer would cost more of them, with more the engine would wait for the
+# last of them while it has nothing to do. Large ones gain nothing.
+MAX_TOGETHER = 8
 MAX_TOGETHER_BYTES = 2**20
 
 
@@ -237,7 +239,7 @@ class InFlight:
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Outstanding] = {}
         self._starting: dict[InferTarget, list[Inference]] = {}
-        self._starting_bytes = 0
+        self._num_starting = self._starting_bytes = 0
         # One timer for all: it fires at the earliest limit or, where that call has ended, for nothing.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -249,16 +251,21 @@ class InFlight:
         """Send an inference at the end of this turn, and fail it when its deadline has passed."""
         check_length(call.payload_bytes)
         self._hold(call)
-        if not self._starting:
-            self._loop.call_soon(self._flush)
-        self._starting.setdefault(call.target, []).append(call)
+        starting = self._starting.get(call.target)
+        if starting is not None:
+            starting.append(call)
+        else:
+            if not self._starting:
+                self._loop.call_soon(self._flush)
+            self._starting[call.target] = [call]
         self._starting_bytes += call.payload_bytes
-        if self._starting_bytes > MAX_TOGETHER_BYTES:
+        self._num_starting += 1
+        if self._num_starting >= MAX_TOGETHER or self._starting_bytes > MAX_TOGETHER_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         now = self._loop.time()
-        starting, self._starting, self._starting_bytes = self._starting, {}, 0
+        starting, self._starting, self._num_starting, self._starting_bytes = self._starting, {}, 0, 0
         for target, calls in starting.items():
             message = Infer(
                 target,
@@ -358,7 +365,9 @@ class InFlight:
     def _hold(self, call: Outstanding) -> None:
         self._calls[call.id] = call
         call.num_sent += 1
-        self._limit(call, call.deadline + DEADLINE_SLACK_SECONDS)
+        call.limit = call.deadline + DEADLINE_SLACK_SECONDS
+        if call.limit < self._timer_at:
+            self._limit(call, call.limit)
 
     def _limit(self, call: Outstanding, when: float) -> None:
         call.limit = when

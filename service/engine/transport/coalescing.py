@@ -28,6 +28,10 @@ class CoalescingTransport:
         self._pending += pieces
         self._flush()
 
+    def is_closing(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._transport.is_closing()
+
     def close(self) -> None:
         """Send what is pending, then close."""
         self._flush()

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from service.engine.transport.messages import Arrays, InferTarget
 from service.errors import MalformedRequest
 from service.http.accept import accepted_coding
-from service.http.direct import Exchange, Head
+from service.http.direct import Exchange, Head, render
 from service.http.request_context import Scope, request_timeout_seconds
 from service.protocols.open_inference.description import Target
 from service.protocols.open_inference.encoded_images import takes_images
@@ -67,26 +67,33 @@ class _HeadFacts:
 
 
 class ReplyWriter:
-    """Writes the replies to requests with the same JSON; the JSON of raw outputs is written once for each shape."""
+    """Writes the replies to requests with the same JSON; what repeats in small replies of raw tensors, only once."""
 
     def __init__(self, answer: AnswerMaker, request: InferRequest) -> None:
         self._answer = answer
         self._request = replace(request, inputs=())  # they hold the body
         self._shapes: list[tuple[int, ...]] | None = None
-        self._json = b""
+        self._json = self.lines = b""
+
+    def repeat(self, arrays: Arrays) -> bytes | None:
+        """The content after `lines`, if the last reply was of the same shapes; None otherwise."""
+        if [array.shape for array in arrays.values()] != self._shapes:
+            return None
+        return self._json + b"".join([array.tobytes() for array in arrays.values()])
 
     def write(self, arrays: Arrays) -> Reply:
         """Write one reply.
 
         Raises: InvalidParameter for an output that JSON cannot hold.
         """
-        if self._shapes is not None and [array.shape for array in arrays.values()] == self._shapes:
-            return Reply((self._json, *[array.tobytes() for array in arrays.values()]), len(self._json))
         result = self._answer.result(arrays)
         reply = write_reply(result.model_name, result.model_version, self._request, result.outputs)
+        content_bytes = sum(map(len, reply.pieces))
         is_raw = len(reply.pieces) == len(result.outputs) + 1
-        if is_raw and all(tensor.datatype != "BYTES" for _, tensor in result.outputs):
+        is_fixed = is_raw and all(tensor.datatype != "BYTES" for _, tensor in result.outputs)
+        if is_fixed and content_bytes < MIN_CODED_BYTES:
             self._shapes, self._json = [array.shape for array in arrays.values()], bytes(reply.pieces[0])
+            self.lines = render(reply_headers(reply, content_bytes, ""))
         return reply
 
 
@@ -186,10 +193,12 @@ class DirectInfer:
         writer: ReplyWriter,
     ) -> None:
         deadline = self._loop.time() + timeout_seconds
-        on_answer = partial(self._reply, writer)
-        exchange.start(self._client, target, num_rows, payload, deadline, on_answer)
+        exchange.start(self._client, target, num_rows, payload, deadline, partial(self._reply, writer))
 
     def _reply(self, writer: ReplyWriter, exchange: Exchange, arrays: Arrays) -> None:
+        if (repeated := writer.repeat(arrays)) is not None:
+            exchange.reply(writer.lines, repeated)
+            return
         reply = writer.write(arrays)
         content, coding = b"".join(reply.pieces), ""
         if len(content) >= MIN_CODED_BYTES and (coding := exchange.head.derived.coding):
@@ -199,12 +208,12 @@ class DirectInfer:
                 task.add_done_callback(self._tasks.discard)
                 return
             content = deflate(content, coding)
-        exchange.reply(reply_headers(reply, content, coding), content)
+        exchange.reply(render(reply_headers(reply, len(content), coding)), content)
 
     async def _reply_coded(self, exchange: Exchange, reply: Reply, content: bytes, coding: str) -> None:
         try:
             content = await encoded(content, coding, self._threads)
-            exchange.reply(reply_headers(reply, content, coding), content)
+            exchange.reply(render(reply_headers(reply, len(content), coding)), content)
         except Exception as error:
             exchange.fail(error)
 

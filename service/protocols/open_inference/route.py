@@ -127,22 +127,26 @@ class OpenInferenceRoute(ABC):
         if len(content) >= MIN_CODED_BYTES and (coding := accepted_coding(request_headers)):
             content = await encoded(content, coding, self._threads)
         await send(
-            {"type": "http.response.start", "status": reply.status, "headers": reply_headers(reply, content, coding)}
+            {
+                "type": "http.response.start",
+                "status": reply.status,
+                "headers": reply_headers(reply, len(content), coding),
+            }
         )
         await send({"type": "http.response.body", "body": content})
 
 
-def reply_headers(reply: Reply, content: bytes, coding: str) -> list[tuple[bytes, bytes]]:
+def reply_headers(reply: Reply, content_bytes: int, coding: str) -> list[tuple[bytes, bytes]]:
     """The headers of a reply whose content is in a coding; empty for none."""
     json_bytes = reply.header_bytes
     headers = [(b"content-type", b"application/json" if json_bytes is None else b"application/octet-stream")]
     if json_bytes is not None:
         headers.append((HEADER_LENGTH, b"%d" % json_bytes))
-    if coding or len(content) >= MIN_CODED_BYTES:
+    if coding or content_bytes >= MIN_CODED_BYTES:
         headers.append((b"vary", b"accept-encoding"))
     if coding:
         headers.append((b"content-encoding", coding.encode("ascii")))
-    headers.append((b"content-length", b"%d" % len(content)))
+    headers.append((b"content-length", b"%d" % content_bytes))
     return headers
 
 
