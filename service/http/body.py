@@ -35,7 +35,7 @@ MULTIPART_TYPE = b"multipart/form-data"
 # What curl sends with --data and --data-binary by default.
 _UNSPECIFIED_JSON_TYPES = (b"", b"application/x-www-form-urlencoded")
 _UNSPECIFIED_TYPES = (*_UNSPECIFIED_JSON_TYPES, b"*/*", b"image/*")
-_IMAGE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"image/webp")
+IMAGE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"image/webp")
 _MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 _ACCEPTED = "image/png, image/jpeg, image/webp, multipart/form-data, application/json"
 _MAX_FIELD_BYTES = 4096
@@ -151,7 +151,7 @@ def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Images:
     if media_type == RAW_TYPE and raw_bytes is not None and (len(body) == raw_bytes or not is_image):
         return Images(raw=body)
     is_unspecified = media_type in _UNSPECIFIED_TYPES or media_type == RAW_TYPE
-    if media_type not in _IMAGE_TYPES and not (is_unspecified and (is_image or not body)):
+    if media_type not in IMAGE_TYPES and not (is_unspecified and (is_image or not body)):
         shown = media_type.decode("latin-1")[:80]
         accepted = _ACCEPTED if raw_bytes is None else f"{_ACCEPTED} or, for one raw tensor, application/octet-stream"
         raise UnsupportedMedia(f"The media type {shown!r} is not accepted; send {accepted}.")

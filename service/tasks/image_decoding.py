@@ -120,6 +120,21 @@ class ImageDecoder:
         arguments = (row_shape, manifest.light_on_dark, invert, self._limits, manifest.margin, manifest.preprocess)
         return await self.decode(body, lambda body: image_row(body, *arguments))
 
+    def row_at_once(
+        self, body: bytes, manifest: Manifest, row_shape: tuple[int, ...], invert: Invert = "auto"
+    ) -> Pixels | None:
+        """As `row`, for an image that is small enough for the event loop; None for a larger one.
+
+        Raises: as `row`.
+        """
+        if num_pixels(body) > INLINE_PIXELS:
+            return None
+        started = perf_counter()
+        arguments = (row_shape, manifest.light_on_dark, invert, self._limits, manifest.margin, manifest.preprocess)
+        pixels = image_row(body, *arguments)
+        self._seconds.observe(perf_counter() - started)
+        return pixels
+
     async def decode(self, body: bytes, decode: Callable[[bytes], Pixels]) -> Pixels:
         """Decode one image with a function, on the event loop or in a thread.
 

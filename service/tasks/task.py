@@ -22,6 +22,7 @@ from service.engine.transport.messages import Arrays
 from service.errors import UnsupportedTask
 from service.http.answers import send_answer
 from service.http.body import Images, read_body, read_images, read_json, read_json_or_query, read_query
+from service.http.direct import Direct
 from service.http.documentation import BINARY, PROBLEMS, TIMEOUT_HEADER
 from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
 from service.http.routing import Document, Responses, Route
@@ -89,6 +90,7 @@ class TaskRoute(ABC):
     events: ClassVar[str] = ""
     responses: ClassVar[Responses] = PROBLEMS
     graphs: tuple[str, ...] = ()  # those of its task
+    direct: Direct | None = None
 
     def __init__(self, dependencies: Dependencies) -> None:
         self.client = dependencies.client
@@ -354,5 +356,7 @@ def routes_of(tasks: Iterable[Task], dependencies: Dependencies) -> list[Route]:
         for route in routes:
             merged.add(type(route))
         by_task = _ByTask({route.task: route for route in routes}, dependencies.client)
-        table.append(Route(method, PREFIX + verb, routes[0] if len(routes) == 1 else by_task, merged.document()))
+        is_one = len(routes) == 1
+        handler, direct = (routes[0], routes[0].direct) if is_one else (by_task, None)
+        table.append(Route(method, PREFIX + verb, handler, merged.document(), direct))
     return table

@@ -1,7 +1,8 @@
 """Inference over HTTP without ASGI, as `http/direct.py` offers it.
 
 What follows from the JSON of a request alone is worked out once: a plan, kept under its bytes until the models change.
-Only requests whose tensors are all raw have one, as then nothing in their JSON depends on the elements.
+So have requests whose tensors are all raw, and those with one tensor of numbers in their JSON: what depends on the
+elements is only how they are read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+import orjson
+import simdjson
 from starlette.types import ASGIApp
 
 from service.engine.transport.messages import Arrays, InferTarget
@@ -31,6 +35,7 @@ from service.protocols.open_inference.route import (
     encoded,
     reply_headers,
 )
+from service.protocols.open_inference.tensors import RAW_ONLY, Tensor, raw_numbers
 from service.schema import shown
 
 MAX_PLANS = 512
@@ -67,19 +72,26 @@ class _HeadFacts:
 
 
 class ReplyWriter:
-    """Writes the replies to requests with the same JSON; what repeats in small replies of raw tensors, only once."""
+    """Writes the replies to requests with the same JSON; what repeats in small replies, only once."""
 
     def __init__(self, answer: AnswerMaker, request: InferRequest) -> None:
         self._answer = answer
         self._request = replace(request, inputs=())  # they hold the body
         self._shapes: list[tuple[int, ...]] | None = None
-        self._json = self.lines = b""
+        self._before = self._after = self._lines = b""
 
-    def repeat(self, arrays: Arrays) -> bytes | None:
-        """The content after `lines`, if the last reply was of the same shapes; None otherwise."""
+    def repeat(self, arrays: Arrays) -> tuple[bytes, bytes] | None:
+        """The header lines and the content, where all but the elements is as in the last reply; None otherwise."""
         if [array.shape for array in arrays.values()] != self._shapes:
             return None
-        return self._json + b"".join([array.tobytes() for array in arrays.values()])
+        if self._lines:
+            return self._lines, self._before + b"".join([array.tobytes() for array in arrays.values()])
+        (array,) = arrays.values()
+        elements = orjson.dumps(array.reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY)
+        content = b"%b%b%b" % (self._before, elements, self._after)
+        if len(content) >= MIN_CODED_BYTES or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            return None
+        return b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content), content
 
     def write(self, arrays: Arrays) -> Reply:
         """Write one reply.
@@ -89,24 +101,35 @@ class ReplyWriter:
         result = self._answer.result(arrays)
         reply = write_reply(result.model_name, result.model_version, self._request, result.outputs)
         content_bytes = sum(map(len, reply.pieces))
-        is_raw = len(reply.pieces) == len(result.outputs) + 1
-        is_fixed = is_raw and all(tensor.datatype != "BYTES" for _, tensor in result.outputs)
-        if is_fixed and content_bytes < MIN_CODED_BYTES:
-            self._shapes, self._json = [array.shape for array in arrays.values()], bytes(reply.pieces[0])
-            self.lines = render(reply_headers(reply, content_bytes, ""))
+        has_numbers = all(tensor.datatype not in ("BYTES", "BOOL", *RAW_ONLY) for _, tensor in result.outputs)
+        if content_bytes < MIN_CODED_BYTES and has_numbers:
+            shapes = [array.shape for array in arrays.values()]
+            if len(reply.pieces) == len(result.outputs) + 1:
+                self._before, self._shapes = bytes(reply.pieces[0]), shapes
+                self._lines = render(reply_headers(reply, content_bytes, ""))
+            elif len(reply.pieces) == len(result.outputs) == 1:
+                self._before, elements, self._after = split_elements(bytes(reply.pieces[0]))
+                self._shapes = shapes if elements else None
         return reply
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What requests with the same JSON have in common; `parts` of the body are their inputs, in the graph's order."""
+    """What requests with the same JSON have in common; `parts` of the body are their inputs, in the graph's order.
+
+    Where the JSON holds the elements, it is the same apart from those, and `tensor` is the only input.
+    """
 
     target: InferTarget
     num_rows: int
-    raw_bytes: int
+    body_bytes: int
     parts: tuple[slice, ...]
+    tensor: Tensor | None
     timeout_seconds: float
     writer: ReplyWriter
+
+
+Key = tuple[Head, bytes, bytes]
 
 
 class DirectInfer:
@@ -118,6 +141,7 @@ class DirectInfer:
         self._client = execution.client
         self._threads = execution.tokenizers.threads
         self._loop = asyncio.get_running_loop()
+        self._parser = simdjson.Parser()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __call__(self, exchange: Exchange, body: memoryview) -> None:
@@ -126,23 +150,39 @@ class DirectInfer:
         Raises: ServiceError.
         """
         facts = exchange.head.derived or self._facts(exchange.head)
-        size = facts.header_bytes or 0
-        key = (exchange.head, bytes(body[:size])) if 0 < size <= MAX_PLAN_BYTES else None
+        elements = b""
+        if facts.header_bytes is None:
+            before, elements, after = split_elements(bytes(body))
+        else:
+            before, after = bytes(body[: facts.header_bytes]), b""
+        key = (exchange.head, before, after) if 0 < len(before) + len(after) <= MAX_PLAN_BYTES else None
         plan: _Plan | None = self._client.plans.get(key)
-        if plan is not None and len(body) == size + plan.raw_bytes:
-            payload = [body[part] for part in plan.parts]
-            self._start(exchange, plan.target, plan.num_rows, payload, plan.timeout_seconds, plan.writer)
+        payload = self._payload(plan, body, elements) if plan is not None else None
+        if plan is None or payload is None:
+            self._begin(exchange, bytes(body), facts, key, elements)
             return
-        path = exchange.head.path_params
-        target = self._execution.find(path["model"], path.get("version"), is_request=True)
-        request = read_infer(target, facts.header_bytes, bytes(body))
+        self._start(exchange, plan.target, plan.num_rows, payload, plan.timeout_seconds, plan.writer)
+
+    def _payload(self, plan: _Plan, body: memoryview, elements: bytes) -> list[bytes | memoryview] | None:
+        """The inputs of a request for which there is a plan; None where they do not fit it."""
+        if (tensor := plan.tensor) is not None:
+            raw = raw_numbers(tensor.name, tensor.datatype, elements, tensor.num_elements, self._parser)
+            return None if raw is None else [raw]
+        return [body[part] for part in plan.parts] if len(body) == plan.body_bytes else None
+
+    def _begin(self, exchange: Exchange, body: bytes, facts: _HeadFacts, key: Key | None, elements: bytes) -> None:
+        """Begin to answer a request without a plan, and keep one for those that follow."""
+        model, version = exchange.head.path_params["model"], exchange.head.path_params.get("version")
+        target = self._execution.find(model, version)
+        request = read_infer(target, facts.header_bytes, body)
         if _has_images(target, request):
-            exchange.run(self._app, bytes(body))
+            exchange.run(self._app, body)
             return
+        target = self._execution.find(model, version, is_request=True)
         prepared = self._execution.prepare(target, request, request.inputs, facts.timeout_seconds)
         writer = ReplyWriter(prepared.answer, request)
         if key is not None and not self._client.has_canary(target.model.name):
-            self._keep_plan(key, size, body, prepared, request, writer)
+            self._keep_plan(key, body, elements, prepared, request, writer)
         rows = prepared.rows
         self._start(exchange, prepared.target, rows.num_rows, rows.payload, prepared.timeout_seconds, writer)
 
@@ -156,31 +196,33 @@ class DirectInfer:
 
     def _keep_plan(
         self,
-        key: tuple[Head, bytes],
-        json_bytes: int,
-        body: memoryview,
+        key: Key,
+        body: bytes,
+        elements: bytes,
         prepared: Prepared,
         request: InferRequest,
         writer: ReplyWriter,
     ) -> None:
-        """Keep what follows from the JSON, unless it holds elements, or the elements may be invalid."""
-        sizes = {tensor.name: len(tensor.raw) for tensor in request.inputs}
-        raw_bytes = len(body) - json_bytes
-        if sum(sizes.values()) != raw_bytes or any(tensor.datatype == "BYTES" for tensor in request.inputs):
+        """Keep what follows from the JSON, unless the elements may be invalid, or lie elsewhere than it seems."""
+        inputs, parts, tensor = request.inputs, tuple[slice, ...](), None
+        if any(each.datatype == "BYTES" for each in inputs):
             return
-        ends, end = {}, 0
-        for name, size in sizes.items():
-            end += size
-            ends[name] = end
-        names = [spec.name for spec in prepared.answer.graph.inputs]
-        parts = tuple(slice(ends[name] - sizes[name], ends[name]) for name in names)
-        if list(sizes) == names:
-            parts = (slice(0, raw_bytes),)
-        parts = tuple(slice(part.start + json_bytes, part.stop + json_bytes) for part in parts)
+        if elements:
+            first = inputs[0]
+            raw = raw_numbers(first.name, first.datatype, elements, first.num_elements, self._parser)
+            if len(inputs) != 1 or raw != first.raw:
+                return
+            tensor = replace(first, raw=b"")
+        else:
+            names = [spec.name for spec in prepared.answer.graph.inputs]
+            start = len(key[1])
+            parts = _parts(inputs, names, start)
+            if start + sum(len(each.raw) for each in inputs) != len(body):
+                return  # some of them are in the JSON
         if len(self._client.plans) >= MAX_PLANS:
             self._client.plans.clear()
         self._client.plans[key] = _Plan(
-            prepared.target, prepared.rows.num_rows, raw_bytes, parts, prepared.timeout_seconds, writer
+            prepared.target, prepared.rows.num_rows, len(body), parts, tensor, prepared.timeout_seconds, writer
         )
 
     def _start(
@@ -197,7 +239,7 @@ class DirectInfer:
 
     def _reply(self, writer: ReplyWriter, exchange: Exchange, arrays: Arrays) -> None:
         if (repeated := writer.repeat(arrays)) is not None:
-            exchange.reply(writer.lines, repeated)
+            exchange.reply(*repeated)
             return
         reply = writer.write(arrays)
         content, coding = b"".join(reply.pieces), ""
@@ -216,6 +258,32 @@ class DirectInfer:
             exchange.reply(render(reply_headers(reply, len(content), coding)), content)
         except Exception as error:
             exchange.fail(error)
+
+
+def split_elements(body: bytes) -> tuple[bytes, bytes, bytes]:
+    """Split JSON into what comes before the only flat array that is called `data`, that array, and what follows.
+
+    Where there is no such array, all of it comes before, and there is none.
+    """
+    name = body.find(b'"data"')
+    start = body.find(b"[", name)
+    end = body.find(b"]", start) + 1
+    between = body[name + len(b'"data"') : start].strip()
+    if name < 0 or start < 0 or not end or between != b":" or body.find(b'"data"', start) >= 0:
+        return body, b"", b""
+    elements = body[start:end]
+    return (body, b"", b"") if elements.find(b"[", 1) >= 0 else (body[:start], elements, body[end:])
+
+
+def _parts(tensors: Sequence[Tensor], names: Sequence[str], start: int) -> tuple[slice, ...]:
+    """Where the tensors, which lie behind one another, are in the body, in the order of some names."""
+    places = {}
+    for tensor in tensors:
+        places[tensor.name] = slice(start, start + len(tensor.raw))
+        start += len(tensor.raw)
+    if list(places) == list(names):
+        return (slice(places[names[0]].start, start),)
+    return tuple(places[name] for name in names)
 
 
 def _has_images(target: Target, request: InferRequest) -> bool:

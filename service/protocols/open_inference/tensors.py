@@ -161,6 +161,16 @@ def tensor_from_json(name: str, datatype: str, shape: Sequence[object], data: An
     return Tensor(name, datatype, sizes, raw)
 
 
+def raw_numbers(name: str, datatype: str, text: bytes, num_elements: int, parser: simdjson.Parser) -> bytes | None:
+    """The elements of a JSON array of numbers; None where it is not one of so many that the datatype holds."""
+    try:
+        data = parser.parse(text)
+        array = _numbers(name, datatype, data) if isinstance(data, simdjson.Array) else None
+    except (ValueError, RuntimeError, InvalidParameter):
+        return None
+    return array.tobytes() if array is not None and array.size == num_elements else None
+
+
 def _numbers(name: str, datatype: str, data: simdjson.Array) -> NDArray[Any]:
     dtype = NUMPY_DTYPES[datatype].newbyteorder("<")
     kind, wide = _BUFFERS[dtype.kind]
@@ -172,8 +182,8 @@ def _numbers(name: str, datatype: str, data: simdjson.Array) -> NDArray[Any]:
         return numbers
     with np.errstate(over="ignore"):
         narrow = numbers.astype(dtype)
-    is_held = np.isfinite(narrow) | ~np.isfinite(numbers) if dtype.kind == "f" else narrow == numbers
-    if not is_held.all():
+    is_held = np.isfinite(narrow) if dtype.kind == "f" else narrow == numbers
+    if not is_held.all() and not (is_held := is_held | ~np.isfinite(numbers)).all():
         at = int(np.argmin(is_held))
         raise _refusal(name, f"element {at} is {numbers[at]}, which {datatype} cannot hold")
     return narrow

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
 
 import numpy as np
-from msgspec import UNSET
 from numpy.typing import NDArray
 
 from models.images import Invert
 from service.engine.transport.client import ReadyModel
+from service.engine.transport.messages import Arrays, InferTarget, Piece
 from service.errors import UnsupportedTask
-from service.http.body import Images
+from service.http.answers import encode_json
+from service.http.body import IMAGE_TYPES, RAW_TYPE, Images, media_type_of, read_query
+from service.http.direct import Exchange
+from service.http.request_context import Scope, request_timeout_seconds
 from service.tasks.classification.process import explanation_png, top_predictions
 from service.tasks.classification.schema import (
     DEFAULT_TOP_K,
@@ -66,6 +73,29 @@ def _novelty_output(model: ReadyModel) -> tuple[str, ...]:
     return (NOVELTY,) if any(spec.name == NOVELTY for spec in outputs) else ()
 
 
+@dataclass(frozen=True, slots=True)
+class _HeadFacts:
+    is_plain: bool
+    is_raw: bool
+    top_k: int | None
+    invert: Invert
+    timeout_seconds: float
+
+
+def _classification(arrays: Arrays, index: int, labels: Sequence[str], top_k: int) -> Classification:
+    result = Classification(predictions=top_predictions(arrays["probabilities"][index], labels, top_k))
+    if NOVELTY in arrays:
+        result.novelty = float(arrays[NOVELTY][index])
+        result.is_novel = result.novelty > 1
+    return result
+
+
+def _reply(model: ReadyModel, top_k: int, exchange: Exchange, arrays: Arrays) -> None:
+    result = _classification(arrays, 0, model.manifest.labels or (), top_k)
+    content = encode_json(ClassifyAnswer(model=model.name, version=model.version, results=[result]))
+    exchange.reply(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content), content)
+
+
 class Classify(ClassifierRoute):
     """`POST /v1/models/{model}/classify`."""
 
@@ -90,19 +120,55 @@ class Classify(ClassifierRoute):
         arrays = await self.infer(request, _payload(rows), outputs + _novelty_output(request.model))
         results = []
         for index, row in enumerate(rows):
-            predictions = top_predictions(arrays["probabilities"][index], labels, top_k)
-            explanation = (
-                await self._explanation(row, arrays["activation_map"][index, predictions[0].index])
-                if parameters.explain
-                else UNSET
-            )
-            echo = b64encode(encode_png(row)).decode("ascii") if parameters.echo_input else UNSET
-            result = Classification(predictions=predictions, explanation=explanation, input=echo)
-            if NOVELTY in arrays:
-                result.novelty = float(arrays[NOVELTY][index])
-                result.is_novel = result.novelty > 1
+            result = _classification(arrays, index, labels, top_k)
+            if parameters.explain:
+                activation_map = arrays["activation_map"][index, result.predictions[0].index]
+                result.explanation = await self._explanation(row, activation_map)
+            if parameters.echo_input:
+                result.input = b64encode(encode_png(row)).decode("ascii")
             results.append(result)
         return ClassifyAnswer(model=request.model.name, version=request.model.version, results=results)
+
+    # --- without ASGI ---
+
+    def direct(self, exchange: Exchange, body: memoryview) -> None:
+        """Begin to classify one image that is a raw tensor or decoded at once; all others take the usual way.
+
+        Raises: ServiceError.
+        """
+        head = exchange.head
+        if head.derived is None:
+            head.derived = self._facts(head.scope)
+        reference = head.path_params["model"]
+        facts: _HeadFacts = head.derived
+        if not facts.is_plain or self.client.has_canary(reference):
+            exchange.run(self, bytes(body))
+            return
+        model = self.resolve(reference)
+        num_labels = len(model.manifest.labels or ())
+        top_k = min(DEFAULT_TOP_K, num_labels) if facts.top_k is None else facts.top_k
+        row = self._row_at_once(model, facts, body) if top_k <= num_labels else None
+        if row is None:
+            exchange.run(self, bytes(body))
+            return
+        target = InferTarget(model.name, model.version, self.tensor_graph, ("probabilities", *_novelty_output(model)))
+        deadline = asyncio.get_running_loop().time() + facts.timeout_seconds
+        exchange.start(self.client, target, 1, (row,), deadline, partial(_reply, model, top_k))
+
+    def _row_at_once(self, model: ReadyModel, facts: _HeadFacts, body: memoryview) -> Piece | None:
+        row_shape = self.row_shape(model)
+        if facts.is_raw:
+            return body if len(body) == prod(row_shape) else None
+        pixels = self._decoder.row_at_once(bytes(body), model.manifest, row_shape, facts.invert) if body else None
+        return None if pixels is None else pixels.reshape(-1).data
+
+    def _facts(self, scope: Scope) -> _HeadFacts:
+        parameters = read_query(scope, ClassifyParameters)
+        media_type, _ = media_type_of(scope)
+        is_raw = media_type == RAW_TYPE
+        is_plain = (is_raw or media_type in IMAGE_TYPES) and not parameters.explain and not parameters.echo_input
+        timeout_seconds = request_timeout_seconds(scope, self.settings)
+        return _HeadFacts(is_plain, is_raw, parameters.top_k, parameters.invert, timeout_seconds)
 
     async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:
         loop = asyncio.get_running_loop()
