@@ -178,7 +178,10 @@ class Batcher:
         """Queue requests that came together, as `submit` does each; `payload` is that of all, if it is at hand."""
         num_rows = sum([request.num_rows for request in requests])
         earliest_deadline = min([request.deadline for request in requests])
-        if self._refusal(num_rows, earliest_deadline - requests[0].arrival) is None:
+        max_bytes = self._limits.max_queue_bytes
+        # An empty queue admits one request that it does not hold, but not several.
+        fits = num_rows <= self._limits.max_queue_rows and (not max_bytes or num_rows * self._row_bytes <= max_bytes)
+        if fits and self._refusal(num_rows, earliest_deadline - requests[0].arrival) is None:
             self._queue(requests, payload)  # if all of them are admitted at once, each is
         else:
             for request in requests:

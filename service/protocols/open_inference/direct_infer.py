@@ -18,7 +18,7 @@ import simdjson
 from starlette.types import ASGIApp
 
 from service.engine.transport.messages import Arrays, InferTarget
-from service.errors import MalformedRequest
+from service.errors import MalformedRequest, ServiceError
 from service.http.accept import accepted_coding
 from service.http.direct import Exchange, Head, render
 from service.http.request_context import Scope, request_timeout_seconds
@@ -66,6 +66,7 @@ def read_infer(target: Target, header_bytes: int | None, body: bytes) -> InferRe
 
 @dataclass(frozen=True, slots=True)
 class _HeadFacts:
+    is_valid: bool
     header_bytes: int | None
     timeout_seconds: float
     coding: str
@@ -150,6 +151,9 @@ class DirectInfer:
         Raises: ServiceError.
         """
         facts = exchange.head.derived or self._facts(exchange.head)
+        if not facts.is_valid:
+            exchange.run(self._app, bytes(body))
+            return
         elements = b""
         if facts.header_bytes is None:
             before, elements, after = split_elements(bytes(body))
@@ -187,11 +191,13 @@ class DirectInfer:
         self._start(exchange, prepared.target, rows.num_rows, rows.payload, prepared.timeout_seconds, writer)
 
     def _facts(self, head: Head) -> _HeadFacts:
-        facts = head.derived = _HeadFacts(
-            header_bytes_of(head.scope),
-            request_timeout_seconds(head.scope, self._execution.settings),
-            accepted_coding(head.scope["headers"]),
-        )
+        try:
+            json_bytes = header_bytes_of(head.scope)
+            timeout_seconds = request_timeout_seconds(head.scope, self._execution.settings)
+            facts = _HeadFacts(True, json_bytes, timeout_seconds, accepted_coding(head.scope["headers"]))
+        except ServiceError:  # the usual way says what is wrong first
+            facts = _HeadFacts(False, None, 0.0, "")
+        head.derived = facts
         return facts
 
     def _keep_plan(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.images import Invert
 from service.engine.transport.client import ReadyModel
 from service.engine.transport.messages import Arrays, InferTarget, Piece
-from service.errors import UnsupportedTask
+from service.errors import ServiceError, UnsupportedTask
 from service.http.answers import encode_json
 from service.http.body import IMAGE_TYPES, RAW_TYPE, Images, media_type_of, read_query
 from service.http.direct import Exchange
@@ -163,11 +163,14 @@ class Classify(ClassifierRoute):
         return None if pixels is None else pixels.reshape(-1).data
 
     def _facts(self, scope: Scope) -> _HeadFacts:
-        parameters = read_query(scope, ClassifyParameters)
+        try:
+            parameters = read_query(scope, ClassifyParameters)
+            timeout_seconds = request_timeout_seconds(scope, self.settings)
+        except ServiceError:  # the usual way says what is wrong first
+            return _HeadFacts(False, False, None, "auto", 0.0)
         media_type, _ = media_type_of(scope)
         is_raw = media_type == RAW_TYPE
         is_plain = (is_raw or media_type in IMAGE_TYPES) and not parameters.explain and not parameters.echo_input
-        timeout_seconds = request_timeout_seconds(scope, self.settings)
         return _HeadFacts(is_plain, is_raw, parameters.top_k, parameters.invert, timeout_seconds)
 
     async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:

@@ -17,6 +17,7 @@ from service.security import digest_of
 from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService, until
+from tests.service.http.calls import CLASSIFY, EMBED, as_json, encoded
 from tests.service.http.test_protocol import ApiConnection, statuses
 
 WINDOW_SECONDS = 0.3
@@ -72,7 +73,8 @@ def row(value: float) -> np.ndarray:
 
 def read_answers(peer: ApiConnection, count: int) -> list[bytes]:
     """Read answers with a Content-Length until there are so many; each with its head."""
-    received, answers = b"", []
+    received = b""
+    answers: list[bytes] = []
     while len(answers) < count:
         data = peer.socket.recv(65536)
         if not data:
@@ -92,16 +94,47 @@ def value_in(answer: bytes) -> float:
 
 
 def test_a_known_head_is_answered_as_the_first_one_was(running: RunningService, network: LinearClassifier) -> None:
-    body = network.images(1).tobytes()
-    headers = {"authorization": f"Bearer {KEY}", "content-type": "application/octet-stream"}
-    with httpx.Client(base_url=running.url, headers=headers) as client:
-        for path, content in (("/v1/models/tiny/classify", body), ("/v1/models/tiny/embed", body)):
-            first, *others = (client.post(path, content=content) for _ in range(3))
+    image, text = network.images(1)[0], json.dumps(as_json(network.images(2))).encode()
+    raw, png = (image.tobytes(), "application/octet-stream"), (encoded(image), "image/png")
+    requests = [(path, *body) for path in (CLASSIFY, f"{CLASSIFY}?top_k=2&invert=true", EMBED) for body in (raw, png)]
+    requests += [(f"{CLASSIFY}?explain=true", *png), (CLASSIFY, text, "application/json")]
+    with httpx.Client(base_url=running.url, headers={"authorization": f"Bearer {KEY}"}) as client:
+        for path, content, kind in requests:
+            first, *others = (client.post(path, content=content, headers={"content-type": kind}) for _ in range(3))
             for other in others:
                 assert other.status_code == first.status_code == 200
                 assert other.json() == first.json()
                 assert list(other.headers) == list(first.headers)
                 assert other.headers["x-request-id"] != first.headers["x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status"),
+    [
+        (CLASSIFY, b"x" * 7, "application/octet-stream", 422),
+        (f"{CLASSIFY}?top_k=1000000", b"", "image/png", 422),
+        (f"{CLASSIFY}?top_k=two", b"", "image/png", 422),
+        (CLASSIFY, b"no image", "image/png", 415),
+        (CLASSIFY, b"", "image/png", 422),
+        (CLASSIFY, b"{}", "application/json", 422),
+        ("/v1/models/nobody/classify", b"", "image/png", 404),
+        ("/v1/models/scale/classify", b"", "image/png", 422),
+        ("/v2/models/scale/infer", b"{}", "application/json", 400),
+        ("/v2/models/scale/infer", b"[1", "application/json", 400),
+        ("/v2/models/nobody/infer", b"{}", "application/json", 404),
+        ("/v1/nothing", b"", "image/png", 404),
+    ],
+)
+def test_what_is_refused_is_refused_in_the_same_words(
+    running: RunningService, path: str, body: bytes, kind: str, status: int
+) -> None:
+    headers = {"authorization": f"Bearer {KEY}", "content-type": kind}
+    with httpx.Client(base_url=running.url, headers=headers) as client:
+        first, *others = (client.post(path, content=body) for _ in range(3))
+    assert first.status_code == status, first.text
+    for other in others:
+        assert (other.status_code, other.json()) == (first.status_code, first.json())
+        assert sorted(other.headers) == sorted(first.headers)
 
 
 def test_pipelined_requests_are_answered_in_their_order(running: RunningService) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
 from service.engine.batching.batcher import Batcher
-from service.engine.batching.batches import BatchOutcome, Request
+from service.engine.batching.batches import BatchOutcome, Request, Span
 from service.engine.batching.cost import LearnedCost
 from service.engine.batching.scheduling import Limits
 from service.engine.transport.messages import InferenceTiming
@@ -25,6 +27,7 @@ from service.errors import (
 from service.telemetry.metrics import GraphMetrics, Metrics
 from tests.service.engine.fakes import ACTION, FakeLoop, HeldInstance
 
+TOGETHER = st.tuples(st.just("together"), st.integers(1, 5))
 INPUTS = (TensorSpec(name="x", datatype="UINT16", shape=(-1, 2)),)
 
 
@@ -43,6 +46,7 @@ class Bench:
         self.instances = [HeldInstance(self.loop) for _ in range(self.num_instances)]
         self.batcher = Batcher(INPUTS, self.instances, self.limits, self.cost.of_rows(1), self.loop, metrics)
         self.outcomes: dict[Request, ServiceError | InferenceTiming] = {}
+        self.runs: list[int] = []
 
     def submit(self, *values: int, timeout_seconds: float = 60.0, priority: int = 0) -> Request:
         rows = np.array([[value, value + 1] for value in values], np.uint16)
@@ -51,6 +55,28 @@ class Bench:
         request.priority = priority
         self.batcher.submit(request)
         return request
+
+    def submit_together(self, *requests: Sequence[int], timeout_seconds: float = 60.0) -> list[Request]:
+        """Submit requests as one message brings them; their answers come batch by batch."""
+        rows = [np.array([[value, value + 1] for value in values], np.uint16).tobytes() for values in requests]
+        deadline = self.loop.now + timeout_seconds
+        made = [
+            Request(len(payload) // 4, payload, ("y",), self.loop.now, deadline, self.outcomes.__setitem__)
+            for payload in rows
+        ]
+        for request in made:
+            request.on_batch = self._settle_batch
+        self.batcher.submit_all(made, b"".join(rows))
+        return made
+
+    def _settle_batch(self, spans: Sequence[Span], outcome: BatchOutcome, size: int) -> None:
+        self.runs.append(len(spans))
+        for before, after in pairwise(spans):
+            assert before.start + before.count == after.start
+        for span in spans:
+            assert span.request not in self.outcomes
+            span.request.parts = [(0, outcome.rows(span.start, span.count, ("y",)))]
+            self.outcomes[span.request] = InferenceTiming(0.0, outcome.compute_seconds, size)
 
     def answers(self, request: Request) -> list[int]:
         assert isinstance(self.outcomes[request], InferenceTiming)
@@ -79,6 +105,47 @@ def test_requests_of_one_turn_share_a_batch() -> None:
 
     assert bench.instances[0].sizes == [3]
     assert [bench.answers(request) for request in requests] == [[2], [4], [6]]
+
+
+def test_requests_of_one_message_are_answered_as_one() -> None:
+    bench = Bench(limits=Limits(8, 0.0, 16))
+
+    requests = bench.submit_together([1], [2, 3], [4])
+    bench.loop.advance()
+    bench.instances[0].finish()
+
+    assert bench.instances[0].sizes == [4]
+    assert bench.runs == [3]
+    assert [bench.answers(request) for request in requests] == [[2], [4, 6], [8]]
+    assert bench.sample("hotplate_rows_total") == 4
+
+
+def test_of_one_message_what_exceeds_the_queue_is_refused_alone() -> None:
+    bench = Bench(limits=Limits(4, 0.0, 6))
+    bench.submit(1, 2, 3, 4)
+    bench.loop.advance()
+
+    *admitted, refused = bench.submit_together([5, 6], [7, 8], [9, 10], [11])
+    while bench.instances[0].is_busy:
+        bench.instances[0].finish()
+
+    assert isinstance(bench.outcomes[refused], QueueFull)
+    assert [bench.answers(request) for request in admitted] == [[10, 12], [14, 16], [18, 20]]
+
+
+def test_a_request_of_a_message_that_is_cancelled_leaves_the_others() -> None:
+    bench = Bench(limits=Limits(8, 0.0, 16))
+    requests = bench.submit_together([1], [2], [3], [4])
+    bench.batcher.cancel(requests[0])
+    bench.loop.advance()
+    bench.batcher.cancel(requests[2])
+
+    bench.instances[0].finish()
+
+    assert bench.runs == [1, 1]  # a gap ends a run
+    assert isinstance(bench.outcomes[requests[0]], Cancelled)
+    assert isinstance(bench.outcomes[requests[2]], Cancelled)
+    assert [bench.answers(requests[index]) for index in (1, 3)] == [[4], [8]]
 
 
 def test_the_next_batch_fills_while_one_computes() -> None:
@@ -343,7 +410,11 @@ def test_metrics_count_batches_rows_and_depth() -> None:
 
 
 @settings(max_examples=150)
-@given(st.lists(ACTION, max_size=60), st.integers(1, 2), st.sampled_from([0.0, 0.02]))
+@given(
+    st.lists(ACTION | st.tuples(st.just("together"), st.integers(1, 5)), max_size=60),
+    st.integers(1, 2),
+    st.sampled_from([0.0, 0.02]),
+)
 def test_whatever_happens_every_request_gets_its_own_answer(
     actions: list[tuple[str, int]], num_instances: int, delay_seconds: float
 ) -> None:
@@ -355,6 +426,12 @@ def test_whatever_happens_every_request_gets_its_own_answer(
             values = list(range(next_value, next_value + number))
             next_value += number
             submitted.append((bench.submit(*values, timeout_seconds=0.1), values))
+        elif action == "together":
+            each = [
+                list(range(first, first + 1 + first % 3)) for first in range(next_value, next_value + 3 * number, 3)
+            ]
+            next_value += 3 * number
+            submitted += zip(bench.submit_together(*each, timeout_seconds=0.1), each, strict=True)
         elif action == "cancel" and submitted:
             bench.batcher.cancel(submitted[number % len(submitted)][0])
         elif action == "finish" and bench.instances[number % num_instances].is_busy:

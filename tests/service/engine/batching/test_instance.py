@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from models.manifest import TensorSpec
 from service.engine.batching.batches import BatchBuffer, BatchOutcome, Request
-from service.engine.batching.instance import ThreadInstance, compute
+from service.engine.batching.instance import MAX_LOOP_SECONDS, ThreadInstance, compute
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput
 
@@ -92,6 +94,29 @@ def test_the_thread_survives_a_defect_in_the_runner() -> None:
         instance.start(filled_batch(), lambda _batch, outcome: done.put(outcome))
         assert isinstance(done.get(timeout=5).error_in(0, 2), InferenceFailed)
 
+    instance.close()
+
+
+def test_what_takes_less_than_a_hand_over_is_computed_in_a_turn_of_the_loop() -> None:
+    turns: list[Callable[[], object]] = []
+    done: queue.Queue[tuple[str, int]] = queue.Queue()
+
+    def note(_batch: BatchBuffer, outcome: BatchOutcome) -> None:
+        done.put((threading.current_thread().name, len(outcome.outputs["y"])))
+
+    instance = ThreadInstance(
+        PickyRunner(),
+        lambda call, *arguments: call(*arguments),
+        "thread",
+        call_soon=lambda call, *arguments: turns.append(partial(call, *arguments)),
+    )
+
+    for seconds in (MAX_LOOP_SECONDS / 2, MAX_LOOP_SECONDS * 2, 0.0):
+        instance.start(filled_batch(), note, seconds)
+    assert len(turns) == 1
+    turns[0]()
+
+    assert sorted(done.get(timeout=5)[0] for _ in range(3)) == ["MainThread", "thread", "thread"]
     instance.close()
 
 
