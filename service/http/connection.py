@@ -39,6 +39,7 @@ class Connection(LimitedProtocol):
         self._new_head = b""
         self._sent_bytes: int | None = None  # of an answer that comes in parts, once it has begun
         self._status = 0
+        self._is_chunked = self._is_last = False
         self._must_close = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
@@ -126,31 +127,38 @@ class Connection(LimitedProtocol):
             self.transport.writelines((head + content,) if is_small else (head, content))
         self._end(exchange, status, len(content))
 
-    def begin_stream(self, exchange: Exchange, status: int, lines: bytes) -> None:
-        """Send the head of an answer that comes in chunks."""
-        self._sent_bytes, self._status = 0, status
+    def begin_stream(self, exchange: Exchange, status: int, lines: bytes, *, is_chunked: bool) -> None:
+        """Send the head of an answer that comes in parts; in chunks, unless its length is among the lines."""
+        self._sent_bytes, self._status, self._is_chunked = 0, status, is_chunked
+        if is_chunked:
+            lines += b"transfer-encoding: chunked\r\n"
         if not self.transport.is_closing():
-            self.transport.write(self._head(exchange, status, lines + b"transfer-encoding: chunked\r\n"))
+            self.transport.write(self._head(exchange, status, lines))
 
     def stream(self, exchange: Exchange, content: bytes, *, is_last: bool) -> None:
         """Send a part of an answer."""
         if exchange is not self._exchange or self._sent_bytes is None:
             return
-        chunk = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
-        if not self.transport.is_closing():
-            self.transport.write(chunk + b"0\r\n\r\n" if is_last else chunk)
+        part = content
+        if self._is_chunked:
+            part = b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+            part += b"0\r\n\r\n" if is_last else b""
+        if part and not self.transport.is_closing():
+            self.transport.write(part)
         self._sent_bytes += len(content)
         if is_last:
             self._end(exchange, self._status, self._sent_bytes)
 
     def _head(self, exchange: Exchange, status: int, lines: bytes) -> bytes:
+        is_draining = self.requests.drain.is_draining  # then the headers of every answer say so
+        self._is_last = self._must_close or is_draining
         always, own = render(self.server_state.default_headers), render(self.requests.headers(exchange.context))
-        closing = b"connection: close\r\n" if self._must_close else b""
+        closing = b"connection: close\r\n" if self._must_close and not is_draining else b""
         return b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], always, lines, own, closing)
 
     def _end(self, exchange: Exchange, status: int, sent_bytes: int) -> None:
         self._exchange = self._sent_bytes = None
-        if self._must_close or self.requests.drain.is_draining:
+        if self._must_close or self._is_last:  # as its head said
             self.transport.close()
         self.requests.close(exchange.head.scope["method"], exchange.head.route, exchange.context, status, sent_bytes)
         self.server_state.total_requests += 1

@@ -158,8 +158,8 @@ class Connection(Protocol):
     def finish(self, exchange: Exchange, status: int, lines: bytes, content: bytes) -> None:
         """Send an answer, whose headers are `lines`."""
 
-    def begin_stream(self, exchange: Exchange, status: int, lines: bytes) -> None:
-        """Send the head of an answer that comes in parts."""
+    def begin_stream(self, exchange: Exchange, status: int, lines: bytes, *, is_chunked: bool) -> None:
+        """Send the head of an answer that comes in parts; in chunks, unless its length is among the lines."""
 
     def stream(self, exchange: Exchange, content: bytes, *, is_last: bool) -> None:
         """Send a part of an answer."""
@@ -243,7 +243,8 @@ class Exchange(Inference):
             self.connection.finish(self, self._status, render(self._headers), content)
         else:
             self._is_streamed = True
-            self.connection.begin_stream(self, self._status, render(self._headers))
+            is_chunked = all(name.lower() != _LENGTH for name, _ in self._headers)
+            self.connection.begin_stream(self, self._status, render(self._headers), is_chunked=is_chunked)
             self.connection.stream(self, content, is_last=False)
 
     # --- the end ---
@@ -264,9 +265,9 @@ class Exchange(Inference):
 
     def disconnect(self) -> None:
         """Give up: the answer has no reader."""
+        self.context.disconnect()
         if self._client is not None:
             self._client.cancel(self)
-        self.context.disconnect()
 
 
 Direct = Callable[[Exchange, memoryview], None]

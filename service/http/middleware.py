@@ -25,6 +25,8 @@ _PROBES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
 _ALWAYS_ANSWERED = (*_PROBES, "/metrics")
 _NEEDS_NO_KEY = (*_PROBES, "/", "/docs", "/openapi.json", "/favicon.ico")
 _OPEN_FOLDER = "/playground/"
+CLIENT_CLOSED = 499
+"""The status in metrics and logs of a request whose caller left, whatever an answer would have said."""
 
 
 class Drain:
@@ -96,6 +98,7 @@ class RequestCycle:
     def close(self, method: str, route: str, context: RequestContext, status: int, sent_bytes: int) -> None:
         """Record a request that was answered."""
         self.drain.num_in_flight -= 1
+        status = CLIENT_CLOSED if context.is_disconnected else status
         seconds = self._metrics.finish(route, str(status), context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_http(context, method, route, status)
@@ -153,7 +156,7 @@ class RequestMiddleware:
                 await unexpected_response(scope["path"])(served, receive, send_with_headers)
         finally:
             route = getattr(served.get("route"), "path", "unmatched")
-            cycle.close(scope["method"], route, context, status or 499, sent_bytes)
+            cycle.close(scope["method"], route, context, status or CLIENT_CLOSED, sent_bytes)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         try:

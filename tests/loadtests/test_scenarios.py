@@ -52,7 +52,7 @@ def test_the_models_of_a_host_are_found_by_task(url: str) -> None:
     catalog = read_catalog(url)
 
     assert {action: [model.name for model in models] for action, models in catalog.items()} == {
-        CLASSIFY: ["fashion-mnist"],
+        CLASSIFY: ["fashion-mnist", "light-cnn"],
         STYLIZE: ["tiny-stylizer"],
         COMPLETE: ["tiny-transformer"],
         DRAW: ["tiny-gan"],

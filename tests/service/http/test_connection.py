@@ -265,6 +265,10 @@ def test_who_leaves_frees_his_place(running: RunningService) -> None:
         return found is not None and float(found[1]) >= 5
 
     until(cancelled)
+    text = httpx.get(f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}).text
+    found = re.search(r'hotplate_requests_total\{model="patient",route="[^"]*",status="499"\} (\S+)', text)
+    assert found is not None
+    assert float(found[1]) >= 5
 
 
 def test_who_does_not_read_is_not_read_either(running: RunningService) -> None:
