@@ -176,7 +176,7 @@ class Exchange(Inference):
         self.head = head
         self.context = context
         self._client: EngineClient | None = None
-        self._is_streamed = False
+        self._is_streamed = self._is_complete = False
 
     # --- an inference ---
 
@@ -220,6 +220,8 @@ class Exchange(Inference):
     async def _serve(self, app: ASGIApp, scope: Scope) -> None:
         try:
             await app(scope, self._receive, self._send)
+            if not self._is_complete:
+                raise RuntimeError("The application ended without an answer.")
         except Exception as error:
             self.fail(error)
 
@@ -235,6 +237,7 @@ class Exchange(Inference):
             self._status, self._headers = message["status"], message.get("headers", ())
             return
         content, is_last = message.get("body", b""), not message.get("more_body")
+        self._is_complete = is_last
         if self._is_streamed:
             if self.connection.flow.write_paused:
                 await self.connection.flow.drain()

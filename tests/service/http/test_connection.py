@@ -22,6 +22,7 @@ from tests.service.http.test_protocol import ApiConnection, statuses
 
 WINDOW_SECONDS = 0.3
 BODY_SECONDS = 1.0
+KEEP_ALIVE_SECONDS = 3
 KEY = "hp_known"
 
 
@@ -43,7 +44,8 @@ def running(
     (folder / "patient" / "config.toml").write_text(f"max_queue_delay_seconds = {WINDOW_SECONDS}\n")
     network.write(folder, "tiny")
     options = ("--api-keys-file", str(keys_file), "--body-timeout-seconds", str(BODY_SECONDS))
-    with RunningService(folder, *options, "--max-body-bytes", "1000000") as service:
+    limits = ("--max-body-bytes", "1000000", "--keep-alive-seconds", str(KEEP_ALIVE_SECONDS))
+    with RunningService(folder, *options, *limits) as service:
         yield service.wait_until_ready()
 
 
@@ -246,6 +248,18 @@ def test_a_request_that_fails_says_why_and_the_next_is_answered(running: Running
         assert why in answers[1]
         assert answers[1].partition(b"\r\n\r\n")[2] == answers[2].partition(b"\r\n\r\n")[2]
     peer.close()
+
+
+def test_a_connection_that_is_idle_is_closed(running: RunningService) -> None:
+    peer, started_at = ApiConnection(running.url), 0.0
+    for _ in range(3):
+        peer.send(infer(row(1)))
+        read_answers(peer, 1)
+        started_at = time.monotonic()
+        time.sleep(0.2)
+
+    assert peer.read() == b""
+    assert KEEP_ALIVE_SECONDS - 0.1 < time.monotonic() - started_at < 3 * KEEP_ALIVE_SECONDS
 
 
 def test_who_leaves_frees_his_place(running: RunningService) -> None:
