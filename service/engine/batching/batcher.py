@@ -21,6 +21,7 @@ from service.engine.transport.strings import Payload
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics
 
+MAX_SMALL_INSTANCES = 2
 OnLostRows = Callable[[list[Request], str], None]
 
 
@@ -296,9 +297,11 @@ class Batcher:
                 self._metrics.queue_seconds.observe(now - span.request.arrival)
         self._refill()
         index = self._pool.idle.popleft()
-        # Beside others that compute, the loop is needed for what comes meanwhile.
+        # Beside others that compute, the loop is needed for what comes meanwhile. A machine with processors to spare
+        # computes several full batches at once; on a small one, they would take it from those who bring the next.
         is_alone = len(self._pool.idle) == len(self._instances) - 1
-        expected_seconds = self._cost.seconds(batch.num_rows) if is_alone else 0.0
+        is_full = self.waiting_rows >= self._limits.max_batch_size and len(self._instances) > MAX_SMALL_INSTANCES
+        expected_seconds = self._cost.seconds(batch.num_rows) if is_alone and not is_full else 0.0
         on_done = partial(self._complete, index, left_at=now)
         self._instances[index].start(batch, on_done, expected_seconds)
 

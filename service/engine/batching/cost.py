@@ -98,6 +98,18 @@ class RowsCost:
         self.learned.observe(num_rows * self.num_elements, seconds)
 
 
+def short_rows(seconds_by_bucket: Mapping[int, float], max_seconds: float, tolerance: float = 1.2) -> int | None:
+    """The largest measured batch that is short, if its rows cost as little as those of the best, or None.
+
+    Larger ones would only keep the next requests and their callers waiting for each other.
+    """
+    short = max((size for size, seconds in seconds_by_bucket.items() if seconds <= max_seconds), default=None)
+    if short is None:
+        return None
+    best = min(seconds / size for size, seconds in seconds_by_bucket.items())
+    return short if seconds_by_bucket[short] / short <= tolerance * best else None
+
+
 def efficient_rows(seconds_by_bucket: Mapping[int, float], tolerance: float = 1.2) -> int:
     """The smallest measured batch whose rows cost at most `tolerance` times those of the best; 1 where none was."""
     if not seconds_by_bucket:

@@ -22,7 +22,7 @@ from service.errors import InferenceFailed, NonFiniteOutput, ServiceError
 log = logging.getLogger(__name__)
 
 OnDone = Callable[[BatchBuffer, BatchOutcome], None]
-MAX_LOOP_SECONDS = 1e-3
+MAX_LOOP_SECONDS = 4e-3
 """A batch that takes less may be computed in the event loop, which it delays by no more."""
 
 
@@ -84,7 +84,8 @@ def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
 class ThreadInstance:
     """An instance with a thread of its own; ONNX Runtime releases the GIL while it computes.
 
-    With `call_soon`, a batch that takes less than it costs to hand it over is computed in a turn of the event loop.
+    With `call_soon`, a short batch is computed in a turn of the event loop: to hand it over, and to wait for the GIL
+    afterwards, costs more than the loop could do meanwhile.
     """
 
     def __init__(

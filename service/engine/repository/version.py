@@ -16,9 +16,9 @@ import msgspec
 from models.config import ModelConfig
 from models.manifest import Graph
 from service.engine.batching.batcher import Batcher, OnLostRows, Pool, Scheduler
-from service.engine.batching.cost import LearnedCost, efficient_rows
+from service.engine.batching.cost import LearnedCost, efficient_rows, short_rows
 from service.engine.batching.graph_queue import GraphQueue
-from service.engine.batching.instance import ThreadInstance
+from service.engine.batching.instance import MAX_LOOP_SECONDS, ThreadInstance
 from service.engine.batching.response_cache import ResponseCache
 from service.engine.batching.rows import RowRules, whole_rules
 from service.engine.batching.scheduling import Limits
@@ -37,6 +37,7 @@ from service.telemetry.metrics import GraphMetrics, Metrics
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_SECONDS = 0.005
+SHORT_SECONDS = MAX_LOOP_SECONDS / 2
 
 
 @dataclass(slots=True)
@@ -211,7 +212,10 @@ class _Opening:
         return Limits(max_batch_size, delay_seconds, settings.max_queue_rows, len(self.runners), rows)
 
     def _batches(self, pool: Pool, on_lost_rows: OnLostRows) -> Batcher | ShapeBatchers:
-        graph, limits = self.graph, self._limits(self.graph.batching.max_batch_size)
+        graph, most = self.graph, self.graph.batching.max_batch_size
+        if graph.providers[0] == CPU and not graph.rules.varies:
+            most = short_rows(graph.bucket_seconds, SHORT_SECONDS) or most
+        limits = self._limits(min(most, graph.batching.max_batch_size))
         cost, instances = graph.cost, self._threads(self.runners)
         if not graph.rules.varies:
             one_row = cost.of_rows(graph.cost_elements)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.engine.batching.cost import NUM_FIRST_RUNS, LearnedCost, efficient_rows
+from service.engine.batching.cost import NUM_FIRST_RUNS, LearnedCost, efficient_rows, short_rows
 
 
 def test_a_batch_is_efficient_when_its_rows_cost_little_more_than_the_cheapest() -> None:
@@ -84,3 +84,12 @@ def test_what_was_measured_at_load_is_not_measured_anew() -> None:
         cost.observe(8, 0.0005)
 
     assert cost.seconds(8) > 0.0005
+
+
+def test_the_largest_short_batch_is_large_enough_where_its_rows_cost_no_more() -> None:
+    light = {1: 0.00015, 8: 0.0008, 16: 0.0016, 32: 0.0032}
+
+    assert short_rows(light, 0.002) == 16
+    assert short_rows(light, 0.0001) is None
+    assert short_rows({1: 0.001, 8: 0.0011, 16: 0.002, 32: 0.0025}, 0.0015) is None  # larger ones cost less a row
+    assert short_rows({}, 0.002) is None
