@@ -18,15 +18,14 @@ from loadtests.bare import Bare, Burst, running_bare
 from loadtests.bench_language import Engine, Prompts, sum_up
 from loadtests.bodies import BINARY, GRPC, JSON, PNG, RAW, Body, write_image_bodies, write_random_bodies, write_row
 from loadtests.engines import EngineUnavailable, peer_python, running_engine
-from loadtests.h2load import require_h2load, run_h2load
 from loadtests.harness import Bench, Step, build_parser, conduct
+from loadtests.load_clients import Latencies, LoadError, require_h2load, run_h2load, run_wrk
 from loadtests.measure import Gauge, idle_cores, observe_client
 from loadtests.networks import IDENTITY, LIGHT, LIGHT_FP32, MEAN
 from loadtests.peers.protocol import TextAnswer, TextJob
 from loadtests.results import BARE, EMPTY, SERVICE, Case, Figures
 from loadtests.servers import ROOT, Server, ServerError, checked_out, free_port, running
 from loadtests.serving_report import EARLIER, HEAVY, PEER_NAMES, REPORT, SHIPPED, SINGLE, STREAM, STREAMS, WRITERS
-from loadtests.wrk import Latencies, LoadError, run_wrk
 from models.manifest import read_manifest
 
 CALLERS, WORKERS = (1, 16, 64), (1, 2, 4)

@@ -19,6 +19,7 @@ from rich.console import Console
 from loadtests import networks, procfs
 from loadtests.bodies import BINARY, Body, write_random_bodies
 from loadtests.harness import REPORTS
+from loadtests.load_clients import LoadError, run_wrk
 from loadtests.networks import LIGHT_FP32
 from loadtests.servers import (
     INTERRUPTED,
@@ -31,7 +32,6 @@ from loadtests.servers import (
     hotplate_command,
     running,
 )
-from loadtests.wrk import LoadError, run_wrk
 
 PROGRAMS = {"api": "api_process", "engine": "engine_process"}
 CALLERS = 64

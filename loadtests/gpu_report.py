@@ -30,6 +30,7 @@ from loadtests.bench_language import sum_up
 from loadtests.bench_style import stylize_request
 from loadtests.bodies import Body, write_image_bodies
 from loadtests.http_client import pace_of, post, run_load
+from loadtests.load_clients import LoadError, require_wrk, run_wrk
 from loadtests.measure import figures_of, observe
 from loadtests.report import machine
 from loadtests.sample import PHOTOGRAPHS, read_photographs, resized_jpeg
@@ -45,7 +46,6 @@ from loadtests.servers import (
     running,
 )
 from loadtests.text_engines import request_of, stream_all
-from loadtests.wrk import LoadError, require_wrk, run_wrk
 from models.golden import read_golden
 
 LIGHT = "fashion-mnist"

@@ -10,6 +10,7 @@ import contextlib
 import shlex
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from loadtests.engines import EngineUnavailable
+from loadtests.load_clients import LoadError, require_wrk
 from loadtests.report import Report
 from loadtests.results import Case, Figures, Results
 from loadtests.servers import (
@@ -30,7 +32,6 @@ from loadtests.servers import (
     hotplate_command,
     running,
 )
-from loadtests.wrk import LoadError, require_wrk
 from models.manifest import Manifest, read_manifest
 
 REPORTS = ROOT / "loadtests" / "reports"
@@ -44,7 +45,7 @@ class Step:
     measure: Callable[[], Figures]
 
 
-class Bench:
+class Bench(ABC):
     """One run of a benchmark: its options, where it writes, and what it has measured so far."""
 
     report: ClassVar[Report]
@@ -59,9 +60,9 @@ class Bench:
         self.scratch = ROOT / "build" / self.report.name
         self.output: Path = options.output.resolve()
 
+    @abstractmethod
     def measure(self) -> None:
         """Measure everything."""
-        raise NotImplementedError
 
     def say(self, text: str) -> None:
         """Print what is measured now."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from loadtests import procfs
 from loadtests.bare import Bare, Burst
+from loadtests.load_clients import Latencies
 from loadtests.results import Figures
 from loadtests.servers import Server, fetch
-from loadtests.wrk import Latencies
 
 _BATCH_METRIC, _REQUESTS_METRIC = "hotplate_batch_size", "hotplate_requests_total"
 # After a load the next one begins within this, unless another server is started first.

@@ -39,7 +39,7 @@ class Connection(LimitedProtocol):
         self._new_head = b""
         self._sent_bytes: int | None = None  # of an answer that comes in parts, once it has begun
         self._status = 0
-        self._is_chunked = self._is_last = False
+        self._is_chunked = False
         self._must_close = False
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
@@ -151,14 +151,14 @@ class Connection(LimitedProtocol):
 
     def _head(self, exchange: Exchange, status: int, lines: bytes) -> bytes:
         is_draining = self.requests.drain.is_draining  # then the headers of every answer say so
-        self._is_last = self._must_close or is_draining
         always, own = render(self.server_state.default_headers), render(self.requests.headers(exchange.context))
         closing = b"connection: close\r\n" if self._must_close and not is_draining else b""
+        self._must_close = self._must_close or is_draining
         return b"%b%b%b%b%b\r\n" % (STATUS_LINE[status], always, lines, own, closing)
 
     def _end(self, exchange: Exchange, status: int, sent_bytes: int) -> None:
         self._exchange = self._sent_bytes = None
-        if self._must_close or self._is_last:  # as its head said
+        if self._must_close:
             self.transport.close()
         self.requests.close(exchange.head.scope["method"], exchange.head.route, exchange.context, status, sent_bytes)
         self.server_state.total_requests += 1

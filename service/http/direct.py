@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 MAX_HEADS = 1024
 MAX_HEAD_BYTES = 4096
 _MAX_LENGTH_DIGITS = 15
-# Of a header that is not among these, every value makes another head.
-_VARYING = re.compile(rb"\r\n(content-length|x-request-id|traceparent|tracestate): *([ -~]*)(?=\r\n)", re.IGNORECASE)
+# Of a header that is not among these, every value makes another head. Nothing is tried twice, whatever comes.
+_VARYING = re.compile(rb"\r\n(content-length|x-request-id|traceparent|tracestate): *+([ -~]*+)(?=\r\n)", re.IGNORECASE)
 _LENGTH, _ID = b"content-length", b"x-request-id"
 _NOT_PLAIN = (b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te")
 
@@ -92,6 +92,8 @@ class DirectHeads:
 
     def find(self, data: bytes | bytearray, end: int) -> KnownHead | None:
         """The head that ends at `end`, if it is known."""
+        if end > MAX_HEAD_BYTES:
+            return None
         pieces = _VARYING.split(data[: end - 2])
         head = self._heads.get(_key(pieces))
         if head is None:

@@ -117,8 +117,7 @@ class ImageDecoder:
 
         Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
         """
-        arguments = (row_shape, manifest.light_on_dark, invert, self._limits, manifest.margin, manifest.preprocess)
-        return await self.decode(body, lambda body: image_row(body, *arguments))
+        return await self.decode(body, self._to_row(manifest, row_shape, invert))
 
     def row_at_once(
         self, body: bytes, manifest: Manifest, row_shape: tuple[int, ...], invert: Invert = "auto"
@@ -127,24 +126,28 @@ class ImageDecoder:
 
         Raises: as `row`.
         """
-        if num_pixels(body) > INLINE_PIXELS:
-            return None
-        started = perf_counter()
+        return self._decode_at_once(body, self._to_row(manifest, row_shape, invert))
+
+    def _to_row(self, manifest: Manifest, row_shape: tuple[int, ...], invert: Invert) -> Callable[[bytes], Pixels]:
         arguments = (row_shape, manifest.light_on_dark, invert, self._limits, manifest.margin, manifest.preprocess)
-        pixels = image_row(body, *arguments)
-        self._seconds.observe(perf_counter() - started)
-        return pixels
+        return lambda body: image_row(body, *arguments)
 
     async def decode(self, body: bytes, decode: Callable[[bytes], Pixels]) -> Pixels:
         """Decode one image with a function, on the event loop or in a thread.
 
         Raises: UnsupportedMedia, UndecodableImage, and whatever the function raises.
         """
-        started = perf_counter()
-        if num_pixels(body) <= INLINE_PIXELS:
-            pixels = decode(body)
-        else:
+        if (pixels := self._decode_at_once(body, decode)) is None:
+            started = perf_counter()
             pixels = await asyncio.get_running_loop().run_in_executor(self._threads, decode, body)
+            self._seconds.observe(perf_counter() - started)
+        return pixels
+
+    def _decode_at_once(self, body: bytes, decode: Callable[[bytes], Pixels]) -> Pixels | None:
+        started = perf_counter()
+        if num_pixels(body) > INLINE_PIXELS:
+            return None
+        pixels = decode(body)
         self._seconds.observe(perf_counter() - started)
         return pixels
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from loadtests.h2load import parse_h2load, require_h2load
-from loadtests.wrk import Latencies, LoadError
+from loadtests.load_clients import Latencies, LoadError, parse_h2load, require_h2load
 
 OUTPUT = """starting benchmark...
 Warm-up started for thread #0.

@@ -9,9 +9,9 @@ import pytest
 from loadtests import servers
 from loadtests.bare import Burst, running_bare
 from loadtests.bodies import OCTETS
+from loadtests.load_clients import Latencies, run_wrk
 from loadtests.measure import Gauge, Histogram, count_ok, observe_client, parse_histogram
 from loadtests.servers import Server
-from loadtests.wrk import Latencies, run_wrk
 
 PAGE = """# HELP hotplate_batch_size Rows in a batch.
 # TYPE hotplate_batch_size histogram

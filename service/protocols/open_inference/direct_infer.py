@@ -27,14 +27,7 @@ from service.protocols.open_inference.encoded_images import takes_images
 from service.protocols.open_inference.execution import AnswerMaker, Execution, Prepared
 from service.protocols.open_inference.reply import Reply, write_reply
 from service.protocols.open_inference.request import InferRequest, max_tensors, parse_request, raw_request
-from service.protocols.open_inference.route import (
-    HEADER_LENGTH,
-    INLINE_BYTES,
-    MIN_CODED_BYTES,
-    deflate,
-    encoded,
-    reply_headers,
-)
+from service.protocols.open_inference.route import HEADER_LENGTH, MIN_CODED_BYTES, coded, reply_headers, uncoded
 from service.protocols.open_inference.tensors import RAW_ONLY, Tensor, raw_numbers
 from service.schema import shown
 
@@ -247,21 +240,19 @@ class DirectInfer:
         if (repeated := writer.repeat(arrays)) is not None:
             exchange.reply(*repeated)
             return
-        reply = writer.write(arrays)
-        content, coding = b"".join(reply.pieces), ""
-        if len(content) >= MIN_CODED_BYTES and (coding := exchange.head.derived.coding):
-            if len(content) > INLINE_BYTES:
-                task = self._loop.create_task(self._reply_coded(exchange, reply, content, coding))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                return
-            content = deflate(content, coding)
-        exchange.reply(render(reply_headers(reply, len(content), coding)), content)
+        reply, coding = writer.write(arrays), exchange.head.derived.coding
+        if not coding:
+            headers, content = uncoded(reply)
+            exchange.reply(render(headers), content)
+            return
+        task = self._loop.create_task(self._send(exchange, reply, coding))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _reply_coded(self, exchange: Exchange, reply: Reply, content: bytes, coding: str) -> None:
+    async def _send(self, exchange: Exchange, reply: Reply, coding: str) -> None:
         try:
-            content = await encoded(content, coding, self._threads)
-            exchange.reply(render(reply_headers(reply, len(content), coding)), content)
+            headers, content = await coded(reply, coding, self._threads)
+            exchange.reply(render(headers), content)
         except Exception as error:
             exchange.fail(error)
 

@@ -19,7 +19,7 @@ from service.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
 from service.http.accept import Headers, accepted_coding
 from service.http.answers import EventAnswer, encode_json, send_answer
 from service.http.body import read_body
-from service.http.direct import Direct
+from service.http.direct import Direct, HeaderPairs
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
 from service.http.routing import Document, Responses
@@ -92,7 +92,9 @@ class OpenInferenceRoute(ABC):
             await send_answer(answer, send)
         else:
             reply = answer if isinstance(answer, Reply) else Reply((encode_json(answer),))
-            await self._send(reply, scope["headers"], send)
+            headers, content = await coded(reply, accepted_coding(scope["headers"]), self._threads)
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
 
     @abstractmethod
     async def answer(self, request: OpenInferenceRequest) -> Any:
@@ -121,19 +123,20 @@ class OpenInferenceRoute(ABC):
         """
         return request_timeout_seconds(request.scope, self.execution.settings)
 
-    async def _send(self, reply: Reply, request_headers: Headers, send: Send) -> None:
-        """Send a body in a content coding that the caller takes, where that may save something."""
-        content, coding = b"".join(reply.pieces), ""
-        if len(content) >= MIN_CODED_BYTES and (coding := accepted_coding(request_headers)):
-            content = await encoded(content, coding, self._threads)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": reply.status,
-                "headers": reply_headers(reply, len(content), coding),
-            }
-        )
-        await send({"type": "http.response.body", "body": content})
+
+def uncoded(reply: Reply) -> tuple[HeaderPairs, bytes]:
+    """The headers and the content of a reply."""
+    content = b"".join(reply.pieces)
+    return reply_headers(reply, len(content), ""), content
+
+
+async def coded(reply: Reply, coding: str, threads: ThreadPoolExecutor) -> tuple[HeaderPairs, bytes]:
+    """The same, in a coding that the caller takes (empty for none) where that may save something."""
+    headers, content = uncoded(reply)
+    if len(content) < MIN_CODED_BYTES or not coding:
+        return headers, content
+    content = await encoded(content, coding, threads)
+    return reply_headers(reply, len(content), coding), content
 
 
 def reply_headers(reply: Reply, content_bytes: int, coding: str) -> list[tuple[bytes, bytes]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -150,3 +151,16 @@ def test_what_is_found_has_all_the_headers_that_matter(first: list[Any], second:
         assert lengths == [b"%d" % found.num_bytes]
         kept = [pair for pair in expected if pair[0] in (b"x-api-key", b"accept")]
         assert [pair for pair in found.head.scope["headers"] if pair[0] != b"host"] == kept
+
+
+def test_a_hostile_head_costs_no_more_than_its_length() -> None:
+    known = learned(head(b"Content-Length: 5"))
+
+    def seconds(num_bytes: int) -> float:
+        data = b"POST / HTTP/1.1\r\nContent-Length:" + b" " * num_bytes + b"\x00\r\n\r\n"
+        started = time.perf_counter()
+        for _ in range(20):
+            assert known.find(data, len(data)) is None
+        return time.perf_counter() - started
+
+    assert min(seconds(4000) for _ in range(3)) < 20 * min(seconds(500) for _ in range(3)) + 0.01

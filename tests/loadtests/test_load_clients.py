@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtests import wrk
+from loadtests import load_clients
 
 OUTPUT = """Running 2s test @ http://127.0.0.1:1/classify
   1 threads and 16 connections
@@ -22,22 +22,22 @@ Transfer/sec:      1.50MB
 
 
 def test_rates_and_percentiles_are_read_in_milliseconds() -> None:
-    assert wrk.parse_wrk(OUTPUT) == wrk.Latencies(23070, 0, 11513.56, 0.854, 1310.0, 1.70025)
+    assert load_clients.parse_wrk(OUTPUT) == load_clients.Latencies(23070, 0, 11513.56, 0.854, 1310.0, 1.70025)
 
 
 def test_bad_statuses_and_socket_errors_lower_the_good_rate() -> None:
     errors = "  Socket errors: connect 1, read 2, write 3, timeout 4\n  Non-2xx or 3xx responses: 11525\n"
-    seen = wrk.parse_wrk(OUTPUT + errors)
+    seen = load_clients.parse_wrk(OUTPUT + errors)
     assert seen.num_errors == 11535
     assert seen.good_requests_per_second == pytest.approx(11513.56 / 2)
 
 
 def test_output_without_percentiles_is_refused() -> None:
-    with pytest.raises(wrk.LoadError, match="must hold a total"):
-        wrk.parse_wrk(OUTPUT.replace(" 99%", " 98%"))
+    with pytest.raises(load_clients.LoadError, match="must hold a total"):
+        load_clients.parse_wrk(OUTPUT.replace(" 99%", " 98%"))
 
 
 def test_a_missing_wrk_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(wrk.LoadError, match="apt install wrk"):
-        wrk.require_wrk()
+    with pytest.raises(load_clients.LoadError, match="apt install wrk"):
+        load_clients.require_wrk()
