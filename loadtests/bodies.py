@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
 
 from loadtests.sample import encode_png, golden_images
 
@@ -39,6 +38,9 @@ def write_tensor_bodies(
     model: str, name: str, tensor: NDArray[Any], outputs: Sequence[str], folder: Path
 ) -> list[Body]:
     """Write a request of the Open Inference Protocol as JSON, as binary data and as a gRPC frame."""
+    # Imported here: whoever sends no gRPC does without its packages.
+    from tritonclient.grpc import service_pb2
+
     path, wanted = f"/v2/models/{model}/infer", [{"name": output} for output in outputs]
     described = {"name": name, "shape": list(tensor.shape), "datatype": _DATATYPES[tensor.dtype]}
     plain = {"inputs": [described | {"data": tensor.ravel().tolist()}], "outputs": wanted}
