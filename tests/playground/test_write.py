@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, Page, Route, expect
+from playwright.sync_api import Locator, Page, Request, Route, expect
 
 from tests.playground import commands
 from tests.playground.conftest import NARROW, Open, Watched
@@ -128,7 +128,11 @@ def test_a_suggestion_that_is_superseded_is_aborted(open_page: Open) -> None:
         else:
             held.append(prompt)  # and never answered
 
-    page.on("requestfailed", lambda request: failed.append(json.loads(request.post_data or "{}")["prompt"]))
+    def note(request: Request) -> None:
+        if request.url.endswith("/generate"):  # the tokens and the attention of the first text may be superseded too
+            failed.append(json.loads(request.post_data or "{}")["prompt"])
+
+    page.on("requestfailed", note)
     page.route("**/generate", hold_the_first)
     area = text_area(page)
     with page.expect_request("**/generate"):

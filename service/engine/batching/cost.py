@@ -16,6 +16,7 @@ DRIFT_WEIGHT = 0.05
 MAX_DRIFT = 100.0
 # What a refusal takes off while nothing runs that could be learned from: after some, a request is tried again.
 DOUBT = 0.8
+MIN_SHORT_ROWS = 8
 
 
 @dataclass(slots=True)
@@ -99,12 +100,13 @@ class RowsCost:
 
 
 def short_rows(seconds_by_bucket: Mapping[int, float], max_seconds: float, tolerance: float = 1.2) -> int | None:
-    """The largest measured batch that is short, if its rows cost as little as those of the best, or None.
+    """The largest measured batch that is short, if its rows are many and cost as little as those of the best, or None.
 
-    Larger ones would only keep the next requests and their callers waiting for each other.
+    Larger ones would only keep the next requests and their callers waiting for each other. Of few rows that would not
+    be so: they would be parts of one request.
     """
-    short = max((size for size, seconds in seconds_by_bucket.items() if seconds <= max_seconds), default=None)
-    if short is None:
+    short = max((size for size, seconds in seconds_by_bucket.items() if seconds <= max_seconds), default=0)
+    if short < MIN_SHORT_ROWS:
         return None
     best = min(seconds / size for size, seconds in seconds_by_bucket.items())
     return short if seconds_by_bucket[short] / short <= tolerance * best else None

@@ -93,3 +93,7 @@ def test_the_largest_short_batch_is_large_enough_where_its_rows_cost_no_more() -
     assert short_rows(light, 0.0001) is None
     assert short_rows({1: 0.001, 8: 0.0011, 16: 0.002, 32: 0.0025}, 0.0015) is None  # larger ones cost less a row
     assert short_rows({}, 0.002) is None
+
+
+def test_a_batch_of_few_rows_is_no_bound_however_short() -> None:
+    assert short_rows({1: 0.001, 2: 0.002, 4: 0.004, 8: 0.008}, 0.002) is None
