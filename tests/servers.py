@@ -123,10 +123,14 @@ class RunningService:
 
 
 def on_a_full_disk(max_bytes: int) -> tuple[str, ...]:
-    """The program of a service that cannot write a larger file; a log that goes to a pipe is none."""
+    """The program of a service that cannot write a larger file; a log that goes to a pipe is none.
+
+    Coverage is not measured in it: it could not be written either, which its tool would say in the service's log.
+    """
     limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({max_bytes}, {max_bytes}))"
+    unmeasured = "[os.environ.pop(each) for each in list(os.environ) if each.startswith('COVERAGE_')]"
     start = "os.execv(sys.executable, [sys.executable, '-m', 'service', *sys.argv[1:]])"
-    return (sys.executable, "-c", f"import os, resource, sys; {limit}; {start}")
+    return (sys.executable, "-c", f"import os, resource, sys; {limit}; {unmeasured}; {start}")
 
 
 def until(condition: Callable[[], Any], describe: Callable[[], str] = str, seconds: float = START_SECONDS) -> Any:
