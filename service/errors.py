@@ -173,6 +173,12 @@ class ModelNotReady(Unavailable):
     code = "model_not_ready"
 
 
+class Busy(Unavailable):
+    """The process keeps as many bytes for its callers as it may."""
+
+    code = "busy"
+
+
 class QueueFull(Unavailable):
     """The model's queue is at its bound."""
 

@@ -140,6 +140,11 @@ class Settings(BaseSettings):
     request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
     max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")
     max_body_bytes: Count = Field(32 * 2**20, description="Largest request body.")
+    max_buffered_bytes: Count = Field(
+        512 * 2**20,
+        description="Bytes that an API process keeps for its callers in all: bodies, decoded images, messages to the "
+        "engine, answers not yet read. What would exceed them is refused with 503.",
+    )
     max_header_bytes: Count = Field(32 * 2**10, description="Largest request line and headers together.")
     header_timeout_seconds: Positive = Field(10.0, description="Time for a connection to send a whole request head.")
     body_timeout_seconds: Positive = Field(30.0, description="Time for a request to send its whole body.")

@@ -1,0 +1,68 @@
+"""One budget of bytes for a process: bodies, decoded images, messages to the engine, answers that nobody has read yet.
+
+What would exceed it is refused before it is kept. It is used in the event loop alone; it knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from service.errors import Busy
+
+RETRY_AFTER_SECONDS = 1.0
+
+
+class ByteBudget:
+    """The bytes that a process may keep for its callers at any one time."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
+
+    def reserve(self, num_bytes: int, what: str) -> Reservation:
+        """Set bytes aside until the reservation is released; `what` names them in the refusal, as "the body".
+
+        Raises: Busy where less than that is left.
+        """
+        reservation = Reservation(self)
+        reservation.grow(num_bytes, what)
+        return reservation
+
+
+class Reservation:
+    """Bytes of a budget that are in use; released once, by `release` or at the end of a `with` block."""
+
+    __slots__ = ("_budget", "num_bytes")
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self.num_bytes = 0
+
+    def grow(self, num_bytes: int, what: str) -> None:
+        """Set more bytes aside.
+
+        Raises: Busy where less than that is left; what was set aside before still is.
+        """
+        budget = self._budget
+        if budget.used_bytes + num_bytes > budget.max_bytes:
+            raise Busy(
+                f"There is no room for {what} of {num_bytes} bytes: {budget.used_bytes} of the {budget.max_bytes} bytes"
+                " that this process keeps for its callers are in use. Try again later.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        budget.used_bytes += num_bytes
+        self.num_bytes += num_bytes
+
+    def release(self) -> None:
+        """Give the bytes back."""
+        self._budget.used_bytes -= self.num_bytes
+        self.num_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
