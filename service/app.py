@@ -42,7 +42,7 @@ class Application(NamedTuple):
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
-    """Build what HTTP and gRPC share, including the process's tokenizers and threads."""
+    """Build what HTTP and gRPC share, including the process's tokenizers, threads and budget of bytes."""
     threads = ThreadPoolExecutor(settings.decode_threads, "decode")
     return Execution(client, settings, metrics, threads, Tokenizers(threads))
 
@@ -80,5 +80,5 @@ def create_app(
     ]
     add_routes(app, routes)
     app.include_router(playground_router(settings, needs_key=keys is not None))
-    fast_path, cycle = FastPath(app, routes), RequestCycle(settings, metrics, drain, keys, tracing)
+    fast_path, cycle = FastPath(app, routes), RequestCycle(settings, metrics, drain, keys, tracing, execution.budget)
     return Application(RequestMiddleware(fast_path, cycle), cycle, DirectHeads(fast_path.find, settings.max_body_bytes))

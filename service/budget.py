@@ -5,12 +5,15 @@ What would exceed it is refused before it is kept. It is used in the event loop 
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import Self
 
 from service.errors import Busy
 
 RETRY_AFTER_SECONDS = 1.0
+SMALL_BYTES = 64 * 1024
+"""What is no larger need not be counted: connections are, and a full budget must not refuse small requests."""
 
 
 class ByteBudget:
@@ -31,18 +34,30 @@ class ByteBudget:
 
 
 class Reservation:
-    """Bytes of a budget that are in use; released once, by `release` or at the end of a `with` block."""
+    """Bytes of a budget that are in use; released once, by `release` or at the end of a `with` block.
+
+    Without a budget, all that is asked for is granted.
+    """
 
     __slots__ = ("_budget", "num_bytes")
 
-    def __init__(self, budget: ByteBudget) -> None:
-        self._budget = budget
+    def __init__(self, budget: ByteBudget | None = None) -> None:
+        self._budget = budget or ByteBudget(sys.maxsize)
         self.num_bytes = 0
 
     def grow(self, num_bytes: int, what: str) -> None:
         """Set more bytes aside.
 
         Raises: Busy where less than that is left; what was set aside before still is.
+        """
+        self.require(num_bytes, what)
+        self._budget.used_bytes += num_bytes
+        self.num_bytes += num_bytes
+
+    def require(self, num_bytes: int, what: str) -> None:
+        """Check that there is room for so many bytes more, without taking it.
+
+        Raises: Busy.
         """
         budget = self._budget
         if budget.used_bytes + num_bytes > budget.max_bytes:
@@ -51,8 +66,6 @@ class Reservation:
                 " that this process keeps for its callers are in use. Try again later.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
-        budget.used_bytes += num_bytes
-        self.num_bytes += num_bytes
 
     def release(self) -> None:
         """Give the bytes back."""

@@ -22,6 +22,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive
 
 from service import schema
+from service.budget import SMALL_BYTES, Reservation
 from service.errors import Cancelled, InvalidParameter, MalformedRequest, PayloadTooLarge, UnsupportedMedia
 from service.http.request_context import RequestContext, Scope
 from service.schema import P, Parameters, shown
@@ -56,28 +57,36 @@ async def read_body(
 ) -> bytes:
     """Read the whole body and record its size; `may_be_coded` accepts a content coding and returns it undecoded.
 
-    Raises: PayloadTooLarge, as soon as the limit is exceeded; UnsupportedMedia for a content coding; Cancelled.
+    Raises: PayloadTooLarge, as soon as the limit is exceeded; Busy, as soon as there is no room for it;
+    UnsupportedMedia for a content coding; Cancelled.
     """
-    body = await _read_body(scope, receive, max_bytes, may_be_coded)
+    body = await _read_body(scope, receive, context.reservation, max_bytes, may_be_coded)
     context.request_bytes = len(body)
     return body
 
 
-async def _read_body(scope: Scope, receive: Receive, max_bytes: int, may_be_coded: bool) -> bytes:
+async def _read_body(
+    scope: Scope, receive: Receive, reservation: Reservation, max_bytes: int, may_be_coded: bool
+) -> bytes:
     for name, value in scope["headers"]:
-        if name == b"content-length" and (len(value) > 18 or int(value) > max_bytes):
-            raise PayloadTooLarge(f"The body has {value.decode()[:24]} bytes; at most {max_bytes} are accepted.")
+        if name == b"content-length":
+            if len(value) > 18 or int(value) > max_bytes:
+                raise PayloadTooLarge(f"The body has {value.decode()[:24]} bytes; at most {max_bytes} are accepted.")
+            if int(value) > SMALL_BYTES:
+                reservation.require(int(value) - SMALL_BYTES, "the body")
         if name == b"content-encoding" and value.strip().lower() != b"identity" and not may_be_coded:
             raise UnsupportedMedia("Content-Encoding is not supported; send the body uncompressed.")
-    chunks: list[bytes] = []
-    num_bytes = 0
+    # Set aside as it comes: who announces a body and sends none must not keep the others from theirs.
+    body, reserved_bytes = bytearray(), SMALL_BYTES
     while (message := await receive())["type"] == "http.request":
-        chunks.append(message.get("body", b""))
-        num_bytes += len(chunks[-1])
-        if num_bytes > max_bytes:
+        body += message.get("body", b"")
+        if len(body) > max_bytes:
             raise PayloadTooLarge(f"The body has over {max_bytes} bytes; at most {max_bytes} are accepted.")
+        if len(body) > reserved_bytes:
+            reservation.grow(len(body) - reserved_bytes, "the body")
+            reserved_bytes = len(body)
         if not message.get("more_body"):
-            return b"".join(chunks)
+            return bytes(body)
     raise Cancelled("The caller disconnected while sending the body.")
 
 

@@ -11,6 +11,7 @@ from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Send
 
+from service.budget import ByteBudget, Reservation
 from service.errors import ServiceError, ShuttingDown
 from service.http.problems import error_response, unexpected_response
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics, Scope, attach
@@ -48,8 +49,10 @@ class RequestCycle:
         drain: Drain,
         keys: KeyRing | None = None,
         tracing: Tracing | None = None,
+        budget: ByteBudget | None = None,
     ) -> None:
         self.drain = drain
+        self._budget = budget
         self.is_traced = tracing is not None
         self._logs_all = settings.access_log
         self._metrics = RequestMetrics(metrics)
@@ -64,10 +67,11 @@ class RequestCycle:
         self._metrics.start()
         request_id, started_at = self._ids.assign(request_id), perf_counter()
         if self._tracing is None or path in _ALWAYS_ANSWERED:
-            return RequestContext(request_id, started_at)
-        return self._tracing.begin(
-            request_id, started_at, {str(name, "latin-1"): str(value, "latin-1") for name, value in headers}
-        )
+            return RequestContext(request_id, started_at, reservation=Reservation(self._budget))
+        named = {str(name, "latin-1"): str(value, "latin-1") for name, value in headers}
+        context = self._tracing.begin(request_id, started_at, named)
+        context.reservation = Reservation(self._budget)
+        return context
 
     def admit(self, context: RequestContext, scope: Scope) -> None:
         """Check that the request may be answered, and note whose key it has.
@@ -98,6 +102,7 @@ class RequestCycle:
     def close(self, method: str, route: str, context: RequestContext, status: int, sent_bytes: int) -> None:
         """Record a request that was answered."""
         self.drain.num_in_flight -= 1
+        context.reservation.release()
         status = CLIENT_CLOSED if context.is_disconnected else status
         seconds = self._metrics.finish(route, str(status), context, sent_bytes)
         if self._tracing is not None:

@@ -10,10 +10,11 @@ import math
 import re
 import secrets
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from service.budget import Reservation
 from service.engine.transport.messages import InferenceTiming
 from service.errors import InvalidParameter
 from service.settings import Settings
@@ -27,7 +28,10 @@ _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(slots=True)
 class RequestContext:
-    """A request in flight: what its metrics and headers report, and what to cancel when the caller disconnects."""
+    """A request in flight: what its metrics and headers report, and what to cancel when the caller disconnects.
+
+    `reservation` holds the bytes that the process keeps for it; they are given back when it ends.
+    """
 
     request_id: str
     started_at: float
@@ -38,6 +42,7 @@ class RequestContext:
     num_tiles: int = 0
     encode_seconds: float = 0.0
     traceparent: str = ""
+    reservation: Reservation = field(default_factory=Reservation)
     on_disconnect: Callable[[], object] | None = None
     is_disconnected: bool = False
 

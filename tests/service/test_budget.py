@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.budget import ByteBudget
+from service.budget import ByteBudget, Reservation
 from service.errors import Busy
 
 
@@ -37,3 +37,11 @@ def test_a_reservation_is_given_back_once() -> None:
     held.release()
 
     assert (budget.used_bytes, other.num_bytes) == (10, 10)
+
+
+def test_without_a_budget_everything_is_granted() -> None:
+    held = Reservation()
+
+    held.grow(2**50, "the body")
+
+    assert held.num_bytes == 2**50

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.manifest import Graph, TensorSpec
+from service.budget import ByteBudget
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Arrays, InferTarget
 from service.errors import InvalidParameter, ModelFailed, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
@@ -87,7 +88,7 @@ class AnswerMaker:
 
 
 class Execution:
-    """Runs requests in the engine and describes its models. HTTP and gRPC share one."""
+    """Runs requests in the engine and describes its models. HTTP and gRPC share one, and `budget` with it."""
 
     def __init__(
         self,
@@ -99,6 +100,7 @@ class Execution:
     ) -> None:
         self.client = client
         self.settings = settings
+        self.budget = ByteBudget(settings.max_buffered_bytes)
         self.tokenizers = tokenizers
         self._images = EncodedImages(settings, metrics, decoders)
 

@@ -19,6 +19,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
+from service.budget import ByteBudget, Reservation
 from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics
@@ -69,11 +70,19 @@ class Refusal:
 class Calls:
     """What all calls of one process share."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, drain: Drain, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        drain: Drain,
+        tracing: Tracing | None = None,
+        budget: ByteBudget | None = None,
+    ) -> None:
         self._body_timeout_seconds = settings.body_timeout_seconds
         self._logs_all = settings.access_log
         self._request_metrics = RequestMetrics(metrics)
         self._drain = drain
+        self._budget = budget
         self._tracing = tracing
         self._ids = RequestIds()
 
@@ -142,6 +151,7 @@ class Calls:
             request_context = self._tracing.begin(request_id, started_at, metadata)
         request_context.caller = caller.get()
         request_context.request_bytes = request_bytes
+        request_context.reservation = Reservation(self._budget)
         return Call(request_context, context.time_remaining())
 
     async def answer(
@@ -178,6 +188,7 @@ class Calls:
     def close(self, name: str, request_context: RequestContext, code: StatusCode, sent_bytes: int) -> None:
         """End a request."""
         self._drain.num_in_flight -= 1
+        request_context.reservation.release()
         seconds = self._request_metrics.finish(name, code.name, request_context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_call(request_context, name, code.name)

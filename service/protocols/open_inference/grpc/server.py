@@ -61,7 +61,7 @@ class GrpcServer:
         def is_ready() -> bool:
             return readiness(execution.client, drain).status == "ready"
 
-        calls = Calls(settings, metrics, drain, tracing)
+        calls = Calls(settings, metrics, drain, tracing, execution.budget)
         methods = Methods(execution, calls, is_ready)
         health = Health(calls, is_ready, ("", NAME))
         self._streams = methods.streams

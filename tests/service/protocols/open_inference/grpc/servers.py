@@ -11,6 +11,7 @@ from typing import Any, cast
 import grpc
 from prometheus_client import CollectorRegistry
 
+from service.budget import ByteBudget
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext
 from service.protocols.open_inference.execution import Execution, InferResult
@@ -38,6 +39,7 @@ class FakeExecution:
 
     def __init__(self, infer: Infer) -> None:
         self.client = FakeClient()
+        self.budget = ByteBudget(2**20)
         self._infer = infer
 
     def find(self, model: str, version: str | None) -> Any:
