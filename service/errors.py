@@ -53,6 +53,20 @@ class Unauthorized(ServiceError):
     code = "unauthorized"
 
 
+class Forbidden(ServiceError):
+    """The key is valid, but not for this; or the request comes from another site's page.
+
+    `scope` is the one that a key needs.
+    """
+
+    status = 403
+    code = "forbidden"
+
+    def __init__(self, message: str, *, scope: str | None = None, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.scope = scope
+
+
 class NotFound(ServiceError):
     """No such route."""
 

@@ -1,68 +1,184 @@
-"""The commands about API keys: create one, list their names, remove one. It knows no service."""
+"""The commands about API keys: create, list, disable, enable and remove them. It knows no service."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from service.cli.client import BadUsage, CommandFailed
 from service.errors import StartupError
-from service.security import digest_of, make_key, read_names
+from service.security import NAME_PATTERN, Key, digest_of, make_key, parse_line, read_keys
 
-keys_app = typer.Typer(help="Create, list and remove the API keys of a service.", no_args_is_help=True)
+keys_app = typer.Typer(
+    help="Create, list, disable and remove the API keys of a service. A running service sees a change within about a "
+    "second.",
+    no_args_is_help=True,
+)
+console = Console(markup=False)
 
 KeysFile = Annotated[
     Path, typer.Option("--file", "-f", help="The file of keys.", envvar="HOTPLATE_API_KEYS_FILE", dir_okay=False)
 ]
-Name = Annotated[str, typer.Argument(help="The key's owner: letters, digits, dots, dashes, underscores.")]
+Name = Annotated[str, typer.Argument(help="The key's name: letters, digits, dots, dashes, underscores.")]
 DEFAULT_FILE = Path("api-keys")
+_DAYS = re.compile(r"([0-9]{1,5})d")
+
+Change = Callable[[Key], Key | None]
 
 
 @keys_app.command("new")
-def new_key(name: Name, file: KeysFile = DEFAULT_FILE) -> None:
+def new_key(
+    name: Name,
+    file: KeysFile = DEFAULT_FILE,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the key may do: `infer`, use models; `metrics`, read the metrics; `admin`, load and unload "
+            "models, and all else. May be repeated. (default: infer)",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="A model that the key is for. May be repeated. (default: every model)", show_default=False),
+    ] = None,
+    expires: Annotated[
+        str, typer.Option(help="When the key expires: `90d` from now, or a date as 2027-01-31, in UTC.")
+    ] = "",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Any other option of the key's line, as NAME=VALUE. May be repeated.", show_default=False),
+    ] = None,
+) -> None:
     """Create a key, add its digest to the file, and print the key. It cannot be shown again."""
-    if name in _names(file).values():
-        raise CommandFailed(f"{str(file)!r} already has a key for {name!r}; `hotplate keys remove {name}` first.")
-    key = make_key()
-    line = f"{name}:{digest_of(key)}\n"
-    before = file.read_text() if file.exists() else ""
-    _write(file, before + ("\n" if before and not before.endswith("\n") else "") + line)
-    try:
-        read_names(file)
-    except StartupError as error:
-        _write(file, before)
-        raise BadUsage(
-            f"{name!r} is not a valid name: use 1 to 64 letters, digits, dots, dashes and underscores."
-        ) from error
-    typer.echo(key)
+    secret = make_key()
+    options = [f"scopes={','.join(scope)}"] if scope else []
+    options += [f"models={','.join(model)}"] if model else []
+    options += [f"expires={_expiry(expires, datetime.now(UTC))}"] if expires else []
+    key = _parsed(name, [*options, *(option or [])], digest_of(secret))
+    with _editing(file) as lines:
+        if name in {each.name for each in _keys(lines)}:
+            raise CommandFailed(f"{str(file)!r} already has a key {name!r}; `hotplate keys remove {name}` first.")
+        lines.append(key.line())
+    typer.echo(secret)
 
 
 @keys_app.command("list")
 def list_keys(file: KeysFile = DEFAULT_FILE) -> None:
-    """List the names in the file."""
-    for name in _names(file).values():
-        typer.echo(name)
+    """List the keys in the file, and what each may do."""
+    table = Table("name", "scopes", "models", "expires", "state")
+    now = datetime.now(UTC)
+    for key in (read_keys(file) if file.exists() else {}).values():
+        state = "disabled" if key.is_disabled else "expired" if key.is_expired(now) else "valid"
+        expires = f"{key.expires:%Y-%m-%d %H:%M %Z}" if key.expires else "never"
+        table.add_row(key.name, ", ".join(sorted(key.scopes)), ", ".join(sorted(key.models)) or "all", expires, state)
+    console.print(table)
+
+
+@keys_app.command("disable")
+def disable_key(name: Name, file: KeysFile = DEFAULT_FILE) -> None:
+    """Refuse a key until it is enabled again."""
+    _change(file, name, lambda key: msgspec.structs.replace(key, is_disabled=True))
+
+
+@keys_app.command("enable")
+def enable_key(name: Name, file: KeysFile = DEFAULT_FILE) -> None:
+    """Accept a key again that was disabled."""
+    _change(file, name, lambda key: msgspec.structs.replace(key, is_disabled=False))
 
 
 @keys_app.command("remove")
 def remove_key(name: Name, file: KeysFile = DEFAULT_FILE) -> None:
-    """Remove the key with this name. A running service refuses it within about a second."""
-    if name not in (names := _names(file).values()):
-        raise CommandFailed(f"{str(file)!r} has no key for {name!r}; it has {', '.join(names) or 'none'}.")
-    lines = file.read_text().splitlines(keepends=True)
-    _write(file, "".join(line for line in lines if not line.strip().startswith(f"{name}:")))
+    """Remove a key for good."""
+    _change(file, name, lambda _key: None)
 
 
-def _names(file: Path) -> dict[str, str]:
-    return read_names(file) if file.exists() else {}
+def _change(file: Path, name: str, change: Change) -> None:
+    """Change the line of a key, and none of the others.
+
+    Raises: CommandFailed where there is no such key.
+    """
+    with _editing(file) as lines:
+        names = [key.name for key in _keys(lines)]
+        if name not in names:
+            raise CommandFailed(f"{str(file)!r} has no key {name!r}; it has {', '.join(names) or 'none'}.")
+        kept = []
+        for line in lines:
+            key = parse_line(line)
+            if key is not None and key.name == name:
+                key = change(key)
+                kept += [key.line()] if key is not None else []
+            else:
+                kept.append(line)
+        lines[:] = kept
+
+
+def _parsed(name: str, options: list[str], digest: str) -> Key:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise BadUsage(f"{name!r} is not a valid name: use 1 to 64 letters, digits, dots, dashes and underscores.")
+    try:
+        key = parse_line(" ".join([f"{name}:{digest}", *options]), "The key")
+    except StartupError as error:
+        raise BadUsage(str(error)) from error
+    assert key is not None  # it begins with a name
+    return key
+
+
+def _expiry(text: str, now: datetime) -> str:
+    if days := _DAYS.fullmatch(text):
+        moment = now + timedelta(days=int(days[1]))
+    else:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise BadUsage(f"--expires is {text!r}; it must be days, as 90d, or a date, as 2027-01-31.") from error
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _keys(lines: list[str]) -> list[Key]:
+    return [key for line in lines if (key := parse_line(line)) is not None]
+
+
+@contextmanager
+def _editing(file: Path) -> Iterator[list[str]]:
+    """Yield the lines of the file; replace it by them in one step, as a service may be reading it."""
+    file = file.resolve()  # of a link, what it points to
+    try:
+        folder = os.open(file.parent, os.O_RDONLY)
+    except OSError as error:
+        raise CommandFailed(f"{str(file.parent)!r} cannot be opened: {error.strerror}.") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # of two commands at once, one waits
+        if file.exists():
+            read_keys(file)  # what is not valid is not touched
+        lines = file.read_text().splitlines() if file.exists() else []
+        yield lines
+        _write(file, "".join(f"{line}\n" for line in lines))
+    finally:
+        os.close(folder)
 
 
 def _write(file: Path, content: str) -> None:
-    """Replace the file in one step: a service may be reading it."""
-    draft = file.with_name(f"{file.name}.new")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
-        stream.write(content)
-    draft.replace(file)
+    descriptor, draft = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # of mode 0600
+    try:
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(draft, file)
+    except OSError:
+        os.unlink(draft)
+        raise

@@ -15,7 +15,7 @@ from service.budget import ByteBudget, Reservation
 from service.errors import ServiceError, ShuttingDown
 from service.http.problems import error_response, unexpected_response
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics, Scope, attach
-from service.security import KeyRing
+from service.security import Key, KeyRing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -85,7 +85,7 @@ class RequestCycle:
             context.caller = self._authenticate(self._keys, scope)
 
     @staticmethod
-    def _authenticate(keys: KeyRing, scope: Scope) -> str:
+    def _authenticate(keys: KeyRing, scope: Scope) -> Key:
         headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")}
         authorization, api_key = (headers.get(name) for name in (b"authorization", b"x-api-key"))
         return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
@@ -116,7 +116,7 @@ class RequestCycle:
                     "method": method,
                     "route": route,
                     "model": context.model,
-                    "caller": context.caller,
+                    "caller": context.caller.name,
                     "status": status,
                     "ms": round(seconds * 1e3, 3),
                 },

@@ -17,6 +17,7 @@ from typing import Any
 from service.budget import Reservation
 from service.engine.transport.messages import InferenceTiming
 from service.errors import InvalidParameter
+from service.security import ANYONE, Key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -36,7 +37,7 @@ class RequestContext:
     request_id: str
     started_at: float
     model: str = ""
-    caller: str = ""
+    caller: Key = ANYONE
     request_bytes: int = 0
     timing: InferenceTiming | None = None
     num_tiles: int = 0

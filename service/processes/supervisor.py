@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, command, environment
-from service.security import read_names
+from service.security import read_keys
 from service.settings import Settings
 from service.telemetry.gathering import Gatherer
 from service.telemetry.metrics import Metrics, report_memory
@@ -214,7 +214,7 @@ def serve(settings: Settings, run_folder: Path) -> None:
     Raises: StartupError.
     """
     if settings.api_keys_file:
-        read_names(Path(settings.api_keys_file))  # so that an error is reported once, not by each API process
+        read_keys(Path(settings.api_keys_file))  # so that an error is reported once, not by each API process
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))
         grpc_address = ""

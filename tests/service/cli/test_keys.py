@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -12,6 +13,8 @@ import typer.testing
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from service.cli.keys import new_key
+from service.security import digest_of, read_keys
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService, until
 from tests.service.cli.command import run
@@ -139,7 +142,13 @@ def test_keys_come_and_go_while_the_service_runs(guarded: RunningService, keys_f
     headers = {"authorization": f"Bearer {key}"}
     until(lambda: httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200, guarded.describe)
 
-    assert command("keys", "list", file=keys_file).stdout.split() == ["ana", "ben"]
+    assert [key.name for key in read_keys(keys_file).values()] == ["ana", "ben"]
+    for action, status in (("disable", 401), ("enable", 200)):
+        assert command("keys", action, "ben", file=keys_file).exit_code == 0
+        until(
+            lambda status=status: httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == status,
+            guarded.describe,
+        )
     assert command("keys", "remove", "ben", file=keys_file).exit_code == 0
     until(lambda: httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 401, guarded.describe)
     assert oct(keys_file.stat().st_mode)[-3:] == "600"
@@ -152,10 +161,10 @@ def test_a_name_is_taken_once_and_must_be_one(guarded: RunningService, keys_file
     nobody = command("keys", "remove", "nobody", file=keys_file)
 
     assert (again.exit_code, bad.exit_code, nobody.exit_code) == (1, 2, 1)
-    assert "already has a key for 'ana'" in again.stderr
+    assert "already has a key 'ana'" in again.stderr
     assert "'a:b' is not a valid name" in bad.stderr
     assert "it has ana" in nobody.stderr
-    assert command("keys", "list", file=keys_file).stdout.split() == ["ana"]
+    assert [key.name for key in read_keys(keys_file).values()] == ["ana"]
 
 
 def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
@@ -164,3 +173,57 @@ def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     with RunningService(tmp_path, "--api-keys-file", str(missing)) as service:
         assert service.wait() == 1
         assert str(missing) in "".join(service.lines)
+
+
+def test_a_new_key_has_the_rights_that_it_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "api-keys"
+    file.write_text("# by hand\n")
+    options = ("--scope", "infer", "--scope", "admin", "--model", "mnist", "--expires", "2127-01-31")
+
+    made = command("keys", "new", "ops", *options, file=file)
+    listed = command("keys", "list", file=file).stdout
+
+    assert made.exit_code == 0, made.stderr
+    ops, digest = file.read_text().splitlines()[1], digest_of(made.stdout.strip())
+    assert ops == f"ops:{digest} scopes=admin,infer models=mnist expires=2127-01-31T00:00:00Z"
+    assert all(told in listed for told in ("ops", "admin, infer", "mnist", "2127-01-31 00:00 UTC", "valid"))
+    assert oct(file.stat().st_mode)[-3:] == "600"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--scope", "root"),
+        ("--expires", "tomorrow"),
+        ("--option", "nonsense=1"),
+        ("--option", "scopes=admin", "--scope", "infer"),
+    ],
+)
+def test_rights_that_do_not_exist_make_no_key(tmp_path: Path, options: tuple[str, ...]) -> None:
+    file = tmp_path / "api-keys"
+
+    assert command("keys", "new", "ops", *options, file=file).exit_code == 2
+    assert not file.exists()
+
+
+def test_a_change_leaves_other_lines_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "api-keys"
+    lines = ["# by hand", "", f"ana:{digest_of('1')}", f"ben:{digest_of('2')}   scopes=metrics"]
+    file.write_text("\n".join(lines))
+    link = tmp_path / "link"
+    link.symlink_to(file)
+
+    assert command("keys", "disable", "ana", file=link).exit_code == 0
+    assert file.read_text().splitlines() == [*lines[:2], f"{lines[2]} disabled", lines[3]]
+    assert command("keys", "enable", "ana", file=link).exit_code == 0
+    assert file.read_text().splitlines() == lines
+    assert link.is_symlink()
+
+
+def test_commands_at_once_lose_no_key(tmp_path: Path) -> None:
+    file, names = tmp_path / "api-keys", [f"key-{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: new_key(name, file), names))
+
+    assert sorted(key.name for key in read_keys(file).values()) == names
+    assert [path.name for path in tmp_path.iterdir()] == ["api-keys"]

@@ -23,6 +23,7 @@ from service.budget import ByteBudget, Reservation
 from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics
+from service.security import ANYONE, Key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -32,6 +33,7 @@ log = logging.getLogger("service.access")
 # By the HTTP status of an error; any other fault of the request is an invalid argument.
 _CODES = {
     401: StatusCode.UNAUTHENTICATED,
+    403: StatusCode.PERMISSION_DENIED,
     404: StatusCode.NOT_FOUND,
     405: StatusCode.UNIMPLEMENTED,
     408: StatusCode.DEADLINE_EXCEEDED,
@@ -42,8 +44,8 @@ _CODES = {
     504: StatusCode.DEADLINE_EXCEEDED,
 }
 
-caller: ContextVar[str] = ContextVar("caller", default="")
-"""The owner of the key that came with the current call; empty where no key is needed."""
+caller: ContextVar[Key] = ContextVar("caller", default=ANYONE)
+"""The key that came with the current call."""
 
 Context = Any  # grpc.aio.ServicerContext: the library has no types
 Done = TypeVar("Done")
@@ -201,7 +203,7 @@ class Calls:
                     "request_id": request_context.request_id,
                     "route": name,
                     "model": request_context.model,
-                    "caller": request_context.caller,
+                    "caller": request_context.caller.name,
                     "status": code.name,
                     "ms": round(seconds * 1e3, 3),
                 },
