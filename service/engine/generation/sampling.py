@@ -31,7 +31,10 @@ class Mode(Enum):
 
 
 class Sampler:
-    """The sampling state of one sequence: its parameters, its random numbers and the tokens it has seen."""
+    """The sampling state of one sequence: its parameters, its random numbers and the tokens it has seen.
+
+    Of `tokens`, the last `sampling.first_step` were generated before, the others are the prompt.
+    """
 
     def __init__(self, sampling: Sampling, tokens: NDArray[np.int32], vocab_size: int) -> None:
         self.sampling = sampling
@@ -47,15 +50,19 @@ class Sampler:
         self.is_plain = self.mode is Mode.GREEDY and not self.is_adjusted and sampling.num_logprobs < 0
         self._bias_tokens = np.fromiter(sampling.logit_bias.keys(), np.int64)
         self._bias_values = np.fromiter(sampling.logit_bias.values(), np.float32)
-        self._counts = np.bincount(tokens, minlength=vocab_size).astype(np.float32) if self.has_penalties else None
+        if self.has_penalties:
+            generated = tokens[len(tokens) - sampling.first_step :]
+            self._seen = np.bincount(tokens, minlength=vocab_size) > 0
+            self._num_generated = np.bincount(generated, minlength=vocab_size).astype(np.float32)
         self._uniforms: list[float] = []
         self._uniforms_from = 0
 
     def accept(self, token: int) -> None:
         """Count a chosen token and advance to the next step."""
         self.step += 1
-        if self._counts is not None:
-            self._counts[token] += 1
+        if self.has_penalties:
+            self._seen[token] = True
+            self._num_generated[token] += 1
 
     def uniform(self) -> float:
         """This step's random number in [0, 1)."""
@@ -66,15 +73,17 @@ class Sampler:
         return self._uniforms[index]
 
     def adjust(self, row: Floats) -> None:
-        """Apply the penalties and the bias to one row of logits, in place."""
-        if self._counts is not None:
-            seen = self._counts > 0
+        """Apply the penalties and the bias to one row of logits, in place.
+
+        Repetition counts the prompt too (CTRL, https://arxiv.org/abs/1909.05858). Of generated tokens alone, OpenAI's
+        formula is `mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence`.
+        """
+        if self.has_penalties:
             repetition = np.float32(self.sampling.repetition_penalty)
-            found = row[seen]
-            found = np.where(found > 0, found / repetition, found * repetition)
-            found -= np.float32(self.sampling.presence_penalty)
-            found -= np.float32(self.sampling.frequency_penalty) * self._counts[seen]
-            row[seen] = found
+            found = row[self._seen]
+            row[self._seen] = np.where(found > 0, found / repetition, found * repetition)
+            row -= self._num_generated * np.float32(self.sampling.frequency_penalty)
+            row -= (self._num_generated > 0) * np.float32(self.sampling.presence_penalty)
         row[self._bias_tokens] += self._bias_values
 
 

@@ -77,10 +77,18 @@ class SamplingParameters(Parameters):
         float, Meta(gt=0, le=10, description="Divides the logits of tokens in the prompt or the text so far.")
     ] = 1.0
     presence_penalty: Annotated[
-        float, Meta(ge=-2, le=2, description="Subtracted from the logits of tokens generated so far.")
+        float,
+        Meta(
+            ge=-2, le=2, description="Subtracted from the logits of tokens generated so far; the prompt does not count."
+        ),
     ] = 0.0
     frequency_penalty: Annotated[
-        float, Meta(ge=-2, le=2, description="Subtracted once for each time that a token was generated.")
+        float,
+        Meta(
+            ge=-2,
+            le=2,
+            description="Subtracted once for each time that a token was generated; the prompt does not count.",
+        ),
     ] = 0.0
     logit_bias: Annotated[dict[int, float], _BIASES] = {}
     seed: (

@@ -24,18 +24,18 @@ def chosen(choices: list[Token | None]) -> list[int]:
     return [choice.token if choice else -1 for choice in choices]
 
 
-def adjusted(row: list[float], seen: list[int], sampling: Sampling) -> list[float]:
-    """The penalties and the bias, as their definitions say."""
-    result = list(row)
-    for token in set(seen):
-        positive = result[token] > 0
-        result[token] = (
-            result[token] / sampling.repetition_penalty if positive else (result[token] * sampling.repetition_penalty)
-        )
-        result[token] -= sampling.presence_penalty + sampling.frequency_penalty * seen.count(token)
-    for token, bias in sampling.logit_bias.items():
-        result[token] += bias
-    return result
+def adjusted(row: list[float], prompt: list[int], generated: list[int], sampling: Sampling) -> list[float]:
+    """The penalties and the bias, as their definitions say; OpenAI's formula counts what was generated alone."""
+    mu = list(row)
+    for j in {*prompt, *generated}:
+        mu[j] = mu[j] / sampling.repetition_penalty if mu[j] > 0 else mu[j] * sampling.repetition_penalty
+    alpha_frequency, alpha_presence = sampling.frequency_penalty, sampling.presence_penalty
+    for j in range(len(mu)):
+        c_j = generated.count(j)
+        mu[j] = mu[j] - c_j * alpha_frequency - float(c_j > 0) * alpha_presence
+    for j, bias in sampling.logit_bias.items():
+        mu[j] += bias
+    return mu
 
 
 def distribution(row: list[float], sampling: Sampling) -> list[float]:
@@ -89,7 +89,9 @@ def test_each_row_is_drawn_from_its_filtered_distribution_by_its_own_random_numb
 @settings(max_examples=100)
 @given(
     st.lists(st.integers(-40, 40).map(lambda n: n / 8), min_size=8, max_size=8),
-    st.lists(st.integers(0, 7), max_size=12),
+    st.lists(st.integers(0, 7), max_size=6),
+    st.lists(st.integers(0, 7), max_size=6),
+    st.integers(0, 6),
     st.sampled_from([1.0, 1.3, 0.7]),
     st.sampled_from([0.0, 0.51, -0.51]),
     st.sampled_from([0.0, 0.37, -0.37]),
@@ -97,7 +99,9 @@ def test_each_row_is_drawn_from_its_filtered_distribution_by_its_own_random_numb
 )
 def test_penalties_and_bias_are_what_their_definitions_say(
     row: list[float],
-    seen: list[int],
+    prompt: list[int],
+    generated: list[int],
+    num_resumed: int,
     repetition: float,
     presence: float,
     frequency: float,
@@ -105,20 +109,21 @@ def test_penalties_and_bias_are_what_their_definitions_say(
 ) -> None:
     sampler = sampler_of(
         8,
-        seen[: len(seen) // 2],
+        [*prompt, *generated[:num_resumed]],  # as after a restart of the engine
+        first_step=min(num_resumed, len(generated)),
         temperature=0.0,
         repetition_penalty=repetition,
         presence_penalty=presence,
         frequency_penalty=frequency,
         logit_bias=bias,
     )
-    for token in seen[len(seen) // 2 :]:  # generated ones count like those of the prompt
+    for token in generated[num_resumed:]:
         sampler.accept(token)
     logits = np.array([row], np.float32)
 
     token = chosen(choose(logits, [sampler]))[0]
 
-    expected = adjusted(row, seen, sampler.sampling)
+    expected = adjusted(row, prompt, generated, sampler.sampling)
     assert expected[token] == pytest.approx(max(expected), abs=1e-4)
     assert logits.tolist() == [row]  # the logits stay as they are
 
@@ -133,7 +138,8 @@ def test_many_draws_follow_the_distribution(parameters: dict[str, Any]) -> None:
     for _ in range(number // 50):
         batch = []
         for _ in range(50):
-            batch.append(sampler_of(12, seed=11, first_step=sampler.step, **parameters))
+            seen = [0] * sampler.step
+            batch.append(sampler_of(12, seen, seed=11, first_step=sampler.step, **parameters))
             sampler.accept(0)
         for token in chosen(choose(np.repeat(row[None], 50, axis=0), batch)):
             counts[token] += 1

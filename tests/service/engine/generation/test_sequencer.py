@@ -338,14 +338,26 @@ def test_the_same_seed_gives_the_same_text_alone_and_beside_others(kind: type[Ti
     assert Texts(decoder(kind)).complete(prompt, 25, **(parameters | {"seed": 8})) != alone
 
 
-def test_a_text_resumed_with_its_first_tokens_in_the_prompt_goes_on_the_same() -> None:
-    parameters: dict[str, Any] = {"temperature": 1.0, "seed": 3, "ignore_eos": True, "presence_penalty": 0.5}
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty", "repetition_penalty"])
+def test_a_text_resumed_with_its_first_tokens_in_the_prompt_goes_on_the_same(penalty: str) -> None:
+    parameters: dict[str, Any] = {"temperature": 1.0, "seed": 3, "ignore_eos": True, penalty: 1.7}
     prompt = random_tokens(10)
     whole = Texts(decoder()).complete(prompt, 20, **parameters)
 
     rest = Texts(decoder()).complete([*prompt, *whole[:8]], 12, first_step=8, **parameters)
 
     assert whole[:8] + rest == whole
+
+
+def test_presence_and_frequency_penalties_leave_the_prompts_own_tokens_alone() -> None:
+    prompts = [random_tokens(40, seed) for seed in range(60)]
+    likeliest = [Texts(decoder()).complete(prompt, 1, temperature=0.0)[0] for prompt in prompts]
+    repeating = [(prompt, token) for prompt, token in zip(prompts, likeliest, strict=True) if token in prompt]
+    assert repeating
+
+    for prompt, token in repeating:
+        penalties: dict[str, Any] = {"presence_penalty": 2.0, "frequency_penalty": 2.0}
+        assert Texts(decoder()).complete(prompt, 1, temperature=0.0, **penalties) == [token]
 
 
 @pytest.mark.parametrize("kind", KINDS)
