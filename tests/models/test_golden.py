@@ -73,6 +73,19 @@ def test_the_largest_error_is_absolute_and_does_not_wrap_around() -> None:
     assert largest_error(np.zeros((0, 3)), np.zeros((0, 3))) == 0.0
 
 
-@pytest.mark.parametrize("actual", [[1.0, np.nan], [np.inf, 1.0], [1.0], [[1.0, 1.0]]])
-def test_another_shape_or_a_value_that_is_not_finite_is_infinitely_wrong(actual: list[float]) -> None:
-    assert largest_error(np.array([1.0, 1.0]), np.array(actual)) == float("inf")
+@pytest.mark.parametrize("wrong", [[1.0, np.nan], [np.inf, 1.0], [1.0], [[1.0, 1.0]]])
+def test_another_shape_or_a_value_that_is_not_finite_is_infinitely_wrong_on_either_side(wrong: list[float]) -> None:
+    assert largest_error(np.array([1.0, 1.0]), np.array(wrong)) == float("inf")
+    assert largest_error(np.array(wrong), np.array([1.0, 1.0])) == float("inf")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_do_not_reproduce_themselves(value: float) -> None:
+    assert largest_error(np.array([1.0, value]), np.array([1.0, value])) == float("inf")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_a_file_with_outputs_that_are_not_finite_is_refused(tmp_path: Path, kind: type) -> None:
+    write_golden(tmp_path, {"model": Golden({"x": np.zeros((1, 2))}, {"y": np.array([[0, np.nan]], kind)})})
+    with pytest.raises(ValueError, match="'model/output/y' that are not finite"):
+        read_golden(tmp_path)

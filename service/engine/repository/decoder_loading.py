@@ -168,6 +168,8 @@ def _verify(decoder: Decoder, golden: Golden, num_rows: int, tolerance: float) -
         raise VersionRejected("golden.npz does not name 'tokens' and 'logits' for 'sequence'.")
     rows = golden.repeated(num_rows)
     num_tokens = min(rows.inputs["tokens"].shape[1], decoder.language.context, GOLDEN_TOKENS)
+    if num_tokens < 2:
+        raise VersionRejected(f"golden.npz has {num_tokens} tokens for 'sequence'; at least two are needed.")
     tokens, logits = rows.inputs["tokens"][:, :num_tokens], rows.outputs["logits"][:, :num_tokens]
     error = max(_largest_errors(decoder, tokens, logits))
     if error > tolerance:

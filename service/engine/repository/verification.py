@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models import golden as golden_io
 from models.golden import Golden
-from models.manifest import Graph
+from models.manifest import Graph, from_bf16
 from service.engine.batching.rows import RowRules, num_elements
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runners import Runner
@@ -35,9 +35,12 @@ def verify(runner: Runner, graph: Graph, golden: Golden, num_rows: int, toleranc
     Raises: VersionRejected where it exceeds the tolerance.
     """
     expected = golden.repeated(num_rows)
-    names = [spec.name for spec in graph.outputs]
-    actual = runner.run(expected.inputs, num_rows, names)
-    return max(_deviation(name, expected.outputs[name], actual[name], tolerance) for name in names)
+    actual = runner.run(expected.inputs, num_rows, [spec.name for spec in graph.outputs])
+    pairs = {spec.name: (expected.outputs[spec.name], actual[spec.name]) for spec in graph.outputs}
+    for spec in graph.outputs:
+        if spec.datatype == "BF16":  # compared as numbers: their bits would be equal where both are NaN
+            pairs[spec.name] = (from_bf16(expected.outputs[spec.name]), from_bf16(actual[spec.name]))
+    return max(_deviation(name, *pair, tolerance) for name, pair in pairs.items())
 
 
 def _deviation(name: str, expected: NDArray[Any], actual: NDArray[Any], tolerance: float) -> float:

@@ -75,3 +75,14 @@ def test_larger_integers_are_no_levels_and_must_be_equal() -> None:
     assert error_of(tokens, tokens, "INT64", 1e-3) == 0
     with pytest.raises(VersionRejected, match="by 1 at batch 2"):
         error_of(tokens, tokens + 1, "INT64", 1e-3)
+
+
+@pytest.mark.parametrize("kind", ["FP16", "FP32", "FP64", "BF16"])
+def test_a_golden_value_that_is_not_a_number_is_never_reproduced(kind: Datatype) -> None:
+    poisoned = np.array([[0x3F80, 0x7FC0]] * 2, np.uint16) if kind == "BF16" else np.array([[1, np.nan]] * 2)
+    plain = np.array([[0x3F80, 0x3F80]] * 2, np.uint16) if kind == "BF16" else np.ones((2, 2))
+
+    assert error_of(plain, plain, kind, 1e-3) == 0
+    for expected, actual in ((poisoned, poisoned), (poisoned, plain), (plain, poisoned)):
+        with pytest.raises(VersionRejected, match="by inf"):
+            error_of(expected, actual, kind, 1e-3)
