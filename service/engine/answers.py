@@ -68,7 +68,11 @@ class Answers:
     def _settle_each(self, spans: Sequence[Span], outcome: BatchOutcome, size: int) -> None:
         for span in spans:
             request = span.request
-            request.parts = [(0, outcome.rows(span.start, span.count, request.outputs))]
+            try:
+                request.parts = [(0, outcome.rows(span.start, span.count, request.outputs))]
+            except Exception as error:  # the others must still be answered
+                self.fail(request.id, error)
+                continue
             timing = InferenceTiming(outcome.started_at - request.arrival, outcome.compute_seconds, size)
             self.settle(request, timing)
 

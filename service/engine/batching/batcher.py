@@ -6,6 +6,8 @@ neither sockets nor ONNX Runtime.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,10 +20,14 @@ from service.engine.batching.cost import RowsCost
 from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
 from service.engine.transport.messages import InferenceTiming
 from service.engine.transport.strings import Payload
-from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, QueueFull, ServiceError
+from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, InferenceFailed, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics
 
+log = logging.getLogger(__name__)
+
 MAX_SMALL_INSTANCES = 2
+# After a batch could not leave, as memory for another buffer was missing.
+RETRY_SECONDS = 0.1
 OnLostRows = Callable[[list[Request], str], None]
 
 
@@ -77,7 +83,7 @@ class Pool:
                 other for other in self._batchers if other is not batcher and other.oldest_arrival < float("inf")
             ]
             for each in sorted([batcher, *waiting], key=lambda each: each.oldest_arrival):
-                each.pump()
+                _shielded(each.pump)
         else:
             batcher.pump()
 
@@ -95,6 +101,9 @@ class Pool:
 
 class Batcher:
     """Batches the requests of one graph across callers or, where the graph's rows vary in size, those of one shape.
+
+    A defect fails the request or the batch that it concerns: an instance and a buffer that were taken are given back
+    whatever happens, and the others are answered.
 
     It may share a pool of instances with others; `all_waiting_rows` then counts the rows that wait in all of them.
     `on_lost_rows` is given the requests of a batch that did not return a row for each of its rows.
@@ -186,7 +195,10 @@ class Batcher:
             self._queue(requests, payload)  # if all of them are admitted at once, each is
         else:
             for request in requests:
-                self.submit(request)
+                try:
+                    self.submit(request)
+                except Exception as error:  # those before it are queued already
+                    self._settle(request, _defect(error))
 
     def _queue(self, requests: Sequence[Request], payload: Payload = b"") -> None:
         num_rows = 0
@@ -196,11 +208,17 @@ class Batcher:
             self._waiting[request] = None
             num_rows += request.num_rows
         self.waiting_rows += num_rows
-        is_first = payload and not self._overflow
-        if not (is_first and self._filling.place_together(requests, payload, num_rows)):
-            for request in requests:
-                self._place(request)
         self._pump_soon()
+        try:
+            if payload and not self._overflow and self._filling.place_together(requests, payload, num_rows):
+                return
+        except Exception:
+            log.exception("requests are placed one by one after a defect")
+        for request in requests:
+            try:
+                self._place(request)
+            except Exception as error:
+                self._drop(request, _defect(error))
 
     def _refusal(self, num_rows: int, timeout_seconds: float) -> scheduling.Refusal | None:
         return scheduling.admit(
@@ -254,7 +272,12 @@ class Batcher:
     def _refill(self) -> None:
         while self._overflow and self._filling.num_rows < self._limits.max_batch_size:
             request = self._overflow[0]
-            self._filling.place(request)
+            try:
+                self._filling.place(request)
+            except Exception as error:
+                self._leave_queue(request)
+                self._settle(request, _defect(error))
+                continue
             if request.placed_rows == request.num_rows:
                 self._overflow.popleft()
 
@@ -267,10 +290,18 @@ class Batcher:
     def pump(self) -> None:
         """Dispatch every batch that is due, and set the timer for the next event."""
         self._is_pump_due = False
-        now = self._scheduler.time()
-        while isinstance(decision := self._decide(now), Dispatch):
-            self._dispatch(now)
-        self._arm(now, decision.seconds)
+        now, wait_seconds = self._scheduler.time(), None
+        try:
+            while isinstance(decision := self._decide(now), Dispatch):
+                self._dispatch(now)
+            wait_seconds = decision.seconds
+        except Exception:
+            log.exception("a batch could not leave; it is tried again")
+            wait_seconds = RETRY_SECONDS
+        self._arm(now, wait_seconds)
+        _shielded(self._gauge)
+
+    def _gauge(self) -> None:
         self._metrics.queue_depth.set(self._all_waiting_rows() if self._all_waiting_rows else self.waiting_rows)
 
     def _decide(self, now: float) -> Dispatch | scheduling.Wait:
@@ -287,22 +318,32 @@ class Batcher:
 
     def _dispatch(self, now: float) -> None:
         batch, self._filling = self._filling, self._free.pop() if self._free else self._new_buffer()
+        index = self._pool.idle.popleft()
         self.waiting_rows -= batch.num_rows
         self.computing_rows += batch.num_rows
-        for span in batch.spans:
-            if span.request.placed_rows == span.request.num_rows:
-                self._waiting.pop(span.request, None)
-            if span.first == 0:
-                span.request.left_at = now
-                self._metrics.queue_seconds.observe(now - span.request.arrival)
-        self._refill()
-        index = self._pool.idle.popleft()
+        on_done = partial(self._complete, index, left_at=now)
+        try:
+            for span in batch.spans:
+                self._leave(span, now)
+            self._refill()
+            self._start(index, batch, on_done)
+        except Exception as error:
+            outcome = BatchOutcome(now, errors=dict.fromkeys(range(batch.num_rows), _defect(error)))
+            self._scheduler.call_soon(on_done, batch, outcome)
+
+    def _leave(self, span: Span, now: float) -> None:
+        if span.request.placed_rows == span.request.num_rows:
+            self._waiting.pop(span.request, None)
+        if span.first == 0:
+            span.request.left_at = now
+            _shielded(self._metrics.queue_seconds.observe, now - span.request.arrival)
+
+    def _start(self, index: int, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
         # Beside others that compute, the loop is needed for what comes meanwhile. A machine with processors to spare
         # computes several full batches at once; on a small one, they would take it from those who bring the next.
         is_alone = len(self._pool.idle) == len(self._instances) - 1
         is_full = self.waiting_rows >= self._limits.max_batch_size and len(self._instances) > MAX_SMALL_INSTANCES
         expected_seconds = self._cost.seconds(batch.num_rows) if is_alone and not is_full else 0.0
-        on_done = partial(self._complete, index, left_at=now)
         self._instances[index].start(batch, on_done, expected_seconds)
 
     def _new_buffer(self) -> BatchBuffer:
@@ -310,21 +351,26 @@ class Batcher:
         return BatchBuffer(self._inputs, self._limits.max_batch_size)
 
     def _complete(self, index: int, batch: BatchBuffer, outcome: BatchOutcome, *, left_at: float) -> None:
-        size, spans, now = batch.num_rows, batch.spans, self._scheduler.time()
-        if not outcome.errors and not outcome.lost_rows:
-            self._cost.observe(size, outcome.compute_seconds)
-        self._metrics.observe_batch(size, outcome.compute_seconds)
-        self._metrics.record.computed(size, (left_at, outcome.started_at, outcome.ended_at, now))
+        size, spans = batch.num_rows, batch.spans
         self.computing_rows -= size
         batch.clear()
         self._free.append(batch)
+        _shielded(self._observe, outcome, size, left_at)
         if outcome.lost_rows and self._on_lost_rows is not None:
             # Before another batch may leave: it would only lose its rows as well.
-            self._metrics.lost_row_batches.inc()
-            self._on_lost_rows([span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
-            spans = []
-        self._pool.release(index, self)
+            _shielded(self._on_lost_rows, [span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
+            spans = [span for span in spans if _is_awaited(span)]  # those that did not begin anew
+        _shielded(self._pool.release, index, self)
         self._answer(spans, outcome, size)
+
+    def _observe(self, outcome: BatchOutcome, size: int, left_at: float) -> None:
+        if not outcome.errors and not outcome.lost_rows:
+            self._cost.observe(size, outcome.compute_seconds)
+        if outcome.lost_rows:
+            self._metrics.lost_row_batches.inc()
+        self._metrics.observe_batch(size, outcome.compute_seconds)
+        moments = (left_at, outcome.started_at, outcome.ended_at, self._scheduler.time())
+        self._metrics.record.computed(size, moments)
 
     def _answer(self, spans: Sequence[Span], outcome: BatchOutcome, size: int) -> None:
         """Give each request the rows of its that were computed; those computed as one run are answered together."""
@@ -335,29 +381,30 @@ class Batcher:
             if not _is_awaited(span):
                 continue
             if request.on_batch is None or span.count != request.num_rows or outcome.errors or request.is_whole:
-                self._receive(span, outcome, size)
+                _shielded(self._receive, span, outcome, size)
                 continue
             if run and (span.start != end or request.on_batch != of or request.outputs != run[0].request.outputs):
-                self._answer_run(run, of, outcome, size)
+                _shielded(self._answer_run, run, of, outcome, size)
                 run = []
             run.append(span)
             end, of = span.start + span.count, request.on_batch
         if run:
-            self._answer_run(run, of, outcome, size)
+            _shielded(self._answer_run, run, of, outcome, size)
 
     def _answer_run(self, run: list[Span], on_batch: OnBatch | None, outcome: BatchOutcome, size: int) -> None:
-        arrivals = 0.0
         for span in run:
-            request = span.request
-            request.is_settled = True
-            request.payload = b""
-            arrivals += request.arrival
-        num_rows = run[-1].start + run[-1].count - run[0].start
-        self._metrics.rows.inc(num_rows)
-        moments = (arrivals / len(run), run[0].request.left_at, outcome.started_at, outcome.ended_at)
-        self._metrics.record.answered(num_rows, (*moments, self._scheduler.time()), len(run))
+            span.request.is_settled = True
+            span.request.payload = b""
+        _shielded(self._count_run, run, outcome)
         assert on_batch is not None
         on_batch(run, outcome, size)
+
+    def _count_run(self, run: list[Span], outcome: BatchOutcome) -> None:
+        num_rows = run[-1].start + run[-1].count - run[0].start
+        self._metrics.rows.inc(num_rows)
+        arrival = sum([span.request.arrival for span in run]) / len(run)
+        moments = (arrival, run[0].request.left_at, outcome.started_at, outcome.ended_at, self._scheduler.time())
+        self._metrics.record.answered(num_rows, moments, len(run))
 
     def _receive(self, span: Span, outcome: BatchOutcome, size: int) -> None:
         request = span.request
@@ -367,7 +414,11 @@ class Batcher:
         if error is not None:
             self._drop(request, error)
             return
-        request.parts.append((span.first, outcome.rows(span.start, span.count, request.outputs)))
+        try:
+            request.parts.append((span.first, outcome.rows(span.start, span.count, request.outputs)))
+        except Exception as defect:
+            self._drop(request, _defect(defect))
+            return
         request.done_rows += span.count
         if request.done_rows == request.num_rows:
             queue_seconds = outcome.started_at - request.arrival
@@ -377,17 +428,25 @@ class Batcher:
         if request.is_settled:
             return
         if request in self._waiting:
-            del self._waiting[request]
-            self.waiting_rows -= self._filling.remove(request) + request.num_rows - request.placed_rows
-            if request.placed_rows < request.num_rows:
-                self._overflow.remove(request)
+            self._leave_queue(request)
             self._refill()
             self._pump_soon()
         self._settle(request, error)
 
+    def _leave_queue(self, request: Request) -> None:
+        del self._waiting[request]
+        self.waiting_rows -= self._filling.remove(request) + request.num_rows - request.placed_rows
+        if request.placed_rows < request.num_rows:
+            with contextlib.suppress(ValueError):  # it was not there yet
+                self._overflow.remove(request)
+
     def _settle(self, request: Request, outcome: ServiceError | InferenceTiming) -> None:
         request.is_settled = True
         request.payload = b""
+        _shielded(self._count, request, outcome)
+        request.on_done(request, outcome)
+
+    def _count(self, request: Request, outcome: ServiceError | InferenceTiming) -> None:
         now = self._scheduler.time()
         if isinstance(outcome, ServiceError):
             self._metrics.count_failure(outcome.code)
@@ -396,7 +455,6 @@ class Batcher:
             self._metrics.rows.inc(request.num_rows)
             moments = (request.arrival, request.left_at, request.started_at, request.ended_at, now)
             self._metrics.record.answered(request.num_rows, moments)
-        request.on_done(request, outcome)
 
     def _arm(self, now: float, wait_seconds: float | None) -> None:
         """Set the timer for the end of the window or the first deadline in the queue."""
@@ -416,10 +474,25 @@ class Batcher:
         self._timer = None
         now = self._scheduler.time()
         for request in [request for request in self._waiting if request.deadline <= now]:
-            waited = now - request.arrival
-            self._drop(request, DeadlineExceeded(f"The deadline passed after {waited:.3f} s in the queue."))
+            late = DeadlineExceeded(f"The deadline passed after {now - request.arrival:.3f} s in the queue.")
+            _shielded(self._drop, request, late)
         self._earliest_deadline = min((request.deadline for request in self._waiting), default=float("inf"))
         self.pump()
+
+
+def _shielded(call: Callable[..., object], *args: Any) -> None:
+    """Call; a defect goes no further than the log, for others still wait for their turn."""
+    try:
+        call(*args)
+    except Exception:
+        log.exception("a batcher went on after a defect")
+
+
+def _defect(error: Exception) -> InferenceFailed:
+    log.error("a request failed unexpectedly", exc_info=error)
+    failed = InferenceFailed("The request failed unexpectedly; the log says why.")
+    failed.__cause__ = error
+    return failed
 
 
 def _is_awaited(span: Span) -> bool:

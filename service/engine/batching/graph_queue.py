@@ -14,6 +14,7 @@ from service.engine.batching.batches import Request
 from service.engine.batching.rows import RowRules
 from service.engine.batching.shape_batchers import ShapeBatchers
 from service.engine.transport.strings import Payload
+from service.errors import InferenceFailed
 
 log = logging.getLogger(__name__)
 
@@ -96,4 +97,11 @@ class GraphQueue:
             self.is_batched = False
             self._on_unbatched(reason)
         for request in dict.fromkeys([*requests, *self._batches.evict()]):
-            self._submit_whole(request, is_admitted=True)
+            try:
+                self._submit_whole(request, is_admitted=True)
+            except Exception as error:  # the others must still be computed
+                log.exception("a request could not begin anew")
+                failed = InferenceFailed("The request could not be computed by itself; the log says why.")
+                failed.__cause__ = error
+                request.is_settled = True
+                request.on_done(request, failed)

@@ -16,7 +16,7 @@ from service.engine.generation import sampling, sequencing
 from service.engine.generation.sampling import Floats
 from service.engine.generation.sequences import Sequence, SlotDecoder, Slots, StepEvents, joined
 from service.engine.generation.sequencing import StepCost
-from service.engine.transport.messages import Finished
+from service.engine.transport.messages import Finished, Token
 from service.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -96,12 +96,25 @@ class Sequencer:
         self._now = self._clock()
         self._drop(sequence, Cancelled("The caller left."))
 
-    def fail_all(self, error: ServiceError) -> None:
-        """End everything after a defect, and never reuse what the slots hold."""
-        for sequence in (*self.running, *self._waiting):
+    def fail(self, sequence: Sequence, error: ServiceError) -> None:
+        """End a sequence whose order was not carried out; where that may have got half way, end everything."""
+        if sequence.is_over or sequence.slot >= 0:
+            self.fail_all(error)
+        else:
             self._drop(sequence, error)
-        self._slots.invalidate_all()
+
+    def fail_all(self, error: ServiceError) -> None:
+        """End everything after a defect, whatever it has left half done, and never reuse what the slots hold."""
+        lost = [sequence for sequence in dict.fromkeys((*self.running, *self._waiting)) if not sequence.is_over]
+        self._waiting.clear()
+        self._decoding, self._prefilling = [], None
+        self._slots.reset()
+        for sequence in lost:
+            sequence.is_over, sequence.slot = True, -1
+            self._events.ended.append((sequence, error))
         self._flush()
+        for _ in lost:
+            self._metrics.count_end(error.code)
 
     # --- one step ---
 
@@ -121,8 +134,8 @@ class Sequencer:
 
     def _flush(self) -> None:
         if self._events:
-            events, self._events = self._events, StepEvents()
-            self._post(events)
+            self._post(self._events)
+            self._events = StepEvents()
 
     def _expire(self) -> None:
         for sequence in (*self.running, *self._waiting):
@@ -180,8 +193,8 @@ class Sequencer:
         sequence.num_steps += 1
         try:
             logits = self._decoder.prefill(sequence.slot, sequence.prompt[start:end], start, positions)
-        except InferenceFailed as error:
-            self._fail(sequence, error)
+        except Exception as error:
+            self._fail(sequence, _failed(error))
             return None
         self._slots.hold_prompt(sequence, end)
         if sequence.is_scored and not self._score(sequence, logits, start):
@@ -251,12 +264,12 @@ class Sequencer:
     # --- tokens and ends ---
 
     def _sample(self, sequences: list[Sequence], logits: Floats) -> None:
-        choices = sampling.choose(logits, [sequence.sampler for sequence in sequences])
+        choices = _choose(sequences, logits)
         self._now = self._clock()
         self._metrics.observe_tokens(sequences, self._now)
         for sequence, choice in zip(sequences, choices, strict=True):
-            if choice is None:
-                self._fail(sequence, _non_finite())
+            if not isinstance(choice, Token):
+                self._fail(sequence, choice or _non_finite())
                 continue
             sequence.sampler.accept(choice.token)
             sequence.new_tokens.append(choice.token)
@@ -292,6 +305,7 @@ class Sequencer:
 
     def _end(self, sequence: Sequence, outcome: Finished | ServiceError) -> None:
         sequence.is_over = True
+        self._events.ended.append((sequence, outcome))
         if sequence is self._prefilling:
             self._prefilling = None
         elif sequence.slot >= 0:
@@ -301,7 +315,25 @@ class Sequencer:
         if sequence.slot >= 0:
             self._slots.release(sequence, self._now)
         self._metrics.count_end(outcome.code if isinstance(outcome, ServiceError) else outcome.reason)
-        self._events.ended.append((sequence, outcome))
+
+
+def _choose(sequences: list[Sequence], logits: Floats) -> list[Token | ServiceError | None]:
+    """The next token of each sequence; an error where choosing fails for one of them alone, None for want of logits."""
+    try:
+        return [*sampling.choose(logits, [sequence.sampler for sequence in sequences])]
+    except Exception as error:
+        if len(sequences) == 1:
+            return [_failed(error)]
+        return [_choose([each], logits[row : row + 1])[0] for row, each in enumerate(sequences)]
+
+
+def _failed(error: Exception) -> ServiceError:
+    if isinstance(error, ServiceError):
+        return error
+    log.error("a text failed unexpectedly", exc_info=error)
+    failed = InferenceFailed("The text failed unexpectedly; the log says why.")
+    failed.__cause__ = error
+    return failed
 
 
 def _non_finite() -> NonFiniteOutput:

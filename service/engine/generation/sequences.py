@@ -189,10 +189,11 @@ class Slots:
         """Never reuse the contents of a sequence's slot."""
         self._contents[sequence.slot].length = 0
 
-    def invalidate_all(self) -> None:
-        """Never reuse the contents of any slot."""
+    def reset(self) -> None:
+        """Free every slot, and never reuse what it holds."""
         for content in self._contents:
-            content.length = 0
+            content.length, content.is_active = 0, False
+        self._holders = [None] * len(self._contents)
 
     def compact(self, decoding: list[Sequence]) -> None:
         """Move the decoding sequences to the first slots, where states can be moved, and sort them by slot."""

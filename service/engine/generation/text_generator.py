@@ -5,10 +5,12 @@ The events of a step are posted back to the loop at once, and leave in one frame
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -28,7 +30,7 @@ from service.telemetry.language_metrics import LanguageMetrics
 log = logging.getLogger(__name__)
 
 Owner = tuple[ApiConnection, int]
-Command = Callable[[Sequencer], None]
+Order = tuple[Callable[[Sequencer, Sequence], None], Sequence]
 
 
 class TextGenerator:
@@ -105,16 +107,22 @@ class TextGenerator:
 
 
 def deliver(events: StepEvents) -> None:
-    """Send the events of a step to each API process: scores, then all tokens in one frame, then ends."""
+    """Send the events of a step to each API process: scores, then all tokens in one frame, then ends.
+
+    What cannot be sent fails the text that it belongs to, and no other.
+    """
     for sequence, scores in events.scored:
         connection, id_ = _owner(sequence)
-        connection.send(_scored(id_, scores))
+        try:
+            connection.send(_scored(id_, scores))
+        except Exception as error:
+            connection.fail(id_, error)
     items: dict[ApiConnection, list[SampledItem]] = {}
     for sequence, token in events.sampled:
         connection, id_ = _owner(sequence)
         items.setdefault(connection, []).append((id_, *token))
     for connection, sampled in items.items():
-        connection.send(frame(Sampled(tuple(sampled))))
+        _send_tokens(connection, sampled)
     for sequence, outcome in events.ended:
         connection, id_ = _owner(sequence)
         if isinstance(outcome, ServiceError):
@@ -122,6 +130,17 @@ def deliver(events: StepEvents) -> None:
         else:
             connection.cancels.pop(id_, None)
             connection.send(frame(msgspec.structs.replace(outcome, id=id_)))
+
+
+def _send_tokens(connection: ApiConnection, sampled: list[SampledItem]) -> None:
+    try:
+        connection.send(frame(Sampled(tuple(sampled))))
+    except Exception as error:
+        if len(sampled) == 1:
+            connection.fail(sampled[0][0], error)
+            return
+        for item in sampled:
+            _send_tokens(connection, [item])
 
 
 def _owner(sequence: Sequence) -> Owner:
@@ -138,48 +157,56 @@ class SequencerThread:
 
     def __init__(self, sequencer: Sequencer, name: str) -> None:
         self._sequencer = sequencer
-        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a prompt before the next step."""
-        self._commands.put(lambda sequencer: sequencer.submit(sequence))
+        self._orders.put((Sequencer.submit, sequence))
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence before the next step."""
-        self._commands.put(lambda sequencer: sequencer.cancel(sequence))
+        self._orders.put((Sequencer.cancel, sequence))
 
     def close(self) -> None:
         """End the thread after its current step."""
-        self._commands.put(None)
+        self._orders.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        while self._take_commands():
-            try:
-                self._sequencer.step()
-            except RuntimeError as error:
-                if "loop is closed" in str(error):
-                    return  # the process is ending
-                self._recover(error)
-            except Exception as error:
-                self._recover(error)
+        with contextlib.suppress(_LoopClosed):  # the process is ending
+            while self._take_orders():
+                self._try(self._sequencer.step, self._sequencer.fail_all)
 
-    def _take_commands(self) -> bool:
-        """Carry out the pending commands, waiting for one while there is nothing else to do; False at the end."""
+    def _take_orders(self) -> bool:
+        """Carry out the pending orders, waiting for one while there is nothing else to do; False at the end."""
         while True:
             try:
-                command = self._commands.get(block=self._sequencer.is_idle)
+                order = self._orders.get(block=self._sequencer.is_idle)
             except queue.Empty:
                 return True
-            if command is None:
+            if order is None:
                 return False
-            command(self._sequencer)
+            act, sequence = order
+            self._try(partial(act, self._sequencer, sequence), partial(self._sequencer.fail, sequence))
 
-    def _recover(self, error: Exception) -> None:
-        # A defect fails the current sequences, never the thread.
-        log.error("a step failed unexpectedly", exc_info=error)
-        failed = InferenceFailed("The step failed unexpectedly.")
-        failed.__cause__ = error
-        self._sequencer.fail_all(failed)
+    def _try(self, action: Callable[[], None], fail: Callable[[ServiceError], None]) -> None:
+        """Act; a defect fails what is at hand, then all texts, but never the thread."""
+        try:
+            action()
+        except Exception as error:
+            if isinstance(error, RuntimeError) and "loop is closed" in str(error):
+                raise _LoopClosed from error
+            log.error("a text's step or order failed unexpectedly", exc_info=error)
+            failed = InferenceFailed("The step failed unexpectedly.")
+            failed.__cause__ = error
+            if fail == self._sequencer.fail_all:
+                with contextlib.suppress(Exception):  # what is left of it, the next step makes up for
+                    fail(failed)
+            else:
+                self._try(partial(fail, failed), self._sequencer.fail_all)
+
+
+class _LoopClosed(Exception):
+    """The event loop that takes the texts is closed."""

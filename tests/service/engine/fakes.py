@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,6 +21,42 @@ ACTION = st.one_of(
     st.tuples(st.just("finish"), st.integers(0, 1)),
     st.tuples(st.just("advance"), st.integers(0, 40)),
 )
+
+
+class InjectedError(Exception):
+    """A defect that a test put there."""
+
+
+class Faults:
+    """Makes some of all the calls of the methods it is given fail: those whose numbers are `at`."""
+
+    def __init__(self, at: Iterable[int]) -> None:
+        self.at = set(at)
+        self.num_calls = self.num_raised = 0
+
+    def around(self, part: Any, *names: str) -> Any:
+        """The part, of which these methods may fail, or every one."""
+        faults = self
+
+        class Around:
+            def __getattr__(self, name: str) -> Any:
+                value = getattr(part, name)
+                return faults.wrap(value) if callable(value) and (not names or name in names) else value
+
+            def __setattr__(self, name: str, value: Any) -> None:
+                setattr(part, name, value)
+
+        return Around()
+
+    def wrap(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self.num_calls += 1
+            if self.num_calls in self.at:
+                self.num_raised += 1
+                raise InjectedError(f"call {self.num_calls} fails: {method}")
+            return method(*args, **options)
+
+        return call
 
 
 @dataclass(order=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,9 +26,10 @@ from service.errors import (
     ServiceError,
 )
 from service.telemetry.metrics import GraphMetrics, Metrics
-from tests.service.engine.fakes import ACTION, FakeLoop, HeldInstance
+from tests.service.engine.fakes import ACTION, FakeLoop, Faults, HeldInstance, InjectedError
 
 TOGETHER = st.tuples(st.just("together"), st.integers(1, 5))
+COPIES = ("place", "place_together")
 INPUTS = (TensorSpec(name="x", datatype="UINT16", shape=(-1, 2)),)
 
 
@@ -450,6 +452,65 @@ def test_whatever_happens_every_request_gets_its_own_answer(
             assert bench.answers(request) == [2 * value for value in values]
     assert bench.batcher.waiting_rows == bench.batcher.computing_rows == 0
     assert all(size <= 4 for instance in bench.instances for size in instance.sizes)
+
+
+def faulty_bench(faults: Faults, num_instances: int) -> Bench:
+    """A bench of which every part that a batcher calls may fail."""
+    bench = Bench(num_instances, Limits(4, 0.0, 24, num_instances))
+    batcher, metrics, new_buffer = bench.batcher, bench.batcher._metrics, bench.batcher._new_buffer
+    metrics.queue_seconds = faults.around(metrics.queue_seconds)
+    metrics.queue_depth = faults.around(metrics.queue_depth)
+    metrics.rows = faults.around(metrics.rows)
+    metrics.record = faults.around(metrics.record)
+    batcher._metrics = faults.around(metrics)
+    batcher._cost = faults.around(batcher._cost)
+    batcher._filling = faults.around(batcher._filling, *COPIES)
+    batcher._new_buffer = faults.wrap(lambda: faults.around(new_buffer(), *COPIES))  # type: ignore[method-assign]
+    batcher._instances = [faults.around(instance) for instance in bench.instances]
+    return bench
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(ACTION | TOGETHER, min_size=5, max_size=40),
+    st.sets(st.integers(1, 120), max_size=8),
+    st.integers(1, 2),
+)
+def test_whatever_fails_every_request_is_answered_and_every_turn_is_given_back(
+    actions: list[tuple[str, int]], at: set[int], num_instances: int
+) -> None:
+    faults = Faults(at)
+    bench = faulty_bench(faults, num_instances)
+    submitted: list[Request] = []
+    for action, number in actions:
+        if action == "submit":
+            with contextlib.suppress(InjectedError):  # who submits it is told
+                submitted.append(bench.submit(*range(number), timeout_seconds=30))
+        elif action == "together":
+            with contextlib.suppress(InjectedError):
+                submitted += bench.submit_together(*([value] for value in range(number)), timeout_seconds=30)
+        elif action == "cancel" and submitted:
+            bench.batcher.cancel(submitted[number % len(submitted)])
+        elif action == "finish" and bench.instances[number % num_instances].is_busy:
+            bench.instances[number % num_instances].finish()
+        elif action == "advance":
+            bench.loop.advance(number / 1000)
+    for _ in range(200):
+        bench.loop.advance(0.05)
+        for instance in bench.instances:
+            if instance.is_busy:
+                instance.finish()
+
+    assert all(request in bench.outcomes for request in submitted)
+    assert bench.batcher.is_idle
+    assert bench.batcher.waiting_rows == bench.batcher.computing_rows == 0
+    assert sorted(bench.batcher._pool.idle) == list(range(num_instances))
+    assert len(bench.batcher._free) == bench.batcher._num_buffers - 1
+    faults.at.clear()
+    last = bench.submit(7, 9)
+    bench.loop.advance()
+    next(instance for instance in bench.instances if instance.is_busy).finish()
+    assert bench.answers(last) == [14, 18]
 
 
 def test_what_is_urgent_goes_ahead_of_what_waits_behind_the_next_batch() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from service.engine.generation.sequencer import Sequencer
@@ -19,6 +21,7 @@ from service.errors import Cancelled, InferenceFailed
 from service.telemetry.language_metrics import LanguageMetrics
 from service.telemetry.metrics import Metrics
 from tests.fake_models.text_generation import AttentionDecoder, random_tokens
+from tests.service.engine.fakes import Faults
 from tests.service.engine.texts import COST, decoder, network
 
 
@@ -28,6 +31,7 @@ class Case:
     def __init__(self) -> None:
         self.posts: queue.SimpleQueue[StepEvents] = queue.SimpleQueue()
         self.post: Callable[[StepEvents], None] = self.posts.put
+        self.outcomes: dict[Sequence, Any] = {}
         self.decoder = decoder(num_slots=2)
         sequencer = Sequencer(
             self.decoder,
@@ -38,6 +42,7 @@ class Case:
             post=lambda events: self.post(events),
             metrics=LanguageMetrics(Metrics(CollectorRegistry()), "tiny", "1"),
         )
+        self.sequencer = sequencer
         self.thread = SequencerThread(sequencer, "test")
 
     def submit(self, max_tokens: int = 5, seed: int = 0) -> Sequence:
@@ -50,10 +55,11 @@ class Case:
 
     def outcome(self, sequence: Sequence) -> Any:
         """Wait for a text's end."""
-        while True:
+        while sequence not in self.outcomes:
             for ended, outcome in self.posts.get(timeout=30).ended:
-                if ended is sequence:
-                    return outcome
+                assert ended not in self.outcomes, "a text ended twice"
+                self.outcomes[ended] = outcome
+        return self.outcomes[sequence]
 
 
 def test_texts_come_from_the_thread_and_a_cancelled_one_ends_at_once() -> None:
@@ -100,3 +106,53 @@ def test_the_thread_ends_when_the_loop_it_posts_to_is_closed() -> None:
 
     case.thread._thread.join(30)
     assert not case.thread._thread.is_alive()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sets(st.integers(1, 250), max_size=8), st.sets(st.integers(0, 7), max_size=3))
+def test_whatever_fails_every_text_ends_once_and_every_slot_is_free_again(at: set[int], left: set[int]) -> None:
+    case, faults = Case(), Faults(at)
+    sequencer = case.sequencer
+    sequencer._metrics = faults.around(sequencer._metrics)
+    sequencer._slots = faults.around(sequencer._slots, "take", "release", "hold", "hold_prompt", "compact", "fill")
+    sequencer._decoder = faults.around(sequencer._decoder, "prefill", "decode")
+    sequencer._clock = faults.wrap(sequencer._clock)
+    case.post = faults.wrap(case.posts.put)
+
+    texts = [case.submit(max_tokens=3 + seed, seed=seed) for seed in range(8)]
+    for number in left:
+        case.thread.cancel(texts[number])
+    for text in texts:
+        case.outcome(text)
+    faults.at.clear()
+
+    fresh = case.submit(seed=9)
+    assert case.outcome(fresh).reason == "length"
+    assert fresh.new_tokens == network(AttentionDecoder).greedy(random_tokens(6, 9), 5)
+    assert sequencer._slots.num_free == 2
+    case.thread.close()
+
+
+def test_an_order_that_fails_ends_its_own_text_alone() -> None:
+    case = Case()
+    running = case.submit(60)
+    broken = case.submit()
+    case.thread._orders.put((lambda _sequencer, _sequence: 1 / 0, broken))  # type: ignore[arg-type]
+
+    assert case.outcome(broken) is not None
+    assert case.outcome(running).reason == "length"
+    case.thread.close()
+
+
+def test_a_text_whose_token_cannot_be_chosen_fails_alone() -> None:
+    case = Case()
+    running, now = case.submit(30), time.monotonic()
+    sampling = Sampling(max_tokens=30, ignore_eos=True)
+    prompt = np.array(random_tokens(6), np.int32)
+    poisonous = Sequence(prompt, sampling, case.decoder.language, now, now + 60)
+    poisonous.sampler.sampling = None  # type: ignore[assignment]
+    case.thread.submit(poisonous)
+
+    assert isinstance(case.outcome(poisonous), InferenceFailed)
+    assert case.outcome(running).reason == "length"
+    case.thread.close()
