@@ -50,7 +50,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     """The settings of one model; None, or 0 for `max_batch_size`, means that of the service or the manifest.
 
     `request_timeout_seconds` limits the timeout of every request. Without `warm_up`, only the smallest batch runs
-    before a version is ready. `batched` says whether requests may share a batch; None leaves it to the manifest or, of
+    before a version is ready. Answers in the cache are given to the callers they were computed for alone, unless
+    `cache_across_callers`. `batched` says whether requests may share a batch; None leaves it to the manifest or, of
     a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes to try it with; `task`,
     `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
     """
@@ -63,6 +64,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     threads: int | None = None
     request_timeout_seconds: float | None = None
     cache_bytes: int = 0
+    cache_across_callers: bool = False
     warm_up: bool = True
     batched: bool | None = None
     sizes: dict[str, int] = msgspec.field(default_factory=dict)

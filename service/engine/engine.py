@@ -170,8 +170,13 @@ class Engine:
         settle, settle_batch, cancels = answers.settle, answers.settle_batch, connection.cancels
         requests: list[Request] = []
         start = 0
-        for id_, num_rows, num_bytes, timeout_seconds in zip(
-            message.ids, message.num_rows, message.payload_bytes, message.timeouts_seconds, strict=True
+        for id_, num_rows, num_bytes, timeout_seconds, caller in zip(
+            message.ids,
+            message.num_rows,
+            message.payload_bytes,
+            message.timeouts_seconds,
+            message.each_caller(),
+            strict=True,
         ):
             rows = payload[start : start + num_bytes]
             start += num_bytes
@@ -179,7 +184,18 @@ class Engine:
                 check(num_rows, rows)
                 deadline = now + min(timeout_seconds, longest_seconds)
                 request = Request(
-                    num_rows, rows, outputs, now, deadline, settle, shapes, priority, settle_batch, id_, served.queue
+                    num_rows,
+                    rows,
+                    outputs,
+                    now,
+                    deadline,
+                    settle,
+                    shapes,
+                    priority,
+                    settle_batch,
+                    id_,
+                    served.queue,
+                    caller,
                 )
                 request.is_whole = whole
                 if not is_observed or self._observe(version, target, request, answers):
@@ -195,7 +211,8 @@ class Engine:
         record, payload, num_rows = version.graphs[target.graph].metrics.record, request.payload, request.num_rows
         key = None
         if version.cache is not None:
-            key = key_of(target, num_rows, payload)
+            domain = "" if version.config.cache_across_callers else request.caller.domain
+            key = key_of(target, num_rows, payload, domain)
             if (cached := version.cache.get(key)) is not None:
                 record.cache_hit(monotonic() - request.arrival)
                 answers.send(request.id, InferenceTiming(0.0, 0.0, num_rows), cached)

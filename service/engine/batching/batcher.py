@@ -6,8 +6,8 @@ neither sockets nor ONNX Runtime.
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,8 +17,10 @@ from models.manifest import TensorSpec
 from service.engine.batching import scheduling
 from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, Span
 from service.engine.batching.cost import RowsCost
+from service.engine.batching.request_queue import RequestQueue
 from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
-from service.engine.transport.messages import InferenceTiming
+from service.engine.fairness import Usage, may_displace
+from service.engine.transport.messages import Caller, InferenceTiming
 from service.engine.transport.strings import Payload
 from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, InferenceFailed, QueueFull, ServiceError
 from service.telemetry.metrics import GraphMetrics
@@ -61,11 +63,12 @@ class Scheduler(Protocol):
 
 
 class Pool:
-    """The instances that several batchers share, by their index; the batcher with the oldest request goes first."""
+    """The instances that several batchers share, by their index; they take turns by callers, then by age."""
 
     def __init__(self, num_instances: int) -> None:
         self.idle = deque(range(num_instances))
         self._batchers: list[Batcher] = []
+        self._usage = Usage()
 
     def join(self, batcher: Batcher) -> None:
         """Let a batcher use the instances."""
@@ -76,27 +79,50 @@ class Pool:
         self._batchers.remove(batcher)
 
     def release(self, index: int, batcher: Batcher) -> None:
-        """Take an instance back from a batcher, and give it to the one whose request has waited longest."""
+        """Take an instance back from a batcher, and give it to the one whose turn it is."""
         self.idle.append(index)
         if len(self._batchers) > 1:
-            waiting = [
-                other for other in self._batchers if other is not batcher and other.oldest_arrival < float("inf")
-            ]
-            for each in sorted([batcher, *waiting], key=lambda each: each.oldest_arrival):
+            waiting = [other for other in self._batchers if other is batcher or other.next_caller is not None]
+            for each in sorted(waiting, key=self._turn):
                 _shielded(each.pump)
         else:
             batcher.pump()
 
-    def backlog_beside(self, batcher: Batcher) -> Backlog:
-        """The work of all the other batchers."""
+    def _turn(self, batcher: Batcher) -> tuple[float, float]:
+        caller = batcher.next_caller
+        return (self._usage.of(caller.name) if caller is not None else math.inf), batcher.oldest_arrival
+
+    def took(self, spans: Sequence[Span], row_elements: int) -> None:
+        """Count what a batch takes of the instances, where several batchers share them."""
+        if len(self._batchers) > 1:
+            self._usage.level = self._usage.of(spans[0].request.caller.name)
+            for span in spans:
+                self._usage.add(span.request.caller, span.count * row_elements)
+
+    def backlog_beside(self, batcher: Batcher, max_batches_each: float = math.inf) -> Backlog:
+        """The work of all the other batchers, or so many batches of each."""
         if len(self._batchers) <= 1:
             return NO_BACKLOG
-        others = [other.backlog for other in self._batchers if other is not batcher]
+        others = [other.backlog(max_batches_each) for other in self._batchers if other is not batcher]
         return Backlog(
             sum(other.rows for other in others),
             sum(other.num_bytes for other in others),
             sum(other.seconds for other in others),
         )
+
+    def held(self) -> dict[str, int]:
+        """What waits of each caller, in elements."""
+        held: dict[str, int] = {}
+        for batcher in self._batchers:
+            for name, num_rows in batcher.held_rows.items():
+                held[name] = held.get(name, 0) + num_rows * batcher.row_elements
+        return held
+
+    def displace(self, name: str) -> bool:
+        """Refuse the latest request of a caller who holds most of the queue; return whether there was one."""
+        holding = [batcher for batcher in self._batchers if name in batcher.held_rows]
+        most = max(holding, key=lambda each: each.held_rows[name] * each.row_elements)
+        return most.displace(name)
 
 
 class Batcher:
@@ -134,7 +160,9 @@ class Batcher:
         self._free: list[BatchBuffer] = []
         self._num_buffers = 1
         self._row_bytes = self._filling.row_bytes
-        self._overflow: deque[Request] = deque()
+        self.row_elements = sum(array.size for array in self._filling.arrays.values()) // limits.max_batch_size or 1
+        self._overflow = RequestQueue()
+        self.held_rows: dict[str, int] = {}  # of those that wait, by caller
         self._waiting: dict[Request, None] = {}
         self._earliest_deadline = float("inf")  # of those that wait, or of some that have left since
         self._timer: Timer | None = None
@@ -161,9 +189,13 @@ class Batcher:
         return self._filling.spans[0].request.arrival if self._filling.num_rows else float("inf")
 
     @property
-    def backlog(self) -> Backlog:
-        """The work that is waiting or being computed."""
-        rows = self.waiting_rows + self.computing_rows / 2
+    def next_caller(self) -> Caller | None:
+        """The caller of the first request in the next batch, if there is one."""
+        return self._filling.spans[0].request.caller if self._filling.num_rows else None
+
+    def backlog(self, max_batches: float = math.inf) -> Backlog:
+        """The work that is waiting or being computed, of that which waits so many batches at most."""
+        rows = min(self.waiting_rows, max_batches * self._limits.max_batch_size) + self.computing_rows / 2
         seconds = scheduling.work_seconds(rows, self._cost, self._limits)
         return Backlog(self.waiting_rows, self.waiting_rows * self._row_bytes, seconds)
 
@@ -206,6 +238,8 @@ class Batcher:
             if not self._waiting or request.deadline < self._earliest_deadline:
                 self._earliest_deadline = request.deadline
             self._waiting[request] = None
+            name = request.caller.name
+            self.held_rows[name] = self.held_rows.get(name, 0) + request.num_rows
             num_rows += request.num_rows
         self.waiting_rows += num_rows
         self._pump_soon()
@@ -235,6 +269,8 @@ class Batcher:
     def _admits(self, request: Request) -> bool:
         timeout_seconds = request.deadline - request.arrival
         refusal = self._refusal(request.num_rows, timeout_seconds)
+        if refusal is not None:
+            refusal = self._fair_refusal(request, timeout_seconds, refusal)
         if refusal is None:
             return True
         if not refusal.is_queue_full and self.is_idle and len(self._pool.idle) == len(self._instances):
@@ -242,12 +278,53 @@ class Batcher:
         self._settle(request, _refused(refusal, timeout_seconds, self._limits))
         return False
 
+    def _fair_refusal(
+        self, request: Request, timeout_seconds: float, refusal: scheduling.Refusal
+    ) -> scheduling.Refusal | None:
+        """Reconsider a refusal: what others have waiting does not keep out a caller who has less than a fair share."""
+        name, num_rows, held = request.caller.name, request.num_rows, self._pool.held()
+        own = held.setdefault(name, 0)
+        if len(held) == 1:
+            return refusal
+        own_rows, num_placed, beside = self.held_rows.get(name, 0), self._filling.num_rows, len(held)
+        rows = scheduling.fair_waiting_rows(num_rows, own_rows, self.waiting_rows, num_placed, len(held))
+        seconds = self._pool.backlog_beside(self, beside).seconds
+        if self._expected_seconds(num_rows, rows, seconds) > timeout_seconds:
+            return refusal
+        most = sum(held.values())
+        while refusal.is_queue_full:
+            num_elements = num_rows * self.row_elements
+            longest = max(held, key=held.__getitem__)
+            if not may_displace(own, num_elements, len(held), most) or not self._pool.displace(longest):
+                return refusal
+            if (left := self._refusal(num_rows, timeout_seconds)) is None:
+                return None
+            refusal, held = left, {name: own} | self._pool.held()
+        return None
+
+    def _expected_seconds(self, num_rows: int, waiting_rows: int, seconds_beside: float) -> float:
+        computing, cost = self.computing_rows, self._cost
+        return scheduling.expected_seconds(num_rows, waiting_rows, computing, cost, self._limits, seconds_beside)
+
+    def displace(self, name: str) -> bool:
+        """Refuse the latest request of a caller, unless its rows have begun to leave; return whether there was one."""
+        last = self._overflow.last_of(name)
+        if last is None:
+            placed = (span.request for span in reversed(self._filling.spans) if not span.first)
+            last = next((request for request in placed if request.caller.name == name), None)
+        if last is None or last not in self._waiting or (last.placed_rows and last.placed_rows < last.num_rows):
+            return False
+        message = "The queue is full, and this request gave way to another caller's, who has fewer rows in it."
+        self._drop(last, QueueFull(message, retry_after_seconds=self._expected_seconds(0, self.waiting_rows, 0.0)))
+        return True
+
     def evict(self) -> list[Request]:
         """Give up every request that waits, unanswered, to be computed elsewhere."""
         requests = list(self._waiting)
         self._filling.clear()
-        self._overflow.clear()
+        self._overflow = RequestQueue()
         self._waiting.clear()
+        self.held_rows.clear()
         self.waiting_rows = 0
         return requests
 
@@ -259,27 +336,29 @@ class Batcher:
         if not self._overflow and self._filling.num_rows < self._limits.max_batch_size:
             self._filling.place(request)
         if request.placed_rows < request.num_rows:
-            self._enqueue(request)
-
-    def _enqueue(self, request: Request) -> None:
-        """Queue a request behind those of its priority; one whose first rows have left is never overtaken."""
-        place = len(self._overflow)
-        rank = scheduling.rank(request.priority)
-        while place and not (ahead := self._overflow[place - 1]).placed_rows and scheduling.rank(ahead.priority) > rank:
-            place -= 1
-        self._overflow.insert(place, request)
+            self._overflow.append(request)
 
     def _refill(self) -> None:
-        while self._overflow and self._filling.num_rows < self._limits.max_batch_size:
-            request = self._overflow[0]
+        most = self._limits.max_batch_size
+        while self._overflow and self._filling.num_rows < most:
+            request, is_alone = self._overflow.first(), self._overflow.is_alone
+            max_rows = scheduling.turn_rows(request.num_rows, most, is_alone=is_alone)
             try:
-                self._filling.place(request)
+                num_placed = self._filling.place(request, max_rows)
             except Exception as error:
                 self._leave_queue(request)
                 self._settle(request, _defect(error))
                 continue
-            if request.placed_rows == request.num_rows:
-                self._overflow.popleft()
+            self._overflow.took(request, num_placed)
+
+    def _release_rows(self, request: Request, num_rows: int) -> None:
+        """Count rows that no longer wait."""
+        self.waiting_rows -= num_rows
+        name = request.caller.name
+        if (left := self.held_rows.get(name, 0) - num_rows) > 0:
+            self.held_rows[name] = left
+        else:
+            self.held_rows.pop(name, None)
 
     def _pump_soon(self) -> None:
         # Everything that arrives in one iteration of the loop may share the batch.
@@ -319,10 +398,12 @@ class Batcher:
     def _dispatch(self, now: float) -> None:
         batch, self._filling = self._filling, self._free.pop() if self._free else self._new_buffer()
         index = self._pool.idle.popleft()
-        self.waiting_rows -= batch.num_rows
         self.computing_rows += batch.num_rows
+        for span in batch.spans:
+            self._release_rows(span.request, span.count)
         on_done = partial(self._complete, index, left_at=now)
         try:
+            self._pool.took(batch.spans, self.row_elements)
             for span in batch.spans:
                 self._leave(span, now)
             self._refill()
@@ -435,10 +516,9 @@ class Batcher:
 
     def _leave_queue(self, request: Request) -> None:
         del self._waiting[request]
-        self.waiting_rows -= self._filling.remove(request) + request.num_rows - request.placed_rows
+        self._release_rows(request, self._filling.remove(request) + request.num_rows - request.placed_rows)
         if request.placed_rows < request.num_rows:
-            with contextlib.suppress(ValueError):  # it was not there yet
-                self._overflow.remove(request)
+            self._overflow.remove(request)
 
     def _settle(self, request: Request, outcome: ServiceError | InferenceTiming) -> None:
         request.is_settled = True

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from models.manifest import TensorSpec
-from service.engine.transport.messages import Arrays, InferenceTiming, RowShapes
+from service.engine.transport.messages import ANYONE, Arrays, Caller, InferenceTiming, RowShapes
 from service.engine.transport.strings import Payload, split_tensors
 from service.errors import ServiceError
 
@@ -41,6 +41,7 @@ class Request:
     __slots__ = (
         "arrival",
         "attempt",
+        "caller",
         "deadline",
         "done_rows",
         "ended_at",
@@ -74,6 +75,7 @@ class Request:
         on_batch: OnBatch | None = None,
         id_: int = 0,
         queue: Queue | None = None,
+        caller: Caller = ANYONE,
     ) -> None:
         self.num_rows = num_rows
         self.payload = payload
@@ -91,6 +93,7 @@ class Request:
         self.started_at = math.inf
         self.parts: list[tuple[int, Arrays]] = []
         self.queue = queue
+        self.caller = caller
 
     def cancel(self) -> None:
         """Leave the queue."""
@@ -144,9 +147,11 @@ class BatchBuffer:
         """The bytes of one row over all inputs."""
         return sum(row_bytes for _, row_bytes in self._flat)
 
-    def place(self, request: Request) -> None:
-        """Copy as many of the request's remaining rows as there is room for."""
+    def place(self, request: Request, max_rows: int | None = None) -> int:
+        """Copy as many of the request's remaining rows as there is room for, or `max_rows`; return their number."""
         count = min(request.num_rows - request.placed_rows, self.max_batch_size - self.num_rows)
+        if max_rows is not None:
+            count = min(count, max_rows)
         first, offset = request.placed_rows, 0
         if self._has_strings:
             self.arrays = split_tensors(self._specs, request.num_rows, request.payload)
@@ -159,6 +164,7 @@ class BatchBuffer:
         self.spans.append(Span(request, first, self.num_rows, count, request.attempt))
         self.num_rows += count
         request.placed_rows += count
+        return count
 
     def place_together(self, requests: Sequence[Request], payload: Payload, num_rows: int) -> bool:
         """Copy whole requests whose payloads lie behind one another at once; return whether that was possible."""

@@ -10,7 +10,7 @@ from service.engine.transport.messages import InferTarget, RowShapes
 from service.engine.transport.strings import Payload
 
 OutputHeads = tuple[tuple[str, str, tuple[int, ...]], ...]
-Key = tuple[str, tuple[str, ...], int, RowShapes, bytes]
+Key = tuple[str, str, tuple[str, ...], int, RowShapes, bytes]
 # The memory of an entry beside its tensors: the key, its place in the order, Python objects.
 ENTRY_BYTES = 512
 
@@ -56,7 +56,10 @@ class ResponseCache:
             self.num_bytes -= oldest.num_bytes
 
 
-def key_of(target: InferTarget, num_rows: int, payload: Payload) -> Key:
-    """What two requests must have in common to get the same answer, with the input bytes as a 256-bit hash."""
+def key_of(target: InferTarget, num_rows: int, payload: Payload, domain: str = "") -> Key:
+    """What two requests must have in common to get the same answer, with the input bytes as a 256-bit hash.
+
+    `domain` is that of their callers: how fast an answer comes tells whether it was cached, and so what others asked.
+    """
     digest = hashlib.blake2b(payload, digest_size=32).digest()
-    return target.graph, target.outputs, num_rows, target.row_shapes, digest
+    return domain, target.graph, target.outputs, num_rows, target.row_shapes, digest

@@ -6,6 +6,7 @@ No clock, no I/O, no state: everything is an argument, so every rule is tested a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,11 @@ CLOCK_RESOLUTION_SECONDS = 1e-6
 RESERVE_SHARE = 0.25
 MAX_RESERVE_SECONDS = 0.05
 DEFAULT_PRIORITY = 2
+LAST_RANK = 4
+# Of what is computed while requests of a worse priority wait, they get this share at least.
+GUARANTEED_SHARE = 1 / 8
+# A request of many rows gives way to other callers and priorities after such a part of a batch.
+TURN_SHARE = 1 / 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,4 +160,36 @@ def work_seconds(num_rows: float, cost: Cost, limits: Limits) -> float:
 
 def rank(priority: int) -> int:
     """The rank of a priority in the queue, lowest first: 1 goes ahead of those without one (0), 3 behind them."""
-    return priority or DEFAULT_PRIORITY
+    return min(priority or DEFAULT_PRIORITY, LAST_RANK)
+
+
+def next_rank(passed_rows: Mapping[int, float]) -> int:
+    """The rank that is next of those that wait; `passed_rows` are the rows of others that left meanwhile.
+
+    It is the best, unless a worse one has not had its guaranteed share.
+    """
+    best = min(passed_rows)
+    patience_rows = 1 / GUARANTEED_SHARE - 1
+    return max((rank for rank, rows in passed_rows.items() if rows >= patience_rows), default=best)
+
+
+def count_turn(passed_rows: Mapping[int, float], rank: int, num_rows: int) -> dict[int, float]:
+    """What has left before each rank that waits but the best, once `num_rows` of one of them have left."""
+    best = min(passed_rows)
+    counted = {other: rows if other in (best, rank) else rows + num_rows for other, rows in passed_rows.items()}
+    if rank != best:
+        counted[rank] -= num_rows * (1 / GUARANTEED_SHARE - 1)
+    return counted
+
+
+def turn_rows(num_rows: int, max_batch_size: int, *, is_alone: bool) -> int:
+    """How many rows of a request leave before it is another's turn."""
+    return num_rows if is_alone else min(num_rows, max(1, int(TURN_SHARE * max_batch_size)))
+
+
+def fair_waiting_rows(num_rows: int, held_rows: int, waiting_rows: int, placed_rows: int, num_callers: int) -> int:
+    """How many of the rows that wait are computed before a request's `num_rows` at most, as callers take turns.
+
+    Its caller has `held_rows` waiting; `placed_rows` of all are in the next batch already.
+    """
+    return min(waiting_rows, placed_rows + held_rows + (num_callers - 1) * (held_rows + num_rows))

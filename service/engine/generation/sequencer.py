@@ -7,11 +7,11 @@ neither connections nor messages.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 
+from service.engine.fairness import FairQueue, may_displace
 from service.engine.generation import sampling, sequencing
 from service.engine.generation.sampling import Floats
 from service.engine.generation.sequences import Sequence, SlotDecoder, Slots, StepEvents, joined
@@ -53,7 +53,7 @@ class Sequencer:
         self._clock = clock
         self._post = post
         self._metrics = metrics
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: FairQueue[Sequence] = FairQueue()  # of tokens
         self._prefilling: Sequence | None = None
         self._decoding: list[Sequence] = []
         self._slots = Slots(decoder)
@@ -83,13 +83,28 @@ class Sequencer:
     def submit(self, sequence: Sequence) -> None:
         """Queue a prompt, or refuse it in the next step's events."""
         self._now = self._clock()
-        if len(self._waiting) >= self._max_waiting + self._slots.num_free:
-            num_slots = self._decoder.num_slots
-            seconds = sequencing.retry_after_seconds(len(self._waiting), num_slots, self._sequence_seconds)
+        if len(self._waiting) >= self._max_waiting + self._slots.num_free and not self._displace(sequence):
             message = f"The queue is full: {len(self._waiting)} texts are waiting, at most {self._max_waiting} may."
-            self._end(sequence, QueueFull(message, retry_after_seconds=seconds))
+            self._end(sequence, self._queue_full(message))
             return
         self._waiting.append(sequence)
+
+    def _displace(self, sequence: Sequence) -> bool:
+        """Make room for a caller who has less than an equal share of the full queue; return whether there is room."""
+        waiting, name = self._waiting, sequence.caller.name
+        num_own = waiting.num_of(name)
+        if not waiting or not may_displace(num_own, 1, waiting.num_callers + (not num_own), len(waiting)):
+            return False
+        last = waiting.last_of(waiting.longest())
+        assert last is not None
+        message = "The queue is full, and this text gave way to another caller's, who has fewer in it."
+        self._end(last, self._queue_full(message))
+        return True
+
+    def _queue_full(self, message: str) -> QueueFull:
+        num_slots = self._decoder.num_slots
+        seconds = sequencing.retry_after_seconds(len(self._waiting), num_slots, self._sequence_seconds)
+        return QueueFull(message, retry_after_seconds=seconds)
 
     def cancel(self, sequence: Sequence) -> None:
         """End a sequence whose caller left."""
@@ -106,7 +121,7 @@ class Sequencer:
     def fail_all(self, error: ServiceError) -> None:
         """End everything after a defect, whatever it has left half done, and never reuse what the slots hold."""
         lost = [sequence for sequence in dict.fromkeys((*self.running, *self._waiting)) if not sequence.is_over]
-        self._waiting.clear()
+        self._waiting = FairQueue()
         self._decoding, self._prefilling = [], None
         self._slots.reset()
         for sequence in lost:
@@ -153,7 +168,7 @@ class Sequencer:
 
     def _compute_prompts(self) -> int:
         """Compute chunks of prompts within the budget, and the first token of those that are complete."""
-        first = self._prefilling or (self._waiting[0] if self._waiting else None)
+        first = self._prefilling or (self._waiting.first() if self._waiting else None)
         if first is None:
             return 0
         waited = max(self._now - first.arrival, 0.0)
@@ -178,8 +193,9 @@ class Sequencer:
     def _admit(self) -> Sequence | None:
         if not self._waiting or not self._slots.num_free:
             return None
-        sequence = self._prefilling = self._waiting.popleft()
+        sequence = self._prefilling = self._waiting.pop()
         self._slots.take(sequence)
+        self._waiting.usage.add(sequence.caller, sequence.num_prompt - sequence.num_reused)
         sequence.admitted_at = self._clock()
         queue_seconds = max(sequence.admitted_at - sequence.arrival, 0.0)
         self._metrics.count_prompt(sequence.num_prompt, sequence.num_reused, queue_seconds)
@@ -273,6 +289,7 @@ class Sequencer:
                 continue
             sequence.sampler.accept(choice.token)
             sequence.new_tokens.append(choice.token)
+            self._waiting.usage.add(sequence.caller, 1)
             self._events.sampled.append((sequence, choice))
             ends = () if sequence.sampling.ignore_eos else self._end_tokens
             reason = sequencing.finish_reason(choice.token, len(sequence.new_tokens), sequence.max_new, ends)
@@ -310,7 +327,7 @@ class Sequencer:
             self._prefilling = None
         elif sequence.slot >= 0:
             self._decoding.remove(sequence)
-        elif sequence in self._waiting:
+        else:
             self._waiting.remove(sequence)
         if sequence.slot >= 0:
             self._slots.release(sequence, self._now)

@@ -16,7 +16,7 @@ from models.manifest import Language
 from service.engine.generation import sequencing
 from service.engine.generation.sampling import Floats, Sampler
 from service.engine.generation.sequencing import Content, Move
-from service.engine.transport.messages import Finished, PromptScores, Sampling, Token
+from service.engine.transport.messages import ANYONE, Caller, Finished, PromptScores, Sampling, Token
 from service.errors import ServiceError
 
 
@@ -31,12 +31,14 @@ class Sequence:
         arrival: float,
         deadline: float,
         owner: object = None,
+        caller: Caller = ANYONE,
     ) -> None:
         self.prompt = prompt
         self.sampling = sampling
         self.arrival = arrival
         self.deadline = deadline
         self.owner = owner
+        self.caller = caller
         self.slot = -1
         self.is_over = False
         self.sampler = Sampler(sampling, prompt, language.vocab_size)
@@ -154,13 +156,14 @@ class Slots:
             is_recurrent=self._decoder.is_recurrent,
             can_copy=self._decoder.can_copy,
             can_reuse=not sequence.is_scored,
+            domain=sequence.caller.domain,
         )
         for move in placement.moves:
             self._move(move)
         content = self._contents[placement.slot]
         content.length = sequence.num_in_state = sequence.num_reused = placement.num_reused
         content.tokens[: content.length] = sequence.prompt[: content.length]
-        content.is_active = True
+        content.is_active, content.domain = True, sequence.caller.domain
         sequence.slot = placement.slot
         self._holders[placement.slot] = sequence
 
@@ -229,7 +232,7 @@ class Slots:
         source, target = self._contents[move.source], self._contents[move.target]
         self._decoder.states.copy(move.source, move.target, move.length)
         target.tokens[: move.length] = source.tokens[: move.length]
-        target.length, target.last_used = move.length, source.last_used
+        target.length, target.last_used, target.domain = move.length, source.last_used, source.domain
 
     def _swap(self, first: int, second: int) -> None:
         contents, holders = self._contents, self._holders

@@ -23,12 +23,16 @@ MIN_REUSED_TOKENS = 2
 
 @dataclass(slots=True)
 class Content:
-    """The contents of a slot: the tokens that its state was computed from, and when it was last used."""
+    """The contents of a slot: the tokens that its state was computed from, when it was last used, and whose it is.
+
+    Only callers of the same `domain` reuse it: another would learn from what was cached what others have sent.
+    """
 
     tokens: NDArray[np.int32]
     length: int = 0
     last_used: float = 0.0
     is_active: bool = False
+    domain: str = ""
 
     @property
     def held(self) -> NDArray[np.int32]:
@@ -108,13 +112,18 @@ def place(
     is_recurrent: bool = False,
     can_copy: bool = True,
     can_reuse: bool = True,
+    domain: str = "",
 ) -> Placement:
     """Choose the slot of a prompt and what it reuses; at least one slot must be free.
 
     The prompt takes the lowest free slot, so that active slots stay together; what that slot held moves to the least
     recently used one. Where states cannot be copied, the prompt takes the slot that holds most of it.
     """
-    reuse = [reusable(content, prompt, is_recurrent) if can_reuse else 0 for content in contents]
+    usable = [can_reuse and content.domain == domain for content in contents]
+    reuse = [
+        reusable(content, prompt, is_recurrent) if is_usable else 0
+        for content, is_usable in zip(contents, usable, strict=True)
+    ]
     free = [slot for slot, content in enumerate(contents) if not content.is_active]
     oldest = min(free, key=lambda slot: (contents[slot].length > 0, contents[slot].last_used))
     if not can_copy:

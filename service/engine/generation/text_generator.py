@@ -82,7 +82,8 @@ class TextGenerator:
         prompt = self._prompt(payload)
         now = self._clock()
         owner: Owner = (connection, message.id)
-        sequence = Sequence(prompt, message.sampling, self.language, now, now + message.timeout_seconds, owner)
+        deadline = now + message.timeout_seconds
+        sequence = Sequence(prompt, message.sampling, self.language, now, deadline, owner, message.caller)
         connection.cancels[message.id] = lambda: self._thread.cancel(sequence)
         self._num_open += 1
         self._thread.submit(sequence)

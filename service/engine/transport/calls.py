@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from service.engine.transport.known_models import ReadyModel
 from service.engine.transport.messages import (
+    ANYONE,
     Arrays,
+    Caller,
     Cancel,
     Failure,
     Finished,
@@ -71,7 +73,15 @@ class Outstanding(ABC):
 class Inference(Outstanding):
     """One inference: `num_rows` rows of each input of its target, in the graph's order."""
 
-    def __init__(self, id_: int, target: InferTarget, num_rows: int, payload: Sequence[Piece], deadline: float) -> None:
+    def __init__(
+        self,
+        id_: int,
+        target: InferTarget,
+        num_rows: int,
+        payload: Sequence[Piece],
+        deadline: float,
+        caller: Caller = ANYONE,
+    ) -> None:
         self.id = id_
         self.target = target
         self.model, self.version = target[0], target[1]
@@ -79,6 +89,7 @@ class Inference(Outstanding):
         self.payload = payload
         self.payload_bytes = sum(map(len, payload))
         self.deadline = deadline
+        self.caller = caller
 
     @abstractmethod
     def answer(self, arrays: Arrays, timing: InferenceTiming) -> None:
@@ -101,6 +112,15 @@ class Call(asyncio.Future[tuple[Arrays, InferenceTiming]], Inference):
         """Raise the error where the call is awaited."""
         if not self.done():
             self.set_exception(error)
+
+
+def _callers(calls: Sequence[Inference]) -> tuple[tuple[Caller, ...], list[int]]:
+    """The callers of some inferences, and which of them each is from, as `Infer` has them."""
+    first = calls[0].caller
+    if all(call.caller is first for call in calls):
+        return (first,), []
+    places = {caller: place for place, caller in enumerate(dict.fromkeys(call.caller for call in calls))}
+    return tuple(places), [places[call.caller] for call in calls]
 
 
 def _arrays(result: Result, payload: memoryview) -> Arrays:
@@ -127,12 +147,21 @@ class TextGeneration(Outstanding):
     continues after the tokens that have arrived, and the reader notices nothing.
     """
 
-    def __init__(self, id_: int, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, deadline: float) -> None:
+    def __init__(
+        self,
+        id_: int,
+        model: ReadyModel,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        deadline: float,
+        caller: Caller = ANYONE,
+    ) -> None:
         language = model.manifest.language
         self.id, self.model, self.version = id_, model.name, model.version
         self.prompt = prompt
         self.sampling = sampling
         self.deadline = deadline
+        self.caller = caller
         self.finished: Finished | None = None
         self.scored: PromptScores | None = None
         self._end_tokens = frozenset[int]() if language is None or sampling.ignore_eos else language.end_tokens
@@ -184,7 +213,8 @@ class TextGeneration(Outstanding):
         elif self.scored is not None:
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=-1)
         prompt = np.array([*self.prompt, *(token.token for token in self._tokens)], np.int32)
-        return frame(GenerateText(self.id, self.model, self.version, sampling, timeout_seconds), prompt.tobytes())
+        message = GenerateText(self.id, self.model, self.version, sampling, timeout_seconds, self.caller)
+        return frame(message, prompt.tobytes())
 
     def push(self, token: Token) -> None:
         """Deliver a token."""
@@ -273,6 +303,7 @@ class InFlight:
                 [call.num_rows for call in calls],
                 [call.payload_bytes for call in calls],
                 [call.deadline - now for call in calls],
+                *_callers(calls),
             )
             self._write(pieces_of(message, [piece for call in calls for piece in call.payload]))
 

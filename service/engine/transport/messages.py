@@ -47,6 +47,17 @@ class PromptScores(NamedTuple):
     top_logprobs: NDArray[np.float32]
 
 
+class Caller(NamedTuple):
+    """Who a request is from: turns are taken between names, by weight, and caches are shared within a domain."""
+
+    name: str = ""
+    weight: float = 1.0
+    domain: str = ""
+
+
+ANYONE = Caller()
+
+
 class InferTarget(NamedTuple):
     """What requests must have in common to cross the socket together: the outputs, row shapes and priority too.
 
@@ -65,8 +76,9 @@ class InferTarget(NamedTuple):
 class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     """Compute `target` for each of some requests; their payloads follow one another.
 
-    The lists have an item for each: its id, its rows, the bytes of its payload, and its time from arrival on. A graph
-    that is not batched takes one row, and whole shapes.
+    The lists have an item for each: its id, its rows, the bytes of its payload, its time from arrival on, and which of
+    `callers` it is from; `caller_of` is empty where there is one caller. A graph that is not batched takes one row, and
+    whole shapes.
     """
 
     target: InferTarget
@@ -74,6 +86,14 @@ class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     num_rows: list[int]
     payload_bytes: list[int]
     timeouts_seconds: list[float]
+    callers: tuple[Caller, ...] = (ANYONE,)
+    caller_of: list[int] = []
+
+    def each_caller(self) -> list[Caller]:
+        """The caller of each request."""
+        if not self.caller_of:
+            return [self.callers[0]] * len(self.ids)
+        return [self.callers[index] for index in self.caller_of]
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=2):
@@ -143,6 +163,7 @@ class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
     version: str
     sampling: Sampling
     timeout_seconds: float
+    caller: Caller = ANYONE
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):

@@ -103,8 +103,9 @@ class FakeLoop:
 class HeldInstance:
     """Doubles every row of the input `x` into the output `y`, but only on command."""
 
-    def __init__(self, loop: FakeLoop) -> None:
+    def __init__(self, loop: FakeLoop, compute_seconds: float = 0.001) -> None:
         self._loop = loop
+        self._compute_seconds = compute_seconds
         self._job: tuple[BatchBuffer, Callable[[BatchBuffer, BatchOutcome], None]] | None = None
         self.sizes: list[int] = []
 
@@ -126,6 +127,6 @@ class HeldInstance:
         (batch, on_done), self._job = self._job, None
         if outcome is None:
             values = batch.arrays["x"][: batch.num_rows].astype(np.int64) * 2
-            outcome = BatchOutcome(self._started_at, 0.001, {"y": values})
+            outcome = BatchOutcome(self._started_at, self._compute_seconds, {"y": values})
         on_done(batch, outcome)
         self._loop.advance()

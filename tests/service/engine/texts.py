@@ -16,7 +16,7 @@ from service.engine.generation.sequences import Sequence, StepEvents
 from service.engine.generation.sequencing import StepCost
 from service.engine.repository.version_files import VersionFiles, read_version
 from service.engine.runtime.runtime import Device
-from service.engine.transport.messages import Finished, PromptScores, Sampling, Token
+from service.engine.transport.messages import ANYONE, Caller, Finished, PromptScores, Sampling, Token
 from service.errors import ServiceError
 from service.telemetry.language_metrics import LanguageMetrics
 from service.telemetry.metrics import Metrics
@@ -85,12 +85,17 @@ class Texts:
             self.outcomes[sequence] = outcome
 
     def submit(
-        self, prompt: list[int], max_tokens: int = 8, timeout_seconds: float = 60.0, **sampling: Any
+        self,
+        prompt: list[int],
+        max_tokens: int = 8,
+        timeout_seconds: float = 60.0,
+        caller: Caller = ANYONE,
+        **sampling: Any,
     ) -> Sequence:
         parameters = Sampling(max_tokens=max_tokens, **({"temperature": 0.0} | sampling))
         language = self.decoder.language
         deadline = self.now + timeout_seconds
-        sequence = Sequence(np.array(prompt, np.int32), parameters, language, self.now, deadline)
+        sequence = Sequence(np.array(prompt, np.int32), parameters, language, self.now, deadline, None, caller)
         self.tokens[sequence], self.choices[sequence] = [], []
         self.sequencer.submit(sequence)
         return sequence

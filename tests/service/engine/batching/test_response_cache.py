@@ -12,11 +12,12 @@ def answer(num_bytes: int) -> CachedAnswer:
     return CachedAnswer((("y", "|u1", (num_bytes,)),), (bytes(num_bytes),))
 
 
-def test_the_same_input_finds_its_answer_for_every_caller() -> None:
+def test_the_same_input_finds_its_answer_for_the_same_caller() -> None:
     cache = ResponseCache(10_000)
-    cache.put(key_of(*infer(), b"abc"), answer(3))
+    cache.put(key_of(*infer(), b"abc", "alice"), answer(3))
 
-    assert cache.get(key_of(*infer(), memoryview(b"abc"))) == answer(3)
+    assert cache.get(key_of(*infer(), memoryview(b"abc"), "alice")) == answer(3)
+    assert cache.get(key_of(*infer(), b"abc", "bob")) is None
 
 
 def test_any_other_request_finds_nothing() -> None:
