@@ -7,6 +7,7 @@ It defines the accepted formats, the errors, and which metadata reaches a decode
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,7 +18,18 @@ Format = Literal["PNG", "JPEG", "WEBP"]
 Kind = Literal["unsupported", "too_large", "undecodable"]
 
 MAX_PARTS = 20_000
-"""Files with more chunks or segments are refused: parsing them would cost more than decoding."""
+"""Files with more chunks are refused: parsing them would cost more than decoding."""
+MAX_SEGMENTS = 2_000
+"""The same for the segments of a JPEG file, which have up to 64 KiB each."""
+MAX_SCANS = 256
+"""A decoder of JPEG visits every block in each scan, though a scan may have only a few bytes."""
+SCANS_OF_THE_LARGEST = 24
+"""A JPEG of `max_pixels` may have this many scans, a smaller one more in proportion: usual are up to 10."""
+QUICK_BYTES = 64 * 1024
+QUICK_PIXELS = 128 * 128
+_QUICK_SCANS = 12
+_QUICK_PARTS = 64
+_BLOCK_SIDE = 32  # pixels; the largest unit that JPEG pads an image to
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
@@ -26,6 +38,8 @@ _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 # Application data and comments, except those for the colour space: APP0 (JFIF) and APP14 (Adobe).
 _METADATA_MARKERS = frozenset((*range(0xE1, 0xEE), 0xEF, 0xFE))
 _SOS, _EOI, _APP1, _APP2 = 0xDA, 0xD9, 0xE1, 0xE2
+# In the data of a scan: what is not a stuffed byte, padding, or a marker without a length.
+_NEXT_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _ORIENTATION_TAG = 0x0112
 _ICC_LABEL = b"ICC_PROFILE\0"
 _MAX_PROFILE_BYTES = 2**20
@@ -87,7 +101,34 @@ def read_size(body: bytes) -> tuple[int, int]:
         return _png_size(body)
     if kind == "WEBP":
         return _webp_size(body)
-    return _read_jpeg(body)[:2]
+    return _jpeg_size(body)[:2]
+
+
+def check_size(body: bytes, limits: ImageLimits) -> tuple[Format, int, int]:
+    """Return the format, the width and the height, which are within the limits; the rest of the file is not checked.
+
+    Raises: ImageError.
+    """
+    width, height = read_size(body)
+    _check(width, height, limits)
+    return sniff(body), width, height
+
+
+def is_quick(body: bytes) -> bool:
+    """Whether decoding takes a millisecond or two at most: few bytes, pixels, parts and scans.
+
+    Raises: ImageError where the file gives no size.
+    """
+    kind, (width, height) = sniff(body), read_size(body)
+    if len(body) > QUICK_BYTES or width * height > QUICK_PIXELS:
+        return False
+    if kind == "PNG":
+        return sum(1 for _ in _png_chunks(body, _QUICK_PARTS + 1)) <= _QUICK_PARTS
+    if kind == "WEBP":
+        return True
+    num_segments, num_scans = _count_scans(body)
+    padded = (width + _BLOCK_SIDE - 1) // _BLOCK_SIDE * ((height + _BLOCK_SIDE - 1) // _BLOCK_SIDE) * _BLOCK_SIDE**2
+    return num_segments <= _QUICK_PARTS and padded * num_scans <= QUICK_PIXELS * _QUICK_SCANS
 
 
 def read_header(body: bytes, limits: ImageLimits) -> Header:
@@ -99,6 +140,7 @@ def read_header(body: bytes, limits: ImageLimits) -> Header:
     if kind == "JPEG":
         width, height, exif, essence = _read_jpeg(body)
         _check(width, height, limits)
+        _check_scans(width, height, _count_scans(essence)[1], limits)
     elif kind == "PNG":
         width, height = _png_size(body)
         _check(width, height, limits)
@@ -124,6 +166,15 @@ def _check(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
+def _check_scans(width: int, height: int, num_scans: int, limits: ImageLimits) -> None:
+    most = min(MAX_SCANS, SCANS_OF_THE_LARGEST * limits.max_pixels // (width * height))
+    if num_scans > most:
+        raise ImageError(
+            "too_large",
+            f"The JPEG file of {width}x{height} pixels has over {most} scans; save it again with an image editor.",
+        )
+
+
 def _png_size(body: bytes) -> tuple[int, int]:
     if len(body) < 33:
         raise _undecodable(f"The PNG file is truncated: {len(body)} bytes are less than its header.")
@@ -133,26 +184,35 @@ def _png_size(body: bytes) -> tuple[int, int]:
     return width, height
 
 
-def _strip_png(body: bytes) -> tuple[bytes, bytes]:
-    """Return the Exif block, and the file with only the chunks that pixels need: no text, profile or animation."""
-    exif, kept, position, size = b"", [_PNG_MAGIC], 8, len(body)
-    for _ in range(MAX_PARTS):
+def _png_chunks(body: bytes, max_chunks: int) -> Iterator[tuple[bytes, int, int]]:
+    """The kind, the start and the end of each chunk up to the end marker, or of `max_chunks`."""
+    position, size = 8, len(body)
+    for _ in range(max_chunks):
         if position + 12 > size:
             raise _undecodable("The PNG file is truncated: its end marker is missing.")
         length, kind = struct.unpack_from(">I4s", body, position)
         end = position + 12 + length
         if end > size:
             raise _undecodable(f"The PNG file is truncated: {end - size} bytes of its data are missing.")
-        if kind in _PNG_KEPT:
-            kept.append(body[position:end])
-        elif kind == b"acTL" and body[position + 8 : position + 12] != b"\0\0\0\1":
-            raise _undecodable("The PNG file is animated; send an image with a single frame.")
-        elif kind == b"eXIf":
-            exif = body[position + 8 : end - 4]
+        yield kind, position, end
         position = end
         if kind == b"IEND":
-            return exif, b"".join(kept)
-    raise _undecodable(f"The PNG file has over {MAX_PARTS} chunks; save it again with an image editor.")
+            return
+
+
+def _strip_png(body: bytes) -> tuple[bytes, bytes]:
+    """Return the Exif block, and the file with only the chunks that pixels need: no text, profile or animation."""
+    exif, kept, kind = b"", [_PNG_MAGIC], b""
+    for kind, start, end in _png_chunks(body, MAX_PARTS):
+        if kind in _PNG_KEPT:
+            kept.append(body[start:end])
+        elif kind == b"acTL" and body[start + 8 : start + 12] != b"\0\0\0\1":
+            raise _undecodable("The PNG file is animated; send an image with a single frame.")
+        elif kind == b"eXIf":
+            exif = body[start + 8 : end - 4]
+    if kind != b"IEND":
+        raise _undecodable(f"The PNG file has over {MAX_PARTS} chunks; save it again with an image editor.")
+    return exif, b"".join(kept)
 
 
 class _Segment(NamedTuple):
@@ -165,7 +225,7 @@ class _Segment(NamedTuple):
 def _jpeg_segments(body: bytes) -> Iterator[_Segment]:
     """The segments up to and including the start of the first scan."""
     position = 2
-    for _ in range(MAX_PARTS):
+    for _ in range(MAX_SEGMENTS):
         start = body.find(b"\xff", position)
         if start < 0 or start + 4 > len(body):
             raise _undecodable("The JPEG file is truncated: it ends before its pixels begin.")
@@ -181,27 +241,54 @@ def _jpeg_segments(body: bytes) -> Iterator[_Segment]:
             yield _Segment(marker, start, start + 4, position)
             if marker == _SOS:
                 return
-    raise _undecodable(f"The JPEG file has over {MAX_PARTS} segments; save it again with an image editor.")
+    raise _too_many_segments()
+
+
+def _too_many_segments() -> ImageError:
+    return _undecodable(f"The JPEG file has over {MAX_SEGMENTS} segments; save it again with an image editor.")
+
+
+def _jpeg_size(body: bytes) -> tuple[int, int, list[_Segment]]:
+    """Width and height, and the segments up to the first scan."""
+    width = height = 0
+    segments, is_framed = list(_jpeg_segments(body)), False
+    for segment in segments:
+        if segment.marker in _SOF_MARKERS and min(segment.end, len(body)) - segment.payload >= 5:
+            height, width = struct.unpack_from(">HH", body, segment.payload + 1)
+            is_framed = True
+    if not is_framed:
+        raise _undecodable("The JPEG file is damaged: it does not give the size of the image.")
+    return width, height, segments
 
 
 def _read_jpeg(body: bytes) -> tuple[int, int, bytes, bytes]:
     """Width, height, the Exif block, and the file without application data and comments."""
-    width = height = 0
-    exif, kept, is_framed = b"", [b"\xff\xd8"], False
-    for segment in _jpeg_segments(body):
-        payload = body[segment.payload : segment.end]
-        if segment.marker in _SOF_MARKERS and len(payload) >= 5:
-            height, width = struct.unpack_from(">HH", payload, 1)
-            is_framed = True
-        if segment.marker == _APP1 and not exif and payload.startswith(b"Exif\0\0"):
-            exif = payload
+    width, height, segments = _jpeg_size(body)
+    exif, kept = b"", [b"\xff\xd8"]
+    for segment in segments:
+        if segment.marker == _APP1 and not exif and body.startswith(b"Exif\0\0", segment.payload):
+            exif = body[segment.payload : segment.end]
         if segment.marker == _SOS:
             kept.append(body[segment.start :])
         elif segment.marker not in _METADATA_MARKERS:
             kept.append(body[segment.start : segment.end])
-    if not is_framed:
-        raise _undecodable("The JPEG file is damaged: it does not give the size of the image.")
     return width, height, exif, b"".join(kept)
+
+
+def _count_scans(body: bytes) -> tuple[int, int]:
+    """The segments up to the end of the image, and the scans among them; counting ends above `MAX_SCANS`."""
+    segments = list(_jpeg_segments(body))
+    num_segments, num_scans, position = len(segments), 1, segments[-1].end
+    while num_scans <= MAX_SCANS and (found := _NEXT_SEGMENT.search(body, position)):
+        marker, position = body[found.end() - 1], found.end()
+        if marker == _EOI:
+            break
+        num_segments += 1
+        if num_segments > MAX_SEGMENTS:
+            raise _too_many_segments()
+        num_scans += marker == _SOS
+        position += int.from_bytes(body[position : position + 2], "big")
+    return num_segments, num_scans
 
 
 def _webp_size(body: bytes) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models import backgrounds
-from models.image_header import Format, Header, ImageError, ImageLimits, read_header, read_rgb_profile, read_size
+from models.image_header import Format, Header, ImageError, ImageLimits, read_header, read_rgb_profile
 from models.preprocessing import Preprocessing
 
 __all__ = [
@@ -33,7 +33,6 @@ __all__ = [
     "encode_photo",
     "encode_png",
     "fit",
-    "pixels_of",
     "prepare",
 ]
 
@@ -75,15 +74,6 @@ class Photo(NamedTuple):
     profile: bytes
 
 
-def pixels_of(body: bytes) -> int:
-    """Read the number of pixels from the header.
-
-    Raises: ImageError.
-    """
-    width, height = read_size(body)
-    return width * height
-
-
 def decode(
     body: bytes, limits: ImageLimits = DEFAULT_LIMITS, *, enough_side: int | None = None, grey: bool = False
 ) -> Image.Image:
@@ -119,7 +109,11 @@ def _as_image_errors(header: Header) -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except Exception as error:  # decoders raise anything on damaged files, MemoryError and struct.error too
+    except MemoryError as error:
+        raise ImageError(
+            "too_large", f"Decoding the {header.format} file needs more memory than it may take."
+        ) from error
+    except Exception as error:  # decoders raise anything on damaged files, struct.error too
         raise ImageError("undecodable", f"The {header.format} file is damaged or truncated.") from error
 
 

@@ -26,11 +26,15 @@ from service.protocols.open_inference.routes import open_inference_routes
 from service.protocols.openai.routes import completions_route
 from service.security import KeyRing
 from service.settings import Settings
+from service.tasks.image_decoding import ImageDecoder
 from service.tasks.registry import all_tasks
 from service.tasks.task import Dependencies, routes_of
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
+
+NUM_THREADS = 2
+"""For work of some milliseconds: long texts, compressed bodies, drawing, tiles."""
 
 
 class Application(NamedTuple):
@@ -42,9 +46,9 @@ class Application(NamedTuple):
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
-    """Build what HTTP and gRPC share, including the process's tokenizers, threads and budget of bytes."""
-    threads = ThreadPoolExecutor(settings.decode_threads, "decode")
-    return Execution(client, settings, metrics, threads, Tokenizers(threads))
+    """Build what HTTP and gRPC share, including the process's tokenizers, threads, decoders of images and budget of bytes."""
+    threads = ThreadPoolExecutor(NUM_THREADS, "work")
+    return Execution(client, settings, ImageDecoder(settings, metrics), Tokenizers(threads))
 
 
 def create_app(
@@ -70,7 +74,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
     app.add_exception_handler(Exception, problems.on_unexpected)
     threads = execution.tokenizers.threads
-    dependencies = Dependencies(client, settings, metrics, threads, execution.tokenizers)
+    dependencies = Dependencies(client, settings, metrics, threads, execution.tokenizers, execution.decoder)
     routes = [
         *routes_of(all_tasks().values(), dependencies),
         completions_route(dependencies),

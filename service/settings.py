@@ -151,7 +151,11 @@ class Settings(BaseSettings):
     keep_alive_seconds: Count = Field(75, description="How long an idle connection is kept open.")
     max_image_pixels: Count = Field(25_000_000, description="Largest image, in pixels, checked before decoding.")
     max_images: Count = Field(64, description="Images in one request.")
-    decode_threads: Count = Field(2, description="Threads of an API process that decode large images.")
+    decoders: Count = Field(
+        3,
+        description="Processes in which an API process decodes and encodes large images, started when they are needed; "
+        "one caller has all but one of them at most.",
+    )
 
     drain_seconds: NotNegative = Field(
         1.0, description="After SIGTERM: how long new requests are still served while readiness is already down."

@@ -1,4 +1,4 @@
-"""Requests that need several engine calls, under one deadline.
+"""Requests that decode images or need several engine calls, under one deadline.
 
 When the deadline passes or the caller disconnects, all pending calls are cancelled, in the engine too.
 """
@@ -27,6 +27,7 @@ class EngineWork:
         self, client: EngineClient, model: ReadyModel, context: RequestContext, timeout_seconds: float
     ) -> None:
         self.model = model
+        self.caller = context.caller
         self._client = client
         self._context = context
         self._timeout_seconds = timeout_seconds
@@ -54,6 +55,16 @@ class EngineWork:
         finally:
             context.on_disconnect = None
 
+    def seconds_left(self) -> float:
+        """The time until the deadline.
+
+        Raises: DeadlineExceeded.
+        """
+        seconds = self._deadline - asyncio.get_running_loop().time()
+        if seconds <= 0:
+            raise self._deadline_passed()
+        return seconds
+
     async def infer(
         self, graph: str, rows: Sequence[NDArray[Any]], outputs: tuple[str, ...], *, num_rows: int | None = None
     ) -> Arrays:
@@ -63,9 +74,7 @@ class EngineWork:
 
         Raises: DeadlineExceeded and what the engine raises.
         """
-        seconds = self._deadline - asyncio.get_running_loop().time()
-        if seconds <= 0:
-            raise self._deadline_passed()
+        seconds = self.seconds_left()
         payload = [np.ascontiguousarray(row).reshape(-1).data.cast("B") for row in rows]
         shapes = tuple(row.shape if num_rows is None else row.shape[1:] for row in rows)
         count = 1 if num_rows is None else num_rows

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from starlette.types import Receive, Send
 
+from models.images import Invert
 from service import schema
 from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import Arrays
@@ -28,6 +29,8 @@ from service.http.request_context import RequestContext, Scope, context_of, requ
 from service.http.routing import Document, Responses, Route
 from service.schema import Answer, P, Parameters
 from service.settings import Settings
+from service.tasks.engine_work import EngineWork
+from service.tasks.image_decoding import ImageDecoder, Pixels, raw_row
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 
@@ -45,6 +48,7 @@ class Dependencies:
     metrics: Metrics
     threads: ThreadPoolExecutor
     tokenizers: Tokenizers
+    decoder: ImageDecoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,10 @@ class TaskRoute(ABC):
         """
         return request_timeout_seconds(request.scope, self.settings)
 
+    def work(self, request: TaskRequest) -> EngineWork:
+        """Start the deadline of a request: of what it decodes and has computed."""
+        return EngineWork(self.client, request.model, request.context, self.timeout_seconds(request))
+
     async def infer(
         self,
         request: TaskRequest,
@@ -138,10 +146,15 @@ class TaskRoute(ABC):
         outputs: tuple[str, ...],
         *,
         graph: str = "model",
+        work: EngineWork | None = None,
     ) -> Arrays:
-        """Compute outputs of a graph with one input; cancelled when the caller disconnects."""
+        """Compute outputs of a graph with one input; cancelled when the caller disconnects.
+
+        Where images were decoded before, `work` has the time that is left.
+        """
         context = request.context
-        call = self.client.infer(request.model, graph, outputs, rows, len(rows), self.timeout_seconds(request))
+        seconds = self.timeout_seconds(request) if work is None else work.seconds_left()
+        call = self.client.infer(request.model, graph, outputs, rows, len(rows), seconds)
         if context.is_disconnected:
             self.client.cancel(call)
         context.on_disconnect = lambda: self.client.cancel(call)
@@ -232,6 +245,21 @@ class ImagesRoute(TaskRoute):
         body = await read_body(scope, request.receive, request.context, settings.max_body_bytes)
         raw_bytes = prod(self.row_shape(request.model)) if self.tensor_graph else None
         return await read_images(scope, body, kind, settings, raw_bytes=raw_bytes, maxima=maxima)
+
+    async def rows(self, request: TaskRequest, work: EngineWork, images: Images, invert: Invert) -> list[Pixels]:
+        """Return the rows [H,W,C]: the raw tensor, or each image decoded and resized, within the time of `work`.
+
+        Raises: ServiceError.
+        """
+        row_shape = self.row_shape(request.model)
+        if images.raw is not None:
+            return [raw_row(images.raw, row_shape)]
+        manifest, caller, decode = request.model.manifest, request.context.caller, self.dependencies.decoder.row
+
+        async def decoded() -> list[Pixels]:
+            return [await decode(body, manifest, row_shape, invert, caller=caller) for body in images.encoded]
+
+        return await work.run(decoded())
 
     def row_shape(self, model: ReadyModel) -> tuple[int, ...]:
         """The input shape [H,W,C] of `tensor_graph`."""

@@ -144,6 +144,9 @@ class Metrics:
         self.engine_restarts = self._counter(
             "engine_restarts", "Engine processes that died and were replaced."
         ).labels()
+        self.decoders_ended = self._counter(
+            "decoders_ended", "Decoder processes ended within an image: its caller had left, its time or memory was up."
+        ).labels()
         self.resident_bytes = self._gauge(
             "process_resident_bytes", "Resident memory, summed over the processes of a kind.", "process"
         )

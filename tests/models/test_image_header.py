@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
+from time import process_time
 
 import numpy as np
 import pytest
@@ -12,8 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.image_header import MAX_PARTS, ImageError, ImageLimits, read_header, read_rgb_profile, read_size, sniff
-from tests.models.samples import encoded, jpeg_with, noise, png_chunk, png_header, png_with, sample
+from models.image_header import (
+    MAX_PARTS,
+    MAX_SEGMENTS,
+    ImageError,
+    ImageLimits,
+    is_quick,
+    read_header,
+    read_rgb_profile,
+    read_size,
+    sniff,
+)
+from models.images import decode
+from tests.models.samples import encoded, jpeg_with, jpeg_with_scans, noise, png_chunk, png_header, png_with, sample
 
 LIMITS = ImageLimits()
 
@@ -154,8 +166,8 @@ def test_a_file_of_countless_parts_is_refused_quickly() -> None:
     png = encoded(Image.new("L", (4, 4)))
     with pytest.raises(ImageError, match=f"over {MAX_PARTS} chunks"):
         read_header(png_with(png_chunk(b"tEXt", b"") * MAX_PARTS, png), LIMITS)
-    with pytest.raises(ImageError, match=f"over {MAX_PARTS} segments"):
-        read_size(b"\xff\xd8" + b"\xff\xfe\x00\x02" * (MAX_PARTS + 1) + bytes(8))
+    with pytest.raises(ImageError, match=f"over {MAX_SEGMENTS} segments"):
+        read_size(b"\xff\xd8" + b"\xff\xfe\x00\x02" * (MAX_SEGMENTS + 1) + bytes(8))
 
 
 def test_a_webp_of_countless_parts_is_taken_without_its_exif() -> None:
@@ -198,3 +210,82 @@ def test_a_damaged_profile_is_dropped_or_the_file_refused(kind: str, data: st.Da
     with contextlib.suppress(ImageError):
         found = read_rgb_profile(bytes(body))
         assert found == b"" or len(found) == int.from_bytes(found[:4], "big")
+
+
+@pytest.mark.parametrize("num_scans", [1, 10, 256])
+def test_a_small_jpeg_may_have_256_scans(num_scans: int) -> None:
+    body = jpeg_with_scans(100, 100, num_scans)
+    assert read_header(body, LIMITS).width == 100
+    assert decode(body).size == (100, 100)
+
+
+@pytest.mark.parametrize(("size", "num_scans", "most"), [((100, 100), 257, 256), ((5000, 5000), 25, 24)])
+def test_more_scans_than_are_worth_their_time_are_refused(size: tuple[int, int], num_scans: int, most: int) -> None:
+    read_header(jpeg_with_scans(*size, num_scans - 1), LIMITS)
+    with pytest.raises(ImageError, match=f"has over {most} scans") as caught:
+        read_header(jpeg_with_scans(*size, num_scans), LIMITS)
+    assert caught.value.kind == "too_large"
+
+
+def test_what_looks_like_a_scan_in_metadata_or_after_the_end_is_none() -> None:
+    jpeg, marks = encoded(Image.fromarray(noise(8, 8)), "JPEG"), b"\xff\xda\0\x08" * 300
+    head, _, pixels = jpeg.partition(b"\xff\xda")
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + len(marks)) + marks
+    for body in (jpeg + marks, jpeg_with(0xE2, marks, jpeg), head + comment + b"\xff\xda" + pixels):
+        assert read_header(body, LIMITS).width == 8
+
+
+@pytest.mark.parametrize("hidden_behind", [b"\xff\xff", b"\xff\0", b"\xff\xd3", b"\xff\x01"])
+def test_padding_stuffing_and_restarts_do_not_hide_a_scan(hidden_behind: bytes) -> None:
+    body = jpeg_with_scans(100, 100, 300).replace(b"\xff\xda", hidden_behind + b"\xff\xda")
+    with pytest.raises(ImageError, match="has over 256 scans"):
+        read_header(body, LIMITS)
+
+
+def test_counting_scans_takes_linear_time() -> None:
+    jpeg = jpeg_with_scans(100, 100, 5)[:-2]
+
+    def seconds(num_bytes: int) -> float:
+        body = jpeg + b"\xff\0" * (num_bytes // 2)
+        started = process_time()
+        read_header(body, LIMITS)
+        return process_time() - started
+
+    assert min(seconds(4_000_000) for _ in range(3)) < 3 * min(seconds(2_000_000) for _ in range(3)) + 0.01
+
+
+@pytest.mark.parametrize(
+    ("body", "quick"),
+    [
+        (encoded(Image.fromarray(noise(128, 128))), True),
+        (encoded(Image.fromarray(noise(129, 128))), False),
+        (encoded(Image.fromarray(noise(128, 128)), "JPEG", progressive=True), True),
+        (encoded(Image.fromarray(noise(128, 128)), "WEBP"), True),
+        (jpeg_with_scans(128, 128, 12), True),
+        (jpeg_with_scans(128, 128, 13), False),
+        (jpeg_with_scans(16384, 1, 1), False),  # it is padded to 32 rows
+        (png_with(png_chunk(b"IDAT", b"") * 70, encoded(Image.fromarray(noise(8, 8)))), False),
+        (png_with(png_chunk(b"tEXt", bytes(70_000)), encoded(Image.fromarray(noise(8, 8)))), False),
+        (jpeg_with(0xE1, bytes(60_000), encoded(Image.fromarray(noise(8, 8)), "JPEG")), True),
+    ],
+)
+def test_only_what_costs_little_is_quick(body: bytes, quick: bool) -> None:
+    assert is_quick(body) is quick
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        jpeg_with_scans(128, 128, 12),
+        encoded(Image.fromarray(noise(128, 128)), "JPEG", quality=95, progressive=True),
+        encoded(Image.fromarray(noise(100, 128, 4)), compress_level=0),
+        encoded(Image.fromarray(noise(120, 128, 4)), "WEBP", lossless=True),
+    ],
+)
+def test_what_is_quick_is_decoded_in_little_time(body: bytes) -> None:
+    assert is_quick(body)
+    decode(body)
+    started = process_time()
+    for _ in range(5):
+        decode(body)
+    assert (process_time() - started) / 5 < 0.02  # a few milliseconds on a calm machine

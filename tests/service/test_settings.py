@@ -47,7 +47,7 @@ def test_every_setting_is_described(name: str) -> None:
         ("max_body_bytes", 0),
         ("header_timeout_seconds", -1),
         ("max_images", 0),
-        ("decode_threads", 0),
+        ("decoders", 0),
         ("grace_seconds", 0),
         ("golden_tolerance", "small"),
         ("log_format", "xml"),

@@ -6,44 +6,41 @@ It knows neither routes nor the engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from models.images import ImageLimits, decode_photo
 from models.manifest import Graph, Manifest, TensorSpec
 from service.errors import InvalidParameter, ServiceError
 from service.protocols.open_inference.tensors import Tensor, unpack_strings
 from service.schema import shown
 from service.settings import Settings
-from service.tasks.image_decoding import ImageDecoder, Pixels, translated_errors
+from service.tasks.image_decoding import ImageDecoder, Pixels
 from service.tasks.registry import all_tasks
-from service.telemetry.metrics import Metrics
 
 
 class EncodedImages:
     """Decodes the images of requests."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, decoders: ThreadPoolExecutor) -> None:
+    def __init__(self, settings: Settings, decoder: ImageDecoder) -> None:
         self._settings = settings
-        self._decoder = ImageDecoder(settings, metrics, decoders)
+        self._decoder = decoder
 
-    async def decode_all(self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    async def decode_all(
+        self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor], caller: str
+    ) -> Sequence[Tensor]:
         """The tensors, with encoded images decoded to pixels [B,H,W,C].
 
         Raises: InvalidParameter, naming the image that cannot be decoded.
         """
-        if all(tensor.datatype != "BYTES" for tensor in tensors):
-            return tensors
         pixels = {spec.name: spec for spec in graph.inputs if takes_images(manifest, spec)}
         return [
-            await self._decoded(manifest, pixels[tensor.name], tensor)
+            await self._decoded(manifest, pixels[tensor.name], tensor, caller)
             if tensor.datatype == "BYTES" and tensor.name in pixels
             else tensor
             for tensor in tensors
         ]
 
-    async def _decoded(self, manifest: Manifest, spec: TensorSpec, tensor: Tensor) -> Tensor:
+    async def _decoded(self, manifest: Manifest, spec: TensorSpec, tensor: Tensor, caller: str) -> Tensor:
         max_images = self._settings.max_images
         is_column = len(tensor.shape) in (1, 2) and tensor.shape[1:] in ((), (1,))
         if not is_column or not 1 <= tensor.shape[0] <= max_images:
@@ -55,8 +52,10 @@ class EncodedImages:
         rows = []
         for index, string in enumerate(unpack_strings(tensor.name, tensor.raw, tensor.num_elements)):
             try:
-                rows.append(await self._pixels(manifest, spec, bytes(string)))
+                rows.append(await self._pixels(manifest, spec, bytes(string), caller))
             except ServiceError as error:
+                if error.status >= 499:
+                    raise
                 raise InvalidParameter(
                     f"{shown(tensor.name)}, image {index}: {error.message}", parameter=tensor.name
                 ) from error
@@ -66,18 +65,13 @@ class EncodedImages:
         stacked = np.stack(rows)
         return Tensor(tensor.name, spec.datatype, stacked.shape, stacked.reshape(-1).data)
 
-    async def _pixels(self, manifest: Manifest, spec: TensorSpec, body: bytes) -> Pixels:
+    async def _pixels(self, manifest: Manifest, spec: TensorSpec, body: bytes, caller: str) -> Pixels:
         if -1 not in spec.row_shape:
-            return await self._decoder.row(body, manifest, spec.row_shape)
+            return await self._decoder.row(body, manifest, spec.row_shape, caller=caller)
         max_pixels = self._settings.max_image_pixels
         if manifest.stylization is not None:
             max_pixels = min(max_pixels, manifest.stylization.max_pixels)
-        return await self._decoder.decode(body, lambda body: _photo(body, ImageLimits(max_pixels=max_pixels)))
-
-
-def _photo(body: bytes, limits: ImageLimits) -> Pixels:
-    with translated_errors():
-        return np.asarray(decode_photo(body, limits).colours)
+        return (await self._decoder.photo(body, max_pixels=max_pixels, caller=caller)).colours
 
 
 def takes_images(manifest: Manifest, spec: TensorSpec) -> bool:

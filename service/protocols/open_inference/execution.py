@@ -6,7 +6,6 @@ It checks tensors against the model's inputs; it does not know how requests are 
 from __future__ import annotations
 
 from collections.abc import KeysView, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +31,9 @@ from service.protocols.open_inference.schema import (
 from service.protocols.open_inference.tensors import Tensor
 from service.schema import listed, read, shown
 from service.settings import Settings
+from service.tasks.engine_work import EngineWork
+from service.tasks.image_decoding import ImageDecoder
 from service.tasks.tokenizers import Tokenizers
-from service.telemetry.metrics import Metrics
 
 _INDEX_STATES = {"loading": "LOADING", "ready": "READY", "unloading": "UNLOADING"}
 
@@ -94,15 +94,15 @@ class Execution:
         self,
         client: EngineClient,
         settings: Settings,
-        metrics: Metrics,
-        decoders: ThreadPoolExecutor,
+        decoder: ImageDecoder,
         tokenizers: Tokenizers,
     ) -> None:
         self.client = client
         self.settings = settings
         self.budget = ByteBudget(settings.max_buffered_bytes)
         self.tokenizers = tokenizers
-        self._images = EncodedImages(settings, metrics, decoders)
+        self.decoder = decoder
+        self._images = EncodedImages(settings, decoder)
 
     # --- inference ---
 
@@ -131,10 +131,15 @@ class Execution:
         target = self.find(model, version, is_request=True)
         context.model = target.model.name
         graph = _graph_of(target)
-        inputs = await self._images.decode_all(target.model.manifest, graph, request.inputs)
-        prepared = self.prepare(target, request, inputs, timeout_seconds)
+        seconds = self.timeout_seconds(request.parameters.get("timeout"), timeout_seconds)
+        inputs: Sequence[Tensor] = request.inputs
+        if any(tensor.datatype == "BYTES" for tensor in inputs):
+            work = EngineWork(self.client, target.model, context, seconds)
+            images = self._images.decode_all(target.model.manifest, graph, inputs, context.caller)
+            inputs, seconds = await work.run(images), work.seconds_left()
+        prepared = self.prepare(target, request, inputs, seconds)
         rows = prepared.rows
-        call = self.client.compute(prepared.target, rows.payload, rows.num_rows, prepared.timeout_seconds)
+        call = self.client.compute(prepared.target, rows.payload, rows.num_rows, seconds)
         context.on_disconnect = lambda: self.client.cancel(call)
         if context.is_disconnected:
             self.client.cancel(call)

@@ -17,7 +17,7 @@ from service.engine.transport.client import ReadyModel
 from service.engine.transport.messages import Arrays, InferTarget, Piece
 from service.errors import ServiceError, UnsupportedTask
 from service.http.answers import encode_json
-from service.http.body import IMAGE_TYPES, RAW_TYPE, Images, media_type_of, read_query
+from service.http.body import IMAGE_TYPES, RAW_TYPE, media_type_of, read_query
 from service.http.direct import Exchange
 from service.http.request_context import Scope, request_timeout_seconds
 from service.tasks.classification.process import explanation_png, top_predictions
@@ -30,7 +30,7 @@ from service.tasks.classification.schema import (
     Embedding,
     EmbedParameters,
 )
-from service.tasks.image_decoding import ImageDecoder, Pixels, raw_row
+from service.tasks.image_decoding import Pixels
 from service.tasks.image_files import encode_png
 from service.tasks.task import Dependencies, ImagesRoute, TaskRequest
 
@@ -45,14 +45,7 @@ class ClassifierRoute(ImagesRoute):
 
     def __init__(self, dependencies: Dependencies) -> None:
         super().__init__(dependencies)
-        self._decoder = ImageDecoder(dependencies.settings, dependencies.metrics, dependencies.threads)
-
-    async def rows(self, model: ReadyModel, images: Images, invert: Invert) -> list[Pixels]:
-        """Return the rows [H,W,C]: the raw tensor, or each image decoded and resized."""
-        row_shape = self.row_shape(model)
-        if images.raw is not None:
-            return [raw_row(images.raw, row_shape)]
-        return [await self._decoder.row(body, model.manifest, row_shape, invert) for body in images.encoded]
+        self._decoder = dependencies.decoder
 
     def require(self, model: ReadyModel, output: str, what: str) -> None:
         """Check that a model's graph has an output, which imported networks may lack.
@@ -115,9 +108,10 @@ class Classify(ClassifierRoute):
         if parameters.explain:
             self.require(request.model, "activation_map", "explanations")
         top_k = min(DEFAULT_TOP_K, len(labels)) if parameters.top_k is None else parameters.top_k
-        rows = await self.rows(request.model, images, parameters.invert)
+        work = self.work(request)
+        rows = await self.rows(request, work, images, parameters.invert)
         outputs = ("probabilities", "activation_map") if parameters.explain else ("probabilities",)
-        arrays = await self.infer(request, _payload(rows), outputs + _novelty_output(request.model))
+        arrays = await self.infer(request, _payload(rows), outputs + _novelty_output(request.model), work=work)
         results = []
         for index, row in enumerate(rows):
             result = _classification(arrays, index, labels, top_k)
@@ -191,7 +185,8 @@ class Embed(ClassifierRoute):
         """Compute the embedding of each image."""
         self.require(request.model, "embedding", "embeddings")
         images, parameters = await self.read(request, EmbedParameters)
-        rows = await self.rows(request.model, images, parameters.invert)
-        arrays = await self.infer(request, _payload(rows), ("embedding",))
+        work = self.work(request)
+        rows = await self.rows(request, work, images, parameters.invert)
+        arrays = await self.infer(request, _payload(rows), ("embedding",), work=work)
         results = [Embedding(embedding=embedding.tolist()) for embedding in arrays["embedding"]]
         return EmbedAnswer(model=request.model.name, version=request.model.version, results=results)

@@ -68,7 +68,7 @@ class EncoderRoute(ImagesRoute, GeneratorRoute):
         generator = Generator(work)
 
         async def job() -> tuple[Arrays, Pixels]:
-            rows = await self._rows(request.model, images, parameters)
+            rows = await self._rows(request, images, parameters)
 
             async def chunk(chunk_rows: slice) -> Arrays:
                 async with generator.chunk_slots:
@@ -80,12 +80,13 @@ class EncoderRoute(ImagesRoute, GeneratorRoute):
 
         return await work.run(job())
 
-    async def _rows(self, model: ReadyModel, images: Images, parameters: EncodeParameters) -> Pixels:
+    async def _rows(self, request: TaskRequest, images: Images, parameters: EncodeParameters) -> Pixels:
         """Read the images as rows [B,H,W,C]."""
-        row_shape = self.row_shape(model)
+        row_shape, caller = self.row_shape(request.model), request.context.caller
         if images.raw is not None:
             return raw_row(images.raw, row_shape)[None]
-        rows = (self.decoder.row(body, model.manifest, row_shape, parameters.invert) for body in images.encoded)
+        manifest, invert = request.model.manifest, parameters.invert
+        rows = (self.decoder.row(body, manifest, row_shape, invert, caller=caller) for body in images.encoded)
         return np.stack(await run_concurrently(rows))
 
 

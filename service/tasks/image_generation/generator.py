@@ -37,6 +37,7 @@ class Generator:
 
     def __init__(self, work: EngineWork) -> None:
         self.manifest = work.model.manifest
+        self.caller = work.caller
         self.chunk_slots = asyncio.Semaphore(CHUNKS_IN_FLIGHT)
         self._work = work
 

@@ -56,12 +56,14 @@ class LatentRoute(JsonRoute, GeneratorRoute):
         """
         # All are valid base64 before any is decoded.
         bodies = {name: decode_base64(name, text) for name, text in texts.items()}
-        row_shape = generator.manifest.graphs["encoder"].inputs[0].row_shape
+        row_shape, caller = generator.manifest.graphs["encoder"].inputs[0].row_shape, generator.caller
 
         async def row(name: str) -> Pixels:
             try:
-                return await self.decoder.row(bodies[name], generator.manifest, row_shape, invert)
+                return await self.decoder.row(bodies[name], generator.manifest, row_shape, invert, caller=caller)
             except ServiceError as error:
+                if error.status >= 499:
+                    raise
                 raise type(error)(f"{name}: {error.message}") from error
 
         rows = np.stack(await run_concurrently(row(name) for name in texts))

@@ -16,8 +16,7 @@ from service.http.accept import preferred_type
 from service.http.answers import BinaryAnswer
 from service.http.documentation import PROBLEMS
 from service.http.request_context import Scope
-from service.tasks.engine_work import EngineWork
-from service.tasks.image_decoding import ImageDecoder, Pixels
+from service.tasks.image_decoding import Pixels
 from service.tasks.image_files import ZIP_TYPE, ImageFile, as_zip, encode_png, safe_names
 from service.tasks.image_generation.generator import (
     Floats,
@@ -54,11 +53,7 @@ class GeneratorRoute(TaskRoute):
     def __init__(self, dependencies: Dependencies) -> None:
         super().__init__(dependencies)
         self.writer = ImageWriter(dependencies.metrics, dependencies.threads)
-        self.decoder = ImageDecoder(dependencies.settings, dependencies.metrics, dependencies.threads)
-
-    def work(self, request: TaskRequest) -> EngineWork:
-        """Start the deadline of a request's engine calls."""
-        return EngineWork(self.client, request.model, request.context, self.timeout_seconds(request))
+        self.decoder = dependencies.decoder
 
 
 _SEED_HEADER = {"X-Seed": {"description": "The first image's seed.", "schema": {"type": "integer"}}}

@@ -1,7 +1,7 @@
-"""Pre- and postprocessing of style transfer: a photo to tiles, and stylized tiles to a file. No HTTP, no engine.
+"""Pre- and postprocessing of style transfer: a photo to tiles, stylized tiles to a photo. No HTTP, no engine.
 
-Memory of one image: at most 9 bytes per pixel (photo 4, stylized image 4, alpha 1), 7 more while Pillow reads or writes
-WebP, plus the encoded files and single tiles. Only tiles become floats. `tiling.py` plans the tiles.
+Memory of one image: at most 8 bytes per pixel (photo 3, alpha 1, stylized image 3; or, to downscale it, 4 at first),
+beside the encoded files and single tiles. Only tiles become floats. `tiling.py` plans the tiles.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models import images
-from models.image_header import read_header
+from models.image_header import check_size
 from models.stylization import Stylization
+from service.decoding.jobs import DecodedPhoto
 from service.errors import InvalidParameter, PictureTooSmall
 from service.tasks.image_decoding import translated_errors
 from service.tasks.style_transfer.schema import StylizeParameters
@@ -28,7 +29,7 @@ _LONGEST_WEBP_SIDE = 16_383
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """An image file with a valid header, and its size before the EXIF orientation."""
+    """An image file of a size within the limits, which is given before the EXIF orientation."""
 
     body: bytes
     height: int
@@ -41,62 +42,55 @@ class CheckedImage:
 
 
 def check_header(body: bytes, limits: images.ImageLimits, parameters: StylizeParameters) -> CheckedImage:
-    """Check an image by its header, before it is decoded.
+    """Check the size of an image, before it is decoded.
 
     Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage, PictureTooSmall, InvalidParameter.
     """
     with translated_errors():
-        header = read_header(body, limits)
-    if min(header.width, header.height) < MIN_SIDE:
-        raise PictureTooSmall(
-            f"The image is {header.width}x{header.height} pixels; each side must be at least {MIN_SIDE}."
-        )
-    if (parameters.file_format or header.format) == "WEBP" and max(header.width, header.height) > _LONGEST_WEBP_SIDE:
+        file_format, width, height = check_size(body, limits)
+    if min(width, height) < MIN_SIDE:
+        raise PictureTooSmall(f"The image is {width}x{height} pixels; each side must be at least {MIN_SIDE}.")
+    if (parameters.file_format or file_format) == "WEBP" and max(width, height) > _LONGEST_WEBP_SIDE:
         raise InvalidParameter(
-            f"The image is {header.width}x{header.height} pixels; a side of a WebP file has at most "
-            f"{_LONGEST_WEBP_SIDE}, so format must be jpeg or png.",
+            f"The image is {width}x{height} pixels; a side of a WebP file has at most {_LONGEST_WEBP_SIDE}, so format "
+            "must be jpeg or png.",
             parameter="format",
         )
-    return CheckedImage(body, header.height, header.width)
+    return CheckedImage(body, height, width)
 
 
 class StylizedPhoto:
-    """A photo being stylized: read its tiles, paste the stylized ones, encode the result.
+    """A photo being stylized: read its tiles, paste the stylized ones, take the result.
 
-    Methods are thread-safe, but `encode` must come last.
+    Methods are thread-safe, but `result` must come last.
     """
 
-    def __init__(
-        self, checked: CheckedImage, limits: images.ImageLimits, stylization: Stylization, parameters: StylizeParameters
-    ) -> None:
-        """Decode the photo.
-
-        Raises: UnsupportedMedia, PayloadTooLarge, UndecodableImage.
-        """
-        with translated_errors():
-            self._photo = images.decode_photo(checked.body, limits)
+    def __init__(self, photo: DecodedPhoto, stylization: Stylization, parameters: StylizeParameters) -> None:
+        self._photo = photo
         self._stylization = stylization
         self._parameters = parameters
-        width, height = self._photo.colours.size
+        height, width, _ = photo.colours.shape
         self.plan: Plan = plan_tiles(height, width, stylization)
-        self._canvas = Image.new("RGB", (width, height)) if parameters.needs_network else None
+        # Its memory is taken when tiles are pasted, which is after the photo was downscaled.
+        self._canvas = np.zeros(photo.colours.shape, np.uint8) if parameters.needs_network else None
 
     def read_tile(self, tile: Tile) -> Pixels:
         """Return the pixels of a tile, uint8 [H,W,3], mirrored beyond the edges of the photo."""
         rows = mirrored(tile.rows.start, tile.rows.end, self.plan.height)
         columns = mirrored(tile.columns.start, tile.columns.end, self.plan.width)
-        box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
-        pixels = np.asarray(self._photo.colours.crop(box))
+        top, left = int(rows.min()), int(columns.min())
+        pixels = self._photo.colours[top : int(rows.max()) + 1, left : int(columns.max()) + 1]
         if len(rows) > pixels.shape[0]:
-            pixels = pixels.take(rows - box[1], axis=0)
+            pixels = pixels.take(rows - top, axis=0)
         if len(columns) > pixels.shape[1]:
-            pixels = pixels.take(columns - box[0], axis=1)
+            pixels = pixels.take(columns - left, axis=1)
         return pixels
 
     def read_downscaled(self) -> Pixels:
         """Return the whole photo, downscaled to fit the network, for the statistics of the tiles, uint8 [H,W,3]."""
         height, width = statistics_size(self.plan.height, self.plan.width, self._stylization)
-        resized = self._photo.colours.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        colours = Image.fromarray(self._photo.colours)
+        resized = colours.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
         return np.asarray(resized)
 
     def paste_tile(self, tile: Tile, stylized: Pixels) -> None:
@@ -104,18 +98,18 @@ class StylizedPhoto:
         assert self._canvas is not None
         top, left = tile.rows.kept_start, tile.columns.kept_start
         kept = stylized[_kept(tile.rows), _kept(tile.columns)]
+        place = slice(top, top + kept.shape[0]), slice(left, left + kept.shape[1])
         if self._parameters.preserve_color or self._parameters.strength < 1:
-            box = (left, top, left + kept.shape[1], top + kept.shape[0])
-            kept = blended(np.asarray(self._photo.colours.crop(box)), kept, self._parameters)
-        self._canvas.paste(Image.fromarray(np.ascontiguousarray(kept)), (left, top))
+            kept = blended(self._photo.colours[place], kept, self._parameters)
+        self._canvas[place] = kept
 
-    def encode(self) -> tuple[bytes, images.Format]:
-        """Encode the stylized image in the requested format or that of the photo, which is released."""
+    def result(self) -> DecodedPhoto:
+        """The stylized image, to be encoded in the requested format or that of the photo, which is released."""
         photo = self._photo._replace(format=self._parameters.file_format or self._photo.format)
         if self._canvas is not None:
             photo = photo._replace(colours=self._canvas)
         self._photo = photo
-        return images.encode_photo(photo, self._parameters.quality), photo.format
+        return photo
 
 
 def _kept(span: Span) -> slice:

@@ -1,7 +1,8 @@
 """The routes of style transfer: `stylize`, and `styles`, which lists the styles.
 
-To bound memory, at any time images of at most `max_image_pixels` in total are decoded, at 9 bytes per pixel. Images
-that need tiles have a separate budget of the same size, and at most `TILES_AT_ONCE` tiles each in the engine.
+To bound memory, at any time images of at most `max_image_pixels` in total are decoded, at 8 bytes per pixel; callers
+take turns. Images that need tiles have a separate budget of the same size, and at most `TILES_AT_ONCE` tiles each in
+the engine.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from math import ceil
-from time import perf_counter
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from models.image_header import ImageError, sniff
 from models.images import ImageLimits
 from models.stylization import Stylization
+from service.decoding.turns import Turns
 from service.engine.transport.client import ReadyModel
 from service.errors import ModelFailed, PayloadTooLarge, ServiceError
 from service.http.answers import BinaryAnswer
@@ -30,7 +30,6 @@ from service.http.body import Images
 from service.http.request_context import RequestContext
 from service.schema import shown
 from service.tasks.engine_work import EngineWork, run_concurrently
-from service.tasks.image_decoding import PixelBudget
 from service.tasks.image_files import ZIP_TYPE, ImageFile, accepts_zip, as_multipart, as_zip, safe_names
 from service.tasks.style_transfer.process import CheckedImage, StylizedPhoto, check_header
 from service.tasks.style_transfer.schema import ListedStyle, NoParameters, StylesAnswer, StylizeParameters
@@ -66,11 +65,9 @@ class Stylize(ImagesRoute):
         super().__init__(dependencies)
         settings = dependencies.settings
         self._limits = ImageLimits(max_pixels=settings.max_image_pixels)
-        self._metrics = dependencies.metrics
-        self._small = _Workers(dependencies.threads, PixelBudget(settings.max_image_pixels))
-        # Separate threads: work of seconds must not delay work of milliseconds.
-        threads = ThreadPoolExecutor(settings.decode_threads, "large")
-        self._large = _Workers(threads, PixelBudget(settings.max_image_pixels))
+        self._decoder = dependencies.decoder
+        # Images that take seconds must not delay those that take milliseconds.
+        self._small, self._large = Turns(settings.max_image_pixels), Turns(settings.max_image_pixels)
 
     async def answer(self, request: TaskRequest) -> BinaryAnswer:
         """Render images in a style or a blend of styles, at their original sizes."""
@@ -82,7 +79,11 @@ class Stylize(ImagesRoute):
         num_pixels = sum(image.num_pixels for image in checked)
         work = EngineWork(self.client, request.model, request.context, self._seconds(request, num_pixels))
         files = await work.run(self._stylized(work, request.context, checked, names, weights, parameters))
-        return await self._reply(files, is_zip=accepts_zip(request.scope))
+        if accepts_zip(request.scope):
+            return BinaryAnswer(ZIP_TYPE, [await self._in_thread(lambda: as_zip(files))])
+        if len(files) == 1:
+            return BinaryAnswer(files[0].media_type, [files[0].content])
+        return BinaryAnswer(*as_multipart(files))
 
     def _seconds(self, request: TaskRequest, num_pixels: int) -> float:
         timeout = self.timeout_seconds(request)
@@ -130,60 +131,38 @@ class Stylize(ImagesRoute):
         parameters: StylizeParameters,
     ) -> tuple[bytes, str]:
         stylization = stylization_of(work.model)
-        is_large = plan_tiles(checked.height, checked.width, stylization).is_tiled
-        workers = self._large if is_large else self._small
-        async with workers.budget.reserve(checked.num_pixels):
-            started = perf_counter()
-            photo = await workers.in_thread(lambda: StylizedPhoto(checked, self._limits, stylization, parameters))
-            self._metrics.decode_seconds.observe(perf_counter() - started)
+        turns = self._large if plan_tiles(checked.height, checked.width, stylization).is_tiled else self._small
+        async with turns.take(work.caller, checked.num_pixels):
+            photo = StylizedPhoto(await self._decoder.photo(checked.body, caller=work.caller), stylization, parameters)
             if parameters.needs_network:
-                await _stylize_tiles(work, context, photo, weights, workers)
-            started = perf_counter()
-            encoded = await workers.in_thread(photo.encode)
-            self._metrics.encode_seconds.observe(perf_counter() - started)
-            return encoded
+                await self._stylize_tiles(work, context, photo, weights)
+            result = photo.result()
+            return await self._decoder.encode(result, parameters.quality, caller=work.caller), result.format
 
-    async def _reply(self, files: list[ImageFile], *, is_zip: bool) -> BinaryAnswer:
-        if is_zip:
-            return BinaryAnswer(ZIP_TYPE, [await self._large.in_thread(lambda: as_zip(files))])
-        if len(files) == 1:
-            return BinaryAnswer(files[0].media_type, [files[0].content])
-        return BinaryAnswer(*as_multipart(files))
+    async def _stylize_tiles(
+        self, work: EngineWork, context: RequestContext, photo: StylizedPhoto, weights: Weights
+    ) -> None:
+        """Stylize the tiles of an image, a few at a time."""
+        graph = "model"
+        statistics: tuple[NDArray[np.float32], ...] = ()
+        if photo.plan.is_tiled:
+            whole = await self._in_thread(photo.read_downscaled)
+            found = await work.infer("statistics", (whole, weights), ("mean", "deviation"))
+            del whole
+            graph, statistics = "tile", (found["mean"][0], found["deviation"][0])
+            context.num_tiles += len(photo.plan.tiles)
+        tiles = iter(photo.plan.tiles)
 
+        async def worker() -> None:
+            for tile in tiles:
+                pixels = await self._in_thread(partial(photo.read_tile, tile))
+                arrays = await work.infer(graph, (pixels, weights, *statistics), ("painting",))
+                await self._in_thread(partial(photo.paste_tile, tile, arrays["painting"][0]))
 
-class _Workers:
-    """The threads and the pixel budget for small or for large images."""
+        await run_concurrently(worker() for _ in range(min(TILES_AT_ONCE, len(photo.plan.tiles))))
 
-    def __init__(self, threads: ThreadPoolExecutor, budget: PixelBudget) -> None:
-        self._threads = threads
-        self.budget = budget
-
-    async def in_thread(self, function: Callable[[], Result]) -> Result:
-        """Run a function in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
-
-
-async def _stylize_tiles(
-    work: EngineWork, context: RequestContext, photo: StylizedPhoto, weights: Weights, workers: _Workers
-) -> None:
-    """Stylize the tiles of an image, a few at a time."""
-    graph = "model"
-    statistics: tuple[NDArray[np.float32], ...] = ()
-    if photo.plan.is_tiled:
-        whole = await workers.in_thread(photo.read_downscaled)
-        found = await work.infer("statistics", (whole, weights), ("mean", "deviation"))
-        del whole
-        graph, statistics = "tile", (found["mean"][0], found["deviation"][0])
-        context.num_tiles += len(photo.plan.tiles)
-    tiles = iter(photo.plan.tiles)
-
-    async def worker() -> None:
-        for tile in tiles:
-            pixels = await workers.in_thread(partial(photo.read_tile, tile))
-            arrays = await work.infer(graph, (pixels, weights, *statistics), ("painting",))
-            await workers.in_thread(partial(photo.paste_tile, tile, arrays["painting"][0]))
-
-    await run_concurrently(worker() for _ in range(min(TILES_AT_ONCE, len(photo.plan.tiles))))
+    async def _in_thread(self, function: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self.dependencies.threads, function)
 
 
 @contextmanager

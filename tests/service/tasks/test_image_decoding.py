@@ -1,94 +1,20 @@
-"""Decoding images and raw tensors to rows, and the pixel budget."""
+"""Images and raw tensors become rows: small ones at once, others in a process."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
-from models.images import ImageLimits
+from models.images import prepare
+from models.manifest import read_manifest
 from service.errors import InvalidParameter, PayloadTooLarge, ServiceError, UndecodableImage, UnsupportedMedia
-from service.tasks.image_decoding import PixelBudget, image_row, num_pixels, raw_row
+from service.settings import SHIPPED_REPOSITORY, Settings
+from service.tasks.image_decoding import ImageDecoder, raw_row
+from service.telemetry.metrics import Metrics
 from tests.models.samples import png_header, sample
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def test_images_wait_in_order_for_the_budget() -> None:
-    async def scenario() -> None:
-        budget, order, release = PixelBudget(100), list[int](), asyncio.Event()
-
-        async def hold(number: int, num_pixels: int) -> None:
-            async with budget.reserve(num_pixels):
-                order.append(number)
-                await release.wait()
-
-        tasks = [asyncio.create_task(hold(n, size)) for n, size in enumerate((60, 60, 10))]
-        await settle()
-        assert order == [0]  # the small one does not overtake
-        assert budget.num_used == 60
-        release.set()
-        await asyncio.gather(*tasks)
-        assert order == [0, 1, 2]
-        assert budget.num_used == 0
-
-    asyncio.run(scenario())
-
-
-def test_an_image_larger_than_the_budget_takes_all_of_it() -> None:
-    async def scenario() -> None:
-        budget = PixelBudget(100)
-        async with budget.reserve(1000):
-            waiting = asyncio.create_task(budget.reserve(1).__aenter__())
-            await settle()
-            assert not waiting.done()
-        await waiting
-        assert budget.num_used == 1
-
-    asyncio.run(scenario())
-
-
-def test_a_cancelled_waiter_lets_the_next_one_in() -> None:
-    async def scenario() -> None:
-        budget = PixelBudget(100)
-        async with budget.reserve(50):
-            large = asyncio.create_task(budget.reserve(90).__aenter__())
-            small = asyncio.create_task(budget.reserve(40).__aenter__())
-            await settle()
-            assert not small.done()
-            large.cancel()
-            await small
-            assert budget.num_used == 90
-        assert budget.num_used == 40
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_budget_is_never_exceeded_nor_lost(seed: int) -> None:
-    async def scenario() -> None:
-        choices, budget = random.Random(seed), PixelBudget(100)
-
-        async def hold(num_pixels: int, turns: int) -> None:
-            async with budget.reserve(num_pixels):
-                assert budget.num_used <= 100
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-
-        tasks = [asyncio.create_task(hold(choices.randint(1, 100), choices.randint(0, 5))) for _ in range(200)]
-        while not all(task.done() for task in tasks):
-            choices.choice(tasks).cancel()
-            await asyncio.sleep(0)
-        failures = await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(failure is None or isinstance(failure, asyncio.CancelledError) for failure in failures)
-        assert budget.num_used == 0
-
-    asyncio.run(scenario())
 
 
 def test_a_raw_body_becomes_a_row_without_a_copy() -> None:
@@ -104,11 +30,25 @@ def test_a_raw_body_of_another_length_is_refused(num_bytes: int) -> None:
         raw_row(bytes(num_bytes), (28, 28, 1))
 
 
-def test_an_image_becomes_a_row() -> None:
-    row = image_row(sample("ankle_boot_on_paper.jpg"), (28, 28, 1), True, "auto", ImageLimits())
+def decoder() -> ImageDecoder:
+    return ImageDecoder(Settings(decoders=1), Metrics(CollectorRegistry()))
+
+
+MANIFEST = read_manifest(SHIPPED_REPOSITORY / "fashion-mnist" / "1")
+
+
+def test_a_small_image_becomes_a_row_at_once() -> None:
+    row = decoder().row_at_once(sample("shirt.png"), MANIFEST, (28, 28, 1))
+    assert row is not None
     assert row.shape == (28, 28, 1)
-    assert row[0].max() == 0
-    assert row.max() == 255
+
+
+def test_a_large_image_becomes_the_same_row_in_a_process() -> None:
+    body, images = sample("ankle_boot_on_paper.jpg"), decoder()
+    assert images.row_at_once(body, MANIFEST, (28, 28, 1)) is None
+    row = asyncio.run(images.row(body, MANIFEST, (28, 28, 1), caller=""))
+    images.decoders.close()
+    assert row.tolist() == prepare(body, 28, 28, 1, light_on_dark=True, margin=MANIFEST.margin).tolist()
 
 
 @pytest.mark.parametrize(
@@ -121,14 +61,10 @@ def test_an_image_becomes_a_row() -> None:
     ],
 )
 def test_a_bad_image_is_an_error_of_the_service(body: bytes, kind: type[ServiceError], status: int) -> None:
+    images = decoder()
     with pytest.raises(kind) as caught:
-        image_row(body, (28, 28, 1), True, "auto", ImageLimits())
+        asyncio.run(images.row(body, MANIFEST, (28, 28, 1), caller=""))
+    images.decoders.close()
     assert type(caught.value) is kind
     assert caught.value.status == status
     assert caught.value.message.endswith(".")
-
-
-def test_pixels_are_counted_by_the_header() -> None:
-    assert num_pixels(sample("shirt.png")) == 784
-    with pytest.raises(UnsupportedMedia):
-        num_pixels(b"BM")

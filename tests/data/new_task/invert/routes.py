@@ -7,9 +7,8 @@ from base64 import b64encode
 from service.tasks.invert.process import blended
 from service.tasks.invert.schema import InvertAnswer, InvertParameters
 
-from service.tasks.image_decoding import ImageDecoder
 from service.tasks.image_files import encode_png
-from service.tasks.task import Dependencies, ImagesRoute, TaskRequest
+from service.tasks.task import ImagesRoute, TaskRequest
 
 
 class Invert(ImagesRoute):
@@ -21,16 +20,12 @@ class Invert(ImagesRoute):
     parameters = InvertParameters
     answers = (InvertAnswer,)
 
-    def __init__(self, dependencies: Dependencies) -> None:
-        super().__init__(dependencies)
-        self._decoder = ImageDecoder(dependencies.settings, dependencies.metrics, dependencies.threads)
-
     async def answer(self, request: TaskRequest) -> InvertAnswer:
         """The negative of each image."""
         images, parameters = await self.read(request, InvertParameters)
-        model, row_shape = request.model, self.row_shape(request.model)
-        rows = [await self._decoder.row(body, model.manifest, row_shape, "false") for body in images.encoded]
-        arrays = await self.infer(request, [row.reshape(-1).data for row in rows], ("inverted",))
+        model, work = request.model, self.work(request)
+        rows = await self.rows(request, work, images, "false")
+        arrays = await self.infer(request, [row.reshape(-1).data for row in rows], ("inverted",), work=work)
         pngs = [
             encode_png(blended(row, inverted, parameters.strength))
             for row, inverted in zip(rows, arrays["inverted"], strict=True)

@@ -23,6 +23,7 @@ from service.protocols.open_inference.reply import output_tensors, requested_out
 from service.protocols.open_inference.request import InferRequest, RequestedOutput
 from service.protocols.open_inference.tensors import Tensor, unpack_strings
 from service.settings import Settings
+from service.tasks.image_decoding import ImageDecoder
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from tests.service.protocols.open_inference.manifests import graph_of, manifest_of
@@ -65,7 +66,8 @@ def run(parameters: dict[str, Any], *, leaves: str = "", **named: Any) -> tuple[
 
     async def infer(threads: ThreadPoolExecutor) -> InferResult:
         metrics = Metrics(CollectorRegistry())
-        execution = Execution(cast(EngineClient, client), Settings(), metrics, threads, Tokenizers(threads))
+        decoder = ImageDecoder(Settings(), metrics)
+        execution = Execution(cast(EngineClient, client), Settings(), decoder, Tokenizers(threads))
         context = RequestContext("id", 0.0, is_disconnected=leaves == "before")
         request = InferRequest(inputs=(Tensor("x", "FP32", (2, 3), bytes(24)),), id="9", parameters=parameters)
         task = asyncio.ensure_future(execution.infer("m", None, request, context, **named))

@@ -56,6 +56,7 @@ class FakeWork:
 
     def __init__(self, image_generator: TinyImageGenerator, manifest: Manifest) -> None:
         self.model = FakeModel(manifest)
+        self.caller = ""
         self._image_generator = image_generator
         self.waiting: list[asyncio.Event] = []
         self.calls: list[tuple[str, int]] = []

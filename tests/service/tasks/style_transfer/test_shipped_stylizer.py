@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.images import ImageLimits
 from models.manifest import read_manifest
 from models.stylization import Stylization
+from service.decoding.jobs import ToPhoto, photo_of
 from service.schema import read
-from service.tasks.style_transfer.process import StylizedPhoto, check_header
+from service.tasks.style_transfer.process import StylizedPhoto
 from service.tasks.style_transfer.schema import StylizeParameters
 from tests.similarity import structural_similarity
 
@@ -55,8 +55,8 @@ def painted(
     """Stylize a photo as the service does; return the image and the number of tiles."""
     parameters = read(StylizeParameters, values)
     weights = parameters.weights(stylization)
-    limits = ImageLimits(max_pixels=25_000_000)
-    photo = StylizedPhoto(check_header(body, limits, parameters), limits, stylization, parameters)
+    done, parts = ToPhoto(25_000_000).run(body)
+    photo = StylizedPhoto(photo_of(done, b"".join(parts)), stylization, parameters)
 
     def run(graph: str, pixels: Pixels, statistics: Sequence[Any] = ()) -> list[Any]:
         session = sessions[graph]
@@ -69,8 +69,7 @@ def painted(
         graph, statistics = "tile", run("statistics", photo.read_downscaled())
     for tile in photo.plan.tiles:
         photo.paste_tile(tile, run(graph, photo.read_tile(tile), statistics)[0])
-    content, _ = photo.encode()
-    return np.asarray(Image.open(BytesIO(content))), len(photo.plan.tiles)
+    return photo.result().colours, len(photo.plan.tiles)
 
 
 @pytest.mark.parametrize("style", ["great_wave", "starry_night", "udnie"])
