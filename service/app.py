@@ -46,7 +46,7 @@ class Application(NamedTuple):
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
-    """Build what HTTP and gRPC share, including the process's tokenizers, threads, decoders of images and budget of bytes."""
+    """Build what HTTP and gRPC share: the process's tokenizers, threads, decoders of images and budget of bytes."""
     threads = ThreadPoolExecutor(NUM_THREADS, "work")
     return Execution(client, settings, ImageDecoder(settings, metrics), Tokenizers(threads))
 

@@ -54,6 +54,13 @@ class Reservation:
         self._budget.used_bytes += num_bytes
         self.num_bytes += num_bytes
 
+    def beside(self, num_bytes: int, what: str) -> Reservation:
+        """Set bytes of the same budget aside that are given back on their own.
+
+        Raises: Busy where less than that is left.
+        """
+        return self._budget.reserve(num_bytes, what)
+
     def require(self, num_bytes: int, what: str) -> None:
         """Check that there is room for so many bytes more, without taking it.
 

@@ -47,6 +47,11 @@ class RequestContext:
     on_disconnect: Callable[[], object] | None = None
     is_disconnected: bool = False
 
+    @property
+    def origin(self) -> str:
+        """Who takes turns with others: the caller's name."""
+        return self.caller.name
+
     def disconnect(self) -> None:
         """Mark the request as disconnected and cancel its work."""
         self.is_disconnected = True

@@ -27,7 +27,7 @@ class EngineWork:
         self, client: EngineClient, model: ReadyModel, context: RequestContext, timeout_seconds: float
     ) -> None:
         self.model = model
-        self.caller = context.caller
+        self.caller = context.origin
         self._client = client
         self._context = context
         self._timeout_seconds = timeout_seconds

@@ -254,7 +254,8 @@ class ImagesRoute(TaskRoute):
         row_shape = self.row_shape(request.model)
         if images.raw is not None:
             return [raw_row(images.raw, row_shape)]
-        manifest, caller, decode = request.model.manifest, request.context.caller, self.dependencies.decoder.row
+        request.context.reservation.grow(len(images.encoded) * prod(row_shape), "the decoded images")
+        manifest, caller, decode = request.model.manifest, request.context.origin, self.dependencies.decoder.row
 
         async def decoded() -> list[Pixels]:
             return [await decode(body, manifest, row_shape, invert, caller=caller) for body in images.encoded]

@@ -45,3 +45,13 @@ def test_without_a_budget_everything_is_granted() -> None:
     held.grow(2**50, "the body")
 
     assert held.num_bytes == 2**50
+
+
+def test_bytes_beside_a_reservation_are_given_back_on_their_own() -> None:
+    budget = ByteBudget(100)
+    reservation = budget.reserve(10, "the body")
+    with reservation.beside(60, "the image"):
+        assert budget.used_bytes == 70
+        with pytest.raises(Busy):
+            reservation.beside(60, "the image")
+    assert budget.used_bytes == 10

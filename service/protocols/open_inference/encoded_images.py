@@ -11,6 +11,7 @@ import numpy as np
 
 from models.manifest import Graph, Manifest, TensorSpec
 from service.errors import InvalidParameter, ServiceError
+from service.http.request_context import RequestContext
 from service.protocols.open_inference.tensors import Tensor, unpack_strings
 from service.schema import shown
 from service.settings import Settings
@@ -26,7 +27,7 @@ class EncodedImages:
         self._decoder = decoder
 
     async def decode_all(
-        self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor], caller: str
+        self, manifest: Manifest, graph: Graph, tensors: Sequence[Tensor], context: RequestContext
     ) -> Sequence[Tensor]:
         """The tensors, with encoded images decoded to pixels [B,H,W,C].
 
@@ -34,13 +35,13 @@ class EncodedImages:
         """
         pixels = {spec.name: spec for spec in graph.inputs if takes_images(manifest, spec)}
         return [
-            await self._decoded(manifest, pixels[tensor.name], tensor, caller)
+            await self._decoded(manifest, pixels[tensor.name], tensor, context)
             if tensor.datatype == "BYTES" and tensor.name in pixels
             else tensor
             for tensor in tensors
         ]
 
-    async def _decoded(self, manifest: Manifest, spec: TensorSpec, tensor: Tensor, caller: str) -> Tensor:
+    async def _decoded(self, manifest: Manifest, spec: TensorSpec, tensor: Tensor, context: RequestContext) -> Tensor:
         max_images = self._settings.max_images
         is_column = len(tensor.shape) in (1, 2) and tensor.shape[1:] in ((), (1,))
         if not is_column or not 1 <= tensor.shape[0] <= max_images:
@@ -52,7 +53,8 @@ class EncodedImages:
         rows = []
         for index, string in enumerate(unpack_strings(tensor.name, tensor.raw, tensor.num_elements)):
             try:
-                rows.append(await self._pixels(manifest, spec, bytes(string), caller))
+                rows.append(await self._pixels(manifest, spec, bytes(string), context.origin))
+                context.reservation.grow(2 * rows[-1].nbytes, "the decoded images")  # once more when they are stacked
             except ServiceError as error:
                 if error.status >= 499:
                     raise

@@ -135,7 +135,7 @@ class Execution:
         inputs: Sequence[Tensor] = request.inputs
         if any(tensor.datatype == "BYTES" for tensor in inputs):
             work = EngineWork(self.client, target.model, context, seconds)
-            images = self._images.decode_all(target.model.manifest, graph, inputs, context.caller)
+            images = self._images.decode_all(target.model.manifest, graph, inputs, context)
             inputs, seconds = await work.run(images), work.seconds_left()
         prepared = self.prepare(target, request, inputs, seconds)
         rows = prepared.rows

@@ -82,7 +82,7 @@ class EncoderRoute(ImagesRoute, GeneratorRoute):
 
     async def _rows(self, request: TaskRequest, images: Images, parameters: EncodeParameters) -> Pixels:
         """Read the images as rows [B,H,W,C]."""
-        row_shape, caller = self.row_shape(request.model), request.context.caller
+        row_shape, caller = self.row_shape(request.model), request.context.origin
         if images.raw is not None:
             return raw_row(images.raw, row_shape)[None]
         manifest, invert = request.model.manifest, parameters.invert

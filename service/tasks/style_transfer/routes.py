@@ -38,6 +38,7 @@ from service.tasks.task import Dependencies, ImagesRoute, QueryRoute, TaskReques
 
 TILES_AT_ONCE = 4
 """Enough to keep the engine busy; each takes about 10 MB in this process."""
+BYTES_PER_PIXEL = 8
 PIXELS_PER_TIMEOUT = 4_000_000
 """Without `X-Request-Timeout`, the default timeout applies to each this many pixels, up to the maximum."""
 MAX_IMAGES_PIXELS = 4
@@ -132,12 +133,15 @@ class Stylize(ImagesRoute):
     ) -> tuple[bytes, str]:
         stylization = stylization_of(work.model)
         turns = self._large if plan_tiles(checked.height, checked.width, stylization).is_tiled else self._small
+        num_bytes = BYTES_PER_PIXEL * checked.num_pixels
         async with turns.take(work.caller, checked.num_pixels):
-            photo = StylizedPhoto(await self._decoder.photo(checked.body, caller=work.caller), stylization, parameters)
-            if parameters.needs_network:
-                await self._stylize_tiles(work, context, photo, weights)
-            result = photo.result()
-            return await self._decoder.encode(result, parameters.quality, caller=work.caller), result.format
+            with context.reservation.beside(num_bytes, "the decoded image"):
+                decoded = await self._decoder.photo(checked.body, caller=work.caller)
+                photo = StylizedPhoto(decoded, stylization, parameters)
+                if parameters.needs_network:
+                    await self._stylize_tiles(work, context, photo, weights)
+                result = photo.result()
+                return await self._decoder.encode(result, parameters.quality, caller=work.caller), result.format
 
     async def _stylize_tiles(
         self, work: EngineWork, context: RequestContext, photo: StylizedPhoto, weights: Weights
