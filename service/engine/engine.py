@@ -47,6 +47,9 @@ from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+# Answers that an API process has not read: more than all that its callers may wait for at any time.
+MAX_UNREAD_BYTES = 2**28
+
 
 class Engine:
     """Answers the messages of API processes with the models of a live repository."""
@@ -266,7 +269,11 @@ class Engine:
 
 
 class EngineProtocol(asyncio.Protocol):
-    """The engine's end of the connection to one API process; the answers of a batch leave in one write."""
+    """The engine's end of the connection to one API process; the answers of a batch leave in one write.
+
+    While the API process does not read its answers, the engine reads no more of its requests; and where the answers to
+    those that it has become too many, it ends the connection.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -286,10 +293,25 @@ class EngineProtocol(asyncio.Protocol):
         assert self._transport is not None
         try:
             for message, payload in self._reader.feed(data):
-                self._engine.handle(self._connection, message, payload)
+                try:
+                    self._engine.handle(self._connection, message, payload)
+                except Exception:  # it must not end the connection and every other request on it
+                    log.exception("a message of an API process failed unexpectedly")
         except FrameError:
             log.exception("an API process sent a broken frame")
             self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """Read no more: the API process does not."""
+        if self._transport is not None and self._connection is not None:
+            self._connection.is_paused = True
+            self._transport.pause(MAX_UNREAD_BYTES)
+
+    def resume_writing(self) -> None:
+        """Read again."""
+        if self._transport is not None and self._connection is not None:
+            self._transport.resume()
+            self._connection.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel everything that the API process was waiting for."""

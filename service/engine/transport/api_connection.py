@@ -24,7 +24,8 @@ class ApiConnection:
 
     `cancels` holds how to cancel each request that is not finished.
 
-    `num_described` and `num_acknowledged` count the descriptions that it was sent, and that it has applied.
+    `num_described` and `num_acknowledged` count the descriptions that it was sent, and that it has applied. While
+    `is_paused`, it does not read: of the descriptions that come meanwhile, it is sent the last.
     """
 
     send: Send
@@ -32,11 +33,23 @@ class ApiConnection:
     cancels: dict[int, Callable[[], None]] = field(default_factory=dict)
     num_described: int = 0
     num_acknowledged: int = 0
+    is_paused: bool = False
+    _latest: bytes = b""
 
     def describe(self, description: bytes) -> None:
         """Send a description that the API process will acknowledge."""
-        self.num_described += 1
-        self.send(description)
+        if not self._latest:
+            self.num_described += 1
+        if self.is_paused:
+            self._latest = description
+        else:
+            self.send(description)
+
+    def resume(self) -> None:
+        """Send what was kept: the API process reads again."""
+        self.is_paused, latest, self._latest = False, self._latest, b""
+        if latest:
+            self.send(latest)
 
     def fail(self, id_: int, error: Exception) -> None:
         """Answer a request with an error; one that is not a ServiceError is a defect, and is logged."""

@@ -2,13 +2,15 @@
 
 A `Call` is one inference and is awaited; a `TextGeneration` is an asynchronous iterator of tokens. `InFlight` holds
 those that are not finished, with their deadlines; inferences that start in one turn of the event loop and have the same
-target cross the socket together. When the engine dies, it sends all to the next engine once more. It knows neither the
-connection nor HTTP.
+target cross the socket together. What the engine cannot take waits here: while it is restarted, while a model is being
+loaded again, while it does not read. When it dies, the next one gets all that it held. It knows neither the connection
+nor HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
@@ -19,6 +21,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.budget import ByteBudget, Reservation
 from service.engine.transport.known_models import ReadyModel
 from service.engine.transport.messages import (
     ANYONE,
@@ -43,11 +46,15 @@ from service.engine.transport.messages import (
     pieces_of,
 )
 from service.engine.transport.strings import unpack_strings
-from service.errors import BY_CODE, DeadlineExceeded, EngineUnavailable, ModelNotReady, ServiceError
+from service.errors import BY_CODE, DeadlineExceeded, EngineUnavailable, ServiceError
+
+log = logging.getLogger(__name__)
 
 # The engine answers at the deadline itself; the slack is for an engine that no longer answers at all.
 DEADLINE_SLACK_SECONDS = 0.1
-MAX_SENDS = 2
+# The engine finds out which request ends it, with the second engine. The bound is for what ends engines now and then.
+MAX_LOSSES = 10
+MAX_WAITING = 4096
 # So many requests of one turn share a message: fewer would cost more of them, with more the engine would wait for the
 # last of them while it has nothing to do. Large ones gain nothing.
 MAX_TOGETHER = 8
@@ -62,8 +69,9 @@ class Outstanding(ABC):
     version: str
     deadline: float
     limit: float
-    num_sent: int = 0
-    is_stranded: bool = False  # the engine that held it is gone
+    num_losses: int = 0
+    """How many engines have ended while they held it."""
+    payload_bytes: int = 0
 
     @abstractmethod
     def fail(self, error: ServiceError) -> None:
@@ -159,6 +167,7 @@ class TextGeneration(Outstanding):
         language = model.manifest.language
         self.id, self.model, self.version = id_, model.name, model.version
         self.prompt = prompt
+        self.payload_bytes = 4 * len(prompt)
         self.sampling = sampling
         self.deadline = deadline
         self.caller = caller
@@ -213,7 +222,9 @@ class TextGeneration(Outstanding):
         elif self.scored is not None:
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=-1)
         prompt = np.array([*self.prompt, *(token.token for token in self._tokens)], np.int32)
-        message = GenerateText(self.id, self.model, self.version, sampling, timeout_seconds, self.caller)
+        message = GenerateText(
+            self.id, self.model, self.version, sampling, timeout_seconds, self.caller, self.num_losses
+        )
         return frame(message, prompt.tobytes())
 
     def push(self, token: Token) -> None:
@@ -261,13 +272,26 @@ class TextGeneration(Outstanding):
 class InFlight:
     """The requests that are not finished, by their id.
 
-    `write` sends the pieces of a frame to the engine, or drops them while there is none.
+    `write` sends the pieces of a frame to the engine. `ready` holds the names and versions that the engine can compute.
+    Requests that it cannot take yet wait for at most `restart_seconds` after it was lost, within `budget`.
     """
 
-    def __init__(self, write: Callable[[Sequence[Piece]], None]) -> None:
+    def __init__(
+        self,
+        write: Callable[[Sequence[Piece]], None],
+        ready: Container[tuple[str, str]],
+        budget: ByteBudget,
+        restart_seconds: float,
+    ) -> None:
         self._write = write
+        self._ready = ready
+        self._budget = budget
+        self._restart_seconds = restart_seconds
         self._loop = asyncio.get_running_loop()
         self._calls: dict[int, Outstanding] = {}
+        self._waiting: dict[int, Reservation] = {}
+        self._gives_up_at = math.inf  # until then, requests wait for an engine
+        self._is_writable = self._is_settled = False
         self._starting: dict[InferTarget, list[Inference]] = {}
         self._num_starting = self._starting_bytes = 0
         # One timer for all: it fires at the earliest limit or, where that call has ended, for nothing.
@@ -277,10 +301,53 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._calls)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests that the engine cannot take yet."""
+        return len(self._waiting)
+
     def infer(self, call: Inference) -> None:
-        """Send an inference at the end of this turn, and fail it when its deadline has passed."""
+        """Send an inference at the end of this turn, and fail it when its deadline has passed.
+
+        Raises: EngineUnavailable where it may not wait for the engine any more; Busy.
+        """
         check_length(call.payload_bytes)
-        self._hold(call)
+        if self._can_take(call):
+            self._hold(call)
+            self._start(call)
+        else:
+            self._wait(call)
+
+    def generate(self, call: TextGeneration) -> None:
+        """Send a request for a text, and fail it when its deadline has passed.
+
+        Raises: EngineUnavailable where it may not wait for the engine any more; Busy.
+        """
+        if self._can_take(call):
+            self._hold(call)
+            self._write([call.encode(call.deadline - self._loop.time())])
+        else:
+            self._wait(call)
+
+    def withdraw(self, call: Outstanding, error: ServiceError) -> None:
+        """Cancel a request and fail it, unless it is finished."""
+        if call.id not in self._calls:
+            return
+        if call.id not in self._waiting:
+            self._flush()  # the engine must know what it is to cancel
+            self._write([frame(Cancel(call.id))])
+        self._settle(call, error)
+
+    # --- sending ---
+
+    def _can_take(self, call: Outstanding) -> bool:
+        # Once the engine has settled, it is the one to refuse.
+        return self._is_writable and (self._is_settled or (call.model, call.version) in self._ready)
+
+    def _start(self, call: Inference) -> None:
+        if call.num_losses:
+            self._send(call.target, [call])
+            return
         starting = self._starting.get(call.target)
         if starting is not None:
             starting.append(call)
@@ -294,30 +361,93 @@ class InFlight:
             self._flush()
 
     def _flush(self) -> None:
-        now = self._loop.time()
         starting, self._starting, self._num_starting, self._starting_bytes = self._starting, {}, 0, 0
         for target, calls in starting.items():
-            message = Infer(
-                target,
-                [call.id for call in calls],
-                [call.num_rows for call in calls],
-                [call.payload_bytes for call in calls],
-                [call.deadline - now for call in calls],
-                *_callers(calls),
-            )
-            self._write(pieces_of(message, [piece for call in calls for piece in call.payload]))
+            if self._is_writable:
+                self._send(target, calls)
+                continue
+            for call in calls:
+                self._wait_or_fail(call)
 
-    def generate(self, call: TextGeneration) -> None:
-        """Send a request for a text, and fail it when its deadline has passed."""
+    def _send(self, target: InferTarget, calls: Sequence[Inference]) -> None:
+        now = self._loop.time()
+        message = Infer(
+            target,
+            [call.id for call in calls],
+            [call.num_rows for call in calls],
+            [call.payload_bytes for call in calls],
+            [call.deadline - now for call in calls],
+            *_callers(calls),
+            calls[0].num_losses,
+        )
+        self._write(pieces_of(message, [piece for call in calls for piece in call.payload]))
+
+    # --- waiting ---
+
+    def _wait(self, call: Outstanding) -> None:
+        """Keep a request until the engine can take it."""
+        if self._loop.time() >= self._gives_up_at:
+            raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
+        if len(self._waiting) >= MAX_WAITING:
+            raise EngineUnavailable(f"{MAX_WAITING} requests wait for the engine already.", retry_after_seconds=1)
+        self._waiting[call.id] = self._budget.reserve(call.payload_bytes, "a message to the engine")
         self._hold(call)
-        self._write([call.encode(call.deadline - self._loop.time())])
+        self._limit(call, min(call.limit, self._gives_up_at))
 
-    def withdraw(self, call: Outstanding, error: ServiceError) -> None:
-        """Cancel a request and fail it, unless it is finished."""
-        if call.id in self._calls:
-            self._flush()  # the engine must know what it is to cancel
-            self._write([frame(Cancel(call.id))])
+    def _wait_or_fail(self, call: Outstanding) -> None:
+        try:
+            self._wait(call)
+        except ServiceError as error:
             self._settle(call, error)
+
+    def pause(self) -> None:
+        """Send nothing until `resume`: the engine does not read."""
+        self._is_writable = False
+
+    def resume(self, *, is_settled: bool) -> None:
+        """Send what waits, as far as its model is ready; `is_settled`: the engine has no more models to load."""
+        self._is_writable, self._is_settled = True, is_settled
+        if is_settled:
+            self._gives_up_at = math.inf
+        for call in [self._calls[id_] for id_ in self._waiting]:
+            if not self._is_writable:
+                return  # it has enough for now
+            if self._can_take(call):
+                self._waiting.pop(call.id).release()
+                self._send_late(call)
+
+    def _send_late(self, call: Outstanding) -> None:
+        try:
+            self._hold(call)
+            if isinstance(call, Inference):
+                self._start(call)
+            elif isinstance(call, TextGeneration):
+                self._write([call.encode(call.deadline - self._loop.time())])
+        except Exception as error:  # the others must still be sent
+            log.exception("a request could not be sent to the engine")
+            self._settle(call, error if isinstance(error, ServiceError) else ServiceError("It could not be sent."))
+
+    def lose(self) -> None:
+        """Keep all requests for the next engine: what this one held, and what never reached it."""
+        self._is_writable = self._is_settled = False
+        self._gives_up_at = self._loop.time() + self._restart_seconds
+        unsent = {call.id for calls in self._starting.values() for call in calls} | self._waiting.keys()
+        self._starting, self._num_starting, self._starting_bytes = {}, 0, 0
+        for call in list(self._calls.values()):
+            if call.id not in unsent:
+                call.num_losses += 1
+            self._strand(call)
+
+    def _strand(self, call: Outstanding) -> None:
+        if isinstance(call, TextGeneration) and call.is_complete:
+            self._forget(call.id)
+            call.finish()
+        elif call.num_losses > MAX_LOSSES:
+            message = f"{call.num_losses} engines ended while they held this request."
+            self._settle(call, EngineUnavailable(message, retry_after_seconds=1))
+        else:
+            self._waiting.setdefault(call.id, Reservation())  # what was accepted is not refused any more
+            self._limit(call, min(call.deadline + DEADLINE_SLACK_SECONDS, self._gives_up_at))
 
     # --- messages of the engine ---
 
@@ -344,12 +474,15 @@ class InFlight:
     def _answer(self, id_: int, arrays: Arrays, timing: InferenceTiming) -> None:
         call = self._calls.pop(id_, None)
         if isinstance(call, Inference):
-            call.answer(arrays, timing)
+            try:
+                call.answer(arrays, timing)
+            except Exception:  # the others of its batch must still be answered
+                log.exception("an answer could not be delivered")
 
     def receive(self, message: Scored | Finished, payload: memoryview) -> None:
         """Deliver what comes of a text beside its tokens."""
         if isinstance(call := self._calls.get(message.id), TextGeneration) and call.receive(message, payload):
-            del self._calls[call.id]
+            self._forget(call.id)
 
     def fail(self, failure: Failure) -> bool:
         """Fail a request; return whether there is one of this id."""
@@ -358,44 +491,10 @@ class InFlight:
         self._settle(call, error_of(failure))
         return True
 
-    # --- when the engine is lost ---
-
-    def strand(self, restart_seconds: float) -> None:
-        """Keep the requests that may be sent once more, for as long as a restart may take; fail the others."""
-        for call in list(self._calls.values()):
-            if isinstance(call, TextGeneration) and call.is_complete:
-                del self._calls[call.id]
-                call.finish()
-            elif call.num_sent >= MAX_SENDS:
-                message = "The engine was lost twice while it held this request."
-                self._settle(call, EngineUnavailable(message, retry_after_seconds=1))
-            else:
-                call.is_stranded = True
-                self._limit(call, min(call.deadline, self._loop.time() + restart_seconds))
-
-    def resend(self, ready: Container[tuple[str, str]], *, is_settled: bool) -> None:
-        """Send again what the lost engine held, as soon as its model is ready.
-
-        `ready` holds names and versions; `is_settled`: the engine has no more models to load.
-        """
-        for call in [call for call in self._calls.values() if call.is_stranded]:
-            if (call.model, call.version) in ready:
-                call.is_stranded = False
-                self._send_again(call)
-            elif is_settled:
-                self._settle(call, ModelNotReady(f"{call.model}@{call.version} is no longer served."))
-
-    def _send_again(self, call: Outstanding) -> None:
-        if isinstance(call, Inference):
-            self.infer(call)
-        elif isinstance(call, TextGeneration):
-            self.generate(call)
-
     # --- deadlines and ends ---
 
     def _hold(self, call: Outstanding) -> None:
         self._calls[call.id] = call
-        call.num_sent += 1
         call.limit = call.deadline + DEADLINE_SLACK_SECONDS
         if call.limit < self._timer_at:
             self._limit(call, call.limit)
@@ -413,16 +512,24 @@ class InFlight:
         self._timer, self._timer_at = None, math.inf
         for call in [call for call in self._calls.values() if call.limit <= now]:
             late: ServiceError = DeadlineExceeded("The deadline passed.")
-            if call.is_stranded:
+            if self._gives_up_at <= now and call.id in self._waiting:
                 late = EngineUnavailable("The engine is not back yet.", retry_after_seconds=1)
             self.withdraw(call, late)
         if self._calls:
             earliest = min(self._calls.values(), key=lambda call: call.limit)
             self._limit(earliest, earliest.limit)
 
+    def _forget(self, id_: int) -> None:
+        self._calls.pop(id_, None)
+        if self._waiting and (reservation := self._waiting.pop(id_, None)) is not None:
+            reservation.release()
+
     def _settle(self, call: Outstanding, error: ServiceError) -> None:
-        self._calls.pop(call.id, None)
-        call.fail(error)
+        self._forget(call.id)
+        try:
+            call.fail(error)
+        except Exception:  # the others must still be told
+            log.exception("an error could not be delivered")
 
 
 def error_of(failure: Failure) -> ServiceError:

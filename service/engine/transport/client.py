@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any, cast
 
+from service.budget import ByteBudget
 from service.engine.transport.calls import Call, Inference, InFlight, Outstanding, TextGeneration, error_of
 from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.known_models import KnownModels, ReadyModel
@@ -21,6 +22,7 @@ from service.engine.transport.messages import (
     DescriptionAcknowledged,
     Failure,
     Finished,
+    FrameError,
     FrameReader,
     InferTarget,
     Message,
@@ -49,17 +51,21 @@ Statuses = tuple[ModelStatus, ...]
 
 
 class EngineClient:
-    """Sends inference to the engine process over its Unix socket."""
+    """Sends inference to the engine process over its Unix socket.
+
+    `budget` is the process's: requests that wait for the engine take from it.
+    """
 
     def __init__(self, socket_path: str, settings: Settings) -> None:
         self._socket_path = socket_path
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._transport: CoalescingTransport | None = None
-        self._calls = InFlight(self._write)
         self._queries = PendingQueries()
         self._last_id = 0
         self._models = KnownModels(settings.canary_splits)
+        self.budget = ByteBudget(settings.max_buffered_bytes)
+        self._calls = InFlight(self._write, self._models, self.budget, settings.engine_restart_seconds)
         self._closed = False
         self._lost = asyncio.Event()
 
@@ -82,19 +88,27 @@ class EngineClient:
             self._transport.close()
 
     def connected(self, transport: CoalescingTransport) -> None:
-        """Use a new connection; stranded calls wait until the engine says that their model is ready."""
+        """Use a new connection; what is in flight waits until the engine says that its model is ready."""
         self._transport = transport
         self._lost.clear()
 
     def disconnected(self) -> None:
-        """Keep the calls that may be sent once more; fail the others."""
+        """Keep what is in flight for the next engine."""
         self._transport = None
-        self._models.is_settled = False
+        self._models.lose()
         self._lost.set()
         self._queries.fail(EngineUnavailable("The engine was lost meanwhile.", retry_after_seconds=1))
-        self._calls.strand(self._settings.engine_restart_seconds)
+        self._calls.lose()
         if self._calls:
             log.warning("the engine was lost; requests in flight wait for it", extra={"requests": len(self._calls)})
+
+    def pause(self) -> None:
+        """Send no more requests: the engine does not read those that it has."""
+        self._calls.pause()
+
+    def resume(self) -> None:
+        """Send the requests that wait."""
+        self._calls.resume(is_settled=self.is_settled)
 
     @property
     def is_connected(self) -> bool:
@@ -105,6 +119,11 @@ class EngineClient:
     def num_in_flight(self) -> int:
         """Calls that are not finished."""
         return len(self._calls)
+
+    @property
+    def num_waiting(self) -> int:
+        """Calls in flight that the engine cannot take yet."""
+        return self._calls.num_waiting
 
     # --- models ---
 
@@ -128,10 +147,15 @@ class EngineClient:
         """Whether every model that should be served can be used now."""
         return self.is_connected and self.is_settled and not self.unready
 
+    def serves(self, model: ReadyModel) -> bool:
+        """Whether the engine can compute requests to this version now."""
+        return (model.name, model.version) in self._models
+
     def resolve(self, reference: str) -> ReadyModel:
         """Find the model `name` (its default version) or `name@version`.
 
-        Its version stays loaded for as long as the result is referenced.
+        Its version stays loaded for as long as the result is referenced. While the engine is restarted, requests may
+        refer to what was ready before, and wait for it.
 
         Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
@@ -200,6 +224,8 @@ class EngineClient:
         return await self._query(Describe(self.next_id()))
 
     async def _query(self, query: Control | Describe) -> Statuses:
+        if self._transport is None:
+            raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
         self._write([frame(query)])
         return await self._queries.answer_to(query.id)
 
@@ -222,7 +248,8 @@ class EngineClient:
         `row_shapes`: the shape of one row of each input, where the manifest leaves a size open. A graph that is not
         batched takes `num_rows` 1 and whole shapes. `priority`: 1 is served first, 0 is the default.
 
-        Raises: EngineUnavailable at once while there is no engine; any other error where the call is awaited.
+        Raises: EngineUnavailable at once where there has been no engine for too long, Busy where too much waits for it;
+        any other error where the call is awaited.
         """
         target = InferTarget(model.name, model.version, graph, outputs, row_shapes, priority)
         return self.compute(target, payload, num_rows, timeout_seconds)
@@ -242,7 +269,7 @@ class EngineClient:
     ) -> TextGeneration:
         """Continue a prompt, which starts with the model's beginning token.
 
-        Raises: EngineUnavailable at once while there is no engine; any other error in the iteration.
+        Raises: EngineUnavailable or Busy at once, as `infer`; any other error in the iteration.
         """
         generation = TextGeneration(self.next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
         self._calls.generate(generation)
@@ -255,12 +282,7 @@ class EngineClient:
     # --- messages ---
 
     def next_id(self) -> int:
-        """The id of the next request.
-
-        Raises: EngineUnavailable while there is no engine.
-        """
-        if self._transport is None:
-            raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
+        """The id of the next request."""
         self._last_id += 1
         return self._last_id
 
@@ -286,7 +308,8 @@ class EngineClient:
             # Requests that resolved the model may still use it; the engine keeps it until the last reference is gone.
             weakref.finalize(dropped, self._released, dropped.name, dropped.version).atexit = False
         self._queries.answer(description.id, description.models)
-        self._calls.resend(self._models, is_settled=self.is_settled)
+        if self._transport is not None and not self._transport.is_paused:
+            self.resume()
 
     def _released(self, name: str, version: str) -> None:
         # The last reference may have been dropped by another thread.
@@ -310,10 +333,35 @@ class ClientProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass every complete message to the client."""
-        for message, payload in self._reader.feed(data):
+        assert self._transport is not None
+        try:
+            for message, payload in self._reader.feed(data):
+                self._handle(message, payload)
+                if isinstance(message, Description) and message.id == 0:
+                    self._transport.write(frame(DescriptionAcknowledged()))
+        except FrameError:
+            log.exception("the engine sent a broken frame")
+            self._transport.abort()
+
+    def _handle(self, message: Message, payload: memoryview) -> None:
+        try:
             self._client.handle(message, payload)
-            if isinstance(message, Description) and message.id == 0 and self._transport is not None:
-                self._transport.write(frame(DescriptionAcknowledged()))
+        except Exception:  # it must not end the connection and every request on it
+            log.exception("a message of the engine failed unexpectedly")
+            for id_ in message.ids if isinstance(message, Result) else ():
+                self._client.handle(Failure(id_, ServiceError.code, "The answer is unreadable.", None), payload)
+
+    def pause_writing(self) -> None:
+        """Have the client keep its requests: the engine does not read."""
+        if self._transport is not None:
+            self._transport.is_paused = True
+            self._client.pause()
+
+    def resume_writing(self) -> None:
+        """Let the client send again."""
+        if self._transport is not None:
+            self._transport.is_paused = False
+            self._client.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the client that the connection is gone."""

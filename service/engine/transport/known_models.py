@@ -33,10 +33,15 @@ class ReadyModel:
 
 
 class KnownModels:
-    """The versions of all models, and those among them that are ready; a canary gets its share of the requests."""
+    """The versions of all models, and those among them that are ready; a canary gets its share of the requests.
+
+    While the engine is restarted, the versions that the last one had ready are expected back: requests may refer to
+    them, and wait.
+    """
 
     def __init__(self, canaries: Iterable[Split] = ()) -> None:
         self._ready: dict[tuple[str, str], ReadyModel] = {}
+        self._expected: dict[tuple[str, str], ReadyModel] = {}
         self._default: dict[str, ReadyModel] = {}
         self._canaries = {split.model: (split.reference, Turns(split.share)) for split in canaries}
         self.statuses: tuple[ModelStatus, ...] = ()
@@ -54,14 +59,14 @@ class KnownModels:
     @property
     def ready(self) -> set[str]:
         """The names of the models with a ready version."""
-        return set(self._default)
+        return {name for name, _ in self._ready}
 
     def update(self, description: Description) -> list[ReadyModel]:
         """Apply a description of the engine; return the models that must not be used any more."""
         self.statuses = description.models
         self.is_settled = description.settled
         self.plans.clear()
-        old, self._ready = self._ready, {}
+        old, self._ready = self._expected | self._ready, {}
         for status in description.models:
             if status.state != "ready":
                 continue
@@ -70,10 +75,24 @@ class KnownModels:
                 model = ReadyModel(status)
             model.status = status
             self._ready[status.name, status.version] = model
-        self._default = {}
-        for model in sorted(self._ready.values(), key=lambda model: (model.status.is_default, int(model.version))):
-            self._default[model.name] = model
-        return list(old.values())
+        failed = {(status.name, status.version) for status in description.models if status.state == "failed"}
+        is_back = description.settled or not self._expected
+        self._expected = {} if is_back else {key: old[key] for key in old.keys() & self._expected.keys() - failed}
+        self._choose_defaults()
+        return [model for key, model in old.items() if key not in self._expected]
+
+    def lose(self) -> None:
+        """Expect what was ready to come back with the next engine."""
+        self._expected, self._ready = self._expected | self._ready, {}
+        self.is_settled = False
+
+    def _choose_defaults(self) -> None:
+        usable = [*self._expected.values(), *self._ready.values()]
+        usable.sort(key=lambda model: (model.status.is_default, int(model.version)))
+        self._default = {model.name: model for model in usable}
+
+    def _find(self, name: str, version: str) -> ReadyModel | None:
+        return self._ready.get((name, version)) or self._expected.get((name, version))
 
     def has_canary(self, reference: str) -> bool:
         """Whether another version takes a share of the requests."""
@@ -89,7 +108,7 @@ class KnownModels:
             return model
         canary_reference, turns = self._canaries[reference]
         name, _, version = canary_reference.partition("@")
-        canary = self._ready.get((name, version))
+        canary = self._find(name, version)
         # A version that does something else would refuse what the caller may ask of the model.
         is_able = canary is not None and canary is not model and canary.manifest.task == model.manifest.task
         return canary if canary is not None and is_able and turns.take() else model
@@ -100,7 +119,7 @@ class KnownModels:
         Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
         name, at, version = reference.partition("@")
-        model = self._ready.get((name, version)) if at else self._default.get(name)
+        model = self._find(name, version) if at else self._default.get(name)
         if model is not None:
             return model
         versions = {status.version: status for status in self.statuses if status.name == name}

@@ -78,7 +78,8 @@ class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
 
     The lists have an item for each: its id, its rows, the bytes of its payload, its time from arrival on, and which of
     `callers` it is from; `caller_of` is empty where there is one caller. A graph that is not batched takes one row, and
-    whole shapes.
+    whole shapes. `num_losses`: how many engines have ended while they held the request; one that ended any comes in a
+    message of its own.
     """
 
     target: InferTarget
@@ -88,6 +89,7 @@ class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     timeouts_seconds: list[float]
     callers: tuple[Caller, ...] = (ANYONE,)
     caller_of: list[int] = []
+    num_losses: int = 0
 
     def each_caller(self) -> list[Caller]:
         """The caller of each request."""
@@ -156,7 +158,10 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
 
 
 class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
-    """Continue the prompt in the payload (int32 tokens, beginning token included), within `timeout_seconds`."""
+    """Continue the prompt in the payload (int32 tokens, beginning token included), within `timeout_seconds`.
+
+    `num_losses` is as in `Infer`.
+    """
 
     id: int
     model: str
@@ -164,6 +169,7 @@ class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
     sampling: Sampling
     timeout_seconds: float
     caller: Caller = ANYONE
+    num_losses: int = 0
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.manifest import Graph, TensorSpec
-from service.budget import ByteBudget
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Arrays, InferTarget
 from service.errors import InvalidParameter, ModelFailed, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
@@ -99,7 +98,7 @@ class Execution:
     ) -> None:
         self.client = client
         self.settings = settings
-        self.budget = ByteBudget(settings.max_buffered_bytes)
+        self.budget = client.budget
         self.tokenizers = tokenizers
         self.decoder = decoder
         self._images = EncodedImages(settings, decoder)
@@ -185,10 +184,9 @@ class Execution:
     def is_ready(self, model: str, version: str | None) -> bool:
         """Whether the model, in this version if one is named, is ready; an unknown one is not."""
         try:
-            self.find(model, version)
+            return self.client.serves(self.find(model, version).model)
         except (UnknownModel, ModelNotReady, ModelFailed):
             return False
-        return self.client.is_connected
 
     def metadata(self, model: str, version: str | None) -> ModelMetadata:
         """Names, versions, platform and tensors of a model.

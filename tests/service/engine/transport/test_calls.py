@@ -13,11 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from service.engine.transport.calls import TextGeneration
-from service.engine.transport.client import EngineClient
+from service.engine.transport.calls import MAX_LOSSES, MAX_WAITING, Call, TextGeneration
+from service.engine.transport.client import ClientProtocol, EngineClient
 from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.known_models import ReadyModel
 from service.engine.transport.messages import (
@@ -27,13 +28,17 @@ from service.engine.transport.messages import (
     Finished,
     FrameReader,
     GenerateText,
+    Infer,
     Message,
     ModelStatus,
+    Result,
     Sampled,
     Sampling,
     Scored,
+    frame,
 )
 from service.errors import (
+    Busy,
     Cancelled,
     DeadlineExceeded,
     EngineUnavailable,
@@ -260,12 +265,15 @@ class Wire(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
 
 class Lines:
     """A client whose engine is this test."""
 
-    def __init__(self) -> None:
-        self.client = EngineClient("", Settings(engine_restart_seconds=0.05))
+    def __init__(self, restart_seconds: float = 60.0) -> None:
+        self.client = EngineClient("", Settings(engine_restart_seconds=restart_seconds))
         self.wire = Wire()
         manifest = json.loads(json.dumps(files(AttentionDecoder).manifest.to_json()))
         self.status = ModelStatus("tiny", "1", "ready", manifest=manifest)
@@ -360,18 +368,21 @@ def test_an_ignored_end_token_does_not_finish_a_text() -> None:
     asyncio.run(main())
 
 
-def test_a_text_is_not_sent_a_third_time_and_keeps_what_was_delivered() -> None:
+def test_a_text_says_how_many_engines_it_has_outlived_and_keeps_what_was_delivered() -> None:
     async def main() -> None:
         lines = Lines()
         generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
-        lines.sample(generation, 4)
-        lines.reconnect()
-        lines.sample(generation, 5)
+        for lost in range(1, MAX_LOSSES + 1):
+            lines.sample(generation, 3 + lost)
+            lines.reconnect()
+            message, _ = await lines.last()
+            assert isinstance(message, GenerateText)
+            assert message.num_losses == lost
         lines.reconnect()
 
-        assert (await anext(generation)).token == 4
-        assert (await anext(generation)).token == 5
-        with pytest.raises(EngineUnavailable, match="lost twice"):
+        for lost in range(1, MAX_LOSSES + 1):
+            assert (await anext(generation)).token == 3 + lost
+        with pytest.raises(EngineUnavailable, match="engines ended"):
             await anext(generation)
 
     asyncio.run(main())
@@ -379,7 +390,7 @@ def test_a_text_is_not_sent_a_third_time_and_keeps_what_was_delivered() -> None:
 
 def test_an_engine_that_does_not_come_back_fails_the_text_in_time() -> None:
     async def main() -> None:
-        lines = Lines()
+        lines = Lines(0.05)
         generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
         lines.client.disconnected()
 
@@ -387,6 +398,126 @@ def test_an_engine_that_does_not_come_back_fails_the_text_in_time() -> None:
             await read(generation)
         with pytest.raises(EngineUnavailable, match="restarted"):
             lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
+
+    asyncio.run(main())
+
+
+# --- what waits for an engine ---
+
+
+def infer(lines: Lines, payload: bytes = bytes(16), timeout_seconds: float = 10.0) -> Call:
+    return lines.client.infer(lines.model, "attention", ("attention",), [payload], 1, timeout_seconds)
+
+
+def test_a_request_waits_for_the_next_engine_until_its_model_is_ready() -> None:
+    async def main() -> None:
+        lines = Lines()
+        lines.client.disconnected()
+        call, text = infer(lines), lines.client.generate_text(lines.client.resolve("tiny"), [0], GREEDY, 10.0)
+        lines.client.connected(CoalescingTransport(lines.wire, asyncio.get_running_loop()))
+        loading = msgspec.structs.replace(lines.status, state="loading", manifest={})
+        lines.client.handle(Description(0, (loading,), False), memoryview(b""))
+        late = infer(lines)
+        await asyncio.sleep(0)
+        assert lines.wire.sent == []
+        assert lines.client.unready == ["tiny"]
+        assert not lines.client.serves(lines.client.resolve("tiny"))
+
+        lines.client.handle(Description(0, (lines.status,), True), memoryview(b""))
+        await lines.last()
+
+        sent = [message for message, _ in lines.wire.sent]
+        assert [message.num_losses for message in sent if isinstance(message, Infer | GenerateText)] == [0] * len(sent)
+        assert {id_ for m in sent if isinstance(m, Infer) for id_ in m.ids} == {call.id, late.id}
+        assert any(isinstance(message, GenerateText) and message.id == text.id for message in sent)
+        assert lines.client.num_waiting == lines.client.budget.used_bytes == 0
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_an_engine_is_bounded_in_bytes_and_in_number() -> None:
+    async def main() -> None:
+        lines = Lines()
+        lines.client.disconnected()
+        lines.client.budget.max_bytes = 100
+        kept = infer(lines, bytes(60))
+        with pytest.raises(Busy):
+            infer(lines, bytes(60))
+        lines.client.cancel(kept)
+        assert lines.client.budget.used_bytes == 0
+        for _ in range(MAX_WAITING):
+            infer(lines, b"")
+        with pytest.raises(EngineUnavailable, match=str(MAX_WAITING)):
+            infer(lines, b"")
+
+    asyncio.run(main())
+
+
+def test_what_waits_ends_at_its_own_deadline() -> None:
+    async def main() -> None:
+        lines = Lines()
+        lines.client.disconnected()
+
+        with pytest.raises(DeadlineExceeded):
+            await infer(lines, timeout_seconds=0.01)
+        assert lines.client.num_in_flight == lines.client.num_waiting == 0
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_does_not_read_is_sent_nothing_more() -> None:
+    async def main() -> None:
+        lines = Lines()
+        lines.client.pause()
+        lines.client.budget.max_bytes = 64
+        waiting = [infer(lines, bytes(32)), infer(lines, bytes(32))]
+        with pytest.raises(Busy):
+            infer(lines, bytes(32))
+        lines.client.cancel(waiting[0])
+        await asyncio.sleep(0)
+        assert lines.wire.sent == []
+
+        lines.client.resume()
+        message, payload = await lines.last()
+        assert isinstance(message, Infer)
+        assert message.ids == [waiting[1].id]
+        assert len(payload) == 32
+
+    asyncio.run(main())
+
+
+def test_only_what_the_lost_engine_held_is_suspect() -> None:
+    async def main() -> None:
+        lines = Lines()
+        held = [infer(lines), infer(lines)]
+        await lines.last()
+        unsent = infer(lines)
+        lines.reconnect()
+        await lines.last()
+
+        sent = {tuple(m.ids): m.num_losses for m, _ in lines.wire.sent[1:] if isinstance(m, Infer)}
+        assert sent == {(held[0].id,): 1, (held[1].id,): 1, (unsent.id,): 0}
+
+    asyncio.run(main())
+
+
+def test_a_message_that_fails_ends_neither_the_connection_nor_other_requests() -> None:
+    async def main() -> None:
+        lines = Lines()
+        protocol = ClientProtocol(lines.client)
+        protocol.connection_made(lines.wire)
+        lines.client.handle(Description(0, (lines.status,), True), memoryview(b""))
+        broken, fine = infer(lines), infer(lines)
+        await lines.last()
+        head = ("attention", "<f4", (1, 4))
+        short = frame(Result([broken.id], [], [0.0], 0.0, 1, (head,)), bytes(3))
+        whole = frame(Result([fine.id], [], [0.0], 0.0, 1, (head,)), bytes(16))
+        protocol.data_received(short + whole)
+
+        arrays, _ = await fine
+        assert arrays["attention"].shape == (1, 4)
+        with pytest.raises(ServiceError, match="unreadable"):
+            await broken
 
     asyncio.run(main())
 
