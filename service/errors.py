@@ -161,6 +161,12 @@ class ModelFailed(ServiceError):
     code = "model_failed"
 
 
+class Poisoned(InferenceFailed):
+    """The request ends the engine process, also when it is computed alone; it is refused."""
+
+    code = "poisoned"
+
+
 class NonFiniteOutput(InferenceFailed):
     """The model answered NaN or infinity."""
 
@@ -206,7 +212,7 @@ class DeadlineUnreachable(Unavailable):
 
 
 class EngineUnavailable(Unavailable):
-    """The engine process is down or was lost twice while it held this request."""
+    """The engine process did not come back in time, or too much waits for it already."""
 
     code = "engine_unavailable"
 

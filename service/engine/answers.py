@@ -43,7 +43,7 @@ class Answers:
         queue_seconds, compute_seconds, size = timing
         result = Result([id_], [], [queue_seconds], compute_seconds, size, answer.outputs)
         pieces = pieces_of(result, answer.parts)
-        self._connection.cancels.pop(id_, None)
+        self._connection.finish(id_)
         self._connection.send_at_once(pieces)
 
     def settle_batch(self, spans: Sequence[Span], outcome: BatchOutcome, size: int) -> None:
@@ -61,8 +61,7 @@ class Answers:
         except Exception:  # as one of them cannot be sent, or all of them are too many for a frame
             self._settle_each(spans, outcome, size)
             return
-        for id_ in ids:
-            self._connection.cancels.pop(id_, None)
+        self._connection.finish(*ids)
         self._connection.send_at_once(pieces)
 
     def _settle_each(self, spans: Sequence[Span], outcome: BatchOutcome, size: int) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from service.engine.answers import Answers, encode
 from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import key_of
+from service.engine.quarantine import Quarantine, TrialJournal
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel
@@ -55,7 +56,12 @@ class Engine:
     """Answers the messages of API processes with the models of a live repository."""
 
     def __init__(
-        self, settings: Settings, device: Device, metrics: Metrics, journal: LoadJournal | None = None
+        self,
+        settings: Settings,
+        device: Device,
+        metrics: Metrics,
+        journal: LoadJournal | None = None,
+        trials: TrialJournal | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[ApiConnection, Answers] = {}
@@ -65,6 +71,7 @@ class Engine:
         journal = journal or LoadJournal()
         self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections, journal)
         self._shadowing = Shadowing(settings, self.repository, self._compute_copy, metrics)
+        self._quarantine = Quarantine(self._connections, self._answer, self._is_idle, trials or TrialJournal())
         self._shadow_timeout_seconds = settings.request_timeout_seconds
 
     async def load(self, models: dict[str, FoundModel]) -> None:
@@ -94,6 +101,7 @@ class Engine:
         """Register an API process, and send it the state of every model."""
         connection = ApiConnection(send, send_at_once)
         self._connections[connection] = Answers(connection)
+        self._quarantine.watch(connection)
         connection.describe(self._description(0))
         return connection
 
@@ -103,11 +111,16 @@ class Engine:
         self.repository.release(connection)
         for cancel in list(connection.cancels.values()):
             cancel()
+        if connection.on_settled is not None:
+            connection.on_settled()
 
     def handle(self, connection: ApiConnection, message: Message, payload: memoryview) -> None:
         """Act on one message of an API process."""
         if isinstance(message, Infer | GenerateText):
-            self._answer(connection, message, payload)
+            if message.num_losses or self._quarantine.is_on:
+                self._quarantine.admit(connection, message, payload)
+            else:
+                self._answer(connection, message, payload)
         elif isinstance(message, Cancel):
             if message.id in connection.cancels:
                 connection.cancels[message.id]()
@@ -132,10 +145,15 @@ class Engine:
             for id_ in message.ids if isinstance(message, Infer) else (message.id,):
                 connection.fail(id_, error)
 
+    def _is_idle(self) -> bool:
+        graphs = (graph for version in self.repository.versions.values() for graph in version.graphs.values())
+        return all(graph.queue.is_idle for graph in graphs)
+
     async def _control(self, connection: ApiConnection, message: Control) -> None:
         try:
             if message.action == "load":
                 await self.repository.load(message.model, message.config)
+                self._quarantine.pardon(message.model)
                 await until_acknowledged(self._connections)
             elif message.action == "unload":
                 await self.repository.unload(message.model)

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from models.manifest import read_manifest
 from models.strict import StrictError
 from service.engine.engine import Engine, EngineProtocol
+from service.engine.quarantine import TrialJournal
 from service.engine.repository.live_repository import follow
 from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel, find_models, identity_of, no_model, scan
@@ -32,6 +33,7 @@ from service.telemetry.metrics import Metrics, report_memory
 log = logging.getLogger(__name__)
 
 JOURNAL_FILE = "loads.json"
+TRIALS_FILE = "trials.json"
 
 
 async def serve(launch: Launch, metrics: Metrics) -> None:
@@ -41,7 +43,8 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     check_splits(settings)
     # Beside the socket, in the folder that only this service may read.
     journal = LoadJournal(_journal_file(launch), _ending(launch.last_status))
-    engine = Engine(settings, choose_device(settings.device), metrics, journal)
+    trials = TrialJournal(_trials_file(launch), launch.last_status, is_explained=journal.was_loading)
+    engine = Engine(settings, choose_device(settings.device), metrics, journal, trials)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
@@ -60,6 +63,10 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
 
 def _journal_file(launch: Launch) -> Path:
     return Path(launch.engine_socket).with_name(JOURNAL_FILE)
+
+
+def _trials_file(launch: Launch) -> Path:
+    return Path(launch.engine_socket).with_name(TRIALS_FILE)
 
 
 def _ending(status: int | None) -> str:
@@ -113,7 +120,7 @@ def main() -> None:
     """Run the engine process."""
     launch = read_launch()
     configure_logging(launch.settings, "engine")
-    end_with_parent(Path(launch.engine_socket), _journal_file(launch))
+    end_with_parent(Path(launch.engine_socket), _journal_file(launch), _trials_file(launch))
     try:
         uvloop.run(serve(launch, Metrics(CollectorRegistry())))
     except StartupError as error:

@@ -59,6 +59,24 @@ def scale_bytes(factor: float, width: int = 3) -> bytes:
     )
 
 
+DEADLY = 1_000_002
+"""In a row of the graph of `deadly_bytes`, it ends the process: the processor traps on a quotient that is too large."""
+
+
+def deadly_bytes() -> bytes:
+    """`y = -2^31 / (x - 1000003)` for rows of three numbers."""
+    nodes = [
+        helper.make_node("Sub", ["x", "offset"], ["divisor"]),
+        helper.make_node("Div", ["least", "divisor"], ["y"]),
+    ]
+    return graph_bytes(
+        nodes,
+        [("x", TensorProto.INT32, ["batch", 3])],
+        [("y", TensorProto.INT32, ["batch", 3])],
+        {"offset": np.int32(DEADLY + 1), "least": np.int32(-(2**31))},
+    )
+
+
 def write_scale(repository: Path, factor: float, version: str, name: str = "scale") -> Path:
     """Write a version of a model that multiplies rows of three numbers, with a manifest and golden outputs."""
     folder = repository / name / version

@@ -29,6 +29,9 @@ from service.telemetry.language_metrics import LanguageMetrics
 
 log = logging.getLogger(__name__)
 
+# A text that has come this far is not to blame if the engine ends.
+NUM_PROVEN_TOKENS = 8
+
 Owner = tuple[ApiConnection, int]
 Order = tuple[Callable[[Sequencer, Sequence], None], Sequence]
 
@@ -122,6 +125,8 @@ def deliver(events: StepEvents) -> None:
     for sequence, token in events.sampled:
         connection, id_ = _owner(sequence)
         items.setdefault(connection, []).append((id_, *token))
+        if len(sequence.new_tokens) >= NUM_PROVEN_TOKENS:
+            connection.prove(id_)
     for connection, sampled in items.items():
         _send_tokens(connection, sampled)
     for sequence, outcome in events.ended:
@@ -129,7 +134,7 @@ def deliver(events: StepEvents) -> None:
         if isinstance(outcome, ServiceError):
             connection.fail(id_, outcome)
         else:
-            connection.cancels.pop(id_, None)
+            connection.finish(id_)
             connection.send(frame(msgspec.structs.replace(outcome, id=id_)))
 
 

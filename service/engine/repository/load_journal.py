@@ -48,12 +48,13 @@ def digest_of(fingerprint: Fingerprint, config: ModelConfig) -> str:
 class LoadJournal:
     """Reads what the last engine left and keeps notes for the next one; without a file, for this process alone.
 
-    `ending` says how the last engine ended.
+    `ending` says how the last engine ended; `was_loading`: it did while it loaded a version.
     """
 
     def __init__(self, file: Path | None = None, ending: str = "") -> None:
         self._file = file
         self._notes = self._read()
+        self.was_loading = self._notes.loading is not None
         if (load := self._notes.loading) is not None:
             reason = (
                 f"the engine process ended{ending} while it loaded this version; it is not tried again until it "

@@ -24,6 +24,9 @@ class ApiConnection:
 
     `cancels` holds how to cancel each request that is not finished.
 
+    `proven` are the texts among them that have come so far that they are not to blame if the engine ends;
+    `on_settled` is called when a request is finished or proven.
+
     `num_described` and `num_acknowledged` count the descriptions that it was sent, and that it has applied. While
     `is_paused`, it does not read: of the descriptions that come meanwhile, it is sent the last.
     """
@@ -31,6 +34,8 @@ class ApiConnection:
     send: Send
     send_at_once: SendPieces
     cancels: dict[int, Callable[[], None]] = field(default_factory=dict)
+    proven: set[int] = field(default_factory=set)
+    on_settled: Callable[[], None] | None = None
     num_described: int = 0
     num_acknowledged: int = 0
     is_paused: bool = False
@@ -51,9 +56,25 @@ class ApiConnection:
         if latest:
             self.send(latest)
 
+    def finish(self, *ids: int) -> None:
+        """Forget requests that are finished."""
+        for id_ in ids:
+            self.cancels.pop(id_, None)
+        if self.proven:
+            self.proven.difference_update(ids)
+        if self.on_settled is not None:
+            self.on_settled()
+
+    def prove(self, id_: int) -> None:
+        """Note that a text has come so far that it is not to blame if the engine ends."""
+        if id_ in self.cancels and id_ not in self.proven:
+            self.proven.add(id_)
+            if self.on_settled is not None:
+                self.on_settled()
+
     def fail(self, id_: int, error: Exception) -> None:
         """Answer a request with an error; one that is not a ServiceError is a defect, and is logged."""
-        self.cancels.pop(id_, None)
+        self.finish(id_)
         if not isinstance(error, ServiceError):
             log.error("a request failed unexpectedly", exc_info=error)
             error = ServiceError("The engine failed unexpectedly; its log says why.")
