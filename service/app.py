@@ -17,9 +17,10 @@ from service.http import problems
 from service.http.catalog import catalog_routes
 from service.http.direct import DirectHeads
 from service.http.documentation import ANY_PROBLEM
+from service.http.gate import Gate
 from service.http.health import health_routes
 from service.http.middleware import Drain, RequestCycle, RequestMiddleware
-from service.http.playground import playground_router
+from service.http.playground import documentation_routes, playground_routes
 from service.http.routing import FastPath, add_routes
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.routes import open_inference_routes
@@ -62,6 +63,8 @@ def create_app(
 ) -> Application:
     """Build the application."""
     app = FastAPI(
+        docs_url=None,
+        openapi_url=None,
         title="Hotplate",
         version=__version__,
         description="Batched inference for the networks that this project trains, and for yours.",
@@ -81,8 +84,12 @@ def create_app(
         *open_inference_routes(execution, drain),
         *catalog_routes(client),
         *health_routes(client, metrics, drain, settings),
+        *playground_routes(settings, needs_key=keys is not None),
+        *documentation_routes(lambda: app.openapi()),
     ]
     add_routes(app, routes)
-    app.include_router(playground_router(settings, needs_key=keys is not None))
-    fast_path, cycle = FastPath(app, routes), RequestCycle(settings, metrics, drain, keys, tracing, execution.budget)
-    return Application(RequestMiddleware(fast_path, cycle), cycle, DirectHeads(fast_path.find, settings.max_body_bytes))
+    fast_path = FastPath(app, routes)
+    gate = Gate(settings, keys, fast_path.find, lambda: client.statuses)
+    cycle = RequestCycle(settings, metrics, drain, gate, tracing, execution.budget)
+    heads = DirectHeads(fast_path.find, gate.need_of, settings.max_body_bytes)
+    return Application(RequestMiddleware(fast_path, cycle), cycle, heads)

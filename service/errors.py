@@ -88,6 +88,13 @@ class MethodNotAllowed(ServiceError):
     code = "method_not_allowed"
 
 
+class MisdirectedRequest(ServiceError):
+    """The request is for a host that this service does not serve."""
+
+    status = 421
+    code = "misdirected_request"
+
+
 class RequestTimeout(ServiceError):
     """The client took too long to send its request."""
 

@@ -9,19 +9,20 @@ The file is read again when it changes, as a mounted secret does. This module kn
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import logging
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Protocol, get_args
 
 import msgspec
 
-from service.errors import Forbidden, StartupError, Unauthorized, Unavailable
+from service.errors import Forbidden, StartupError, Unauthorized, Unavailable, UnknownModel
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,14 @@ KeyScope = Literal["infer", "metrics", "admin"]
 SCOPES: tuple[KeyScope, ...] = get_args(KeyScope)
 Access = Literal["public", "infer", "metrics", "admin"]
 """What a route needs of a key: one of its scopes, or nothing, not even a key."""
+
+
+class Named(Protocol):
+    """A model, as far as keys know it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"is_disabled": "disabled"}):
@@ -67,6 +76,18 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     def may_use(self, model: str) -> bool:
         """Whether the key is for this model."""
         return not self.models or model in self.models
+
+    def check_model(self, reference: str, known: Iterable[Named]) -> None:
+        """Check that the key is for the model in `name`, `name@version` or `name.graph`; `known` are all models.
+
+        Raises: UnknownModel, as for a model that does not exist.
+        """
+        name = reference.partition("@")[0]
+        if self.may_use(name):
+            return
+        fitting = (model.name for model in known if name == model.name or name.startswith(f"{model.name}."))
+        if not self.may_use(max(fitting, key=len, default=name)):
+            raise UnknownModel(f"There is no model {name[:100]!r} for the key {self.name!r}.")
 
     def is_expired(self, now: datetime) -> bool:
         """Whether its time is over."""
@@ -212,6 +233,14 @@ class KeyRing:
             return
         self._keys, self._stamp, self._failed_stamp = keys, stamp, None
         log.info("API keys read", extra={"keys": len(keys)})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _stamp(file: Path) -> tuple[int, ...]:

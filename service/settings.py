@@ -5,7 +5,10 @@ Values come from the options of `hotplate serve`, then from environment variable
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
+from collections.abc import Iterable, MutableMapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -22,6 +25,9 @@ NotNegative = Annotated[float, annotated_types.Ge(0), AllowInfNan(False)]
 Count = Annotated[int, annotated_types.Ge(1)]
 MAX_PORT = 65535
 Port = Annotated[int, annotated_types.Interval(ge=0, le=MAX_PORT)]
+
+
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]+$")]
 
 
 def _paths(value: object) -> object:
@@ -48,10 +54,36 @@ SplitText = Annotated[
 ]
 
 
+PREFIX = "HOTPLATE_"
+_OTHER_VARIABLES = ("HOTPLATE_URL", "HOTPLATE_API_KEY")  # the command line's, for its client commands
+# What Kubernetes sets in every container for a Service of this name, or one that begins with it.
+_SERVICE_LINK = re.compile(r"HOTPLATE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
+
+def drop_service_links(environment: MutableMapping[str, str]) -> None:
+    """Drop Kubernetes' variables for a Service called hotplate: `HOTPLATE_PORT=tcp://10.0.0.1:80` is no setting."""
+    for name, value in list(environment.items()):
+        is_address = name.startswith(PREFIX) and name.endswith("_PORT") and _LINK_ADDRESS.match(value)
+        if is_address or _SERVICE_LINK.fullmatch(name):
+            del environment[name]
+
+
+def unknown_variables(environment: Iterable[str]) -> list[str]:
+    """What is wrong with each variable that begins like a setting and is none, with the name that is nearest to it."""
+    known = [*(f"{PREFIX}{name.upper()}" for name in Settings.model_fields), *_OTHER_VARIABLES]
+    wrong = []
+    for name in environment:
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, 1, 0.0)
+            wrong.append(f"There is no setting {name}; the nearest is {nearest[0]}. `hotplate serve --help` lists all.")
+    return wrong
+
+
 class Settings(BaseSettings):
     """The settings of one service."""
 
-    model_config = SettingsConfigDict(env_prefix="HOTPLATE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8000, description="TCP port to listen on; 0 takes a free one.")
@@ -135,7 +167,18 @@ class Settings(BaseSettings):
         description="File of API keys, as `hotplate keys new NAME` writes it; empty needs no key. Probes and the "
         "playground's files stay open.",
     )
-    metrics_need_key: bool = Field(False, description="Whether `/metrics` needs a key too.")
+    metrics_need_key: bool = Field(
+        False, description="Whether `/metrics` needs a key too, with the scope `metrics` or `admin`."
+    )
+    insecure: bool = Field(
+        False, description="Listen beyond loopback without keys: whoever reaches the service may use it."
+    )
+    allowed_hosts: Annotated[tuple[HostName, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (),
+        description="Host names that the service is known by, besides `localhost` and loopback addresses: where it "
+        "listens on loopback, any other `Host` is refused; pages of any other site may not send requests. May be "
+        "repeated.",
+    )
 
     request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
     max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")

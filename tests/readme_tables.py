@@ -67,7 +67,7 @@ def openapi() -> dict[str, Any]:
         client = EngineClient("", settings)
         execution = create_execution(settings, client, metrics)
         transport = httpx.ASGITransport(create_app(settings, client, metrics, drain, execution, keys=None).asgi)
-        async with httpx.AsyncClient(transport=transport, base_url="http://app") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             document: dict[str, Any] = (await http.get("/openapi.json")).json()
             return document
 

@@ -17,6 +17,8 @@ from typing import Any, Self
 import httpx
 
 START_SECONDS = 120.0
+HOST = "h"
+"""The host that tests name who write their requests themselves."""
 
 
 class RunningService:
@@ -32,7 +34,7 @@ class RunningService:
     ) -> None:
         models = ["--repository", str(repository)] if repository else []
         ports = ["--port", "0", "--grpc-port", "0"]
-        how = ["--log-format", "json", "--device", "cpu", "--drain-seconds", "0"]
+        how = ["--log-format", "json", "--device", "cpu", "--drain-seconds", "0", "--allowed-hosts", HOST]
         self.process = subprocess.Popen(
             [*program, "serve", *models, *ports, *how, *options],
             stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from service import __version__
 from service.cli.client import BadUsage, CommandFailed
 from service.processes import supervisor
-from service.settings import Settings
+from service.settings import Settings, drop_service_links, unknown_variables
 from service.telemetry.logs import configure_logging
 
 _METAVARS: dict[Any, str] = {int: "INTEGER", float: "NUMBER", Path: "PATH"}
@@ -37,6 +37,9 @@ def require_runtime() -> None:
 
 
 def _serve(**overrides: Any) -> None:
+    drop_service_links(os.environ)
+    if wrong := unknown_variables(os.environ):
+        raise BadUsage("\n".join(wrong))
     try:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:

@@ -10,7 +10,7 @@ from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import ModelStatus
 from service.errors import UnknownModel
 from service.http.documentation import MODEL_PROBLEMS
-from service.http.request_context import Scope
+from service.http.request_context import Scope, caller_of
 from service.http.routing import Document, Route, json_handler
 from service.schema import Answer
 
@@ -108,8 +108,10 @@ def _card(status: ModelStatus) -> ModelCard:
 def catalog_routes(client: EngineClient) -> list[Route]:
     """The routes of the model list and the cards."""
 
-    async def list_models(_scope: Scope) -> ModelList:
-        return ModelList(object="list", data=[_listed(status) for status in client.statuses])
+    async def list_models(scope: Scope) -> ModelList:
+        caller = caller_of(scope)
+        listed = [_listed(status) for status in client.statuses if caller.may_use(status.name)]
+        return ModelList(object="list", data=listed)
 
     async def show_model(scope: Scope) -> ModelCard:
         return _card(await _described(client, scope["path_params"]["model"]))
@@ -131,8 +133,8 @@ def catalog_routes(client: EngineClient) -> list[Route]:
         tag=TAG,
     )
     return [
-        Route("GET", "/v1/models", json_handler(list_models), listing),
-        Route("GET", "/v1/models/{model}", json_handler(show_model), card),
+        Route("GET", "/v1/models", json_handler(list_models), listing, access="infer"),
+        Route("GET", "/v1/models/{model}", json_handler(show_model), card, access="infer"),
     ]
 
 

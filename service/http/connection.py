@@ -104,7 +104,7 @@ class Connection(LimitedProtocol):
         if len(data) > total_bytes:
             self._received += memoryview(data)[total_bytes:]
         try:
-            self.requests.admit(exchange.context, known.head.scope)
+            self.requests.admit(exchange.context, known.head.scope, known.head.need)
             known.head.direct(exchange, memoryview(data)[end:total_bytes])
         except Exception as error:
             exchange.fail(error)

@@ -21,6 +21,7 @@ from service.engine.transport.calls import Inference
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Arrays, InferenceTiming, InferTarget, Piece
 from service.errors import ServiceError
+from service.http.gate import Need, as_seen_with
 from service.http.problems import error_response, unexpected_response
 from service.http.request_context import RequestContext, Scope, attach
 
@@ -53,6 +54,7 @@ class Head:
     length_at: int
     id_at: int | None
     request_id: str | None
+    need: Need
     derived: Any = None
 
 
@@ -81,12 +83,20 @@ class Answering(Protocol):
 
 
 class DirectHeads:
-    """The heads that are known; `find_route` says which route answers a scope, and with which parameters."""
+    """The heads that are known.
+
+    `find_route` says which route answers a scope, and with which parameters; `need_of` checks the scope, and says what
+    it needs of its key.
+    """
 
     def __init__(
-        self, find_route: Callable[[Scope], tuple[Answering, Mapping[str, str]] | None], max_body_bytes: int
+        self,
+        find_route: Callable[[Scope], tuple[Answering, Mapping[str, str]] | None],
+        need_of: Callable[[Scope], Need],
+        max_body_bytes: int,
     ) -> None:
         self._find_route = find_route
+        self._need_of = need_of
         self._max_body_bytes = max_body_bytes
         self._heads: dict[Key, Head] = {}
 
@@ -120,10 +130,14 @@ class DirectHeads:
         kept = {name: scope[name] for name in ("type", "method", "path", "query_string")} | {"headers": headers}
         constant_id = next((str(value, "latin-1") for name, value in headers if name == _ID), None)
         id_at = names.index(_ID) if _ID in names else None
+        try:
+            need = self._need_of(scope)
+        except ServiceError:  # the usual way says so, each time
+            return
         if len(self._heads) >= MAX_HEADS:
             self._heads.clear()
         self._heads[_key(pieces)] = Head(
-            kept, route.path, path_params, direct, names.index(_LENGTH), id_at, constant_id
+            kept, route.path, path_params, direct, names.index(_LENGTH), id_at, constant_id, need
         )
 
 
@@ -262,7 +276,7 @@ class Exchange(Inference):
         """Answer with an error; one that is no ServiceError is a defect, and is logged."""
         path = self.head.scope["path"]
         if isinstance(error, ServiceError):
-            response = error_response(path, error)
+            response = error_response(path, as_seen_with(self.context.caller, error))
         else:
             log.error("a request failed unexpectedly", extra={"request_id": self.context.request_id}, exc_info=error)
             response = unexpected_response(path)

@@ -16,6 +16,7 @@ from service.http.middleware import Drain
 from service.http.request_context import Scope
 from service.http.routing import Document, Route, json_handler
 from service.schema import Answer
+from service.security import Access
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.scraping import Scraping
@@ -72,10 +73,11 @@ def health_routes(client: EngineClient, metrics: Metrics, drain: Drain, settings
             headers["Content-Encoding"] = "gzip"
         await Response(content, headers=headers, media_type=EXPOSITION_TYPE)(scope, receive, send)
 
+    to_metrics: Access = "metrics" if settings.metrics_need_key else "public"
     return [
-        Route("GET", "/livez", json_handler(livez), _LIVEZ),
-        Route("GET", "/readyz", readyz, _READYZ),
-        Route("GET", "/metrics", prometheus_metrics, _METRICS),
+        Route("GET", "/livez", json_handler(livez), _LIVEZ, access="public"),
+        Route("GET", "/readyz", readyz, _READYZ, access="public"),
+        Route("GET", "/metrics", prometheus_metrics, _METRICS, access=to_metrics),
     ]
 
 

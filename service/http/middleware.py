@@ -13,19 +13,16 @@ from starlette.types import ASGIApp, Message, Receive, Send
 
 from service.budget import ByteBudget, Reservation
 from service.errors import ServiceError, ShuttingDown
+from service.http.gate import Gate, Need, as_seen_with
 from service.http.problems import error_response, unexpected_response
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics, Scope, attach
-from service.security import Key, KeyRing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
 log = logging.getLogger("service.access")
 
-_PROBES = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready")
-_ALWAYS_ANSWERED = (*_PROBES, "/metrics")
-_NEEDS_NO_KEY = (*_PROBES, "/", "/docs", "/openapi.json", "/favicon.ico")
-_OPEN_FOLDER = "/playground/"
+_ALWAYS_ANSWERED = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
 CLIENT_CLOSED = 499
 """The status in metrics and logs of a request whose caller left, whatever an answer would have said."""
 
@@ -47,7 +44,7 @@ class RequestCycle:
         settings: Settings,
         metrics: Metrics,
         drain: Drain,
-        keys: KeyRing | None = None,
+        gate: Gate | None = None,
         tracing: Tracing | None = None,
         budget: ByteBudget | None = None,
     ) -> None:
@@ -56,9 +53,8 @@ class RequestCycle:
         self.is_traced = tracing is not None
         self._logs_all = settings.access_log
         self._metrics = RequestMetrics(metrics)
-        self._keys = keys
+        self._gate = gate or Gate(settings)
         self._tracing = tracing
-        self._needs_no_key = _NEEDS_NO_KEY if settings.metrics_need_key else (*_NEEDS_NO_KEY, "/metrics")
         self._ids = RequestIds()
 
     def open(self, request_id: str | None, path: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestContext:
@@ -73,22 +69,22 @@ class RequestCycle:
         context.reservation = Reservation(self._budget)
         return context
 
-    def admit(self, context: RequestContext, scope: Scope) -> None:
+    def need_of(self, scope: Scope) -> Need:
+        """Check a head, and return what the request needs of its key.
+
+        Raises: ServiceError.
+        """
+        return self._gate.need_of(scope)
+
+    def admit(self, context: RequestContext, scope: Scope, need: Need) -> None:
         """Check that the request may be answered, and note whose key it has.
 
-        Raises: ShuttingDown; Unauthorized.
+        Raises: ShuttingDown; Unauthorized, Forbidden, UnknownModel.
         """
         path = scope["path"]
         if self.drain.is_refusing and path not in _ALWAYS_ANSWERED:
             raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
-        if self._keys is not None and path not in self._needs_no_key and not path.startswith(_OPEN_FOLDER):
-            context.caller = self._authenticate(self._keys, scope)
-
-    @staticmethod
-    def _authenticate(keys: KeyRing, scope: Scope) -> Key:
-        headers = {name: value for name, value in scope["headers"] if name in (b"authorization", b"x-api-key")}
-        authorization, api_key = (headers.get(name) for name in (b"authorization", b"x-api-key"))
-        return keys.admit(authorization and authorization.decode("latin-1"), api_key and api_key.decode("latin-1"))
+        context.caller = self._gate.admit(need, scope["headers"])
 
     def headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         """The headers that every answer has."""
@@ -165,10 +161,10 @@ class RequestMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
         try:
-            self._cycle.admit(context, scope)
+            self._cycle.admit(context, scope, self._cycle.need_of(scope))
             await self._app(scope, receive, send)
         except ServiceError as error:
-            await error_response(scope["path"], error)(scope, receive, send)
+            await error_response(scope["path"], as_seen_with(context.caller, error))(scope, receive, send)
 
 
 def _timing(context: RequestContext) -> bytes:

@@ -1,30 +1,33 @@
-"""Serves the files of `service/playground/` from memory, compressed once at startup.
+"""Serves the files of `service/playground/` and `service/documentation/` from memory, compressed once at startup.
 
 Starlette's StaticFiles behind GZipMiddleware would compress on the event loop for every request, and give both codings
-of a file the same strong ETag, which RFC 9110 section 8.8.1 forbids. The page uses the public API only.
+of a file the same strong ETag, which RFC 9110 section 8.8.1 forbids. The pages use the public API only.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
-import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Send
 
 from service import __version__
 from service.errors import NotFound
 from service.http.accept import accepts_gzip
+from service.http.request_context import Scope
+from service.http.routing import Route, json_handler
+from service.security import is_loopback
 from service.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent.parent / "playground"
+DOCUMENTATION = FOLDER.parent / "documentation"
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -77,8 +80,12 @@ class Asset:
         tag = hashlib.sha256(content).hexdigest()[:24]
         return cls(media_type, content, packed if len(packed) < 0.9 * len(content) else None, tag)
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        await self.answer(Request(scope))(scope, receive, send)
+
     def answer(self, request: Request) -> Response:
-        """Answer a request, which may be conditional (RFC 9110 section 13.1.2)."""
+        """The answer to a request, which may be conditional (RFC 9110 section 13.1.2)."""
         packed = self.packed if accepts_gzip(request.scope) else None
         tag = f'"{self.tag}-gzip"' if packed else f'"{self.tag}"'
         headers = _HEADERS | {"ETag": tag}
@@ -89,37 +96,41 @@ class Asset:
         return Response(packed or self.content, 200, headers, self.media_type)
 
 
-def playground_router(settings: Settings, *, needs_key: bool = False, folder: Path = FOLDER) -> APIRouter:
+def playground_routes(settings: Settings, *, needs_key: bool = False, folder: Path = FOLDER) -> list[Route]:
     """The routes of the page and its files; none if the settings disable it."""
-    router = APIRouter(include_in_schema=False)
     if not settings.playground:
-        return router
+        return []
     assets = _read(folder) | {"config.json": Asset.of("application/json", _config(settings, needs_key))}
+    return [
+        Route("GET", "/", assets["index.html"], None, access="public"),
+        # Browsers request it with any page, image or text that they open.
+        Route("GET", "/favicon.ico", assets["icon.svg"], None, access="public"),
+        Route("GET", "/playground/{file:path}", _files(assets, "playground"), None, access="public"),
+    ]
 
-    @router.get("/")
-    async def show_page(request: Request) -> Response:
-        return assets["index.html"].answer(request)
 
-    # Browsers request it with any page, image or text that they open.
-    @router.get("/favicon.ico")
-    async def show_icon(request: Request) -> Response:
-        return assets["icon.svg"].answer(request)
+def documentation_routes(openapi: Callable[[], Any]) -> list[Route]:
+    """The routes of the OpenAPI document, and of the page that shows it."""
+    assets = _read(DOCUMENTATION)
 
-    @router.get("/playground/{file:path}")
-    async def show_file(file: str, request: Request) -> Response:
+    async def document(_scope: Scope) -> Any:
+        return openapi()
+
+    return [
+        Route("GET", "/docs", assets["index.html"], None, access="public"),
+        Route("GET", "/docs/{file:path}", _files(assets, "documentation"), None, access="public"),
+        Route("GET", "/openapi.json", json_handler(document), None, access="public"),
+    ]
+
+
+def _files(assets: Mapping[str, Asset], name: str) -> ASGIApp:
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        file = scope["path_params"]["file"]
         if (asset := assets.get(file)) is None:
-            raise NotFound(f"The playground has no file {file[:100]!r}; GET / is its page.")
-        return asset.answer(request)
+            raise NotFound(f"The {name} has no file {file[:100]!r}.")
+        await asset(scope, receive, send)
 
-    return router
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return handle
 
 
 def _names(fields: list[str], tag: str) -> bool:

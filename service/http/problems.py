@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match, Route
 
-from service.errors import InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
+from service.errors import Forbidden, InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
 
 MEDIA_TYPE = "application/problem+json"
 # Including OpenAI routes that the service does not have: its clients expect errors in this form.
@@ -66,6 +66,8 @@ def error_response(path: str, error: ServiceError, headers: dict[str, str] | Non
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Forbidden) and error.scope:  # RFC 6750, section 3.1
+        response.headers["WWW-Authenticate"] = f'Bearer error="insufficient_scope", scope="{error.scope}"'
     return response
 
 

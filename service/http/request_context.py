@@ -71,6 +71,12 @@ def context_of(scope: Any) -> RequestContext | None:
     return context if isinstance(context, RequestContext) else None
 
 
+def caller_of(scope: Any) -> Key:
+    """The key of a request."""
+    context = context_of(scope)
+    return context.caller if context is not None else ANYONE
+
+
 def request_timeout_seconds(scope: Scope, settings: Settings) -> float:
     """The timeout in `X-Request-Timeout`, or the default.
 

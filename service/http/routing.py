@@ -18,13 +18,16 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Send
 
+from service.errors import NotFound
 from service.http.answers import send_answer
 from service.http.direct import Direct
 from service.http.documentation import Problem, inline_schema
 from service.http.request_context import Scope
+from service.security import Access
 
 Responses = Mapping[int | str, Mapping[str, Any]]
 _SCHEMAS = "#/components/schemas/{name}"
+_REST = ":path}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +49,18 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route; `path` is also its label in metrics. A hot one has a way to answer without ASGI, too: `direct`."""
+    """One route; `path` is also its label in metrics. A hot one has a way to answer without ASGI, too: `direct`.
+
+    `access` is what it needs of a key. Without a `document`, the OpenAPI document leaves it out. A last part
+    `{name:path}` stands for all that follows.
+    """
 
     method: str
     path: str
     handler: ASGIApp
-    document: Document
+    document: Document | None
     direct: Direct | None = None
+    access: Access = field(kw_only=True)
     parts: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,11 +89,22 @@ def json_handler(answer: Callable[[Scope], Awaitable[Any]]) -> ASGIApp:
 
 
 class FastPath:
-    """Dispatches requests to the handlers of the table, and all others to the application."""
+    """Dispatches requests to the handlers of the table, and all others to the application, which has none of its own.
+
+    So what a route needs of a key is looked up by the same match as the route.
+    """
 
     def __init__(self, app: ASGIApp, routes: Iterable[Route]) -> None:
         self._app = app
-        self._routes = {(len(route.parts), route.parts[1], route.parts[-1], route.method): route for route in routes}
+        self._routes: dict[tuple[int, str, str, str], list[Route]] = {}
+        self._folders: list[tuple[str, str, Route]] = []
+        for route in routes:
+            last = "" if route.parts[-1].startswith("{") else route.parts[-1]
+            if route.parts[-1].endswith(_REST):
+                prefix, _, name = route.path.removesuffix(_REST).rpartition("{")
+                self._folders.append((prefix, name, route))
+            else:
+                self._routes.setdefault((len(route.parts), route.parts[1], last, route.method), []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -99,11 +118,17 @@ class FastPath:
 
     def find(self, scope: Scope) -> tuple[Route, dict[str, Any]] | None:
         """The route that answers a request, and the path's parameters."""
-        parts = scope.get("path", "").split("/")
-        if len(parts) > 2:
-            route = self._routes.get((len(parts), parts[1], parts[-1], scope["method"]))
-            if route is not None and (found := route.match(parts)) is not None:
-                return route, found
+        path, method = scope["path"], scope["method"]
+        parts = path.split("/")
+        if len(parts) < 2:
+            return None
+        for last in (parts[-1], ""):
+            for route in self._routes.get((len(parts), parts[1], last, method), ()):
+                if (found := route.match(parts)) is not None:
+                    return route, found
+        for prefix, name, route in self._folders:
+            if path.startswith(prefix) and method == route.method:
+                return route, {name: path[len(prefix) :]}
         return None
 
 
@@ -129,8 +154,23 @@ def add_routes(app: FastAPI, routes: Iterable[Route]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
+async def _not_found(scope: Scope, _receive: Receive, _send: Send) -> None:
+    """Answer for a route that FastAPI finds, but the table did not: nothing was asked of its caller."""
+    raise NotFound(f"There is no {scope['path']!r}; see /docs for all routes.")
+
+
 def _add_route(app: FastAPI, route: Route, components: dict[str, Any]) -> None:
     document = route.document
+    if document is None:
+        app.add_api_route(route.path, _endpoint(route.path), methods=[route.method], include_in_schema=False)
+    else:
+        _add_documented(app, route, document, components)
+    registered = app.router.routes[-1]
+    assert isinstance(registered, APIRoute)
+    registered.app = _not_found
+
+
+def _add_documented(app: FastAPI, route: Route, document: Document, components: dict[str, Any]) -> None:
     responses = {status: _response(response, components) for status, response in document.responses.items()}
     if document.status_code == 200:
         responses[200] = _success(document, components)
@@ -146,9 +186,6 @@ def _add_route(app: FastAPI, route: Route, components: dict[str, Any]) -> None:
         description=document.description,
         tags=[document.tag],
     )
-    registered = app.router.routes[-1]
-    assert isinstance(registered, APIRoute)
-    registered.app = route.handler
 
 
 def _endpoint(path: str) -> Callable[..., Any]:
@@ -156,7 +193,7 @@ def _endpoint(path: str) -> Callable[..., Any]:
 
     async def endpoint() -> Any: ...
 
-    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    names = [part[1:-1].partition(":")[0] for part in path.split("/") if part.startswith("{")]
     endpoint.__name__ = path.rpartition("/")[2].strip("{}").replace("-", "_")
     endpoint.__signature__ = Signature([Parameter(name, Parameter.KEYWORD_ONLY, annotation=str) for name in names])  # type: ignore[attr-defined]
     return endpoint

@@ -19,8 +19,9 @@ _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def address(environment: Mapping[str, str]) -> tuple[str, int]:
     """Where the service answers; one that listens on every address is asked on loopback."""
-    host = environment.get("HOTPLATE_HOST", "")
-    return _LOOPBACK.get(host, host), int(environment.get("HOTPLATE_PORT", "8000"))
+    host, port = environment.get("HOTPLATE_HOST", ""), environment.get("HOTPLATE_PORT", "")
+    # Kubernetes sets HOTPLATE_PORT=tcp://10.0.0.1:80 for a Service called hotplate, which is no setting.
+    return _LOOPBACK.get(host, host), int(port) if port.isdecimal() else 8000
 
 
 def probe(host: str, port: int, path: str = READINESS, timeout_seconds: float = TIMEOUT_SECONDS) -> str:

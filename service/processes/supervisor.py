@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from service.errors import StartupError
 from service.processes.launch import EXIT_STARTUP, Launch, command, environment
-from service.security import read_keys
+from service.security import is_loopback, read_keys
 from service.settings import Settings
 from service.telemetry.gathering import Gatherer
 from service.telemetry.metrics import Metrics, report_memory
@@ -213,6 +213,11 @@ def serve(settings: Settings, run_folder: Path) -> None:
 
     Raises: StartupError.
     """
+    if not (settings.api_keys_file or settings.insecure or is_loopback(settings.host)):
+        raise StartupError(
+            f"Whoever reaches {settings.host} could use the service: it has no API keys. Make some with `hotplate keys "
+            "new NAME` and name their file with --api-keys-file; or say --insecure, where others cannot reach it."
+        )
     if settings.api_keys_file:
         read_keys(Path(settings.api_keys_file))  # so that an error is reported once, not by each API process
     with contextlib.ExitStack() as stack:

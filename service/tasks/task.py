@@ -387,5 +387,5 @@ def routes_of(tasks: Iterable[Task], dependencies: Dependencies) -> list[Route]:
         by_task = _ByTask({route.task: route for route in routes}, dependencies.client)
         is_one = len(routes) == 1
         handler, direct = (routes[0], routes[0].direct) if is_one else (by_task, None)
-        table.append(Route(method, PREFIX + verb, handler, merged.document(), direct))
+        table.append(Route(method, PREFIX + verb, handler, merged.document(), direct, access="infer"))
     return table

@@ -17,7 +17,9 @@ from service.settings import Settings
 from tests.deploy.tools import PROJECT
 
 CHART = PROJECT / "helm" / "hotplate"
-OWNED_SETTINGS = frozenset({"host", "port", "grpc_port", "device", "repository", "api_keys_file", "otel_endpoint"})
+OWNED_SETTINGS = frozenset(
+    {"host", "port", "grpc_port", "device", "repository", "api_keys_file", "insecure", "otel_endpoint"}
+)
 """Settings that follow from other values of the chart."""
 BEGIN, END = "<!-- values: written from values.yaml -->\n", "<!-- end of values -->\n"
 _KEY = re.compile(r"^( *)([A-Za-z_]+):( |$)")

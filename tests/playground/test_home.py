@@ -145,7 +145,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServi
     LinearClassifier().write(folder, "broken")
     (folder / "broken" / "1" / "golden.npz").write_bytes(b64encode(b"no arrays"))
     with RunningService(
-        folder, "--host", "0.0.0.0", "--model-control", "explicit", "--models", "plain,broken"
+        folder, "--host", "0.0.0.0", "--insecure", "--model-control", "explicit", "--models", "plain,broken"
     ) as running:
         address = running.url.replace("0.0.0.0", "127.0.0.1")
         until(lambda: states(address) == {"plain": "ready", "broken": "failed"}, running.describe)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import SHIPPED_REPOSITORY, Settings
+from service.settings import SHIPPED_REPOSITORY, Settings, drop_service_links, unknown_variables
 
 
 def test_the_defaults_are_local_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,3 +105,30 @@ def test_several_repositories_are_named_as_in_a_search_path(monkeypatch: pytest.
     assert Settings().repositories == (Path("/first"), Path("/second"))
     assert Settings(repository=["/third"]).repositories == (Path("/third"),)
     assert Settings(**Settings().model_dump(mode="json")).repositories == (Path("/first"), Path("/second"))
+
+
+def test_a_mistyped_variable_is_told_the_nearest_setting() -> None:
+    (wrong,) = unknown_variables(["HOTPLATE_PORT", "HOTPLATE_WORKER", "HOTPLATE_URL", "HOTPLATE_API_KEY", "PATH"])
+
+    assert "HOTPLATE_WORKER;" in wrong
+    assert "HOTPLATE_WORKERS" in wrong
+
+
+def test_what_kubernetes_says_of_a_service_of_this_name_is_dropped() -> None:
+    links = {
+        "HOTPLATE_PORT": "tcp://10.0.0.1:8000",
+        "HOTPLATE_SERVICE_HOST": "10.0.0.1",
+        "HOTPLATE_SERVICE_PORT": "8000",
+        "HOTPLATE_SERVICE_PORT_HTTP": "8000",
+        "HOTPLATE_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "HOTPLATE_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "HOTPLATE_GRPC_PORT": "tcp://10.0.0.2:8001",
+        "HOTPLATE_GRPC_SERVICE_HOST": "10.0.0.2",
+    }
+    environment = links | {"HOTPLATE_WORKERS": "2", "HOTPLATE_OTEL_ENDPOINT": "http://a:1", "OTHER_PORT": "tcp://a"}
+    drop_service_links(environment)
+
+    assert environment.keys() == {"HOTPLATE_WORKERS", "HOTPLATE_OTEL_ENDPOINT", "OTHER_PORT"}
+    own = {"HOTPLATE_PORT": "8000"}
+    drop_service_links(own)
+    assert own

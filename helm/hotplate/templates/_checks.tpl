@@ -46,6 +46,9 @@
 {{- if and .httpRoute.enabled (not .httpRoute.parentRefs) -}}
 {{- fail "httpRoute.parentRefs is empty; httpRoute.enabled needs a Gateway to attach to, such as [{name: public, namespace: gateways}]." -}}
 {{- end -}}
+{{- if not (or .apiKeys.existingSecret .insecure) -}}
+{{- fail "apiKeys.existingSecret is empty: whoever reaches the pods could use them. Name a Secret with keys (`hotplate keys new NAME`), or set insecure=true." -}}
+{{- end -}}
 {{- if and .settings.metrics_need_key (not .apiKeys.existingSecret) -}}
 {{- fail "settings.metrics_need_key is true without keys; name a Secret in apiKeys.existingSecret." -}}
 {{- end -}}

@@ -17,6 +17,8 @@ HOTPLATE_DEVICE: {{ .Values.gpu.enabled | ternary "cuda" "cpu" }}
 HOTPLATE_REPOSITORY: {{ include "hotplate.repository" . | quote }}
 {{- if .Values.apiKeys.existingSecret }}
 HOTPLATE_API_KEYS_FILE: /etc/hotplate/keys/api-keys
+{{- else }}
+HOTPLATE_INSECURE: {{ .Values.insecure | quote }}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 HOTPLATE_{{ upper $name }}: {{ include "hotplate.settingText" $value | quote }}

@@ -29,6 +29,7 @@ from service.protocols.open_inference.schema import (
 )
 from service.protocols.open_inference.tensors import Tensor
 from service.schema import listed, read, shown
+from service.security import Key
 from service.settings import Settings
 from service.tasks.engine_work import EngineWork
 from service.tasks.image_decoding import ImageDecoder
@@ -202,20 +203,23 @@ class Execution:
         """
         return description.config(self.find(model, version), self.settings)
 
-    async def statistics(self, model: str = "", version: str | None = None) -> list[ModelStatistics]:
-        """What ready versions have done, in Triton's form; of all models where none is named.
+    async def all_statistics(self, caller: Key) -> list[ModelStatistics]:
+        """What the ready versions of all models that a caller may use have done, in Triton's form."""
+        statuses = await self.client.describe()
+        return description.statistics_of_all(status for status in statuses if caller.may_use(status.name))
+
+    async def statistics(self, model: str, version: str | None = None) -> list[ModelStatistics]:
+        """What the ready versions of a model have done, in Triton's form.
 
         Raises: UnknownModel, ModelNotReady, ModelFailed.
         """
-        if not model:
-            return description.statistics_of_all(await self.client.describe())
         target = self.find(model, version)
         return description.statistics_of(await self.client.describe(), target, is_one_version=bool(version))
 
     # --- the repository ---
 
-    async def index(self, *, is_ready: bool = False) -> list[IndexEntry]:
-        """Every version in the repository, or only those that are ready.
+    async def index(self, caller: Key, *, is_ready: bool = False) -> list[IndexEntry]:
+        """Every version in the repository of the models that a caller may use, or only those that are ready.
 
         Raises: EngineUnavailable.
         """
@@ -229,7 +233,7 @@ class Execution:
                 is_default=status.is_default,
             )
             for status in self.client.statuses
-            if status.state == "ready" or not is_ready
+            if caller.may_use(status.name) and (status.state == "ready" or not is_ready)
         ]
 
     async def load(self, model: str, parameters: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.reply import Reply
 from service.protocols.open_inference.schema import error_responses
 from service.schema import shown
+from service.security import Access
 
 HEADER_LENGTH = b"inference-header-content-length"
 TAG = "open inference protocol"
@@ -63,6 +64,7 @@ class OpenInferenceRoute(ABC):
     """
 
     paths: ClassVar[tuple[str, ...]]
+    access: ClassVar[Access]
     method: ClassVar[str] = "GET"
     description: ClassVar[str]
     request_document: ClassVar[Mapping[str, Any]] = {}

@@ -38,6 +38,7 @@ class ServerMetadata(OpenInferenceRoute):
     """`GET /v2`."""
 
     paths = ("/v2",)
+    access = "infer"
     description = "Extensions that are not in the list are answered with 501."
     answers = (schema.ServerMetadata,)
 
@@ -50,6 +51,7 @@ class ServerLive(OpenInferenceRoute):
     """`GET /v2/health/live`."""
 
     paths = ("/v2/health/live",)
+    access = "public"
     description = "It answers also while the service starts and drains."
     answers = (schema.ServerLive,)
 
@@ -62,6 +64,7 @@ class ServerReady(OpenInferenceRoute):
     """`GET /v2/health/ready`."""
 
     paths = ("/v2/health/ready",)
+    access = "public"
     description = "400 if not, as Triton answers; 503 while the service drains."
     answers = (schema.ServerReady,)
     responses = error_responses(_400="Not ready.")
@@ -77,12 +80,13 @@ class AllStatistics(OpenInferenceRoute):
     """`GET /v2/models/stats`: all models, not one of that name."""
 
     paths = ("/v2/models/stats",)
+    access = "infer"
     description = "Counts begin when a version is loaded."
     answers = (schema.Statistics,)
 
     async def answer(self, request: OpenInferenceRequest) -> Answer:
         """What every ready model has done."""
-        return schema.Statistics(model_stats=await self.execution.statistics())
+        return schema.Statistics(model_stats=await self.execution.all_statistics(request.context.caller))
 
 
 # --- Models ---
@@ -92,6 +96,7 @@ class ModelMetadata(OpenInferenceRoute):
     """`GET /v2/models/{model}`."""
 
     paths = (MODEL, VERSION)
+    access = "infer"
     description = "The first -1 in a shape is the batch."
     answers = (schema.ModelMetadata,)
     responses = error_responses(400, 404, 503)
@@ -105,6 +110,7 @@ class ModelReady(OpenInferenceRoute):
     """`GET /v2/models/{model}/ready`."""
 
     paths = (f"{MODEL}/ready", f"{VERSION}/ready")
+    access = "infer"
     description = "400 if not, as Triton answers; the message says why."
     answers = (schema.ModelReady,)
     responses = error_responses(_400="Not ready.")
@@ -125,6 +131,7 @@ class ModelConfig(OpenInferenceRoute):
     """`GET /v2/models/{model}/config`."""
 
     paths = (f"{MODEL}/config", f"{VERSION}/config")
+    access = "infer"
     description = "In Triton's form."
     answers = (schema.ModelConfig,)
     responses = error_responses(400, 404, 503)
@@ -138,6 +145,7 @@ class Statistics(OpenInferenceRoute):
     """`GET /v2/models/{model}/stats`."""
 
     paths = (f"{MODEL}/stats", f"{VERSION}/stats")
+    access = "infer"
     description = "In Triton's form; counts begin when a version is loaded."
     answers = (schema.Statistics,)
     responses = error_responses(400, 404, 503)
@@ -155,6 +163,7 @@ class Infer(OpenInferenceRoute):
 
     method = "POST"
     paths = (f"{MODEL}/infer", f"{VERSION}/infer")
+    access = "infer"
     description = (
         "With the binary tensor data extension in both directions. `name` stands for a model's main graph, "
         "`name.graph` for any other. Models on images also take encoded ones, as BYTES [B]."
@@ -200,6 +209,7 @@ class RepositoryIndex(OpenInferenceRoute):
 
     method = "POST"
     paths = ("/v2/repository/index",)
+    access = "infer"
     description = "The body may be empty."
     request_document = {"requestBody": schema.json_body(schema.IndexParameters)}
     answers = (list[schema.IndexEntry],)
@@ -207,7 +217,7 @@ class RepositoryIndex(OpenInferenceRoute):
     async def answer(self, request: OpenInferenceRequest) -> list[schema.IndexEntry]:
         """List every version in the repository with its state."""
         parameters = read(schema.IndexParameters, _members(request))
-        return await self.execution.index(is_ready=parameters.ready)
+        return await self.execution.index(request.context.caller, is_ready=parameters.ready)
 
 
 class LoadModel(OpenInferenceRoute):
@@ -215,6 +225,7 @@ class LoadModel(OpenInferenceRoute):
 
     method = "POST"
     paths = ("/v2/repository/models/{model}/load",)
+    access = "admin"
     description = "It answers when the model is ready."
     request_document = {"requestBody": schema.json_body(None, schema.LoadParameters)}
 
@@ -229,6 +240,7 @@ class UnloadModel(OpenInferenceRoute):
 
     method = "POST"
     paths = ("/v2/repository/models/{model}/unload",)
+    access = "admin"
     description = "It answers when the last request has been answered and the memory is free."
     request_document = {"requestBody": schema.json_body(None, schema.UnloadParameters)}
 
@@ -281,7 +293,7 @@ def _declined(method: str, path: str, reason: str) -> Route:
     document = Document(
         summary="Not supported", description=reason, request={}, responses=responses, tag=TAG, status_code=501
     )
-    return Route(method, path, decline, document)
+    return Route(method, path, decline, document, access="infer" if method == "GET" else "admin")
 
 
 _ROUTES: tuple[type[OpenInferenceRoute], ...] = (
@@ -306,6 +318,7 @@ def open_inference_routes(execution: Execution, drain: Drain) -> list[Route]:
     """The route table of the protocol."""
     table = []
     for kind in _ROUTES:
-        handler = kind(execution, drain)
-        table += [Route(kind.method, path, handler, kind.document(), handler.direct) for path in kind.paths]
+        handler, document = kind(execution, drain), kind.document()
+        for path in kind.paths:
+            table.append(Route(kind.method, path, handler, document, handler.direct, access=kind.access))
     return table + [_declined(method, path, reason) for (method, path), reason in _DECLINED.items()]

@@ -58,6 +58,7 @@ class Generate(OpenInferenceRoute):
 
     method = "POST"
     paths = (f"{MODEL}/generate", f"{VERSION}/generate")
+    access = "infer"
     description = "Parameters are members of `parameters`, or stand beside `text_input`."
     request_document = TEXT_REQUEST
     answers: ClassVar[tuple[Any, ...]] = (TextResponse,)
@@ -85,6 +86,7 @@ class GenerateStream(Generate):
     """`POST /v2/models/{model}/generate_stream`."""
 
     paths = (f"{MODEL}/generate_stream", f"{VERSION}/generate_stream")
+    access = "infer"
     description = "One event for each chunk of text; the last has `done` true."
     answers: ClassVar[tuple[Any, ...]] = ()
     responses = {

@@ -72,6 +72,7 @@ class Completions:
         """Continue one prompt or several, in OpenAI's wire format."""
         parameters = await read_json(scope, receive, context, CompletionParameters, self._settings.max_body_bytes)
         _check(parameters)
+        context.caller.check_model(parameters.model, self._client.statuses)  # it is not in the path
         model = resolve_for_task(self._client, parameters.model, "text-generation")
         context.model = model.name
         tokenizer = await self._tokenizers.of(model)
@@ -104,7 +105,7 @@ def completions_route(dependencies: Dependencies) -> Route:
         responses=_responses(),
         answers=(Completion,),
     )
-    return Route("POST", COMPLETIONS, Completions(dependencies), document)
+    return Route("POST", COMPLETIONS, Completions(dependencies), document, access="infer")
 
 
 def _responses() -> dict[int | str, Any]:

@@ -158,6 +158,7 @@ def test_a_value_of_the_wrong_type_or_range_is_refused(values: Values) -> None:
         ({"rollout": {"maxSurge": "0%", "maxUnavailable": "0%"}}, "no update could ever begin"),
         ({"service": {"httpPort": 8002}}, "the same port twice"),
         ({"settings": {"metrics_need_key": True}}, "without keys"),
+        ({"insecure": False}, "apiKeys.existingSecret is empty"),
         (MATRIX["keys"] | {"serviceMonitor": {"enabled": True}}, "Prometheus needs a key, too"),
         ({"shutdown": {"terminationGracePeriodSeconds": 36}}, "may take 36 s, so it must be larger"),
     ],

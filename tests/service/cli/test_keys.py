@@ -42,7 +42,7 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def key(keys_file: Path) -> str:
-    made = command("keys", "new", "ana", file=keys_file)
+    made = command("keys", "new", "ana", "--scope", "infer", "--scope", "metrics", file=keys_file)
     assert made.exit_code == 0, made.stderr
     return made.stdout.strip()
 

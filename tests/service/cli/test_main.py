@@ -102,6 +102,20 @@ def test_a_bad_setting_in_the_environment_is_quoted_too() -> None:
     assert "workers is 'many'" in result.stderr
 
 
+def test_a_mistyped_variable_is_an_error_that_names_the_nearest() -> None:
+    result = run("serve", HOTPLATE_DRAIN_SECOND="1")
+
+    assert result.exit_code == 2
+    assert "HOTPLATE_DRAIN_SECONDS" in result.stderr
+
+
+def test_a_service_for_others_without_keys_does_not_start() -> None:
+    result = run("serve", "--host", "0.0.0.0", "--port", "0")
+
+    assert result.exit_code == 1
+    assert all(option in result.stderr for option in ("--api-keys-file", "--insecure"))
+
+
 def test_models_are_listed(service: RunningService) -> None:
     for command in (("models", "--url", service.url), ("models", "--url", service.url, "list")):
         output = run(*command).output

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.http.direct import MAX_HEADS, DirectHeads
+from service.http.gate import Gate
 from service.http.routing import Document, Route
+from service.settings import Settings
 
 PATH = "/v1/models/m/classify"
 MAX_BODY_BYTES = 1000
@@ -20,9 +22,8 @@ async def handler(*_: object) -> None:
     raise AssertionError("no head answers by itself")
 
 
-ROUTE = Route(
-    "POST", "/v1/models/{model}/classify", handler, Document(summary="", description="", request={}, responses={})
-)
+DOCUMENT = Document(summary="", description="", request={}, responses={})
+ROUTE = Route("POST", "/v1/models/{model}/classify", handler, DOCUMENT, access="infer")
 
 
 def head(*headers: bytes, target: bytes = PATH.encode(), version: bytes = b"1.1") -> bytes:
@@ -46,7 +47,10 @@ def scope_of(data: bytes) -> dict[str, Any]:
 
 
 def heads() -> DirectHeads:
-    return DirectHeads(lambda scope: (ROUTE, {"model": "m"}) if scope["path"] == PATH else None, MAX_BODY_BYTES)
+    def find(scope: Any) -> tuple[Route, dict[str, str]] | None:
+        return (ROUTE, {"model": "m"}) if scope["path"] == PATH else None
+
+    return DirectHeads(find, Gate(Settings(allowed_hosts=("h",)), None, find).need_of, MAX_BODY_BYTES)
 
 
 def learned(data: bytes) -> DirectHeads:

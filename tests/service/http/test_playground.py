@@ -16,7 +16,9 @@ import pytest
 from fastapi import FastAPI
 from pydantic_core import to_json
 
-from service.http.playground import FOLDER, Asset, is_loopback, playground_router
+from service.http.playground import FOLDER, Asset, playground_routes
+from service.http.routing import FastPath
+from service.security import is_loopback
 from service.settings import Settings
 from service.tasks.registry import all_tasks
 from tests.servers import RunningService
@@ -27,8 +29,7 @@ APP = "/playground/js/app.js"
 
 
 def in_process(settings: Settings, *, needs_key: bool = False) -> httpx.AsyncClient:
-    app = FastAPI()
-    app.include_router(playground_router(settings, needs_key=needs_key))
+    app = FastPath(FastAPI(), playground_routes(settings, needs_key=needs_key))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
 
 

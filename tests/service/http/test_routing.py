@@ -21,7 +21,7 @@ async def handler(*_: object) -> None:
 
 def route(path: str, *answers: type, **members: Any) -> Route:
     document = Document(summary="S.", description="D.", request={}, responses={}, answers=answers, **members)
-    return Route("GET", path, handler, document)
+    return Route("GET", path, handler, document, access="infer")
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_where_nobody_listens_it_fails_with_the_reason(silent_port: int) -> None
         ({}, ("127.0.0.1", 8000)),
         ({"HOTPLATE_HOST": "0.0.0.0", "HOTPLATE_PORT": "9000"}, ("127.0.0.1", 9000)),
         ({"HOTPLATE_HOST": "::"}, ("::1", 8000)),
+        ({"HOTPLATE_PORT": "tcp://10.0.0.1:80"}, ("127.0.0.1", 8000)),
         ({"HOTPLATE_HOST": "10.1.2.3"}, ("10.1.2.3", 8000)),
     ],
 )

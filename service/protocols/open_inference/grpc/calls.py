@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,9 +21,10 @@ from grpc import StatusCode
 
 from service.budget import ByteBudget, Reservation
 from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
+from service.http.gate import as_seen_with
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics
-from service.security import ANYONE, Key
+from service.security import ANYONE, Key, Named
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -79,7 +80,9 @@ class Calls:
         drain: Drain,
         tracing: Tracing | None = None,
         budget: ByteBudget | None = None,
+        models: Callable[[], Iterable[Named]] = tuple,
     ) -> None:
+        self._models = models
         self._body_timeout_seconds = settings.body_timeout_seconds
         self._logs_all = settings.access_log
         self._request_metrics = RequestMetrics(metrics)
@@ -166,10 +169,12 @@ class Calls:
     ) -> Done:
         """Answer a request; when cancelled, its context is notified before the work is cancelled.
 
-        Raises: ShuttingDown, and whatever `answer` raises.
+        Raises: ShuttingDown; UnknownModel where the key is for others; whatever `answer` raises.
         """
         if self._drain.is_refusing and not is_probe:
             raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
+        if (caller := call.request_context.caller).models and (model := _model_in(request)):
+            caller.check_model(model, self._models())
         work = asyncio.ensure_future(_coroutine(answer(request, call)))
         try:
             return await asyncio.shield(work)
@@ -183,6 +188,7 @@ class Calls:
     def refusal(self, error: Exception, request_context: RequestContext) -> Refusal:
         """How a call ends that failed with an error."""
         if isinstance(error, ServiceError):
+            error = as_seen_with(request_context.caller, error)
             return Refusal(code_of(error), error.message, error.retry_after_seconds)
         log.error("a call failed unexpectedly", exc_info=error, extra={"request_id": request_context.request_id})
         return Refusal(StatusCode.INTERNAL, "Internal error; see the service's log for this request id.")
@@ -235,6 +241,13 @@ def _trailing(request_context: RequestContext, refusal: Refusal) -> tuple[tuple[
     if refusal.retry_after_seconds is not None:
         metadata.append(("retry-after", str(max(1, math.ceil(refusal.retry_after_seconds)))))
     return tuple(metadata)
+
+
+def _model_in(request: Message) -> str:
+    """The model that a request names; messages without one name nothing else like that."""
+    fields = type(request).DESCRIPTOR.fields_by_name
+    name = next((name for name in ("model_name", "name") if name in fields), "")
+    return str(getattr(request, name)) if name else ""
 
 
 async def _coroutine(awaitable: Awaitable[Done]) -> Done:

@@ -24,6 +24,7 @@ from service.protocols.open_inference.schema import TensorMetadata
 from service.protocols.open_inference.tensors import unpack_strings
 from service.protocols.open_inference.text_routes import Prompted, begin_text
 from service.schema import shown
+from service.security import Access
 from service.tasks.text_generation.detokenization import TextChunk
 from service.tasks.text_generation.sequences import RunningSequence
 
@@ -39,6 +40,14 @@ _REFUSED = {
     "TraceSetting": "Tracing is configured when the service starts: --otel-endpoint.",
     "LogSettings": "Logging is configured when the service starts: --log-level, --access-log.",
 }
+
+ACCESS: dict[str, Access] = {
+    **dict.fromkeys(("ServerLive", "ServerReady"), "public"),
+    **dict.fromkeys(("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"), "infer"),
+    **dict.fromkeys(("ModelInfer", STREAM_NAME, "RepositoryIndex"), "infer"),
+    **dict.fromkeys(("RepositoryModelLoad", "RepositoryModelUnload", *_REFUSED), "admin"),
+}
+"""What each method needs of a key."""
 
 # Parameters that Triton's clients may add, and that do not concern how text is generated.
 _IGNORED = (
@@ -62,11 +71,9 @@ class Methods:
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """The handlers of all methods."""
-        probes: dict[str, tuple[Any, Any]] = {
+        methods: dict[str, tuple[Any, Any]] = {
             "ServerLive": (pb.ServerLiveRequest, self._server_live),
             "ServerReady": (pb.ServerReadyRequest, self._server_ready),
-        }
-        methods: dict[str, tuple[Any, Any]] = {
             "ModelReady": (pb.ModelReadyRequest, self._model_ready),
             "ServerMetadata": (pb.ServerMetadataRequest, self._server_metadata),
             "ModelMetadata": (pb.ModelMetadataRequest, self._model_metadata),
@@ -79,8 +86,10 @@ class Methods:
         }
         refused = {name: (getattr(pb, f"{name}Request"), _refuse(why)) for name, why in _REFUSED.items()}
         return {
-            **{name: self._calls.unary(name, *method, is_probe=True) for name, method in probes.items()},
-            **{name: self._calls.unary(name, *method) for name, method in (methods | refused).items()},
+            **{
+                name: self._calls.unary(name, *method, is_probe=ACCESS[name] == "public")
+                for name, method in (methods | refused).items()
+            },
             STREAM_NAME: self.streams.handler(),
         }
 
@@ -144,15 +153,18 @@ class Methods:
         config = self._execution.config(request.name, request.version or None)
         return pb.ModelConfigResponse(config=ParseDict(to_builtins(config), pb.ModelConfig()))
 
-    async def _model_statistics(self, request: pb.ModelStatisticsRequest, _call: Call) -> pb.ModelStatisticsResponse:
-        statistics = await self._execution.statistics(request.name, request.version or None)
+    async def _model_statistics(self, request: pb.ModelStatisticsRequest, call: Call) -> pb.ModelStatisticsResponse:
+        if request.name:
+            statistics = await self._execution.statistics(request.name, request.version or None)
+        else:
+            statistics = await self._execution.all_statistics(call.request_context.caller)
         entries = [ParseDict(to_builtins(entry), pb.ModelStatistics()) for entry in statistics]
         return pb.ModelStatisticsResponse(model_stats=entries)
 
-    async def _repository_index(self, request: pb.RepositoryIndexRequest, _call: Call) -> pb.RepositoryIndexResponse:
+    async def _repository_index(self, request: pb.RepositoryIndexRequest, call: Call) -> pb.RepositoryIndexResponse:
         _require_no_repository(request.repository_name)
         response = pb.RepositoryIndexResponse()
-        for entry in await self._execution.index(is_ready=request.ready):
+        for entry in await self._execution.index(call.request_context.caller, is_ready=request.ready):
             response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
         return response
 

@@ -17,15 +17,16 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service.errors import MalformedRequest, NotFound, StartupError, Unauthorized
+from service.errors import MalformedRequest, NotFound, ServiceError, StartupError
 from service.http.health import readiness
 from service.http.middleware import Drain
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.grpc import open_inference_pb2
 from service.protocols.open_inference.grpc.calls import Call, Calls, Context, caller, code_of, parse
+from service.protocols.open_inference.grpc.methods import ACCESS as METHODS_ACCESS
 from service.protocols.open_inference.grpc.methods import NAME, Methods
 from service.schema import shown
-from service.security import KeyRing
+from service.security import Access, KeyRing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -38,12 +39,13 @@ MAX_CONCURRENT_CALLS = 1024
 """Open calls of one connection; a client holds further ones back."""
 LAST_BYTES_SECONDS = 0.5
 """For written answers to reach their callers when the server stops."""
-_NEEDS_NO_KEY = {
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    f"/{NAME}/ServerLive",
-    f"/{NAME}/ServerReady",
+ACCESS: dict[str, Access] = {
+    **{f"/{NAME}/{method}": access for method, access in METHODS_ACCESS.items()},
+    f"/{HEALTH_NAME}/Check": "public",
+    f"/{HEALTH_NAME}/Watch": "public",
+    f"/{reflection.SERVICE_NAME}/ServerReflectionInfo": "infer",
 }
+"""What each method needs of a key; one that is not here needs the scope `admin`."""
 
 
 class GrpcServer:
@@ -61,7 +63,7 @@ class GrpcServer:
         def is_ready() -> bool:
             return readiness(execution.client, drain).status == "ready"
 
-        calls = Calls(settings, metrics, drain, tracing, execution.budget)
+        calls = Calls(settings, metrics, drain, tracing, execution.budget, lambda: execution.client.statuses)
         methods = Methods(execution, calls, is_ready)
         health = Health(calls, is_ready, ("", NAME))
         self._streams = methods.streams
@@ -120,20 +122,24 @@ class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the library
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
-        """Let a call pass, or answer it with UNAUTHENTICATED."""
+        """Let a call pass, or answer it with UNAUTHENTICATED or PERMISSION_DENIED."""
         handler = await continuation(handler_call_details)
-        if handler_call_details.method in _NEEDS_NO_KEY:
+        access = ACCESS.get(handler_call_details.method, "admin")
+        if access == "public":
             return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         try:
-            caller.set(self._keys.admit(metadata.get("authorization"), metadata.get("x-api-key")))
-        except Unauthorized as error:
+            key = self._keys.admit(metadata.get("authorization"), metadata.get("x-api-key"))
+            if handler is not None:
+                key.require(access)
+            caller.set(key)
+        except ServiceError as error:
             # The name of an unknown method is arbitrary: it must not become a label of the metrics.
             name = "unmatched" if handler is None else handler_call_details.method.rpartition("/")[2]
             return self._refusing(name, error)
         return handler
 
-    def _refusing(self, name: str, error: Unauthorized) -> grpc.RpcMethodHandler:
+    def _refusing(self, name: str, error: ServiceError) -> grpc.RpcMethodHandler:
         async def refuse(_messages: object, context: Context) -> None:
             await self._calls.refuse(name, context, error)
 

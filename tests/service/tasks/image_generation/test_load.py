@@ -112,7 +112,7 @@ def test_a_deadline_ends_all_chunks(image_generation_client: httpx.Client) -> No
 def test_a_caller_who_leaves_frees_the_engine(
     image_generation_client: httpx.Client, image_generation_service: RunningService
 ) -> None:
-    head = f"POST {SLOW_GAN}/generate?num_images=256 HTTP/1.1\r\nHost: hotplate\r\nContent-Length: 0\r\n\r\n"
+    head = f"POST {SLOW_GAN}/generate?num_images=256 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
 
     def num_generated() -> float:
         return total(image_generation_client, "hotplate_rows_total", 'model="tiny-slow-gan"')

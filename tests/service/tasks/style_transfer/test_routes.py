@@ -415,7 +415,7 @@ def test_a_caller_who_leaves_frees_the_engine(
     style_transfer_client: httpx.Client, style_transfer_service: RunningService
 ) -> None:
     body = encoded(np.zeros((1900, 1900, 3), np.uint8))
-    head = f"POST {PATH}?style=waves HTTP/1.1\r\nHost: hotplate\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {PATH}?style=waves HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
 
     def num_painted() -> float:
         return total(style_transfer_client, "hotplate_rows_total", 'graph="tile"')
