@@ -270,4 +270,4 @@ def test_beyond_loopback_the_host_is_free(tmp_path: Path) -> None:
     with RunningService(tmp_path, "--host", "0.0.0.0", "--insecure", "--model-control", "explicit") as running:
         url = running.url.replace("0.0.0.0", "127.0.0.1")
 
-        assert httpx.get(f"{url}/livez", headers={"host": "models.example"}).status_code == 200
+        assert httpx.get(f"{url}/livez", headers={"host": "models.example"}, timeout=60).status_code == 200
