@@ -48,6 +48,7 @@ class Application(NamedTuple):
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
     """Build what HTTP and gRPC share: the process's tokenizers, threads, decoders of images and budget of bytes."""
+    client.budget.gauge = metrics.buffered_bytes
     threads = ThreadPoolExecutor(NUM_THREADS, "work")
     return Execution(client, settings, ImageDecoder(settings, metrics), Tokenizers(threads))
 

@@ -1,15 +1,17 @@
 """One budget of bytes for a process: bodies, decoded images, messages to the engine, answers that nobody has read yet.
 
-What would exceed it is refused before it is kept. It is used in the event loop alone; it knows nothing of HTTP.
+What would exceed it is refused before it is kept. Any thread may use it; it knows nothing of HTTP.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from types import TracebackType
 from typing import Self
 
 from service.errors import Busy
+from service.telemetry.instruments import Gauge
 
 RETRY_AFTER_SECONDS = 1.0
 SMALL_BYTES = 64 * 1024
@@ -17,11 +19,17 @@ SMALL_BYTES = 64 * 1024
 
 
 class ByteBudget:
-    """The bytes that a process may keep for its callers at any one time."""
+    """The bytes that a process may keep for its callers at any one time; `gauge` shows how many it does."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, gauge: Gauge | None = None) -> None:
         self.max_bytes = max_bytes
-        self.used_bytes = 0
+        self.gauge = gauge or Gauge()
+        self.lock = threading.Lock()
+
+    @property
+    def used_bytes(self) -> int:
+        """The bytes that are set aside."""
+        return int(self.gauge.value)
 
     def reserve(self, num_bytes: int, what: str) -> Reservation:
         """Set bytes aside until the reservation is released; `what` names them in the refusal, as "the body".
@@ -50,8 +58,9 @@ class Reservation:
 
         Raises: Busy where less than that is left; what was set aside before still is.
         """
-        self.require(num_bytes, what)
-        self._budget.used_bytes += num_bytes
+        with self._budget.lock:
+            self.require(num_bytes, what)
+            self._budget.gauge.inc(num_bytes)
         self.num_bytes += num_bytes
 
     def beside(self, num_bytes: int, what: str) -> Reservation:
@@ -74,10 +83,16 @@ class Reservation:
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
 
+    def hold(self, num_bytes: int) -> None:
+        """Account for so many bytes in all, which are kept already, whether there is room or not."""
+        if num_bytes != self.num_bytes:
+            with self._budget.lock:
+                self._budget.gauge.inc(num_bytes - self.num_bytes)
+            self.num_bytes = num_bytes
+
     def release(self) -> None:
         """Give the bytes back."""
-        self._budget.used_bytes -= self.num_bytes
-        self.num_bytes = 0
+        self.hold(0)
 
     def __enter__(self) -> Self:
         return self

@@ -191,6 +191,15 @@ class Settings(BaseSettings):
     max_header_bytes: Count = Field(32 * 2**10, description="Largest request line and headers together.")
     header_timeout_seconds: Positive = Field(10.0, description="Time for a connection to send a whole request head.")
     body_timeout_seconds: Positive = Field(30.0, description="Time for a request to send its whole body.")
+    write_timeout_seconds: Positive = Field(
+        30.0,
+        description="How long an answer waits for a caller who does not read; one who takes less than 16 KiB in this "
+        "time is disconnected.",
+    )
+    max_connections: Count = Field(
+        1024,
+        description="Connections that an API process holds at once, over HTTP and over gRPC each; more are refused.",
+    )
     keep_alive_seconds: Count = Field(75, description="How long an idle connection is kept open.")
     max_image_pixels: Count = Field(25_000_000, description="Largest image, in pixels, checked before decoding.")
     max_images: Count = Field(64, description="Images in one request.")

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from starlette.types import Send
+from starlette.types import Message, Send
+
+from service.budget import SMALL_BYTES
+from service.errors import ServiceError
+from service.http.request_context import RequestContext
 
 encode_json = msgspec.json.Encoder().encode
 _EVENT_HEADERS = [
@@ -24,14 +28,14 @@ _EVENT_HEADERS = [
 class EventStream:
     """A stream of server-sent events; writes of one iteration of the event loop are sent together."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, context: RequestContext) -> None:
         self._send = send
-        self.is_open = False
+        self.context = context
 
     async def send(self, data: bytes, event: bytes = b"") -> None:
         """Send one event; `data` is one line."""
-        if not self.is_open:
-            self.is_open = True
+        if not self.context.is_streamed:
+            self.context.is_streamed = True
             await self._send({"type": "http.response.start", "status": 200, "headers": list(_EVENT_HEADERS)})
         name = b"event: %b\n" % event if event else b""
         await self._send({"type": "http.response.body", "body": b"%bdata: %b\n\n" % (name, data), "more_body": True})
@@ -44,12 +48,30 @@ class EventStream:
 class EventAnswer(ABC):
     """An answer sent as server-sent events."""
 
-    @abstractmethod
     async def write(self, events: EventStream) -> None:
-        """Send every event and close the stream.
+        """Send every event and close the stream; an error after the first event is an event too.
 
         Raises: ServiceError, only before anything is sent.
         """
+        try:
+            await self.send_events(events)
+        except ServiceError as error:
+            if not events.context.is_streamed:
+                raise
+            events.context.failure = error
+            await events.send(*self.error_event(error))
+        await events.close()
+
+    @abstractmethod
+    async def send_events(self, events: EventStream) -> None:
+        """Send every event.
+
+        Raises: ServiceError.
+        """
+
+    @abstractmethod
+    def error_event(self, error: ServiceError) -> tuple[bytes, bytes]:
+        """The data and the name of the event that says what ended the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +92,13 @@ class BinaryAnswer:
         await send({"type": "http.response.body", "body": b""})
 
 
-async def send_answer(answer: Any, send: Send) -> None:
+async def send_answer(answer: Any, send: Send, context: RequestContext) -> None:
     """Send an answer: a file, events, or anything else as JSON.
 
     Raises: ServiceError, only before anything is sent.
     """
     if isinstance(answer, EventAnswer):
-        await answer.write(EventStream(send))
+        await answer.write(EventStream(send, context))
         return
     if isinstance(answer, BinaryAnswer):
         await answer.write(send)
@@ -85,3 +107,13 @@ async def send_answer(answer: Any, send: Send) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def reserve_answer(context: RequestContext, start: Message) -> None:
+    """Set aside what an answer will take until its caller has read it, if its head says how much that is.
+
+    Raises: Busy.
+    """
+    for name, value in start.get("headers", ()):
+        if name == b"content-length" and int(value) > SMALL_BYTES:
+            context.reservation.grow(int(value), "the answer")

@@ -10,10 +10,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from service.errors import Cancelled, RequestTimeout, ServiceError
+from service.budget import SMALL_BYTES, Reservation
+from service.errors import Busy, Cancelled, RequestTimeout, ServiceError
 from service.http.direct import DirectHeads, Exchange, KnownHead, render
 from service.http.middleware import RequestCycle
 from service.http.protocol import LimitedProtocol
+from service.http.request_context import RequestContext
 from service.settings import Settings
 
 MAX_JOINED_BYTES = 64 * 1024
@@ -25,7 +27,6 @@ MAX_WAITING_BYTES = 64 * 1024
 class Connection(LimitedProtocol):
     """One connection; `connection_class` makes the class that uvicorn instantiates."""
 
-    requests: RequestCycle
     heads: DirectHeads | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -36,16 +37,19 @@ class Connection(LimitedProtocol):
         self._received = bytearray()
         self._known: KnownHead | None = None
         self._needed_bytes = 0
+        self._kept = Reservation(self.requests.budget)  # for that body
+        self._unwanted_bytes = 0  # of a body that was refused before all of it came
         self._new_head = b""
         self._sent_bytes: int | None = None  # of an answer that comes in parts, once it has begun
         self._status = 0
         self._is_chunked = False
         self._must_close = False
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._idle_since = 0.0
 
     def data_received(self, data: bytes | bytearray) -> None:
         """Answer a request with a known head, or leave it to uvicorn."""
+        if self._unwanted_bytes and not (data := self._wanted(data)):
+            return
         if self._exchange is not None or self._received:
             self._received += data
             self._go_on()
@@ -66,10 +70,13 @@ class Connection(LimitedProtocol):
         if self._exchange is not None or self.flow.write_paused:
             if len(self._received) > MAX_WAITING_BYTES:
                 self.flow.pause_reading()
-        elif self._received and len(self._received) >= self._needed_bytes and not self.transport.is_closing():
+        elif len(self._received) < self._needed_bytes:
+            self._keep_body()
+        elif self._received and not self.transport.is_closing():
             self.flow.resume_reading()
             received, self._received = self._received, bytearray()
             self._known, self._needed_bytes = None, 0
+            self._kept.release()
             self._take(received)
 
     def _take(self, data: bytes | bytearray) -> None:
@@ -104,6 +111,8 @@ class Connection(LimitedProtocol):
         if len(data) > total_bytes:
             self._received += memoryview(data)[total_bytes:]
         try:
+            if known.num_bytes > SMALL_BYTES:
+                exchange.context.reservation.grow(known.num_bytes - SMALL_BYTES, "the body")
             self.requests.admit(exchange.context, known.head.scope, known.head.need)
             known.head.direct(exchange, memoryview(data)[end:total_bytes])
         except Exception as error:
@@ -111,7 +120,7 @@ class Connection(LimitedProtocol):
 
     def _open(self, known: KnownHead) -> Exchange:
         scope = known.head.scope
-        context = self.requests.open(known.request_id, scope["path"], ())
+        context = self.requests.open(known.request_id, scope["path"], (), self.address)
         context.request_bytes = known.num_bytes
         return Exchange(self, known.head, context)
 
@@ -174,8 +183,30 @@ class Connection(LimitedProtocol):
         self._received += data
         self._known, self._needed_bytes = known, total_bytes
         self._timer = self.loop.call_later(self.settings.body_timeout_seconds, self._too_late)
+        self._keep_body(known.num_bytes)
+
+    def _keep_body(self, announced_bytes: int = 0) -> None:
+        """Set aside what has come of a body; refuse it as soon as there is no room for it, or for what is announced."""
+        try:
+            if announced_bytes > SMALL_BYTES:
+                self._kept.require(announced_bytes - SMALL_BYTES, "the body")
+            if (num_bytes := len(self._received) - SMALL_BYTES) > self._kept.num_bytes:
+                self._kept.grow(num_bytes - self._kept.num_bytes, "the body")
+        except Busy as error:
+            self._unwanted_bytes = self._needed_bytes - len(self._received)
+            self._give_up_body(error)
+
+    def _wanted(self, data: bytes | bytearray) -> bytes | bytearray:
+        """What comes after a body that was refused."""
+        num_bytes = min(len(data), self._unwanted_bytes)
+        self._unwanted_bytes -= num_bytes
+        if not self._unwanted_bytes:
+            self._disarm()
+        return data[num_bytes:]
 
     def _too_late(self) -> None:
+        if self._unwanted_bytes:
+            self.transport.close()
         self._must_close = True
         self._give_up_body(RequestTimeout("The request did not arrive in time."))
 
@@ -184,6 +215,7 @@ class Connection(LimitedProtocol):
             self._exchange = exchange = self._open(self._known)
             self._known, self._needed_bytes = None, 0
             self._received.clear()
+            self._kept.release()
             exchange.fail(error)
 
     # --- the end ---
@@ -199,6 +231,15 @@ class Connection(LimitedProtocol):
             self._idle_timer = self.loop.call_later(remaining_seconds, self._on_idle)
         else:
             self.transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request has come that is not answered."""
+        return self._exchange is None and not self._received and not self._unwanted_bytes and super().is_idle
+
+    @property
+    def _context(self) -> RequestContext | None:
+        return super()._context if self._exchange is None else self._exchange.context
 
     def resume_writing(self) -> None:
         """Go on with what came while the caller did not read."""

@@ -8,7 +8,6 @@ request is left out of the key: lengths, ids.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +16,15 @@ from typing import Any, NamedTuple, Protocol
 from starlette.types import ASGIApp, Message
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from service.budget import SMALL_BYTES
 from service.engine.transport.calls import Inference
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Arrays, InferenceTiming, InferTarget, Piece
 from service.errors import ServiceError
+from service.http.answers import reserve_answer
 from service.http.gate import Need, as_seen_with
-from service.http.problems import error_response, unexpected_response
+from service.http.problems import error_response, failure_of
 from service.http.request_context import RequestContext, Scope, attach
-
-log = logging.getLogger(__name__)
 
 MAX_HEADS = 1024
 MAX_HEAD_BYTES = 4096
@@ -250,6 +249,7 @@ class Exchange(Inference):
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            reserve_answer(self.context, message)
             self._status, self._headers = message["status"], message.get("headers", ())
             return
         content, is_last = message.get("body", b""), not message.get("more_body")
@@ -269,17 +269,20 @@ class Exchange(Inference):
     # --- the end ---
 
     def reply(self, lines: bytes, content: bytes) -> None:
-        """Send the answer; `lines` are its headers."""
+        """Send the answer; `lines` are its headers.
+
+        Raises: Busy where there is no room to keep it until it is read.
+        """
+        if len(content) > SMALL_BYTES:
+            self.context.reservation.grow(len(content), "the answer")
         self.connection.finish(self, 200, lines, content)
 
     def fail(self, error: Exception) -> None:
-        """Answer with an error; one that is no ServiceError is a defect, and is logged."""
-        path = self.head.scope["path"]
-        if isinstance(error, ServiceError):
-            response = error_response(path, as_seen_with(self.context.caller, error))
-        else:
-            log.error("a request failed unexpectedly", extra={"request_id": self.context.request_id}, exc_info=error)
-            response = unexpected_response(path)
+        """Answer with an error, or break off an answer that has begun."""
+        failure = failure_of(error, self.context.request_id)
+        if self._is_streamed:
+            self.context.failure = failure
+        response = error_response(self.head.scope["path"], as_seen_with(self.context.caller, failure))
         self.connection.finish(self, response.status_code, render(response.raw_headers), bytes(response.body))
 
     def disconnect(self) -> None:

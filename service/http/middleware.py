@@ -6,25 +6,27 @@ Pure ASGI, outermost. It knows nothing of routes and models but their names.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Send
 
 from service.budget import ByteBudget, Reservation
-from service.errors import ServiceError, ShuttingDown
+from service.errors import Cancelled, ShuttingDown
+from service.http.answers import reserve_answer
 from service.http.gate import Gate, Need, as_seen_with
-from service.http.problems import error_response, unexpected_response
+from service.http.problems import error_response, failure_of
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics, Scope, attach
 from service.settings import Settings
+from service.telemetry.logs import ScarceLog
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
 log = logging.getLogger("service.access")
 
 _ALWAYS_ANSWERED = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
-CLIENT_CLOSED = 499
-"""The status in metrics and logs of a request whose caller left, whatever an answer would have said."""
+SWEEP_SECONDS = 1.0
 
 
 class Drain:
@@ -49,7 +51,14 @@ class RequestCycle:
         budget: ByteBudget | None = None,
     ) -> None:
         self.drain = drain
-        self._budget = budget
+        self.budget = budget
+        self.connections = metrics.connections
+        self._refused_connections = metrics.refused_connections
+        self._connections_full = ScarceLog(
+            log, "connections are refused: there are as many as --max-connections allows"
+        )
+        self._unrouted = ScarceLog(log, "requests are refused before they have a route")
+        self._swept_at = -math.inf
         self.is_traced = tracing is not None
         self._logs_all = settings.access_log
         self._metrics = RequestMetrics(metrics)
@@ -57,16 +66,18 @@ class RequestCycle:
         self._tracing = tracing
         self._ids = RequestIds()
 
-    def open(self, request_id: str | None, path: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestContext:
-        """Begin a request, with the id that the caller gave, if any; `close` must follow."""
+    def open(
+        self, request_id: str | None, path: str, headers: Sequence[tuple[bytes, bytes]], address: str = ""
+    ) -> RequestContext:
+        """Begin a request from an address, with the id that the caller gave, if any; `close` must follow."""
         self.drain.num_in_flight += 1
         self._metrics.start()
         request_id, started_at = self._ids.assign(request_id), perf_counter()
         if self._tracing is None or path in _ALWAYS_ANSWERED:
-            return RequestContext(request_id, started_at, reservation=Reservation(self._budget))
+            return RequestContext(request_id, started_at, address=address, reservation=Reservation(self.budget))
         named = {str(name, "latin-1"): str(value, "latin-1") for name, value in headers}
         context = self._tracing.begin(request_id, started_at, named)
-        context.reservation = Reservation(self._budget)
+        context.address, context.reservation = address, Reservation(self.budget)
         return context
 
     def need_of(self, scope: Scope) -> Need:
@@ -86,6 +97,24 @@ class RequestCycle:
             raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
         context.caller = self._gate.admit(need, scope["headers"])
 
+    def may_sweep(self, now: float) -> bool:
+        """Whether to look for idle connections, which is done at most once in `SWEEP_SECONDS`."""
+        if now < self._swept_at + SWEEP_SECONDS:
+            return False
+        self._swept_at = now
+        return True
+
+    def refuse_connection(self, address: str) -> None:
+        """Record a connection that was one too many."""
+        self._refused_connections.inc()
+        self._connections_full.warn(address=address)
+
+    def refused(self, method: str, context: RequestContext, status: int, sent_bytes: int) -> None:
+        """Record a request that was refused before it had a route."""
+        self.close(method, "unmatched", context, status, sent_bytes)
+        if not self._logs_all:
+            self._unrouted.warn(address=context.address, status=status)
+
     def headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         """The headers that every answer has."""
         headers = [(b"x-request-id", context.request_id.encode()), (b"server-timing", _timing(context))]
@@ -99,7 +128,7 @@ class RequestCycle:
         """Record a request that was answered."""
         self.drain.num_in_flight -= 1
         context.reservation.release()
-        status = CLIENT_CLOSED if context.is_disconnected else status
+        status = context.ended_as(status)
         seconds = self._metrics.finish(route, str(status), context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_http(context, method, route, status)
@@ -113,6 +142,7 @@ class RequestCycle:
                     "route": route,
                     "model": context.model,
                     "caller": context.caller.name,
+                    "address": context.address,
                     "status": status,
                     "ms": round(seconds * 1e3, 3),
                 },
@@ -132,7 +162,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         cycle = self._cycle
-        context = attach(scope, cycle.open(_given_id(scope), scope["path"], scope["headers"]))
+        context = attach(scope, cycle.open(_given_id(scope), scope["path"], scope["headers"], _address(scope)))
         # HEAD is answered as GET without the content (RFC 9110 section 9.3.2), on every route and in every error.
         is_head = scope["method"] == "HEAD"
         served = {**scope, "method": "GET"} if is_head else scope
@@ -141,6 +171,7 @@ class RequestMiddleware:
         async def send_with_headers(message: Message) -> None:
             nonlocal status, sent_bytes, started
             if message["type"] == "http.response.start":
+                reserve_answer(context, message)
                 status, started = message["status"], True
                 message["headers"] = [*message.get("headers", ()), *cycle.headers(context)]
             elif is_head:
@@ -150,21 +181,17 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._serve(served, receive, send_with_headers, context)
-        except Exception:
-            log.exception("a request failed unexpectedly", extra={"request_id": context.request_id})
-            if not started:
-                await unexpected_response(scope["path"])(served, receive, send_with_headers)
+            cycle.admit(context, served, cycle.need_of(served))
+            await self._app(served, receive, send_with_headers)
+        except Exception as error:
+            failure = as_seen_with(context.caller, failure_of(error, context.request_id))
+            if started:
+                context.failure = failure  # the connection is broken off
+            else:
+                await error_response(scope["path"], failure)(served, receive, send_with_headers)
         finally:
             route = getattr(served.get("route"), "path", "unmatched")
-            cycle.close(scope["method"], route, context, status or CLIENT_CLOSED, sent_bytes)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send, context: RequestContext) -> None:
-        try:
-            self._cycle.admit(context, scope, self._cycle.need_of(scope))
-            await self._app(scope, receive, send)
-        except ServiceError as error:
-            await error_response(scope["path"], as_seen_with(context.caller, error))(scope, receive, send)
+            cycle.close(scope["method"], route, context, status or Cancelled.status, sent_bytes)
 
 
 def _timing(context: RequestContext) -> bytes:
@@ -181,6 +208,11 @@ def _timing(context: RequestContext) -> bytes:
     if context.num_tiles:
         about += b'tiles;desc="%d", ' % context.num_tiles
     return b"queue;dur=%.3f, compute;dur=%.3f, %btotal;dur=%.3f" % (queue_ms, compute_ms, about, total_ms)
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _given_id(scope: Scope) -> str | None:

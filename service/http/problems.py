@@ -6,6 +6,7 @@ The path decides the form. Details are messages of the service's own errors, nev
 from __future__ import annotations
 
 import json
+import logging
 import math
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from service.errors import Forbidden, InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
+
+log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 # Including OpenAI routes that the service does not have: its clients expect errors in this form.
@@ -111,9 +114,16 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 
 async def on_unexpected(request: Request, _error: Exception) -> Response:
     """Render an unexpected exception as an internal error; only the log has its text."""
-    return unexpected_response(request.scope["path"])
+    return error_response(request.scope["path"], _internal_error())
 
 
-def unexpected_response(path: str) -> Response:
-    """Render an internal error."""
-    return error_response(path, ServiceError("Internal error; see the service's log for this request id."))
+def failure_of(error: Exception, request_id: str) -> ServiceError:
+    """The error to answer with; one that is no ServiceError is a defect, and is logged."""
+    if isinstance(error, ServiceError):
+        return error
+    log.error("a request failed unexpectedly", extra={"request_id": request_id}, exc_info=error)
+    return _internal_error()
+
+
+def _internal_error() -> ServiceError:
+    return ServiceError("Internal error; see the service's log for this request id.")

@@ -16,7 +16,7 @@ from typing import Any
 
 from service.budget import Reservation
 from service.engine.transport.messages import InferenceTiming
-from service.errors import InvalidParameter
+from service.errors import Cancelled, InvalidParameter, ServiceError
 from service.security import ANYONE, Key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -24,6 +24,7 @@ from service.telemetry.metrics import Metrics
 Scope = MutableMapping[str, Any]
 
 _KEY = "hotplate.context"
+_FAILURE = "hotplate.failure"
 _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -31,13 +32,16 @@ _WELL_FORMED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 class RequestContext:
     """A request in flight: what its metrics and headers report, and what to cancel when the caller disconnects.
 
-    `reservation` holds the bytes that the process keeps for it; they are given back when it ends.
+    `reservation` holds the bytes that the process keeps for it; they are given back when it ends. `deadline`, by the
+    event loop's clock, ends a streamed answer also while its caller does not read. `failure` is what ended an answer
+    that had begun.
     """
 
     request_id: str
     started_at: float
     model: str = ""
     caller: Key = ANYONE
+    address: str = ""
     request_bytes: int = 0
     timing: InferenceTiming | None = None
     num_tiles: int = 0
@@ -46,6 +50,9 @@ class RequestContext:
     reservation: Reservation = field(default_factory=Reservation)
     on_disconnect: Callable[[], object] | None = None
     is_disconnected: bool = False
+    deadline: float = math.inf
+    is_streamed: bool = False
+    failure: ServiceError | None = None
 
     @property
     def origin(self) -> str:
@@ -58,11 +65,27 @@ class RequestContext:
         if self.on_disconnect is not None:
             self.on_disconnect()
 
+    def ended_as(self, status: int) -> int:
+        """The status for metrics and logs: what ended the answer counts, not what its head said."""
+        if self.failure is not None:
+            return self.failure.status
+        return Cancelled.status if self.is_disconnected else status
+
 
 def attach(scope: Scope, context: RequestContext) -> RequestContext:
     """Attach a context to an ASGI scope and return it."""
     scope[_KEY] = context
+    context.failure = scope.pop(_FAILURE, None)
     return context
+
+
+def fail(scope: Scope, error: ServiceError) -> None:
+    """Say what ended a request, also before it has a context."""
+    context = context_of(scope)
+    if context is None:
+        scope[_FAILURE] = error
+    else:
+        context.failure = error
 
 
 def context_of(scope: Any) -> RequestContext | None:

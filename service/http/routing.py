@@ -22,7 +22,7 @@ from service.errors import NotFound
 from service.http.answers import send_answer
 from service.http.direct import Direct
 from service.http.documentation import Problem, inline_schema
-from service.http.request_context import Scope
+from service.http.request_context import RequestContext, Scope, context_of
 from service.security import Access
 
 Responses = Mapping[int | str, Mapping[str, Any]]
@@ -83,7 +83,7 @@ def json_handler(answer: Callable[[Scope], Awaitable[Any]]) -> ASGIApp:
     """Wrap a function as a handler that sends its result as JSON; the middleware renders its errors."""
 
     async def handle(scope: Scope, _receive: Receive, send: Send) -> None:
-        await send_answer(await answer(scope), send)
+        await send_answer(await answer(scope), send, context_of(scope) or RequestContext("", 0.0))
 
     return handle
 

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 import uvloop
@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry
 from service.app import create_app, create_execution
 from service.engine.transport.client import EngineClient
 from service.errors import StartupError
-from service.http.connection import connection_class
+from service.http.connection import Connection, connection_class
 from service.http.middleware import Drain
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, settle
 from service.protocols.open_inference.execution import Execution
@@ -133,6 +133,8 @@ async def _drain(
     drain.is_draining = True
     await asyncio.sleep(settings.drain_seconds)
     drain.is_refusing = True
+    for connection in list(server.server_state.connections):
+        cast(Connection, connection).hurry()
     seconds = max(settings.grace_seconds - settings.drain_seconds, 0)
     deadline = asyncio.get_running_loop().time() + seconds
     refusing = asyncio.create_task(grpc_server.refuse(seconds)) if grpc_server else None

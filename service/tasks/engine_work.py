@@ -31,7 +31,7 @@ class EngineWork:
         self._client = client
         self._context = context
         self._timeout_seconds = timeout_seconds
-        self._deadline = asyncio.get_running_loop().time() + timeout_seconds
+        self._deadline = context.deadline = asyncio.get_running_loop().time() + timeout_seconds
 
     async def run(self, job: Coroutine[Any, Any, Result]) -> Result:
         """Await the job; cancel it at the deadline or when the caller disconnects.

@@ -106,7 +106,7 @@ class TaskRoute(ABC):
         context = context_of(scope) or RequestContext("", 0.0)
         model = self.resolve(scope["path_params"]["model"])
         context.model = model.name
-        await send_answer(await self.answer(TaskRequest(model, scope, receive, context)), send)
+        await send_answer(await self.answer(TaskRequest(model, scope, receive, context)), send, context)
 
     @abstractmethod
     async def answer(self, request: TaskRequest) -> Any:

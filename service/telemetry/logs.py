@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
+from collections.abc import Callable
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -20,6 +23,35 @@ class ConsoleFormatter(logging.Formatter):
         line = super().format(record)
         extras = " ".join(f"{key}={value}" for key, value in record.__dict__.items() if key not in _STANDARD)
         return f"{line}  {extras}" if extras else line
+
+
+class ScarceLog:
+    """Warns of what callers may cause as often as they like, at most once in some seconds.
+
+    `count` says how often it happened since the last line.
+    """
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        message: str,
+        interval_seconds: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger = logger
+        self._message = message
+        self._interval_seconds = interval_seconds
+        self._clock = clock
+        self._next_at = -math.inf
+        self._count = 0
+
+    def warn(self, **fields: object) -> None:
+        """Count it, and log it if the last line is old enough."""
+        self._count += 1
+        now = self._clock()
+        if now >= self._next_at:
+            self._logger.warning(self._message, extra={"count": self._count, **fields})
+            self._next_at, self._count = now + self._interval_seconds, 0
 
 
 def configure_logging(settings: Settings, process: str) -> None:

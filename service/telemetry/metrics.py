@@ -53,6 +53,14 @@ class Metrics:
         self.requests_in_flight = self._gauge(
             "requests_in_flight", "Requests being worked on; the signal to scale on."
         ).labels()
+        self.connections = self._gauge("connections", "Open HTTP connections.").labels()
+        self.refused_connections = self._counter(
+            "refused_connections", "HTTP connections beyond `max_connections`."
+        ).labels()
+        self.health_watchers = self._gauge("health_watchers", "Open gRPC streams of `Health.Watch`.").labels()
+        self.buffered_bytes = self._gauge(
+            "buffered_bytes", "Bytes kept for callers, of at most `max_buffered_bytes` in each API process."
+        ).labels()
         self.request_bytes = self._counter("request_bytes", "Body bytes received.", "route")
         self.response_bytes = self._counter("response_bytes", "Body bytes sent.", "route")
         self.decode_seconds = self._histogram("decode_seconds", "Time to decode and fit one image.", SECONDS).labels()

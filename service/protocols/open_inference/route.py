@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from starlette.types import Receive, Send
 
+from service.budget import SMALL_BYTES, Reservation
 from service.errors import MalformedRequest, PayloadTooLarge, UnsupportedMedia
 from service.http.accept import Headers, accepted_coding
 from service.http.answers import EventAnswer, encode_json, send_answer
@@ -88,10 +89,10 @@ class OpenInferenceRoute(ABC):
         body = b""
         if self.method == "POST":
             body = await read_body(scope, receive, context, self._max_bytes, may_be_coded=True)
-            body = await decoded(body, scope["headers"], self._max_bytes, self._threads)
+            body = await decoded(body, scope["headers"], self._max_bytes, self._threads, context.reservation)
         answer = await self.answer(OpenInferenceRequest(scope["path_params"], body, scope, context))
         if isinstance(answer, EventAnswer):
-            await send_answer(answer, send)
+            await send_answer(answer, send, context)
         else:
             reply = answer if isinstance(answer, Reply) else Reply((encode_json(answer),))
             headers, content = await coded(reply, accepted_coding(scope["headers"]), self._threads)
@@ -168,10 +169,12 @@ MIN_CODED_BYTES = 1024
 _FASTEST = 1
 
 
-async def decoded(body: bytes, headers: Headers, max_bytes: int, threads: ThreadPoolExecutor) -> bytes:
-    """The body without its content coding; inflating stops at `max_bytes`.
+async def decoded(
+    body: bytes, headers: Headers, max_bytes: int, threads: ThreadPoolExecutor, reservation: Reservation | None = None
+) -> bytes:
+    """The body without its content coding; inflating stops at `max_bytes`, and where there is no room.
 
-    Raises: UnsupportedMedia, MalformedRequest, PayloadTooLarge.
+    Raises: UnsupportedMedia, MalformedRequest, PayloadTooLarge, Busy.
     """
     codings = [value for name, value in headers if name == b"content-encoding"]
     coding = b",".join(codings).decode("latin-1").strip().lower()
@@ -180,46 +183,68 @@ async def decoded(body: bytes, headers: Headers, max_bytes: int, threads: Thread
     if coding not in _WINDOW_BITS:
         raise UnsupportedMedia(f"The Content-Encoding is {shown(coding)}; it must be gzip, deflate or identity.")
     if len(body) <= INLINE_BYTES // 16:
-        return inflate(body, coding, max_bytes)
-    return await asyncio.get_running_loop().run_in_executor(threads, inflate, body, coding, max_bytes)
+        return inflate(body, coding, max_bytes, reservation)
+    return await asyncio.get_running_loop().run_in_executor(threads, inflate, body, coding, max_bytes, reservation)
 
 
-def inflate(body: bytes, coding: str, max_bytes: int) -> bytes:
+def inflate(body: bytes, coding: str, max_bytes: int, reservation: Reservation | None = None) -> bytes:
     """Inflate a body: one stream of deflate, or the members of gzip one after the other (RFC 1952 section 2.2).
 
-    `deflate` may also come without zlib's frame, as some senders understand it.
+    `deflate` may also come without zlib's frame, as some senders understand it. What it inflates to is set aside in the
+    reservation, as it comes.
 
-    Raises: MalformedRequest, PayloadTooLarge.
+    Raises: MalformedRequest, PayloadTooLarge; Busy where there is no room for it.
     """
     window_bits = _WINDOW_BITS[coding]
     if coding == "deflate" and not _has_zlib_frame(body):
         window_bits = _RAW_WINDOW_BITS
-    pieces: list[bytes] = []
-    rest, room = memoryview(body), max_bytes
+    content, rest = _Content(max_bytes, reservation or Reservation()), memoryview(body)
     while True:
         inflater = zlib.decompressobj(window_bits)
         try:
-            rest, room = _inflate_stream(inflater, rest, pieces, room)
+            rest = content.add_stream(inflater, rest)
         except zlib.error as error:
             raise MalformedRequest(f"The body is not what its Content-Encoding says: {coding}.") from error
-        if room < 0:
+        if content.room < 0:
             raise PayloadTooLarge(f"The body has more than {max_bytes} bytes without its Content-Encoding.")
         if not inflater.eof or (rest and coding == "deflate"):
             raise MalformedRequest(f"The body is not one whole {coding} stream.")
         if not rest:
-            return b"".join(pieces)
+            return b"".join(content.pieces)
 
 
-def _inflate_stream(inflater: Any, body: memoryview, pieces: list[bytes], room: int) -> tuple[memoryview, int]:
-    """Inflate to the end of one stream, or one byte beyond the room; return what follows, and the room that is left."""
-    # What follows the end is copied: slices that grow with the stream keep that linear, however many members there are.
-    slice_bytes = _FIRST_SLICE_BYTES
-    while body and room >= 0 and not inflater.eof:
-        pieces.append(inflater.decompress(body[:slice_bytes], room + 1))
-        room -= len(pieces[-1])
-        body = body[min(slice_bytes, len(body)) - len(inflater.unused_data) :]
-        slice_bytes = min(2 * slice_bytes, _LAST_SLICE_BYTES)
-    return body, room
+class _Content:
+    """What was inflated so far; `room` is left of the limit."""
+
+    def __init__(self, max_bytes: int, reservation: Reservation) -> None:
+        self.pieces: list[bytes] = []
+        self.room = max_bytes
+        self._max_unreserved_bytes = SMALL_BYTES
+        self._num_bytes = 0
+        self._reservation = reservation
+
+    def add_stream(self, inflater: Any, body: memoryview) -> memoryview:
+        """Inflate to the end of one stream, or one byte beyond the room; return what follows."""
+        # What follows the end is copied: slices that grow with the stream keep that linear, however many members there
+        # are.
+        slice_bytes, is_full = _FIRST_SLICE_BYTES, False
+        while (body or is_full) and self.room >= 0 and not inflater.eof:
+            max_piece_bytes = min(self.room + 1, _LAST_SLICE_BYTES)
+            piece = inflater.decompress(body[:slice_bytes], max_piece_bytes)
+            is_full = len(piece) == max_piece_bytes
+            self._add(piece)
+            num_left = len(inflater.unused_data) + len(inflater.unconsumed_tail)
+            body = body[min(slice_bytes, len(body)) - num_left :]
+            slice_bytes = min(2 * slice_bytes, _LAST_SLICE_BYTES)
+        return body
+
+    def _add(self, piece: bytes) -> None:
+        self.room -= len(piece)
+        self._num_bytes += len(piece)
+        if self._num_bytes > self._max_unreserved_bytes:
+            self._reservation.grow(self._num_bytes - self._max_unreserved_bytes, "the inflated body")
+            self._max_unreserved_bytes = self._num_bytes
+        self.pieces.append(piece)
 
 
 def _has_zlib_frame(body: bytes) -> bool:

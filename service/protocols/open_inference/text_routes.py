@@ -108,20 +108,17 @@ class _Events(EventAnswer):
     sequences: Sequences
     head: Mapping[str, Any]
 
-    async def write(self, events: EventStream) -> None:
+    async def send_events(self, events: EventStream) -> None:
         async def send(sequence: RunningSequence, chunk: TextChunk) -> None:
             is_done = sequence.finish_reason is not None
             details = _details(sequence) if is_done else UNSET
             event = TextResponse(**self.head, text_output=chunk.text, done=is_done, details=details)
             await events.send(encode_json(event))
 
-        try:
-            await self.sequences.run(send)
-        except ServiceError as error:
-            if not events.is_open:
-                raise
-            await events.send(encode_json({"error": error.message}))
-        await events.close()
+        await self.sequences.run(send)
+
+    def error_event(self, error: ServiceError) -> tuple[bytes, bytes]:
+        return encode_json({"error": error.message}), b""
 
 
 def _details(sequence: RunningSequence) -> TextDetails:

@@ -66,7 +66,7 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; errors are rendered by the middleware."""
         context = context_of(scope) or RequestContext("", 0.0)
-        await send_answer(await self.answer(scope, receive, context), send)
+        await send_answer(await self.answer(scope, receive, context), send, context)
 
     async def answer(self, scope: Scope, receive: Receive, context: RequestContext) -> Completion | EventAnswer:
         """Continue one prompt or several, in OpenAI's wire format."""
@@ -214,23 +214,20 @@ class _Streamed(EventAnswer):
         self._includes_usage = include_usage
         self._started: set[int] = set()
 
-    async def write(self, events: EventStream) -> None:
+    async def send_events(self, events: EventStream) -> None:
         async def send(sequence: RunningSequence, chunk: TextChunk) -> None:
             choice = self._form.choice(sequence, chunk, sequence.index not in self._started)
             self._started.add(sequence.index)
             event = self._form.completion([choice], None if self._includes_usage else UNSET)
             await events.send(encode_json(event))
 
-        try:
-            await self._sequences.run(send)
-            if self._includes_usage:
-                await events.send(encode_json(self._form.completion([], self._form.usage(self._sequences))))
-            await events.send(DONE)
-        except ServiceError as error:
-            if not events.is_open:
-                raise
-            await events.send(encode_json(openai_error(error)))
-        await events.close()
+        await self._sequences.run(send)
+        if self._includes_usage:
+            await events.send(encode_json(self._form.completion([], self._form.usage(self._sequences))))
+        await events.send(DONE)
+
+    def error_event(self, error: ServiceError) -> tuple[bytes, bytes]:
+        return encode_json(openai_error(error)), b""
 
 
 class _Logprobs:

@@ -100,18 +100,15 @@ class _Streamed(EventAnswer):
         self._sequences = sequences
         self._report = report
 
-    async def write(self, events: EventStream) -> None:
+    async def send_events(self, events: EventStream) -> None:
         async def send(sequence: RunningSequence, chunk: TextChunk) -> None:
             await events.send(encode_json(self._report.event(sequence, chunk)))
 
-        try:
-            await self._sequences.run(send)
-            await events.send(encode_json(self._report.end(self._sequences)), b"end")
-        except ServiceError as error:
-            if not events.is_open:
-                raise
-            await events.send(encode_json(problem_of(error)), b"error")
-        await events.close()
+        await self._sequences.run(send)
+        await events.send(encode_json(self._report.end(self._sequences)), b"end")
+
+    def error_event(self, error: ServiceError) -> tuple[bytes, bytes]:
+        return encode_json(problem_of(error)), b"error"
 
 
 class _Report:

@@ -89,6 +89,7 @@ class Sequences:
         self._model = model
         self._tokenizer = tokenizer
         self._context = context
+        context.deadline = asyncio.get_running_loop().time() + timeout_seconds
         self._timeout_seconds = timeout_seconds
         self.all: list[RunningSequence] = []
 

@@ -279,6 +279,64 @@ def test_trailers_and_chunk_extensions_have_the_limit_of_a_head(impatient: Runni
     assert_refused(peer.read(), 431, "head_too_large")
 
 
+@pytest.mark.parametrize(
+    "part", [b"1\r\n{\r\n", b"1;" + b"a" * 3000 + b"\r\n{\r\n"], ids=["tiny chunks", "extensions between content"]
+)
+def test_content_between_them_does_not_make_room_for_more_framing(impatient: RunningService, part: bytes) -> None:
+    peer = ApiConnection(impatient.url)
+    peer.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+    for _ in range(40):
+        peer.send(part * (6000 // len(part)))
+        time.sleep(0.005)
+
+    assert_refused(peer.read(), 431, "head_too_large")
+
+
+def test_trailers_and_the_head_have_one_limit(impatient: RunningService) -> None:
+    peer = ApiConnection(impatient.url)
+    peer.send(POST + b"X: " + b"a" * 20_000 + b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+    time.sleep(0.05)
+    peer.send(b"X: " + b"a" * 20_000 + b"\r\n")
+
+    assert_refused(peer.read(), 431, "head_too_large")
+
+
+def test_what_is_refused_before_it_has_a_route_is_counted_and_logged(impatient: RunningService) -> None:
+    def counts() -> dict[str, float]:
+        text = httpx.get(f"{impatient.url}/metrics").text
+        found = re.findall(r'^hotplate_requests_total{model="",route="unmatched",status="(\d+)"} (\S+)$', text, re.M)
+        return {status: float(count) for status, count in found}
+
+    before = counts()
+    for request in (b"junk\r\n\r\n", GET + b"X: " + b"a" * 40_000 + b"\r\n", GET):
+        talk(impatient.url, request)
+    talk(impatient.url)  # nothing came: there was no request
+
+    after = counts()
+    assert {status: after[status] - before.get(status, 0) for status in ("400", "431", "408")} == {
+        "400": 1,
+        "431": 1,
+        "408": 1,
+    }
+    records = [record for record in impatient.records if record["message"].startswith("requests are refused")]
+    assert records[0]["address"] == "127.0.0.1"
+
+
+def test_a_body_that_is_refused_counts_as_what_its_caller_was_told(impatient: RunningService) -> None:
+    series = r'hotplate_requests_total{model="[^"]*",route="/v1/models/{model}/classify",status="(408|431|499)"} (\S+)'
+
+    def counts() -> dict[str, float]:
+        return {
+            status: float(count) for status, count in re.findall(series, httpx.get(f"{impatient.url}/metrics").text)
+        }
+
+    before = counts()
+    assert statuses(talk(impatient.url, POST + b"Content-Length: 9\r\n\r\nabc")) == [408]
+
+    until(lambda: counts().get("408", 0) == before.get("408", 0) + 1)
+    assert counts().get("499", 0) == before.get("499", 0)
+
+
 def test_an_answer_to_http_1_0_is_whole_without_chunks_and_ends_with_the_connection(
     impatient: RunningService, network: LinearClassifier
 ) -> None:
