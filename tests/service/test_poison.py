@@ -24,7 +24,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     tmp_path = tmp_path_factory.mktemp("poison")
     write_bare(tmp_path, "deadly", deadly_bytes())
     write_bare(tmp_path, "scale", scale_bytes(2))
-    with RunningService(tmp_path, "--instances", "1", "--threads", "1") as service:
+    # A machine that does much else takes long to start an engine.
+    patient = ("--engine-restart-seconds", "100", "--request-timeout-seconds", "100")
+    with RunningService(tmp_path, "--instances", "1", "--threads", "1", *patient) as service:
         yield service.wait_until_ready()
 
 
@@ -51,7 +53,7 @@ async def call_until(client: httpx.AsyncClient, ended: asyncio.Event, number: in
 def test_poison_is_refused_and_everybody_beside_it_is_answered(service: RunningService) -> None:
     async def main() -> None:
         limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=service.url, timeout=60, limits=limits) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=120, limits=limits) as client:
             ended, statuses = asyncio.Event(), Counter[int]()
             callers = [asyncio.create_task(call_until(client, ended, n, statuses)) for n in range(23)]
             await asyncio.sleep(0.3)
@@ -77,7 +79,7 @@ def test_poison_is_refused_and_everybody_beside_it_is_answered(service: RunningS
 
 def test_new_requests_wait_for_an_engine_that_is_restarted(service: RunningService) -> None:
     async def main() -> None:
-        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
             [engine] = service.children(ENGINE)
             os.kill(engine, signal.SIGKILL)
             started_at = time.monotonic()
