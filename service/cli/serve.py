@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
-import tempfile
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,22 +45,7 @@ def _serve(**overrides: Any) -> None:
         raise BadUsage("\n".join(map(_explain, error.errors()))) from error
     require_runtime()
     configure_logging(settings, "supervisor")
-    with _run_folder() as folder:
-        supervisor.serve(settings, folder)
-
-
-@contextlib.contextmanager
-def _run_folder() -> Iterator[Path]:
-    """A private folder for the engine's socket."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="hotplate-")
-    except OSError as error:  # a disk may be full, or read-only
-        raise CommandFailed(
-            f"The folder for the engine's socket cannot be made: {error.strerror}. "
-            "TMPDIR may name another place for it, which must be writable."
-        ) from error
-    with folder as name:
-        yield Path(name)
+    sys.exit(supervisor.serve(settings))
 
 
 def _explain(error: Any) -> str:

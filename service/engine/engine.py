@@ -13,6 +13,7 @@ from typing import cast
 
 import msgspec
 
+from service.background import Background
 from service.engine.answers import Answers, encode
 from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import key_of
@@ -65,7 +66,7 @@ class Engine:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[ApiConnection, Answers] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._is_settled = False
         self.device = device
         journal = journal or LoadJournal()
@@ -131,9 +132,7 @@ class Engine:
         elif isinstance(message, DescriptionAcknowledged):
             connection.num_acknowledged += 1
         elif isinstance(message, Control):
-            task = self._loop.create_task(self._control(connection, message))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._background.start(f"to {message.action} models", self._control(connection, message))
 
     def _answer(self, connection: ApiConnection, message: Infer | GenerateText, payload: memoryview) -> None:
         try:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import msgspec
 
@@ -46,14 +44,22 @@ class _Notes(msgspec.Struct):
 
 
 class TrialJournal:
-    """What an engine tells the next one of the requests that it tries; without a file, nothing.
+    """What an engine tells the next one of the requests that it tries.
 
-    `last_status` is how the last engine ended; `is_explained`: something else did that.
+    `left` is what `keep` was last given by the engine before, and `last_status` how that one ended; `is_explained`:
+    something else did that.
     """
 
-    def __init__(self, file: Path | None = None, last_status: int | None = None, *, is_explained: bool = False) -> None:
-        self._file = file
-        self._notes = self._read()
+    def __init__(
+        self,
+        left: str = "",
+        keep: Callable[[str], None] | None = None,
+        last_status: int | None = None,
+        *,
+        is_explained: bool = False,
+    ) -> None:
+        self._keep = keep
+        self._notes = _read(left)
         if self._notes.on_trial is not None:
             if not is_explained and last_status not in (0, -signal.SIGTERM):
                 self._blame(*self._notes.on_trial, last_status)
@@ -96,26 +102,17 @@ class TrialJournal:
         self.refused[fingerprint] = model
         log.error("a request ended the engine and is refused from now on", extra={"model": model})
 
-    def _read(self) -> _Notes:
-        if self._file is None:
-            return _Notes()
-        try:
-            return msgspec.json.decode(self._file.read_bytes(), type=_Notes)
-        except FileNotFoundError:
-            return _Notes()
-        except (OSError, msgspec.MsgspecError):
-            log.exception("what the last engine tried cannot be read")
-            return _Notes()
-
     def _write(self) -> None:
-        if self._file is None:
-            return
-        part = self._file.with_suffix(".part")
-        try:
-            part.write_bytes(msgspec.json.encode(self._notes))
-            os.replace(part, self._file)
-        except OSError:  # a full disk must not keep a request from being computed
-            log.exception("the next engine cannot be told what this one tries")
+        if self._keep is not None:
+            self._keep(msgspec.json.encode(self._notes).decode())
+
+
+def _read(left: str) -> _Notes:
+    try:
+        return msgspec.json.decode(left, type=_Notes) if left else _Notes()
+    except msgspec.MsgspecError:
+        log.exception("what the last engine tried cannot be read")
+        return _Notes()
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -20,11 +20,14 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from service.app import create_app, create_execution
+from service.background import Background
 from service.engine.transport.client import EngineClient
 from service.errors import StartupError
 from service.http.connection import Connection, connection_class
 from service.http.middleware import Drain
+from service.processes.heartbeat import Heartbeat
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, settle
+from service.processes.listening import until_accepted
 from service.protocols.open_inference.execution import Execution
 from service.security import KeyRing
 from service.settings import Settings
@@ -40,14 +43,26 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 TICK_SECONDS = 1.0
+LINGER_SECONDS = 0.3
 
 
 class ApiServer(uvicorn.Server):
     """uvicorn without its signal handling, for this process drains in its own order, and without ten ticks a second."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
         super().__init__(config)
+        self._on_start = on_start
         self._ending = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to listen."""
+        await super().startup(sockets)
+        self._on_start()
+
+    def stop_listening(self) -> None:
+        """Close this process's copy of the port; connections stay."""
+        for server in self.servers:
+            server.close()
 
     def end(self) -> None:
         """Stop serving."""
@@ -88,20 +103,22 @@ async def serve(launch: Launch) -> None:
         timeout_graceful_shutdown=2,
         backlog=2048,
     )
-    server = ApiServer(config)
+    listener = socket.socket(fileno=launch.listen_fd)
+    heartbeat = Heartbeat(launch.heartbeat_fd, settings.hang_seconds)
+    server = ApiServer(config, heartbeat.set_started)
     settle()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
-    connecting = asyncio.create_task(client.run())
-    reporting = asyncio.create_task(report_memory(metrics, "api"))
     grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys, tracing)
-    draining = asyncio.create_task(_drain(stopping, server, grpc_server, drain, settings))
-    async with sharing(metrics, launch.figures_fd):
-        await server.serve(sockets=[socket.socket(fileno=launch.listen_fd)])
-    for task in (connecting, reporting, draining):
-        task.cancel()
+    async with sharing(metrics, launch.figures_fd), Background() as background:
+        background.keep("heartbeat", heartbeat.run)
+        background.keep("connection to the engine", client.run)
+        background.keep("memory report", lambda: report_memory(metrics, "api"))
+        draining = _Draining(server, grpc_server, listener, drain, settings)
+        background.start("drain", draining.run(stopping))
+        await server.serve(sockets=[listener])
     if tracing is not None:
         await tracing.close()
 
@@ -124,27 +141,57 @@ async def _serve_grpc(
     return grpc_server
 
 
-async def _drain(
-    stopping: asyncio.Event, server: ApiServer, grpc_server: GrpcServer | None, drain: Drain, settings: Settings
-) -> None:
-    """Drop readiness at once, serve new requests a while longer, then refuse them while those in flight finish."""
-    await stopping.wait()
-    log.info("draining: readiness is down", extra={"requests": drain.num_in_flight})
-    drain.is_draining = True
-    await asyncio.sleep(settings.drain_seconds)
-    drain.is_refusing = True
-    for connection in list(server.server_state.connections):
-        cast(Connection, connection).hurry()
-    seconds = max(settings.grace_seconds - settings.drain_seconds, 0)
-    deadline = asyncio.get_running_loop().time() + seconds
-    refusing = asyncio.create_task(grpc_server.refuse(seconds)) if grpc_server else None
-    while drain.num_in_flight and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(POLL_SECONDS)
-    log.info("drained", extra={"abandoned_requests": drain.num_in_flight})
-    if grpc_server and refusing:
-        await grpc_server.stop()
-        await refusing
-    server.end()
+class _Draining:
+    """The orderly end: readiness falls at once, new requests are served a while longer, then refused.
+
+    Before that the port is closed, and every connection that was made to it is accepted, so that none is reset.
+    """
+
+    def __init__(
+        self,
+        server: ApiServer,
+        grpc_server: GrpcServer | None,
+        listener: socket.socket,
+        drain: Drain,
+        settings: Settings,
+    ) -> None:
+        self._server = server
+        self._grpc_server = grpc_server
+        self._listener = listener
+        self._drain = drain
+        self._settings = settings
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Wait until the process is to stop, and let what is in flight finish; whatever happens, serving ends then."""
+        await stopping.wait()
+        try:
+            await self._finish()
+        finally:
+            self._server.end()
+
+    async def _finish(self) -> None:
+        log.info("draining: readiness is down", extra={"requests": self._drain.num_in_flight})
+        self._drain.is_draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._settings.grace_seconds
+        await asyncio.sleep(self._settings.drain_seconds)
+        await until_accepted(self._listener)
+        self._server.stop_listening()
+        # What was accepted last may not have sent its request yet.
+        await asyncio.sleep(min(LINGER_SECONDS, max(deadline - loop.time(), 0)))
+        self._drain.is_refusing = True
+        for connection in list(self._server.server_state.connections):
+            cast(Connection, connection).hurry()
+        async with Background() as background:
+            if self._grpc_server is not None:
+                seconds = max(deadline - loop.time(), 0)
+                refusing = background.start("refusing gRPC", self._grpc_server.refuse(seconds))
+            while self._drain.num_in_flight and loop.time() < deadline:
+                await asyncio.sleep(POLL_SECONDS)
+            log.info("drained", extra={"abandoned_requests": self._drain.num_in_flight})
+            if self._grpc_server is not None:
+                await self._grpc_server.stop()
+                await asyncio.wait({refusing})
 
 
 def main() -> None:

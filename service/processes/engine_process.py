@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from models.manifest import read_manifest
 from models.strict import StrictError
+from service.background import Background
 from service.engine.engine import Engine, EngineProtocol
 from service.engine.quarantine import TrialJournal
 from service.engine.repository.live_repository import follow
@@ -24,6 +26,7 @@ from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel, find_models, identity_of, no_model, scan
 from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
+from service.processes.heartbeat import Heartbeat
 from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped, settle
 from service.settings import Settings
 from service.telemetry.gathering import sharing
@@ -32,8 +35,7 @@ from service.telemetry.metrics import Metrics, report_memory
 
 log = logging.getLogger(__name__)
 
-JOURNAL_FILE = "loads.json"
-TRIALS_FILE = "trials.json"
+LOADS, TRIALS = "loads", "trials"
 
 
 async def serve(launch: Launch, metrics: Metrics) -> None:
@@ -41,32 +43,25 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     settings = launch.settings
     models = _models_to_load(settings)
     check_splits(settings)
-    # Beside the socket, in the folder that only this service may read.
-    journal = LoadJournal(_journal_file(launch), _ending(launch.last_status))
-    trials = TrialJournal(_trials_file(launch), launch.last_status, is_explained=journal.was_loading)
+    heartbeat = Heartbeat(launch.heartbeat_fd, settings.hang_seconds)
+    left, keep = launch.notes, heartbeat.keep
+    journal = LoadJournal(left.get(LOADS, ""), partial(keep, LOADS), _ending(launch.last_status))
+    trials = TrialJournal(
+        left.get(TRIALS, ""), partial(keep, TRIALS), launch.last_status, is_explained=journal.was_loading
+    )
     engine = Engine(settings, choose_device(settings.device), metrics, journal, trials)
     loop = asyncio.get_running_loop()
     server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
     Path(launch.engine_socket).chmod(0o600)
-    async with server, sharing(metrics, launch.figures_fd):
-        reports = [asyncio.create_task(report_memory(metrics, "engine"))]
+    async with server, sharing(metrics, launch.figures_fd), Background() as background:
+        background.keep("heartbeat", heartbeat.run)
+        background.keep("memory report", lambda: report_memory(metrics, "engine"))
         if engine.device.is_cuda:
             # Imported here, so that an engine on a CPU does without NVML.
             from service.telemetry.gpu_metrics import report_gpu
 
-            reports.append(asyncio.create_task(report_gpu(metrics, engine.device.index)))
-        loading = asyncio.create_task(_load(engine, models, settings))
-        await run_until_stopped(loading)
-        for task in (*reports, loading):
-            task.cancel()
-
-
-def _journal_file(launch: Launch) -> Path:
-    return Path(launch.engine_socket).with_name(JOURNAL_FILE)
-
-
-def _trials_file(launch: Launch) -> Path:
-    return Path(launch.engine_socket).with_name(TRIALS_FILE)
+            background.keep("GPU report", lambda: report_gpu(metrics, engine.device.index))
+        await run_until_stopped(_load(engine, models, settings, heartbeat))
 
 
 def _ending(status: int | None) -> str:
@@ -109,18 +104,21 @@ def _writes_text(version: Path) -> bool:
         return False
 
 
-async def _load(engine: Engine, models: dict[str, FoundModel], settings: Settings) -> None:
+async def _load(engine: Engine, models: dict[str, FoundModel], settings: Settings, heartbeat: Heartbeat) -> None:
     await engine.load(models)
+    heartbeat.set_started()
     settle()
     if settings.model_control == "poll":
         await follow(settings.repositories, engine.repository.reconcile)
+    else:
+        await engine.repository.recover()
 
 
 def main() -> None:
     """Run the engine process."""
     launch = read_launch()
     configure_logging(launch.settings, "engine")
-    end_with_parent(Path(launch.engine_socket), _journal_file(launch), _trials_file(launch))
+    end_with_parent(Path(launch.engine_socket))
     try:
         uvloop.run(serve(launch, Metrics(CollectorRegistry())))
     except StartupError as error:

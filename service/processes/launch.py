@@ -13,7 +13,9 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,7 +31,8 @@ class Launch(msgspec.Struct, frozen=True):
 
     `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC. `last_status` is the
     exit status of the process that this one replaces, if it replaces one: negative for a signal. `figures_fd` is this
-    process's end of a socket to the supervisor, through which metrics are gathered.
+    process's end of a socket to the supervisor, through which metrics are gathered, and `heartbeat_fd` of one that it
+    beats on. `notes` are those that the process before it left.
     """
 
     settings: Settings
@@ -38,6 +41,8 @@ class Launch(msgspec.Struct, frozen=True):
     grpc_address: str = ""
     last_status: int | None = None
     figures_fd: int = -1
+    heartbeat_fd: int = -1
+    notes: dict[str, str] = {}
 
     def encode(self) -> bytes:
         """The launch as one JSON line."""
@@ -95,14 +100,15 @@ def end_with_parent(*files: Path) -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-async def run_until_stopped(work: asyncio.Task[None]) -> None:
-    """Wait for SIGTERM or SIGINT; raise what `work` raises if it fails first."""
+async def run_until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for SIGTERM or SIGINT, and cancel `work` then; raise what it raises if it fails first."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    waiting = asyncio.create_task(stopped.wait())
-    await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
-    if work.done():
-        work.result()
+    working, waiting = asyncio.create_task(work), asyncio.create_task(stopped.wait())
+    await asyncio.wait({waiting, working}, return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        working.result()
     await waiting
+    working.cancel()

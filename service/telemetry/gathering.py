@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from service.background import Background
 from service.errors import Unavailable
 from service.telemetry.instruments import Figures, add
 from service.telemetry.metrics import Metrics
@@ -64,7 +65,7 @@ class Link:
         self._figures = figures
         self._ids = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Figures]] = {}
-        self._answers: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._is_silent = False
         self._told: Figures | None = None
 
@@ -86,9 +87,7 @@ class Link:
         self._is_silent = False
         if isinstance(message, Ask):
             # In a task, for the supervisor's answer waits for ours.
-            answer = asyncio.create_task(self._answer(message))
-            self._answers.add(answer)
-            answer.add_done_callback(self._answers.discard)
+            self._background.start("figures for a scrape", self._answer(message))
             return
         self.latest = message.figures
         question = self._asked.get(message.id)
@@ -190,14 +189,15 @@ async def sharing(metrics: Metrics, fd: int) -> AsyncIterator[None]:
             raise Unavailable(reason, retry_after_seconds=1) from error
 
     metrics.gather = of_all
-    tasks = [asyncio.create_task(link.run()), asyncio.create_task(_tell_regularly(link, metrics))]
-    try:
-        yield
-    finally:
-        tasks[1].cancel()
-        link.tell(metrics.figures())
-        await link.close()
-        tasks[0].cancel()
+    async with Background() as background:
+        background.start("the link to the supervisor", link.run())
+        telling = background.keep("telling figures", lambda: _tell_regularly(link, metrics))
+        try:
+            yield
+        finally:
+            telling.cancel()
+            link.tell(metrics.figures())
+            await link.close()
 
 
 async def _tell_regularly(link: Link, metrics: Metrics) -> None:

@@ -155,6 +155,12 @@ class Metrics:
         self.decoders_ended = self._counter(
             "decoders_ended", "Decoder processes ended within an image: its caller had left, its time or memory was up."
         ).labels()
+        self.process_restarts = self._counter(
+            "process_restarts",
+            "Times that a process was to be started again, by reason: ended, hung, not_started.",
+            "kind",
+            "reason",
+        )
         self.resident_bytes = self._gauge(
             "process_resident_bytes", "Resident memory, summed over the processes of a kind.", "process"
         )

@@ -18,6 +18,7 @@ from watchfiles import awatch
 
 from models.config import ModelConfig, parse_config, read_config
 from models.strict import StrictError
+from service.background import Background, Backoff
 from service.engine.repository.default_versions import DefaultVersions, wanted_default
 from service.engine.repository.load_journal import Key, LoadJournal, digest_of
 from service.engine.repository.loading import LoadedVersion, load_version
@@ -46,6 +47,9 @@ QUIET_MS = 200
 MAX_WAIT_MS = 1600
 # Network file systems do not report the changes of other machines.
 TIMER_MS = 30_000
+FIRST_RECOVERY_SECONDS = 1.0
+MAX_RECOVERY_SECONDS = 30.0
+MAX_RECOVERIES = 6
 
 
 class LiveRepository:
@@ -74,6 +78,7 @@ class LiveRepository:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
         self._draining: dict[Key, asyncio.Task[None]] = {}
+        self._background = Background()
         self.versions: dict[Key, Version] = {}
         splits = (*settings.shadow_splits, *settings.canary_splits)
         self.defaults = DefaultVersions(self.versions, {(split.model, split.version) for split in splits})
@@ -87,6 +92,9 @@ class LiveRepository:
             self._journal.serve(*models)
         elif self._settings.model_control == "explicit":
             models = {name: found[name] for name in self._journal.served if name in found}
+        elif self._settings.model_control == "poll":  # what is wanted is what is there
+            for name in self._journal.served.keys() - found.keys():
+                self._journal.drop(name)
         for model in models.values():
             self._set(Version(self._status(model.versions[0], "loading")))
         for name, model in models.items():
@@ -96,6 +104,32 @@ class LiveRepository:
                 except InvalidParameter as error:  # the versions that the request named are gone
                     self._reject_model(model, error.message, retries=False)
         await self.refresh()
+
+    async def recover(self) -> None:
+        """Load what an earlier engine served and this one could not, until all of it is served again.
+
+        Its files may be away for a moment, or for long. What was loaded in vain some times must change first.
+        """
+        backoff, num_tries = Backoff(FIRST_RECOVERY_SECONDS, MAX_RECOVERY_SECONDS), 0
+        while lost := self._lost():
+            await asyncio.sleep(backoff.pause_seconds())
+            num_tries += 1
+            with contextlib.suppress(Unavailable):
+                found = await self._scan()
+                for name in lost & found.keys():
+                    async with self._locks[name]:
+                        await self._recover(found[name], retries=num_tries < MAX_RECOVERIES)
+
+    async def _recover(self, model: FoundModel, *, retries: bool) -> None:
+        if model.name in self._lost():
+            with contextlib.suppress(StartupError, InvalidParameter):  # it is this version's state and reason
+                await self._apply(model, self._journal.served[model.name], retries=retries)
+
+    def _lost(self) -> set[str]:
+        """The models that were served and are not, except those whose load ended an engine."""
+        served = {name for (name, _), version in self.versions.items() if version.is_loaded}
+        deadly = {key[0] for key in self.versions if self._journal.ended(key)}
+        return self._journal.proven - served - deadly
 
     async def load(self, name: str, config: str = "") -> None:
         """Load the versions that the model's policy names, even if they failed before.
@@ -209,7 +243,9 @@ class LiveRepository:
             if reason := self._journal.ended(identity_of(folder)):
                 self._set(Version(self._status(folder, "failed", reason)))
                 return
-        self._set(Version(self._status(model.versions[0], "unavailable", "not loaded")))
+        is_lost = model.name in self._lost()
+        state, reason = ("loading", "it is loaded again") if is_lost else ("unavailable", "not loaded")
+        self._set(Version(self._status(model.versions[0], state, reason)))
 
     async def _apply(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
         """Serve what the policy names; whatever goes wrong, every version ends in a state.
@@ -224,7 +260,7 @@ class LiveRepository:
             log.exception("a model could not be loaded")
             return self._reject_model(model, _unexpected(error), retries=retries)
         if any(key[0] == model.name and version.is_loaded for key, version in self.versions.items()):
-            self._journal.serve(model.name, config=config_text)
+            self._journal.serve(model.name, config=config_text, is_proven=True)
         return problems
 
     async def _serve_versions(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
@@ -413,7 +449,7 @@ class LiveRepository:
         log.info("a model version was unloaded", extra={"model": key[0], "version": key[1], "reason": reason})
 
     def _track(self, key: Key, draining: Coroutine[Any, Any, None]) -> None:
-        task = self._draining[key] = asyncio.create_task(draining)
+        task = self._draining[key] = self._background.start(f"draining {key[0]}@{key[1]}", draining)
         task.add_done_callback(lambda _: self._draining.pop(key, None))
 
     def _forget(self, name: str) -> None:
@@ -448,7 +484,11 @@ class LiveRepository:
             for fault in self._faults
             if not self._is_loaded((fault.model, fault.version))
         ]
-        return (*known, *faults)
+        missing = [
+            ModelStatus(name, "", "loading", "its files are in no model repository now; it is loaded once they are.")
+            for name in sorted(self._journal.proven - {name for name, _ in self.versions})
+        ]
+        return (*known, *faults, *missing)
 
     def _set(self, version: Version) -> None:
         status = version.status

@@ -1,4 +1,6 @@
-"""What an engine tells the next one in a file: the load in progress, loads that ended an engine, the models to serve.
+"""What an engine tells the next one: the load in progress, loads that ended an engine, the models to serve.
+
+The supervisor keeps the notes, so that neither the end of an engine nor a full disk loses them.
 
 A load may end the process: the kernel kills it for its memory, or a library crashes. What it was loading is then not
 loaded again until its files change or somebody asks for it, so that the other models are served.
@@ -9,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -33,11 +33,12 @@ class _Load(msgspec.Struct, frozen=True):
 
 
 class _Notes(msgspec.Struct):
-    """The contents of the file; `served` has the configuration of each model that came with a request."""
+    """The notes. `served` has the configuration of each model that came with a request; `proven` has been ready."""
 
     loading: _Load | None = None
     ended: list[_Load] = []
     served: dict[str, str] | None = None
+    proven: set[str] = set()
 
 
 def digest_of(fingerprint: Fingerprint, config: ModelConfig) -> str:
@@ -46,14 +47,15 @@ def digest_of(fingerprint: Fingerprint, config: ModelConfig) -> str:
 
 
 class LoadJournal:
-    """Reads what the last engine left and keeps notes for the next one; without a file, for this process alone.
+    """Reads what the last engine left, and has notes kept for the next one.
 
-    `ending` says how the last engine ended; `was_loading`: it did while it loaded a version.
+    `left` is what `keep` was last given by the engine before. `ending` says how that one ended; `was_loading`: it did
+    while it loaded a version.
     """
 
-    def __init__(self, file: Path | None = None, ending: str = "") -> None:
-        self._file = file
-        self._notes = self._read()
+    def __init__(self, left: str = "", keep: Callable[[str], None] | None = None, ending: str = "") -> None:
+        self._keep = keep
+        self._notes = _read(left)
         self.was_loading = self._notes.loading is not None
         if (load := self._notes.loading) is not None:
             reason = (
@@ -97,38 +99,34 @@ class LoadJournal:
         """Whether no engine before this one has served."""
         return self._notes.served is None
 
-    def serve(self, *names: str, config: str = "") -> None:
-        """Note that models are to be served."""
+    @property
+    def proven(self) -> set[str]:
+        """Of the models that are to be served, those that have been."""
+        return self._notes.proven & self.served.keys()
+
+    def serve(self, *names: str, config: str = "", is_proven: bool = False) -> None:
+        """Note that models are to be served; `is_proven`: that they are."""
         served = self.served | dict.fromkeys(names, config)
-        if served != self._notes.served:
-            self._notes.served = served
+        proven = self._notes.proven | (set(names) if is_proven else set())
+        if (served, proven) != (self._notes.served, self._notes.proven):
+            self._notes.served, self._notes.proven = served, proven
             self._write()
 
     def drop(self, name: str) -> None:
         """Note that a model is not to be served any more."""
         if name in self.served:
             self._notes.served = {each: config for each, config in self.served.items() if each != name}
+            self._notes.proven = self._notes.proven - {name}
             self._write()
 
-    # --- the file ---
-
-    def _read(self) -> _Notes:
-        if self._file is None:
-            return _Notes()
-        try:
-            return msgspec.json.decode(self._file.read_bytes(), type=_Notes)
-        except FileNotFoundError:
-            return _Notes()
-        except (OSError, msgspec.MsgspecError):
-            log.exception("what the last engine left cannot be read; every model is loaded")
-            return _Notes()
-
     def _write(self) -> None:
-        if self._file is None:
-            return
-        part = self._file.with_suffix(".part")
-        try:
-            part.write_bytes(msgspec.json.encode(self._notes))
-            os.replace(part, self._file)
-        except OSError:  # a full disk must not keep a model from being served
-            log.exception("the next engine cannot be told what this one loads")
+        if self._keep is not None:
+            self._keep(msgspec.json.encode(self._notes).decode())
+
+
+def _read(content: str) -> _Notes:
+    try:
+        return msgspec.json.decode(content, type=_Notes) if content else _Notes()
+    except msgspec.MsgspecError:
+        log.exception("what the last engine left cannot be read; every model is loaded")
+        return _Notes()

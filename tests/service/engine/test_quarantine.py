@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,16 +24,25 @@ TARGET = InferTarget("m", "1", "g", ("y",))
 GREEDY = Sampling(max_tokens=9, temperature=0.0)
 
 
+@pytest.fixture
+def kept() -> list[str]:
+    """What the supervisor keeps from one engine for the next."""
+    return [""]
+
+
 class Bench:
     """A quarantine whose computations this test ends."""
 
-    def __init__(self, file: Path | None = None, last_status: int | None = None, *, is_explained: bool = False) -> None:
+    def __init__(
+        self, kept: list[str] | None = None, last_status: int | None = None, *, is_explained: bool = False
+    ) -> None:
         self.frames: list[bytes] = []
         self.connections = [ApiConnection(self.frames.append, lambda _: None) for _ in range(2)]
         self.started: list[int] = []
         self.timeouts: list[float] = []
         self.is_idle = True
-        journal = TrialJournal(file, last_status, is_explained=is_explained)
+        kept = [""] if kept is None else kept
+        journal = TrialJournal(kept[-1], kept.append, last_status, is_explained=is_explained)
         self.quarantine = Quarantine(self.connections, self._compute, lambda: self.is_idle, journal)
 
     def _compute(self, connection: ApiConnection, message: Infer | GenerateText, payload: memoryview) -> None:
@@ -166,9 +174,9 @@ def test_a_text_that_goes_on_well_does_not_keep_the_others_waiting() -> None:
 
 
 @pytest.mark.parametrize("status", [-signal.SIGSEGV, -signal.SIGABRT, 1])
-def test_who_ends_an_engine_alone_is_refused_and_nobody_else(tmp_path: Path, status: int) -> None:
+def test_who_ends_an_engine_alone_is_refused_and_nobody_else(kept: list[str], status: int) -> None:
     async def scenario() -> None:
-        first = Bench(tmp_path / "trials.json")
+        first = Bench(kept)
         first.send(11, num_losses=1)
         first.send(12, num_losses=1)
         await turn()
@@ -176,7 +184,7 @@ def test_who_ends_an_engine_alone_is_refused_and_nobody_else(tmp_path: Path, sta
         await turn()
         assert first.started == [11, 12]
 
-        second = Bench(tmp_path / "trials.json", status)
+        second = Bench(kept, status)
         second.send(12, num_losses=2)
         second.send(13, num_losses=1)
         second.send(5, 6, content=12)  # the same, by others
@@ -197,11 +205,10 @@ def test_who_ends_an_engine_alone_is_refused_and_nobody_else(tmp_path: Path, sta
     run(scenario)
 
 
-def test_an_engine_that_is_killed_from_outside_blames_nobody_at_once(tmp_path: Path) -> None:
+def test_an_engine_that_is_killed_from_outside_blames_nobody_at_once(kept: list[str]) -> None:
     async def scenario() -> None:
-        file = tmp_path / "trials.json"
         for status, is_refused in ((None, False), (-signal.SIGKILL, False), (-signal.SIGKILL, True)):
-            bench = Bench(file, status)
+            bench = Bench(kept, status)
             bench.send(11, num_losses=1)
             await turn()
             assert ("poisoned" in bench.failures.values()) is is_refused
@@ -209,12 +216,12 @@ def test_an_engine_that_is_killed_from_outside_blames_nobody_at_once(tmp_path: P
     run(scenario)
 
 
-def test_an_engine_that_ended_while_it_loaded_a_model_blames_no_request(tmp_path: Path) -> None:
+def test_an_engine_that_ended_while_it_loaded_a_model_blames_no_request(kept: list[str]) -> None:
     async def scenario() -> None:
-        bench = Bench(tmp_path / "trials.json")
+        bench = Bench(kept)
         bench.send(11, num_losses=1)
         await turn()
-        bench = Bench(tmp_path / "trials.json", -signal.SIGSEGV, is_explained=True)
+        bench = Bench(kept, -signal.SIGSEGV, is_explained=True)
         bench.send(11, num_losses=2)
         await turn()
         assert bench.started == [11]
@@ -222,12 +229,12 @@ def test_an_engine_that_ended_while_it_loaded_a_model_blames_no_request(tmp_path
     run(scenario)
 
 
-def test_a_suspect_that_ended_an_engine_goes_last(tmp_path: Path) -> None:
+def test_a_suspect_that_ended_an_engine_goes_last(kept: list[str]) -> None:
     async def scenario() -> None:
-        bench = Bench(tmp_path / "trials.json")
+        bench = Bench(kept)
         bench.send(11, num_losses=1)
         await turn()
-        bench = Bench(tmp_path / "trials.json", -signal.SIGKILL)
+        bench = Bench(kept, -signal.SIGKILL)
         bench.send(11, num_losses=2)
         bench.send(12, num_losses=1)
         await turn()
@@ -236,14 +243,14 @@ def test_a_suspect_that_ended_an_engine_goes_last(tmp_path: Path) -> None:
     run(scenario)
 
 
-def test_a_text_is_known_again_whatever_was_generated_meanwhile(tmp_path: Path) -> None:
+def test_a_text_is_known_again_whatever_was_generated_meanwhile(kept: list[str]) -> None:
     async def scenario() -> None:
         prompt, more = np.array([0, 5], np.int32), np.array([0, 5, 8, 9], np.int32)
-        bench = Bench(tmp_path / "trials.json")
+        bench = Bench(kept)
         bench.submit(GenerateText(1, "t", "1", GREEDY, 5.0, num_losses=1), prompt.tobytes())
         await turn()
 
-        bench = Bench(tmp_path / "trials.json", -signal.SIGSEGV)
+        bench = Bench(kept, -signal.SIGSEGV)
         continued = Sampling(max_tokens=7, temperature=0.0, first_step=2, seed=4)
         bench.submit(GenerateText(2, "t", "1", continued, 5.0, num_losses=2), more.tobytes())
         bench.submit(GenerateText(3, "t", "1", GREEDY, 5.0, num_losses=0), more.tobytes())

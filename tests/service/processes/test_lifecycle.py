@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from models.golden import Golden, write_golden
 from tests.fake_models.classification import LinearClassifier
-from tests.servers import RunningService, is_alive, on_a_full_disk, until
+from tests.servers import RunningService, answers, is_alive, on_a_full_disk, until
 
 RAW = {"content-type": "application/octet-stream"}
 API = "service.processes.api_process"
@@ -43,8 +44,8 @@ def start(repository: Path) -> Iterator[Callable[..., RunningService]]:
     """Start services that end with the test."""
     started: list[RunningService] = []
 
-    def begin(*options: str, folder: Path = repository) -> RunningService:
-        started.append(RunningService(folder, "--instances", "1", *options))
+    def begin(*options: str, folder: Path = repository, environment: dict[str, str] | None = None) -> RunningService:
+        started.append(RunningService(folder, "--instances", "1", *options, environment=environment))
         return started[-1]
 
     yield begin
@@ -233,14 +234,14 @@ def test_no_process_and_no_folder_outlives_a_killed_supervisor(recovering: Runni
 def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
     start: Callable[..., RunningService], network: LinearClassifier
 ) -> None:
-    service = start("--drain-seconds", "0.2").wait_until_ready()
+    service = start("--drain-seconds", "1").wait_until_ready()
     children = service.children(API) + service.children(ENGINE)
     upload = SlowUpload(service.url, network.images(1).tobytes())
 
     with Load(service.url, network) as load:
         service.terminate()
         readiness = until(lambda: _json(f"{service.url}/readyz", 503), service.describe)
-        until(lambda: 503 in load.statuses, service.describe)
+        until(lambda: load.broken, service.describe)
         load.stop()
     answer = upload.finish()
     status = service.wait()
@@ -248,16 +249,56 @@ def test_sigterm_answers_all_that_was_asked_and_exits_with_zero(
     assert status == 0, service.describe()
     assert readiness["status"] == "draining"
     assert answer == "HTTP/1.1 200 OK"
-    assert not load.broken
+    assert {error.partition("(")[0] for error in load.broken} == {"ConnectError"}  # refused, never reset
     assert not load.wrong
     assert set(load.statuses) <= {200, 503}
     assert not any(is_alive(pid) for pid in children)
 
 
+def test_no_connection_that_is_accepted_is_reset_while_the_service_ends(start: Callable[..., RunningService]) -> None:
+    service = start("--drain-seconds", "0.2").wait_until_ready()
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    found: Counter[str] = Counter()
+
+    def ask() -> None:
+        while not found["refused"]:
+            try:
+                with socket.create_connection((host, int(port)), timeout=10) as connection:
+                    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    found[connection.recv(4096)[:12].decode() or "nothing"] += 1
+            except ConnectionRefusedError:
+                found["refused"] += 1
+            except OSError as error:
+                found[repr(error)] += 1
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    until(lambda: found["HTTP/1.1 200"] > 100)
+    service.terminate()
+    for thread in threads:
+        thread.join()
+
+    assert service.wait() == 0
+    assert found.keys() == {"HTTP/1.1 200", "refused"}
+
+
+def test_a_hangup_drains(start: Callable[..., RunningService]) -> None:
+    service = start().wait_until_ready()
+
+    service.process.send_signal(signal.SIGHUP)
+
+    assert service.wait() == 0
+    assert "drained" in "".join(service.lines)
+
+
 def test_answers_close_connections_while_draining_and_a_second_signal_ends_all_at_once(
-    start: Callable[..., RunningService],
+    start: Callable[..., RunningService], tmp_path: Path
 ) -> None:
-    service = start("--drain-seconds", "60", "--grace-seconds", "60").wait_until_ready()
+    service = start(
+        "--drain-seconds", "60", "--grace-seconds", "60", environment={"TMPDIR": str(tmp_path)}
+    ).wait_until_ready()
+    assert list(tmp_path.glob("hotplate-*"))
     children = service.children(API) + service.children(ENGINE)
     before = httpx.get(f"{service.url}/livez")
 
@@ -265,12 +306,13 @@ def test_answers_close_connections_while_draining_and_a_second_signal_ends_all_a
     during = until(lambda: (r := httpx.get(f"{service.url}/livez")).headers.get("connection") == "close" and r)
     started = time.monotonic()
     service.process.send_signal(signal.SIGINT)
-    service.wait(5)
+    assert service.wait(5) == 130
 
     assert time.monotonic() - started < 5
     assert before.headers.get("connection") != "close"
     assert during.status_code == 200
     until(lambda: not any(is_alive(pid) for pid in children), seconds=5)
+    assert not list(tmp_path.glob("hotplate-*"))
 
 
 def test_versions_that_fail_leave_the_sound_one_serving(
@@ -315,11 +357,14 @@ def test_a_wrong_start_ends_with_the_reason(
     assert "Traceback" not in "".join(service.lines)
 
 
-def test_a_disk_that_is_full_ends_a_start_with_the_reason(repository: Path) -> None:
-    with RunningService(repository, program=on_a_full_disk(0)) as service:
-        assert service.wait(20) == 1
+def test_a_service_needs_no_room_on_the_disk(repository: Path) -> None:
+    with RunningService(repository, "--instances", "1", program=on_a_full_disk(0)) as service:
+        service.wait_until_ready()
 
-        assert "The folder for the engine's socket cannot be made: No usable temporary" in "".join(service.lines)
+        os.kill(service.children(ENGINE)[0], signal.SIGKILL)
+        until(lambda: not answers(f"{service.url}/readyz"), service.describe)
+        service.wait_until_ready()
+
         assert "Traceback" not in "".join(service.lines)
 
 

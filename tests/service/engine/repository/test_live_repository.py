@@ -417,24 +417,30 @@ def test_whatever_a_load_raises_ends_in_a_reason_and_the_others_are_loaded(
     asyncio.run(main())
 
 
-def test_the_next_engine_serves_what_this_one_served_on_request(repository: Path, socket: Path, tmp_path: Path) -> None:
+def test_the_next_engine_serves_what_this_one_served_on_request(repository: Path, socket: Path) -> None:
     write_bare(repository, "other", scale_bytes(3))
     write_bare(repository, "other", scale_bytes(4), "2")
-    journal = tmp_path / "loads.json"
+    notes = [""]
 
     async def first() -> None:
-        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+        async with live_engine(
+            socket, settings_of(repository), "scale", journal=LoadJournal(notes[-1], notes.append)
+        ) as (_, client):
             await client.load("other", '{"version_policy": {"specific": [1]}}')
             await client.unload("scale")
 
     async def second() -> None:
-        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+        async with live_engine(
+            socket, settings_of(repository), "scale", journal=LoadJournal(notes[-1], notes.append)
+        ) as (_, client):
             assert np.array_equal(await ask(client, "other", ROWS), 3 * ROWS)
             assert state_of(client, "scale").state == "unavailable"
             assert client.is_ready
 
     async def third() -> None:
-        async with live_engine(socket, settings_of(repository), "scale", journal=LoadJournal(journal)) as (_, client):
+        async with live_engine(
+            socket, settings_of(repository), "scale", journal=LoadJournal(notes[-1], notes.append)
+        ) as (_, client):
             assert state_of(client, "other", "2").state == "failed"  # the version that the request named has gone
             await client.load("scale")
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
@@ -444,6 +450,61 @@ def test_the_next_engine_serves_what_this_one_served_on_request(repository: Path
         socket.unlink(missing_ok=True)
     (repository / "other" / "1").rename(repository / "other" / ".1")
     asyncio.run(third())
+
+
+def test_what_the_last_engine_served_is_wanted_until_its_files_are_there_again(
+    repository: Path, socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_repository, "FIRST_RECOVERY_SECONDS", 0.01)
+    write_bare(repository, "other", scale_bytes(3))
+    settings, notes = settings_of(repository, control="none"), [""]
+
+    async def first() -> None:
+        async with live_engine(socket, settings, journal=LoadJournal(notes[-1], notes.append)) as (engine, client):
+            await engine.repository.recover()  # nothing is missing, so it ends
+            assert client.is_ready
+
+    async def second() -> None:
+        async with live_engine(socket, settings, journal=LoadJournal(notes[-1], notes.append)) as (engine, client):
+            assert client.unready == ["other"]
+            with pytest.raises(ModelNotReady, match="its files are in no model repository now"):
+                client.resolve("other")
+            assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
+            (repository / ".other").rename(repository / "other")
+            await engine.repository.recover()
+            await client.refresh()
+            assert np.array_equal(await ask(client, "other", ROWS), 3 * ROWS)
+            assert client.is_ready
+
+    asyncio.run(first())
+    socket.unlink(missing_ok=True)
+    (repository / "other").rename(repository / ".other")
+    asyncio.run(second())
+
+
+def test_what_the_last_engine_served_and_this_one_cannot_read_is_tried_again(
+    repository: Path, socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_repository, "FIRST_RECOVERY_SECONDS", 0.01)
+    settings, notes = settings_of(repository, control="none"), [""]
+    failures = iter([OSError(5, "Input/output error")] * 2)
+
+    def load(folder: Path, *others: Any) -> Any:
+        if (error := next(failures, None)) is not None:
+            raise error
+        return load_version(folder, *others)
+
+    async def serve(*, is_first: bool) -> None:
+        async with live_engine(socket, settings, journal=LoadJournal(notes[-1], notes.append)) as (engine, client):
+            assert client.is_ready == is_first
+            await engine.repository.recover()
+            await client.refresh()
+            assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
+
+    asyncio.run(serve(is_first=True))
+    socket.unlink(missing_ok=True)
+    monkeypatch.setattr(live_repository, "load_version", load)
+    asyncio.run(serve(is_first=False))
 
 
 def test_of_a_model_in_two_repositories_the_first_is_taken(tmp_path: Path, repository: Path, socket: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from models.config import ModelConfig
@@ -12,78 +10,94 @@ from service.engine.repository.load_journal import LoadJournal, digest_of
 KEY = ("heavy", "1")
 
 
+class Supervisor:
+    """Keeps the notes of one engine for the next."""
+
+    def __init__(self) -> None:
+        self.notes = ""
+
+    def keep(self, notes: str) -> None:
+        self.notes = notes
+
+    def journal(self, ending: str = "") -> LoadJournal:
+        """The journal of the next engine."""
+        return LoadJournal(self.notes, self.keep, ending)
+
+    def die_while_loading(self, digest: str = "a") -> None:
+        """Have an engine that is killed within a load."""
+        with self.journal().loading(KEY, digest):
+            notes = self.notes
+        self.notes = notes
+
+
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "loads.json"
+def supervisor() -> Supervisor:
+    return Supervisor()
 
 
-def die_while_loading(file: Path, digest: str = "a", ending: str = "") -> None:
-    """Leave the file as an engine does that is killed within a load."""
-    load = LoadJournal(file, ending).loading(KEY, digest)
-    load.__enter__()
-    content = file.read_bytes()
-    load.__exit__(None, None, None)
-    file.write_bytes(content)
+def test_a_load_that_ended_the_engine_is_known_to_every_engine_after_it(supervisor: Supervisor) -> None:
+    supervisor.die_while_loading()
+
+    assert "ended (signal 9) while it loaded this version" in supervisor.journal(" (signal 9)").ended(KEY, "a")
+    assert "signal 9" in supervisor.journal(" (signal 11)").ended(KEY, "a")
+    assert supervisor.journal().ended(("other", "1"), "a") == ""
 
 
-def test_a_load_that_ended_the_engine_is_known_to_every_engine_after_it(file: Path) -> None:
-    die_while_loading(file)
+def test_once_it_changes_it_may_be_loaded(supervisor: Supervisor) -> None:
+    supervisor.die_while_loading()
 
-    assert "ended (signal 9) while it loaded this version" in LoadJournal(file, " (signal 9)").ended(KEY, "a")
-    assert "signal 9" in LoadJournal(file, " (signal 11)").ended(KEY, "a")
-    assert LoadJournal(file).ended(("other", "1"), "a") == ""
-
-
-def test_once_it_changes_it_may_be_loaded(file: Path) -> None:
-    die_while_loading(file)
-
-    assert LoadJournal(file).ended(KEY, "b") == ""
-    assert LoadJournal(file).ended(KEY)
+    assert supervisor.journal().ended(KEY, "b") == ""
+    assert supervisor.journal().ended(KEY)
 
 
 @pytest.mark.parametrize("error", [None, MemoryError(), SystemExit()])
-def test_a_load_that_ends_in_any_other_way_leaves_nothing(file: Path, error: BaseException | None) -> None:
-    die_while_loading(file)
+def test_a_load_that_ends_in_any_other_way_leaves_nothing(supervisor: Supervisor, error: BaseException | None) -> None:
+    supervisor.die_while_loading()
 
     try:
-        with LoadJournal(file).loading(KEY, "a"):
+        with supervisor.journal().loading(KEY, "a"):
             if error is not None:
                 raise error
     except (MemoryError, SystemExit):
         pass
 
-    assert LoadJournal(file).ended(KEY) == ""
+    assert supervisor.journal().ended(KEY) == ""
 
 
-def test_several_loads_may_end_an_engine_each(file: Path) -> None:
+def test_several_loads_may_end_an_engine_each(supervisor: Supervisor) -> None:
     for digest in ("a", "b"):
-        die_while_loading(file, digest)
+        supervisor.die_while_loading(digest)
 
-    assert LoadJournal(file).ended(KEY, "b")
-    assert LoadJournal(file).ended(KEY, "a") == ""  # it was tried again, and only its last state counts
+    assert supervisor.journal().ended(KEY, "b")
+    assert supervisor.journal().ended(KEY, "a") == ""  # it was tried again, and only its last state counts
 
 
-def test_the_models_to_serve_are_handed_on(file: Path) -> None:
-    first = LoadJournal(file)
+def test_the_models_to_serve_are_handed_on(supervisor: Supervisor) -> None:
+    first = supervisor.journal()
     assert first.is_first
     first.serve("a", "b")
     first.serve("c", config='{"threads": 1}')
     first.drop("a")
 
-    assert not LoadJournal(file).is_first
-    assert LoadJournal(file).served == {"b": "", "c": '{"threads": 1}'}
+    assert not supervisor.journal().is_first
+    assert supervisor.journal().served == {"b": "", "c": '{"threads": 1}'}
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"ended": 3}', b"\xff"])
-def test_a_file_that_cannot_be_read_is_as_good_as_none(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
+def test_a_model_is_proven_once_it_has_been_served_and_until_it_is_dropped(supervisor: Supervisor) -> None:
+    journal = supervisor.journal()
+    journal.serve("a", "b")
+    journal.serve("a", config="{}", is_proven=True)
+    assert supervisor.journal().proven == {"a"}
 
-    assert LoadJournal(file).is_first
+    journal.serve("a", config="{}")  # to be loaded again
+    assert supervisor.journal().proven == {"a"}
+    journal.drop("a")
+    assert supervisor.journal().proven == set()
 
 
-def test_where_nothing_can_be_written_models_are_loaded_all_the_same(tmp_path: Path) -> None:
-    with LoadJournal(tmp_path / "nowhere" / "loads.json").loading(KEY, "a"):
-        pass
+@pytest.mark.parametrize("content", ["", "{", '{"ended": 3}'])
+def test_what_cannot_be_read_is_as_good_as_nothing(content: str) -> None:
+    assert LoadJournal(content).is_first
 
 
 def test_the_digest_changes_with_files_and_configuration() -> None:

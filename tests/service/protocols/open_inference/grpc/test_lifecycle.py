@@ -17,7 +17,7 @@ import pytest
 from tritonclient import grpc as triton
 
 from service.errors import StartupError
-from service.processes.supervisor import listen, reserve
+from service.processes.listening import listen, reserve
 from service.protocols.open_inference.grpc import open_inference_pb2 as pb
 from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.servers import RunningService, until
