@@ -47,24 +47,25 @@ class UnknownToken(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The request needs a key that it does not carry."""
+    """The request needs a key that it does not carry.
+
+    `caller` is the name of a key that is known, but not valid now.
+    """
 
     status = 401
     code = "unauthorized"
+    caller = ""
 
 
 class Forbidden(ServiceError):
     """The key is valid, but not for this; or the request comes from another site's page.
 
-    `scope` is the one that a key needs.
+    `scope` is the one that a key needs, `caller` the name of the key.
     """
 
     status = 403
     code = "forbidden"
-
-    def __init__(self, message: str, *, scope: str | None = None, retry_after_seconds: float | None = None) -> None:
-        super().__init__(message, retry_after_seconds=retry_after_seconds)
-        self.scope = scope
+    scope = caller = ""
 
 
 class NotFound(ServiceError):

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, get_args
@@ -71,7 +71,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
         if access in self.scopes or access == "public" or "admin" in self.scopes:
             return
         held = ", ".join(sorted(self.scopes))
-        raise Forbidden(f"The key {self.name!r} has the scope {held}; this needs the scope {access}.", scope=access)
+        error = Forbidden(f"The key {self.name!r} has the scope {held}; this needs the scope {access}.")
+        error.scope, error.caller = access, self.name
+        raise error
 
     def may_use(self, model: str) -> bool:
         """Whether the key is for this model."""
@@ -173,15 +175,15 @@ def parse_line(line: str, where: str = "The line") -> Key | None:
 
 
 class KeyRing:
-    """The keys that are valid now."""
+    """The keys of a file as it was when it was last valid; `problem` says what is wrong with it since."""
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """Read the file. Until it can be read for the first time, all callers are told to try again."""
         self._file = file
         self._clock = clock
         self._stamp: tuple[int, ...] = ()
-        self._failed_stamp: tuple[int, ...] | None = None
-        self._keys: Mapping[str, Key] | None = None
+        self.keys: dict[str, Key] | None = None
+        self.problem = ""
         self._checked_at = clock()
         self._read(_stamp(file))
 
@@ -198,15 +200,15 @@ class KeyRing:
         if not given:
             raise Unauthorized(f"This service requires an API key; {_HOW}.")
         self.refresh()
-        if self._keys is None:
+        if self.keys is None:
             raise Unavailable("The API keys cannot be read at the moment.", retry_after_seconds=RELOAD_SECONDS)
-        key = self._keys.get(digest_of(given.strip()))
+        key = self.keys.get(digest_of(given.strip()))
         if key is None:
             raise Unauthorized(f"The API key is not valid; {_HOW}.")
-        if key.is_disabled:
-            raise Unauthorized(f"The API key {key.name!r} is disabled.")
-        if key.expires is not None and key.is_expired(datetime.now(UTC)):
-            raise Unauthorized(f"The API key {key.name!r} expired at {key.expires:%Y-%m-%dT%H:%M:%S%z}.")
+        if key.is_disabled or (key.expires is not None and key.is_expired(datetime.now(UTC))):
+            error = Unauthorized(f"The API key {key.name!r} {'is disabled' if key.is_disabled else 'has expired'}.")
+            error.caller = key.name
+            raise error
         return key
 
     def refresh(self) -> None:
@@ -227,11 +229,11 @@ class KeyRing:
         try:
             keys = read_keys(self._file)
         except StartupError as error:
-            if stamp != self._failed_stamp:  # it is tried again each time, but said once
+            if str(error) != self.problem:  # it is tried again each time, but said once
                 log.error("API keys not read", extra={"reason": str(error)})
-            self._failed_stamp = stamp
+            self.problem = str(error)
             return
-        self._keys, self._stamp, self._failed_stamp = keys, stamp, None
+        self.keys, self.problem, self._stamp = keys, "", stamp
         log.info("API keys read", extra={"keys": len(keys)})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import getpass
 import os
 import re
 import tempfile
@@ -20,6 +21,8 @@ from rich.table import Table
 from service.cli.client import BadUsage, CommandFailed
 from service.errors import StartupError
 from service.security import NAME_PATTERN, Key, digest_of, make_key, parse_line, read_keys
+from service.telemetry.audit import recorded
+from service.telemetry.logs import configure_audit
 
 keys_app = typer.Typer(
     help="Create, list, disable and remove the API keys of a service. A running service sees a change within about a "
@@ -68,7 +71,7 @@ def new_key(
     options += [f"models={','.join(model)}"] if model else []
     options += [f"expires={_expiry(expires, datetime.now(UTC))}"] if expires else []
     key = _parsed(name, [*options, *(option or [])], digest_of(secret))
-    with _editing(file) as lines:
+    with _editing(file, "new", name) as lines:
         if name in {each.name for each in _keys(lines)}:
             raise CommandFailed(f"{str(file)!r} already has a key {name!r}; `hotplate keys remove {name}` first.")
         lines.append(key.line())
@@ -90,27 +93,27 @@ def list_keys(file: KeysFile = DEFAULT_FILE) -> None:
 @keys_app.command("disable")
 def disable_key(name: Name, file: KeysFile = DEFAULT_FILE) -> None:
     """Refuse a key until it is enabled again."""
-    _change(file, name, lambda key: msgspec.structs.replace(key, is_disabled=True))
+    _change(file, "disable", name, lambda key: msgspec.structs.replace(key, is_disabled=True))
 
 
 @keys_app.command("enable")
 def enable_key(name: Name, file: KeysFile = DEFAULT_FILE) -> None:
     """Accept a key again that was disabled."""
-    _change(file, name, lambda key: msgspec.structs.replace(key, is_disabled=False))
+    _change(file, "enable", name, lambda key: msgspec.structs.replace(key, is_disabled=False))
 
 
 @keys_app.command("remove")
 def remove_key(name: Name, file: KeysFile = DEFAULT_FILE) -> None:
     """Remove a key for good."""
-    _change(file, name, lambda _key: None)
+    _change(file, "remove", name, lambda _key: None)
 
 
-def _change(file: Path, name: str, change: Change) -> None:
+def _change(file: Path, action: str, name: str, change: Change) -> None:
     """Change the line of a key, and none of the others.
 
     Raises: CommandFailed where there is no such key.
     """
-    with _editing(file) as lines:
+    with _editing(file, action, name) as lines:
         names = [key.name for key in _keys(lines)]
         if name not in names:
             raise CommandFailed(f"{str(file)!r} has no key {name!r}; it has {', '.join(names) or 'none'}.")
@@ -153,20 +156,35 @@ def _keys(lines: list[str]) -> list[Key]:
 
 
 @contextmanager
-def _editing(file: Path) -> Iterator[list[str]]:
-    """Yield the lines of the file; replace it by them in one step, as a service may be reading it."""
+def _editing(file: Path, action: str, name: str) -> Iterator[list[str]]:
+    """Yield the lines of the file; replace it by them in one step, as a service may be reading it. It is audited."""
+    configure_audit("cli")
     file = file.resolve()  # of a link, what it points to
-    try:
-        folder = os.open(file.parent, os.O_RDONLY)
-    except OSError as error:
-        raise CommandFailed(f"{str(file.parent)!r} cannot be opened: {error.strerror}.") from error
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # of two commands at once, one waits
+    with recorded(f"keys {action}", caller=_user(), address="local", key=name, file=str(file)), _locked(file.parent):
         if file.exists():
             read_keys(file)  # what is not valid is not touched
         lines = file.read_text().splitlines() if file.exists() else []
         yield lines
         _write(file, "".join(f"{line}\n" for line in lines))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run as one that has no name
+        return str(os.getuid())
+
+
+@contextmanager
+def _locked(parent: Path) -> Iterator[None]:
+    """Hold a folder's lock: of two commands at once, one waits."""
+    try:
+        folder = os.open(parent, os.O_RDONLY)
+    except OSError as error:
+        raise CommandFailed(f"{str(parent)!r} cannot be opened: {error.strerror}.") from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(folder)
 

@@ -13,12 +13,13 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Send
 
 from service.budget import ByteBudget, Reservation
-from service.errors import Cancelled, ShuttingDown
+from service.errors import Cancelled, Forbidden, ShuttingDown, Unauthorized
 from service.http.answers import reserve_answer
 from service.http.gate import Gate, Need, as_seen_with
 from service.http.problems import error_response, failure_of
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics, Scope, attach
 from service.settings import Settings
+from service.telemetry.audit import Refusals
 from service.telemetry.logs import ScarceLog
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
@@ -63,6 +64,7 @@ class RequestCycle:
         self._logs_all = settings.access_log
         self._metrics = RequestMetrics(metrics)
         self._gate = gate or Gate(settings)
+        self._refusals = Refusals()
         self._tracing = tracing
         self._ids = RequestIds()
 
@@ -95,7 +97,11 @@ class RequestCycle:
         path = scope["path"]
         if self.drain.is_refusing and path not in _ALWAYS_ANSWERED:
             raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
-        context.caller = self._gate.admit(need, scope["headers"])
+        try:
+            context.caller = self._gate.admit(need, scope["headers"])
+        except (Unauthorized, Forbidden) as error:
+            self._refusals.record(error, context.address, f"{scope['method']} {path}")
+            raise
 
     def may_sweep(self, now: float) -> bool:
         """Whether to look for idle connections, which is done at most once in `SWEEP_SECONDS`."""

@@ -26,6 +26,7 @@ from service.processes.listening import join, listen, reserve, until_accepted
 from service.processes.run_folder import ENGINE_SOCKET, run_folder
 from service.security import is_loopback, read_keys
 from service.settings import Settings
+from service.telemetry.audit import watched_keys
 from service.telemetry.gathering import Gatherer
 from service.telemetry.metrics import Metrics, report_memory
 
@@ -260,4 +261,6 @@ def serve(settings: Settings) -> int:
 
 
 async def _run(settings: Settings, listener: socket.socket, grpc_address: str, folder: Path) -> int:
-    return await Supervisor(settings, listener, grpc_address, Metrics(CollectorRegistry()), folder).run()
+    file = settings.api_keys_file
+    async with watched_keys(Path(file)) if file else contextlib.nullcontext():
+        return await Supervisor(settings, listener, grpc_address, Metrics(CollectorRegistry()), folder).run()

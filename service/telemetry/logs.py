@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pythonjsonlogger.json import JsonFormatter
 
 from service.settings import Settings
+from service.telemetry.audit import NAME as AUDIT
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
@@ -62,8 +63,19 @@ def configure_logging(settings: Settings, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
+    configure_audit(process)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "multipart", "python_multipart"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def configure_audit(process: str) -> None:
+    """Send the audit log to standard error: as JSON whatever the settings ask for, and all of it."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_json_formatter(process))
+    log = logging.getLogger(AUDIT)
+    log.handlers[:] = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _json_formatter(process: str) -> logging.Formatter:

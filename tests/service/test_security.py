@@ -175,7 +175,7 @@ def test_expired_and_disabled_keys_are_refused(tmp_path: Path) -> None:
     file.write_text("\n".join([*lines, f"new:{digest_of('3')} expires=2999-01-01T00:00:00+01:00"]))
     ring = KeyRing(file)
 
-    for key, said in (("1", "'old' expired"), ("2", "'off' is disabled")):
+    for key, said in (("1", "'old' has expired"), ("2", "'off' is disabled")):
         with pytest.raises(Unauthorized, match=said):
             ring.admit(None, key)
     assert ring.admit(None, "3").name == "new"

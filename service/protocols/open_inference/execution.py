@@ -34,6 +34,7 @@ from service.settings import Settings
 from service.tasks.engine_work import EngineWork
 from service.tasks.image_decoding import ImageDecoder
 from service.tasks.tokenizers import Tokenizers
+from service.telemetry.audit import recorded
 
 _INDEX_STATES = {"loading": "LOADING", "ready": "READY", "unloading": "UNLOADING"}
 
@@ -236,22 +237,24 @@ class Execution:
             if caller.may_use(status.name) and (status.state == "ready" or not is_ready)
         ]
 
-    async def load(self, model: str, parameters: Mapping[str, Any]) -> None:
+    async def load(self, model: str, parameters: Mapping[str, Any], context: RequestContext) -> None:
         """Load a model, or load it again; the parameter `config` is JSON in place of its `config.toml`.
 
         Raises: ServiceError; Unsupported where the model's files are in the request.
         """
-        if files := sorted(name for name in parameters if name.startswith("file:")):
-            raise Unsupported(f"{shown(files[0])} is a file; models are loaded only from the repository's folders.")
-        await self.client.load(self._whole(model), read(LoadParameters, parameters).config)
+        with recorded("load", caller=context.caller.name, address=context.address, model=model[:200]):
+            if files := sorted(name for name in parameters if name.startswith("file:")):
+                raise Unsupported(f"{shown(files[0])} is a file; models are loaded only from the repository's folders.")
+            await self.client.load(self._whole(model), read(LoadParameters, parameters).config)
 
-    async def unload(self, model: str, parameters: Mapping[str, Any]) -> None:
+    async def unload(self, model: str, parameters: Mapping[str, Any], context: RequestContext) -> None:
         """Unload a model; return when its memory is free.
 
         Raises: ServiceError.
         """
-        read(UnloadParameters, parameters)
-        await self.client.unload(self._whole(model))
+        with recorded("unload", caller=context.caller.name, address=context.address, model=model[:200]):
+            read(UnloadParameters, parameters)
+            await self.client.unload(self._whole(model))
 
     def _whole(self, name: str) -> str:
         """A model's name, which must not be that of one of its graphs: they are loaded together."""

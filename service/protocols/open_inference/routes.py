@@ -231,7 +231,7 @@ class LoadModel(OpenInferenceRoute):
 
     async def answer(self, request: OpenInferenceRequest) -> dict[str, Any]:
         """Load a model, or load it again."""
-        await self.execution.load(request.model, _parameters(request))
+        await self.execution.load(request.model, _parameters(request), request.context)
         return {}
 
 
@@ -246,7 +246,7 @@ class UnloadModel(OpenInferenceRoute):
 
     async def answer(self, request: OpenInferenceRequest) -> dict[str, Any]:
         """Unload a model."""
-        await self.execution.unload(request.model, _parameters(request))
+        await self.execution.unload(request.model, _parameters(request), request.context)
         return {}
 
 

@@ -48,7 +48,9 @@ def test_the_root_is_the_page(client: httpx.Client) -> None:
     assert response.text == (FOLDER / "index.html").read_text()
 
 
-@pytest.mark.parametrize("path", ["/", APP, "/playground/css/base.css", "/playground/config.json"])
+@pytest.mark.parametrize(
+    "path", ["/", APP, "/playground/css/base.css", "/playground/config.json", "/docs", "/docs/docs.js"]
+)
 def test_every_file_carries_a_strict_policy(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
 

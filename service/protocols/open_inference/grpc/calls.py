@@ -14,18 +14,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import StatusCode
 
 from service.budget import ByteBudget, Reservation
-from service.errors import MalformedRequest, RequestTimeout, ServiceError, ShuttingDown
+from service.errors import Forbidden, MalformedRequest, RequestTimeout, ServiceError, ShuttingDown, Unauthorized
 from service.http.gate import as_seen_with
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics
 from service.security import ANYONE, Key, Named
 from service.settings import Settings
+from service.telemetry.audit import Refusals
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
@@ -83,6 +85,7 @@ class Calls:
         models: Callable[[], Iterable[Named]] = tuple,
     ) -> None:
         self._models = models
+        self._refusals = Refusals()
         self._body_timeout_seconds = settings.body_timeout_seconds
         self._logs_all = settings.access_log
         self._request_metrics = RequestMetrics(metrics)
@@ -128,6 +131,8 @@ class Calls:
     async def refuse(self, name: str, context: Context, error: ServiceError) -> None:
         """End a call with an error before it is read."""
         request_context = self.open(context, 0).request_context
+        if isinstance(error, Unauthorized | Forbidden):
+            self._refusals.record(error, request_context.address, name)
         refusal = self.refusal(error, request_context)
         self.close(name, request_context, refusal.code, 0)
         await context.abort(refusal.code, refusal.message, _trailing(request_context, refusal))
@@ -155,6 +160,7 @@ class Calls:
         else:
             request_context = self._tracing.begin(request_id, started_at, metadata)
         request_context.caller = caller.get()
+        request_context.address = _address(context.peer())
         request_context.request_bytes = request_bytes
         request_context.reservation = Reservation(self._budget)
         return Call(request_context, context.time_remaining())
@@ -214,6 +220,11 @@ class Calls:
                     "ms": round(seconds * 1e3, 3),
                 },
             )
+
+
+def _address(peer: str) -> str:
+    """The address in `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def code_of(error: ServiceError) -> StatusCode:

@@ -168,14 +168,16 @@ class Methods:
             response.models.add(name=entry.name, version=entry.version, state=entry.state, reason=entry.reason)
         return response
 
-    async def _load(self, request: pb.RepositoryModelLoadRequest, _call: Call) -> pb.RepositoryModelLoadResponse:
+    async def _load(self, request: pb.RepositoryModelLoadRequest, call: Call) -> pb.RepositoryModelLoadResponse:
         _require_no_repository(request.repository_name)
-        await self._execution.load(request.model_name, parameter_values(request.parameters, "the load"))
+        parameters = parameter_values(request.parameters, "the load")
+        await self._execution.load(request.model_name, parameters, call.request_context)
         return pb.RepositoryModelLoadResponse()
 
-    async def _unload(self, request: pb.RepositoryModelUnloadRequest, _call: Call) -> pb.RepositoryModelUnloadResponse:
+    async def _unload(self, request: pb.RepositoryModelUnloadRequest, call: Call) -> pb.RepositoryModelUnloadResponse:
         _require_no_repository(request.repository_name)
-        await self._execution.unload(request.model_name, parameter_values(request.parameters, "the unload"))
+        parameters = parameter_values(request.parameters, "the unload")
+        await self._execution.unload(request.model_name, parameters, call.request_context)
         return pb.RepositoryModelUnloadResponse()
 
 
