@@ -167,6 +167,16 @@ class Settings(BaseSettings):
         description="File of API keys, as `hotplate keys new NAME` writes it; empty needs no key. Probes and the "
         "playground's files stay open.",
     )
+    tls_certificate: str = Field(
+        "",
+        description="PEM file of the service's certificate and those between it and its authority; with `--tls-key`, "
+        "HTTP and gRPC are served with TLS alone. Files that change are read again.",
+    )
+    tls_key: str = Field("", description="PEM file of the certificate's private key, not encrypted.")
+    tls_client_ca: str = Field(
+        "",
+        description="PEM file of the authority of callers; every one must then present a certificate that it signed.",
+    )
     metrics_need_key: bool = Field(
         False, description="Whether `/metrics` needs a key too, with the scope `metrics` or `admin`."
     )
@@ -249,6 +259,19 @@ class Settings(BaseSettings):
         if self.grpc_port == "auto" and self.port == MAX_PORT:
             raise ValueError(f"grpc_port is 'auto', the port after {MAX_PORT}, which does not exist; set it, or `off`.")
         return self
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("tls_certificate and tls_key are needed together; only one is set.")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key, which are not set.")
+        return self
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether the service is served with TLS."""
+        return bool(self.tls_certificate)
 
     @model_validator(mode="after")
     def _check_splits(self) -> Self:

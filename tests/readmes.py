@@ -92,6 +92,7 @@ ELSEWHERE = {
     r"docker compose\b": ("tests/deploy/test_compose.py", "Prometheus and Grafana come from a registry of images"),
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
     r"hotplate import \w+/": ("tests/models/importing/test_huggingface.py", "a hub on the machine stands in"),
+    r"hotplate serve --tls": ("tests/service/test_tls.py", "scripts are run against a service without TLS"),
     r"hotplate (push|pull)\b": ("tests/service/exchange/test_readme.py", "no registry or hub is at those addresses"),
     r"python -m loadtests\.conformance\b": ("tests/loadtests/test_conformance.py", "all of them take half an hour"),
     r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_gpu_report.py", "it needs a GPU"),

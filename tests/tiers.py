@@ -62,6 +62,7 @@ TIERS = {
     "registry": Tier(
         "pushes and pulls with the distribution registry", {"docker-registry": "docker-registry"}, is_quick=True
     ),
+    "openssl": Tier("TLS, with certificates made by openssl", {"openssl": "openssl"}, is_quick=True),
     "wrk": Tier("load from compiled clients", {"wrk": "wrk", "h2load": "nghttp2-client"}),
 }
 # A lock that apt-get waits for, and servers that Debian would start on its own: the tests start theirs.

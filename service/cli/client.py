@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,21 @@ TIMEOUT_SECONDS = 60.0
 NO_TIMEOUT = httpx.Timeout(None, connect=10)
 
 Url = Annotated[str, typer.Option(help="Address of the service.", envvar="HOTPLATE_URL")]
+Ca = Annotated[
+    str,
+    typer.Option(
+        help="PEM file of the authority that signed the service's certificate (default: those that Python trusts).",
+        envvar="HOTPLATE_CA",
+    ),
+]
+Certificate = Annotated[
+    str,
+    typer.Option(
+        "--certificate",
+        help="PEM file of your own certificate and its key, for a service that asks for one.",
+        envvar="HOTPLATE_CERTIFICATE",
+    ),
+]
 Model = Annotated[
     str, typer.Option("--model", "-m", help="name or name@version (default: the first ready model for the task)")
 ]
@@ -49,6 +65,8 @@ class Service:
     """A running service."""
 
     url: str
+    ca: str = ""
+    certificate: str = ""
 
     def send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         """Send a request and return the whole response, which is a success.
@@ -67,6 +85,7 @@ class Service:
         """
         address = self.url.rstrip("/") + path
         arguments["headers"] = _credentials() | arguments.get("headers", {})
+        arguments["verify"] = self._trust()
         try:
             with httpx.stream(method, address, **{"timeout": TIMEOUT_SECONDS} | arguments) as response:
                 if not response.is_success:
@@ -76,9 +95,26 @@ class Service:
         except httpx.InvalidURL as error:
             raise BadUsage(f"{address!r} is not an address: {error}.") from error
         except httpx.TransportError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise CommandFailed(
+                    f"The certificate of {self.url} is not trusted: {error}. Name its authority with --ca."
+                ) from error
             raise ServiceUnreachable(
                 f"No service answers at {self.url}: {error}. Start one with `hotplate serve`."
             ) from error
+
+    def _trust(self) -> ssl.SSLContext | bool:
+        """Whom to believe, and what to present."""
+        if not self.ca and not self.certificate:
+            return True
+        try:
+            context = ssl.create_default_context(cafile=self.ca or None)
+            if self.certificate:
+                context.load_cert_chain(self.certificate)
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadUsage(f"{self.ca or self.certificate!r} cannot be used as PEM: {reason}.") from error
+        return context
 
     def ask(self, method: str, path: str, **arguments: Any) -> Any:
         """Send a request and return the JSON of the response.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.client import DEFAULT_URL, CommandFailed, Model, Service, Url, model_path
+from service.cli.client import DEFAULT_URL, Ca, Certificate, CommandFailed, Model, Service, Url, model_path
 
 TASK = "text-generation"
 # Control characters could write anywhere on a terminal; tabs and line ends are harmless.
@@ -29,9 +29,11 @@ def complete(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print tokens, speed and seed at the end.")] = False,
     url: Url = DEFAULT_URL,
+    ca: Ca = "",
+    certificate: Certificate = "",
 ) -> None:
     """Continue a text. The prompt and the text after it are printed as they arrive."""
-    service = Service(url)
+    service = Service(url, ca, certificate)
     options = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     body = {"prompt": prompt, "stop": stop or None} | options
     pending = [prompt]  # printed once the service has accepted it

@@ -17,6 +17,8 @@ from service.cli.client import (
     DEFAULT_URL,
     NO_TIMEOUT,
     BadUsage,
+    Ca,
+    Certificate,
     CommandFailed,
     Service,
     Url,
@@ -60,12 +62,14 @@ def generate(
         typer.Option("--output", "-o", help=".png: a grid; .zip; a folder; - for standard output.", metavar="PATH"),
     ] = "",
     url: Url = DEFAULT_URL,
+    ca: Ca = "",
+    certificate: Certificate = "",
 ) -> None:
     """Generate images. Without -o, fashion-gan writes fashion-gan.png."""
     if output == "-" and sys.stdout.isatty():
         raise BadUsage("Standard output is a terminal; redirect it with > or |, or name a file with -o.")
     target = plan_target(output) if output else None
-    service = Service(url)
+    service = Service(url, ca, certificate)
     model = model or service.model_for(TASK)
     target = target or plan_target(default_output(model))
     body = request_body(label or [], num_images, seed, temperature, truncation)

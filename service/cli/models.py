@@ -15,7 +15,7 @@ from rich.table import Table
 from models.config import ModelConfig, read_config
 from models.manifest import Manifest
 from models.strict import StrictError
-from service.cli.client import DEFAULT_URL, CommandFailed, Service, Url, model_path
+from service.cli.client import DEFAULT_URL, Ca, Certificate, CommandFailed, Service, Url, model_path
 from service.cli.serve import require_runtime
 from service.settings import Settings
 
@@ -34,8 +34,8 @@ ModelName = Annotated[str, typer.Argument(help="The model's name.")]
 
 
 @models_app.callback()
-def _models(context: typer.Context, url: Url = DEFAULT_URL) -> None:
-    context.obj = Service(url)
+def _models(context: typer.Context, url: Url = DEFAULT_URL, ca: Ca = "", certificate: Certificate = "") -> None:
+    context.obj = Service(url, ca, certificate)
     if context.invoked_subcommand is None:
         list_models(context)
 

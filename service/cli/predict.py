@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from service.cli.client import DEFAULT_URL, Model, Service, Url, file_errors, model_path, write_file
+from service.cli.client import DEFAULT_URL, Ca, Certificate, Model, Service, Url, file_errors, model_path, write_file
 
 TASK = "image-classification"
 console = Console(markup=False)  # text from the service is shown as it is
@@ -28,9 +28,11 @@ def predict(
         Path | None, typer.Option(help="Folder for PNG files that show which pixels mattered.", file_okay=False)
     ] = None,
     url: Url = DEFAULT_URL,
+    ca: Ca = "",
+    certificate: Certificate = "",
 ) -> None:
     """Classify images."""
-    service = Service(url)
+    service = Service(url, ca, certificate)
     chosen = model or service.model_for(TASK)
     parameters = {"top_k": str(top_k), "invert": invert, "explain": str(explain is not None).lower()}
     results = [_classify(service, chosen, file, parameters) for file in files]

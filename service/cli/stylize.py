@@ -19,6 +19,8 @@ from service.cli.client import (
     DEFAULT_URL,
     NO_TIMEOUT,
     BadUsage,
+    Ca,
+    Certificate,
     CommandFailed,
     Model,
     Service,
@@ -65,9 +67,11 @@ def stylize(
     model: Model = "",
     list_styles: Annotated[bool, typer.Option("--list-styles", help="List the styles and exit.")] = False,
     url: Url = DEFAULT_URL,
+    ca: Ca = "",
+    certificate: Certificate = "",
 ) -> None:
     """Repaint photographs in the style of a painting. Without -o, photo.jpg becomes photo.great_wave.jpg."""
-    service = Service(url)
+    service = Service(url, ca, certificate)
     if list_styles:
         for known in service.ask("GET", model_path(model or service.model_for(TASK), "styles"))["styles"]:
             typer.echo(known["name"])

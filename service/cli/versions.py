@@ -18,7 +18,17 @@ from models.config import ModelConfig, read_config
 from models.manifest import MODEL_NAME
 from models.strict import StrictError
 from models.versions import Default, add_version, read_default
-from service.cli.client import DEFAULT_URL, BadUsage, CommandFailed, Service, Url, file_errors, model_path
+from service.cli.client import (
+    DEFAULT_URL,
+    BadUsage,
+    Ca,
+    Certificate,
+    CommandFailed,
+    Service,
+    Url,
+    file_errors,
+    model_path,
+)
 from service.cli.models import check_version
 from service.cli.serve import require_runtime
 from service.settings import Settings
@@ -130,6 +140,8 @@ def promote(
     ] = None,
     min_requests: Annotated[int, typer.Option(min=1, help="Requests that must have been compared for that.")] = 100,
     url: Url = DEFAULT_URL,
+    ca: Ca = "",
+    certificate: Certificate = "",
 ) -> None:
     """Make a version the default, once it loads and reproduces its golden outputs."""
     name, at, version = reference.partition("@")
@@ -140,7 +152,7 @@ def promote(
         raise CommandFailed(f"{name!r} has no version {version!r}; it has: {', '.join(model.versions)}.")
     before = model.newest(version)
     if min_agreement is not None:
-        before = _require_agreement(Service(url), name, version, min_agreement, min_requests)
+        before = _require_agreement(Service(url, ca, certificate), name, version, min_agreement, min_requests)
     _require_fit(model, version, device)
     with _failures(model.folder):
         default = versions.promote(model.folder, version, before)

@@ -10,10 +10,12 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 import uvloop
@@ -35,6 +37,7 @@ from service.telemetry.gathering import sharing
 from service.telemetry.logs import configure_logging
 from service.telemetry.metrics import Metrics, report_memory
 from service.telemetry.tracing import Tracing, open_tracing
+from service.tls import Tls, server_context
 
 if TYPE_CHECKING:
     from service.protocols.open_inference.grpc.server import GrpcServer
@@ -47,16 +50,37 @@ LINGER_SECONDS = 0.3
 
 
 class ApiServer(uvicorn.Server):
-    """uvicorn without its signal handling, for this process drains in its own order, and without ten ticks a second."""
+    """uvicorn without its signal handling, for this process drains in its own order, and without ten ticks a second.
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[], None]) -> None:
+    With a context it serves TLS, and callers have `handshake_seconds` to agree on it.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_start: Callable[[], None],
+        context: ssl.SSLContext | None,
+        handshake_seconds: float,
+    ) -> None:
         super().__init__(config)
         self._on_start = on_start
         self._ending = asyncio.Event()
+        self._context = context
+        self._handshake_seconds = handshake_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to listen."""
-        await super().startup(sockets)
+        """Listen on the sockets."""
+        await super().startup(sockets=[])
+        config = self.config
+        kind: Any = config.http_protocol_class
+        protocol = partial(kind, config=config, server_state=self.server_state, app_state=self.lifespan.state)
+        loop, seconds = asyncio.get_running_loop(), self._handshake_seconds if self._context else None
+        self.servers = [
+            await loop.create_server(
+                protocol, sock=each, ssl=self._context, backlog=config.backlog, ssl_handshake_timeout=seconds
+            )
+            for each in sockets or ()
+        ]
         self._on_start()
 
     def stop_listening(self) -> None:
@@ -105,13 +129,15 @@ async def serve(launch: Launch) -> None:
     )
     listener = socket.socket(fileno=launch.listen_fd)
     heartbeat = Heartbeat(launch.heartbeat_fd, settings.hang_seconds)
-    server = ApiServer(config, heartbeat.set_started)
+    tls = Tls(settings) if settings.has_tls else None
+    context = server_context(tls) if tls else None
+    server = ApiServer(config, heartbeat.set_started, context, settings.header_timeout_seconds)
     settle()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
-    grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys, tracing)
+    grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys, tracing, tls)
     async with sharing(metrics, launch.figures_fd), Background() as background:
         background.keep("heartbeat", heartbeat.run)
         background.keep("connection to the engine", client.run)
@@ -130,6 +156,7 @@ async def _serve_grpc(
     drain: Drain,
     keys: KeyRing | None,
     tracing: Tracing | None,
+    tls: Tls | None,
 ) -> GrpcServer | None:
     if not launch.grpc_address:
         return None
@@ -137,7 +164,7 @@ async def _serve_grpc(
     from service.protocols.open_inference.grpc.server import GrpcServer
 
     grpc_server = GrpcServer(execution, launch.settings, metrics, drain, keys, tracing)
-    await grpc_server.start(launch.grpc_address)
+    await grpc_server.start(launch.grpc_address, tls)
     return grpc_server
 
 

@@ -1,14 +1,16 @@
 """The container image's HEALTHCHECK: `python -m service.processes.probe [PATH]`.
 
 It exits with 0 where the service is ready, and otherwise with 1 and the reason. It finds the service by HOTPLATE_HOST
-and HOTPLATE_PORT, and needs neither a shell nor curl. It imports nothing of the service, so that it is cheap to run
-every few seconds.
+and HOTPLATE_PORT; where HOTPLATE_TLS_CERTIFICATE is set, it takes any certificate and presents that one. It needs
+neither a shell nor curl, and imports nothing of the service, so that it is cheap to run every few seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -24,9 +26,31 @@ def address(environment: Mapping[str, str]) -> tuple[str, int]:
     return _LOOPBACK.get(host, host), int(port) if port.isdecimal() else 8000
 
 
-def probe(host: str, port: int, path: str = READINESS, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """Ask once and return what is wrong, or an empty text."""
-    connection = http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+def trust(environment: Mapping[str, str]) -> ssl.SSLContext | None:
+    """How to ask a service with TLS: whatever it presents is right, for it is this one."""
+    certificate, key = environment.get("HOTPLATE_TLS_CERTIFICATE", ""), environment.get("HOTPLATE_TLS_KEY", "")
+    if not certificate:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(OSError):  # the service presents what it read before
+        context.load_cert_chain(certificate, key, password="")
+    return context
+
+
+def probe(
+    host: str,
+    port: int,
+    path: str = READINESS,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    context: ssl.SSLContext | None = None,
+) -> str:
+    """Ask once, with TLS if there is a context, and return what is wrong, or an empty text."""
+    connection = (
+        http.client.HTTPConnection(host, port, timeout=timeout_seconds)
+        if context is None
+        else http.client.HTTPSConnection(host, port, timeout=timeout_seconds, context=context)
+    )
     try:
         connection.request("GET", path, headers={"Connection": "close"})
         response = connection.getresponse()
@@ -40,7 +64,8 @@ def probe(host: str, port: int, path: str = READINESS, timeout_seconds: float = 
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Probe the service that the environment describes and return the exit status."""
-    wrong = probe(*address(os.environ), arguments[0] if arguments else READINESS)
+    path = arguments[0] if arguments else READINESS
+    wrong = probe(*address(os.environ), path, context=trust(os.environ))
     if wrong:
         sys.stderr.write(f"{wrong}\n")
     return 1 if wrong else 0

@@ -29,6 +29,7 @@ from service.settings import Settings
 from service.telemetry.audit import watched_keys
 from service.telemetry.gathering import Gatherer
 from service.telemetry.metrics import Metrics, report_memory
+from service.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -248,15 +249,17 @@ def serve(settings: Settings) -> int:
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     if settings.api_keys_file:
         read_keys(Path(settings.api_keys_file))  # so that an error is reported once, not by each API process
+    if settings.has_tls:
+        Tls(settings)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(run_folder())
         listener = stack.enter_context(listen(settings.host, settings.port))
         grpc_address = ""
         if settings.grpc_listen_port is not None:
             grpc_address = stack.enter_context(reserve(settings.host, settings.grpc_listen_port))
-        log.info("listening on http://%s", join(*listener.getsockname()[:2]))
+        log.info("listening on http%s://%s", "s" * settings.has_tls, join(*listener.getsockname()[:2]))
         if grpc_address:
-            log.info("listening on grpc://%s", grpc_address)
+            log.info("listening on grpc%s://%s", "s" * settings.has_tls, grpc_address)
         return asyncio.run(_run(settings, listener, grpc_address, folder))
 
 

@@ -30,6 +30,7 @@ from service.security import Access, KeyRing
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
+from service.tls import Identity, Tls
 
 log = logging.getLogger(__name__)
 
@@ -73,13 +74,17 @@ class GrpcServer:
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         _enable_reflection(self._server, (NAME, HEALTH_NAME))
 
-    async def start(self, address: str) -> int:
+    async def start(self, address: str, tls: Tls | None = None) -> int:
         """Listen on `host:port`; return the port.
 
         Raises: StartupError.
         """
         try:
-            port: int = self._server.add_insecure_port(address)
+            port: int = (
+                self._server.add_insecure_port(address)
+                if tls is None
+                else self._server.add_secure_port(address, _credentials(tls))
+            )
         except RuntimeError as error:
             raise StartupError(f"Cannot listen on {address} for gRPC.") from error
         await self._server.start()
@@ -94,6 +99,26 @@ class GrpcServer:
         """End calls that only wait or watch."""
         with suppress(Exception):
             await self._server.stop(LAST_BYTES_SECONDS)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Credentials that follow the files; gRPC asks at each handshake, in a thread of its own."""
+    latest = tls.identity()
+
+    def configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+        pair = (identity.key, identity.certificate)
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=identity.client_ca or None)
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal latest
+        if (identity := tls.identity()) is latest:
+            return None
+        latest = identity
+        return configuration(identity)
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(latest), changed, require_client_authentication=bool(latest.client_ca)
+    )
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
