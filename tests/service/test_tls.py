@@ -137,7 +137,7 @@ def test_plain_text_and_old_versions_are_refused(secure: Secure) -> None:
         httpx.get(secure.url.replace("https", "http") + "/livez")
     old = secure.context()
     old.set_ciphers("ALL:@SECLEVEL=0")  # else the client itself would refuse
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     with pytest.raises(httpx.ConnectError, match="PROTOCOL_VERSION"):
         httpx.get(f"{secure.url}/livez", verify=old)
