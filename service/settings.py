@@ -55,7 +55,7 @@ SplitText = Annotated[
 
 
 PREFIX = "HOTPLATE_"
-_OTHER_VARIABLES = ("HOTPLATE_URL", "HOTPLATE_API_KEY")  # the command line's, for its client commands
+_OTHER_VARIABLES = ("HOTPLATE_URL", "HOTPLATE_API_KEY", "HOTPLATE_CA", "HOTPLATE_CERTIFICATE")  # the command line's, for its client commands
 # What Kubernetes sets in every container for a Service of this name, or one that begins with it.
 _SERVICE_LINK = re.compile(r"HOTPLATE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")

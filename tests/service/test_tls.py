@@ -139,7 +139,7 @@ def test_plain_text_and_old_versions_are_refused(secure: Secure) -> None:
     old.set_ciphers("ALL:@SECLEVEL=0")  # else the client itself would refuse
     with pytest.warns(DeprecationWarning, match="TLSv1"):
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
-    with pytest.raises(httpx.ConnectError, match="PROTOCOL_VERSION"):
+    with pytest.raises(httpx.ConnectError):
         httpx.get(f"{secure.url}/livez", verify=old)
     assert httpx.get(f"{secure.url}/livez", verify=secure.context()).status_code == 200
 

@@ -52,6 +52,9 @@
 {{- if and .settings.metrics_need_key (not .apiKeys.existingSecret) -}}
 {{- fail "settings.metrics_need_key is true without keys; name a Secret in apiKeys.existingSecret." -}}
 {{- end -}}
+{{- if and .tls.clients (not .tls.existingSecret) -}}
+{{- fail "tls.clients is true without a certificate; name a Secret in tls.existingSecret." -}}
+{{- end -}}
 {{- if and .settings.metrics_need_key .serviceMonitor.enabled (not .serviceMonitor.bearerSecret) -}}
 {{- fail "settings.metrics_need_key is true, so Prometheus needs a key, too; name it in serviceMonitor.bearerSecret." -}}
 {{- end -}}

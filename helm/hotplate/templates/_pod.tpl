@@ -23,6 +23,9 @@ seccompProfile:
 {{- $all := dict "checksum/settings" (include "hotplate.environment" . | sha256sum | trunc 32) -}}
 {{- if and .Values.scrapeAnnotations.enabled (not .Values.serviceMonitor.enabled) -}}
 {{- $all = merge $all (dict "prometheus.io/scrape" "true" "prometheus.io/port" "8000" "prometheus.io/path" "/metrics") -}}
+{{- if .Values.tls.existingSecret -}}
+{{- $all = merge $all (dict "prometheus.io/scheme" "https") -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml (mergeOverwrite $all .Values.podAnnotations) -}}
 {{- end -}}
@@ -36,10 +39,19 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/* A kubelet has no certificate to present; the probe of the image has. */}}
 {{- define "hotplate.probe" -}}
+{{- if .tls.clients -}}
+exec:
+  command: [python, -m, service.processes.probe, {{ .path }}]
+{{- else -}}
 httpGet:
   path: {{ .path }}
   port: http
+  {{- if .tls.existingSecret }}
+  scheme: HTTPS
+  {{- end }}
+{{- end }}
 periodSeconds: {{ .times.periodSeconds }}
 timeoutSeconds: {{ .times.timeoutSeconds }}
 failureThreshold: {{ .times.failureThreshold }}
@@ -110,6 +122,9 @@ failureThreshold: {{ .times.failureThreshold }}
 {{- if .Values.apiKeys.existingSecret }}
 - {name: api-keys, mountPath: /etc/hotplate/keys, readOnly: true}
 {{- end }}
+{{- if .Values.tls.existingSecret }}
+- {name: tls, mountPath: /etc/hotplate/tls, readOnly: true}
+{{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}
@@ -126,6 +141,15 @@ emptyDir:
   sizeLimit: {{ .initContainer.sizeLimit }}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "hotplate.tlsVolume" -}}
+{{- with .Values.tls.existingSecret }}
+- name: tls
+  secret:
+    secretName: {{ . }}
+    defaultMode: 288  # 0440
+{{- end }}
 {{- end -}}
 
 {{- define "hotplate.volumes" -}}
@@ -147,6 +171,7 @@ emptyDir:
     items:
       - {key: api-keys, path: api-keys}
 {{- end }}
+{{- include "hotplate.tlsVolume" . }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}

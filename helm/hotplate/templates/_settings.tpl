@@ -20,11 +20,23 @@ HOTPLATE_API_KEYS_FILE: /etc/hotplate/keys/api-keys
 {{- else }}
 HOTPLATE_INSECURE: {{ .Values.insecure | quote }}
 {{- end }}
+{{- include "hotplate.tlsEnvironment" . }}
 {{- range $name, $value := .Values.settings }}
 HOTPLATE_{{ upper $name }}: {{ include "hotplate.settingText" $value | quote }}
 {{- end }}
 {{- if .Values.tracing.enabled }}
 HOTPLATE_OTEL_ENDPOINT: {{ .Values.tracing.endpoint | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Also what makes the probe of the image ask with TLS, and present the certificate. */}}
+{{- define "hotplate.tlsEnvironment" -}}
+{{- if .Values.tls.existingSecret }}
+HOTPLATE_TLS_CERTIFICATE: /etc/hotplate/tls/tls.crt
+HOTPLATE_TLS_KEY: /etc/hotplate/tls/tls.key
+{{- if .Values.tls.clients }}
+HOTPLATE_TLS_CLIENT_CA: /etc/hotplate/tls/ca.crt
+{{- end }}
 {{- end }}
 {{- end -}}
 

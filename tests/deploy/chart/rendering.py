@@ -92,6 +92,8 @@ MATRIX: dict[str, Values] = {
     "fixed": {"autoscaling": {"enabled": False}, "replicaCount": 1, "serviceAccount": {"create": False}},
     "all-signals": {"autoscaling": {"inFlight": {"enabled": True}, "queueTime": {"enabled": True}}},
     "keys": KEYS | {"serviceMonitor": {"enabled": True, "bearerSecret": {"name": "scraper", "key": "token"}}},
+    "tls": {"tls": {"existingSecret": "certificate"}, "serviceMonitor": {"enabled": True}},
+    "mutual-tls": {"tls": {"existingSecret": "certificate", "clients": True}, "serviceMonitor": {"enabled": True}},
     "watched": WATCHED,
     "claim": {"modelRepository": {"persistentVolumeClaim": {"enabled": True, "storageClassName": "fast"}}},
     "existing-claim": {

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from service.settings import SHIPPED_REPOSITORY, Settings
-from tests.deploy.chart.rendering import KEDA, MATRIX, Resource, Values, one, pod_spec, resources
+from tests.deploy.chart.rendering import KEDA, MATRIX, Resource, Values, one, pod_spec, refusal, resources
 from tests.deploy.monitoring.prometheus import exported
 from tests.deploy.tools import PROJECT, promtool
 
@@ -66,7 +66,8 @@ def test_every_port_that_is_named_exists(values: Values) -> None:
     for rule in one(values, "NetworkPolicy")["spec"]["ingress"]:
         assert {port["port"] for port in rule["ports"]} <= set(named)
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container(values)[probe]["httpGet"]["port"] in named
+        if "exec" not in container(values)[probe]:
+            assert container(values)[probe]["httpGet"]["port"] in named
     for monitor in resources(values, "ServiceMonitor"):
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= set(exposed)
     for backend in _backends(values):
@@ -304,3 +305,16 @@ def test_prometheus_computes_the_signals(tmp_path: Path) -> None:
     done = promtool("test", "rules", file)
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_probes_ask_with_tls_and_present_a_certificate_where_one_is_asked() -> None:
+    plain, secure, mutual = (
+        container(values)["readinessProbe"] for values in ({}, MATRIX["tls"], MATRIX["mutual-tls"])
+    )
+
+    assert "scheme" not in plain["httpGet"]
+    assert secure["httpGet"]["scheme"] == "HTTPS"
+    assert mutual["exec"]["command"][-1] == "/readyz"
+    assert one(MATRIX["mutual-tls"], "ConfigMap")["data"]["HOTPLATE_TLS_CLIENT_CA"] == "/etc/hotplate/tls/ca.crt"
+    assert "HOTPLATE_TLS_CLIENT_CA" not in one(MATRIX["tls"], "ConfigMap")["data"]
+    assert "tls.existingSecret" in refusal({"tls": {"clients": True}})
