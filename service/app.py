@@ -91,6 +91,6 @@ def create_app(
     add_routes(app, routes)
     fast_path = FastPath(app, routes)
     gate = Gate(settings, keys, fast_path.find, lambda: client.statuses)
-    cycle = RequestCycle(settings, metrics, drain, gate, tracing, execution.budget)
+    cycle = RequestCycle(settings, metrics, drain, gate, tracing, execution.budget, execution.callers)
     heads = DirectHeads(fast_path.find, gate.need_of, settings.max_body_bytes)
     return Application(RequestMiddleware(fast_path, cycle), cycle, heads)

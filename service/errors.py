@@ -117,6 +117,13 @@ class UnsupportedMedia(ServiceError):
     code = "unsupported_media_type"
 
 
+class TooManyRequests(ServiceError):
+    """The caller has used up what he may use a second or at once, or has sent too many wrong keys."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+
 class HeadTooLarge(ServiceError):
     """The request line and the headers together, or the trailers, exceed the limit."""
 

@@ -22,9 +22,13 @@ from typing import Annotated, Any, Literal, Protocol, get_args
 
 import msgspec
 
+from service.engine.batching.scheduling import DEFAULT_PRIORITY
 from service.errors import Forbidden, StartupError, Unauthorized, Unavailable, UnknownModel
+from service.quotas import RATE_KINDS, Limits, parse_rate
 
 log = logging.getLogger(__name__)
+
+MAX_WEIGHT = 1000
 
 RELOAD_SECONDS = 1.0
 """The interval at which the file is checked for changes."""
@@ -53,7 +57,9 @@ class Named(Protocol):
 class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"is_disabled": "disabled"}):
     """One key: its name, its digest, and what may be done with it. Every further field is an option of its line.
 
-    The scope `admin` includes the others. No `models` means every model.
+    The scope `admin` includes the others. No `models` means every model. `requests`, `rows` and `tokens` are what it
+    may use a second, as 100 or, with a burst, 100:200; `concurrency` bounds its requests in progress. `priority` is the
+    best that it may ask for. Where callers take turns, `weight` is its share.
     """
 
     name: str
@@ -61,7 +67,25 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     scopes: frozenset[KeyScope] = frozenset({"infer"})
     models: frozenset[str] = frozenset()
     expires: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    requests: str = ""
+    rows: str = ""
+    tokens: str = ""
+    concurrency: Annotated[int, msgspec.Meta(ge=0)] = 0
+    priority: Annotated[int, msgspec.Meta(ge=1)] = DEFAULT_PRIORITY
+    weight: Annotated[float, msgspec.Meta(gt=0, le=MAX_WEIGHT)] = 1.0
     is_disabled: bool = False
+
+    def __post_init__(self) -> None:
+        _ = self.limits
+
+    @property
+    def limits(self) -> Limits:
+        """Its own limits.
+
+        Raises: ValueError, and so no such key can be made.
+        """
+        given = {kind: getattr(self, kind) for kind in RATE_KINDS}
+        return Limits({kind: parse_rate(text) for kind, text in given.items() if text}, self.concurrency)
 
     def require(self, access: Access) -> None:
         """Check that the key has a scope.

@@ -16,6 +16,7 @@ import annotated_types
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.quotas import RATE_KINDS, RATE_PATTERN, Limits, Network, parse_network, parse_rate
 from service.splits import SPLIT_PATTERN, Split, check_splits, parse_split
 
 SHIPPED_REPOSITORY = Path(__file__).resolve().parent.parent / "models" / "repository"
@@ -55,7 +56,12 @@ SplitText = Annotated[
 
 
 PREFIX = "HOTPLATE_"
-_OTHER_VARIABLES = ("HOTPLATE_URL", "HOTPLATE_API_KEY", "HOTPLATE_CA", "HOTPLATE_CERTIFICATE")  # the command line's, for its client commands
+_OTHER_VARIABLES = (
+    "HOTPLATE_URL",
+    "HOTPLATE_API_KEY",
+    "HOTPLATE_CA",
+    "HOTPLATE_CERTIFICATE",
+)  # the command line's, for its client commands
 # What Kubernetes sets in every container for a Service of this name, or one that begins with it.
 _SERVICE_LINK = re.compile(r"HOTPLATE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
@@ -78,6 +84,35 @@ def unknown_variables(environment: Iterable[str]) -> list[str]:
             nearest = difflib.get_close_matches(name.upper(), known, 1, 0.0)
             wrong.append(f"There is no setting {name}; the nearest is {nearest[0]}. `hotplate serve --help` lists all.")
     return wrong
+
+
+def _rate(text: str) -> str:
+    kind, _, rate = text.partition("=")
+    if kind not in RATE_KINDS:
+        raise ValueError(
+            f"{text!r} limits {kind!r}; it must begin with {', '.join(f'{each}=' for each in RATE_KINDS)}."
+        )
+    parse_rate(rate)
+    return text
+
+
+RateText = Annotated[
+    str,
+    AfterValidator(_rate),
+    WithJsonSchema({"type": "string", "pattern": f"^({'|'.join(RATE_KINDS)})={RATE_PATTERN}$"}, mode="validation"),
+]
+
+
+def _network(text: str) -> str:
+    parse_network(text)
+    return text
+
+
+NetworkText = Annotated[
+    str,
+    AfterValidator(_network),
+    WithJsonSchema({"type": "string", "pattern": r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$"}, mode="validation"),
+]
 
 
 class Settings(BaseSettings):
@@ -190,6 +225,21 @@ class Settings(BaseSettings):
         "repeated.",
     )
 
+    rate: Annotated[tuple[RateText, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (),
+        description="What each caller, a key or else an address, may use a second: `requests=100`, `rows=1000` or "
+        "`tokens=500`, or `requests=100:200` where 200 may come at once. More is refused with 429. Rates of a key's "
+        "own go before. May be repeated.",
+    )
+    max_concurrency: Annotated[int, annotated_types.Ge(0)] = Field(
+        0, description="Requests that each caller may have in progress, unless the key says otherwise; 0: any number."
+    )
+    trusted_proxies: Annotated[tuple[NetworkText, ...], NoDecode, BeforeValidator(_words)] = Field(
+        (),
+        description="Addresses or networks, as `10.0.0.0/8`, of proxies whose `X-Forwarded-For` says where a request "
+        "comes from. May be repeated.",
+    )
+
     request_timeout_seconds: Positive = Field(30.0, description="Deadline of a request without `X-Request-Timeout`.")
     max_request_timeout_seconds: Positive = Field(300.0, description="Largest deadline a request may ask for.")
     max_body_bytes: Count = Field(32 * 2**20, description="Largest request body.")
@@ -283,6 +333,22 @@ class Settings(BaseSettings):
         if whole := [text for text in self.canary if ":" not in text]:
             raise ValueError(f"canary is {whole[0]!r}; it needs a share of the requests, as {whole[0]}:0.05.")
         return self
+
+    @property
+    def caller_limits(self) -> Limits:
+        """What `rate` and `max_concurrency` say."""
+        rates = {
+            kind: parse_rate(text.partition("=")[2])
+            for kind in RATE_KINDS
+            for text in self.rate
+            if text.startswith(f"{kind}=")
+        }
+        return Limits(rates, self.max_concurrency)
+
+    @property
+    def proxy_networks(self) -> tuple[Network, ...]:
+        """What `trusted_proxies` says."""
+        return tuple(map(parse_network, self.trusted_proxies))
 
     @property
     def shadow_splits(self) -> tuple[Split, ...]:

@@ -206,9 +206,11 @@ class Exchange(Inference):
     ) -> None:
         """Compute; `on_answer` then replies.
 
-        Raises: EngineUnavailable.
+        Raises: EngineUnavailable; TooManyRequests.
         """
-        super().__init__(client.next_id(), target, num_rows, payload, deadline)
+        account = self.context.account
+        target = account.spend_rows(target, num_rows)
+        super().__init__(client.next_id(), target, num_rows, payload, deadline, account.caller)
         self._on_answer = on_answer
         self._client = client
         self.context.model = target.model

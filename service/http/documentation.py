@@ -41,6 +41,7 @@ _STATUSES = {
     413: "The body, an image or the number of images exceeds a limit.",
     415: "The media type or the image format is not supported.",
     422: "A parameter is out of range, or an image cannot be decoded.",
+    429: "The caller has used up what he may use; see Retry-After.",
     500: "The model could not be loaded, or could not compute this input.",
     503: "The model is not ready, the queue is full or the deadline cannot be met; see Retry-After.",
     504: "The deadline passed.",

@@ -18,6 +18,7 @@ from service.http.answers import reserve_answer
 from service.http.gate import Gate, Need, as_seen_with
 from service.http.problems import error_response, failure_of
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics, Scope, attach
+from service.quotas import Callers
 from service.settings import Settings
 from service.telemetry.audit import Refusals
 from service.telemetry.logs import ScarceLog
@@ -50,6 +51,7 @@ class RequestCycle:
         gate: Gate | None = None,
         tracing: Tracing | None = None,
         budget: ByteBudget | None = None,
+        callers: Callers | None = None,
     ) -> None:
         self.drain = drain
         self.budget = budget
@@ -65,6 +67,7 @@ class RequestCycle:
         self._metrics = RequestMetrics(metrics)
         self._gate = gate or Gate(settings)
         self._refusals = Refusals()
+        self._callers = callers or Callers()
         self._tracing = tracing
         self._ids = RequestIds()
 
@@ -92,16 +95,24 @@ class RequestCycle:
     def admit(self, context: RequestContext, scope: Scope, need: Need) -> None:
         """Check that the request may be answered, and note whose key it has.
 
-        Raises: ShuttingDown; Unauthorized, Forbidden, UnknownModel.
+        Raises: ShuttingDown; Unauthorized, Forbidden, UnknownModel; TooManyRequests.
         """
         path = scope["path"]
         if self.drain.is_refusing and path not in _ALWAYS_ANSWERED:
             raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
+        context.address = self._callers.address(context.address, scope["headers"])
         try:
             context.caller = self._gate.admit(need, scope["headers"])
         except (Unauthorized, Forbidden) as error:
             self._refusals.record(error, context.address, f"{scope['method']} {path}")
+            if isinstance(error, Unauthorized) and any(
+                name in (b"authorization", b"x-api-key") for name, _ in scope["headers"]
+            ):
+                self._callers.wrong_key(context.address)
             raise
+        if need.access != "public":
+            account = self._callers.account(context.caller, context.address)
+            context.charge_to(account, is_work=scope["method"] == "POST")
 
     def may_sweep(self, now: float) -> bool:
         """Whether to look for idle connections, which is done at most once in `SWEEP_SECONDS`."""
@@ -124,6 +135,8 @@ class RequestCycle:
     def headers(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
         """The headers that every answer has."""
         headers = [(b"x-request-id", context.request_id.encode()), (b"server-timing", _timing(context))]
+        if context.account.quota is not None:
+            headers += [(name.encode(), value.encode()) for name, value in context.limit_fields()]
         if context.traceparent:
             headers.append((b"traceparent", context.traceparent.encode()))
         if self.drain.is_draining:
@@ -133,7 +146,7 @@ class RequestCycle:
     def close(self, method: str, route: str, context: RequestContext, status: int, sent_bytes: int) -> None:
         """Record a request that was answered."""
         self.drain.num_in_flight -= 1
-        context.reservation.release()
+        context.end()
         status = context.ended_as(status)
         seconds = self._metrics.finish(route, str(status), context, sent_bytes)
         if self._tracing is not None:

@@ -47,11 +47,17 @@ def openai_error(error: ServiceError) -> dict[str, Any]:
     return {
         "error": {
             "message": error.message,
-            "type": "invalid_request_error" if error.status < 500 else "server_error",
+            "type": _openai_type(error),
             "param": "model" if is_unknown_model else error.parameter,
             "code": "model_not_found" if is_unknown_model else error.code,
         }
     }
+
+
+def _openai_type(error: ServiceError) -> str:
+    if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return error.code
+    return "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
 
 
 def error_response(path: str, error: ServiceError, headers: dict[str, str] | None = None) -> Response:

@@ -17,6 +17,7 @@ from typing import Any
 from service.budget import Reservation
 from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, InvalidParameter, ServiceError
+from service.quotas import NOBODY, Account
 from service.security import ANYONE, Key
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -42,6 +43,8 @@ class RequestContext:
     model: str = ""
     caller: Key = ANYONE
     address: str = ""
+    account: Account = NOBODY
+    is_counted: bool = False
     request_bytes: int = 0
     timing: InferenceTiming | None = None
     num_tiles: int = 0
@@ -56,8 +59,28 @@ class RequestContext:
 
     @property
     def origin(self) -> str:
-        """Who takes turns with others: the caller's name."""
-        return self.caller.name
+        """Who takes turns with others: a key or an address."""
+        return self.account.caller.name
+
+    def charge_to(self, account: Account, *, is_work: bool) -> None:
+        """Count the request among those of its caller, until `end`; `is_work`: it may need rows or tokens.
+
+        Raises: TooManyRequests.
+        """
+        self.account = account
+        if account.quota is not None:
+            account.quota.begin(is_work=is_work)
+            self.is_counted = True
+
+    def end(self) -> None:
+        """Give back what the request held."""
+        self.reservation.release()
+        if self.is_counted and self.account.quota is not None:
+            self.account.quota.end()
+
+    def limit_fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields that tell the caller what is left of his limits."""
+        return () if self.account.quota is None else self.account.quota.fields()
 
     def disconnect(self) -> None:
         """Mark the request as disconnected and cancel its work."""

@@ -78,7 +78,10 @@ class EngineWork:
         payload = [np.ascontiguousarray(row).reshape(-1).data.cast("B") for row in rows]
         shapes = tuple(row.shape if num_rows is None else row.shape[1:] for row in rows)
         count = 1 if num_rows is None else num_rows
-        call = self._client.infer(self.model, graph, outputs, payload, count, seconds, row_shapes=shapes)
+        account = self._context.account
+        call = self._client.infer(
+            self.model, graph, outputs, payload, count, seconds, row_shapes=shapes, account=account
+        )
         try:
             # Shielded: the client would take a cancelled future for an answered one, and not cancel it in the engine.
             arrays, timing = await asyncio.shield(call)

@@ -47,6 +47,7 @@ from service.engine.transport.messages import (
 )
 from service.engine.transport.strings import unpack_strings
 from service.errors import BY_CODE, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.quotas import NOBODY, Account
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class TextGeneration(Outstanding):
         prompt: Sequence[int],
         sampling: Sampling,
         deadline: float,
-        caller: Caller = ANYONE,
+        account: Account = NOBODY,
     ) -> None:
         language = model.manifest.language
         self.id, self.model, self.version = id_, model.name, model.version
@@ -170,7 +171,7 @@ class TextGeneration(Outstanding):
         self.payload_bytes = 4 * len(prompt)
         self.sampling = sampling
         self.deadline = deadline
-        self.caller = caller
+        self.account = account
         self.finished: Finished | None = None
         self.scored: PromptScores | None = None
         self._end_tokens = frozenset[int]() if language is None or sampling.ignore_eos else language.end_tokens
@@ -223,12 +224,13 @@ class TextGeneration(Outstanding):
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=-1)
         prompt = np.array([*self.prompt, *(token.token for token in self._tokens)], np.int32)
         message = GenerateText(
-            self.id, self.model, self.version, sampling, timeout_seconds, self.caller, self.num_losses
+            self.id, self.model, self.version, sampling, timeout_seconds, self.account.caller, self.num_losses
         )
         return frame(message, prompt.tobytes())
 
     def push(self, token: Token) -> None:
         """Deliver a token."""
+        self.account.charge_token()
         self._tokens.append(token)
         self._wake()
 

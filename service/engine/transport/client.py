@@ -37,6 +37,7 @@ from service.engine.transport.messages import (
     frame,
 )
 from service.errors import Cancelled, EngineUnavailable, ModelFailed, ServiceError
+from service.quotas import NOBODY, Account
 from service.settings import Settings
 
 __all__ = ["Call", "EngineClient", "ReadyModel", "TextGeneration"]
@@ -242,6 +243,7 @@ class EngineClient:
         *,
         row_shapes: RowShapes = (),
         priority: int = 0,
+        account: Account = NOBODY,
     ) -> Call:
         """Compute some outputs of a graph; `payload` holds the rows of its inputs, in the graph's order.
 
@@ -249,14 +251,23 @@ class EngineClient:
         batched takes `num_rows` 1 and whole shapes. `priority`: 1 is served first, 0 is the default.
 
         Raises: EngineUnavailable at once where there has been no engine for too long, Busy where too much waits for it;
+        TooManyRequests where `account` has no rows left;
         any other error where the call is awaited.
         """
         target = InferTarget(model.name, model.version, graph, outputs, row_shapes, priority)
-        return self.compute(target, payload, num_rows, timeout_seconds)
+        return self.compute(target, payload, num_rows, timeout_seconds, account)
 
-    def compute(self, target: InferTarget, payload: Sequence[Piece], num_rows: int, timeout_seconds: float) -> Call:
+    def compute(
+        self,
+        target: InferTarget,
+        payload: Sequence[Piece],
+        num_rows: int,
+        timeout_seconds: float,
+        account: Account = NOBODY,
+    ) -> Call:
         """As `infer`, where it is known what the request has in common with others."""
-        call = Call(self.next_id(), target, num_rows, payload, self._loop.time() + timeout_seconds)
+        target, deadline = account.spend_rows(target, num_rows), self._loop.time() + timeout_seconds
+        call = Call(self.next_id(), target, num_rows, payload, deadline, account.caller)
         self._calls.infer(call)
         return call
 
@@ -265,13 +276,21 @@ class EngineClient:
         self._calls.infer(call)
 
     def generate_text(
-        self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
+        self,
+        model: ReadyModel,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        timeout_seconds: float,
+        account: Account = NOBODY,
     ) -> TextGeneration:
         """Continue a prompt, which starts with the model's beginning token.
 
-        Raises: EngineUnavailable or Busy at once, as `infer`; any other error in the iteration.
+        Raises: EngineUnavailable or Busy at once, as `infer`, TooManyRequests where `account` has no tokens left; any
+        other error in the iteration.
         """
-        generation = TextGeneration(self.next_id(), model, prompt, sampling, self._loop.time() + timeout_seconds)
+        account.spend_tokens(len(prompt))
+        deadline = self._loop.time() + timeout_seconds
+        generation = TextGeneration(self.next_id(), model, prompt, sampling, deadline, account)
         self._calls.generate(generation)
         return generation
 

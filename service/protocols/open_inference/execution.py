@@ -28,6 +28,7 @@ from service.protocols.open_inference.schema import (
     UnloadParameters,
 )
 from service.protocols.open_inference.tensors import Tensor
+from service.quotas import Callers
 from service.schema import listed, read, shown
 from service.security import Key
 from service.settings import Settings
@@ -89,7 +90,7 @@ class AnswerMaker:
 
 
 class Execution:
-    """Runs requests in the engine and describes its models. HTTP and gRPC share one, and `budget` with it."""
+    """Runs requests in the engine and describes its models. HTTP and gRPC share one, with `budget` and `callers`."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Execution:
         self.client = client
         self.settings = settings
         self.budget = client.budget
+        self.callers = Callers(settings.caller_limits, settings.workers, settings.proxy_networks)
         self.tokenizers = tokenizers
         self.decoder = decoder
         self._images = EncodedImages(settings, decoder)
@@ -140,7 +142,7 @@ class Execution:
             inputs, seconds = await work.run(images), work.seconds_left()
         prepared = self.prepare(target, request, inputs, seconds)
         rows = prepared.rows
-        call = self.client.compute(prepared.target, rows.payload, rows.num_rows, seconds)
+        call = self.client.compute(prepared.target, rows.payload, rows.num_rows, seconds, context.account)
         context.on_disconnect = lambda: self.client.cancel(call)
         if context.is_disconnected:
             self.client.cancel(call)

@@ -213,6 +213,7 @@ _STATUSES = {
     415: "The Content-Encoding is not known.",
     500: "The model could not be loaded, or could not compute this input.",
     501: "The request needs an extension that this service does not have, such as shared memory.",
+    429: "The caller has used up what he may use; see Retry-After.",
     503: "The model is not ready, its queue is full, or the deadline cannot be met; see Retry-After.",
 }
 

@@ -96,9 +96,10 @@ class Sequences:
     def start(self, prompt: list[int], sampling: Sampling, stops: Sequence[str] = ()) -> RunningSequence:
         """Start a sequence in the engine.
 
-        Raises: EngineUnavailable.
+        Raises: EngineUnavailable; TooManyRequests.
         """
-        generation = self._client.generate_text(self._model, prompt, sampling, self._timeout_seconds)
+        account = self._context.account
+        generation = self._client.generate_text(self._model, prompt, sampling, self._timeout_seconds, account)
         sequence = RunningSequence(len(self.all), prompt, generation, Detokenizer(self._tokenizer.text_bytes, stops))
         self.all.append(sequence)
         return sequence

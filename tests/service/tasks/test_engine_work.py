@@ -12,6 +12,7 @@ from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import InferenceTiming
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed
 from service.http.request_context import RequestContext
+from service.quotas import NOBODY, Account
 from service.tasks.engine_work import EngineWork, run_concurrently
 
 
@@ -23,7 +24,8 @@ class FakeClient:
         self.arguments: list[tuple[Any, ...]] = []
         self.cancelled: list[asyncio.Future[Any]] = []
 
-    def infer(self, *arguments: Any, row_shapes: tuple[tuple[int, ...], ...]) -> asyncio.Future[Any]:
+    def infer(self, *arguments: Any, row_shapes: tuple[tuple[int, ...], ...], account: Account) -> asyncio.Future[Any]:
+        assert account is NOBODY
         self.calls.append(asyncio.get_running_loop().create_future())
         self.arguments.append((*arguments, row_shapes))
         return self.calls[-1]

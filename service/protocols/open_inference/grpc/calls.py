@@ -25,6 +25,7 @@ from service.errors import Forbidden, MalformedRequest, RequestTimeout, ServiceE
 from service.http.gate import as_seen_with
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics
+from service.quotas import Callers
 from service.security import ANYONE, Key, Named
 from service.settings import Settings
 from service.telemetry.audit import Refusals
@@ -40,6 +41,7 @@ _CODES = {
     404: StatusCode.NOT_FOUND,
     405: StatusCode.UNIMPLEMENTED,
     408: StatusCode.DEADLINE_EXCEEDED,
+    429: StatusCode.RESOURCE_EXHAUSTED,
     499: StatusCode.CANCELLED,
     500: StatusCode.INTERNAL,
     501: StatusCode.UNIMPLEMENTED,
@@ -83,6 +85,7 @@ class Calls:
         tracing: Tracing | None = None,
         budget: ByteBudget | None = None,
         models: Callable[[], Iterable[Named]] = tuple,
+        callers: Callers | None = None,
     ) -> None:
         self._models = models
         self._refusals = Refusals()
@@ -91,6 +94,7 @@ class Calls:
         self._request_metrics = RequestMetrics(metrics)
         self._drain = drain
         self._budget = budget
+        self.callers = callers or Callers()
         self._tracing = tracing
         self._ids = RequestIds()
 
@@ -160,10 +164,15 @@ class Calls:
         else:
             request_context = self._tracing.begin(request_id, started_at, metadata)
         request_context.caller = caller.get()
-        request_context.address = _address(context.peer())
+        request_context.address = self.address(context)
         request_context.request_bytes = request_bytes
         request_context.reservation = Reservation(self._budget)
         return Call(request_context, context.time_remaining())
+
+    def address(self, context: Context) -> str:
+        """Where a call comes from."""
+        metadata = ((name.encode(), str(value).encode()) for name, value in context.invocation_metadata() or ())
+        return self.callers.address(address_of(context.peer()), metadata)
 
     async def answer(
         self,
@@ -175,12 +184,16 @@ class Calls:
     ) -> Done:
         """Answer a request; when cancelled, its context is notified before the work is cancelled.
 
-        Raises: ShuttingDown; UnknownModel where the key is for others; whatever `answer` raises.
+        Raises: ShuttingDown; UnknownModel where the key is for others; TooManyRequests; whatever `answer` raises.
         """
         if self._drain.is_refusing and not is_probe:
             raise ShuttingDown("The service is shutting down.", retry_after_seconds=1)
         if (caller := call.request_context.caller).models and (model := _model_in(request)):
             caller.check_model(model, self._models())
+        if not is_probe:
+            request_context = call.request_context
+            account = self.callers.account(request_context.caller, request_context.address)
+            request_context.charge_to(account, is_work=False)  # which messages are is for their methods to say
         work = asyncio.ensure_future(_coroutine(answer(request, call)))
         try:
             return await asyncio.shield(work)
@@ -202,7 +215,7 @@ class Calls:
     def close(self, name: str, request_context: RequestContext, code: StatusCode, sent_bytes: int) -> None:
         """End a request."""
         self._drain.num_in_flight -= 1
-        request_context.reservation.release()
+        request_context.end()
         seconds = self._request_metrics.finish(name, code.name, request_context, sent_bytes)
         if self._tracing is not None:
             self._tracing.end_call(request_context, name, code.name)
@@ -220,11 +233,6 @@ class Calls:
                     "ms": round(seconds * 1e3, 3),
                 },
             )
-
-
-def _address(peer: str) -> str:
-    """The address in `ipv4:127.0.0.1:1234` or `ipv6:%5B::1%5D:1234`."""
-    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def code_of(error: ServiceError) -> StatusCode:
@@ -245,10 +253,16 @@ def parse(kind: Callable[[], Request], data: bytes) -> Request:
     return message
 
 
+def address_of(peer: str) -> str:
+    """The address in what gRPC calls a peer, `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+
+
 def _trailing(request_context: RequestContext, refusal: Refusal) -> tuple[tuple[str, str], ...]:
     metadata = [("x-request-id", request_context.request_id)]
     if request_context.traceparent:
         metadata.append(("traceparent", request_context.traceparent))
+    metadata += request_context.limit_fields()
     if refusal.retry_after_seconds is not None:
         metadata.append(("retry-after", str(max(1, math.ceil(refusal.retry_after_seconds)))))
     return tuple(metadata)

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service.errors import MalformedRequest, NotFound, ServiceError, StartupError
+from service.errors import MalformedRequest, NotFound, ServiceError, StartupError, TooManyRequests, Unauthorized
 from service.http.health import readiness
 from service.http.middleware import Drain
 from service.protocols.open_inference.execution import Execution
@@ -64,7 +64,15 @@ class GrpcServer:
         def is_ready() -> bool:
             return readiness(execution.client, drain).status == "ready"
 
-        calls = Calls(settings, metrics, drain, tracing, execution.budget, lambda: execution.client.statuses)
+        calls = Calls(
+            settings,
+            metrics,
+            drain,
+            tracing,
+            execution.budget,
+            models=lambda: execution.client.statuses,
+            callers=execution.callers,
+        )
         methods = Methods(execution, calls, is_ready)
         health = Health(calls, is_ready, ("", NAME))
         self._streams = methods.streams
@@ -161,12 +169,20 @@ class KeyCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # the library
         except ServiceError as error:
             # The name of an unknown method is arbitrary: it must not become a label of the metrics.
             name = "unmatched" if handler is None else handler_call_details.method.rpartition("/")[2]
-            return self._refusing(name, error)
+            is_given = "authorization" in metadata or "x-api-key" in metadata
+            is_wrong = isinstance(error, Unauthorized) and is_given
+            return self._refusing(name, error, is_wrong=is_wrong)
         return handler
 
-    def _refusing(self, name: str, error: ServiceError) -> grpc.RpcMethodHandler:
+    def _refusing(self, name: str, error: ServiceError, *, is_wrong: bool) -> grpc.RpcMethodHandler:
         async def refuse(_messages: object, context: Context) -> None:
-            await self._calls.refuse(name, context, error)
+            refusal = error
+            try:
+                if is_wrong:
+                    self._calls.callers.wrong_key(self._calls.address(context))
+            except TooManyRequests as too_many:
+                refusal = too_many
+            await self._calls.refuse(name, context, refusal)
 
         # On the wire the same for calls of one message and of many.
         return grpc.stream_stream_rpc_method_handler(refuse)

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
+from service.budget import ByteBudget
 from service.engine.transport.client import EngineClient
 from service.engine.transport.known_models import ReadyModel
 from service.engine.transport.messages import InferenceTiming, InferTarget, ModelStatus
@@ -22,6 +23,7 @@ from service.protocols.open_inference.execution import Execution, InferResult, c
 from service.protocols.open_inference.reply import output_tensors, requested_outputs
 from service.protocols.open_inference.request import InferRequest, RequestedOutput
 from service.protocols.open_inference.tensors import Tensor, unpack_strings
+from service.quotas import Account
 from service.settings import Settings
 from service.tasks.image_decoding import ImageDecoder
 from service.tasks.tokenizers import Tokenizers
@@ -37,6 +39,7 @@ class NotingClient:
         status = ModelStatus("m", "1", "ready", manifest=json.loads(json.dumps(manifest)))
         self.statuses = (status,)
         self.model = ReadyModel(status)
+        self.budget = ByteBudget(2**20)
         self.asked: dict[str, Any] = {}
         self.call: asyncio.Future[Any] | None = None
 
@@ -49,7 +52,7 @@ class NotingClient:
         return self.resolve(reference)
 
     def compute(
-        self, target: InferTarget, _payload: object, num_rows: int, timeout_seconds: float
+        self, target: InferTarget, _payload: object, num_rows: int, timeout_seconds: float, _account: Account
     ) -> asyncio.Future[Any]:
         asked = {"row_shapes": target.row_shapes, "priority": target.priority}
         self.asked = {"timeout_seconds": timeout_seconds, "num_rows": num_rows} | asked

@@ -15,6 +15,7 @@ from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import Finished, ModelStatus, Sampling, Token
 from service.errors import Cancelled, InferenceFailed
 from service.http.request_context import RequestContext
+from service.quotas import Account
 from service.tasks.text_generation.detokenization import TextChunk
 from service.tasks.text_generation.sequences import RunningSequence, Sequences, collect
 from tests.fake_models.text_generation import AttentionDecoder
@@ -32,9 +33,11 @@ class FakeClient:
         self.cancelled: list[int] = []
 
     def generate_text(
-        self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float
+        self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float, account: Account
     ) -> TextGeneration:
-        self.generations.append(TextGeneration(len(self.generations), model, prompt, sampling, timeout_seconds))
+        self.generations.append(
+            TextGeneration(len(self.generations), model, prompt, sampling, timeout_seconds, account)
+        )
         return self.generations[-1]
 
     def cancel(self, generation: TextGeneration) -> None:

@@ -18,6 +18,7 @@ from service.protocols.open_inference.execution import Execution, InferResult
 from service.protocols.open_inference.grpc.methods import NAME
 from service.protocols.open_inference.grpc.server import GrpcServer
 from service.protocols.open_inference.request import InferRequest
+from service.quotas import Callers
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -40,6 +41,7 @@ class FakeExecution:
     def __init__(self, infer: Infer) -> None:
         self.client = FakeClient()
         self.budget = ByteBudget(2**20)
+        self.callers = Callers()
         self._infer = infer
 
     def find(self, model: str, version: str | None) -> Any:
