@@ -14,7 +14,6 @@ from msgspec import inspect
 T = TypeVar("T")
 # A file in a version folder: not a path, not hidden.
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_PLACED = re.compile(r"(?P<reason>.*?)\.?(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _MAX_SHOWN = 80
 
@@ -35,10 +34,11 @@ def build(kind: type[T], value: Any, path: str = "$") -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        placed = _PLACED.fullmatch(str(error))
-        assert placed is not None  # the pattern matches any text
-        where = placed["path"] or ""
-        raise StrictError(f"{path}{where}{_problem(placed['reason'], kind, value, where)}.") from error
+        reason, _, where = str(error).rpartition(" - at `$")
+        if not reason or not where.endswith("`"):  # no path, or only what looks like one in a value
+            reason, where = str(error), ""
+        where = where.removesuffix("`")
+        raise StrictError(f"{path}{where}{_problem(reason.removesuffix('.'), kind, value, where)}.") from error
 
 
 def _problem(reason: str, kind: Any, value: Any, path: str) -> str:

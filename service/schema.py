@@ -17,9 +17,12 @@ import msgspec
 from msgspec import Meta, inspect
 
 from service.errors import InvalidParameter
+from service.json_size import MAX_VALUES, JsonBounds
 
 MAX_SHOWN = 60
 MAX_LISTED = 16
+# Of a list whose length depends on the model, as that of latents.
+_UNBOUNDED_ITEMS = 1024
 _FLAGS: dict[str, bool] = {"true": True, "1": True, "false": False, "0": False}
 # Short ASCII digits only: int() and float() would also take '1_0', ' 3 ', 'nan' and Arabic digits.
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -169,7 +172,8 @@ def _valid(kind: inspect.Type) -> str:
             words = [str(value) for value in kind.values]
             return f"{', '.join(words[:-1])} or {words[-1]}"
         case inspect.StrType():
-            return "a text of Unicode characters"
+            at_most = "" if kind.max_length is None else f"up to {kind.max_length} "
+            return f"a text of {at_most}Unicode characters"
     raise TypeError(f"{kind} needs `valid` in its Meta's extra.")
 
 
@@ -212,6 +216,31 @@ def properties(kind: type[Parameters]) -> dict[str, dict[str, Any]]:
         default = {} if field.default is None else {"default": msgspec.to_builtins(field.default)}
         described[name] = dict(field.schema) | {"description": field.description} | default
     return described
+
+
+def json_bounds(*kinds: type[Parameters]) -> JsonBounds:
+    """The most values and objects in a JSON object with the parameters of these structs."""
+    return _json_bounds(kinds)
+
+
+@cache
+def _json_bounds(kinds: tuple[type[Parameters], ...]) -> JsonBounds:
+    counts = [_most_values(field.schema) for kind in kinds for field in fields_of(kind).values()]
+    num_objects = sum(field.schema.get("type") == "object" for kind in kinds for field in fields_of(kind).values())
+    return JsonBounds(min(1 + sum(counts), MAX_VALUES), 1 + num_objects)
+
+
+def _most_values(schema: Mapping[str, Any]) -> int:
+    """The most values in what a JSON schema describes."""
+    if choices := schema.get("anyOf") or schema.get("oneOf"):
+        return max(map(_most_values, choices))
+    match schema.get("type"):
+        case "array":
+            return 1 + int(schema.get("maxItems", _UNBOUNDED_ITEMS)) * _most_values(schema["items"])
+        case "object":
+            own = sum(map(_most_values, schema.get("properties", {}).values()))
+            return 1 + own + int(schema.get("maxProperties", 0))
+    return 1
 
 
 def required(kind: type[Parameters]) -> list[str]:

@@ -9,24 +9,26 @@ import binascii
 import json
 import re
 from base64 import b64decode
-from collections.abc import AsyncGenerator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Receive
 
 from service import schema
 from service.budget import SMALL_BYTES, Reservation
 from service.errors import Cancelled, InvalidParameter, MalformedRequest, PayloadTooLarge, UnsupportedMedia
+from service.http.multipart import Part, parts_of
 from service.http.request_context import RequestContext, Scope
-from service.schema import P, Parameters, shown
+from service.json_size import JsonBounds
+from service.schema import P, Parameters, listed, shown
 from service.settings import Settings
+from service.threads import by_size
 
 T = TypeVar("T")
 
@@ -40,6 +42,8 @@ IMAGE_TYPES = (b"image/png", b"image/jpeg", b"image/jpg", b"image/pjpeg", b"imag
 _MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP", re.DOTALL)
 _ACCEPTED = "image/png, image/jpeg, image/webp, multipart/form-data, application/json"
 _MAX_FIELD_BYTES = 4096
+_MAX_FIELDS = 16
+_BASE64_CHARACTERS = 2**20  # decoded at once; other threads wait meanwhile
 _PATH = re.compile(r"at `(\$[^`]{0,60})`$")
 
 
@@ -113,8 +117,7 @@ def unique(pairs: list[tuple[str, T]]) -> dict[str, T]:
     """
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
-        shown = ", ".join(_repeated([name for name, _ in pairs]))
-        raise InvalidParameter(f"Parameters are given twice: {shown}.")
+        raise InvalidParameter(f"Parameters are given twice: {_repeated([name for name, _ in pairs])}.")
     return parameters
 
 
@@ -145,9 +148,9 @@ async def read_images(
     media_type, header = media_type_of(scope)
     members: dict[str, Any] = {}
     if media_type == JSON_TYPE:
-        images, members = _from_json(body, kind, settings)
+        images, members = await by_size(lambda text: _from_json(text, kind, settings), body)
     elif media_type == MULTIPART_TYPE:
-        images, fields = await _from_multipart(header, body, settings)
+        images, fields = await by_size(lambda form: _from_multipart(header, form, settings), body)
         members = schema.from_text(kind, fields)
     else:
         images = _from_bare(media_type, body, raw_bytes)
@@ -170,43 +173,47 @@ def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Images:
 
 
 def _checked(images: Images, settings: Settings) -> Images:
-    if not images.encoded:
+    if not images.names:
         raise InvalidParameter("The request has no images; at least one is required.")
-    if len(images.encoded) > settings.max_images:
+    if len(images.names) > settings.max_images:
         raise PayloadTooLarge(
-            f"The request has {len(images.encoded)} images; at most {settings.max_images} are accepted."
+            f"The request has {len(images.names)} images; at most {settings.max_images} are accepted."
         )
     return images
 
 
-@cache
-def _json_decoder(kind: type[Parameters]) -> msgspec.json.Decoder[Any]:
-    """A decoder of `images`, base64 strings, and the parameters, whose values are checked later."""
-    parameters = [(name, Any, msgspec.UNSET) for name in schema.fields_of(kind)]
-    body = msgspec.defstruct("ImagesBody", [("images", list[str]), *parameters], forbid_unknown_fields=True)
-    return msgspec.json.Decoder(body)
-
-
 def _from_json(body: bytes, kind: type[Parameters], settings: Settings) -> tuple[Images, dict[str, Any]]:
+    """The images, which are base64 strings, and the parameters, whose values are checked later."""
     names = tuple(schema.fields_of(kind))
+    own = schema.json_bounds(kind)
+    members = parse_json_object(body, JsonBounds(own.max_values + settings.max_images, own.max_objects))
     try:
-        fields = _json_decoder(kind).decode(body)
+        texts = msgspec.convert({"images": members.pop("images", msgspec.UNSET)}, _ImageTexts).images
     except msgspec.ValidationError as error:
         raise InvalidParameter(_mismatch(error, names)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedRequest("The body is not valid JSON.") from error
-    _check_names(body)
-    images = Images(names=[""] * len(fields.images))
-    for index, text in enumerate(fields.images):
+    if not members.keys() <= set(names):
+        raise InvalidParameter(_mismatch(None, names))
+    images = _checked(Images(names=[""] * len(texts)), settings)
+    for index, text in enumerate(texts):
         try:
-            images.encoded.append(b64decode(text, validate=True))
+            images.encoded.append(_decoded_base64(text))
         except (binascii.Error, ValueError) as error:
             raise InvalidParameter(f"images[{index}] is not valid base64.") from error
-    members = {name: value for name in names if (value := getattr(fields, name)) is not msgspec.UNSET}
-    return _checked(images, settings), members
+    return images, members
 
 
-def _mismatch(error: msgspec.ValidationError, names: tuple[str, ...]) -> str:
+class _ImageTexts(msgspec.Struct):
+    images: list[str]
+
+
+def _decoded_base64(text: str) -> bytes:
+    if "=" in text[:-2]:
+        raise ValueError("padding before the end")
+    starts = range(0, len(text), _BASE64_CHARACTERS)
+    return b"".join([b64decode(text[start : start + _BASE64_CHARACTERS], validate=True) for start in starts])
+
+
+def _mismatch(error: msgspec.ValidationError | None, names: tuple[str, ...]) -> str:
     """Describe a schema mismatch; only the path is taken from the decoder's message, as it names known members only."""
     found = _PATH.search(str(error))
     path = f" at {found[1]}" if found else ""
@@ -217,57 +224,34 @@ def _mismatch(error: msgspec.ValidationError, names: tuple[str, ...]) -> str:
     )
 
 
-def _check_names(body: bytes) -> None:
-    """Refuse repeated members, which msgspec does not detect."""
-    names = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
-    require_distinct(names)
+def _repeated(names: list[str]) -> str:
+    """The names that occur more than once, for an error message."""
+    return listed(sorted(name for name, count in Counter(names).items() if count > 1))
 
 
-def require_distinct(names: list[str]) -> None:
-    """Refuse a JSON object with repeated members.
-
-    Raises: InvalidParameter.
-    """
-    if len(set(names)) < len(names):
-        raise InvalidParameter(f"JSON members are given twice: {', '.join(_repeated(names))}.")
-
-
-def _repeated(names: list[str]) -> list[str]:
-    return sorted({ascii(name[:60]) for name in names if names.count(name) > 1})
-
-
-async def _from_multipart(header: bytes, body: bytes, settings: Settings) -> tuple[Images, dict[str, str]]:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    parser = MultiPartParser(
-        Headers({"content-type": header.decode("latin-1")}),
-        stream(),
-        max_files=settings.max_images,
-        max_fields=16,
-        max_part_size=_MAX_FIELD_BYTES,
-    )
-    parser.spool_max_size = settings.max_body_bytes  # the body is already in memory
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise PayloadTooLarge(f"At most {settings.max_images} images are accepted.") from error
-        raise MalformedRequest("The body is not valid multipart/form-data.") from error
-    except (LookupError, ValueError, AssertionError) as error:
-        raise MalformedRequest("The body is not valid multipart/form-data.") from error
+def _from_multipart(header: bytes, body: bytes, settings: Settings) -> tuple[Images, dict[str, str]]:
     images = Images()
     fields: list[tuple[str, str]] = []
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if name != "file":
-                raise InvalidParameter(f"The file field is named {name[:60]!a}; it must be named 'file'.")
-            images.encoded.append(await value.read())
-            images.names.append(value.filename or "")
-            await value.close()
+    for part in parts_of(header, body, settings.max_images + _MAX_FIELDS):
+        if part.filename is None:
+            fields.append((part.name, _field(part)))
+        elif part.name != "file":
+            raise InvalidParameter(f"The file field is named {shown(part.name)}; it must be named 'file'.")
         else:
-            fields.append((name, value))
+            images.encoded.append(part.content)
+            images.names.append(part.filename)
+    if len(fields) > _MAX_FIELDS:
+        raise MalformedRequest(f"The form has {len(fields)} fields that are no files; at most {_MAX_FIELDS} are read.")
     return _checked(images, settings), unique(fields)
+
+
+def _field(part: Part) -> str:
+    if len(part.content) > _MAX_FIELD_BYTES:
+        raise MalformedRequest(f"The field {shown(part.name)} has over {_MAX_FIELD_BYTES} bytes.")
+    try:
+        return part.content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"The field {shown(part.name)} is not UTF-8.") from error
 
 
 async def read_json(scope: Scope, receive: Receive, context: RequestContext, kind: type[P], max_bytes: int) -> P:
@@ -276,7 +260,7 @@ async def read_json(scope: Scope, receive: Receive, context: RequestContext, kin
     Raises: UnsupportedMedia, PayloadTooLarge, MalformedRequest, InvalidParameter, Cancelled.
     """
     _require_json_type(scope)
-    return schema.read(kind, parse_json_object(await read_body(scope, receive, context, max_bytes)))
+    return await by_size(partial(_parameters, kind), await read_body(scope, receive, context, max_bytes))
 
 
 async def read_json_or_query(
@@ -296,7 +280,11 @@ async def read_json_or_query(
         raise InvalidParameter(
             f"Parameters are given in the query ({names}) and in the body; give all of them in one place."
         )
-    return schema.read(kind, parse_json_object(body))
+    return await by_size(partial(_parameters, kind), body)
+
+
+def _parameters(kind: type[P], body: bytes) -> P:
+    return schema.read(kind, parse_json_object(body, schema.json_bounds(kind)))
 
 
 def read_query(scope: Scope, kind: type[P]) -> P:
@@ -314,11 +302,12 @@ def _require_json_type(scope: Scope) -> None:
         raise UnsupportedMedia(f"The media type {quoted!r} is not accepted; send application/json.")
 
 
-def parse_json_object(body: bytes) -> dict[str, Any]:
+def parse_json_object(body: bytes, bounds: JsonBounds) -> dict[str, Any]:
     """Parse a JSON object strictly: NaN and repeated members are refused.
 
-    Raises: MalformedRequest, InvalidParameter.
+    Raises: MalformedRequest, InvalidParameter; PayloadTooLarge for more values than a route can use.
     """
+    bounds.check(body)
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:  # including invalid UTF-8 and numbers of thousands of digits
@@ -329,8 +318,10 @@ def parse_json_object(body: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    require_distinct([name for name, _ in pairs])
-    return dict(pairs)
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise InvalidParameter(f"JSON members are given twice: {_repeated([name for name, _ in pairs])}.")
+    return members
 
 
 def _refuse(_constant: str) -> NoReturn:

@@ -16,6 +16,7 @@ from models.golden import Golden
 from models.manifest import Language
 from service.engine.generation.decoder import Decoder, LoadedDecoder
 from service.engine.generation.sequencing import StepCost
+from service.engine.repository.ceilings import check_slots
 from service.engine.repository.version_files import VersionFiles, VersionRejected, rejection
 from service.engine.runtime.runtime import Device, available_cpus, signature_mismatch
 from service.errors import InferenceFailed
@@ -53,6 +54,7 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
     assert language is not None  # the manifest requires it
     if missing := [name for name in LANGUAGE_GRAPHS if name not in files.manifest.graphs]:
         raise VersionRejected(f"a language model needs the graphs {list(LANGUAGE_GRAPHS)}; {missing} are missing.")
+    check_slots(language, settings.max_sequences)
     if "sequence" not in files.goldens:
         raise VersionRejected("golden.npz has nothing for 'sequence', which a language model needs.")
     if device.is_cuda and not _has_cuda_kernels(files, language):

@@ -19,6 +19,7 @@ from watchfiles import awatch
 from models.config import ModelConfig, parse_config, read_config
 from models.strict import StrictError
 from service.background import Background, Backoff
+from service.engine.repository.ceilings import check_config
 from service.engine.repository.default_versions import DefaultVersions, wanted_default
 from service.engine.repository.load_journal import Key, LoadJournal, digest_of
 from service.engine.repository.loading import LoadedVersion, load_version
@@ -267,6 +268,7 @@ class LiveRepository:
         """Serve the versions that the policy names and drain the rest; return the reasons of those that failed."""
         try:
             config = parse_config(config_text) if config_text else await asyncio.to_thread(read_config, model.folder)
+            check_config(config)
         except (StrictError, OSError) as error:
             if config_text:
                 raise InvalidParameter(str(error)) from error

@@ -21,6 +21,7 @@ from models.manifest import GOLDEN_FILE, MANIFEST_FILE, Batching, Graph, Manifes
 from service.engine.batching.cost import LearnedCost, efficient_rows
 from service.engine.batching.rows import RowRules, max_rows, num_elements, rules_of
 from service.engine.generation.decoder import LoadedDecoder
+from service.engine.repository.ceilings import check_batches
 from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, load_decoder
 from service.engine.repository.derivation import derive_version
 from service.engine.repository.verification import Sample, derived_sample, golden_sample, usual_sample, verify
@@ -160,6 +161,7 @@ def _load_graph(name: str, files: VersionFiles, settings: Settings, device: Devi
     rules = rules_of(files.manifest, graph)
     most = 1 if config.batched is False else settings.max_batch_size
     batching = _bounded(_bounded(files.manifest.batching, most), graph.max_batch_size or 0)
+    check_batches(name, graph, batching, settings.instances or available_cpus())
     try:
         session = _open(name, files, rules, settings.threads or 1, device)
         if mismatch := signature_mismatch(graph, session):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import json
 import os
 import resource
 import select
@@ -34,8 +35,8 @@ from service.engine.repository.independence import MOST_ROWS, Arrays, Dependent,
 # What is tried for the sizes of open axes: first the same for all, then small sizes for one axis at a time.
 COMMON_SIZES = (2, 1, 3, 4, 8, 16, 32, 64, 128, 224, 256, 299, 384, 512)
 SMALL_SIZES = (1, 3, 4, 2)
-# Where sizes are free, no more elements than this are tried.
-MAX_ELEMENTS = 2**21
+# Where sizes are free, inputs of more bytes than this are not tried.
+MAX_BYTES = 2**23
 PR_SET_PDEATHSIG = 1  # prctl(2)
 LOAD_SECONDS = 600.0
 # How long the process that tries graphs waits for another.
@@ -43,9 +44,8 @@ IDLE_SECONDS = 5.0
 
 SAID = "config.toml says so"
 UNTRIED = "no random row could be computed"
-ADVICE = (
-    "raise --load-memory-bytes, set the sizes to try (`sizes` in config.toml), or give it a manifest and golden.npz"
-)
+ADVICE = "raise --load-memory-bytes, or give it a manifest and golden.npz"
+ADVISED_SIZE = 8
 UNPROVED = "comparing its rows took too long"
 
 
@@ -64,19 +64,33 @@ class Question(msgspec.Struct, kw_only=True):
 
 
 class Signature(msgspec.Struct):
-    """A graph's inputs and outputs as it declares them, and its description."""
+    """A graph's inputs and outputs as it declares them, and its description.
+
+    `open_axes` are the names of the axes whose sizes are tried, as `sizes` in config.toml takes them.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     description: str
+    open_axes: tuple[str, ...] = ()
+
+    @property
+    def advice(self) -> str:
+        """What to put into config.toml where no size that is tried will do; empty where all sizes are fixed."""
+        if not self.open_axes:
+            return ""
+        axes = (name if name.isidentifier() and name.isascii() else json.dumps(name) for name in self.open_axes)
+        sizes = ", ".join(f"{axis} = {ADVISED_SIZE}" for axis in axes)
+        return f"put sizes that it takes into config.toml, as in `sizes = {{{sizes}}}`"
 
 
 class Verdict(msgspec.Struct, kw_only=True):
     """What is known of a graph: how it can be batched and why, and a row (or whole inputs) that it computes.
 
     `kind` is the kind of values, `shapes` the shapes of that row's inputs by name, empty where nothing was computed.
-    `problem` says why it cannot be tried any further. `output_axes` are those observed, without that of the batch.
-    `row_bytes` is about what one more row in a batch takes. `signature` is None where the graph could not be loaded.
+    `problem` says why it cannot be tried any further; `is_shortage`: it took too much memory. `output_axes` are those
+    observed, without that of the batch. `row_bytes` is about what one more row in a batch takes. `signature` is None
+    where the graph could not be loaded.
     """
 
     is_batched: bool = False
@@ -86,6 +100,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     output_axes: dict[str, int] = {}
     row_bytes: int = 0
     problem: str = ""
+    is_shortage: bool = False
     signature: Signature | None = None
 
 
@@ -118,7 +133,7 @@ class Trial:
         self._inputs, self._outputs = self._session.get_inputs(), self._session.get_outputs()
         self.inputs, self.outputs = specs_of(self._inputs), specs_of(self._outputs)
         description = self._session.get_modelmeta().description
-        self.signature = Signature(self.inputs, self.outputs, description)
+        self.signature = Signature(self.inputs, self.outputs, description, tuple(self._open_axes()))
         self.began = time.monotonic()
 
     def _open(self, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:
@@ -182,26 +197,32 @@ class Trial:
 
     def shapes(self, *, is_batched: bool) -> Iterator[dict[str, tuple[int, ...]]]:
         """Shapes to try, from small to large; the first axis of a batched graph is 1."""
-        open_axes: dict[str, int] = {}
-        named: dict[str, list[str | int]] = {}
-        for node in self._inputs:
-            keys: list[str | int] = []
-            for place, size in enumerate(node.shape):
-                if isinstance(size, int):
-                    keys.append(size)
-                elif is_batched and place == 0:
-                    keys.append(1)
-                else:
-                    key = size if isinstance(size, str) else f"{node.name}[{place}]"
-                    keys.append(key)
-                    open_axes[key] = len(open_axes)
-            named[node.name] = keys
-        free = [key for key in open_axes if key not in self._question.sizes]
+        named = self._axes(is_batched=is_batched)
+        open_axes = [key for keys in named.values() for key in keys if isinstance(key, str)]
+        free = [key for key in dict.fromkeys(open_axes) if key not in self._question.sizes]
         for sizes in _sizes(free):
             known = sizes | self._question.sizes
             shapes = {name: tuple(k if isinstance(k, int) else known[k] for k in keys) for name, keys in named.items()}
-            if not free or sum(prod(shape) for shape in shapes.values()) <= MAX_ELEMENTS:
+            if not free or self._num_bytes(shapes) <= MAX_BYTES:
                 yield shapes
+
+    def _axes(self, *, is_batched: bool) -> dict[str, list[str | int]]:
+        """Of each input the sizes of its axes, or the names of those that are open; the rows of a batch are 1."""
+        named = {}
+        for node in self._inputs:
+            sizes = [s if isinstance(s, int | str) else f"{node.name}[{place}]" for place, s in enumerate(node.shape)]
+            if is_batched and sizes and isinstance(sizes[0], str):
+                sizes[0] = 1
+            named[node.name] = sizes
+        return named
+
+    def _open_axes(self) -> list[str]:
+        """The names of the open axes, but for that of the batch where there is one."""
+        named = self._axes(is_batched=not self.obstacle())
+        return [*dict.fromkeys(key for keys in named.values() for key in keys if isinstance(key, str))]
+
+    def _num_bytes(self, shapes: dict[str, tuple[int, ...]]) -> int:
+        return sum(prod(shapes[spec.name]) * spec.dtype.itemsize for spec in self.inputs)
 
     def find(self, *, is_batched: bool) -> tuple[dict[str, tuple[int, ...]], int, Arrays] | None:
         """The first inputs that the graph computes: their shapes, their kind of values, and the outputs."""
@@ -361,7 +382,7 @@ def _try(question: Question, answers: int) -> None:
             say(verdict)
     except Exception as error:
         if is_shortage(error):
-            say(Verdict(problem=f"{error} take more than {question.memory_bytes} bytes: {ADVICE}."))
+            say(Verdict(problem=f"{error} take more than {question.memory_bytes} bytes", is_shortage=True))
         else:  # the engine loads it too, and says what is wrong
             say(Verdict(reason="it could not be tried on a CPU"))
 
@@ -395,9 +416,14 @@ def try_out(question: Question) -> Verdict:
         verdict.reason = f"{verdict.reason}; trials ended after {question.seconds:.0f} s"
     elif report.status < 0:
         name = signal.Signals(-report.status).name
-        verdict.problem = f"a process that tried it was ended by {name}: {ADVICE}."
+        verdict.problem, verdict.is_shortage = f"a process that tried it was ended by {name}", True
     elif report.status:
         raise RuntimeError(f"a process that tried a graph ended with status {report.status}")
+    advice = "" if verdict.signature is None else verdict.signature.advice
+    if verdict.is_shortage:
+        verdict.problem = f"{verdict.problem}: {', '.join(filter(None, (advice, ADVICE)))}."
+    elif not verdict.output_axes and advice:  # nothing was computed
+        verdict.reason = f"{verdict.reason}; {advice}"
     return verdict
 
 

@@ -5,6 +5,7 @@ It knows runners and arrays, neither files nor queues.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ MAX_MEAN_LEVELS = 0.1
 USUAL_SIZE = 256
 # Of one row over all inputs: a graph with many varying axes would otherwise need more memory than there is.
 MAX_ELEMENTS = 2**22
+MAX_TRIAL_SECONDS = 0.5
 
 
 def verify(runner: Runner, graph: Graph, golden: Golden, num_rows: int, tolerance: float) -> float:
@@ -99,30 +101,35 @@ def derived_sample(inputs: Arrays, graph: Graph) -> Sample:
 def usual_sample(golden: Sample, graph: Graph, rules: RowRules, runner: Runner) -> Sample:
     """Rows of a realistic size: the golden ones, repeated along every axis that varies as often as the graph accepts.
 
-    Golden rows of graphs whose rows vary are small, and their cost says little about real ones.
+    Golden rows of graphs whose rows vary are small, and their cost says little about real ones. Small sizes are tried
+    first, and none after one that took long: what the middle of a graph takes may grow faster than its inputs.
     """
+    largest = golden
     most = _most_repetitions(golden.row_shapes, rules)
-    for times in (most >> halvings for halvings in range(most.bit_length() - 1)):
-        repetitions = [tuple(times if size < 0 else 1 for size in spec.row_shape) for spec in rules.inputs]
-        shapes = tuple(
-            tuple(size * n for size, n in zip(*each, strict=True))
-            for each in zip(golden.row_shapes, repetitions, strict=True)
-        )
-        if num_elements(shapes) > MAX_ELEMENTS:
-            continue
-        inputs = {
-            spec.name: np.tile(golden.rows.inputs[spec.name], (1, *each))
-            for spec, each in zip(rules.inputs, repetitions, strict=True)
-        }
-        rows = Golden(inputs, {})
-        sample = Sample(rows, _row_shapes(rows, graph))
+    for times in (most >> halvings for halvings in reversed(range(most.bit_length() - 1))):
+        sample = _repeated(golden, graph, rules, times)
+        if num_elements(sample.row_shapes) > MAX_ELEMENTS:
+            break
+        started = time.monotonic()
         try:
             rules.check(sample.row_shapes)
             runner.run(sample.inputs(1), 1, [spec.name for spec in graph.outputs])
         except (InvalidParameter, InferenceFailed):
             continue
-        return sample
-    return golden
+        largest = sample
+        if time.monotonic() - started > MAX_TRIAL_SECONDS:
+            break
+    return largest
+
+
+def _repeated(golden: Sample, graph: Graph, rules: RowRules, times: int) -> Sample:
+    repetitions = [tuple(times if size < 0 else 1 for size in spec.row_shape) for spec in rules.inputs]
+    inputs = {
+        spec.name: np.tile(golden.rows.inputs[spec.name], (1, *each))
+        for spec, each in zip(rules.inputs, repetitions, strict=True)
+    }
+    rows = Golden(inputs, {})
+    return Sample(rows, _row_shapes(rows, graph))
 
 
 def _most_repetitions(row_shapes: RowShapes, rules: RowRules) -> int:

@@ -101,13 +101,10 @@ def find(client: EngineClient, name: str, version: str | None, *, is_request: bo
 
 def split_name(known: set[str], name: str) -> tuple[str, str]:
     """The model's name and the graph's; the graph's is empty where none is named or the model is unknown."""
-    if name in known or not known:
+    if name in known:
         return name, ""
-    head, dot, graph_name = name.rpartition(".")
-    while dot and head not in known:
-        head, dot, _ = head.rpartition(".")
-        graph_name = name[len(head) + 1 :]
-    return (head, graph_name) if dot else (name, "")
+    model = max((each for each in known if name.startswith(f"{each}.")), key=len, default=None)
+    return (name, "") if model is None else (model, name[len(model) + 1 :])
 
 
 def main_graph(manifest: Manifest) -> str:

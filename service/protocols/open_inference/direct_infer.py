@@ -26,10 +26,11 @@ from service.protocols.open_inference.description import Target
 from service.protocols.open_inference.encoded_images import takes_images
 from service.protocols.open_inference.execution import AnswerMaker, Execution, Prepared
 from service.protocols.open_inference.reply import Reply, write_reply
-from service.protocols.open_inference.request import InferRequest, max_tensors, parse_request, raw_request
+from service.protocols.open_inference.request import InferRequest, parse_request, raw_request
 from service.protocols.open_inference.route import HEADER_LENGTH, MIN_CODED_BYTES, coded, reply_headers, uncoded
 from service.protocols.open_inference.tensors import RAW_ONLY, Tensor, raw_numbers
 from service.schema import shown
+from service.threads import INLINE_BYTES, off_loop
 
 MAX_PLANS = 512
 MAX_PLAN_BYTES = 4096
@@ -49,12 +50,14 @@ def header_bytes_of(scope: Scope) -> int | None:
     return int(lengths[0])
 
 
-def read_infer(target: Target, header_bytes: int | None, body: bytes) -> InferRequest:
+def read_infer(execution: Execution, target: Target, header_bytes: int | None, body: bytes) -> InferRequest:
     """Read a request for a model.
 
-    Raises: MalformedRequest, InvalidParameter.
+    Raises: MalformedRequest, InvalidParameter, PayloadTooLarge.
     """
-    return raw_request(target, body) if header_bytes == 0 else parse_request(body, header_bytes, max_tensors(target))
+    if header_bytes == 0:
+        return raw_request(target, body)
+    return parse_request(body, header_bytes, execution.inputs_of(target))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,10 @@ class ReplyWriter:
         if len(content) >= MIN_CODED_BYTES or (array.dtype.kind == "f" and not np.isfinite(array).all()):
             return None
         return b"content-type: application/json\r\ncontent-length: %d\r\n" % len(content), content
+
+    def is_large(self, arrays: Arrays) -> bool:
+        """Whether it takes long to write a reply."""
+        return not self._request.wants_binary and sum(array.nbytes for array in arrays.values()) > INLINE_BYTES
 
     def write(self, arrays: Arrays) -> Reply:
         """Write one reply.
@@ -144,7 +151,8 @@ class DirectInfer:
         Raises: ServiceError.
         """
         facts = exchange.head.derived or self._facts(exchange.head)
-        if not facts.is_valid:
+        json_bytes = len(body) if facts.header_bytes is None else facts.header_bytes
+        if not facts.is_valid or json_bytes > INLINE_BYTES:
             exchange.run(self._app, bytes(body))
             return
         elements = b""
@@ -171,7 +179,10 @@ class DirectInfer:
         """Begin to answer a request without a plan, and keep one for those that follow."""
         model, version = exchange.head.path_params["model"], exchange.head.path_params.get("version")
         target = self._execution.find(model, version)
-        request = read_infer(target, facts.header_bytes, body)
+        if len(body) > INLINE_BYTES and self._execution.inputs_of(target).takes_strings and facts.header_bytes:
+            exchange.run(self._app, body)
+            return
+        request = read_infer(self._execution, target, facts.header_bytes, body)
         if _has_images(target, request):
             exchange.run(self._app, body)
             return
@@ -240,17 +251,18 @@ class DirectInfer:
         if (repeated := writer.repeat(arrays)) is not None:
             exchange.reply(*repeated)
             return
-        reply, coding = writer.write(arrays), exchange.head.derived.coding
-        if not coding:
-            headers, content = uncoded(reply)
+        coding = exchange.head.derived.coding
+        if not coding and not writer.is_large(arrays):
+            headers, content = uncoded(writer.write(arrays))
             exchange.reply(render(headers), content)
             return
-        task = self._loop.create_task(self._send(exchange, reply, coding))
+        task = self._loop.create_task(self._send(exchange, writer, arrays, coding))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, exchange: Exchange, reply: Reply, coding: str) -> None:
+    async def _send(self, exchange: Exchange, writer: ReplyWriter, arrays: Arrays, coding: str) -> None:
         try:
+            reply = await off_loop(writer.write, arrays) if writer.is_large(arrays) else writer.write(arrays)
             headers, content = await coded(reply, coding, self._threads)
             exchange.reply(render(headers), content)
         except Exception as error:

@@ -42,14 +42,7 @@ class EncodedImages:
         ]
 
     async def _decoded(self, manifest: Manifest, spec: TensorSpec, tensor: Tensor, context: RequestContext) -> Tensor:
-        max_images = self._settings.max_images
-        is_column = len(tensor.shape) in (1, 2) and tensor.shape[1:] in ((), (1,))
-        if not is_column or not 1 <= tensor.shape[0] <= max_images:
-            raise InvalidParameter(
-                f"The shape of {shown(tensor.name)} is {list(tensor.shape)}; encoded images are a BYTES tensor of "
-                f"the shape [B] or [B, 1], B up to {max_images}.",
-                parameter=tensor.name,
-            )
+        check_column(tensor.name, tensor.shape, self._settings.max_images)
         rows = []
         for index, string in enumerate(unpack_strings(tensor.name, tensor.raw, tensor.num_elements)):
             try:
@@ -74,6 +67,20 @@ class EncodedImages:
         if manifest.stylization is not None:
             max_pixels = min(max_pixels, manifest.stylization.max_pixels)
         return (await self._decoder.photo(body, max_pixels=max_pixels, caller=caller)).colours
+
+
+def check_column(name: str, shape: tuple[int, ...], max_images: int) -> None:
+    """Check the shape of encoded images.
+
+    Raises: InvalidParameter.
+    """
+    is_column = len(shape) in (1, 2) and shape[1:] in ((), (1,))
+    if not is_column or not 1 <= shape[0] <= max_images:
+        raise InvalidParameter(
+            f"The shape of {shown(name)} is {list(shape)}; encoded images are a BYTES tensor of "
+            f"the shape [B] or [B, 1], B up to {max_images}.",
+            parameter=name,
+        )
 
 
 def takes_images(manifest: Manifest, spec: TensorSpec) -> bool:

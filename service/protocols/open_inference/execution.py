@@ -5,11 +5,11 @@ It checks tensors against the model's inputs; it does not know how requests are 
 
 from __future__ import annotations
 
-from collections.abc import KeysView, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from models.manifest import Graph, TensorSpec
+from models.manifest import Graph
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import Arrays, InferTarget
 from service.errors import InvalidParameter, ModelFailed, ModelNotReady, UnknownModel, Unsupported, UnsupportedTask
@@ -17,6 +17,7 @@ from service.http.request_context import RequestContext
 from service.protocols.open_inference import description
 from service.protocols.open_inference.description import Target, find, require_text, split_name
 from service.protocols.open_inference.encoded_images import EncodedImages
+from service.protocols.open_inference.inputs import ModelInputs, Rows, check_inputs
 from service.protocols.open_inference.reply import output_tensors, requested_outputs
 from service.protocols.open_inference.request import InferRequest, RequestedOutput, Scalar
 from service.protocols.open_inference.schema import (
@@ -29,13 +30,14 @@ from service.protocols.open_inference.schema import (
 )
 from service.protocols.open_inference.tensors import Tensor
 from service.quotas import Callers
-from service.schema import listed, read, shown
+from service.schema import read, shown
 from service.security import Key
 from service.settings import Settings
 from service.tasks.engine_work import EngineWork
 from service.tasks.image_decoding import ImageDecoder
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.audit import recorded
+from service.threads import INLINE_BYTES, off_loop
 
 _INDEX_STATES = {"loading": "LOADING", "ready": "READY", "unloading": "UNLOADING"}
 
@@ -48,15 +50,6 @@ class InferResult:
     model_version: str
     id: str | None
     outputs: tuple[tuple[RequestedOutput, Tensor], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The inputs in the graph's order; `row_shapes` is empty where the graph fixes them."""
-
-    payload: list[bytes | memoryview]
-    num_rows: int
-    row_shapes: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +72,13 @@ class AnswerMaker:
     graph: Graph
     requested: tuple[RequestedOutput, ...]
     labels: Sequence[str] | None
+
+    @property
+    def is_costly(self) -> bool:
+        """Whether elements become Python objects on the way."""
+        return any(each.num_classes for each in self.requested) or any(
+            spec.datatype == "BYTES" for spec in self.graph.outputs
+        )
 
     def result(self, arrays: Arrays) -> InferResult:
         """The outputs.
@@ -116,6 +116,10 @@ class Execution:
         """
         return find(self.client, model, version, is_request=is_request)
 
+    def inputs_of(self, target: Target) -> ModelInputs:
+        """What a request for a model may hold."""
+        return ModelInputs(target, self.settings.max_images)
+
     async def infer(
         self,
         model: str,
@@ -147,6 +151,8 @@ class Execution:
         if context.is_disconnected:
             self.client.cancel(call)
         arrays, context.timing = await call
+        if prepared.answer.is_costly and sum(array.nbytes for array in arrays.values()) > INLINE_BYTES:
+            return await off_loop(prepared.answer.result, arrays)
         return prepared.answer.result(arrays)
 
     def prepare(
@@ -279,60 +285,3 @@ def _graph_of(target: Target) -> Graph:
     raise UnsupportedTask(
         f"{target.model.name!r} generates text token by token; use generate or generate_stream instead of infer."
     )
-
-
-# --- A request's tensors as the engine takes them ---
-
-
-def check_inputs(graph: Graph, tensors: Sequence[Tensor]) -> Rows:
-    """Check that there is one tensor for each input, of its datatype and shape, and that all have the same rows.
-
-    Raises: InvalidParameter.
-    """
-    given = {tensor.name: tensor for tensor in tensors}
-    names = dict.fromkeys(spec.name for spec in graph.inputs)
-    if given.keys() != names.keys() or len(given) < len(tensors):
-        raise _wrong_names(given.keys(), names.keys())
-    ordered = [given[name] for name in names]
-    for spec, tensor in zip(graph.inputs, ordered, strict=True):
-        _check_one(spec, tensor)
-    payload = [tensor.raw for tensor in ordered]
-    if not graph.is_batched:
-        return Rows(payload, 1, tuple(tensor.shape for tensor in ordered))
-    num_rows = _same_rows(ordered)
-    is_open = any(size < 0 for spec in graph.inputs for size in spec.row_shape)
-    has_strings = any(spec.datatype == "BYTES" for spec in graph.inputs)
-    return Rows(payload, num_rows, tuple(t.shape[1:] for t in ordered) if is_open or has_strings else ())
-
-
-def _wrong_names(given: KeysView[str], names: KeysView[str]) -> InvalidParameter:
-    missing = [name for name in names if name not in given]
-    unknown = [name for name in given if name not in names]
-    parts = [f"the inputs {listed(missing)} are missing"] if missing else []
-    parts += [f"the inputs {listed(unknown)} are unknown"] if unknown else []
-    parts += [] if parts else ["inputs are given more than once"]
-    what = " and ".join(parts)
-    return InvalidParameter(f"{what[0].upper()}{what[1:]}; the model takes {listed([*names])}.", parameter="inputs")
-
-
-def _check_one(spec: TensorSpec, tensor: Tensor) -> None:
-    if tensor.datatype != spec.datatype:
-        raise InvalidParameter(
-            f"The datatype of {shown(spec.name)} is {tensor.datatype}; the model takes {spec.datatype}.",
-            parameter=spec.name,
-        )
-    is_fit = len(tensor.shape) == len(spec.shape)
-    if not is_fit or any(w not in (size, -1) for w, size in zip(spec.shape, tensor.shape, strict=True)):
-        raise InvalidParameter(
-            f"The shape of {shown(spec.name)} is {list(tensor.shape)}; the model takes {list(spec.shape)}, "
-            "-1 for any size.",
-            parameter=spec.name,
-        )
-
-
-def _same_rows(tensors: Sequence[Tensor]) -> int:
-    num_rows = tensors[0].shape[0]
-    if other := next((tensor for tensor in tensors if tensor.shape[0] != num_rows), None):
-        differing = f"{shown(tensors[0].name)} {num_rows}, {shown(other.name)} {other.shape[0]}"
-        raise InvalidParameter(f"The first axes differ: {differing}; all inputs must have the same number of rows.")
-    return num_rows

@@ -1,6 +1,6 @@
 """Reads an inference request: JSON, JSON followed by raw tensors, or one raw tensor alone.
 
-It checks the layout of the request; whether the model takes such inputs is checked in `execution.py`. Sources:
+It checks the layout of the request; whether the model takes such inputs is checked in `inputs.py`. Sources:
 inference_rest.md, extension_binary_data.md, extension_classification.md.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
@@ -23,13 +22,21 @@ from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, MalformedRequest, Unsupported
 from service.protocols.open_inference.description import Target
 from service.protocols.open_inference.encoded_images import takes_images
-from service.protocols.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor, tensor_from_json
-from service.schema import listed, shown
+from service.protocols.open_inference.inputs import ModelInputs, check_distinct
+from service.protocols.open_inference.tensors import (
+    ELEMENT_BYTES,
+    Declared,
+    Tensor,
+    declared_tensor,
+    raw_tensor,
+    shown_json,
+    tensor_from_json,
+)
+from service.schema import shown
 
-MAX_TENSORS = 4096
-"""Inputs or outputs in a request, unless the model has more."""
 NO_SHARED_MEMORY = "This service does not use its callers' shared memory; send raw tensors in the requests."
 Scalar = bool | int | float | str
+_MAX_PARAMETERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +66,10 @@ class InferRequest:
         return bool(self.parameters.get("binary_data_output", False))
 
 
-def max_tensors(target: Target) -> int:
-    """How many inputs, or outputs, a request may name: as many as the model has, and some more to be told which."""
-    graph = target.graph
-    return MAX_TENSORS if graph is None else max(MAX_TENSORS, len(graph.inputs), len(graph.outputs))
-
-
-def parse_request(body: bytes, header_bytes: int | None, max_tensors: int = MAX_TENSORS) -> InferRequest:
+def parse_request(body: bytes, header_bytes: int | None, model: ModelInputs) -> InferRequest:
     """Read a request whose JSON is the first `header_bytes` of the body; None: all of it.
 
-    Raises: MalformedRequest, InvalidParameter.
+    Raises: MalformedRequest, InvalidParameter, PayloadTooLarge.
     """
     if header_bytes is not None and not 0 < header_bytes <= len(body):
         raise MalformedRequest(
@@ -76,15 +77,19 @@ def parse_request(body: bytes, header_bytes: int | None, max_tensors: int = MAX_
             "of which the JSON is at least one."
         )
     raw = memoryview(body)[len(body) if header_bytes is None else header_bytes :]
-    document = _parse_json(body if header_bytes is None else body[:header_bytes])
+    text = body if header_bytes is None else body[:header_bytes]
+    model.json_bounds.check(text)
+    document = _parse_json(text)
+    items = _objects(document, "inputs", model.max_tensors)
+    declared = [_declared(item) for item in items]
+    model.check(declared)
     request = InferRequest(
-        inputs=_inputs(_objects(document, "inputs", max_tensors), raw, is_binary=header_bytes is not None),
-        outputs=tuple(_output(item) for item in _objects(document, "outputs", max_tensors)),
+        inputs=_inputs(zip(items, declared, strict=True), raw, is_binary=header_bytes is not None),
+        outputs=tuple(_output(item) for item in _objects(document, "outputs", model.max_tensors)),
         id=_id(document.get("id")),
         parameters=_parameters(document, "the request"),
     )
-    _require_distinct([tensor.name for tensor in request.inputs], "inputs")
-    _require_distinct([output.name for output in request.outputs], "outputs")
+    check_distinct([output.name for output in request.outputs], "outputs")
     _require_type(request.parameters, "binary_data_output", bool)
     return request
 
@@ -165,21 +170,27 @@ def _objects(document: simdjson.Object, name: str, max_tensors: int) -> list[sim
     return objects
 
 
-def _inputs(items: list[simdjson.Object], raw: memoryview, *, is_binary: bool) -> tuple[Tensor, ...]:
+def _declared(item: simdjson.Object) -> Declared:
+    name, datatype, shape = _name(item, "input"), item.get("datatype"), item.get("shape")
+    if not isinstance(datatype, str):
+        raise InvalidParameter(f"The datatype of {shown(name)} is missing; it must be a string.", parameter=name)
+    if not isinstance(shape, simdjson.Array):
+        raise InvalidParameter(f"The shape of {shown(name)} is missing; it must be a list.", parameter=name)
+    _refuse_shared_memory(_parameters(item, shown(name)), name)
+    return declared_tensor(name, datatype, shape)
+
+
+def _inputs(
+    items: Iterable[tuple[simdjson.Object, Declared]], raw: memoryview, *, is_binary: bool
+) -> tuple[Tensor, ...]:
     """The inputs; raw ones follow the JSON one after the other, to the end of the body."""
     tensors = []
     position = 0
-    for item in items:
-        name, datatype, shape = _name(item, "input"), item.get("datatype"), item.get("shape")
-        if not isinstance(datatype, str):
-            raise InvalidParameter(f"The datatype of {shown(name)} is missing; it must be a string.", parameter=name)
-        if not isinstance(shape, simdjson.Array):
-            raise InvalidParameter(f"The shape of {shown(name)} is missing; it must be a list.", parameter=name)
-        parameters = _parameters(item, shown(name))
-        _refuse_shared_memory(parameters, name)
-        size = parameters.get("binary_data_size")
+    for item, declared in items:
+        name = declared.name
+        size = _parameters(item, shown(name)).get("binary_data_size")
         if size is None:
-            tensors.append(tensor_from_json(name, datatype, shape.as_list(), item.get("data")))
+            tensors.append(tensor_from_json(declared, item.get("data")))
             continue
         if not is_binary or type(size) is not int or not 0 <= size <= len(raw) - position:
             raise InvalidParameter(
@@ -189,7 +200,7 @@ def _inputs(items: list[simdjson.Object], raw: memoryview, *, is_binary: bool) -
             )
         if item.get("data") is not None:
             raise InvalidParameter(f"{shown(name)} has both data and binary_data_size.", parameter=name)
-        tensors.append(raw_tensor(name, datatype, shape.as_list(), raw[position : position + size]))
+        tensors.append(raw_tensor(declared, raw[position : position + size]))
         position += size
     if position != len(raw):
         raise InvalidParameter(
@@ -225,7 +236,7 @@ def _name(item: simdjson.Object, kind: str) -> str:
 
 def _id(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
-        raise InvalidParameter(f"id is {shown(_plain(value))}; it must be a string.", parameter="id")
+        raise InvalidParameter(f"id is {shown_json(value)}; it must be a string.", parameter="id")
     return value
 
 
@@ -236,11 +247,13 @@ def _parameters(item: simdjson.Object, of: str) -> dict[str, Scalar]:
         return {}
     if not isinstance(found, simdjson.Object):
         raise MalformedRequest(f"The parameters of {of} must be an object.")
+    if len(found) > _MAX_PARAMETERS:
+        raise MalformedRequest(f"{of} has {len(found)} parameters; at most {_MAX_PARAMETERS} are accepted.")
     parameters: dict[str, Scalar] = {}
     for name, value in found.items():
         if not isinstance(value, bool | int | float | str):
             raise InvalidParameter(
-                f"The parameter {shown(name)} of {of} is {shown(_plain(value))}; it must be a string, "
+                f"The parameter {shown(name)} of {of} is {shown_json(value)}; it must be a string, "
                 "a number, true or false.",
                 parameter=name,
             )
@@ -248,21 +261,10 @@ def _parameters(item: simdjson.Object, of: str) -> dict[str, Scalar]:
     return parameters
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, simdjson.Array):
-        return value.as_list()
-    return value.as_dict() if isinstance(value, simdjson.Object) else value
-
-
 def _require_type(parameters: Mapping[str, Scalar], name: str, kind: type) -> None:
     if name in parameters and type(parameters[name]) is not kind:
         what = "true or false" if kind is bool else "a whole number"
         raise InvalidParameter(f"{name} is {shown(parameters[name])}; it must be {what}.", parameter=name)
-
-
-def _require_distinct(names: list[str], what: str) -> None:
-    if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise InvalidParameter(f"The {what} name {listed(repeated)} more than once.", parameter=what)
 
 
 # --- One raw tensor (extension_binary_data.md, "raw binary request") ---
@@ -290,7 +292,7 @@ def _raw_input(target: Target, spec: TensorSpec, rows: tuple[int, ...], sizes: t
         return Tensor(spec.name, "BYTES", (*rows, *(1 for _ in sizes)), pack_strings([body]))
     shape = _filled_shape(spec, sizes, len(body))
     if shape is not None:
-        return raw_tensor(spec.name, spec.datatype, (*rows, *shape), body)
+        return raw_tensor(Declared(spec.name, spec.datatype, (*rows, *shape)), body)
     if takes_images(target.model.manifest, spec):
         return Tensor(spec.name, "BYTES", (1,), pack_strings([body]))
     raise InvalidParameter(

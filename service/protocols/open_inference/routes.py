@@ -5,6 +5,7 @@ Those that generate text are in `text_routes.py`. Sources: inference_rest.md, Tr
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from service.errors import InvalidParameter, ServiceError, Unsupported
@@ -29,7 +30,8 @@ from service.protocols.open_inference.route import (
 )
 from service.protocols.open_inference.schema import error_responses
 from service.protocols.open_inference.text_routes import Generate, GenerateStream
-from service.schema import Answer, read, shown
+from service.schema import Answer, json_bounds, read, shown
+from service.threads import INLINE_BYTES, by_size, off_loop
 
 # --- The server ---
 
@@ -194,11 +196,14 @@ class Infer(OpenInferenceRoute):
     async def answer(self, request: OpenInferenceRequest) -> Reply:
         """Compute a model's outputs for tensors."""
         target = self.execution.find(request.model, request.version)
-        infer = read_infer(target, header_bytes_of(request.scope), request.body)
+        read = partial(read_infer, self.execution, target, header_bytes_of(request.scope))
+        infer = await by_size(read, request.body)
         result = await self.execution.infer(
             request.model, request.version, infer, request.context, timeout_seconds=self.timeout_seconds(request)
         )
-        return write_reply(result.model_name, result.model_version, infer, result.outputs)
+        write = partial(write_reply, result.model_name, result.model_version, infer, result.outputs)
+        is_large = sum(len(tensor.raw) for _, tensor in result.outputs) > INLINE_BYTES
+        return await off_loop(write) if is_large and not infer.wants_binary else write()
 
 
 # --- The repository ---
@@ -216,7 +221,7 @@ class RepositoryIndex(OpenInferenceRoute):
 
     async def answer(self, request: OpenInferenceRequest) -> list[schema.IndexEntry]:
         """List every version in the repository with its state."""
-        parameters = read(schema.IndexParameters, _members(request))
+        parameters = read(schema.IndexParameters, await _members(request))
         return await self.execution.index(request.context.caller, is_ready=parameters.ready)
 
 
@@ -231,7 +236,7 @@ class LoadModel(OpenInferenceRoute):
 
     async def answer(self, request: OpenInferenceRequest) -> dict[str, Any]:
         """Load a model, or load it again."""
-        await self.execution.load(request.model, _parameters(request), request.context)
+        await self.execution.load(request.model, await _parameters(request), request.context)
         return {}
 
 
@@ -246,16 +251,19 @@ class UnloadModel(OpenInferenceRoute):
 
     async def answer(self, request: OpenInferenceRequest) -> dict[str, Any]:
         """Unload a model."""
-        await self.execution.unload(request.model, _parameters(request), request.context)
+        await self.execution.unload(request.model, await _parameters(request), request.context)
         return {}
 
 
-def _members(request: OpenInferenceRequest) -> dict[str, Any]:
-    return parse_json_object(request.body) if request.body.strip() else {}
+_BOUNDS = json_bounds(schema.IndexParameters, schema.LoadParameters, schema.UnloadParameters)
 
 
-def _parameters(request: OpenInferenceRequest) -> dict[str, Any]:
-    members = _members(request)
+async def _members(request: OpenInferenceRequest) -> dict[str, Any]:
+    return await by_size(partial(parse_json_object, bounds=_BOUNDS), request.body) if request.body.strip() else {}
+
+
+async def _parameters(request: OpenInferenceRequest) -> dict[str, Any]:
+    members = await _members(request)
     for name in members:
         if name != "parameters":
             raise InvalidParameter(f"Unknown member {shown(name)}; known is parameters.", parameter=name)

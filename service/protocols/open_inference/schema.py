@@ -16,6 +16,9 @@ from service.http.routing import Responses
 from service.schema import Answer, Parameters, properties, required
 from service.tasks.text_generation.schema import MAX_INTEGER, SamplingParameters
 
+MAX_CONFIG = 2**16
+"""Characters of a model's configuration."""
+
 # --- The server and its models ---
 
 
@@ -183,7 +186,9 @@ class IndexParameters(Parameters):
 class LoadParameters(Parameters):
     """The parameters of `load`."""
 
-    config: Annotated[str, Meta(description="JSON to use in place of the model's config.toml.")] = ""
+    config: Annotated[
+        str, Meta(max_length=MAX_CONFIG, description="JSON to use in place of the model's config.toml.")
+    ] = ""
 
 
 class UnloadParameters(Parameters):

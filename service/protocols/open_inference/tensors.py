@@ -8,9 +8,9 @@ straight from one, without a Python object for each. What JSON has no number for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from math import prod
 from typing import Any, Literal
 
@@ -60,6 +60,24 @@ class Tensor:
         return prod(self.shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What a tensor is said to be, apart from its elements."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def declared_tensor(name: str, datatype: str, shape: Iterable[object]) -> Declared:
+    """Check what is said of a tensor by itself.
+
+    Raises: InvalidParameter.
+    """
+    check_datatype(name, datatype)
+    return Declared(name, datatype, check_shape(name, [*islice(shape, MAX_AXES + 1)]))
+
+
 def check_datatype(name: str, datatype: str) -> None:
     """Check that the protocol knows the datatype.
 
@@ -87,13 +105,12 @@ def check_shape(name: str, shape: Sequence[object]) -> tuple[int, ...]:
     return sizes
 
 
-def raw_tensor(name: str, datatype: str, shape: Sequence[object], raw: bytes | memoryview) -> Tensor:
+def raw_tensor(declared: Declared, raw: bytes | memoryview) -> Tensor:
     """Make a tensor of bytes that came as they are.
 
     Raises: InvalidParameter where datatype, shape and number of bytes do not agree.
     """
-    check_datatype(name, datatype)
-    sizes = check_shape(name, shape)
+    name, datatype, sizes = declared.name, declared.datatype, declared.shape
     num_elements = prod(sizes)
     if datatype == "BYTES":
         unpack_strings(name, raw, num_elements)
@@ -137,27 +154,29 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], np.dtype[Any]]] = {
     "f": ("d", np.dtype("<f8")),
 }
 RAW_ONLY = ("FP16", "BF16")
+_PIECE_ELEMENTS = 2**15  # written at once; other threads wait meanwhile
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def tensor_from_json(name: str, datatype: str, shape: Sequence[object], data: Any) -> Tensor:
+def tensor_from_json(declared: Declared, data: Any) -> Tensor:
     """Make a tensor of parsed JSON `data`, nested or flat, row-major.
 
     Raises: InvalidParameter where datatype, shape and data do not agree.
     """
-    check_datatype(name, datatype)
-    sizes = check_shape(name, shape)
+    name, datatype, sizes = declared.name, declared.datatype, declared.shape
     if datatype in RAW_ONLY:
         raise _refusal(name, f"{datatype} is accepted only as raw bytes; use the binary tensor data extension")
     if not isinstance(data, simdjson.Array):
         raise _refusal(name, "its data must be an array")
     if datatype in ("BYTES", "BOOL"):
-        raw, num_elements = _from_values(name, datatype, list(_leaves(data)))
+        raw, num_elements = _from_values(name, datatype, list(islice(_leaves(data), prod(sizes) + 1)))
     else:
         array = _numbers(name, datatype, data)
         raw, num_elements = array.tobytes(), array.size
     if num_elements != prod(sizes):
-        raise _refusal(name, f"its data has {num_elements} elements; the shape {list(sizes)} has {prod(sizes)}")
+        more = "more than " if num_elements == prod(sizes) + 1 and datatype in ("BYTES", "BOOL") else ""
+        num_elements -= bool(more)
+        raise _refusal(name, f"its data has {more}{num_elements} elements; the shape {list(sizes)} has {prod(sizes)}")
     return Tensor(name, datatype, sizes, raw)
 
 
@@ -210,16 +229,23 @@ def _misfit(name: str, datatype: str, at: int, value: Any) -> InvalidParameter:
         return _refusal(name, f"element {at} is {written}, which {datatype} cannot hold")
     is_float = datatype.startswith("FP")
     valid = f"numbers or the strings {', '.join(_NOT_FINITE)}" if is_float else "whole numbers without a decimal point"
-    return _refusal(name, f"element {at} is {shown(value)}; {datatype} must be {valid}")
+    return _refusal(name, f"element {at} is {shown_json(value)}; {datatype} must be {valid}")
 
 
 def _from_values(name: str, datatype: str, values: list[Any]) -> tuple[bytes, int]:
     kind, what = (bool, "true or false") if datatype == "BOOL" else (str, "texts")
     for at, value in enumerate(values):
         if not isinstance(value, kind):
-            raise _refusal(name, f"element {at} is {shown(value)}; {datatype} must be {what}")
+            raise _refusal(name, f"element {at} is {shown_json(value)}; {datatype} must be {what}")
     raw = bytes(values) if datatype == "BOOL" else pack_strings(values)
     return raw, len(values)
+
+
+def shown_json(value: Any) -> str:
+    """Format a parsed value for an error message, without making objects of all it holds."""
+    if isinstance(value, simdjson.Array | simdjson.Object):
+        return f"{'a list' if isinstance(value, simdjson.Array) else 'an object'} of {len(value)}"
+    return shown(value)
 
 
 def _leaves(data: simdjson.Array) -> Iterator[Any]:
@@ -230,7 +256,7 @@ def _leaves(data: simdjson.Array) -> Iterator[Any]:
             if isinstance(value, simdjson.Array):
                 open_arrays.append(iter(value))
                 break
-            yield value.as_dict() if isinstance(value, simdjson.Object) else value
+            yield value
         else:
             open_arrays.pop()
 
@@ -248,17 +274,21 @@ def json_data(tensor: Tensor) -> Any:
         except UnicodeDecodeError as error:
             raise _refusal(tensor.name, "its bytes are no UTF-8 text; request it with binary_data") from error
     array = np.frombuffer(tensor.raw, NUMPY_DTYPES[tensor.datatype].newbyteorder("<"))
-    return array if array.dtype.kind != "f" or np.isfinite(array).all() else _with_names(array)
+    if array.size <= _PIECE_ELEMENTS and (array.dtype.kind != "f" or np.isfinite(array).all()):
+        return array
+    starts = range(0, array.size, _PIECE_ELEMENTS)
+    return orjson.Fragment(b"[%b]" % b",".join([_piece(array[start : start + _PIECE_ELEMENTS]) for start in starts]))
 
 
-def _with_names(array: NDArray[Any]) -> orjson.Fragment:
-    """The elements as JSON, with the names of those that are no JSON numbers; orjson writes null for each."""
-    names = [
-        "NaN" if value != value else "Infinity" if value > 0 else "-Infinity" for value in array[~np.isfinite(array)]
-    ]
-    between = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
-    named = (b'"%b"' % name.encode("ascii") for name in names)
-    return orjson.Fragment(b"".join(piece for pair in zip_longest(between, named, fillvalue=b"") for piece in pair))
+def _piece(array: NDArray[Any]) -> bytes:
+    """Elements as JSON without brackets: those that are no JSON numbers by name; orjson writes null for each."""
+    text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    if array.dtype.kind != "f" or (is_finite := np.isfinite(array)).all():
+        return text
+    names = (
+        b'"NaN"' if value != value else b'"Infinity"' if value > 0 else b'"-Infinity"' for value in array[~is_finite]
+    )
+    return b"".join(piece for pair in zip_longest(text.split(b"null"), names, fillvalue=b"") for piece in pair)
 
 
 def _refusal(name: str, why: str) -> InvalidParameter:

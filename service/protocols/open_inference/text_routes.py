@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from msgspec import UNSET
@@ -33,13 +34,16 @@ from service.protocols.open_inference.schema import (
     TextParameters,
     TextResponse,
 )
-from service.schema import fields_of, read, shown
+from service.schema import fields_of, json_bounds, read, shown
 from service.tasks.text_generation import process as text
 from service.tasks.text_generation.detokenization import TextChunk
 from service.tasks.text_generation.routes import OWN_SEED_BITS
 from service.tasks.text_generation.schema import DEFAULT_MAX_TOKENS
 from service.tasks.text_generation.sequences import RunningSequence, Sequences, sampling_of
 from service.tasks.tokenizers import language_of
+from service.threads import by_size
+
+_BOUNDS = json_bounds(TextInput, TextParameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ class Generate(OpenInferenceRoute):
 
         Raises: ServiceError.
         """
-        body, seconds = parse_json_object(request.body), self.timeout_seconds(request)
+        seconds = self.timeout_seconds(request)
+        body = await by_size(partial(parse_json_object, bounds=_BOUNDS), request.body)
         prompted = Prompted(request.model, request.version, body, request.context, seconds)
         return await begin_text(self.execution, prompted, streams=self.streams)
 

@@ -28,6 +28,7 @@ from service.tasks.text_generation.schema import (
     TokensParameters,
 )
 from service.tasks.tokenizers import language_of
+from service.threads import off_loop
 
 # Five digits keep the JSON of all heads small, and are more than a heat map can show.
 ATTENTION_DIGITS = 5
@@ -97,7 +98,7 @@ class Detokenize(TextRoute):
         parameters = await self.read(request, TokensParameters)
         tokenizer = await self.tokenizers.of(request.model)
         text.check_tokens(parameters.tokens, tokenizer.vocab_size, "tokens")
-        content = tokenizer.decode(parameters.tokens)
+        content = await off_loop(tokenizer.decode, parameters.tokens)
         return DetokenizeAnswer(model=request.model.name, version=request.model.version, text=content)
 
 
@@ -139,7 +140,7 @@ class Score(TextRoute):
             num_tokens=len(encoded),
             num_bytes=num_bytes,
             num_windows=len(windows),
-            tokens=_scored(tokenizer, encoded, logprobs),
+            tokens=await off_loop(_scored, tokenizer, encoded, logprobs),
             **text.summary(logprobs, num_bytes),
         )
 

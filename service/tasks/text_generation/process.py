@@ -21,11 +21,11 @@ def check_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:
 
     Raises: UnknownToken for the first that is not.
     """
-    for token in tokens:
-        if not 0 <= token < vocab_size:
-            raise UnknownToken(
-                f"{name} contains the token {token}; token ids of this model are 0 to {vocab_size - 1}.", parameter=name
-            )
+    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
+        token = next(token for token in tokens if not 0 <= token < vocab_size)
+        raise UnknownToken(
+            f"{name} contains the token {token}; token ids of this model are 0 to {vocab_size - 1}.", parameter=name
+        )
 
 
 def with_bos(tokens: list[int], language: Language) -> list[int]:

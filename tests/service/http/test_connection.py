@@ -237,7 +237,7 @@ def test_an_id_that_the_caller_gives_is_kept(running: RunningService) -> None:
 def test_a_request_that_fails_says_why_and_the_next_is_answered(running: RunningService) -> None:
     good, peer = infer(row(3)), ApiConnection(running.url)
     for bad, why in (
-        (good.replace(b"FP32", b"FP64"), b"has 12 bytes"),
+        (good.replace(b"FP32", b"FP64"), b"the model takes FP32"),
         (good.replace(b"[1, 3]", b"[3, 1]"), b"The shape of"),
         (good.replace(b'"x"', b'"z"'), b"are missing"),
     ):

@@ -88,7 +88,7 @@ def test_the_level_is_obeyed(
 def test_a_library_that_chatters_is_quiet(stream: Terminal) -> None:
     configure_logging(Settings(log_level="debug"), "api")
 
-    logging.getLogger("python_multipart").debug("calling on_part_begin")
+    logging.getLogger("asyncio").debug("Using selector: EpollSelector")
     logging.getLogger("uvicorn.error").info("Started server")
 
     assert stream.getvalue() == ""

@@ -17,11 +17,13 @@ from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, Unsupported
 from service.protocols.open_inference.execution import InferResult
 from service.protocols.open_inference.grpc.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from service.protocols.open_inference.request import MAX_TENSORS, NO_SHARED_MEMORY, InferRequest, RequestedOutput
-from service.protocols.open_inference.tensors import Tensor, check_datatype, check_shape, raw_tensor
+from service.protocols.open_inference.inputs import ModelInputs
+from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest, RequestedOutput
+from service.protocols.open_inference.tensors import Declared, Tensor, declared_tensor, raw_tensor
 from service.schema import shown
 
 _SHARED_MEMORY = "shared_memory_region"
+_PIECE_ELEMENTS = 2**15  # read at once; other threads wait meanwhile
 CONTENTS = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -39,11 +41,12 @@ CONTENTS = {
 """The field of the contents that holds the elements of a datatype; FP16 and BF16 have none and must be raw."""
 
 
-def read_request(message: ModelInferRequest, max_tensors: int = MAX_TENSORS) -> InferRequest:
+def read_request(message: ModelInferRequest, model: ModelInputs) -> InferRequest:
     """Read an inference request, apart from the model's name.
 
-    Raises: InvalidParameter; Unsupported for a tensor in shared memory.
+    Raises: InvalidParameter; PayloadTooLarge; Unsupported for a tensor in shared memory.
     """
+    max_tensors = model.max_tensors
     if max(len(message.inputs), len(message.outputs)) > max_tensors:
         raise InvalidParameter(
             f"The request has {len(message.inputs)} inputs and {len(message.outputs)} outputs; "
@@ -51,16 +54,18 @@ def read_request(message: ModelInferRequest, max_tensors: int = MAX_TENSORS) -> 
         )
     for tensor in message.inputs:
         _refuse_shared_memory(tensor.name, tensor.parameters)
-    raw = list(message.raw_input_contents)
+    declared = [declared_tensor(tensor.name, tensor.datatype, tensor.shape) for tensor in message.inputs]
+    model.check(declared)
+    raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise InvalidParameter(
             f"The request has {len(message.inputs)} inputs and {len(raw)} raw_input_contents; it must have one of them "
             "for each input, or none."
         )
     if raw:
-        inputs = tuple(tensor_from_raw(tensor, data) for tensor, data in zip(message.inputs, raw, strict=True))
+        inputs = tuple(map(tensor_from_raw, message.inputs, declared, raw))
     else:
-        inputs = tuple(tensor_from_contents(tensor) for tensor in message.inputs)
+        inputs = tuple(map(tensor_from_contents, message.inputs, declared))
     return InferRequest(
         inputs=inputs,
         outputs=tuple(_output(output) for output in message.outputs),
@@ -111,7 +116,7 @@ def _refuse_shared_memory(name: str, parameters: Mapping[str, Any]) -> None:
 # --- Tensors ---
 
 
-def tensor_from_raw(message: ModelInferRequest.InferInputTensor, raw: bytes) -> Tensor:
+def tensor_from_raw(message: ModelInferRequest.InferInputTensor, declared: Declared, raw: bytes) -> Tensor:
     """Make a tensor from its description and its element of `raw_input_contents`.
 
     Raises: InvalidParameter where they do not agree, or the tensor has contents too.
@@ -121,17 +126,15 @@ def tensor_from_raw(message: ModelInferRequest.InferInputTensor, raw: bytes) -> 
             f"{shown(message.name)} has contents, and the request raw_input_contents; use one of them for all inputs.",
             parameter=message.name,
         )
-    return raw_tensor(message.name, message.datatype, list(message.shape), raw)
+    return raw_tensor(declared, raw)
 
 
-def tensor_from_contents(message: ModelInferRequest.InferInputTensor) -> Tensor:
+def tensor_from_contents(message: ModelInferRequest.InferInputTensor, declared: Declared) -> Tensor:
     """Make a tensor that holds its elements itself.
 
     Raises: InvalidParameter where datatype, shape and contents do not agree.
     """
-    name, datatype = message.name, message.datatype
-    check_datatype(name, datatype)
-    sizes = check_shape(name, list(message.shape))
+    name, datatype, sizes = declared.name, declared.datatype, declared.shape
     field = CONTENTS.get(datatype)
     if field is None:
         raise InvalidParameter(
@@ -156,7 +159,10 @@ def _packed(name: str, datatype: str, elements: Any) -> bytes:
     dtype = NUMPY_DTYPES[datatype].newbyteorder("<")
     # Eight and sixteen bits come in a field of 32.
     wide = np.dtype(f"<{dtype.kind}4") if dtype.kind in "iu" and dtype.itemsize < 4 else dtype
-    numbers = np.array(elements, wide)
+    numbers = np.empty(len(elements), wide)
+    for start in range(0, len(elements), _PIECE_ELEMENTS):
+        end = start + _PIECE_ELEMENTS
+        numbers[start:end] = elements[start:end]
     if dtype == wide:
         return numbers.tobytes()
     narrow = numbers.astype(dtype)

@@ -19,7 +19,7 @@ from service.protocols.open_inference.grpc.calls import Call, Calls
 from service.protocols.open_inference.grpc.messages import parameter_values, read_request, write_result
 from service.protocols.open_inference.grpc.streams import FINAL, Respond, Streams
 from service.protocols.open_inference.grpc.streams import NAME as STREAM_NAME
-from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest, max_tensors
+from service.protocols.open_inference.request import NO_SHARED_MEMORY, InferRequest
 from service.protocols.open_inference.schema import TensorMetadata
 from service.protocols.open_inference.tensors import unpack_strings
 from service.protocols.open_inference.text_routes import Prompted, begin_text
@@ -27,6 +27,7 @@ from service.schema import shown
 from service.security import Access
 from service.tasks.text_generation.detokenization import TextChunk
 from service.tasks.text_generation.sequences import RunningSequence
+from service.threads import INLINE_BYTES, off_loop
 
 NAME = "inference.GRPCInferenceService"
 
@@ -129,10 +130,13 @@ class Methods:
         return self._execution.find(request.model_name, request.model_version or None)
 
     async def _compute(self, request: pb.ModelInferRequest, target: Target, call: Call) -> pb.ModelInferResponse:
+        inputs = self._execution.inputs_of(target)
+        is_small = call.request_context.request_bytes <= INLINE_BYTES
+        infer = read_request(request, inputs) if is_small else await off_loop(read_request, request, inputs)
         result = await self._execution.infer(
             request.model_name,
             request.model_version or None,
-            read_request(request, max_tensors(target)),
+            infer,
             call.request_context,
             timeout_seconds=call.seconds_left,
         )
@@ -141,7 +145,7 @@ class Methods:
     async def _stream_infer(self, request: pb.ModelInferRequest, call: Call, respond: Respond) -> None:
         target = self._find(request)
         if target.writes_text:
-            await _stream_text(self._execution, request, call, respond)
+            await _stream_text(self._execution, target, request, call, respond)
             return
         response = await self._compute(request, target, call)
         response.parameters[FINAL].bool_param = True
@@ -200,12 +204,14 @@ def _refuse(why: str) -> Callable[[Any, Call], Awaitable[Message]]:
 # --- Text generators over ModelStreamInfer: one BYTES element in, a response for each chunk of text out ---
 
 
-async def _stream_text(execution: Execution, request: pb.ModelInferRequest, call: Call, respond: Respond) -> None:
+async def _stream_text(
+    execution: Execution, target: Target, request: pb.ModelInferRequest, call: Call, respond: Respond
+) -> None:
     """Continue the text of a request, with one response for each chunk; the last is marked as final.
 
     Raises: ServiceError.
     """
-    infer = read_request(request)
+    infer = read_request(request, execution.inputs_of(target))
     parameters = {name: value for name, value in infer.parameters.items() if name not in _IGNORED}
     body = {TEXT_INPUT: _prompt(infer), "parameters": parameters}
     seconds = execution.timeout_seconds(infer.parameters.get("timeout"), call.seconds_left)

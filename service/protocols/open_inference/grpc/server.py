@@ -212,7 +212,7 @@ class Health:
     async def _watch(self, data: bytes, context: Context) -> None:
         """Send the status, and each change of it, until the caller leaves or the server stops."""
         try:
-            request = parse(HealthCheckRequest, data)
+            request = await parse(HealthCheckRequest, data)
         except MalformedRequest as error:
             await context.abort(code_of(error), error.message)
         sent = None

@@ -99,7 +99,7 @@ class Streams:
             await self._answer(request, call, pending.responses.put_nowait)
 
         try:
-            pending.request = parse(ModelInferRequest, data)
+            pending.request = await parse(ModelInferRequest, data)
             await self._calls.answer(pending.request, pending.call, answer)
         except Exception as error:
             pending.refusal = self._calls.refusal(error, pending.call.request_context)

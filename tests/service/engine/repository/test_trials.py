@@ -269,6 +269,42 @@ def test_a_trial_that_takes_too_much_memory_says_what_would_settle_it(tmp_path: 
     assert "--load-memory-bytes" in problem
 
 
+def test_sizes_that_take_too_much_memory_are_named_with_what_to_set(tmp_path: Path) -> None:
+    attention = graph(
+        node("Shape", ["x"], ["s"]), node("Mul", ["s", "k"], ["t"]), node("ConstantOfShape", ["t"], ["z"]),
+        node("ReduceSum", ["z"], ["r"]), node("Add", ["x", "r"], ["y"]),
+        inputs=[("x", FLOAT, ["N", "L"])], output=("y", FLOAT, ["N", "L"]), k=np.int64(20_000),
+    )  # fmt: skip
+
+    problem = verdict_of(tmp_path, attention, memory_bytes=2**28).problem
+
+    assert "take more than 268435456 bytes: put sizes that it takes into config.toml" in problem
+    assert "--load-memory-bytes" in problem
+
+
+@pytest.mark.parametrize(
+    ("axes", "advised"),
+    [(["N", "K"], "sizes = {K = 8}"), (["N", "a b"], 'sizes = {"a b" = 8}'), ([3, None], 'sizes = {"x[1]" = 8}')],
+)
+def test_a_graph_that_nothing_fits_says_what_to_put_into_its_configuration(
+    tmp_path: Path, axes: list[Any], advised: str
+) -> None:
+    wide = graph(node("MatMul", ["x", "w"], ["y"]), inputs=[("x", FLOAT, axes)], w=np.ones((777, 4), np.float32))
+
+    assert advised in verdict_of(tmp_path, wide).reason
+    sizes = {("x[1]" if axes[1] is None else axes[1]): 777}
+    assert verdict_of(tmp_path, wide, sizes=sizes).shapes["x"][1] == 777
+
+
+def test_inputs_that_are_tried_are_bounded_in_bytes_and_small_ones_come_first(tmp_path: Path) -> None:
+    trial = trial_of(tmp_path, one_node("Neg", TensorProto.DOUBLE, ["N", "A", "B", "C"]))
+
+    num_bytes = [8 * int(np.prod(shapes["x"])) for shapes in trial.shapes(is_batched=True)]
+
+    assert num_bytes[0] <= 64
+    assert max(num_bytes) <= trials.MAX_BYTES
+
+
 def test_a_trial_that_takes_too_long_leaves_the_graph_unbatched(tmp_path: Path) -> None:
     endless = graph(node("Loop", ["most", "yes", "x"], ["y"], body=DOUBLING), most=np.int64(2**62), yes=np.array(True))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from models.manifest import Batching, Graph, Manifest, TensorSpec
+from service.protocols.open_inference.description import Target
+from service.protocols.open_inference.inputs import ModelInputs
 
 
 def graph_of(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...] = (), *, is_batched: bool = True) -> Graph:
@@ -23,3 +26,7 @@ def manifest_of(task: Any, graphs: tuple[str, ...]) -> Manifest:
         graphs={name: graph_of((spec,), (spec,)) for name in graphs},
         batching=Batching(max_batch_size=4, buckets=(4,)),
     )
+
+
+ANY_MODEL = ModelInputs(Target(SimpleNamespace(manifest=SimpleNamespace(graphs={})), ""), 64)  # type: ignore[arg-type]
+"""Takes whatever tensors a request holds."""

@@ -19,7 +19,8 @@ from service.engine.transport.messages import InferenceTiming, InferTarget, Mode
 from service.engine.transport.strings import pack_strings
 from service.errors import Cancelled, InvalidParameter, UnknownModel
 from service.http.request_context import RequestContext
-from service.protocols.open_inference.execution import Execution, InferResult, check_inputs
+from service.protocols.open_inference.execution import Execution, InferResult
+from service.protocols.open_inference.inputs import check_inputs
 from service.protocols.open_inference.reply import output_tensors, requested_outputs
 from service.protocols.open_inference.request import InferRequest, RequestedOutput
 from service.protocols.open_inference.tensors import Tensor, unpack_strings

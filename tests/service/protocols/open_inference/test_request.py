@@ -21,16 +21,15 @@ from models.manifest import NUMPY_DTYPES, TensorSpec
 from service.engine.transport.strings import pack_strings
 from service.errors import InvalidParameter, MalformedRequest, ServiceError
 from service.protocols.open_inference.description import Target
+from service.protocols.open_inference.inputs import MAX_TENSORS, ModelInputs
 from service.protocols.open_inference.reply import classify, write_reply
 from service.protocols.open_inference.request import (
-    MAX_TENSORS,
     InferRequest,
     RequestedOutput,
-    max_tensors,
     parse_request,
 )
-from service.protocols.open_inference.tensors import ELEMENT_BYTES, Tensor, raw_tensor, unpack_strings
-from tests.service.protocols.open_inference.manifests import graph_of
+from service.protocols.open_inference.tensors import ELEMENT_BYTES, Declared, Tensor, raw_tensor, unpack_strings
+from tests.service.protocols.open_inference.manifests import ANY_MODEL, graph_of
 
 JSON_DATATYPES = sorted(set(NUMPY_DTYPES) - {"FP16", "BF16", "BYTES"})
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5)
@@ -56,7 +55,7 @@ def described(array: np.ndarray[Any, Any], datatype: str, **members: Any) -> dic
 def parsed(*inputs: dict[str, Any], raw: bytes | None = None, **members: Any) -> InferRequest:
     """The request with these inputs, the JSON followed by `raw` where it is given."""
     text = json.dumps({"inputs": list(inputs)} | members).encode()
-    return parse_request(text + (raw or b""), None if raw is None else len(text))
+    return parse_request(text + (raw or b""), None if raw is None else len(text), ANY_MODEL)
 
 
 def refused(*inputs: dict[str, Any], raw: bytes | None = None, **members: Any) -> str:
@@ -136,7 +135,7 @@ def test_a_number_beyond_doubles_is_named(number: str) -> None:
     body = b'{"inputs": [{"name": "1e500", "shape": [1], "datatype": "FP64", "data": [%b]}]}' % number.encode()
 
     with pytest.raises(InvalidParameter, match=re.escape(number.lstrip("-")[:20])):
-        parse_request(body, None)
+        parse_request(body, None, ANY_MODEL)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,7 @@ def test_what_is_no_number_stays_none(number: str) -> None:
     body = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [10000000000000000000000, %b]}]}'
 
     with pytest.raises(MalformedRequest):
-        parse_request(body % number.encode(), None)
+        parse_request(body % number.encode(), None, ANY_MODEL)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_the_time_for_a_number_that_the_parser_does_not_take_is_linear(text: byt
     began = time.process_time()
     for end in (b"1]}", b"100000000000000000000000]}", b"1e999"):
         with contextlib.suppress(MalformedRequest, InvalidParameter):
-            parse_request(b'{"inputs": [100000000000000000000,' + text + end, None)
+            parse_request(b'{"inputs": [100000000000000000000,' + text + end, None, ANY_MODEL)
 
     assert time.process_time() - began < 10  # it takes a second; square, it would take hours
 
@@ -183,14 +182,14 @@ def test_elements_may_lie_as_deep_as_the_parser_goes(datatype: str, element: Any
 
 def test_a_request_may_name_as_many_tensors_as_the_model_has() -> None:
     inputs = tuple(TensorSpec(name=f"x{at}", datatype="FP32", shape=(-1, 1)) for at in range(MAX_TENSORS + 1))
-    model = SimpleNamespace(manifest=SimpleNamespace(graphs={"model": graph_of(inputs)}))
-    allowed = max_tensors(Target(model, "model"))  # type: ignore[arg-type]
+    manifest = SimpleNamespace(graphs={"model": graph_of(inputs)}, task="tensors")
+    model = ModelInputs(Target(SimpleNamespace(manifest=manifest), "model"), 64)  # type: ignore[arg-type]
     items = [{"name": spec.name, "shape": [1, 1], "datatype": "FP32", "data": [1]} for spec in inputs]
     body = json.dumps({"inputs": items}).encode()
 
-    assert len(parse_request(body, None, allowed).inputs) == MAX_TENSORS + 1
+    assert len(parse_request(body, None, model).inputs) == MAX_TENSORS + 1
     with pytest.raises(MalformedRequest, match=f"up to {MAX_TENSORS}"):
-        parse_request(body, None)
+        parse_request(body, None, ANY_MODEL)
 
 
 def test_a_name_that_is_given_twice_among_thousands_is_found_at_once() -> None:
@@ -322,13 +321,13 @@ def test_raw_bytes_that_do_not_add_up_are_refused(size: Any, raw: bytes | None) 
 )
 def test_a_request_that_is_none_is_refused(body: bytes) -> None:
     with pytest.raises((MalformedRequest, InvalidParameter)):
-        parse_request(body, None)
+        parse_request(body, None, ANY_MODEL)
 
 
 @given(st.binary(max_size=200), st.none() | st.integers(-5, 300))
 def test_any_bytes_are_parsed_or_refused(body: bytes, header_bytes: int | None) -> None:
     with contextlib.suppress(MalformedRequest, InvalidParameter):
-        assert isinstance(parse_request(body, header_bytes), InferRequest)
+        assert isinstance(parse_request(body, header_bytes, ANY_MODEL), InferRequest)
 
 
 def test_what_json_cannot_say_is_refused_with_the_way_out() -> None:
@@ -354,6 +353,6 @@ def test_scores_become_the_best_classes() -> None:
 def test_a_raw_tensor_of_another_length_is_refused(datatype: str) -> None:
     size = ELEMENT_BYTES[datatype]
 
-    assert raw_tensor("x", datatype, [3], bytes(3 * size)).num_elements == 3
+    assert raw_tensor(Declared("x", datatype, (3,)), bytes(3 * size)).num_elements == 3
     with pytest.raises(InvalidParameter, match="has"):
-        raw_tensor("x", datatype, [3], bytes(3 * size + 1))
+        raw_tensor(Declared("x", datatype, (3,)), bytes(3 * size + 1))

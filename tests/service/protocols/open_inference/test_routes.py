@@ -13,6 +13,7 @@ from tests.fake_models.classification import SHAPE, LinearClassifier
 from tests.service.http.calls import assert_healthy
 from tests.service.http.test_hostile import BODIES, LEAKS
 from tests.service.protocols.open_inference.calls import INFER, assert_error
+from tests.service.protocols.open_inference.manifests import ANY_MODEL
 
 TENSORS = {
     "platform": "onnx_onnxv1",
@@ -287,7 +288,7 @@ def test_the_document_has_every_route_and_no_other(client: httpx.Client) -> None
 def test_the_example_of_infer_is_one_that_can_be_read(client: httpx.Client) -> None:
     body = documented(client)["post", "/v2/models/{model}/infer"]["requestBody"]["content"]["application/json"]
 
-    request = parse_request(json.dumps(body["example"]).encode(), None)
+    request = parse_request(json.dumps(body["example"]).encode(), None, ANY_MODEL)
 
     assert (request.id, request.inputs[0].shape, request.outputs[0].num_classes) == ("42", (1, 2, 2, 1), 3)
 

@@ -17,10 +17,12 @@ from service.http.request_context import RequestContext
 from service.protocols.open_inference.execution import Execution, InferResult
 from service.protocols.open_inference.grpc.methods import NAME
 from service.protocols.open_inference.grpc.server import GrpcServer
+from service.protocols.open_inference.inputs import ModelInputs
 from service.protocols.open_inference.request import InferRequest
 from service.quotas import Callers
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tests.service.protocols.open_inference.manifests import ANY_MODEL
 
 Infer = Callable[[str, InferRequest, RequestContext, float | None], Awaitable[InferResult]]
 
@@ -46,6 +48,9 @@ class FakeExecution:
 
     def find(self, model: str, version: str | None) -> Any:
         return SimpleNamespace(model=SimpleNamespace(name=model), graph_name="model", graph=None, writes_text=False)
+
+    def inputs_of(self, target: Any) -> ModelInputs:
+        return ANY_MODEL
 
     async def infer(
         self,

@@ -17,8 +17,10 @@ from service.errors import InvalidParameter, ServiceError, Unsupported
 from service.protocols.open_inference.execution import InferResult
 from service.protocols.open_inference.grpc.messages import CONTENTS, read_request, write_result
 from service.protocols.open_inference.grpc.open_inference_pb2 import ModelInferRequest, ModelInferResponse
-from service.protocols.open_inference.request import MAX_TENSORS, RequestedOutput
+from service.protocols.open_inference.inputs import MAX_TENSORS
+from service.protocols.open_inference.request import RequestedOutput
 from service.protocols.open_inference.tensors import DATATYPES, ELEMENT_BYTES, Tensor
+from tests.service.protocols.open_inference.manifests import ANY_MODEL
 
 shapes = st.lists(st.integers(0, 4), max_size=4)
 
@@ -55,7 +57,7 @@ def test_typed_contents_become_the_bytes_of_their_elements(given: tuple[str, lis
     request = asking(datatype, shape)
     getattr(request.inputs[0].contents, CONTENTS[datatype]).extend(elements)
 
-    (tensor,) = read_request(ModelInferRequest.FromString(request.SerializeToString())).inputs
+    (tensor,) = read_request(ModelInferRequest.FromString(request.SerializeToString()), ANY_MODEL).inputs
 
     if datatype == "BYTES":
         raw = pack_strings(elements)
@@ -75,7 +77,7 @@ def test_raw_tensors_pass_unchanged_to_a_request_and_from_an_answer(
         raw = data.draw(st.binary(min_size=size, max_size=size))
     request = asking(datatype, shape, raw_input_contents=[raw])
 
-    (tensor,) = read_request(ModelInferRequest.FromString(request.SerializeToString())).inputs
+    (tensor,) = read_request(ModelInferRequest.FromString(request.SerializeToString()), ANY_MODEL).inputs
     written = write_result(InferResult("m", "3", "an id", ((RequestedOutput(name="x"), tensor),)))
     response = ModelInferResponse.FromString(written.SerializeToString())
 
@@ -97,7 +99,7 @@ def test_requested_outputs_and_parameters_are_read() -> None:
     request.outputs.add(name="scores").parameters["classification"].int64_param = 3
     request.outputs.add(name="rest")
 
-    read = read_request(request)
+    read = read_request(request, ANY_MODEL)
 
     assert read.id == "7"
     assert read.parameters == {"timeout": 5, "priority": 2, "name": "n", "flag": False, "share": 0.5}
@@ -191,13 +193,13 @@ def test_what_does_not_fit_is_refused(
     build: Callable[[], ModelInferRequest], kind: type[ServiceError], quoted: str
 ) -> None:
     with pytest.raises(kind) as refused:
-        read_request(build())
+        read_request(build(), ANY_MODEL)
 
     assert quoted in refused.value.message
     assert refused.value.message.endswith(".")
 
 
 def test_a_request_of_nothing_has_no_inputs() -> None:
-    read = read_request(ModelInferRequest())
+    read = read_request(ModelInferRequest(), ANY_MODEL)
 
     assert (read.inputs, read.outputs, read.parameters) == ((), (), {})
