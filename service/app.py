@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from service.http.gate import Gate
 from service.http.health import health_routes
 from service.http.middleware import Drain, RequestCycle, RequestMiddleware
 from service.http.playground import documentation_routes, playground_routes
-from service.http.routing import FastPath, add_routes
+from service.http.routing import FastPath, Route, add_routes
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.routes import open_inference_routes
 from service.protocols.openai.routes import completions_route
@@ -39,11 +40,15 @@ NUM_THREADS = 2
 
 
 class Application(NamedTuple):
-    """The ASGI application, and what the connections need to answer hot routes without it."""
+    """The ASGI application, and what the connections need to answer hot routes without it.
+
+    Where what changes the service has a port of its own, `admin` is the application of that port.
+    """
 
     asgi: ASGIApp
     cycle: RequestCycle
     heads: DirectHeads
+    admin: Application | None = None
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
@@ -63,6 +68,33 @@ def create_app(
     tracing: Tracing | None = None,
 ) -> Application:
     """Build the application."""
+    threads = execution.tokenizers.threads
+    dependencies = Dependencies(client, settings, metrics, threads, execution.tokenizers, execution.decoder)
+    routes = [
+        *routes_of(all_tasks().values(), dependencies),
+        completions_route(dependencies),
+        *open_inference_routes(execution, drain),
+        *catalog_routes(client),
+        *health_routes(client, metrics, drain, settings),
+        *playground_routes(settings, needs_key=keys is not None),
+    ]
+
+    def application(routes: Sequence[Route]) -> Application:
+        app = _framework()
+        table = [*routes, *documentation_routes(lambda: app.openapi())]
+        add_routes(app, table)
+        fast_path = FastPath(app, table)
+        gate = Gate(settings, keys, fast_path.find, lambda: client.statuses)
+        cycle = RequestCycle(settings, metrics, drain, gate, tracing, execution.budget, execution.callers)
+        heads = DirectHeads(fast_path.find, gate.need_of, settings.max_body_bytes)
+        return Application(RequestMiddleware(fast_path, cycle), cycle, heads)
+
+    if settings.admin_port == "off":
+        return application(routes)
+    return application([route for route in routes if route.access != "admin"])._replace(admin=application(routes))
+
+
+def _framework() -> FastAPI:
     app = FastAPI(
         docs_url=None,
         openapi_url=None,
@@ -77,20 +109,4 @@ def create_app(
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(RequestValidationError, problems.on_validation_error)
     app.add_exception_handler(Exception, problems.on_unexpected)
-    threads = execution.tokenizers.threads
-    dependencies = Dependencies(client, settings, metrics, threads, execution.tokenizers, execution.decoder)
-    routes = [
-        *routes_of(all_tasks().values(), dependencies),
-        completions_route(dependencies),
-        *open_inference_routes(execution, drain),
-        *catalog_routes(client),
-        *health_routes(client, metrics, drain, settings),
-        *playground_routes(settings, needs_key=keys is not None),
-        *documentation_routes(lambda: app.openapi()),
-    ]
-    add_routes(app, routes)
-    fast_path = FastPath(app, routes)
-    gate = Gate(settings, keys, fast_path.find, lambda: client.statuses)
-    cycle = RequestCycle(settings, metrics, drain, gate, tracing, execution.budget, execution.callers)
-    heads = DirectHeads(fast_path.find, gate.need_of, settings.max_body_bytes)
-    return Application(RequestMiddleware(fast_path, cycle), cycle, heads)
+    return app

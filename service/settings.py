@@ -56,12 +56,8 @@ SplitText = Annotated[
 
 
 PREFIX = "HOTPLATE_"
-_OTHER_VARIABLES = (
-    "HOTPLATE_URL",
-    "HOTPLATE_API_KEY",
-    "HOTPLATE_CA",
-    "HOTPLATE_CERTIFICATE",
-)  # the command line's, for its client commands
+# The command line's, for its client commands.
+_OTHER_VARIABLES = ("HOTPLATE_URL", "HOTPLATE_API_KEY", "HOTPLATE_CA", "HOTPLATE_CERTIFICATE")
 # What Kubernetes sets in every container for a Service of this name, or one that begins with it.
 _SERVICE_LINK = re.compile(r"HOTPLATE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _LINK_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
@@ -126,6 +122,11 @@ class Settings(BaseSettings):
         "auto",
         description="TCP port for gRPC, on the same address: `auto` is the HTTP port plus one, 0 takes a free one, "
         "`off` serves HTTP alone.",
+    )
+    admin_port: Port | Literal["off"] = Field(
+        "off",
+        description="TCP port for the routes that change the service, on the same address; then `--port` and gRPC have "
+        "none of them. `off` serves all on one port.",
     )
     workers: Count = Field(1, description="API processes in front of the engine.")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.budget import SMALL_BYTES, Reservation
@@ -28,9 +29,11 @@ class Connection(LimitedProtocol):
     """One connection; `connection_class` makes the class that uvicorn instantiates."""
 
     heads: DirectHeads | None
+    application: ASGIApp | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.app: Any = self.application or self.app
         self._exchange: Exchange | None = None  # the request being answered here
         # What was received and not yet taken: a request whose head is known and whose body is not complete, or what
         # follows the request being answered.
@@ -265,7 +268,13 @@ class Connection(LimitedProtocol):
         super().connection_lost(exc)
 
 
-def connection_class(settings: Settings, requests: RequestCycle, heads: DirectHeads) -> type[Connection]:
-    """The class of connections with these settings; where requests are traced, uvicorn answers all."""
+def connection_class(
+    settings: Settings, requests: RequestCycle, heads: DirectHeads, application: ASGIApp | None = None
+) -> type[Connection]:
+    """The class of connections with these settings; where requests are traced, uvicorn answers all.
+
+    Without an application it is that of uvicorn's configuration.
+    """
     direct = None if requests.is_traced else heads
-    return type("ConfiguredConnection", (Connection,), {"settings": settings, "requests": requests, "heads": direct})
+    members = {"settings": settings, "requests": requests, "heads": direct, "application": application}
+    return type("ConfiguredConnection", (Connection,), members)

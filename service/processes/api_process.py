@@ -12,10 +12,10 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 import uvloop
@@ -58,28 +58,33 @@ class ApiServer(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
+        protocols: Sequence[type[Connection]],
         on_start: Callable[[], None],
         context: ssl.SSLContext | None,
         handshake_seconds: float,
     ) -> None:
         super().__init__(config)
+        self._protocols = protocols
         self._on_start = on_start
         self._ending = asyncio.Event()
         self._context = context
         self._handshake_seconds = handshake_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on the sockets."""
+        """Listen on the sockets, with a protocol for each."""
         await super().startup(sockets=[])
         config = self.config
-        kind: Any = config.http_protocol_class
-        protocol = partial(kind, config=config, server_state=self.server_state, app_state=self.lifespan.state)
+        shared = {"config": config, "server_state": self.server_state, "app_state": self.lifespan.state}
         loop, seconds = asyncio.get_running_loop(), self._handshake_seconds if self._context else None
         self.servers = [
             await loop.create_server(
-                protocol, sock=each, ssl=self._context, backlog=config.backlog, ssl_handshake_timeout=seconds
+                partial(protocol, **shared),
+                sock=each,
+                ssl=self._context,
+                backlog=config.backlog,
+                ssl_handshake_timeout=seconds,
             )
-            for each in sockets or ()
+            for each, protocol in zip(sockets or (), self._protocols, strict=True)
         ]
         self._on_start()
 
@@ -114,9 +119,10 @@ async def serve(launch: Launch) -> None:
     keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
     tracing = open_tracing(settings)
     app = create_app(settings, client, metrics, drain, execution, keys, tracing)
+    protocols = [connection_class(settings, each.cycle, each.heads, each.asgi) for each in (app, app.admin) if each]
     config = uvicorn.Config(
         app.asgi,
-        http=connection_class(settings, app.cycle, app.heads),
+        http=protocols[0],
         ws="none",
         lifespan="off",
         log_config=None,
@@ -128,10 +134,11 @@ async def serve(launch: Launch) -> None:
         backlog=2048,
     )
     listener = socket.socket(fileno=launch.listen_fd)
+    listeners = [listener, *([socket.socket(fileno=launch.admin_fd)] if app.admin else [])]
     heartbeat = Heartbeat(launch.heartbeat_fd, settings.hang_seconds)
     tls = Tls(settings) if settings.has_tls else None
     context = server_context(tls) if tls else None
-    server = ApiServer(config, heartbeat.set_started, context, settings.header_timeout_seconds)
+    server = ApiServer(config, protocols, heartbeat.set_started, context, settings.header_timeout_seconds)
     settle()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -144,7 +151,7 @@ async def serve(launch: Launch) -> None:
         background.keep("memory report", lambda: report_memory(metrics, "api"))
         draining = _Draining(server, grpc_server, listener, drain, settings)
         background.start("drain", draining.run(stopping))
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=listeners)
     if tracing is not None:
         await tracing.close()
 

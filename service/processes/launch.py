@@ -32,7 +32,8 @@ class Launch(msgspec.Struct, frozen=True):
     `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC. `last_status` is the
     exit status of the process that this one replaces, if it replaces one: negative for a signal. `figures_fd` is this
     process's end of a socket to the supervisor, through which metrics are gathered, and `heartbeat_fd` of one that it
-    beats on. `notes` are those that the process before it left.
+    beats on; `admin_fd` is where administrators are served, if apart. `notes` are those that the process before it
+    left.
     """
 
     settings: Settings
@@ -41,6 +42,7 @@ class Launch(msgspec.Struct, frozen=True):
     grpc_address: str = ""
     last_status: int | None = None
     figures_fd: int = -1
+    admin_fd: int = -1
     heartbeat_fd: int = -1
     notes: dict[str, str] = {}
 

@@ -119,7 +119,13 @@ class Supervisor:
     """The parent of one engine process and the API processes in front of it."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, grpc_address: str, metrics: Metrics, run_folder: Path
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        grpc_address: str,
+        metrics: Metrics,
+        run_folder: Path,
+        admin: socket.socket | None = None,
     ) -> None:
         self._engine_socket = run_folder / ENGINE_SOCKET
         self._settings = settings
@@ -128,10 +134,10 @@ class Supervisor:
         gatherer = Gatherer(metrics)
         launch = Launch(settings, str(self._engine_socket))
         self._engine = Child("engine", "service.processes.engine_process", launch, gatherer)
-        fd = listener.fileno()
-        launch = Launch(settings, str(self._engine_socket), fd, grpc_address)
+        fds = [each.fileno() for each in (listener, admin) if each is not None]
+        launch = Launch(settings, str(self._engine_socket), fds[0], grpc_address, admin_fd=fds[-1] if admin else -1)
         self._apis = [
-            Child("api", "service.processes.api_process", launch, gatherer, (fd,)) for _ in range(settings.workers)
+            Child("api", "service.processes.api_process", launch, gatherer, tuple(fds)) for _ in range(settings.workers)
         ]
         self._failure: StartupError | None = None
         self._stopped = asyncio.Event()
@@ -257,13 +263,19 @@ def serve(settings: Settings) -> int:
         grpc_address = ""
         if settings.grpc_listen_port is not None:
             grpc_address = stack.enter_context(reserve(settings.host, settings.grpc_listen_port))
+        admin = None
+        if settings.admin_port != "off":
+            admin = stack.enter_context(listen(settings.host, settings.admin_port, "--admin-port"))
+            log.info("administered on http%s://%s", "s" * settings.has_tls, join(*admin.getsockname()[:2]))
         log.info("listening on http%s://%s", "s" * settings.has_tls, join(*listener.getsockname()[:2]))
         if grpc_address:
             log.info("listening on grpc%s://%s", "s" * settings.has_tls, grpc_address)
-        return asyncio.run(_run(settings, listener, grpc_address, folder))
+        return asyncio.run(_run(settings, listener, admin, grpc_address, folder))
 
 
-async def _run(settings: Settings, listener: socket.socket, grpc_address: str, folder: Path) -> int:
+async def _run(
+    settings: Settings, listener: socket.socket, admin: socket.socket | None, grpc_address: str, folder: Path
+) -> int:
     file = settings.api_keys_file
     async with watched_keys(Path(file)) if file else contextlib.nullcontext():
-        return await Supervisor(settings, listener, grpc_address, Metrics(CollectorRegistry()), folder).run()
+        return await Supervisor(settings, listener, grpc_address, Metrics(CollectorRegistry()), folder, admin).run()

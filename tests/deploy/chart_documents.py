@@ -19,7 +19,7 @@ from tests.deploy.tools import PROJECT
 CHART = PROJECT / "helm" / "hotplate"
 OWNED_SETTINGS = frozenset(
     {"host", "port", "grpc_port", "device", "repository", "api_keys_file", "insecure", "otel_endpoint"}
-    | {"tls_certificate", "tls_key", "tls_client_ca"}
+    | {"admin_port", "tls_certificate", "tls_key", "tls_client_ca"}
 )
 """Settings that follow from other values of the chart."""
 BEGIN, END = "<!-- values: written from values.yaml -->\n", "<!-- end of values -->\n"

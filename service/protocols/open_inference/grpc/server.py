@@ -78,7 +78,10 @@ class GrpcServer:
         self._streams = methods.streams
         checks = [KeyCheck(keys, calls)] if keys is not None else []
         self._server = grpc.aio.server(options=_options(settings), interceptors=checks)
-        for name, handlers in ((NAME, methods.handlers()), (HEALTH_NAME, health.handlers())):
+        served = methods.handlers()
+        if settings.admin_port != "off":  # which gRPC has not
+            served = {name: handler for name, handler in served.items() if METHODS_ACCESS.get(name) != "admin"}
+        for name, handlers in ((NAME, served), (HEALTH_NAME, health.handlers())):
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
         _enable_reflection(self._server, (NAME, HEALTH_NAME))
 
