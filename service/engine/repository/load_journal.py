@@ -21,6 +21,8 @@ from service.engine.repository.repository import Fingerprint
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
+# So many engines in a row may end while they load a version that has been loaded before: it may be chance.
+MAX_STRIKES = 5
 
 
 class _Load(msgspec.Struct, frozen=True):
@@ -33,12 +35,17 @@ class _Load(msgspec.Struct, frozen=True):
 
 
 class _Notes(msgspec.Struct):
-    """The notes. `served` has the configuration of each model that came with a request; `proven` has been ready."""
+    """The notes. `served` has the configuration of each model that came with a request; `proven` has been ready.
+
+    `loaded` has the digest of each version that was loaded, `strikes` how many engines in a row ended over it since.
+    """
 
     loading: _Load | None = None
     ended: list[_Load] = []
     served: dict[str, str] | None = None
     proven: set[str] = set()
+    loaded: dict[str, str] = {}
+    strikes: dict[str, int] = {}
 
 
 def digest_of(fingerprint: Fingerprint, config: ModelConfig) -> str:
@@ -58,13 +65,23 @@ class LoadJournal:
         self._notes = _read(left)
         self.was_loading = self._notes.loading is not None
         if (load := self._notes.loading) is not None:
-            reason = (
-                f"the engine process ended{ending} while it loaded this version; it is not tried again until it "
-                "changes or is loaded on request."
-            )
-            self._notes.ended.append(msgspec.structs.replace(load, reason=reason))
             self._notes.loading = None
+            if not self._is_spared(load):
+                self._blame(load, ending)
             self._write()
+
+    def _is_spared(self, load: _Load) -> bool:
+        """Whether it is likelier that something else ended the engine: the same version has been loaded before."""
+        of, strikes = f"{load.model}@{load.version}", self._notes.strikes
+        strikes[of] = strikes.get(of, 0) + 1
+        return self._notes.loaded.get(of) == load.digest and strikes[of] < MAX_STRIKES
+
+    def _blame(self, load: _Load, ending: str) -> None:
+        reason = (
+            f"the engine process ended{ending} while it loaded this version; it is not tried again until it "
+            "changes or is loaded on request."
+        )
+        self._notes.ended.append(msgspec.structs.replace(load, reason=reason))
 
     # --- loads ---
 
@@ -76,6 +93,8 @@ class LoadJournal:
         self._write()
         try:
             yield
+            self._notes.loaded[f"{key[0]}@{key[1]}"] = digest
+            self._notes.strikes.pop(f"{key[0]}@{key[1]}", None)
         finally:
             self._notes.loading = None
             self._write()

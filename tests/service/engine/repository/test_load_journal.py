@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.config import ModelConfig
-from service.engine.repository.load_journal import LoadJournal, digest_of
+from service.engine.repository.load_journal import MAX_STRIKES, LoadJournal, digest_of
 
 KEY = ("heavy", "1")
 
@@ -62,6 +62,24 @@ def test_a_load_that_ends_in_any_other_way_leaves_nothing(supervisor: Supervisor
         pass
 
     assert supervisor.journal().ended(KEY) == ""
+
+
+def test_a_version_that_has_been_loaded_is_not_blamed_at_once(supervisor: Supervisor) -> None:
+    with supervisor.journal().loading(KEY, "a"):
+        pass
+    for _ in range(MAX_STRIKES - 1):
+        supervisor.die_while_loading()
+        journal = supervisor.journal()
+        assert journal.was_loading
+        assert journal.ended(KEY) == ""
+
+    supervisor.die_while_loading()
+    assert supervisor.journal().ended(KEY, "a")
+
+    with supervisor.journal().loading(KEY, "a"):
+        pass
+    supervisor.die_while_loading("b")  # what has changed was never loaded
+    assert supervisor.journal().ended(KEY, "b")
 
 
 def test_several_loads_may_end_an_engine_each(supervisor: Supervisor) -> None:
