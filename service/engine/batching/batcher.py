@@ -339,12 +339,10 @@ class Batcher:
             self._overflow.append(request)
 
     def _refill(self) -> None:
-        most = self._limits.max_batch_size
-        while self._overflow and self._filling.num_rows < most:
-            request, is_alone = self._overflow.first(), self._overflow.is_alone
-            max_rows = scheduling.turn_rows(request.num_rows, most, is_alone=is_alone)
+        while self._overflow and self._filling.num_rows < self._limits.max_batch_size:
+            request = self._overflow.first()
             try:
-                num_placed = self._filling.place(request, max_rows)
+                num_placed = self._filling.place(request)
             except Exception as error:
                 self._leave_queue(request)
                 self._settle(request, _defect(error))

@@ -147,11 +147,9 @@ class BatchBuffer:
         """The bytes of one row over all inputs."""
         return sum(row_bytes for _, row_bytes in self._flat)
 
-    def place(self, request: Request, max_rows: int | None = None) -> int:
-        """Copy as many of the request's remaining rows as there is room for, or `max_rows`; return their number."""
+    def place(self, request: Request) -> int:
+        """Copy as many of the request's remaining rows as there is room for; return their number."""
         count = min(request.num_rows - request.placed_rows, self.max_batch_size - self.num_rows)
-        if max_rows is not None:
-            count = min(count, max_rows)
         first, offset = request.placed_rows, 0
         if self._has_strings:
             self.arrays = split_tensors(self._specs, request.num_rows, request.payload)

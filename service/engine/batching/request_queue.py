@@ -17,11 +17,6 @@ class RequestQueue:
     def __bool__(self) -> bool:
         return bool(self._passed_rows)
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether all of it is of one caller and one priority."""
-        return len(self._passed_rows) == 1 and self._by_rank[next(iter(self._passed_rows))].num_callers == 1
-
     def append(self, request: Request) -> None:
         """Queue a request."""
         rank = scheduling.rank(request.priority)

@@ -18,9 +18,7 @@ MAX_RESERVE_SECONDS = 0.05
 DEFAULT_PRIORITY = 2
 LAST_RANK = 4
 # Of what is computed while requests of a worse priority wait, they get this share at least.
-GUARANTEED_SHARE = 1 / 8
-# A request of many rows gives way to other callers and priorities after such a part of a batch.
-TURN_SHARE = 1 / 8
+GUARANTEED_SHARE = 1 / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +178,6 @@ def count_turn(passed_rows: Mapping[int, float], rank: int, num_rows: int) -> di
     if rank != best:
         counted[rank] -= num_rows * (1 / GUARANTEED_SHARE - 1)
     return counted
-
-
-def turn_rows(num_rows: int, max_batch_size: int, *, is_alone: bool) -> int:
-    """How many rows of a request leave before it is another's turn."""
-    return num_rows if is_alone else min(num_rows, max(1, int(TURN_SHARE * max_batch_size)))
 
 
 def fair_waiting_rows(num_rows: int, held_rows: int, waiting_rows: int, placed_rows: int, num_callers: int) -> int:

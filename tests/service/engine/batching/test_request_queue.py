@@ -31,7 +31,7 @@ def test_the_best_priority_is_first_and_the_others_get_their_share() -> None:
 
     taken = [take(queue).priority for _ in range(80)]
 
-    assert taken[:7] == [1] * 7
+    assert taken[:3] == [1] * 3
     assert min(taken.count(2), taken.count(3)) >= 80 * GUARANTEED_SHARE - 1
 
 
@@ -63,13 +63,12 @@ def test_the_last_of_a_caller_is_the_one_of_the_worst_priority() -> None:
 
     assert queue.last_of("a") is made[0]
     assert queue.last_of("c") is None
-    assert not queue.is_alone
 
 
 @settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
 def test_no_flood_of_a_better_priority_starves_a_worse_one(worse: int, flood_rows: int, own_rows: int) -> None:
-    """Whatever the sizes, a worse priority that waits all the time gets an eighth of the rows, to within one turn."""
+    """Whatever the sizes, a worse priority that waits all the time gets a quarter of the rows, to within one turn."""
     queue = RequestQueue()
     rows = {1: 0, worse + 1: 0}
     for _ in range(1500 // min(flood_rows, own_rows)):
@@ -80,5 +79,5 @@ def test_no_flood_of_a_better_priority_starves_a_worse_one(worse: int, flood_row
         take(queue, first.num_rows)
         rows[first.priority] += first.num_rows
 
-    assert rows[worse + 1] >= sum(rows.values()) * GUARANTEED_SHARE - max(flood_rows, 8)
+    assert rows[worse + 1] >= sum(rows.values()) * GUARANTEED_SHARE - max(flood_rows, 4)
     assert rows[worse + 1] <= sum(rows.values()) * GUARANTEED_SHARE + own_rows + 1
