@@ -15,9 +15,8 @@ from typing import Any, Protocol
 
 from models.manifest import TensorSpec
 from service.engine.batching import scheduling
-from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, Span
+from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, RequestQueue, Span
 from service.engine.batching.cost import RowsCost
-from service.engine.batching.request_queue import RequestQueue
 from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
 from service.engine.fairness import Usage, may_displace
 from service.engine.transport.messages import Caller, InferenceTiming

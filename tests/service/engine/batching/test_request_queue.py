@@ -3,8 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batching.batches import Request
-from service.engine.batching.request_queue import RequestQueue
+from service.engine.batching.batches import Request, RequestQueue
 from service.engine.batching.scheduling import GUARANTEED_SHARE
 from service.engine.transport.messages import Caller
 
