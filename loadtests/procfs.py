@@ -5,6 +5,7 @@ It knows only process ids. Source: proc(5).
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MEBI = 1024 * 1024
 
 
@@ -63,8 +65,18 @@ def peak_bytes(pid: int) -> int:
 
     Raises: OSError.
     """
-    lines = (_PROC / str(pid) / "status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])
+    for line in (_PROC / str(pid) / "status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    raise ProcessLookupError(f"process {pid} has ended: it has no memory.")
+
+
+def resident_bytes(pid: int) -> int:
+    """The resident memory of one process now.
+
+    Raises: OSError.
+    """
+    return int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE_BYTES
 
 
 def cpu_seconds(root: int) -> float:
@@ -72,20 +84,32 @@ def cpu_seconds(root: int) -> float:
     return sum(cpu_seconds_by_program(root).values())
 
 
+def spent_cpu_seconds(root: int) -> float:
+    """The same with what their children had used that have ended since and were awaited."""
+    spent = 0
+    for pid in process_tree(root):
+        with contextlib.suppress(OSError, IndexError):
+            spent += sum(int(ticks) for ticks in _stat_fields(pid)[11:15])
+    return spent / _TICKS_PER_SECOND
+
+
 def cpu_seconds_by_program(root: int) -> dict[str, float]:
     """User and system time of the tree's living processes so far, summed over those that run the same module."""
     seconds: dict[str, float] = {}
     for pid in process_tree(root):
         try:
-            fields, name = _stat_fields(pid), _program(pid)
+            fields, name = _stat_fields(pid), program(pid)
         except OSError:
             continue
         seconds[name] = seconds.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
     return seconds
 
 
-def _program(pid: int) -> str:
-    """The last name of the module that a process runs; that of its program where it runs none."""
+def program(pid: int) -> str:
+    """The last name of the module that a process runs; that of its program where it runs none.
+
+    Raises: OSError.
+    """
     words = (_PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else Path(words[0]).name
     return module.rpartition(".")[2]

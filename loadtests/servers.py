@@ -109,9 +109,10 @@ def _wait_until_ready(name: str, process: subprocess.Popen[bytes], url: str, log
     raise ServerError(f"{name} was not ready after {limit_seconds:.0f} s:\n{_log_tail(log)}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_tree(process: subprocess.Popen[bytes], first: signal.Signals = signal.SIGTERM) -> None:
+    """End a process by a signal, and kill what is left of its tree then."""
     tree = {pid: procfs.start_ticks(pid) for pid in procfs.process_tree(process.pid)}
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(first)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
     for pid, started in tree.items():
@@ -147,7 +148,7 @@ def running(
         _wait_until_ready(name, process, f"http://127.0.0.1:{port}{ready_path}", log, limit_seconds)
         yield Server(name, port, process.pid, time.monotonic() - started, log)
     finally:
-        _stop(process)
+        stop_tree(process)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import flame, gpu_report, load
+from loadtests import flame, gpu_report, hostile, load
 from loadtests.servers import ROOT
 from tests.loadtests.test_reports import BENCHES
 
@@ -24,7 +24,8 @@ def arguments(command: list[str]) -> list[str]:
 def test_a_benchmark_command_parses(command: list[str]) -> None:
     module = next((part.removeprefix("BENCH=") for part in command if part.startswith("BENCH=")), "bench")
 
-    make_parser = flame.build_parser if module == "flame" else BENCHES[module.removeprefix("bench_")][1]
+    others = {"flame": flame.build_parser, "hostile": hostile.build_parser}
+    make_parser = others.get(module) or BENCHES[module.removeprefix("bench_")][1]
     make_parser().parse_args(arguments(command))
 
 
@@ -44,7 +45,7 @@ def test_every_benchmark_has_a_row_and_a_command() -> None:
     modules = {file.stem for file in (ROOT / "loadtests").glob("bench*.py")}
     named = {part.removeprefix("BENCH=") for command in COMMANDS for part in command if part.startswith("BENCH=")}
 
-    assert named - {"flame"} | {"bench"} == modules
+    assert named - {"flame", "hostile"} | {"bench"} == modules
     assert [module for module in modules if f"| `{module}` |" not in README] == []
 
 
