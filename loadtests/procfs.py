@@ -79,6 +79,16 @@ def resident_bytes(pid: int) -> int:
     return int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE_BYTES
 
 
+def resident_by_program(root: int) -> dict[str, int]:
+    """The resident bytes of the tree's processes, summed over those that run the same module."""
+    sizes: dict[str, int] = {}
+    for pid in process_tree(root):
+        with contextlib.suppress(OSError):
+            name, size = program(pid), resident_bytes(pid)
+            sizes[name] = sizes.get(name, 0) + size
+    return sizes
+
+
 def cpu_seconds(root: int) -> float:
     """User and system time that the living processes of the tree have used so far."""
     return sum(cpu_seconds_by_program(root).values())

@@ -28,6 +28,8 @@ class Faulty(BaseHTTPRequestHandler):
             time.sleep(1.5)
         elif self.path == "/grow":
             KEPT.append(bytearray(b"x") * (150 * 2**20))
+        elif self.path == "/leak":
+            KEPT.append(bytearray(b"x") * 2**18)
         elif self.path == "/burn":
             threading.Thread(target=burn).start()
         self.send_response(200)
