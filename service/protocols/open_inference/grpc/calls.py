@@ -12,20 +12,18 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc import StatusCode
 
 from service.budget import ByteBudget, Reservation
 from service.errors import (
     Forbidden,
     MalformedRequest,
-    PayloadTooLarge,
     RequestTimeout,
     ServiceError,
     ShuttingDown,
@@ -34,19 +32,15 @@ from service.errors import (
 from service.http.gate import as_seen_with
 from service.http.middleware import Drain
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics
-from service.protocols.open_inference.grpc.wire import has_more_fields
+from service.protocols.open_inference.grpc.wire import parse
 from service.quotas import Callers
 from service.security import ANYONE, Key, Named
 from service.settings import Settings
 from service.telemetry.audit import Refusals
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
-from service.threads import INLINE_BYTES, by_size
 
 log = logging.getLogger("service.access")
-
-MAX_FIELDS = 2**17
-"""Fields and strings in one message: each is an object when it is read."""
 
 # By the HTTP status of an error; any other fault of the request is an invalid argument.
 _CODES = {
@@ -252,25 +246,6 @@ class Calls:
 def code_of(error: ServiceError) -> StatusCode:
     """The status of a call that failed with an error."""
     return _CODES.get(error.status, StatusCode.INVALID_ARGUMENT)
-
-
-async def parse(kind: Callable[[], Request], data: bytes) -> Request:
-    """Read a message.
-
-    Raises: MalformedRequest; PayloadTooLarge for one of more fields than any request needs.
-    """
-    return await by_size(partial(_parse, kind), data)
-
-
-def _parse(kind: Callable[[], Request], data: bytes) -> Request:
-    message = kind()
-    try:
-        if len(data) > INLINE_BYTES and has_more_fields(data, message.DESCRIPTOR, MAX_FIELDS):
-            raise PayloadTooLarge(f"The message has more than {MAX_FIELDS} fields and strings; send raw tensors.")
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise MalformedRequest(f"The message is not a {message.DESCRIPTOR.full_name}.") from error
-    return message
 
 
 def address_of(peer: str) -> str:

@@ -22,9 +22,10 @@ from service.http.health import readiness
 from service.http.middleware import Drain
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.grpc import open_inference_pb2
-from service.protocols.open_inference.grpc.calls import Call, Calls, Context, caller, code_of, parse
+from service.protocols.open_inference.grpc.calls import Call, Calls, Context, caller, code_of
 from service.protocols.open_inference.grpc.methods import ACCESS as METHODS_ACCESS
 from service.protocols.open_inference.grpc.methods import NAME, Methods
+from service.protocols.open_inference.grpc.wire import parse
 from service.schema import shown
 from service.security import Access, KeyRing
 from service.settings import Settings

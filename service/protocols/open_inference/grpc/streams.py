@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 import grpc
 from grpc import StatusCode
 
-from service.protocols.open_inference.grpc.calls import Call, Calls, Context, Refusal, parse
+from service.protocols.open_inference.grpc.calls import Call, Calls, Context, Refusal
 from service.protocols.open_inference.grpc.open_inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
     ModelStreamInferResponse,
 )
+from service.protocols.open_inference.grpc.wire import parse
 
 NAME = "ModelStreamInfer"
 FINAL = "triton_final_response"

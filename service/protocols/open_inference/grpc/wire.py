@@ -1,15 +1,44 @@
-"""Counts the fields of a protobuf message before it is read, by its wire format (protobuf.dev, "Encoding").
+"""Reads protobuf messages, after counting their fields by the wire format (protobuf.dev, "Encoding").
 
 A string of no bytes takes two on the wire, and sixteen or more in memory.
 """
 
 from __future__ import annotations
 
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import DecodeError
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
+
+from service.errors import MalformedRequest, PayloadTooLarge
+from service.threads import INLINE_BYTES, by_size
+
+Request = TypeVar("Request", bound=Message)
+MAX_FIELDS = 2**17
+"""Fields and strings in one message: each is an object when it is read."""
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _FIXED_BYTES = {_I64: 8, _I32: 4}
+
+
+async def parse(kind: Callable[[], Request], data: bytes) -> Request:
+    """Read a message.
+
+    Raises: MalformedRequest; PayloadTooLarge for one of more fields than any request needs.
+    """
+    return await by_size(partial(_parse, kind), data)
+
+
+def _parse(kind: Callable[[], Request], data: bytes) -> Request:
+    message = kind()
+    try:
+        if len(data) > INLINE_BYTES and has_more_fields(data, message.DESCRIPTOR, MAX_FIELDS):
+            raise PayloadTooLarge(f"The message has more than {MAX_FIELDS} fields and strings; send raw tensors.")
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise MalformedRequest(f"The message is not a {message.DESCRIPTOR.full_name}.") from error
+    return message
 
 
 def has_more_fields(data: bytes, kind: Descriptor, most: int) -> bool:

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import MalformedRequest, PayloadTooLarge
-from service.protocols.open_inference.grpc.calls import MAX_FIELDS, parse
 from service.protocols.open_inference.grpc.open_inference_pb2 import ModelInferRequest
-from service.protocols.open_inference.grpc.wire import has_more_fields
+from service.protocols.open_inference.grpc.wire import MAX_FIELDS, has_more_fields, parse
 
 
 def request_of(num_strings: int, num_numbers: int, num_parameters: int) -> ModelInferRequest:
