@@ -32,25 +32,27 @@ def parts_of(content_type: bytes, body: bytes, max_parts: int) -> list[Part]:
     if not body:
         return []
     delimiter = b"\r\n--" + (found[1] or found[2])
-    # Before the first delimiter and after the last one may be anything.
-    _, *sections = (b"\r\n" + body).split(delimiter, max_parts + 2)
+    # Before the first delimiter and after the last one may be anything. Nothing is copied but what the parts hold.
+    end = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
     parts: list[Part] = []
-    for section in sections:
-        if section.startswith(b"--"):
+    while end != -1:
+        start = end + len(delimiter)
+        if body.startswith(b"--", start):
             return parts
         if len(parts) == max_parts:
             raise PayloadTooLarge(f"The form has more than {max_parts} files and fields.")
-        parts.append(_part(section))
+        if (end := body.find(delimiter, start)) != -1:
+            parts.append(_part(body, start, end))
     raise _malformed("its last boundary is missing")
 
 
-def _part(section: bytes) -> Part:
-    head_end = section.find(b"\r\n\r\n", 0, _MAX_HEADER_BYTES)
-    if head_end < 0 and section.endswith(b"\r\n") and len(section) < _MAX_HEADER_BYTES:
-        head_end = len(section)  # headers alone
+def _part(body: bytes, start: int, end: int) -> Part:
+    head_end = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEADER_BYTES))
+    if head_end < 0 and body.endswith(b"\r\n", start, end) and end - start < _MAX_HEADER_BYTES:
+        head_end = end  # headers alone
     if head_end < 0:
         raise _malformed("a part has no end of its headers, or too many of them")
-    if (disposition := _DISPOSITION.search(section, 0, head_end)) is None:
+    if (disposition := _DISPOSITION.search(body[start:head_end])) is None:
         raise _malformed("a part has no Content-Disposition")
     try:
         parameters = {
@@ -61,7 +63,7 @@ def _part(section: bytes) -> Part:
         raise _malformed("a name is not UTF-8") from error
     if b"name" not in parameters:
         raise _malformed("a part has no name")
-    return Part(parameters[b"name"], parameters.get(b"filename"), section[head_end + 4 :])
+    return Part(parameters[b"name"], parameters.get(b"filename"), body[head_end + 4 : end])
 
 
 def _malformed(why: str) -> MalformedRequest:
