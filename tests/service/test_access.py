@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -43,12 +44,17 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier)
     keys = folder / "api-keys"
     keys.write_text("".join(f"{name}:{digest_of(name)} {options}\n" for name, options in LINES.items()))
     options = ("--api-keys-file", str(keys), "--metrics-need-key", "--instances", "1", "--threads", "1")
+    options += ("--trusted-proxies", "127.0.0.1")
     with RunningService(folder / "models", *options) as running:
         yield running.wait_until_ready()
 
 
+ADDRESSES = (f"10.0.{number // 250}.{number % 250 + 1}" for number in itertools.count())
+
+
 def headers(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"} if key else {}
+    """A key, each time from another address: of one, many wrong keys are answered with 429."""
+    return ({"authorization": f"Bearer {key}"} if key else {}) | {"x-forwarded-for": next(ADDRESSES)}
 
 
 def scope_of(method: str, path: str) -> str:
@@ -149,9 +155,11 @@ def test_a_known_head_is_asked_for_its_key_each_time(guarded: RunningService) ->
     """The connection answers the second request with a head itself."""
     with httpx.Client(base_url=guarded.url) as client:
         for key, expected in (("of-other", 404), ("scraper", 403), ("old", 401), ("", 401)):
-            answers = [client.post("/v2/models/tiny/infer", json={}, headers=headers(key)) for _ in range(4)]
+            same = headers(key)
+            answers = [client.post("/v2/models/tiny/infer", json={}, headers=same) for _ in range(4)]
             assert [answer.status_code for answer in answers] == [expected] * 4
-        answers = [client.post("/v2/models/tiny/infer", json={}, headers=headers("of-tiny")) for _ in range(4)]
+        same = headers("of-tiny")
+        answers = [client.post("/v2/models/tiny/infer", json={}, headers=same) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [400] * 4
 
 
@@ -161,7 +169,7 @@ def call(channel: grpc.Channel, method: str, key: str, model: str = "tiny") -> S
     fields = kind.DESCRIPTOR.fields_by_name
     name = "model_name" if "model_name" in fields else "name"
     message = kind(**{name: model}) if name in fields else kind()
-    metadata = [("authorization", f"Bearer {key}")] if key else []
+    metadata = list(headers(key).items())
     try:
         for _ in channel.stream_stream(f"/{NAME}/{method}")(
             iter([message.SerializeToString()]), metadata=metadata, timeout=20
