@@ -153,11 +153,13 @@ def audited(target: Target) -> str:
     """Each refusal of a key and each load is in the audit log: who, from where, what, how it ended."""
     target.ask("GET", "/v1/models", headers={"Authorization": "Bearer hp_wrong_key"}, source="127.0.0.8")
     require_status(load(target, "mnist", key="chief"), 200)
-    records = [json.loads(line) for line in target.read_log().splitlines() if line.startswith("{")]
-    lines = [json.dumps(record) for record in records if "audit" in str(record.get("logger", ""))]
-    refused, loaded = ([line for line in lines if word in line] for word in ("127.0.0.8", "mnist"))
-    require(bool(refused), "no line of the audit log has the address of a wrong key")
-    require(any("chief" in line for line in loaded), "no line of the audit log has the load and its caller")
+    time.sleep(0.5)  # lines take a moment from process to process
+    lines = [line for line in target.read_log().splitlines() if "audit" in line]
+    # Refusals have so many lines in ten seconds, and other attacks made some.
+    is_refused = any("refused" in line and "127.0.0." in line for line in lines)
+    require(is_refused, "no line of the audit log has the address of a wrong key")
+    is_told = any("chief" in line and "mnist" in line for line in lines)
+    require(is_told, "no line of the audit log has the load and its caller")
     secrets = itertools.chain(target.keys.values(), ["hp_wrong_key"])
     require(not any(secret in target.read_log() for secret in secrets), "a key is in the log")
     return f"{len(lines)} lines"
