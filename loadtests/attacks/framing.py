@@ -77,7 +77,7 @@ def tiny_chunks(target: Target) -> str:
     """Chunks cost by their number too."""
     with target.connect() as connection:
         connection.send(wire.head(CLASSIFY, *_CHUNKED) + b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n")
-        return require_status(connection.answer(), 0, 400, 413, 415, 422)
+        return require_status(connection.answer(), 0, 400, 413, 415, 422, 431)
 
 
 @attack("a key in a trailer", stage="keyed")

@@ -60,7 +60,7 @@ def doubled_name(target: Target) -> str:
     return doubles(_posting(target, "/v1/models/mnist/classify", _names), 4_000)
 
 
-@attack("an object with one name twice, in each protocol")
+@attack("an object with one name twice, in each protocol", max_growth_mib=200)
 def doubled_name_elsewhere(target: Target) -> str:
     """The same on the other routes that read JSON."""
     paths = ("/v2/models/mnist/infer", "/v1/completions", _GENERATE, "/v1/models/fashion-vae/decode")
@@ -130,7 +130,7 @@ def _prompt(text: str) -> Callable[[int], bytes]:
     return lambda size: json.dumps({"text": text * (size // len(text))}).encode()
 
 
-@attack("a text of spaces to tokenize", max_cpu_seconds=15)
+@attack("a text of spaces to tokenize", max_growth_mib=128, max_cpu_seconds=15)
 def spaces(target: Target) -> str:
     """What splits a text into words does not look back."""
     return doubles(_posting(target, _TOKENIZE, _prompt(" "), 200, 400, 413, 422), 20_000)

@@ -141,7 +141,7 @@ def grpc_texts(target: Target) -> str:
     return _grpc_refused(target, b"\x42\x00" * (_LARGE // 2), "BYTES")
 
 
-@attack("30 million numbers over gRPC", max_growth_mib=260, max_cpu_seconds=3)
+@attack("30 million numbers over gRPC", max_growth_mib=300, max_cpu_seconds=3)
 def grpc_numbers(target: Target) -> str:
     """`uint_contents` of a model that takes 784."""
     return _grpc_refused(target, wire.member(4, bytes(_LARGE)), "UINT8")
