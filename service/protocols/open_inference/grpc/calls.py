@@ -20,7 +20,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc import StatusCode
 
-from service.budget import ByteBudget, Reservation
+from service.budget import SMALL_BYTES, ByteBudget, Reservation
 from service.errors import (
     Forbidden,
     MalformedRequest,
@@ -31,6 +31,7 @@ from service.errors import (
 )
 from service.http.gate import as_seen_with
 from service.http.middleware import Drain
+from service.http.protocol import MIN_WRITE_SECONDS
 from service.http.request_context import RequestContext, RequestIds, RequestMetrics
 from service.protocols.open_inference.grpc.wire import parse
 from service.quotas import Callers
@@ -97,7 +98,9 @@ class Calls:
     ) -> None:
         self._models = models
         self._refusals = Refusals()
+        self.metrics = metrics
         self._body_timeout_seconds = settings.body_timeout_seconds
+        self._write_timeout_seconds = settings.write_timeout_seconds
         self._logs_all = settings.access_log
         self._request_metrics = RequestMetrics(metrics)
         self._drain = drain
@@ -125,7 +128,9 @@ class Calls:
             try:
                 data = await self._read(context)
                 call.request_context.request_bytes = len(data)
+                keep(call, len(data), "the message")
                 message = await self.answer(await parse(kind, data), call, answer, is_probe=is_probe)
+                keep(call, message.ByteSize(), "the answer")
                 refusal, reply = Refusal(StatusCode.OK, ""), message.SerializeToString()
             except Exception as error:
                 refusal = self.refusal(error, call.request_context)
@@ -212,6 +217,15 @@ class Calls:
                 await work
             raise
 
+    def write_seconds(self, call: Call) -> float:
+        """The time in which a message must be read: it ends at the call's deadline."""
+        left_seconds = call.request_context.deadline - asyncio.get_running_loop().time()
+        return max(min(self._write_timeout_seconds, left_seconds), MIN_WRITE_SECONDS)
+
+    def count_watch(self, code: StatusCode) -> None:
+        """Count a stream that only watches: it is no request in flight, and nothing waits for its end."""
+        self.metrics.requests.labels("Watch", "", code.name).inc()
+
     def refusal(self, error: Exception, request_context: RequestContext) -> Refusal:
         """How a call ends that failed with an error."""
         if isinstance(error, ServiceError):
@@ -237,6 +251,7 @@ class Calls:
                     "route": name,
                     "model": request_context.model,
                     "caller": request_context.caller.name,
+                    "address": request_context.address,
                     "status": code.name,
                     "ms": round(seconds * 1e3, 3),
                 },
@@ -246,6 +261,15 @@ class Calls:
 def code_of(error: ServiceError) -> StatusCode:
     """The status of a call that failed with an error."""
     return _CODES.get(error.status, StatusCode.INVALID_ARGUMENT)
+
+
+def keep(call: Call, num_bytes: int, what: str) -> None:
+    """Set aside the bytes of a message until its call ends.
+
+    Raises: Busy.
+    """
+    if num_bytes > SMALL_BYTES:
+        call.request_context.reservation.grow(num_bytes, what)
 
 
 def address_of(peer: str) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
+from grpc import StatusCode
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from service.errors import MalformedRequest, NotFound, ServiceError, StartupError, TooManyRequests, Unauthorized
+from service.errors import NotFound, ServiceError, StartupError, TooManyRequests, Unauthorized, Unavailable
 from service.http.health import readiness
 from service.http.middleware import Drain
 from service.protocols.open_inference.execution import Execution
@@ -39,6 +40,10 @@ HEALTH_NAME = "grpc.health.v1.Health"
 WATCH_SECONDS = 0.2
 MAX_CONCURRENT_CALLS = 1024
 """Open calls of one connection; a client holds further ones back."""
+MAX_CALLS = 4096
+"""Open calls of all connections; further ones end with RESOURCE_EXHAUSTED."""
+MAX_WATCHERS = 128
+"""Open streams of `Health.Watch`, each of which looks five times a second."""
 LAST_BYTES_SECONDS = 0.5
 """For written answers to reach their callers when the server stops."""
 ACCESS: dict[str, Access] = {
@@ -78,7 +83,9 @@ class GrpcServer:
         health = Health(calls, is_ready, ("", NAME))
         self._streams = methods.streams
         checks = [KeyCheck(keys, calls)] if keys is not None else []
-        self._server = grpc.aio.server(options=_options(settings), interceptors=checks)
+        self._server = grpc.aio.server(
+            options=_options(settings), interceptors=checks, maximum_concurrent_rpcs=MAX_CALLS
+        )
         served = methods.handlers()
         if settings.admin_port != "off":  # which gRPC has not
             served = {name: handler for name, handler in served.items() if METHODS_ACCESS.get(name) != "admin"}
@@ -144,6 +151,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", round(settings.header_timeout_seconds * 1e3)),
         ("grpc.max_connection_idle_ms", settings.keep_alive_seconds * 1000),
         ("grpc.max_concurrent_streams", MAX_CONCURRENT_CALLS),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
     ]
 
 
@@ -215,10 +223,20 @@ class Health:
 
     async def _watch(self, data: bytes, context: Context) -> None:
         """Send the status, and each change of it, until the caller leaves or the server stops."""
+        watchers, code = self._calls.metrics.health_watchers, StatusCode.CANCELLED
+        watchers.inc()
         try:
-            request = await parse(HealthCheckRequest, data)
-        except MalformedRequest as error:
-            await context.abort(code_of(error), error.message)
+            if watchers.value > MAX_WATCHERS:
+                raise Unavailable(f"There are {MAX_WATCHERS} watchers already; ask with Check.", retry_after_seconds=1)
+            await self._send_statuses(await parse(HealthCheckRequest, data), context)
+        except ServiceError as error:
+            code = code_of(error)
+            await context.abort(code, error.message)
+        finally:
+            watchers.dec()
+            self._calls.count_watch(code)
+
+    async def _send_statuses(self, request: HealthCheckRequest, context: Context) -> None:
         sent = None
         while True:
             if (status := self._status(request.service)) != sent:

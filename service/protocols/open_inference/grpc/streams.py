@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import grpc
 from grpc import StatusCode
 
-from service.protocols.open_inference.grpc.calls import Call, Calls, Context, Refusal
+from service.protocols.open_inference.grpc.calls import Call, Calls, Context, Refusal, keep
 from service.protocols.open_inference.grpc.open_inference_pb2 import (
     ModelInferRequest,
     ModelInferResponse,
@@ -28,6 +29,8 @@ MAX_UNANSWERED = 64
 """Unanswered requests of one stream; further ones wait in the connection."""
 _ENDS_AT_ERROR = ("triton_grpc_error", "true")
 _SUCCESS = Refusal(StatusCode.OK, "")
+_UNREAD = Refusal(StatusCode.DEADLINE_EXCEEDED, "The caller did not read a response in time.")
+ABORT_SECONDS = 1.0
 
 Respond = Callable[[ModelInferResponse], None]
 Answer = Callable[[ModelInferRequest, Call, Respond], Awaitable[None]]
@@ -82,7 +85,9 @@ class Streams:
         if refusal is None and self._is_ending:
             refusal = Refusal(StatusCode.UNAVAILABLE, "The service is shutting down.")
         if refusal is not None:
-            await context.abort(refusal.code, refusal.message)
+            with suppress(TimeoutError):  # who reads nothing does not take the status either
+                async with asyncio.timeout(ABORT_SECONDS):
+                    await context.abort(refusal.code, refusal.message)
 
     async def _read(self, context: Context, queue: asyncio.Queue[_Pending | None], places: asyncio.Semaphore) -> None:
         try:
@@ -96,10 +101,15 @@ class Streams:
             queue.put_nowait(None)
 
     async def _work(self, pending: _Pending, data: bytes) -> None:
+        def respond(response: ModelInferResponse) -> None:
+            keep(pending.call, response.ByteSize(), "the answer")
+            pending.responses.put_nowait(response)
+
         async def answer(request: ModelInferRequest, call: Call) -> None:
-            await self._answer(request, call, pending.responses.put_nowait)
+            await self._answer(request, call, respond)
 
         try:
+            keep(pending.call, len(data), "the message")
             pending.request = await parse(ModelInferRequest, data)
             await self._calls.answer(pending.request, pending.call, answer)
         except Exception as error:
@@ -112,15 +122,24 @@ class Streams:
         code, sent_bytes, ends = StatusCode.CANCELLED, 0, False
         try:
             while (response := await pending.responses.get()) is not None:
-                sent_bytes += await _send(context, ModelStreamInferResponse(infer_response=response))
+                sent_bytes += await self._send(pending, context, ModelStreamInferResponse(infer_response=response))
             if pending.refusal.code is not StatusCode.OK:
                 ends = _ENDS_AT_ERROR in (context.invocation_metadata() or ())
                 if not ends:
-                    sent_bytes += await _send(context, _error(pending))
+                    sent_bytes += await self._send(pending, context, _error(pending))
             code = pending.refusal.code
+        except TimeoutError:
+            pending.refusal, ends = _UNREAD, True
+            code = _UNREAD.code
         finally:
             self._close(pending, code, sent_bytes)
         return pending.refusal if ends else None
+
+    async def _send(self, pending: _Pending, context: Context, message: ModelStreamInferResponse) -> int:
+        data = message.SerializeToString()
+        async with asyncio.timeout(self._calls.write_seconds(pending.call)):
+            await context.write(data)
+        return len(data)
 
     def _abandon(self, queue: asyncio.Queue[_Pending | None]) -> None:
         while not queue.empty():
@@ -131,12 +150,6 @@ class Streams:
         assert pending.work is not None
         pending.work.cancel()  # does nothing if it is done
         self._calls.close(NAME, pending.call.request_context, code, sent_bytes)
-
-
-async def _send(context: Context, message: ModelStreamInferResponse) -> int:
-    data = message.SerializeToString()
-    await context.write(data)
-    return len(data)
 
 
 def _error(pending: _Pending) -> ModelStreamInferResponse:

@@ -42,7 +42,7 @@ class FakeExecution:
 
     def __init__(self, infer: Infer) -> None:
         self.client = FakeClient()
-        self.budget = ByteBudget(2**20)
+        self.budget = ByteBudget(2**26)
         self.callers = Callers()
         self._infer = infer
 
@@ -74,6 +74,7 @@ class Served:
         self.drain = drain
         self.metrics = metrics
         self.channel: Any = None
+        self.port = 0
 
     def unary(self, method: str, service: str = NAME) -> Any:
         """A call of one message for one, in bytes."""
@@ -96,6 +97,7 @@ async def serving(infer: Infer, **settings: Any) -> AsyncIterator[Served]:
     server = GrpcServer(cast(Execution, execution), Settings(**settings), metrics, drain)
     port = await server.start("127.0.0.1:0")
     served = Served(server, execution, drain, metrics)
+    served.port = port
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as served.channel:
             yield served
