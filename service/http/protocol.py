@@ -36,6 +36,8 @@ MIN_TAKEN_BYTES = 16 * 1024
 """Who takes less of his answer in the time for a write does not read."""
 MIN_WRITE_SECONDS = 0.5
 """A caller has this time to read on also at his deadline."""
+TIMER_SECONDS = 0.01
+"""A timer may fire so much too early: uvloop's count milliseconds."""
 IDLE_SECONDS = 5.0
 """A connection without a request for longer than this makes room for another one when there are too many."""
 DRAIN_WRITE_SECONDS = 2.0
@@ -328,7 +330,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _check_writes(self) -> None:
         """Disconnect a caller who does not read on, or whose stream is past its deadline."""
         unsent_bytes, context = self.transport.get_write_buffer_size(), self._context
-        is_late = context is not None and context.is_streamed and self.loop.time() >= context.deadline
+        is_late = context is not None and context.is_streamed and self.loop.time() + TIMER_SECONDS >= context.deadline
         if unsent_bytes + MIN_TAKEN_BYTES <= self._unsent.num_bytes and not is_late:
             self._unsent.hold(unsent_bytes)
             self._watch_writes()
