@@ -44,8 +44,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, network: LinearClassifier)
     keys = folder / "api-keys"
     keys.write_text("".join(f"{name}:{digest_of(name)} {options}\n" for name, options in LINES.items()))
     options = ("--api-keys-file", str(keys), "--metrics-need-key", "--instances", "1", "--threads", "1")
-    options += ("--trusted-proxies", "127.0.0.1")
-    with RunningService(folder / "models", *options) as running:
+    with RunningService(folder / "models", *options, "--trusted-proxies", "127.0.0.1") as running:
         yield running.wait_until_ready()
 
 
