@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -137,6 +138,10 @@ def test_the_command_line_sends_the_key_of_its_environment(guarded: RunningServi
     assert "tiny" in listed.stdout
 
 
+def _is_answered(service: RunningService, headers: dict[str, str], status: int) -> bool:
+    return httpx.get(f"{service.url}/v1/models", headers=headers).status_code == status
+
+
 def test_keys_come_and_go_while_the_service_runs(guarded: RunningService, keys_file: Path) -> None:
     key = command("keys", "new", "ben", file=keys_file).stdout.strip()
     headers = {"authorization": f"Bearer {key}"}
@@ -145,10 +150,7 @@ def test_keys_come_and_go_while_the_service_runs(guarded: RunningService, keys_f
     assert [key.name for key in read_keys(keys_file).values()] == ["ana", "ben"]
     for action, status in (("disable", 401), ("enable", 200)):
         assert command("keys", action, "ben", file=keys_file).exit_code == 0
-        until(
-            lambda status=status: httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == status,
-            guarded.describe,
-        )
+        until(partial(_is_answered, guarded, headers, status), guarded.describe)
     assert command("keys", "remove", "ben", file=keys_file).exit_code == 0
     until(lambda: httpx.get(f"{guarded.url}/v1/models", headers=headers).status_code == 401, guarded.describe)
     assert oct(keys_file.stat().st_mode)[-3:] == "600"
