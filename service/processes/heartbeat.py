@@ -40,11 +40,11 @@ class Heartbeat:
     def __init__(self, fd: int, hang_seconds: float) -> None:
         self._interval_seconds = interval_seconds(hang_seconds)
         self._has_started = False
-        self._socket: socket.socket | None = None
+        self._fd = fd
         if fd >= 0:
-            self._socket = socket.socket(fileno=fd)
-            self._socket.setblocking(False)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_NOTES_BYTES)
+            with socket.socket(fileno=os.dup(fd)) as end:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MAX_NOTES_BYTES)
+            os.set_blocking(fd, False)
             os.set_inheritable(fd, False)
 
     def set_started(self) -> None:
@@ -71,8 +71,8 @@ class Heartbeat:
             self._send(_STARTED if self._has_started else _STARTING)
 
     def _send(self, message: bytes) -> None:
-        if self._socket is not None:
-            self._socket.send(message)
+        if self._fd >= 0:
+            os.write(self._fd, message)
 
 
 class Watchdog:

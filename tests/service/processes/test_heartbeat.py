@@ -66,8 +66,8 @@ def test_who_was_not_listened_to_is_not_hung() -> None:
 def test_a_loop_that_turns_beats_and_one_that_does_not_is_found() -> None:
     async def main() -> None:
         theirs, ours = pair()
-        with ours:
-            heartbeat, vitals = Heartbeat(theirs.detach(), 0.5), Vitals()
+        with ours, theirs:
+            heartbeat, vitals = Heartbeat(theirs.fileno(), 0.5), Vitals()
             beating = asyncio.create_task(heartbeat.run())
             watching = asyncio.create_task(until_hung(ours, 0.5, vitals))
             await asyncio.sleep(0.7)
@@ -84,9 +84,9 @@ def test_a_loop_that_turns_beats_and_one_that_does_not_is_found() -> None:
 
 def test_a_stopped_supervisor_holds_up_no_process(caplog: pytest.LogCaptureFixture) -> None:
     theirs, ours = pair()
-    with ours:
-        heartbeat = Heartbeat(theirs.detach(), 0.5)
-        for _ in range(10_000):
+    with ours, theirs:
+        heartbeat = Heartbeat(theirs.fileno(), 0.5)
+        for _ in range(50_000):
             heartbeat.set_started()
         heartbeat.keep("loads", "notes")
 
@@ -97,14 +97,14 @@ def test_the_last_notes_of_a_process_that_is_gone_are_kept() -> None:
     theirs, ours = pair()
     vitals = Vitals()
     ours.setblocking(False)
-    with ours:
-        heartbeat = Heartbeat(theirs.detach(), 0.5)
+    with ours, theirs:
+        heartbeat = Heartbeat(theirs.fileno(), 0.5)
         for notes in ("first", "x" * 100_000, "last"):
             heartbeat.keep("loads", notes)
         assert vitals.take(ours)
         assert vitals.notes == {"loads": "last"}
         heartbeat.keep("trials", "é")
-        del heartbeat
+        theirs.close()
 
         assert not vitals.take(ours)
     assert vitals.notes == {"loads": "last", "trials": "é"}

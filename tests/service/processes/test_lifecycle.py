@@ -264,7 +264,7 @@ def test_no_connection_that_is_accepted_is_reset_while_the_service_ends(start: C
         while not found["refused"]:
             try:
                 with socket.create_connection((host, int(port)), timeout=10) as connection:
-                    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                     found[connection.recv(4096)[:12].decode() or "nothing"] += 1
             except ConnectionRefusedError:
                 found["refused"] += 1

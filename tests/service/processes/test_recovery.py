@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("keys") / "keys"
-    file.write_text(f"tester:{hashlib.sha256(KEY.encode()).hexdigest()}\n")
+    file.write_text(f"tester:{hashlib.sha256(KEY.encode()).hexdigest()} scopes=admin\n")
     return file
 
 
@@ -46,7 +47,7 @@ def service(repository: Path, keys: Path, tmp_path_factory: pytest.TempPathFacto
     """A service whose TMPDIR is too long for a socket, and that was told what to serve by requests alone."""
     long = tmp_path_factory.mktemp("temporary") / ("x" * 100)
     long.mkdir()
-    options = ("--instances", "1", "--threads", "1", "--model-control", "explicit", "--models", "good,spare")
+    options = ["--instances", "1", "--threads", "1", "--model-control", "explicit", "--models", "good,spare"]
     options += ("--hang-seconds", str(HANG_SECONDS), "--api-keys-file", str(keys))
     with RunningService(repository, *options, environment={"TMPDIR": str(long)}) as running:
         running.wait_until_ready()
@@ -133,7 +134,7 @@ def test_a_key_file_that_is_half_written_when_a_process_starts_ends_nothing(
 
     keys.write_text(whole[:20])
     os.kill(api, signal.SIGKILL)
-    until(lambda: "is not `name:SHA-256`" in "".join(service.lines), service.describe)
+    until(lambda: "Line 1 of" in "".join(service.lines), service.describe)
     keys.write_text(whole)
 
     assert state_of(service) == AS_IT_WAS
@@ -187,7 +188,7 @@ def test_whatever_dies_again_and_again_comes_back_as_it_was(service: RunningServ
     for _ in range(3):
         engine = service.children(ENGINE)[0]
         os.kill(engine, signal.SIGKILL)
-        until(lambda engine=engine: replaced(service, ENGINE, engine), service.describe)
+        until(partial(replaced, service, ENGINE, engine), service.describe)
         assert state_of(service) == AS_IT_WAS
     stopped.set()
     asking.join()
