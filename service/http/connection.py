@@ -66,7 +66,7 @@ class Connection(LimitedProtocol):
     @property
     def _is_between_requests(self) -> bool:
         is_answered = self.cycle is None or self.cycle.response_complete
-        return is_answered and not self._is_in_message and not self._head_bytes
+        return is_answered and not (self._is_in_message or self._head_bytes or self._held)
 
     def _go_on(self) -> None:
         """Take what was received, unless a request is being answered, its body is not complete, or nobody reads."""

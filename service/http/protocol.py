@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Literal, cast
 
 import httptools
 from starlette.types import ASGIApp, Message, Receive, Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.budget import Reservation
@@ -38,11 +40,28 @@ MIN_WRITE_SECONDS = 0.5
 """A caller has this time to read on also at his deadline."""
 TIMER_SECONDS = 0.01
 """A timer may fire so much too early: uvloop's count milliseconds."""
+MAX_PIPELINED = 16
+"""Requests that wait for the answers to those before them on their connection; what follows is not parsed yet."""
+HEADS_BYTES = 8 * 1024
+"""What is parsed at once where heads come: a parsed one takes many times its bytes."""
 IDLE_SECONDS = 5.0
 """A connection without a request for longer than this makes room for another one when there are too many."""
 DRAIN_WRITE_SECONDS = 2.0
 """The time for a write while the service waits for it to end."""
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class OrderlyFlow(FlowControl):
+    """Reads no further requests while there are some that wait for the answers to those before."""
+
+    def __init__(self, transport: asyncio.Transport, is_behind: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._is_behind = is_behind
+
+    def resume_reading(self) -> None:
+        """Read on, unless requests wait."""
+        if self.read_paused and not self._is_behind():
+            super().resume_reading()
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -66,6 +85,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._answering: Any = None  # the cycle being answered; `cycle` is the one received last
         self._timer: asyncio.TimerHandle | None = None
         self._timed: tuple[int, Phase] | None = None
+        self._held = bytearray()  # received, and not parsed before the answers to what came before it
         self._unsent = Reservation(self.requests.budget)
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -74,6 +94,7 @@ class LimitedProtocol(HttpToolsProtocol):
         transport.set_write_buffer_limits(0)  # so that `pause_writing` tells of all that could not be sent
         # Sends the head and the body of an answer in one write.
         super().connection_made(cast(asyncio.Transport, CoalescingTransport(transport, self.loop)))
+        self.flow = OrderlyFlow(self.transport, self._is_behind)
         self.address = self.client[0] if self.client else ""
         self._idle_since = self.loop.time()
         self.requests.connections.inc()
@@ -102,18 +123,49 @@ class LimitedProtocol(HttpToolsProtocol):
         return not is_in_body and (self.cycle is None or self.cycle.response_complete)
 
     def on_response_complete(self) -> None:
-        """Note when the connection became idle."""
+        """Note when the connection became idle, and go on with the requests that came meanwhile."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
+        if self._held:
+            self.loop.call_soon(self._take_held)
+        else:
+            self.flow.resume_reading()
+
+    def _is_behind(self) -> bool:
+        return bool(self.pipeline or self._held)
 
     def data_received(self, data: bytes | bytearray) -> None:
+        """Parse what came, as far as few requests wait for their answers; the rest waits as it is."""
+        if self._held:
+            self._held += data
+        else:
+            self._take_some(data)
+
+    def _take_held(self) -> None:
+        held, self._held = self._held, bytearray()
+        self._take_some(held)
+        self.flow.resume_reading()
+
+    def _take_some(self, data: bytes | bytearray) -> None:
+        start = 0
+        while start < len(data) and not self.transport.is_closing():
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self._held += memoryview(data)[start:]
+                self.flow.pause_reading()
+                return
+            is_in_body = self._is_in_message and not self._is_in_head
+            end = len(data) if is_in_body else start + HEADS_BYTES
+            self._take_part(memoryview(data)[start:end])
+            start = end
+
+    def _take_part(self, data: memoryview) -> None:
         """Parse, refuse a head over the limit, and time whatever is still incomplete."""
         # The data may contain a body too; a head over the limit can then pass in the first read only.
         self._head_bytes += len(data)
         self._framing_bytes += len(data)
         self._unset_keepalive_if_required()
         try:
-            self._parse(memoryview(data))
+            self._parse(data)
         except httptools.HttpParserError:
             self._refuse()
         if self.transport.is_closing():
@@ -357,6 +409,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._disarm()
         self.requests.connections.dec()
         context = self._context
+        self._held.clear()
         super().connection_lost(exc)
         self.resume_writing()
         if context is not None:

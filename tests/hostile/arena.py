@@ -15,12 +15,7 @@ from loadtests.attacks.stages import STAGES, prepare
 from loadtests.hostile import load_attacks
 from tests.servers import RunningService
 
-NOT_YET: set[str] = {
-    "half a million requests at once, unread",
-    "a text of combining marks to tokenize",
-    "requests to an engine that has stopped",
-    "2,000 callers of Health.Watch",
-}
+NOT_YET: set[str] = set()
 """What the service does not hold yet: each leaves this list with what mends it, and the list ends with them."""
 
 

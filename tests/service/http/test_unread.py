@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -227,3 +228,17 @@ def figure_or_none(running: RunningService) -> float | None:
     """A metric, where there is room for the connection that asks for it."""
     answer = httpx.get(f"{running.url}/livez")
     return figure(running, "hotplate_connections") if answer.status_code == 200 else None
+
+
+def test_requests_sent_ahead_are_not_read_before_those_that_came_earlier_are_answered(
+    running: RunningService, connect: Connect
+) -> None:
+    def resident() -> float:
+        (api,) = running.children("service.processes.api_process")
+        return int(Path(f"/proc/{api}/statm").read_text().split()[1]) * 4096 / MIB
+
+    before, peer = resident(), connect()
+    with pytest.raises(ConnectionError):
+        peer.sendall(500_000 * b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")  # who never reads an answer is disconnected
+
+    assert resident() - before < 100
