@@ -280,8 +280,7 @@ class Settings(BaseSettings):
 
     hang_seconds: Annotated[float, annotated_types.Ge(0.5), AllowInfNan(False)] = Field(
         20.0,
-        description="How long a process may give no sign of life, or one of its threads make no progress, until it has "
-        "been killed and is replaced.",
+        description="How long a process may give no sign of life until it has been killed and is replaced.",
     )
 
     playground: bool = Field(True, description="Serve the playground, a page to try every model, at `/`.")

@@ -1,7 +1,7 @@
 """How a process proves that it is not hung: its event loop sends a byte now and then, which the supervisor reads.
 
-A process that is stopped, that waits for ever or whose loop computes without end sends none. What threads do beside
-the loop, the process watches itself.
+A process that is stopped, that waits for ever or whose loop computes without end sends none. What its threads do beside
+the loop is not watched.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
-EXIT_HUNG = 71
-"""The exit status of a process that finds one of its threads hung."""
 START_SECONDS = 120.0
 """How long a process may take to its first beat: it reads its code from a disk that may be slow."""
 MAX_INTERVAL_SECONDS = 1.0
