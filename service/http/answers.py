@@ -58,7 +58,7 @@ class EventAnswer(ABC):
         except ServiceError as error:
             if not events.context.is_streamed:
                 raise
-            events.context.failure = events.context.failure or error  # what came first
+            events.context.failure_status = events.context.failure_status or error.status  # what came first
             await events.send(*self.error_event(error))
         await events.close()
 

@@ -283,7 +283,7 @@ class Exchange(Inference):
         """Answer with an error, or break off an answer that has begun."""
         failure = failure_of(error, self.context.request_id)
         if self._is_streamed:
-            self.context.failure = self.context.failure or failure
+            self.context.failure_status = self.context.failure_status or failure.status
         response = error_response(self.head.scope["path"], as_seen_with(self.context.caller, failure))
         self.connection.finish(self, response.status_code, render(response.raw_headers), bytes(response.body))
 

@@ -205,7 +205,7 @@ class RequestMiddleware:
         except Exception as error:
             failure = as_seen_with(context.caller, failure_of(error, context.request_id))
             if started:
-                context.failure = failure  # the connection is broken off
+                context.failure_status = failure.status  # the connection is broken off
             else:
                 await error_response(scope["path"], failure)(served, receive, send_with_headers)
         finally:

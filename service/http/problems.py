@@ -124,9 +124,13 @@ async def on_unexpected(request: Request, _error: Exception) -> Response:
 
 
 def failure_of(error: Exception, request_id: str) -> ServiceError:
-    """The error to answer with; one that is no ServiceError is a defect, and is logged."""
+    """The error to answer with; one that is no ServiceError is a defect, and is logged.
+
+    It has no traceback: that holds the frame that keeps the error, and with it the request and its body, for as long as
+    the garbage collector takes to find them.
+    """
     if isinstance(error, ServiceError):
-        return error
+        return error.with_traceback(None)
     log.error("a request failed unexpectedly", extra={"request_id": request_id}, exc_info=error)
     return _internal_error()
 

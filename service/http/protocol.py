@@ -388,8 +388,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._watch_writes()
             return
         if context is not None:
-            late = DeadlineExceeded("The deadline passed before the caller had read the answer.")
-            context.failure = late if is_late else Cancelled("The caller did not read the answer.")
+            context.failure_status = (DeadlineExceeded if is_late else Cancelled).status
         self.transport.abort()
 
     def hurry(self) -> None:

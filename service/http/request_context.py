@@ -55,7 +55,7 @@ class RequestContext:
     is_disconnected: bool = False
     deadline: float = math.inf
     is_streamed: bool = False
-    failure: ServiceError | None = None
+    failure_status: int = 0  # not the error: it holds frames, and these the request
 
     @property
     def origin(self) -> str:
@@ -90,15 +90,13 @@ class RequestContext:
 
     def ended_as(self, status: int) -> int:
         """The status for metrics and logs: what ended the answer counts, not what its head said."""
-        if self.failure is not None:
-            return self.failure.status
-        return Cancelled.status if self.is_disconnected else status
+        return self.failure_status or (Cancelled.status if self.is_disconnected else status)
 
 
 def attach(scope: Scope, context: RequestContext) -> RequestContext:
     """Attach a context to an ASGI scope and return it."""
     scope[_KEY] = context
-    context.failure = scope.pop(_FAILURE, None)
+    context.failure_status = scope.pop(_FAILURE, 0)
     return context
 
 
@@ -106,9 +104,9 @@ def fail(scope: Scope, error: ServiceError) -> None:
     """Say what ended a request, also before it has a context."""
     context = context_of(scope)
     if context is None:
-        scope[_FAILURE] = error
+        scope[_FAILURE] = error.status
     else:
-        context.failure = error
+        context.failure_status = error.status
 
 
 def context_of(scope: Any) -> RequestContext | None:

@@ -64,10 +64,10 @@ DEADLY = 1_000_002
 
 
 def deadly_bytes() -> bytes:
-    """`y = -2^31 / (x - 1000003)` for rows of three numbers."""
+    """`y = -2^31 mod (x - 1000003)` for rows of three numbers; a division would be vectorised, and then not trap."""
     nodes = [
         helper.make_node("Sub", ["x", "offset"], ["divisor"]),
-        helper.make_node("Div", ["least", "divisor"], ["y"]),
+        helper.make_node("Mod", ["least", "divisor"], ["y"]),
     ]
     return graph_bytes(
         nodes,

@@ -46,7 +46,7 @@ async def call_until(client: httpx.AsyncClient, ended: asyncio.Event, number: in
         answer = await ask(client, model, number)
         statuses[answer.status_code] += 1
         if answer.status_code == 200:
-            expected = 2 * number if model == "scale" else -(2**31) // -(DEADLY + 1 - number)
+            expected = 2 * number if model == "scale" else -(2**31) % -(DEADLY + 1 - number)
             assert answer.json()["outputs"][0]["data"][0] == expected
 
 

@@ -122,16 +122,21 @@ class Calls:
         `answer` may raise ServiceError; when the caller leaves, its context is notified first, then it is cancelled.
         """
 
+        async def reply_to(context: Context, call: Call) -> bytes:
+            data = await self._read(context)
+            call.request_context.request_bytes = len(data)
+            keep(call, len(data), "the message")
+            message = await self.answer(await parse(kind, data), call, answer, is_probe=is_probe)
+            keep(call, message.ByteSize(), "the answer")
+            reply: bytes = message.SerializeToString()
+            return reply
+
+        # The library keeps the frame of a call that it aborts until it is found as garbage: no message may be in it.
         async def handle(_messages: object, context: Context) -> bytes:
             call = self.open(context, 0, is_probe=is_probe)
             refusal, reply = Refusal(StatusCode.CANCELLED, ""), b""
             try:
-                data = await self._read(context)
-                call.request_context.request_bytes = len(data)
-                keep(call, len(data), "the message")
-                message = await self.answer(await parse(kind, data), call, answer, is_probe=is_probe)
-                keep(call, message.ByteSize(), "the answer")
-                refusal, reply = Refusal(StatusCode.OK, ""), message.SerializeToString()
+                refusal, reply = Refusal(StatusCode.OK, ""), await reply_to(context, call)
             except Exception as error:
                 refusal = self.refusal(error, call.request_context)
             finally:
@@ -216,6 +221,8 @@ class Calls:
             with suppress(Exception, asyncio.CancelledError):
                 await work
             raise
+        finally:
+            del work  # it keeps its error, whose traceback keeps this frame, and so the request
 
     def write_seconds(self, call: Call) -> float:
         """The time in which a message must be read: it ends at the call's deadline."""

@@ -27,7 +27,7 @@ def as_binary(array: NDArray[Any], datatype: str = "UINT8", name: str = "image",
     described = {"name": name, "shape": list(array.shape), "datatype": datatype, "parameters": size}
     text = json.dumps({"inputs": [described]} | members).encode()
     headers = {LENGTH: str(len(text)), "content-type": "application/octet-stream"}
-    return httpx.Request("POST", "http://unused/", content=text + array.tobytes(), headers=headers)
+    return httpx.Request("POST", "http://localhost/", content=text + array.tobytes(), headers=headers)
 
 
 def outputs_of(response: httpx.Response) -> dict[str, NDArray[Any]]:

@@ -51,7 +51,7 @@ def test_every_error_has_a_status_of_the_protocol(kind: type[errors.ServiceError
     error = kind("Why.")
 
     status = error_response("/v2", error).status_code
-    assert status in (400, 401, 404, 405, 408, 415, 500, 501, 503)
+    assert status in (400, 401, 403, 404, 405, 408, 415, 421, 429, 500, 501, 503)
     is_internal = code_of(error) is StatusCode.INTERNAL
     assert is_internal == (status == 500)
     at_fault = (errors.InferenceFailed, errors.ModelFailed)
