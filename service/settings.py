@@ -280,7 +280,8 @@ class Settings(BaseSettings):
 
     hang_seconds: Annotated[float, annotated_types.Ge(0.5), AllowInfNan(False)] = Field(
         20.0,
-        description="How long a process may give no sign of life until it has been killed and is replaced.",
+        description="How long a process, or a thread of the engine that computes, may give no sign of life until the "
+        "process has ended and is replaced; and how long computing may go on after the deadlines of all its requests.",
     )
 
     playground: bool = Field(True, description="Serve the playground, a page to try every model, at `/`.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Iterator
 from time import monotonic
 from typing import cast
 
@@ -17,6 +18,7 @@ from service.background import Background
 from service.engine.answers import Answers, encode
 from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import key_of
+from service.engine.compute_watch import ComputeThread
 from service.engine.quarantine import Quarantine, TrialJournal
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.load_journal import LoadJournal
@@ -80,6 +82,11 @@ class Engine:
         await self.repository.start(models)
         self._is_settled = True
         self._announce()
+
+    def threads(self) -> Iterator[ComputeThread]:
+        """The threads that compute."""
+        for version in self.repository.versions.values():
+            yield from version.threads
 
     def _announce(self) -> None:
         message = self._description(0)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -19,6 +21,7 @@ from prometheus_client import CollectorRegistry
 from models.manifest import read_manifest
 from models.strict import StrictError
 from service.background import Background
+from service.engine.compute_watch import until_hung
 from service.engine.engine import Engine, EngineProtocol
 from service.engine.quarantine import TrialJournal
 from service.engine.repository.live_repository import follow
@@ -26,8 +29,16 @@ from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel, find_models, identity_of, no_model, scan
 from service.engine.runtime.runtime import choose_device
 from service.errors import StartupError
-from service.processes.heartbeat import Heartbeat
-from service.processes.launch import EXIT_STARTUP, Launch, end_with_parent, read_launch, run_until_stopped, settle
+from service.processes.heartbeat import Heartbeat, interval_seconds
+from service.processes.launch import (
+    EXIT_HUNG,
+    EXIT_STARTUP,
+    Launch,
+    end_with_parent,
+    read_launch,
+    run_until_stopped,
+    settle,
+)
 from service.settings import Settings
 from service.telemetry.gathering import sharing
 from service.telemetry.logs import configure_logging
@@ -55,6 +66,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     Path(launch.engine_socket).chmod(0o600)
     async with server, sharing(metrics, launch.figures_fd), Background() as background:
         background.keep("heartbeat", heartbeat.run)
+        background.keep("watch of the compute threads", lambda: _end_when_hung(engine, journal, settings.hang_seconds))
         background.keep("memory report", lambda: report_memory(metrics, "engine"))
         if engine.device.is_cuda:
             # Imported here, so that an engine on a CPU does without NVML.
@@ -62,6 +74,16 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
 
             background.keep("GPU report", lambda: report_gpu(metrics, engine.device.index))
         await run_until_stopped(_load(engine, models, settings, heartbeat))
+
+
+async def _end_when_hung(engine: Engine, journal: LoadJournal, hang_seconds: float) -> None:
+    """End the process, to be replaced, once one of its compute threads is hung: no call stops such a thread."""
+    thread, work = await until_hung(engine.threads, hang_seconds, interval_seconds(hang_seconds))
+    what = {"computing": thread.name, "seconds": round(monotonic() - work.began_at, 3)}
+    reason = "it uses no processor" if work.idle_seconds > work.overdue_seconds else "every deadline has passed"
+    log.error("a thread that computes is hung and the engine ends", extra=what | {"reason": reason})
+    journal.acquit()
+    os._exit(EXIT_HUNG)
 
 
 def _ending(status: int | None) -> str:

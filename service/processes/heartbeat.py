@@ -1,7 +1,7 @@
 """How a process proves that it is not hung: its event loop sends a byte now and then, which the supervisor reads.
 
-A process that is stopped, that waits for ever or whose loop computes without end sends none. What its threads do beside
-the loop is not watched.
+A process that is stopped, that waits for ever or whose loop computes without end sends none. What the threads of the
+engine compute beside the loop is watched from the loop (`service/engine/compute_watch.py`).
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import msgspec
 
 from service.settings import Settings
 
+EXIT_HUNG = 70  # EX_SOFTWARE: a thread that computes is hung, and with it the process
 EXIT_STARTUP = 78  # EX_CONFIG: the configuration is wrong, so starting again would not help
 _STDIN = 0
 _ROOT = Path(__file__).resolve().parents[2]  # where the packages are: site-packages, or a checkout

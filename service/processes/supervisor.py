@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from service.background import Background, Backoff
 from service.errors import StartupError
 from service.processes.heartbeat import Vitals, until_hung
-from service.processes.launch import EXIT_STARTUP, Launch, command, environment
+from service.processes.launch import EXIT_HUNG, EXIT_STARTUP, Launch, command, environment
 from service.processes.listening import join, listen, reserve, until_accepted
 from service.processes.run_folder import ENGINE_SOCKET, run_folder
 from service.security import is_loopback, read_keys
@@ -203,7 +203,7 @@ class Supervisor:
             self._metrics.engine_restarts.inc()
             with contextlib.suppress(OSError):
                 self._engine_socket.unlink(missing_ok=True)
-        return "hung" if child.is_hung else "ended"
+        return "hung" if child.is_hung or status == EXIT_HUNG else "ended"
 
     def _of_kind(self, child: Child) -> list[Child]:
         return [self._engine] if child is self._engine else self._apis

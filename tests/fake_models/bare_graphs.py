@@ -77,6 +77,38 @@ def deadly_bytes() -> bytes:
     )
 
 
+ENDLESS = 1_000_000.0
+"""In a row of the graph of `endless_bytes`, the loop never ends."""
+
+
+def endless_bytes(num_turns: int = 5_000) -> bytes:
+    """`y = x` for rows of three numbers, after a loop that is too long for a batch to be computed in the event loop."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Less", ["turn", "num_turns"], ["is_early"]),
+            helper.make_node("Or", ["is_early", "is_endless"], ["goes_on"]),
+            helper.make_node("Identity", ["rows"], ["same_rows"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("went_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("rows", FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("same_rows", FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("GreaterOrEqual", ["largest", "endless"], ["is_endless"]),
+        helper.make_node("Loop", ["", "true", "x"], ["y"], body=body),
+    ]
+    constants = {"endless": np.float32(ENDLESS), "true": np.bool_(True), "num_turns": np.int64(num_turns)}
+    return graph_bytes(nodes, [("x", FLOAT, ["batch", 3])], [("y", FLOAT, ["batch", 3])], constants)
+
+
 def write_scale(repository: Path, factor: float, version: str, name: str = "scale") -> Path:
     """Write a version of a model that multiplies rows of three numbers, with a manifest and golden outputs."""
     folder = repository / name / version

@@ -36,9 +36,17 @@ class Instance(Protocol):
     """Computes one batch at a time and calls back in the event loop."""
 
     def start(
-        self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None], expected_seconds: float
+        self,
+        batch: BatchBuffer,
+        on_done: Callable[[BatchBuffer, BatchOutcome], None],
+        expected_seconds: float,
+        *,
+        is_alone: bool,
     ) -> None:
-        """Compute the batch, then call `on_done`; 0 seconds are expected where nothing is known."""
+        """Compute the batch, then call `on_done`.
+
+        0 seconds are expected where nothing is known. `is_alone`: no other is computed beside it.
+        """
 
 
 class Timer(Protocol):
@@ -421,8 +429,8 @@ class Batcher:
         # computes several full batches at once; on a small one, they would take it from those who bring the next.
         is_alone = len(self._pool.idle) == len(self._instances) - 1
         is_full = self.waiting_rows >= self._limits.max_batch_size and len(self._instances) > MAX_SMALL_INSTANCES
-        expected_seconds = self._cost.seconds(batch.num_rows) if is_alone and not is_full else 0.0
-        self._instances[index].start(batch, on_done, expected_seconds)
+        expected_seconds = self._cost.seconds(batch.num_rows)
+        self._instances[index].start(batch, on_done, expected_seconds, is_alone=is_alone and not is_full)
 
     def _new_buffer(self) -> BatchBuffer:
         self._num_buffers += 1

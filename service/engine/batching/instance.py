@@ -9,12 +9,14 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import isfinite
 from time import monotonic
 
 import numpy as np
 
-from service.engine.batching.batches import BatchBuffer, BatchOutcome
+from service.engine.batching.batches import BatchBuffer, BatchOutcome, Request, Span
+from service.engine.compute_watch import Work
 from service.engine.runtime.runners import Runner
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, NonFiniteOutput, ServiceError
@@ -81,6 +83,10 @@ def _find_non_finite(outcome: BatchOutcome, num_rows: int) -> None:
             outcome.errors[int(row)] = NonFiniteOutput(f"The model's output {name!r} is not finite for this input.")
 
 
+def _requests(spans: Sequence[Span]) -> list[Request]:
+    return [span.request for span in spans]
+
+
 class ThreadInstance:
     """An instance with a thread of its own; ONNX Runtime releases the GIL while it computes.
 
@@ -101,15 +107,23 @@ class ThreadInstance:
         self._must_be_finite = must_be_finite
         self._call_in_loop = call_in_loop
         self._call_soon = call_soon
+        self.work: Work | None = None
+        """What the thread computes."""
         self._jobs: queue.SimpleQueue[tuple[BatchBuffer, OnDone] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def start(self, batch: BatchBuffer, on_done: OnDone, expected_seconds: float = 0.0) -> None:
+    @property
+    def name(self) -> str:
+        """The name of the thread."""
+        return self._thread.name
+
+    def start(self, batch: BatchBuffer, on_done: OnDone, expected_seconds: float, *, is_alone: bool) -> None:
         """Compute the batch, then call back in the event loop."""
-        if self._call_soon is not None and 0 < expected_seconds < MAX_LOOP_SECONDS:
+        if self._call_soon is not None and is_alone and 0 < expected_seconds < MAX_LOOP_SECONDS:
             self._call_soon(self._compute_here, batch, on_done)
         else:
+            self.work = Work(partial(_requests, batch.spans), expected_seconds, monotonic())
             self._jobs.put((batch, on_done))
 
     def _compute_here(self, batch: BatchBuffer, on_done: OnDone) -> None:
@@ -124,6 +138,7 @@ class ThreadInstance:
         while (job := self._jobs.get()) is not None:
             batch, on_done = job
             outcome = self._compute(batch)
+            self.work = None
             try:
                 self._call_in_loop(on_done, batch, outcome)
             except RuntimeError:

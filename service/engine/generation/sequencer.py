@@ -71,7 +71,14 @@ class Sequencer:
     @property
     def running(self) -> list[Sequence]:
         """The sequences that have a slot."""
-        return [*self._decoding, *((self._prefilling,) if self._prefilling else ())]
+        prefilling = self._prefilling  # another thread may ask
+        return [*self._decoding, *((prefilling,) if prefilling else ())]
+
+    @property
+    def step_seconds(self) -> float:
+        """What the longest step should take."""
+        num_tokens = self._max_step_tokens if self._is_interleaved else self._language.context
+        return self._cost.decode(self._decoder.num_slots) + num_tokens * self._cost.prefill_token_seconds
 
     @property
     def is_idle(self) -> bool:

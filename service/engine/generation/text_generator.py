@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Language
+from service.engine.compute_watch import Work
 from service.engine.generation.decoder import LoadedDecoder
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.sequences import Sequence, StepEvents
@@ -61,7 +63,7 @@ class TextGenerator:
             post=self._post,
             metrics=metrics,
         )
-        self._thread = SequencerThread(sequencer, f"{name}.sequencer")
+        self.thread = SequencerThread(sequencer, f"{name}.sequencer")
         self._num_open = 0
 
     @property
@@ -71,7 +73,7 @@ class TextGenerator:
 
     def close(self) -> None:
         """End the thread; every text must have ended."""
-        self._thread.close()
+        self.thread.close()
 
     def statistics(self) -> dict[str, float]:
         """Its counts since the start, and its current load."""
@@ -87,9 +89,9 @@ class TextGenerator:
         owner: Owner = (connection, message.id)
         deadline = now + message.timeout_seconds
         sequence = Sequence(prompt, message.sampling, self.language, now, deadline, owner, message.caller)
-        connection.cancels[message.id] = lambda: self._thread.cancel(sequence)
+        connection.cancels[message.id] = lambda: self.thread.cancel(sequence)
         self._num_open += 1
-        self._thread.submit(sequence)
+        self.thread.submit(sequence)
 
     def _prompt(self, payload: memoryview) -> NDArray[np.int32]:
         if len(payload) % 4 or not payload:
@@ -163,9 +165,17 @@ class SequencerThread:
 
     def __init__(self, sequencer: Sequencer, name: str) -> None:
         self._sequencer = sequencer
+        self._step_seconds = sequencer.step_seconds
+        self.work: Work | None = None
+        """The step that the thread computes."""
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def name(self) -> str:
+        """The name of the thread."""
+        return self._thread.name
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a prompt before the next step."""
@@ -183,7 +193,9 @@ class SequencerThread:
     def _work(self) -> None:
         with contextlib.suppress(_LoopClosed):  # the process is ending
             while self._take_orders():
+                self.work = Work(lambda: self._sequencer.running, self._step_seconds, monotonic())
                 self._try(self._sequencer.step, self._sequencer.fail_all)
+                self.work = None
 
     def _take_orders(self) -> bool:
         """Carry out the pending orders, waiting for one while there is nothing else to do; False at the end."""

@@ -99,6 +99,11 @@ class LoadJournal:
             self._notes.loading = None
             self._write()
 
+    def acquit(self) -> None:
+        """Note that this engine is coming to its end for something else than the load in progress."""
+        self._notes.loading = None
+        self._write()
+
     def ended(self, key: Key, digest: str = "") -> str:
         """Why a version is not to be loaded: loading it, with this digest if one is given, ended an engine."""
         for load in self._notes.ended:

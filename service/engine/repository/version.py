@@ -6,7 +6,7 @@ import asyncio
 import ctypes
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -23,6 +23,7 @@ from service.engine.batching.response_cache import ResponseCache
 from service.engine.batching.rows import RowRules, whole_rules
 from service.engine.batching.scheduling import Limits
 from service.engine.batching.shape_batchers import ShapeBatchers
+from service.engine.compute_watch import ComputeThread
 from service.engine.generation.text_generator import TextGenerator
 from service.engine.repository.loading import LoadedGraph, LoadedVersion
 from service.engine.repository.repository import Fingerprint
@@ -87,6 +88,14 @@ class Version:
         is_generating = self.generator is not None and not self.generator.is_idle
         return not is_generating and all(queue.is_idle for queue in queues)
 
+    @property
+    def threads(self) -> Iterator[ComputeThread]:
+        """The threads that compute."""
+        for graph in self.graphs.values():
+            yield from graph.instances
+        if self.generator is not None:
+            yield self.generator.thread
+
     def close(self) -> None:
         """Release the graphs, which must be idle, and end their threads."""
         for graph in self.graphs.values():
@@ -136,7 +145,8 @@ def open_version(
         language_metrics = LanguageMetrics(metrics, name, number)
         metrics.max_sequences.labels(name, number).set(loaded.decoder.decoder.num_slots)
         metrics.max_waiting_sequences.labels(name, number).set(settings.max_waiting_sequences)
-        version.generator = TextGenerator(loaded.decoder, settings, language_metrics, monotonic, call_in_loop, name)
+        where = f"{name}@{number}"
+        version.generator = TextGenerator(loaded.decoder, settings, language_metrics, monotonic, call_in_loop, where)
     elif config.cache_bytes:  # a sampled text is not the answer to the same prompt of another caller
         version.cache = ResponseCache(config.cache_bytes)
     return version
@@ -162,7 +172,8 @@ def open_graphs(
     for name, graph in loaded.graphs.items():
         graph_metrics = GraphMetrics(metrics, manifest.name, manifest.version, name)
         runners = graph.runners[:num_shared] if graph.rules.varies else graph.runners
-        opening = _Opening(f"{manifest.name}.{name}", graph, runners, settings, scheduler, call_in_loop, graph_metrics)
+        where = f"{manifest.name}@{manifest.version}.{name}"
+        opening = _Opening(where, graph, runners, settings, scheduler, call_in_loop, graph_metrics)
         # NaN and infinity may be valid outputs of an arbitrary graph.
         opening.must_be_finite = manifest.task != "tensors"
         queue = opening.queue(pool, partial(on_unbatched, name))

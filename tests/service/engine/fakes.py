@@ -114,7 +114,12 @@ class HeldInstance:
         return self._job is not None
 
     def start(
-        self, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None], expected_seconds: float
+        self,
+        batch: BatchBuffer,
+        on_done: Callable[[BatchBuffer, BatchOutcome], None],
+        expected_seconds: float,
+        *,
+        is_alone: bool,
     ) -> None:
         assert self._job is None, "an instance was given a second batch"
         self._job = (batch, on_done)

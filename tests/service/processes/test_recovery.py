@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fake_models.bare_graphs import scale_bytes, write_bare
+from tests.fake_models.bare_graphs import ENDLESS, endless_bytes, scale_bytes, write_bare
 from tests.servers import RunningService, answers, until
 
 API, ENGINE = "service.processes.api_process", "service.processes.engine_process"
@@ -32,6 +32,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name, factor in (("good", 2), ("other", 3), ("spare", 4)):
         write_bare(folder, name, scale_bytes(factor))
+    write_bare(folder, "endless", endless_bytes())
     return folder
 
 
@@ -47,7 +48,7 @@ def service(repository: Path, keys: Path, tmp_path_factory: pytest.TempPathFacto
     """A service whose TMPDIR is too long for a socket, and that was told what to serve by requests alone."""
     long = tmp_path_factory.mktemp("temporary") / ("x" * 100)
     long.mkdir()
-    options = ["--instances", "1", "--threads", "1", "--model-control", "explicit", "--models", "good,spare"]
+    options = ["--instances", "1", "--threads", "1", "--model-control", "explicit", "--models", "good,spare,endless"]
     options += ("--hang-seconds", str(HANG_SECONDS), "--api-keys-file", str(keys))
     with RunningService(repository, *options, environment={"TMPDIR": str(long)}) as running:
         running.wait_until_ready()
@@ -99,6 +100,28 @@ def test_a_stopped_engine_costs_readiness_in_time_and_comes_back_as_it_was(servi
     assert state_of(service) == AS_IT_WAS
     assert service.children(ENGINE) != [engine]
     assert restarts(service, "engine", "hung") == 1
+
+
+def test_an_engine_whose_thread_computes_for_nobody_without_end_is_replaced(service: RunningService) -> None:
+    engine, before = service.children(ENGINE)[0], restarts(service, "engine", "hung")
+    row = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [ENDLESS, 2, 3]}]}
+    started = time.monotonic()
+
+    with httpx.Client(base_url=service.url, headers=HEADERS, timeout=30) as client:
+        answer = client.post("/v2/models/endless/infer", json=row, headers={"x-request-timeout": "0.5"})
+        beside = client.post("/v2/models/good/infer", json=ROW)
+        until(lambda: replaced(service, ENGINE, engine), service.describe, seconds=60)
+        found = time.monotonic() - started
+        assert state_of(service) == AS_IT_WAS
+        sane = client.post("/v2/models/endless/infer", json=ROW)
+
+    assert answer.status_code in (503, 504)
+    assert "deadline" in answer.text
+    assert (beside.status_code, sane.status_code) == (200, 200)
+    assert found > HANG_SECONDS
+    assert restarts(service, "engine", "hung") == before + 1
+    [record] = [record for record in service.records if "thread that computes" in record["message"]]
+    assert record["computing"].startswith("endless@1.")
 
 
 def test_a_stopped_api_process_is_replaced(service: RunningService) -> None:

@@ -91,7 +91,7 @@ def test_the_thread_survives_a_defect_in_the_runner() -> None:
     instance = ThreadInstance(BrokenRunner(), lambda call, *arguments: call(*arguments), "broken")
 
     for _ in range(2):
-        instance.start(filled_batch(), lambda _batch, outcome: done.put(outcome))
+        instance.start(filled_batch(), lambda _batch, outcome: done.put(outcome), 0.0, is_alone=True)
         assert isinstance(done.get(timeout=5).error_in(0, 2), InferenceFailed)
 
     instance.close()
@@ -112,7 +112,7 @@ def test_what_takes_less_than_a_hand_over_is_computed_in_a_turn_of_the_loop() ->
     )
 
     for seconds in (MAX_LOOP_SECONDS / 2, MAX_LOOP_SECONDS * 2, 0.0):
-        instance.start(filled_batch(), note, seconds)
+        instance.start(filled_batch(), note, seconds, is_alone=True)
     assert len(turns) == 1
     turns[0]()
 
@@ -125,7 +125,7 @@ def test_a_closed_loop_ends_the_thread() -> None:
         raise RuntimeError("Event loop is closed")
 
     instance = ThreadInstance(PickyRunner(), closed, "late")
-    instance.start(filled_batch(), lambda _batch, _outcome: None)
+    instance.start(filled_batch(), lambda _batch, _outcome: None, 0.0, is_alone=True)
     instance._thread.join(timeout=5)
 
     assert not instance._thread.is_alive()
