@@ -43,6 +43,19 @@ def test_a_load_that_ended_the_engine_is_known_to_every_engine_after_it(supervis
     assert supervisor.journal().ended(("other", "1"), "a") == ""
 
 
+def test_a_load_is_not_to_blame_for_an_engine_that_ends_itself_meanwhile(supervisor: Supervisor) -> None:
+    journal = supervisor.journal()
+    with journal.loading(KEY, "a"):
+        journal.acquit()
+        notes = supervisor.notes
+    supervisor.notes = notes
+
+    following = supervisor.journal(" (exit status 70)")
+
+    assert following.ended(KEY, "a") == ""
+    assert not following.was_loading
+
+
 def test_once_it_changes_it_may_be_loaded(supervisor: Supervisor) -> None:
     supervisor.die_while_loading()
 
