@@ -72,6 +72,12 @@ def state_of(service: RunningService) -> tuple[list[Any], int]:
     return computed, config["max_batch_size"]
 
 
+def is_let_in(service: RunningService) -> bool:
+    """Whether the key is known again: the file is read now and then."""
+    service.wait_until_ready()
+    return httpx.get(f"{service.url}/v2/models/good/config", headers=HEADERS, timeout=30).is_success
+
+
 def replaced(service: RunningService, module: str, old: int) -> bool:
     return service.children(module) not in ([], [old])
 
@@ -159,6 +165,7 @@ def test_a_key_file_that_is_half_written_when_a_process_starts_ends_nothing(
     os.kill(api, signal.SIGKILL)
     until(lambda: "Line 1 of" in "".join(service.lines), service.describe)
     keys.write_text(whole)
+    until(partial(is_let_in, service), service.describe)
 
     assert state_of(service) == AS_IT_WAS
     assert service.process.poll() is None
