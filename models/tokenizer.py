@@ -17,6 +17,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 TOKENIZER_FILE = "tokenizer.json"
+_SHORT_CHARACTERS = 4096
 _MARK = "\u2581"  # how SentencePiece writes a space
 _MARKED_DECODERS = {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -87,7 +88,11 @@ class Tokenizer:
         return ids
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if len(text) <= _SHORT_CHARACTERS:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        else:  # the library lets other threads run only while it encodes several texts
+            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+            ids = encoding.ids
         return ids
 
     def _plain(self, text: str) -> str:

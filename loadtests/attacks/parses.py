@@ -130,19 +130,23 @@ def _prompt(text: str) -> Callable[[int], bytes]:
     return lambda size: json.dumps({"text": text * (size // len(text))}).encode()
 
 
-@attack("a text of spaces to tokenize", max_growth_mib=128, max_cpu_seconds=15)
+# The library takes some 200 bytes for each token, of which a text may have as many as 65,536 have bytes.
+_TOKENS_MIB = 256
+
+
+@attack("a text of spaces to tokenize", max_growth_mib=_TOKENS_MIB, max_cpu_seconds=15)
 def spaces(target: Target) -> str:
     """What splits a text into words does not look back."""
     return doubles(_posting(target, _TOKENIZE, _prompt(" "), 200, 400, 413, 422), 20_000)
 
 
-@attack("a text of one letter to tokenize", max_cpu_seconds=15)
+@attack("a text of one letter to tokenize", max_growth_mib=_TOKENS_MIB, max_cpu_seconds=15)
 def letters(target: Target) -> str:
     """A word of a million letters is merged in time that grows with it."""
     return doubles(_posting(target, _TOKENIZE, _prompt("a"), 200, 400, 413, 422), 20_000)
 
 
-@attack("a text of combining marks to tokenize", max_cpu_seconds=15)
+@attack("a text of combining marks to tokenize", max_growth_mib=_TOKENS_MIB, max_cpu_seconds=15)
 def combining_marks(target: Target) -> str:
     """Normalisation sorts marks; it must not sort them one by one."""
     return doubles(_posting(target, _TOKENIZE, _prompt("\u0301\u0327"), 200, 400, 413, 422), 20_000)

@@ -47,6 +47,12 @@ def test_offsets_are_those_of_the_library_in_plain_text() -> None:
     assert len(tokens) < len("It was the best")  # there were merges
 
 
+def test_a_long_text_has_the_tokens_that_its_library_gives_short_ones() -> None:
+    text = "It was the best of times, e\u0301\u0327 \u6f22 <bos>\n" * 200
+
+    assert BYTE_LEVEL.encode(text) == BYTE_LEVEL._tokenizer.encode(text, add_special_tokens=False).ids
+
+
 def test_every_byte_has_a_token_of_its_own() -> None:
     single = {content for content in BYTE_LEVEL.token_bytes if len(content) == 1}
 
