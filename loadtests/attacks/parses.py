@@ -12,6 +12,7 @@ from loadtests.attacks.attack import Target, attack, require, require_status
 MAX_RATIO = 3.0
 _ENOUGH_SECONDS = 0.3
 """Below this a ratio says nothing: the way there and back costs as much."""
+_TRIES = 3
 _DOUBLINGS = 6
 _GENERATE, _TOKENIZE = "/v1/models/novelist/generate", "/v1/models/novelist/tokenize"
 
@@ -19,7 +20,7 @@ _GENERATE, _TOKENIZE = "/v1/models/novelist/generate", "/v1/models/novelist/toke
 def doubles(measure: Callable[[int], float], size: int) -> str:
     """Double the size while that is quick; the outcome is the last ratio that can be told.
 
-    Raises: NotHeld where twice the size takes more than three times as long, in two tries.
+    Raises: NotHeld where twice the size takes more than three times as long, also when tried again.
     """
     before, ratio = measure(size), 0.0
     for _ in range(_DOUBLINGS):
@@ -27,7 +28,7 @@ def doubles(measure: Callable[[int], float], size: int) -> str:
         after = measure(size)
         if after > _ENOUGH_SECONDS and before > _ENOUGH_SECONDS / 4:
             ratio = after / before
-            if ratio > MAX_RATIO:
+            for _ in range(_TRIES if ratio > MAX_RATIO else 0):  # the machine may have done something else
                 ratio = min(ratio, measure(size) / max(measure(size // 2), before))
             require(ratio <= MAX_RATIO, f"{size:,} take {ratio:.1f} times as long as half of it: {after:.2f} s")
         if after > 1.0:

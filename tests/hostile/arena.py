@@ -15,9 +15,6 @@ from loadtests.attacks.stages import STAGES, prepare
 from loadtests.hostile import load_attacks
 from tests.servers import RunningService
 
-NOT_YET: set[str] = set()
-"""What the service does not hold yet: each leaves this list with what mends it, and the list ends with them."""
-
 
 @contextmanager
 def open_stage(name: str, folder: Path) -> Iterator[Target]:
@@ -41,7 +38,6 @@ def attacks_of(kind: str, stage: str = "open") -> list[Any]:
     """The attacks of a kind on a stage, as parameters of a test; what takes long is of the tier `slow`."""
     found = [each for each in load_attacks().values() if (each.kind, each.stage) == (kind, stage)]
     assert found, f"there are no attacks of the kind {kind!r} on the stage {stage!r}"
-    found = [each for each in found if each.name not in NOT_YET]
     return [pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.is_slow else []) for each in found]
 
 

@@ -51,7 +51,7 @@ def test_a_graph_without_a_manifest_is_called_as_its_repository(hub: MemoryHub, 
 
 
 def test_a_commit_names_exactly_one_version(hub: MemoryHub, models: Path, tmp_path: Path) -> None:
-    first = push(models, "tiny", "hf://ada/tiny").output.split()[-1]
+    (first,) = re.findall(r"hf://ada/tiny@[0-9a-f]+", push(models, "tiny", "hf://ada/tiny").output)
     (models / "tiny").rename(models / "other")
     push(models, "scale", "hf://ada/tiny")
     (models / "other").rename(models / "tiny")
