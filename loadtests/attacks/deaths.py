@@ -202,7 +202,8 @@ def poison(target: Target) -> str:
     require(bool(killed), "the engine did not grow: nothing is proved")
     require(culprit.status in (500, 503, 422), f"the culprit was answered {culprit.status}")
     require(not num_refused, f"{num_refused} of {len(statuses)} bystanders were not served")
-    require(len(killed) <= 2, f"it killed {len(killed)} engines")
+    # Killed as if from outside, it is tried alone twice before it is blamed.
+    require(len(killed) <= 3, f"it killed {len(killed)} engines")
     return f"{len(killed)} deaths, {len(statuses)} bystanders served, culprit {culprit.status}"
 
 
