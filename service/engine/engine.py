@@ -196,17 +196,7 @@ class Engine:
         outputs, shapes, priority = target.outputs, target.row_shapes, target.priority
         settle, settle_batch, cancels = answers.settle, answers.settle_batch, connection.cancels
         requests: list[Request] = []
-        start = 0
-        for id_, num_rows, num_bytes, timeout_seconds, caller in zip(
-            message.ids,
-            message.num_rows,
-            message.payload_bytes,
-            message.timeouts_seconds,
-            message.each_caller(),
-            strict=True,
-        ):
-            rows = payload[start : start + num_bytes]
-            start += num_bytes
+        for id_, num_rows, rows, timeout_seconds, caller in message.each(payload):
             try:
                 check(num_rows, rows)
                 deadline = now + min(timeout_seconds, longest_seconds)

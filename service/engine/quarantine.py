@@ -1,7 +1,7 @@
 """Finds the request that ends the engine: what was in flight when one ended is computed alone, one at a time.
 
 API processes say of each request how many engines it has outlived (`num_losses`). While such a suspect is computed,
-all others wait, and a note in a file says which it is. If this engine ends as well, the next one reads there which
+all others wait, and the supervisor is told which it is. If this engine ends as well, the next one is told which
 request is to blame, and refuses it; whoever was only beside it is answered.
 """
 
@@ -36,7 +36,7 @@ MAX_WAITING_BYTES = 2**28
 
 
 class _Notes(msgspec.Struct):
-    """The contents of the file: the fingerprint on trial and its model, strikes, and who is refused with its model."""
+    """What the supervisor keeps: the fingerprint on trial and its model, strikes, and who is refused with its model."""
 
     on_trial: tuple[str, str] | None = None
     strikes: dict[str, int] = {}
@@ -314,18 +314,8 @@ def _split(message: Work, payload: memoryview) -> Iterator[tuple[Work, memoryvie
     if isinstance(message, GenerateText):
         yield message, payload
         return
-    start = 0
-    for id_, num_rows, num_bytes, timeout_seconds, caller in zip(
-        message.ids,
-        message.num_rows,
-        message.payload_bytes,
-        message.timeouts_seconds,
-        message.each_caller(),
-        strict=True,
-    ):
-        alone = Infer(message.target, [id_], [num_rows], [num_bytes], [timeout_seconds], (caller,))
-        yield alone, payload[start : start + num_bytes]
-        start += num_bytes
+    for id_, num_rows, part, timeout_seconds, caller in message.each(payload):
+        yield Infer(message.target, [id_], [num_rows], [len(part)], [timeout_seconds], (caller,)), part
 
 
 def _fingerprint(message: Work, payload: memoryview) -> str:

@@ -24,9 +24,9 @@ from service.processes.heartbeat import Vitals, until_hung
 from service.processes.launch import EXIT_HUNG, EXIT_STARTUP, Launch, command, environment
 from service.processes.listening import join, listen, reserve, until_accepted
 from service.processes.run_folder import ENGINE_SOCKET, run_folder
-from service.security import is_loopback, read_keys
+from service.security import KeyRing, is_loopback, read_keys
 from service.settings import Settings
-from service.telemetry.audit import watched_keys
+from service.telemetry.audit import watch_keys
 from service.telemetry.gathering import Gatherer
 from service.telemetry.metrics import Metrics, report_memory
 from service.tls import Tls
@@ -154,6 +154,8 @@ class Supervisor:
                 loop.add_signal_handler(number, self._on_signal)
         async with Background() as background:
             background.keep("memory report", lambda: report_memory(self._metrics, "supervisor"))
+            if self._settings.api_keys_file:
+                background.keep("audit of keys", partial(watch_keys, KeyRing(Path(self._settings.api_keys_file))))
             keepers = {
                 child: background.keep(f"keeping the {child.kind} process", partial(self._keep, child))
                 for child in (self._engine, *self._apis)
@@ -276,6 +278,4 @@ def serve(settings: Settings) -> int:
 async def _run(
     settings: Settings, listener: socket.socket, admin: socket.socket | None, grpc_address: str, folder: Path
 ) -> int:
-    file = settings.api_keys_file
-    async with watched_keys(Path(file)) if file else contextlib.nullcontext():
-        return await Supervisor(settings, listener, grpc_address, Metrics(CollectorRegistry()), folder, admin).run()
+    return await Supervisor(settings, listener, grpc_address, Metrics(CollectorRegistry()), folder, admin).run()

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from service.errors import Forbidden, ServiceError, Unauthorized
@@ -68,19 +67,8 @@ class Refusals:
             record("key", "refused", caller=error.caller, address=address, **details)
 
 
-@asynccontextmanager
-async def watched_keys(file: Path) -> AsyncIterator[None]:
-    """Write a line whenever the keys in a file change, or stop to be valid, until the block ends."""
-    watching = asyncio.create_task(_watch(KeyRing(file)))
-    try:
-        yield
-    finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
-
-
-async def _watch(ring: KeyRing) -> None:
+async def watch_keys(ring: KeyRing) -> None:
+    """Write a line whenever the keys in a file change, or stop to be valid."""
     while True:
         before, problem = dict(ring.keys or {}), ring.problem
         await asyncio.sleep(RELOAD_SECONDS)

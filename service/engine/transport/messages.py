@@ -91,11 +91,15 @@ class Infer(msgspec.Struct, array_like=True, frozen=True, tag=1):
     caller_of: list[int] = []
     num_losses: int = 0
 
-    def each_caller(self) -> list[Caller]:
-        """The caller of each request."""
-        if not self.caller_of:
-            return [self.callers[0]] * len(self.ids)
-        return [self.callers[index] for index in self.caller_of]
+    def each(self, payload: memoryview) -> Iterator[tuple[int, int, memoryview, float, Caller]]:
+        """Each request: its id, its rows, its payload, its time from arrival on and its caller."""
+        start = 0
+        callers = [self.callers[index] for index in self.caller_of] or [self.callers[0]] * len(self.ids)
+        for id_, num_rows, num_bytes, timeout_seconds, caller in zip(
+            self.ids, self.num_rows, self.payload_bytes, self.timeouts_seconds, callers, strict=True
+        ):
+            yield id_, num_rows, payload[start : start + num_bytes], timeout_seconds, caller
+            start += num_bytes
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag=2):
