@@ -32,7 +32,7 @@ from loadtests import procfs
 from loadtests.http_client import KeptConnection, Reply, post
 from loadtests.scenarios import payloads
 from loadtests.scenarios.catalog import CLASSIFY, COMPLETE, DRAW, STYLIZE, HostError, Served, read_catalog
-from loadtests.servers import INTERRUPTED, ServerError, end_on_sigterm, running_service
+from loadtests.servers import run_program, running_service
 
 DRAIN_SECONDS, GRACE_SECONDS = 1.0, 20.0
 _EXIT_MARGIN_SECONDS = 8.0
@@ -329,19 +329,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--serve", default="", help="Options of the service, as one string.")
     parser.add_argument("--output", type=Path, help="The file to write the ledger's sums to, as JSON.")
     options, console = parser.parse_args(arguments), Console()
-    end_on_sigterm()
+    return run_program(lambda: drain(options, console), "The scenario", console, HostError)
+
+
+def drain(options: argparse.Namespace, console: Console) -> int:
+    """End a service under load, and tell what became of the requests."""
     most_seconds = GRACE_SECONDS + _EXIT_MARGIN_SECONDS
     serve = ["--drain-seconds", str(DRAIN_SECONDS), "--grace-seconds", str(GRACE_SECONDS), *shlex.split(options.serve)]
-    try:
-        with running_service(serve) as server:
-            kinds = kinds_of(read_catalog(server.url("")))
-            ledger = asyncio.run(Drain(server.port, server.pid).run(kinds, options.callers, options.before))
-    except (ServerError, HostError, OSError) as error:
-        console.print(f"The scenario failed: {error}", style="red", markup=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted; every process that was started has been stopped.")
-        return INTERRUPTED
+    with running_service(serve) as server:
+        kinds = kinds_of(read_catalog(server.url("")))
+        ledger = asyncio.run(Drain(server.port, server.pid).run(kinds, options.callers, options.before))
     print_ledger(ledger, most_seconds, console)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)

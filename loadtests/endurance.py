@@ -29,7 +29,7 @@ from loadtests import procfs
 from loadtests.attacks.attack import Target
 from loadtests.attacks.stages import LOOP, Stage, prepare
 from loadtests.http_client import KeptConnection, Reply, post
-from loadtests.servers import INTERRUPTED, ServerError, end_on_sigterm, free_port, hotplate_command, running
+from loadtests.servers import free_port, hotplate_command, run_program, running
 
 MAX_SLOPE_MB_PER_MINUTE, MIN_GOODPUT = 0.25, 0.9
 ENGINE = "engine_process"
@@ -306,16 +306,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of them; returns the exit status."""
     options, console = build_parser().parse_args(arguments), Console(highlight=False)
-    end_on_sigterm()
-    try:
-        with served() as target:
-            found = COMMANDS[options.what](target, options, console)
-    except (ServerError, OSError) as error:
-        console.print(f"It could not be run: {error}", style="red", markup=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted; every process that was started has been stopped.")
-        return INTERRUPTED
+    return run_program(lambda: endure(options, console), f"The {options.what}", console)
+
+
+def endure(options: argparse.Namespace, console: Console) -> int:
+    """Run it on a service of its own, and tell whether it held."""
+    with served() as target:
+        found = COMMANDS[options.what](target, options, console)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps({"what": options.what, **found}, indent=1) + "\n", encoding="utf-8")

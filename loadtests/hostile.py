@@ -29,17 +29,15 @@ from loadtests.attacks.stages import STAGES, Stage, prepare
 from loadtests.harness import REPORTS
 from loadtests.report import Sheet, machine, machine_line
 from loadtests.servers import (
-    INTERRUPTED,
+    NOTHING_MEASURED,
     ROOT,
-    ServerError,
     checked_out,
-    end_on_sigterm,
     free_port,
     hotplate_command,
+    run_program,
     running,
 )
 
-NOTHING_ATTACKED = 2
 HEADINGS = ("attack", "sent", "peak memory", "longest stall", "CPU", "took", "outcome")
 _MEBI = 2**20
 
@@ -208,16 +206,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for each in select(options):
             console.print(f"{each.kind}: {each.name}", markup=False)
         return 0
-    end_on_sigterm()
+    return run_program(lambda: attack_all(options, console), "The campaign", console)
+
+
+def attack_all(options: argparse.Namespace, console: Console) -> int:
+    """Make the attacks, and write and show what they cost."""
     started = time.monotonic()
-    try:
-        verdicts = run(options, console)
-    except (ServerError, OSError) as error:
-        console.print(f"The campaign failed: {error}", style="red", markup=False)
-        return NOTHING_ATTACKED
-    except KeyboardInterrupt:
-        console.print("Interrupted; every process that was started has been stopped.")
-        return INTERRUPTED
+    verdicts = run(options, console)
     page = to_page(verdicts, time.monotonic() - started, options.commit)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / f"{options.name}.json").write_text(json.dumps(page, indent=1) + "\n", encoding="utf-8")
@@ -226,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(
         f"{page['num_attacks'] - page['num_missed']} of {page['num_attacks']} held, in {page['seconds']:.0f} s."
     )
-    return 1 if page["num_missed"] else 0 if verdicts else NOTHING_ATTACKED
+    return 1 if page["num_missed"] else 0 if verdicts else NOTHING_MEASURED
 
 
 if __name__ == "__main__":

@@ -20,9 +20,8 @@ from rich.console import Console
 from loadtests import procfs
 from loadtests.scenarios.report import SUMMARY_FILE, print_summary
 from loadtests.scenarios.shapes import SHAPES
-from loadtests.servers import INTERRUPTED, ROOT, ServerError, end_on_sigterm, running_service
+from loadtests.servers import NOTHING_MEASURED, ROOT, run_program, running_service
 
-STATUS_NOTHING_MEASURED = 2
 _LOCUST_GRACE_SECONDS = 120.0
 
 
@@ -63,7 +62,7 @@ def run_locust(url: str, options: argparse.Namespace, others: Sequence[str], con
     summary = options.output / SUMMARY_FILE
     if not summary.exists():
         console.print(f"Locust measured nothing:\n{ran.stderr.strip()[-3000:]}", style="red", markup=False)
-        return STATUS_NOTHING_MEASURED
+        return NOTHING_MEASURED
     for line in ran.stderr.splitlines():
         if "/ERROR/" in line:
             console.print(line, markup=False, highlight=False)
@@ -87,26 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a load test; returns the exit status."""
     options, others = build_parser().parse_known_args(arguments)
     console = Console()
-    end_on_sigterm()
-    try:
-        with contextlib.ExitStack() as stack:
-            url = options.url
-            if not url:
-                with console.status("starting the service"):
-                    server = stack.enter_context(running_service(shlex.split(options.serve)))
-                console.print(f"The service was ready after {server.ready_seconds:.1f} s.", highlight=False)
-                url = server.url("")
-                before = procfs.cpu_seconds(server.pid)
-            status = run_locust(url, options, others, console)
-            if not options.url and status != STATUS_NOTHING_MEASURED:
-                note_cpu(options.output / SUMMARY_FILE, procfs.cpu_seconds(server.pid) - before, console)
-            return status
-    except (ServerError, OSError, subprocess.TimeoutExpired) as error:
-        console.print(f"The load test failed: {error}", style="red", markup=False)
-        return STATUS_NOTHING_MEASURED
-    except KeyboardInterrupt:
-        console.print("Interrupted; every process that was started has been stopped.")
-        return INTERRUPTED
+    return run_program(lambda: load(options, others, console), "The load test", console, subprocess.TimeoutExpired)
+
+
+def load(options: argparse.Namespace, others: Sequence[str], console: Console) -> int:
+    """Load a service, one of its own if none is named."""
+    with contextlib.ExitStack() as stack:
+        url = options.url
+        if not url:
+            with console.status("starting the service"):
+                server = stack.enter_context(running_service(shlex.split(options.serve)))
+            console.print(f"The service was ready after {server.ready_seconds:.1f} s.", highlight=False)
+            url = server.url("")
+            before = procfs.cpu_seconds(server.pid)
+        status = run_locust(url, options, others, console)
+        if not options.url and status != NOTHING_MEASURED:
+            note_cpu(options.output / SUMMARY_FILE, procfs.cpu_seconds(server.pid) - before, console)
+        return status
 
 
 if __name__ == "__main__":

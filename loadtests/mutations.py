@@ -29,7 +29,7 @@ from loadtests.attacks.attack import Target, unwell
 from loadtests.attacks.observer import Observer
 from loadtests.attacks.stages import Stage, prepare
 from loadtests.sample import encode_png, golden_images
-from loadtests.servers import INTERRUPTED, REPOSITORY, ServerError, end_on_sigterm, free_port, hotplate_command, running
+from loadtests.servers import REPOSITORY, free_port, hotplate_command, run_program, running
 
 FIXED_SEED = 18_001
 MAX_GROWTH_MIB = 256
@@ -315,18 +315,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Send them; returns the exit status."""
     options, console = build_parser().parse_args(arguments), Console(highlight=False)
-    end_on_sigterm()
+    return run_program(lambda: campaign(options, console), "The campaign", console)
+
+
+def campaign(options: argparse.Namespace, console: Console) -> int:
+    """Send them to a service of their own, and tell what came of it."""
     seed = options.seed or random.SystemRandom().randrange(1, 2**31)
     started = time.monotonic()
-    try:
-        with served() as target:
-            seen = run(target, options.requests, (FIXED_SEED, seed), console)
-    except (ServerError, OSError) as error:
-        console.print(f"It could not be run: {error}", style="red", markup=False)
-        return 2
-    except KeyboardInterrupt:
-        console.print("Interrupted; every process that was started has been stopped.")
-        return INTERRUPTED
+    with served() as target:
+        seen = run(target, options.requests, (FIXED_SEED, seed), console)
     total, seconds = sum(seen.statuses.values()), time.monotonic() - started
     console.print(f"{total:,} requests in {seconds:.0f} s, seeds {FIXED_SEED} and {seed}: {dict(seen.statuses)}")
     for fault in seen.faults[:_MAX_SHOWN]:

@@ -15,10 +15,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from rich.console import Console
 
 from loadtests import procfs
 
@@ -26,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "models" / "repository"
 INTERRUPTED = 130
 """The exit status of a command that the user interrupted."""
+NOTHING_MEASURED = 2
+"""The exit status of a command that could not do what it is for."""
 _STOP_SECONDS = 10.0
 
 
@@ -55,6 +59,24 @@ def _interrupt(_signal: int, _frame: object) -> NoReturn:
 def end_on_sigterm() -> None:
     """Treat SIGTERM as Ctrl-C, so that `running` ends its servers: they would outlive this process otherwise."""
     signal.signal(signal.SIGTERM, _interrupt)
+
+
+def run_program(work: Callable[[], int], what: str, console: Console, *also: type[Exception]) -> int:
+    """Do what a program is for, and return its exit status: that of `work`, or of what ended it before its end.
+
+    SIGTERM ends it as Ctrl-C does. A server that does not start, a file that cannot be written, and errors of the kinds
+    `also` are told in a line that begins with `what` failed.
+    """
+    end_on_sigterm()
+    failures: tuple[type[Exception], ...] = (ServerError, OSError, *also)
+    try:
+        return work()
+    except failures as error:
+        console.print(f"{what} failed: {error}", style="red", markup=False)
+        return NOTHING_MEASURED
+    except KeyboardInterrupt:
+        console.print("Interrupted; every process that was started has been stopped.")
+        return INTERRUPTED
 
 
 def free_port() -> int:
