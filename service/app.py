@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from fastapi import FastAPI
@@ -35,9 +34,6 @@ from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
 
-NUM_THREADS = 2
-"""For work of some milliseconds: long texts, compressed bodies, drawing, tiles."""
-
 
 class Application(NamedTuple):
     """The ASGI application, and what the connections need to answer hot routes without it.
@@ -52,10 +48,9 @@ class Application(NamedTuple):
 
 
 def create_execution(settings: Settings, client: EngineClient, metrics: Metrics) -> Execution:
-    """Build what HTTP and gRPC share: the process's tokenizers, threads, decoders of images and budget of bytes."""
+    """Build what HTTP and gRPC share: the process's tokenizers, decoders of images and budget of bytes."""
     client.budget.gauge = metrics.buffered_bytes
-    threads = ThreadPoolExecutor(NUM_THREADS, "work")
-    return Execution(client, settings, ImageDecoder(settings, metrics), Tokenizers(threads))
+    return Execution(client, settings, ImageDecoder(settings, metrics), Tokenizers())
 
 
 def create_app(
@@ -68,8 +63,7 @@ def create_app(
     tracing: Tracing | None = None,
 ) -> Application:
     """Build the application."""
-    threads = execution.tokenizers.threads
-    dependencies = Dependencies(client, settings, metrics, threads, execution.tokenizers, execution.decoder)
+    dependencies = Dependencies(client, settings, metrics, execution.tokenizers, execution.decoder)
     routes = [
         *routes_of(all_tasks().values(), dependencies),
         completions_route(dependencies),

@@ -1,4 +1,4 @@
-"""Threads for what would hold up the event loop: reading large bodies, writing large answers."""
+"""The threads of a process for what would hold up the event loop: large bodies, texts, images and answers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 INLINE_BYTES = 64 * 1024
 """A body up to this size is read in the event loop: that takes less than 5 ms, whatever is in it."""
-_threads = ThreadPoolExecutor(2, "parse")
+WORKERS = ThreadPoolExecutor(4, "work")
 
 
-async def off_loop(function: Callable[..., T], *arguments: object) -> T:
+async def off_loop(function: Callable[..., T], *arguments: object, threads: ThreadPoolExecutor = WORKERS) -> T:
     """Call a function in a thread."""
-    return await asyncio.get_running_loop().run_in_executor(_threads, function, *arguments)
+    return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
 async def by_size(function: Callable[[bytes], T], body: bytes) -> T:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
@@ -46,7 +45,6 @@ class Dependencies:
     client: EngineClient
     settings: Settings
     metrics: Metrics
-    threads: ThreadPoolExecutor
     tokenizers: Tokenizers
     decoder: ImageDecoder
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from weakref import WeakKeyDictionary
 
 from models.manifest import Language
@@ -11,6 +9,7 @@ from models.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError, UnknownC
 from service.engine.transport.client import ReadyModel
 from service.errors import ContextExceeded, InvalidParameter, ModelFailed
 from service.schema import shown
+from service.threads import off_loop
 
 # Up to this many characters, encoding is cheaper than a thread switch.
 INLINE_CHARACTERS = 4096
@@ -19,8 +18,7 @@ INLINE_CHARACTERS = 4096
 class Tokenizers:
     """The tokenizers of the model versions."""
 
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
-        self.threads = threads
+    def __init__(self) -> None:
         self._known: WeakKeyDictionary[ReadyModel, Tokenizer] = WeakKeyDictionary()
 
     async def of(self, model: ReadyModel) -> Tokenizer:
@@ -30,8 +28,7 @@ class Tokenizers:
         """
         tokenizer = self._known.get(model)
         if tokenizer is None:
-            loop = asyncio.get_running_loop()
-            tokenizer = await loop.run_in_executor(self.threads, self._read, model)
+            tokenizer = await off_loop(self._read, model)
             self._known[model] = tokenizer
         return tokenizer
 
@@ -55,8 +52,7 @@ class Tokenizers:
         """
         if len(content) <= INLINE_CHARACTERS:
             return encode(tokenizer, content, max_tokens, name)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.threads, encode, tokenizer, content, max_tokens, name)
+        return await off_loop(encode, tokenizer, content, max_tokens, name)
 
 
 def language_of(model: ReadyModel) -> Language:

@@ -140,7 +140,6 @@ class DirectInfer:
         self._app = app
         self._execution = execution
         self._client = execution.client
-        self._threads = execution.tokenizers.threads
         self._loop = asyncio.get_running_loop()
         self._parser = simdjson.Parser()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -263,7 +262,7 @@ class DirectInfer:
     async def _send(self, exchange: Exchange, writer: ReplyWriter, arrays: Arrays, coding: str) -> None:
         try:
             reply = await off_loop(writer.write, arrays) if writer.is_large(arrays) else writer.write(arrays)
-            headers, content = await coded(reply, coding, self._threads)
+            headers, content = await coded(reply, coding)
             exchange.reply(render(headers), content)
         except Exception as error:
             exchange.fail(error)

@@ -5,11 +5,9 @@ A route is one class whose attributes declare its paths and what OpenAPI shows.
 
 from __future__ import annotations
 
-import asyncio
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +27,7 @@ from service.protocols.open_inference.reply import Reply
 from service.protocols.open_inference.schema import error_responses
 from service.schema import shown
 from service.security import Access
+from service.threads import off_loop
 
 HEADER_LENGTH = b"inference-header-content-length"
 TAG = "open inference protocol"
@@ -78,7 +77,6 @@ class OpenInferenceRoute(ABC):
         self.execution = execution
         self.drain = drain
         self._max_bytes = execution.settings.max_body_bytes
-        self._threads = execution.tokenizers.threads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request.
@@ -89,13 +87,13 @@ class OpenInferenceRoute(ABC):
         body = b""
         if self.method == "POST":
             body = await read_body(scope, receive, context, self._max_bytes, may_be_coded=True)
-            body = await decoded(body, scope["headers"], self._max_bytes, self._threads, context.reservation)
+            body = await decoded(body, scope["headers"], self._max_bytes, context.reservation)
         answer = await self.answer(OpenInferenceRequest(scope["path_params"], body, scope, context))
         if isinstance(answer, EventAnswer):
             await send_answer(answer, send, context)
         else:
             reply = answer if isinstance(answer, Reply) else Reply((encode_json(answer),))
-            headers, content = await coded(reply, accepted_coding(scope["headers"]), self._threads)
+            headers, content = await coded(reply, accepted_coding(scope["headers"]))
             await send({"type": "http.response.start", "status": reply.status, "headers": headers})
             await send({"type": "http.response.body", "body": content})
 
@@ -133,12 +131,12 @@ def uncoded(reply: Reply) -> tuple[HeaderPairs, bytes]:
     return reply_headers(reply, len(content), ""), content
 
 
-async def coded(reply: Reply, coding: str, threads: ThreadPoolExecutor) -> tuple[HeaderPairs, bytes]:
+async def coded(reply: Reply, coding: str) -> tuple[HeaderPairs, bytes]:
     """The same, in a coding that the caller takes (empty for none) where that may save something."""
     headers, content = uncoded(reply)
     if len(content) < MIN_CODED_BYTES or not coding:
         return headers, content
-    content = await encoded(content, coding, threads)
+    content = await encoded(content, coding)
     return reply_headers(reply, len(content), coding), content
 
 
@@ -169,9 +167,7 @@ MIN_CODED_BYTES = 1024
 _FASTEST = 1
 
 
-async def decoded(
-    body: bytes, headers: Headers, max_bytes: int, threads: ThreadPoolExecutor, reservation: Reservation | None = None
-) -> bytes:
+async def decoded(body: bytes, headers: Headers, max_bytes: int, reservation: Reservation | None = None) -> bytes:
     """The body without its content coding; inflating stops at `max_bytes`, and where there is no room.
 
     Raises: UnsupportedMedia, MalformedRequest, PayloadTooLarge, Busy.
@@ -184,7 +180,7 @@ async def decoded(
         raise UnsupportedMedia(f"The Content-Encoding is {shown(coding)}; it must be gzip, deflate or identity.")
     if len(body) <= INLINE_BYTES // 16:
         return inflate(body, coding, max_bytes, reservation)
-    return await asyncio.get_running_loop().run_in_executor(threads, inflate, body, coding, max_bytes, reservation)
+    return await off_loop(inflate, body, coding, max_bytes, reservation)
 
 
 def inflate(body: bytes, coding: str, max_bytes: int, reservation: Reservation | None = None) -> bytes:
@@ -251,11 +247,11 @@ def _has_zlib_frame(body: bytes) -> bool:
     return len(body) >= 2 and body[0] & 0x0F == 8 and (body[0] << 8 | body[1]) % 31 == 0
 
 
-async def encoded(content: bytes, coding: str, threads: ThreadPoolExecutor) -> bytes:
+async def encoded(content: bytes, coding: str) -> bytes:
     """The content in a coding, gzip or deflate."""
     if len(content) <= INLINE_BYTES:
         return deflate(content, coding)
-    return await asyncio.get_running_loop().run_in_executor(threads, deflate, content, coding)
+    return await off_loop(deflate, content, coding)
 
 
 def deflate(content: bytes, coding: str) -> bytes:

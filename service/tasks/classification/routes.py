@@ -33,6 +33,7 @@ from service.tasks.classification.schema import (
 from service.tasks.image_decoding import Pixels
 from service.tasks.image_files import encode_png
 from service.tasks.task import Dependencies, ImagesRoute, TaskRequest
+from service.threads import off_loop
 
 NOVELTY = "novelty"  # an output that a classifier may have
 
@@ -168,8 +169,7 @@ class Classify(ClassifierRoute):
         return _HeadFacts(is_plain, is_raw, parameters.top_k, parameters.invert, timeout_seconds)
 
     async def _explanation(self, row: Pixels, activation_map: NDArray[np.float32]) -> str:
-        loop = asyncio.get_running_loop()
-        png = await loop.run_in_executor(self.dependencies.threads, explanation_png, row, activation_map)
+        png = await off_loop(explanation_png, row, activation_map)
         return b64encode(png).decode("ascii")
 
 

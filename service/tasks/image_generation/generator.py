@@ -23,6 +23,7 @@ from service.tasks.engine_work import EngineWork, run_concurrently
 from service.tasks.image_decoding import Pixels
 from service.tasks.image_generation.process import Samples
 from service.telemetry.metrics import Metrics
+from service.threads import WORKERS, off_loop
 
 CHUNK_ROWS = 16
 CHUNKS_IN_FLIGHT = 2
@@ -73,7 +74,7 @@ class Generator:
 class ImageWriter:
     """Encodes the images of answers in threads, and measures the time."""
 
-    def __init__(self, metrics: Metrics, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, metrics: Metrics, threads: ThreadPoolExecutor = WORKERS) -> None:
         self._metrics = metrics
         self._threads = threads
 
@@ -84,7 +85,7 @@ class ImageWriter:
             started = perf_counter()
             return encode(), perf_counter() - started
 
-        encoded, seconds = await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        encoded, seconds = await off_loop(timed, threads=self._threads)
         self._metrics.encode_seconds.observe(seconds)
         context.encode_seconds += seconds
         return encoded

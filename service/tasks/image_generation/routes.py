@@ -52,7 +52,7 @@ class GeneratorRoute(TaskRoute):
 
     def __init__(self, dependencies: Dependencies) -> None:
         super().__init__(dependencies)
-        self.writer = ImageWriter(dependencies.metrics, dependencies.threads)
+        self.writer = ImageWriter(dependencies.metrics)
         self.decoder = dependencies.decoder
 
 

@@ -7,11 +7,9 @@ the engine.
 
 from __future__ import annotations
 
-import asyncio
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from math import ceil
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -35,6 +33,7 @@ from service.tasks.style_transfer.process import CheckedImage, StylizedPhoto, ch
 from service.tasks.style_transfer.schema import ListedStyle, NoParameters, StylesAnswer, StylizeParameters
 from service.tasks.style_transfer.tiling import plan_tiles
 from service.tasks.task import Dependencies, ImagesRoute, QueryRoute, TaskRequest
+from service.threads import off_loop
 
 TILES_AT_ONCE = 4
 """Enough to keep the engine busy; each takes about 10 MB in this process."""
@@ -81,7 +80,7 @@ class Stylize(ImagesRoute):
         work = EngineWork(self.client, request.model, request.context, self._seconds(request, num_pixels))
         files = await work.run(self._stylized(work, request.context, checked, names, weights, parameters))
         if accepts_zip(request.scope):
-            return BinaryAnswer(ZIP_TYPE, [await self._in_thread(lambda: as_zip(files))])
+            return BinaryAnswer(ZIP_TYPE, [await off_loop(lambda: as_zip(files))])
         if len(files) == 1:
             return BinaryAnswer(files[0].media_type, [files[0].content])
         return BinaryAnswer(*as_multipart(files))
@@ -150,7 +149,7 @@ class Stylize(ImagesRoute):
         graph = "model"
         statistics: tuple[NDArray[np.float32], ...] = ()
         if photo.plan.is_tiled:
-            whole = await self._in_thread(photo.read_downscaled)
+            whole = await off_loop(photo.read_downscaled)
             found = await work.infer("statistics", (whole, weights), ("mean", "deviation"))
             del whole
             graph, statistics = "tile", (found["mean"][0], found["deviation"][0])
@@ -159,14 +158,11 @@ class Stylize(ImagesRoute):
 
         async def worker() -> None:
             for tile in tiles:
-                pixels = await self._in_thread(partial(photo.read_tile, tile))
+                pixels = await off_loop(photo.read_tile, tile)
                 arrays = await work.infer(graph, (pixels, weights, *statistics), ("painting",))
-                await self._in_thread(partial(photo.paste_tile, tile, arrays["painting"][0]))
+                await off_loop(photo.paste_tile, tile, arrays["painting"][0])
 
         await run_concurrently(worker() for _ in range(min(TILES_AT_ONCE, len(photo.plan.tiles))))
-
-    async def _in_thread(self, function: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self.dependencies.threads, function)
 
 
 @contextmanager
@@ -200,8 +196,7 @@ class Styles(QueryRoute):
         model = request.model
         styles = self._known.get(model)
         if styles is None:
-            loop = asyncio.get_running_loop()
-            styles = await loop.run_in_executor(self.dependencies.threads, _read_styles, model)
+            styles = await off_loop(_read_styles, model)
             self._known[model] = styles
         return styles
 

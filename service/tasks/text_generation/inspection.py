@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 import numpy as np
 
@@ -81,7 +79,7 @@ class Tokenize(TextRoute):
                 encode_json(TokenizeAnswer(model=name, version=version, num_tokens=len(tokens), tokens=rows))
             )
 
-        return await asyncio.get_running_loop().run_in_executor(self.tokenizers.threads, rendered)
+        return await off_loop(rendered)
 
 
 class Detokenize(TextRoute):
@@ -182,4 +180,4 @@ class Attention(TextRoute):
             answer = AttentionAnswer(model=model.name, version=model.version, tokens=rows, attention=rounded)
             return msgspec.Raw(encode_json(answer))
 
-        return await asyncio.get_running_loop().run_in_executor(self.tokenizers.threads, rendered)
+        return await off_loop(rendered)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import numpy as np
@@ -68,10 +67,10 @@ def run(parameters: dict[str, Any], *, leaves: str = "", **named: Any) -> tuple[
     """One inference of two rows; the caller may leave `before` or `meanwhile`."""
     client = NotingClient()
 
-    async def infer(threads: ThreadPoolExecutor) -> InferResult:
+    async def infer() -> InferResult:
         metrics = Metrics(CollectorRegistry())
         decoder = ImageDecoder(Settings(), metrics)
-        execution = Execution(cast(EngineClient, client), Settings(), decoder, Tokenizers(threads))
+        execution = Execution(cast(EngineClient, client), Settings(), decoder, Tokenizers())
         context = RequestContext("id", 0.0, is_disconnected=leaves == "before")
         request = InferRequest(inputs=(Tensor("x", "FP32", (2, 3), bytes(24)),), id="9", parameters=parameters)
         task = asyncio.ensure_future(execution.infer("m", None, request, context, **named))
@@ -85,8 +84,7 @@ def run(parameters: dict[str, Any], *, leaves: str = "", **named: Any) -> tuple[
         assert context.timing == InferenceTiming(0.1, 0.2, 2)
         return answer
 
-    with ThreadPoolExecutor(1) as threads:
-        return client, asyncio.run(infer(threads))
+    return client, asyncio.run(infer())
 
 
 def test_an_answer_names_the_version_and_repeats_the_id() -> None:
