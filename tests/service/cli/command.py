@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +11,7 @@ from threading import Thread
 import typer.testing
 
 from service.cli.main import app
+from service.telemetry.audit import NAME as AUDIT
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -17,7 +19,22 @@ NOBODY = "http://127.0.0.1:9"
 def run(*arguments: object, **environment: str) -> typer.testing.Result:
     """Run the command line without colours; what it prints is wide enough for its tables."""
     runner = typer.testing.CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"} | environment)
-    return runner.invoke(app, list(map(str, arguments)))
+    with logging_put_back():
+        return runner.invoke(app, list(map(str, arguments)))
+
+
+@contextmanager
+def logging_put_back() -> Iterator[None]:
+    """Put logging back at the end as it was: a command logs to its own standard error, which is closed by then."""
+    loggers = [logging.getLogger(), logging.getLogger(AUDIT)]
+    before = [(each.handlers[:], each.level, each.propagate) for each in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import pytest
 from service.settings import Settings
 from service.telemetry.logs import configure_logging
 from tests.servers import RunningService
+from tests.service.cli.command import logging_put_back
 from tests.service.http.calls import CLASSIFY
 
 
@@ -28,13 +29,10 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     """What would be standard error; logging is put back afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     terminal = Terminal()
     monkeypatch.setattr("service.telemetry.logs.sys", SimpleNamespace(stderr=terminal))
-    yield terminal
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with logging_put_back():
+        yield terminal
 
 
 def test_json_records_are_one_object_a_line(stream: Terminal) -> None:
