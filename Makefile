@@ -27,7 +27,8 @@ test: $(BIN)/.developing ## Run the tests that need Python alone, in JOBS proces
 
 test-all: $(BIN)/.developing ## Install what the other tests need, or name it, and run all, with coverage
 	$(BIN)/python -m tests.tiers
-	$(BIN)/python -m pytest --all-tiers --cov --numprocesses $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest --all-tiers tests/hostile  # alone, for it measures
+	$(BIN)/python -m pytest --all-tiers --cov --numprocesses $(JOBS) --ignore tests/hostile $(ARGS)
 
 lint: $(BIN)/.developing ## Check style and types
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy

@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("busy")
 PHOTO_SHAPE = (12, 10, 3)
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
 # Folders whose tests share what takes long to make. Each stays in one process, and they begin before the others.
-TOGETHER = ("tests/deploy/image", "tests/playground")
+TOGETHER = ("tests/deploy/image", "tests/playground", "tests/hostile")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,6 +20,7 @@ from loadtests.servers import ROOT
 
 IN_FLIGHT = "hotplate_requests_in_flight"
 _ATTACK_SECONDS = 100.0
+_MAX_LOOKS = 3
 
 
 class NotHeld(Exception):
@@ -125,7 +126,19 @@ class Verdict:
 
 
 def judge(attacked: Attack, target: Target) -> Verdict:
-    """Attack a service, watch it meanwhile, and see whether it is well afterwards."""
+    """Attack a service, watch it meanwhile, and see whether it is well afterwards.
+
+    A service that was only slow is attacked again: a machine that others use is slow now and then, a fault each time.
+    """
+    for _ in range(1 if attacked.ends_service else _MAX_LOOKS):
+        verdict = _look(attacked, target)
+        only_slow = exceeded_times(attacked, verdict.figures)
+        if not only_slow or verdict.problems != only_slow:
+            break
+    return verdict
+
+
+def _look(attacked: Attack, target: Target) -> Verdict:
     target.num_bytes_sent = 0
     with Observer(target.port, target.pid) as observer:
         target.must_stop = observer.must_stop
@@ -160,11 +173,19 @@ def _run(attacked: Attack, target: Target) -> tuple[str, list[str]]:
 
 def exceeded(attacked: Attack, seen: Figures) -> list[str]:
     """What the service spent beyond the attack's bounds."""
-    spent = (
-        ("memory grew by", seen.growth_mib, attacked.max_growth_mib, "MiB"),
+    memory = _beyond(("memory grew by", seen.growth_mib, attacked.max_growth_mib, "MiB"))
+    return memory + exceeded_times(attacked, seen)
+
+
+def exceeded_times(attacked: Attack, seen: Figures) -> list[str]:
+    """What took longer than the attack's bounds."""
+    return _beyond(
         ("the loop stalled for", seen.longest_stall_ms, attacked.max_stall_ms, "ms"),
         ("it used", seen.cpu_seconds, attacked.max_cpu_seconds, "CPU seconds"),
     )
+
+
+def _beyond(*spent: tuple[str, float, float, str]) -> list[str]:
     return [f"{what} {found:,.1f} {unit}, at most {most:,.0f}" for what, found, most, unit in spent if found > most]
 
 

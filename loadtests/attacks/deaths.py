@@ -19,6 +19,8 @@ from loadtests.attacks.stages import HANG_SECONDS, LOOP, SWELL
 
 API, ENGINE = "api_process", "engine_process"
 _RESTART_SECONDS = 25.0
+# Of who waits for three deaths and then is computed alone, beside all others: it is about answers, not time.
+_PATIENCE_SECONDS = 60.0
 _LARGE_ENGINE_BYTES = 300 * 2**20
 
 
@@ -193,10 +195,10 @@ def _killer(target: Target) -> Iterator[list[int]]:
 def poison(target: Target) -> str:
     """Only the culprit is refused: what was in flight beside it is tried again alone, and answered."""
     bystanders: list[wire.Answer] = []
-    slow = [lambda: compute(target, LOOP, 3e5, 25.0)] * 12
-    quick = [lambda: classify(target, 25.0)] * 12
+    slow = [lambda: compute(target, LOOP, 3e5, _PATIENCE_SECONDS)] * 12
+    quick = [lambda: classify(target, _PATIENCE_SECONDS)] * 12
     with _killer(target) as killed, wire.beside(lambda: bystanders.extend(wire.at_once(slow + quick))):
-        culprit = compute(target, SWELL, 4e8, 25.0)
+        culprit = compute(target, SWELL, 4e8, _PATIENCE_SECONDS)
     statuses = [answer.status for answer in bystanders]
     num_refused = sum(status != 200 for status in statuses)
     require(bool(killed), "the engine did not grow: nothing is proved")

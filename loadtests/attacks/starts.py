@@ -148,8 +148,11 @@ def swept(target: Target) -> str:
     """What a killed service left is swept by the next."""
     with started(target) as service:
         service.wait_until_ready()
-        stop_tree(service.process, signal.SIGKILL)
+        for pid in reversed(procfs.process_tree(service.process.pid)):  # a child that outlives its parent tidies up
+            os.kill(pid, signal.SIGKILL)
+        service.process.wait()
         left = service.left()
+        require(bool(left), "nothing is left: nothing is proved")
         with started(target, environment={"TMPDIR": str(service.temporary)}) as following:
             following.wait_until_ready()
             following.end(signal.SIGTERM)

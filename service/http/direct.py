@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from starlette.types import ASGIApp, Message
 from uvicorn.protocols.http.flow_control import FlowControl
 
+from service.background import Background
 from service.budget import SMALL_BYTES
 from service.engine.transport.calls import Inference
 from service.engine.transport.client import EngineClient
@@ -33,6 +34,8 @@ _MAX_LENGTH_DIGITS = 15
 _VARYING = re.compile(rb"\r\n(content-length|x-request-id|traceparent|tracestate): *+([ -~]*+)(?=\r\n)", re.IGNORECASE)
 _LENGTH, _ID = b"content-length", b"x-request-id"
 _NOT_PLAIN = (b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te")
+_APPLICATIONS = Background()
+"""Owns the tasks of all applications that answer."""
 
 Key = tuple[bytes, ...]
 HeaderPairs = Sequence[tuple[bytes, bytes]]
@@ -232,7 +235,7 @@ class Exchange(Inference):
         scope = {**self.head.scope, "path_params": self.head.path_params}
         attach(scope, self.context)
         self._message: Message | None = {"type": "http.request", "body": body, "more_body": False}
-        self._task = asyncio.get_running_loop().create_task(self._serve(app, scope))
+        _APPLICATIONS.start("a request", self._serve(app, scope))
 
     async def _serve(self, app: ASGIApp, scope: Scope) -> None:
         try:

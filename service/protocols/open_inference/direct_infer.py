@@ -17,6 +17,7 @@ import orjson
 import simdjson
 from starlette.types import ASGIApp
 
+from service.background import Background
 from service.engine.transport.messages import Arrays, InferTarget
 from service.errors import MalformedRequest, ServiceError
 from service.http.accept import accepted_coding
@@ -142,7 +143,7 @@ class DirectInfer:
         self._client = execution.client
         self._loop = asyncio.get_running_loop()
         self._parser = simdjson.Parser()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def __call__(self, exchange: Exchange, body: memoryview) -> None:
         """Begin to answer a request.
@@ -255,9 +256,7 @@ class DirectInfer:
             headers, content = uncoded(writer.write(arrays))
             exchange.reply(render(headers), content)
             return
-        task = self._loop.create_task(self._send(exchange, writer, arrays, coding))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._background.start("a large answer", self._send(exchange, writer, arrays, coding))
 
     async def _send(self, exchange: Exchange, writer: ReplyWriter, arrays: Arrays, coding: str) -> None:
         try:

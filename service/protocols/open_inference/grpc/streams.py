@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import grpc
 from grpc import StatusCode
 
+from service.background import Background
 from service.protocols.open_inference.grpc.calls import Call, Calls, Context, Refusal, keep
 from service.protocols.open_inference.grpc.open_inference_pb2 import (
     ModelInferRequest,
@@ -54,6 +55,7 @@ class Streams:
         self._calls = calls
         self._answer = answer
         self._readers: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._is_ending = False
 
     def handler(self) -> grpc.RpcMethodHandler:
@@ -69,7 +71,7 @@ class Streams:
     async def _handle(self, _messages: object, context: Context) -> None:
         queue: asyncio.Queue[_Pending | None] = asyncio.Queue()
         places = asyncio.Semaphore(MAX_UNANSWERED)
-        reader = asyncio.create_task(self._read(context, queue, places))
+        reader = self._background.start("the reader of a stream", self._read(context, queue, places))
         self._readers.add(reader)
         if self._is_ending:
             reader.cancel()
@@ -94,7 +96,7 @@ class Streams:
             await places.acquire()
             while isinstance(data := await context.read(), bytes):
                 pending = _Pending(self._calls.open(context, len(data)))
-                pending.work = asyncio.create_task(self._work(pending, data))
+                pending.work = self._background.start("a request of a stream", self._work(pending, data))
                 queue.put_nowait(pending)
                 await places.acquire()
         finally:
