@@ -7,6 +7,7 @@ time, so that what it found before its end is not lost.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import functools
@@ -430,8 +431,7 @@ def try_out(question: Question) -> Verdict:
 def _asked(question: Question) -> bytes:
     """The answer of the process that has what trials need, which is started if there is none; empty where it ended."""
     if _hosts and _hosts[0].poll() is not None:
-        with contextlib.suppress(OSError), _hosts.pop():
-            pass  # its pipes are closed
+        _end()
     if not _hosts:
         _hosts.append(subprocess.Popen(**child(__name__), stdin=subprocess.PIPE, stdout=subprocess.PIPE))
     stdin, stdout = _hosts[0].stdin, _hosts[0].stdout
@@ -446,6 +446,14 @@ def _asked(question: Question) -> bytes:
     if not answer:
         _hosts[0].wait()
     return answer
+
+
+@atexit.register
+def _end() -> None:
+    """End the process that has what trials need, which reads until its input is closed, and wait for it."""
+    while _hosts:
+        with contextlib.suppress(OSError), _hosts.pop():
+            pass
 
 
 if __name__ == "__main__":

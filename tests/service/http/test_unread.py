@@ -94,7 +94,7 @@ def is_at_rest(running: RunningService) -> bool:
     return [figure(running, name.strip()) for name in names] == [0, 1, 1]
 
 
-def read(peer: socket.socket, seconds: float = 0.3) -> bytes:
+def read(peer: socket.socket, seconds: float = 1.0) -> bytes:
     """What comes until the connection is closed, or silent for a while."""
     peer.settimeout(seconds)
     received = b""
@@ -238,6 +238,7 @@ def test_requests_sent_ahead_are_not_read_before_those_that_came_earlier_are_ans
         return int(Path(f"/proc/{api}/statm").read_text().split()[1]) * 4096 / MIB
 
     before, peer = resident(), connect()
+    peer.settimeout(60)
     with pytest.raises(ConnectionError):
         peer.sendall(500_000 * b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n")  # who never reads an answer is disconnected
 
