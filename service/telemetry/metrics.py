@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 
+from service.engine.batching.scheduling import REASONS, Reason
 from service.telemetry.graph_statistics import GraphRecord
 from service.telemetry.instruments import Counter, Family, Figures, Gauge, Histogram
 
@@ -77,6 +78,13 @@ class Metrics:
         )
         self.compute_seconds = self._histogram("compute_seconds", "Time to compute one batch.", SECONDS, *GRAPH_LABELS)
         self.batch_size = self._histogram("batch_size", "Rows in one batch.", BATCH_SIZES, *GRAPH_LABELS)
+        self.batches = self._counter(
+            "batches",
+            "Batches computed, by why they left the queue: full, at the end of the window, for a deadline, or at once "
+            "as the device was idle.",
+            *GRAPH_LABELS,
+            "reason",
+        )
         self.rows = self._counter("rows", "Rows computed and answered.", *GRAPH_LABELS)
         self.failures = self._counter(
             "failures", "Requests that the engine refused, cancelled or failed, by reason.", *GRAPH_LABELS, "reason"
@@ -223,6 +231,7 @@ class GraphMetrics:
         self.lost_row_batches = metrics.lost_row_batches.labels(*labels)
         self._compute_seconds = metrics.compute_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
+        self._batches = {reason: metrics.batches.labels(*labels, reason) for reason in REASONS}
         self._failures: dict[str, Counter] = {}
         self._bind_failure: Callable[[str], Counter] = partial(metrics.failures.labels, *labels)
         self.record = GraphRecord()
@@ -231,10 +240,11 @@ class GraphMetrics:
         self.num_failures = 0
         self.total_compute_seconds = 0.0
 
-    def observe_batch(self, num_rows: int, compute_seconds: float) -> None:
-        """Count one computed batch."""
+    def observe_batch(self, num_rows: int, compute_seconds: float, reason: Reason) -> None:
+        """Count one computed batch, and why it left the queue."""
         self._compute_seconds.observe(compute_seconds)
         self._batch_size.observe(num_rows)
+        self._batches[reason].inc()
         self.num_batches += 1
         self.num_rows += num_rows
         self.total_compute_seconds += compute_seconds

@@ -128,8 +128,12 @@ def test_one_request_at_a_time_is_computed_alone_and_six_are_compared_with_it(wa
 
     columns = watch.locator(".column-count")  # the first is that of batches of one row
     until(lambda: int(columns.first.inner_text() or 0) >= NUM_REQUESTS)
+    reasons = watch.get_by_role("list", name="Batches by why they left")
+    idle = reasons.get_by_role("listitem").filter(has_text="device idle")
+    assert int(idle.locator(".bar-text").inner_text()) >= NUM_REQUESTS
     watch.get_by_role("button", name="Reset").press("Enter")
     assert set(columns.all_inner_texts()) == {""}
+    assert set(reasons.locator(".bar-text").all_inner_texts()) == {"0"}
 
     several = send(watch, "mnist")
     assert float(several[-1]) >= 1

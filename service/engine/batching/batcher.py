@@ -377,7 +377,7 @@ class Batcher:
         now, wait_seconds = self._scheduler.time(), None
         try:
             while isinstance(decision := self._decide(now), Dispatch):
-                self._dispatch(now)
+                self._dispatch(now, decision.reason)
             wait_seconds = decision.seconds
         except Exception:
             log.exception("a batch could not leave; it is tried again")
@@ -400,13 +400,13 @@ class Batcher:
             slack = min(scheduling.slack_seconds(each.arrival, each.deadline, now, seconds) for each in requests)
         return scheduling.decide(rows, now - oldest.arrival, slack, num_idle, self._limits)
 
-    def _dispatch(self, now: float) -> None:
+    def _dispatch(self, now: float, reason: scheduling.Reason) -> None:
         batch, self._filling = self._filling, self._free.pop() if self._free else self._new_buffer()
         index = self._pool.idle.popleft()
         self.computing_rows += batch.num_rows
         for span in batch.spans:
             self._release_rows(span.request, span.count)
-        on_done = partial(self._complete, index, left_at=now)
+        on_done = partial(self._complete, index, left_at=now, reason=reason)
         try:
             self._pool.took(batch.spans, self.row_elements)
             for span in batch.spans:
@@ -436,12 +436,14 @@ class Batcher:
         self._num_buffers += 1
         return BatchBuffer(self._inputs, self._limits.max_batch_size)
 
-    def _complete(self, index: int, batch: BatchBuffer, outcome: BatchOutcome, *, left_at: float) -> None:
+    def _complete(
+        self, index: int, batch: BatchBuffer, outcome: BatchOutcome, *, left_at: float, reason: scheduling.Reason
+    ) -> None:
         size, spans = batch.num_rows, batch.spans
         self.computing_rows -= size
         batch.clear()
         self._free.append(batch)
-        _shielded(self._observe, outcome, size, left_at)
+        _shielded(self._observe, outcome, size, left_at, reason)
         if outcome.lost_rows and self._on_lost_rows is not None:
             # Before another batch may leave: it would only lose its rows as well.
             _shielded(self._on_lost_rows, [span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
@@ -449,12 +451,12 @@ class Batcher:
         _shielded(self._pool.release, index, self)
         self._answer(spans, outcome, size)
 
-    def _observe(self, outcome: BatchOutcome, size: int, left_at: float) -> None:
+    def _observe(self, outcome: BatchOutcome, size: int, left_at: float, reason: scheduling.Reason) -> None:
         if not outcome.errors and not outcome.lost_rows:
             self._cost.observe(size, outcome.compute_seconds)
         if outcome.lost_rows:
             self._metrics.lost_row_batches.inc()
-        self._metrics.observe_batch(size, outcome.compute_seconds)
+        self._metrics.observe_batch(size, outcome.compute_seconds, reason)
         moments = (left_at, outcome.started_at, outcome.ended_at, self._scheduler.time())
         self._metrics.record.computed(size, moments)
 

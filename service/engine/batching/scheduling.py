@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 # A wait shorter than this would end before a clock shows that time has passed.
 CLOCK_RESOLUTION_SECONDS = 1e-6
@@ -19,6 +19,9 @@ DEFAULT_PRIORITY = 2
 LAST_RANK = 4
 # Of what is computed while requests of a worse priority wait, they get this share at least.
 GUARANTEED_SHARE = 1 / 4
+# Why a batch leaves: it is full, the window of its oldest request ended, a deadline is near, or an instance was idle.
+Reason = Literal["full", "window", "deadline", "idle"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,9 @@ NO_BACKLOG = Backlog(0, 0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """Send what is queued, up to the largest batch, to an idle instance now."""
+    """Send what is queued, up to the largest batch, to an idle instance now, for this reason."""
+
+    reason: Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Wait:
     seconds: float | None
 
 
-NOW = Dispatch()
+FULL, WINDOW, DEADLINE, IDLE = map(Dispatch, REASONS)
 UNTIL_NEXT_EVENT = Wait(None)
 
 
@@ -90,12 +95,14 @@ def decide(
     if not waiting_rows or not num_idle:
         return UNTIL_NEXT_EVENT
     if waiting_rows >= limits.max_batch_size:
-        return NOW
-    remaining_seconds = tightest_slack_seconds
+        return FULL
+    remaining_seconds, due = tightest_slack_seconds, DEADLINE
     if not joins_in_late(waiting_rows, num_idle, limits):
-        remaining_seconds = min(limits.max_queue_delay_seconds - oldest_age_seconds, tightest_slack_seconds)
+        window_seconds = limits.max_queue_delay_seconds - oldest_age_seconds
+        if window_seconds <= remaining_seconds:
+            remaining_seconds, due = window_seconds, WINDOW if limits.max_queue_delay_seconds else IDLE
     if remaining_seconds <= CLOCK_RESOLUTION_SECONDS:
-        return NOW
+        return due
     return Wait(remaining_seconds) if math.isfinite(remaining_seconds) else UNTIL_NEXT_EVENT
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.engine.batching.scheduling import REASONS
 from service.telemetry.language_metrics import LanguageMetrics, Rate
 from service.telemetry.metrics import MODEL_STATES, GraphMetrics, Metrics, exposition, resident_bytes
 
@@ -31,8 +32,8 @@ def test_a_graphs_statistics_are_its_counts(metrics: Metrics) -> None:
         "batches": 0, "rows": 0, "failures": 0, "mean_batch_size": 0.0, "compute_seconds": 0.0
     }  # fmt: skip
 
-    graph.observe_batch(3, 0.25)
-    graph.observe_batch(8, 0.5)
+    graph.observe_batch(3, 0.25, "idle")
+    graph.observe_batch(8, 0.5, "full")
     graph.count_failure("queue_full")
     graph.count_failure("queue_full")
 
@@ -43,6 +44,8 @@ def test_a_graphs_statistics_are_its_counts(metrics: Metrics) -> None:
     value = metrics.registry.get_sample_value
     assert value("hotplate_batch_size_sum", labels) == 11
     assert value("hotplate_compute_seconds_sum", labels) == 0.75
+    left = {reason: value("hotplate_batches_total", labels | {"reason": reason}) for reason in REASONS}
+    assert left == {"full": 1, "window": 0, "deadline": 0, "idle": 1}
     assert value("hotplate_failures_total", labels | {"reason": "queue_full"}) == 2
 
 
@@ -55,7 +58,7 @@ def test_one_process_exposes_its_own_registry(metrics: Metrics) -> None:
 def test_every_metric_has_a_help_text_and_our_prefix(metrics: Metrics) -> None:
     families = list(metrics.registry.collect())
 
-    assert len(families) == 48
+    assert len(families) == 49
     for family in families:
         assert family.name.startswith("hotplate_")
         assert family.documentation.endswith(".")

@@ -1,7 +1,7 @@
 /** The engine at work: tiles, charts and batch sizes from `/metrics`, and a burst of requests to see batches form. */
 
 import { config } from "../api.js";
-import { histogram } from "../charts.js";
+import { bars, histogram } from "../charts.js";
 import { button, select } from "../controls.js";
 import { curlPanel } from "../curl.js";
 import { h, useStyle } from "../dom.js";
@@ -11,7 +11,7 @@ import { poll } from "../metrics.js";
 import { distinct } from "../tasks.js";
 import { chartCards, tiles } from "../watch/board.js";
 import { burstPanel } from "../watch/burst_panel.js";
-import { batchSizes, reading, wholeService } from "../watch/readings.js";
+import { batchSizes, departures, reading, wholeService } from "../watch/readings.js";
 
 /** @import { PageContext, Scrape } from "../types.d.ts" */
 /** @import { Reading } from "../watch/readings.js" */
@@ -94,12 +94,15 @@ function batchCard() {
   /** @type {{now: Scrape, model: string | null} | null} */
   let shown = null;
   const frame = h("div");
+  const reasons = h("div");
   const element = h(
     "section",
     { class: "card batch-sizes" },
     h("div", { class: "row spread" }, h("h2", {}, "Batch sizes"), button("Reset", () => restart(shown?.now ?? null), { kind: "small" })),
     h("p", { class: "muted chart-hint" }, "Batches by their rows, steps of language models by their texts, since this page was opened or the latest burst began."),
     frame,
+    h("h3", { class: "muted chart-hint" }, "Why batches left the queue"),
+    reasons,
   );
 
   /** @param {Scrape} now @param {string | null} model */
@@ -107,6 +110,8 @@ function batchCard() {
     since ??= now;
     shown = { now, model };
     frame.replaceChildren(histogram(batchSizes(now, since, model), { label: "Batches by size", unit: "batches" }));
+    const rows = departures(now, since, model).map(({ label, count }) => ({ label, value: count, text: short(count) }));
+    reasons.replaceChildren(bars(rows, { max: Math.max(...rows.map(({ value }) => value), 1), label: "Batches by why they left" }));
   }
 
   /** @param {Scrape | null} now */

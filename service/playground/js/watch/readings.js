@@ -5,6 +5,12 @@ import { buckets, bucketsDelta, pick, quantile, rate, total } from "../metrics.j
 /** @import { LabelFilter, Scrape } from "../types.d.ts" */
 /** @typedef {ReturnType<typeof reading>} Reading */
 
+const REASONS = [
+  { reason: "full", words: "full" },
+  { reason: "window", words: "window over" },
+  { reason: "deadline", words: "deadline near" },
+  { reason: "idle", words: "device idle" },
+];
 const MIN_COLUMNS = 6; // up to 32 rows
 
 /**
@@ -83,6 +89,21 @@ export function batchSizes(now, since, model) {
   const all = [...sums].sort(([a], [b]) => a - b);
   const numColumns = Math.max(MIN_COLUMNS, all.findLastIndex(([, count]) => count > 0) + 1);
   return all.slice(0, numColumns).map(([le, count], index) => ({ label: rangeLabel(le, all[index - 1]?.[0] ?? 0), count }));
+}
+
+/**
+ * Batches by why they left the queue, since an earlier scrape.
+ *
+ * @param {Scrape} now
+ * @param {Scrape} since
+ * @param {string | null} model
+ */
+export function departures(now, since, model) {
+  return REASONS.map(({ reason, words }) => {
+    const labels = { ...scope(model), reason };
+    const count = total(now.samples, "hotplate_batches_total", labels) - total(since.samples, "hotplate_batches_total", labels);
+    return { label: words, count: Math.max(0, count) };
+  });
 }
 
 /** @param {number} upper @param {number} lower */

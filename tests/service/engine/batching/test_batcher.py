@@ -15,7 +15,7 @@ from models.manifest import TensorSpec
 from service.engine.batching.batcher import Batcher
 from service.engine.batching.batches import BatchOutcome, Request, Span
 from service.engine.batching.cost import LearnedCost
-from service.engine.batching.scheduling import Limits
+from service.engine.batching.scheduling import REASONS, Limits
 from service.engine.transport.messages import InferenceTiming
 from service.errors import (
     Cancelled,
@@ -391,6 +391,22 @@ def test_the_timing_holds_queue_time_and_batch_size() -> None:
     assert isinstance(timing, InferenceTiming)
     assert timing.batch_size == 2
     assert timing.queue_seconds == pytest.approx(0.25)
+
+
+def test_batches_are_counted_by_why_they_left() -> None:
+    bench = Bench(limits=Limits(4, 0.010, 16))
+    bench.submit(1, 2, 3, 4)
+    bench.loop.advance()
+    bench.instances[0].finish()
+    bench.submit(5)
+    bench.loop.advance(0.010)
+    bench.instances[0].finish()
+    bench.submit(6, timeout_seconds=0.008)
+    bench.loop.advance(0.006)
+    bench.instances[0].finish()
+
+    counts = {reason: bench.sample("hotplate_batches_total", reason=reason) for reason in REASONS}
+    assert counts == {"full": 1, "window": 1, "deadline": 1, "idle": 0}
 
 
 def test_metrics_count_batches_rows_and_depth() -> None:

@@ -31,7 +31,7 @@ class Line:
 
 
 def test_an_idle_instance_takes_a_single_row_at_once() -> None:
-    assert decide(1, 0.0, FOREVER, 1, GREEDY) == Dispatch()
+    assert decide(1, 0.0, FOREVER, 1, GREEDY) == Dispatch("idle")
 
 
 def test_nothing_leaves_while_every_instance_computes() -> None:
@@ -43,7 +43,7 @@ def test_an_empty_queue_waits_for_an_event() -> None:
 
 
 def test_a_full_batch_leaves_without_waiting() -> None:
-    assert decide(8, 0.0, FOREVER, 1, PATIENT) == Dispatch()
+    assert decide(8, 0.0, FOREVER, 1, PATIENT) == Dispatch("full")
 
 
 def test_the_window_is_measured_from_the_oldest_request() -> None:
@@ -54,27 +54,32 @@ def test_the_window_is_measured_from_the_oldest_request() -> None:
 
 
 def test_a_part_batch_leaves_when_the_window_ends() -> None:
-    assert decide(3, 0.010, FOREVER, 1, PATIENT) == Dispatch()
+    assert decide(3, 0.010, FOREVER, 1, PATIENT) == Dispatch("window")
 
 
 def test_a_tight_deadline_ends_the_window_early() -> None:
     assert decide(3, 0.0, 0.002, 1, PATIENT) == Wait(0.002)
-    assert decide(3, 0.0, -0.001, 1, PATIENT) == Dispatch()
+    assert decide(3, 0.0, -0.001, 1, PATIENT) == Dispatch("deadline")
+
+
+def test_a_batch_that_is_due_twice_leaves_for_what_was_due_first() -> None:
+    assert decide(3, 0.011, -0.004, 1, PATIENT) == Dispatch("deadline")
+    assert decide(3, 0.014, -0.001, 1, PATIENT) == Dispatch("window")
 
 
 def test_a_second_instance_joins_in_only_for_an_efficient_batch() -> None:
     two = Limits(8, 0.0, 16, num_instances=2, efficient_rows=4)
 
-    assert decide(3, 0.0, FOREVER, 2, two) == Dispatch()
+    assert decide(3, 0.0, FOREVER, 2, two) == Dispatch("idle")
     assert decide(3, 0.0, FOREVER, 1, two) == Wait(None)
-    assert decide(4, 0.0, FOREVER, 1, two) == Dispatch()
+    assert decide(4, 0.0, FOREVER, 1, two) == Dispatch("idle")
 
 
 def test_a_second_instance_joins_in_for_a_deadline() -> None:
     two = Limits(8, 0.0, 16, num_instances=2, efficient_rows=4)
 
     assert decide(3, 5.0, 0.002, 1, two) == Wait(0.002)
-    assert decide(3, 5.0, 0.0, 1, two) == Dispatch()
+    assert decide(3, 5.0, 0.0, 1, two) == Dispatch("deadline")
 
 
 @pytest.mark.parametrize(
