@@ -43,6 +43,8 @@ from service.engine.transport.messages import (
     Message,
     ModelStatus,
     Released,
+    Trace,
+    Traced,
     frame,
 )
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
@@ -70,6 +72,7 @@ class Engine:
         self._connections: dict[ApiConnection, Answers] = {}
         self._background = Background()
         self._is_settled = False
+        self._timeline = metrics.timeline
         self.device = device
         journal = journal or LoadJournal()
         self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections, journal)
@@ -134,6 +137,9 @@ class Engine:
                 connection.cancels[message.id]()
         elif isinstance(message, Describe):
             connection.send(self._description(message.id))
+        elif isinstance(message, Trace):
+            now = monotonic()
+            connection.send(frame(Traced(message.id, now, self._timeline.since(now - message.seconds))))
         elif isinstance(message, Released):
             self.repository.release(connection, (message.model, message.version))
         elif isinstance(message, DescriptionAcknowledged):

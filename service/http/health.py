@@ -1,25 +1,30 @@
-"""Probes and Prometheus metrics. Neither runs a model."""
+"""Probes, Prometheus metrics and the device's timeline. None runs a model."""
 
 from __future__ import annotations
 
 import asyncio
 import gzip
-from typing import Literal
+from typing import Annotated, Literal
 
+from msgspec import Meta
 from starlette.responses import Response
 from starlette.types import Receive, Send
 
 from service.engine.transport.client import EngineClient
 from service.http.accept import accepts_gzip
 from service.http.answers import encode_json
+from service.http.body import read_query
+from service.http.documentation import PROBLEMS
 from service.http.middleware import Drain
-from service.http.request_context import Scope
+from service.http.request_context import Scope, caller_of
 from service.http.routing import Document, Route, json_handler
-from service.schema import Answer
+from service.schema import Answer, Parameters, properties
 from service.security import Access
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.scraping import Scraping
+from service.telemetry.timeline import TraceFile, trace_file
+from service.threads import off_loop
 
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TAG = "operations"
@@ -36,6 +41,12 @@ class Readiness(Answer):
 
     status: Literal["ready", "starting", "degraded", "draining"]
     not_ready: dict[str, str]
+
+
+class TraceParameters(Parameters):
+    """What `/v1/trace` takes."""
+
+    seconds: Annotated[float, Meta(gt=0, le=60, description="How far back the trace begins.")] = 2.0
 
 
 def readiness(client: EngineClient, drain: Drain) -> Readiness:
@@ -73,11 +84,19 @@ def health_routes(client: EngineClient, metrics: Metrics, drain: Drain, settings
             headers["Content-Encoding"] = "gzip"
         await Response(content, headers=headers, media_type=EXPOSITION_TYPE)(scope, receive, send)
 
+    async def trace(scope: Scope, receive: Receive, send: Send) -> None:
+        seconds = read_query(scope, TraceParameters).seconds
+        traced, caller = await client.trace(seconds), caller_of(scope)
+        quanta = [quantum for quantum in traced.quanta if caller.may_use(quantum.model)]
+        content = await off_loop(lambda: encode_json(trace_file(quanta, traced.now - seconds, traced.now)))
+        await Response(content, media_type="application/json")(scope, receive, send)
+
     to_metrics: Access = "metrics" if settings.metrics_need_key else "public"
     return [
         Route("GET", "/livez", json_handler(livez), _LIVEZ, access="public"),
         Route("GET", "/readyz", readyz, _READYZ, access="public"),
         Route("GET", "/metrics", prometheus_metrics, _METRICS, access=to_metrics),
+        Route("GET", "/v1/trace", trace, _TRACE, access="admin"),
     ]
 
 
@@ -103,5 +122,19 @@ _METRICS = Document(
     description="The metrics of all processes, in the text format.",
     request={},
     responses={200: {"content": {EXPOSITION_TYPE: {}}}},
+    tag=TAG,
+)
+_TRACE = Document(
+    summary="The device's timeline: who ran when, in which batch.",
+    description="In the Trace Event Format, which ui.perfetto.dev opens: batches with their rows and why they left "
+    "the queue, chunks of prompts with their tokens, steps of language models with their texts; a process a model, a "
+    "thread an instance. It holds what ended in the time that was asked for, of the last 8,192.",
+    request={
+        "parameters": [
+            {"name": name, "in": "query", "schema": each} for name, each in properties(TraceParameters).items()
+        ]
+    },
+    responses={503: PROBLEMS[503]},
+    answers=(TraceFile,),
     tag=TAG,
 )

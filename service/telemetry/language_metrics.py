@@ -9,6 +9,7 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
+from time import monotonic
 from typing import Protocol
 
 from service.telemetry.instruments import Counter
@@ -59,6 +60,7 @@ class LanguageMetrics:
 
     def __init__(self, metrics: Metrics, model: str, version: str) -> None:
         labels = (model, version)
+        self._track, self._timeline = (model, version, "texts"), metrics.timeline
         self._first_token = metrics.time_to_first_token_seconds.labels(*labels)
         self._inter_token = metrics.inter_token_seconds.labels(*labels)
         self._step_seconds = metrics.step_seconds.labels(*labels)
@@ -81,6 +83,10 @@ class LanguageMetrics:
         self.num_running = self.num_waiting = 0
         self.num_steps = self.num_step_sequences = 0
         self.num_prompt_tokens = self.num_hit_tokens = self.num_generated_tokens = 0
+
+    def observe_run(self, kind: str, size: int, started_at: float) -> None:
+        """Keep on the device's timeline what the decoder has just computed."""
+        self._timeline.add((self._track, 0, kind, size, started_at, monotonic(), ""))
 
     def observe_step(self, seconds: float, num_sequences: int, num_prefill_tokens: int) -> None:
         """Count one step."""

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from service.engine.batching.scheduling import REASONS, Reason
 from service.telemetry.graph_statistics import GraphRecord
 from service.telemetry.instruments import Counter, Family, Figures, Gauge, Histogram
+from service.telemetry.timeline import Timeline
 
 SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -39,6 +40,7 @@ class Metrics:
         self.families: dict[str, Family[Any]] = {}
         self.gather: Callable[[], Coroutine[Any, Any, Figures]] = self._gather_own
         """The figures of all processes; of this one alone where it runs by itself."""
+        self.timeline = Timeline()
         self._declare_http()
         self._declare_engine()
         self._declare_shadows()
@@ -234,14 +236,19 @@ class GraphMetrics:
         self._batches = {reason: metrics.batches.labels(*labels, reason) for reason in REASONS}
         self._failures: dict[str, Counter] = {}
         self._bind_failure: Callable[[str], Counter] = partial(metrics.failures.labels, *labels)
+        self._labels, self._timeline = labels, metrics.timeline
         self.record = GraphRecord()
         self.num_batches = 0
         self.num_rows = 0
         self.num_failures = 0
         self.total_compute_seconds = 0.0
 
-    def observe_batch(self, num_rows: int, compute_seconds: float, reason: Reason) -> None:
-        """Count one computed batch, and why it left the queue."""
+    def observe_batch(
+        self, num_rows: int, started_at: float, compute_seconds: float, reason: Reason, instance: int = 0
+    ) -> None:
+        """Count one computed batch, why it left the queue, and which instance computed it."""
+        ended_at = started_at + compute_seconds
+        self._timeline.add((self._labels, instance, "batch", num_rows, started_at, ended_at, reason))
         self._compute_seconds.observe(compute_seconds)
         self._batch_size.observe(num_rows)
         self._batches[reason].inc()

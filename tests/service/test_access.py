@@ -19,6 +19,7 @@ from service.protocols.open_inference.grpc.methods import ACCESS, NAME
 from service.security import digest_of
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService
+from tests.service.http.calls import RAW
 
 LINES = {
     "user": "",
@@ -62,6 +63,8 @@ def scope_of(method: str, path: str) -> str:
         return "public"
     if path == "/metrics":
         return "metrics"
+    if path == "/v1/trace":  # it shows what other callers do
+        return "admin"
     return "infer" if method == "get" or path.startswith(INFER_POSTS) else "admin"
 
 
@@ -87,6 +90,20 @@ def test_every_route_asks_for_its_scope_and_for_no_less(guarded: RunningService)
                 assert (ask(key) not in (401, 403)) == is_allowed, (what, key)
             if "{model}" in path:
                 assert ask("of-other") in (404, 501), what
+
+
+def test_a_trace_shows_no_model_that_the_key_is_not_for(guarded: RunningService, network: LinearClassifier) -> None:
+    def models_in_trace(key: str) -> set[str]:
+        events = client.get("/v1/trace", headers=headers(key)).json()["traceEvents"]
+        return {event["args"]["name"] for event in events if event["name"] == "process_name"}
+
+    with httpx.Client(base_url=guarded.url) as client:
+        for name in ("tiny", "other"):
+            image = {"content": network.images(1).tobytes(), "headers": headers("operator") | RAW}
+            client.post(f"/v1/models/{name}/classify", **image).raise_for_status()
+        seen = {key: models_in_trace(key) for key in ("operator", "of-tiny", "of-other")}
+
+    assert seen == {"operator": {"tiny@1", "other@1"}, "of-tiny": {"tiny@1"}, "of-other": {"other@1"}}
 
 
 def test_only_probes_and_pages_are_open(guarded: RunningService) -> None:

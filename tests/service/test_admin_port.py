@@ -36,6 +36,7 @@ def test_the_port_of_callers_has_no_route_that_changes_the_service(administered:
     with httpx.Client(base_url=administered.url, headers={"content-type": "application/json"}) as client:
         for _ in range(3):  # the later ones have a head that may be known
             assert client.post(path, content=b"{}").status_code == 404
+        assert client.get("/v1/trace").status_code == 404
         assert path.replace("photo", "{model_name}") not in client.get("/openapi.json").json()["paths"]
         assert client.post("/v1/models/tiny/classify", json={"images": []}).status_code == 422
 
@@ -46,6 +47,7 @@ def test_the_port_of_administrators_has_all(administered: Administered) -> None:
         assert client.get("/v2/models/photo/ready").status_code == 200
         assert client.post("/v2/repository/models/photo/unload", content=b"{}", timeout=60).status_code == 200
         assert client.get("/readyz").status_code == 200
+        assert "traceEvents" in client.get("/v1/trace").json()
         assert "hotplate_requests" in client.get("/metrics").text
 
 

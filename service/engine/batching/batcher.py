@@ -443,7 +443,7 @@ class Batcher:
         self.computing_rows -= size
         batch.clear()
         self._free.append(batch)
-        _shielded(self._observe, outcome, size, left_at, reason)
+        _shielded(self._observe, outcome, size, left_at, reason, index)
         if outcome.lost_rows and self._on_lost_rows is not None:
             # Before another batch may leave: it would only lose its rows as well.
             _shielded(self._on_lost_rows, [span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
@@ -451,12 +451,12 @@ class Batcher:
         _shielded(self._pool.release, index, self)
         self._answer(spans, outcome, size)
 
-    def _observe(self, outcome: BatchOutcome, size: int, left_at: float, reason: scheduling.Reason) -> None:
+    def _observe(self, outcome: BatchOutcome, size: int, left_at: float, reason: scheduling.Reason, index: int) -> None:
         if not outcome.errors and not outcome.lost_rows:
             self._cost.observe(size, outcome.compute_seconds)
         if outcome.lost_rows:
             self._metrics.lost_row_batches.inc()
-        self._metrics.observe_batch(size, outcome.compute_seconds, reason)
+        self._metrics.observe_batch(size, outcome.started_at, outcome.compute_seconds, reason, index)
         moments = (left_at, outcome.started_at, outcome.ended_at, self._scheduler.time())
         self._metrics.record.computed(size, moments)
 

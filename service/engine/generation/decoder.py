@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ from service.engine.runtime.runtime import EXIT_DEVICE_LOST, Device, bucket_for
 from service.errors import InferenceFailed
 
 log = logging.getLogger(__name__)
+
+OnRun = Callable[[str, int, float], None]
+"""Is told what ran: its kind, `decode` or `prefill`, the texts or tokens, and when it began."""
 
 
 class SlotStates:
@@ -123,6 +127,7 @@ class Decoder:
         self.is_recurrent = any(spec.length_axis is None for spec in language.states)
         self.tokens = np.zeros(num_slots, np.int64)
         self.lengths = np.zeros(num_slots, np.int32)
+        self.on_run: OnRun = _ignore
         self._decode = decode
         self._prefill = prefill
         self._buckets = tuple(sorted({*(b for b in buckets if b < num_slots), num_slots})) if buckets else ()
@@ -170,7 +175,7 @@ class Decoder:
             binding = self._bindings[padded] = self._bind_decode(padded)
         if self.states.device.is_cuda:
             _bind_inputs(binding, self._decode_inputs, padded)  # host memory is copied when it is bound
-        self._run(self._decode, binding)
+        self._run(self._decode, binding, "decode", num_rows)
         return self._logits[:num_rows]
 
     def _bind_decode(self, num_rows: int) -> Any:
@@ -200,10 +205,11 @@ class Decoder:
             _bind_host(binding.bind_input, "length", self._start, (1,))
         shape = (1, num_positions, self.language.vocab_size)
         _bind_host(binding.bind_output, "logits", self._chunk_logits, shape)
-        self._run(self._prefill, binding)
+        self._run(self._prefill, binding, "prefill", num_tokens)
         return self._chunk_logits.reshape(-1)[: num_positions * shape[2]].reshape(num_positions, shape[2])
 
-    def _run(self, session: ort.InferenceSession, binding: Any) -> None:
+    def _run(self, session: ort.InferenceSession, binding: Any, kind: str, size: int) -> None:
+        started_at = monotonic()
         try:
             if self.states.device.is_cuda:
                 binding.synchronize_inputs()
@@ -215,6 +221,8 @@ class Decoder:
                 log.critical("the CUDA device failed; the engine ends and is replaced", exc_info=error)
                 os._exit(EXIT_DEVICE_LOST)
             raise InferenceFailed("The model could not compute this text.") from error
+        finally:
+            self.on_run(kind, size, started_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +234,9 @@ class LoadedDecoder:
     num_threads: int
     golden_error: float
     providers: tuple[str, ...]
+
+
+def _ignore(_kind: str, _size: int, _started_at: float) -> None: ...
 
 
 def _inputs(session: ort.InferenceSession, buffers: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -143,6 +143,7 @@ def open_version(
     version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching)
     if loaded.decoder is not None:
         language_metrics = LanguageMetrics(metrics, name, number)
+        loaded.decoder.decoder.on_run = language_metrics.observe_run
         metrics.max_sequences.labels(name, number).set(loaded.decoder.decoder.num_slots)
         metrics.max_waiting_sequences.labels(name, number).set(settings.max_waiting_sequences)
         where = f"{name}@{number}"

@@ -34,6 +34,8 @@ from service.engine.transport.messages import (
     Sampled,
     Sampling,
     Scored,
+    Trace,
+    Traced,
     frame,
 )
 from service.errors import Cancelled, EngineUnavailable, ModelFailed, ServiceError
@@ -224,7 +226,23 @@ class EngineClient:
         """
         return await self._query(Describe(self.next_id()))
 
+    async def trace(self, seconds: float) -> Traced:
+        """What the device computed in the last seconds.
+
+        Raises: EngineUnavailable.
+        """
+        try:
+            async with asyncio.timeout(DESCRIBE_SECONDS):
+                traced: Traced = await self._ask(Trace(self.next_id(), seconds))
+        except TimeoutError:
+            raise EngineUnavailable("The engine does not answer.", retry_after_seconds=1) from None
+        return traced
+
     async def _query(self, query: Control | Describe) -> Statuses:
+        statuses: Statuses = await self._ask(query)
+        return statuses
+
+    async def _ask(self, query: Control | Describe | Trace) -> Any:
         if self._transport is None:
             raise EngineUnavailable("The engine is being restarted.", retry_after_seconds=1)
         self._write([frame(query)])
@@ -319,6 +337,8 @@ class EngineClient:
             self._calls.receive(message, payload)
         elif isinstance(message, Description):
             self._update(message)
+        elif isinstance(message, Traced):
+            self._queries.answer(message.id, message)
         elif isinstance(message, Failure) and not self._calls.fail(message):
             self._queries.fail(error_of(message), message.id)
 
@@ -388,24 +408,24 @@ class ClientProtocol(asyncio.Protocol):
 
 
 class PendingQueries:
-    """The queries that are answered with a description of all models, by their id."""
+    """The queries that wait for their answer, by their id."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, asyncio.Future[Statuses]] = {}
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
 
-    async def answer_to(self, id_: int) -> Statuses:
+    async def answer_to(self, id_: int) -> Any:
         """Wait for the answer to a query that has just been sent, or raise its error."""
-        waiter: asyncio.Future[Statuses] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[id_] = waiter
         try:
             return await waiter
         finally:
             self._waiting.pop(id_, None)
 
-    def answer(self, id_: int, statuses: Statuses) -> None:
+    def answer(self, id_: int, answer: Any) -> None:
         """Answer a query, if it is still waiting."""
         if (waiter := self._waiting.get(id_)) is not None and not waiter.done():
-            waiter.set_result(statuses)
+            waiter.set_result(answer)
 
     def fail(self, error: ServiceError, id_: int | None = None) -> None:
         """Fail one query, or all of them."""

@@ -137,6 +137,13 @@ class DescriptionAcknowledged(msgspec.Struct, array_like=True, frozen=True, tag=
     """This API process has applied one more description with id 0."""
 
 
+class Trace(msgspec.Struct, array_like=True, frozen=True, tag=14):
+    """Request what the device computed in the last `seconds`."""
+
+    id: int
+    seconds: float
+
+
 class Sampling(msgspec.Struct, array_like=True, frozen=True):
     """How a text is continued.
 
@@ -347,11 +354,38 @@ class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):
     settled: bool
 
 
+class Quantum(NamedTuple):
+    """What one instance computed at one go, with its times on the monotonic clock.
+
+    `kind` is `batch`, `prefill` or `decode`; `size` counts its rows, the prompt's tokens, or the texts. `reason` says
+    why a batch left its queue.
+    """
+
+    model: str
+    version: str
+    instance: str
+    kind: str
+    size: int
+    started_at: float
+    ended_at: float
+    reason: str = ""
+
+
+class Traced(msgspec.Struct, array_like=True, frozen=True, tag=15):
+    """What the device computed until `now` on the monotonic clock, as far as the engine remembers."""
+
+    id: int
+    now: float
+    quanta: tuple[Quantum, ...]
+
+
 Message = (
     Infer
     | Cancel
     | Describe
     | Control
+    | Trace
+    | Traced
     | Released
     | DescriptionAcknowledged
     | Result

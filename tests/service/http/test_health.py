@@ -46,6 +46,7 @@ ROUTES = {
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/metrics"),
+    ("get", "/v1/trace"),
 }
 
 

@@ -32,8 +32,8 @@ def test_a_graphs_statistics_are_its_counts(metrics: Metrics) -> None:
         "batches": 0, "rows": 0, "failures": 0, "mean_batch_size": 0.0, "compute_seconds": 0.0
     }  # fmt: skip
 
-    graph.observe_batch(3, 0.25, "idle")
-    graph.observe_batch(8, 0.5, "full")
+    graph.observe_batch(3, 7.0, 0.25, "idle")
+    graph.observe_batch(8, 8.0, 0.5, "full", 1)
     graph.count_failure("queue_full")
     graph.count_failure("queue_full")
 
