@@ -14,6 +14,7 @@ from tests.playground.conftest import Open, Watched
 from tests.servers import RunningService
 
 KEY = make_key()
+FORBIDDEN = "the server responded with a status of 403"
 REFUSED = "the server responded with a status of 401"
 
 
@@ -45,3 +46,15 @@ def test_the_page_asks_for_the_key_and_then_works(open_page: Open, watched: Watc
 
     page.reload()
     expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_the_timeline_is_for_administrators(open_page: Open, watched: Watched) -> None:
+    watched.expected = (REFUSED, FORBIDDEN)
+    page = open_page("#/classify/fashion-mnist")
+    field = page.get_by_label("API key")
+    field.fill(KEY)
+    field.press("Enter")
+
+    page.get_by_role("link", name="Watch").click()
+
+    expect(page.get_by_text("Only administrators see it")).to_be_visible()

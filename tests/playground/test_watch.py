@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -243,3 +244,52 @@ def test_the_page_is_accessible_and_fits(watch: Page, looks_right: Callable[[Pag
     scraped(watch)
 
     looks_right(watch, "watch")
+
+
+def timeline_row(page: Page, model: str) -> Locator:
+    """The row of a model in the device's timeline, once a bar is in it."""
+    row = page.get_by_role("slider", name=f"{model}@1, what it computed")
+    expect(row.locator("path[d^=M]").first).to_be_attached()
+    return row
+
+
+def test_the_timeline_says_who_computed_what_and_why_it_left(watch: Page) -> None:
+    send(watch, "mnist")
+    row, readout = timeline_row(watch, "mnist"), watch.locator(".timeline-readout")
+
+    row.focus()
+    row.press("End")
+
+    told = re.compile(r"^mnist@1: batch of \d+, [\d.]+ (µs|ms), left as (the device was idle|it was full)$")
+    expect(readout).to_have_text(told)
+    expect(row).to_have_attribute("aria-valuetext", readout.inner_text())
+    x, y = re.findall(r"[\d.]+", row.locator(".timeline-mark").get_attribute("d") or "")[:2]
+    box = row.bounding_box()
+    assert box is not None
+    row.hover(position={"x": float(x) / 2000 * box["width"] + 0.5, "y": box["height"] / 2})
+    expect(readout).to_have_text(told)
+    assert float(y) == 1
+
+
+def test_the_timeline_follows_the_choice_of_a_model(watch: Page) -> None:
+    send(watch, "novelist")
+    row = timeline_row(watch, "novelist")
+    for kind in ("prefill", "decode"):
+        expect(row.locator(f"path.{kind}[d^=M]")).to_be_attached()
+
+    watch.get_by_label("Show").select_option("mnist")
+    expect(row).to_be_hidden()
+    watch.get_by_label("Show").select_option("novelist")
+    expect(row).to_be_visible()
+
+
+def test_the_trace_can_be_downloaded(watch: Page) -> None:
+    send(watch, "mnist")
+    timeline_row(watch, "mnist")
+
+    with watch.expect_download() as download:
+        watch.get_by_role("button", name="Download the trace").click()
+
+    assert download.value.suggested_filename == "hotplate-trace.json"
+    events = json.loads(Path(download.value.path()).read_text())["traceEvents"]
+    assert {"mnist@1"} <= {event["args"]["name"] for event in events if event["name"] == "process_name"}

@@ -232,7 +232,7 @@ class EngineClient:
         Raises: EngineUnavailable.
         """
         try:
-            async with asyncio.timeout(DESCRIBE_SECONDS):
+            async with asyncio.timeout(self._settings.request_timeout_seconds):
                 traced: Traced = await self._ask(Trace(self.next_id(), seconds))
         except TimeoutError:
             raise EngineUnavailable("The engine does not answer.", retry_after_seconds=1) from None

@@ -201,6 +201,31 @@ export function config() {
   return settings;
 }
 
+/**
+ * Do work every so many seconds until the signal aborts; after a failure too, unless `onError` returns false.
+ *
+ * @param {object} options
+ * @param {number} options.seconds
+ * @param {() => Promise<void>} options.work
+ * @param {(error: unknown) => boolean | void} options.onError
+ * @param {AbortSignal} options.signal
+ */
+export function repeat({ seconds, work, onError, signal }) {
+  let timer = 0;
+
+  async function next() {
+    try {
+      await work();
+    } catch (error) {
+      if (signal.aborted || onError(error) === false) return;
+    }
+    if (!signal.aborted) timer = setTimeout(next, seconds * 1000);
+  }
+
+  signal.addEventListener("abort", () => clearTimeout(timer));
+  next();
+}
+
 /** A random seed. */
 export const randomSeed = () => Math.floor(Math.random() * MAX_SEED);
 

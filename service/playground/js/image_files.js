@@ -134,7 +134,7 @@ export function saveButton({ verb = "Save", kind = "small" } = {}) {
  *
  * @param {NamedBlob} file
  */
-function save({ blob, name }) {
+export function save({ blob, name }) {
   const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();
   // The browser reads the file after this task; a minute is far more than it needs.

@@ -1,6 +1,6 @@
 /** Reads the Prometheus text of `/metrics`: samples, rates and quantiles between two scrapes. */
 
-import { request } from "./api.js";
+import { repeat, request } from "./api.js";
 
 /** @import { Bucket, LabelFilter, MetricSample, Scrape } from "./types.d.ts" */
 
@@ -144,29 +144,20 @@ async function scrape(signal) {
  * @param {object} options
  * @param {number} options.seconds
  * @param {(now: Scrape, before: Scrape | null) => unknown} options.onScrape
- * @param {(error: unknown) => void} options.onError
+ * @param {(error: unknown) => boolean | void} options.onError
  * @param {AbortSignal} options.signal
  */
 export function poll({ seconds, onScrape, onError, signal }) {
   /** @type {Scrape | null} */
   let before = null;
-  let timer = 0;
 
-  async function next() {
-    try {
-      if (!document.hidden) {
-        const now = await scrape(signal);
-        if (signal.aborted) return;
-        onScrape(now, before);
-        before = now;
-      }
-    } catch (error) {
-      if (signal.aborted) return;
-      onError(error);
-    }
-    timer = setTimeout(next, seconds * 1000);
+  async function work() {
+    if (document.hidden) return;
+    const now = await scrape(signal);
+    if (signal.aborted) return;
+    onScrape(now, before);
+    before = now;
   }
 
-  signal.addEventListener("abort", () => clearTimeout(timer));
-  next();
+  repeat({ seconds, work, onError, signal });
 }

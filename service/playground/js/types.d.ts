@@ -102,6 +102,23 @@ export interface PageSettings {
   needs_key: boolean;
 }
 
+/** An event of `/v1/trace`: `M` names a process or a thread, `X` is a bar. Times are in microseconds. */
+export interface TraceEvent {
+  name: string;
+  ph: "M" | "X";
+  pid: number;
+  tid: number;
+  ts: number;
+  dur: number;
+  cat: string;
+  args: { name?: string; rows?: number; tokens?: number; texts?: number; reason?: string };
+}
+
+export interface TraceFile {
+  traceEvents: TraceEvent[];
+  otherData: { started_us: number; ended_us: number };
+}
+
 export interface Prediction {
   label: string;
   probability: number;

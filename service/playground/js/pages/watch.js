@@ -12,6 +12,7 @@ import { distinct } from "../tasks.js";
 import { chartCards, tiles } from "../watch/board.js";
 import { burstPanel } from "../watch/burst_panel.js";
 import { batchSizes, departures, reading, wholeService } from "../watch/readings.js";
+import { timelinePanel } from "../watch/timeline.js";
 
 /** @import { PageContext, Scrape } from "../types.d.ts" */
 /** @import { Reading } from "../watch/readings.js" */
@@ -30,6 +31,7 @@ export default async function page(root, { models, signal }) {
   const board = tiles(TILES);
   const charts = chartCards("last two minutes");
   const sizes = batchCard();
+  const timeline = timelinePanel(signal);
   /** @type {string | null} */
   let model = null;
   /** @type {Scrape | null} */
@@ -43,6 +45,7 @@ export default async function page(root, { models, signal }) {
   function choose(name) {
     model = name === ALL ? null : name;
     for (const chart of charts) chart.reset();
+    timeline.choose(model);
     if (newest) sizes.show(newest, model);
   }
 
@@ -68,6 +71,7 @@ export default async function page(root, { models, signal }) {
     board.element,
     errors.element,
     h("div", { class: "layout wide-left" }, burst, h("div", { class: "stack" }, sizes.element, charts[0].element)),
+    timeline.element,
     h("div", { class: "charts" }, charts.slice(1).map((chart) => chart.element)),
     curl.element,
   );
