@@ -49,11 +49,12 @@ class VersionPolicy(strict.Strict, frozen=True, kw_only=True):
 class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     """The settings of one model; None, or 0 for `max_batch_size`, means that of the service or the manifest.
 
-    `request_timeout_seconds` limits the timeout of every request. Without `warm_up`, only the smallest batch runs
-    before a version is ready. Answers in the cache are given to the callers they were computed for alone, unless
-    `cache_across_callers`. `batched` says whether requests may share a batch; None leaves it to the manifest or, of
-    a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes to try it with; `task`,
-    `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
+    `request_timeout_seconds` limits the timeout of every request. `latency_objective_seconds` is how long a request, or
+    a step of texts, should take: of all models, the one whose answer is due first computes first. Without `warm_up`,
+    only the smallest batch runs before a version is ready. Answers in the cache are given to the callers they were
+    computed for alone, unless `cache_across_callers`. `batched` says whether requests may share a batch; None leaves it
+    to the manifest or, of a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes
+    to try it with; `task`, `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
     """
 
     version_policy: VersionPolicy = VersionPolicy(latest=1)
@@ -63,6 +64,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     instances: int | None = None
     threads: int | None = None
     request_timeout_seconds: float | None = None
+    latency_objective_seconds: float | None = None
     cache_bytes: int = 0
     cache_across_callers: bool = False
     warm_up: bool = True
@@ -74,7 +76,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
-        for name in ("max_batch_size", "max_queue_delay_seconds", *least, "request_timeout_seconds", "cache_bytes"):
+        seconds = ("max_queue_delay_seconds", "request_timeout_seconds", "latency_objective_seconds")
+        for name in ("max_batch_size", *seconds, *least, "cache_bytes"):
             value = getattr(self, name)
             if value is not None and not least.get(name, 0) <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be at least {least.get(name, 0)}.")
@@ -84,8 +87,9 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
             raise ValueError(f"sizes holds {wrong}; each must be at least 1.")
         if isinstance(self.labels, str):
             strict.require_match(strict.FILE_NAME, self.labels, "labels")
-        if self.request_timeout_seconds == 0:
-            raise ValueError(f"request_timeout_seconds is {self.request_timeout_seconds}; it must be above 0.")
+        for name in ("request_timeout_seconds", "latency_objective_seconds"):
+            if getattr(self, name) == 0:
+                raise ValueError(f"{name} is 0; it must be above 0.")
 
     def overrides(self) -> dict[str, Any]:
         """The service settings that this file overrides, by name."""

@@ -10,6 +10,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from service.engine.batching import scheduling
 from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, RequestQueue, Span
 from service.engine.batching.cost import RowsCost
 from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
+from service.engine.device_turns import Share, Turn
 from service.engine.fairness import Usage, may_displace
 from service.engine.transport.messages import Caller, InferenceTiming
 from service.engine.transport.strings import Payload
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 MAX_SMALL_INSTANCES = 2
 # After a batch could not leave, as memory for another buffer was missing.
 RETRY_SECONDS = 0.1
+# How fast the usual wait for the device is learned, and what is none.
+WAIT_WEIGHT = 0.1
+MIN_WAIT_SECONDS = 1e-3
 OnLostRows = Callable[[list[Request], str], None]
 
 
@@ -70,12 +75,28 @@ class Scheduler(Protocol):
 
 
 class Pool:
-    """The instances that several batchers share, by their index; they take turns by callers, then by age."""
+    """The instances that several batchers share, by their index; they take turns by callers, then by age.
 
-    def __init__(self, num_instances: int) -> None:
+    With a `share` of the device, each batch takes a turn on `num_threads` cores; `call_in_loop` is for other threads.
+    """
+
+    def __init__(
+        self,
+        num_instances: int,
+        share: Share | None = None,
+        num_threads: int = 1,
+        call_in_loop: Callable[..., object] | None = None,
+    ) -> None:
         self.idle = deque(range(num_instances))
         self._batchers: list[Batcher] = []
         self._usage = Usage()
+        self._share = share
+        self._taken: dict[int, Turn] = {}
+        self._refused_at: float | None = None
+        self._wait_seconds = 0.0
+        if share is not None and call_in_loop is not None:
+            self._call_in_loop = call_in_loop
+            self._claimant = share.turns.join(num_threads, self._announce)
 
     def join(self, batcher: Batcher) -> None:
         """Let a batcher use the instances."""
@@ -85,15 +106,56 @@ class Pool:
         """Remove a batcher that is idle."""
         self._batchers.remove(batcher)
 
+    def close(self) -> None:
+        """Compute no more."""
+        if self._share is not None:
+            self._share.turns.leave(self._claimant)
+
+    def take(self, now: float, since: float, seconds: float) -> int | None:
+        """Take an idle instance for a batch, whose oldest request has waited `since` a time; None: it is not due yet.
+
+        The batchers are pumped when its turn on the device has come.
+        """
+        if self._share is None:
+            return self.idle.popleft()
+        turn = self._share.turns.take(self._claimant, seconds, self._share.due_at(since, seconds))
+        if turn is None:
+            self._refused_at = self._refused_at or now
+            return None
+        waited_seconds = now - self._refused_at if self._refused_at is not None else 0.0
+        self._wait_seconds += WAIT_WEIGHT * (waited_seconds - self._wait_seconds)
+        self._refused_at = None
+        index = self.idle.popleft()
+        self._taken[index] = turn
+        return index
+
     def release(self, index: int, batcher: Batcher) -> None:
         """Take an instance back from a batcher, and give it to the one whose turn it is."""
         self.idle.append(index)
+        if self._share is not None:
+            self._share.turns.release(self._taken.pop(index))
         if len(self._batchers) > 1:
-            waiting = [other for other in self._batchers if other is batcher or other.next_caller is not None]
-            for each in sorted(waiting, key=self._turn):
-                _shielded(each.pump)
+            self._pump(batcher)
         else:
             batcher.pump()
+        if self._share is not None:
+            self._share.turns.settle()
+
+    def _pump(self, batcher: Batcher | None = None) -> None:
+        waiting = [other for other in self._batchers if other is batcher or other.next_caller is not None]
+        for each in sorted(waiting, key=self._turn):
+            _shielded(each.pump)
+
+    def _announce(self) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._call_in_loop(self._on_turn)
+
+    def _on_turn(self) -> None:
+        assert self._share is not None
+        self._pump()
+        if self._claimant.turn is not None:  # whoever waited has left
+            self._refused_at = None
+            self._share.turns.withdraw(self._claimant)
 
     def _turn(self, batcher: Batcher) -> tuple[float, float]:
         caller = batcher.next_caller
@@ -107,14 +169,15 @@ class Pool:
                 self._usage.add(span.request.caller, span.count * row_elements)
 
     def backlog_beside(self, batcher: Batcher, max_batches_each: float = math.inf) -> Backlog:
-        """The work of all the other batchers, or so many batches of each."""
+        """The work of all the other batchers, or so many batches of each, and the usual wait for the device."""
+        wait_seconds = self._wait_seconds if self._wait_seconds > MIN_WAIT_SECONDS else 0.0
         if len(self._batchers) <= 1:
-            return NO_BACKLOG
+            return Backlog(0, 0, wait_seconds) if wait_seconds else NO_BACKLOG
         others = [other.backlog(max_batches_each) for other in self._batchers if other is not batcher]
         return Backlog(
             sum(other.rows for other in others),
             sum(other.num_bytes for other in others),
-            sum(other.seconds for other in others),
+            sum(other.seconds for other in others) + wait_seconds,
         )
 
     def held(self) -> dict[str, int]:
@@ -377,8 +440,14 @@ class Batcher:
         now, wait_seconds = self._scheduler.time(), None
         try:
             while isinstance(decision := self._decide(now), Dispatch):
-                self._dispatch(now, decision.reason)
-            wait_seconds = decision.seconds
+                if not self._free:
+                    self._free.append(self._new_buffer())
+                seconds = self._cost.seconds(self._filling.num_rows)
+                if (index := self._pool.take(now, self.oldest_arrival, seconds)) is None:
+                    break
+                self._dispatch(now, index, decision.reason)
+            else:
+                wait_seconds = decision.seconds
         except Exception:
             log.exception("a batch could not leave; it is tried again")
             wait_seconds = RETRY_SECONDS
@@ -400,9 +469,8 @@ class Batcher:
             slack = min(scheduling.slack_seconds(each.arrival, each.deadline, now, seconds) for each in requests)
         return scheduling.decide(rows, now - oldest.arrival, slack, num_idle, self._limits)
 
-    def _dispatch(self, now: float, reason: scheduling.Reason) -> None:
-        batch, self._filling = self._filling, self._free.pop() if self._free else self._new_buffer()
-        index = self._pool.idle.popleft()
+    def _dispatch(self, now: float, index: int, reason: scheduling.Reason) -> None:
+        batch, self._filling = self._filling, self._free.pop()
         self.computing_rows += batch.num_rows
         for span in batch.spans:
             self._release_rows(span.request, span.count)

@@ -62,6 +62,8 @@ class Sequencer:
         self._is_interleaved = not (decoder.has_padding and decoder.is_recurrent)
         self._sequence_seconds = 0.0
         self._now = 0.0
+        self.is_beside_others: Callable[[], bool] = lambda: False
+        """Whether others compute on the device, who must not wait for a long step."""
 
     @property
     def num_waiting(self) -> int:
@@ -180,6 +182,8 @@ class Sequencer:
             return 0
         waited = max(self._now - first.arrival, 0.0)
         budget = sequencing.chunk_budget(len(self._decoding), waited, self._cost, self._max_step_tokens)
+        if budget > sequencing.MIN_CHUNK_TOKENS and self._is_interleaved and self.is_beside_others():
+            budget = sequencing.short_budget(budget, len(self._decoding), self._cost)
         started_now: list[tuple[Sequence, Floats]] = []
         num_done = 0
         while num_done < budget and (sequence := self._prefilling or self._admit()) is not None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.device_turns import LONG_SECONDS
+
 # Readers do not notice a pause of this length, and shorter chunks would delay the next texts.
 PROMPT_SECONDS = 0.008
 # While others decode, a chunk of a prompt has at least this many tokens: a shorter one costs a step as much.
@@ -85,6 +87,12 @@ def chunk_budget(num_decoding: int, waited_seconds: float, cost: StepCost, max_s
     seconds = max(cost.decode(num_decoding), PROMPT_SECONDS)
     fair = int(share * seconds / max(cost.prefill_token_seconds, 1e-9))
     return min(max(fair, MIN_CHUNK_TOKENS), room)
+
+
+def short_budget(budget: int, num_decoding: int, cost: StepCost) -> int:
+    """How many of the prompt tokens a step computes beside other models, who wait for it: what makes no long work."""
+    seconds = LONG_SECONDS - (cost.decode(num_decoding) if num_decoding else 0.0)
+    return min(budget, max(int(seconds / max(cost.prefill_token_seconds, 1e-9)), MIN_CHUNK_TOKENS))
 
 
 def common_prefix(held: NDArray[np.int32], prompt: NDArray[np.int32]) -> int:

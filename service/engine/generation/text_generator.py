@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.manifest import Language
 from service.engine.compute_watch import Work
+from service.engine.device_turns import Share, Turn
 from service.engine.generation.decoder import LoadedDecoder
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.sequences import Sequence, StepEvents
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 # A text that has come this far is not to blame if the engine ends.
 NUM_PROVEN_TOKENS = 8
+
+# How fast the usual time of a step is learned.
+STEP_WEIGHT = 0.2
 
 Owner = tuple[ApiConnection, int]
 Order = tuple[Callable[[Sequencer, Sequence], None], Sequence]
@@ -49,6 +53,7 @@ class TextGenerator:
         clock: Callable[[], float],
         call_in_loop: Callable[..., object],
         name: str,
+        share: Share,
     ) -> None:
         self.language: Language = loaded.decoder.language
         self._metrics = metrics
@@ -63,7 +68,7 @@ class TextGenerator:
             post=self._post,
             metrics=metrics,
         )
-        self.thread = SequencerThread(sequencer, f"{name}.sequencer")
+        self.thread = SequencerThread(sequencer, f"{name}.sequencer", share, loaded.num_threads)
         self._num_open = 0
 
     @property
@@ -161,10 +166,18 @@ def _scored(id_: int, scores: PromptScores) -> bytes:
 
 
 class SequencerThread:
-    """Runs the steps of a sequencer until it is closed, and takes commands of other threads between them."""
+    """Runs the steps of a sequencer until it is closed, and takes commands of other threads between them.
 
-    def __init__(self, sequencer: Sequencer, name: str) -> None:
+    Each step takes a turn on the device, of `num_threads` cores.
+    """
+
+    def __init__(self, sequencer: Sequencer, name: str, share: Share, num_threads: int = 1) -> None:
         self._sequencer = sequencer
+        self._share = share
+        self._is_due = threading.Semaphore(0)
+        self._claimant = share.turns.join(num_threads, self._is_due.release)
+        sequencer.is_beside_others = partial(share.turns.is_shared, self._claimant)
+        self._usual_seconds = 0.0
         self._step_seconds = sequencer.step_seconds
         self.work: Work | None = None
         """The step that the thread computes."""
@@ -189,13 +202,30 @@ class SequencerThread:
         """End the thread after its current step."""
         self._orders.put(None)
         self._thread.join()
+        self._share.turns.leave(self._claimant)
 
     def _work(self) -> None:
         with contextlib.suppress(_LoopClosed):  # the process is ending
             while self._take_orders():
-                self.work = Work(lambda: self._sequencer.running, self._step_seconds, monotonic())
-                self._try(self._sequencer.step, self._sequencer.fail_all)
-                self.work = None
+                turn = self._take_turn()
+                try:
+                    self._step()
+                finally:
+                    self._share.turns.release(turn)
+                    self._share.turns.settle()
+
+    def _take_turn(self) -> Turn:
+        due_at = self._share.due_at(monotonic(), self._usual_seconds)
+        while (turn := self._share.turns.take(self._claimant, self._usual_seconds, due_at)) is None:
+            self._is_due.acquire()
+        return turn
+
+    def _step(self) -> None:
+        began_at = monotonic()
+        self.work = Work(lambda: self._sequencer.running, self._step_seconds, began_at)
+        self._try(self._sequencer.step, self._sequencer.fail_all)
+        self.work = None
+        self._usual_seconds += STEP_WEIGHT * (monotonic() - began_at - self._usual_seconds)
 
     def _take_orders(self) -> bool:
         """Carry out the pending orders, waiting for one while there is nothing else to do; False at the end."""

@@ -11,14 +11,16 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
 from watchfiles import awatch
 
-from models.config import ModelConfig, parse_config, read_config
+from models.config import MAX_THREADS, ModelConfig, parse_config, read_config
 from models.strict import StrictError
 from service.background import Background, Backoff
+from service.engine.device_turns import DeviceTurns
 from service.engine.repository.ceilings import check_config
 from service.engine.repository.default_versions import DefaultVersions, wanted_default
 from service.engine.repository.load_journal import Key, LoadJournal, digest_of
@@ -34,7 +36,7 @@ from service.engine.repository.repository import (
 )
 from service.engine.repository.version import Version, drain, open_version
 from service.engine.repository.version_files import VersionRejected
-from service.engine.runtime.runtime import Device
+from service.engine.runtime.runtime import Device, available_cpus
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import ModelStatus
 from service.errors import InvalidParameter, ModelFailed, ServiceError, StartupError, Unavailable, UnknownModel
@@ -76,6 +78,7 @@ class LiveRepository:
         self._journal = journal
         self._faults: tuple[Fault, ...] = ()
         self._loop = asyncio.get_running_loop()
+        self._turns = DeviceTurns(MAX_THREADS if device.is_cuda else available_cpus(), monotonic)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loading = asyncio.Lock()  # a load measures times, which another must not disturb
         self._draining: dict[Key, asyncio.Task[None]] = {}
@@ -371,7 +374,9 @@ class LiveRepository:
         try:
             loaded = await asyncio.to_thread(_load_in_thread, folder, self._settings, self._device, config)
             call = self._loop.call_soon_threadsafe
-            version = open_version(loaded, config, self._settings, self._device, self._metrics, self._loop, call)
+            version = open_version(
+                loaded, config, self._settings, self._device, self._metrics, self._loop, call, self._turns
+            )
         except (VersionRejected, StartupError) as error:
             self._reject(folder, str(error), fingerprint, config)
             if isinstance(error, StartupError):

@@ -24,6 +24,7 @@ from service.engine.batching.rows import RowRules, whole_rules
 from service.engine.batching.scheduling import Limits
 from service.engine.batching.shape_batchers import ShapeBatchers
 from service.engine.compute_watch import ComputeThread
+from service.engine.device_turns import DeviceTurns, Share
 from service.engine.generation.text_generator import TextGenerator
 from service.engine.repository.loading import LoadedGraph, LoadedVersion
 from service.engine.repository.repository import Fingerprint
@@ -50,11 +51,14 @@ class ServedGraph:
     queue: GraphQueue
     metrics: GraphMetrics
     instances: list[ThreadInstance]
+    pools: list[Pool]
     output_names: frozenset[str]
 
     def close(self) -> None:
         """Close the queue, which must be idle, and the instances."""
         self.queue.close()
+        for pool in self.pools:
+            pool.close()
         for instance in self.instances:
             instance.close()
 
@@ -135,19 +139,23 @@ def open_version(
     metrics: Metrics,
     scheduler: Scheduler,
     call_in_loop: Callable[..., object],
+    turns: DeviceTurns,
 ) -> Version:
-    """Give a loaded version its queues and instances."""
+    """Give a loaded version its queues and instances; they compute when it is their turn."""
     name, number = loaded.manifest.name, loaded.manifest.version
     settings = settings.model_copy(update=config.overrides())
     version = Version(ready_status(loaded, config, device), config)
-    version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching)
+    share = Share(turns, config.latency_objective_seconds)
+    version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching, share)
     if loaded.decoder is not None:
         language_metrics = LanguageMetrics(metrics, name, number)
         loaded.decoder.decoder.on_run = language_metrics.observe_run
         metrics.max_sequences.labels(name, number).set(loaded.decoder.decoder.num_slots)
         metrics.max_waiting_sequences.labels(name, number).set(settings.max_waiting_sequences)
-        where = f"{name}@{number}"
-        version.generator = TextGenerator(loaded.decoder, settings, language_metrics, monotonic, call_in_loop, where)
+        decoder = loaded.decoder
+        version.generator = TextGenerator(
+            decoder, settings, language_metrics, monotonic, call_in_loop, f"{name}@{number}", share
+        )
     elif config.cache_bytes:  # a sampled text is not the answer to the same prompt of another caller
         version.cache = ResponseCache(config.cache_bytes)
     return version
@@ -160,6 +168,7 @@ def open_graphs(
     call_in_loop: Callable[..., object],
     metrics: Metrics,
     on_unbatched: Callable[[str, str], None],
+    share: Share,
 ) -> dict[str, ServedGraph]:
     """Open a queue for each graph of a version; `on_unbatched` is told the graph that stops being batched, and why.
 
@@ -167,25 +176,28 @@ def open_graphs(
     as the pool has instances.
     """
     manifest = loaded.manifest
-    num_shared = min((len(graph.runners) for graph in loaded.graphs.values() if graph.rules.varies), default=0)
-    pool = Pool(num_shared)
+    varying = [graph for graph in loaded.graphs.values() if graph.rules.varies]
+    num_shared = min((len(graph.runners) for graph in varying), default=0)
+    pool = Pool(num_shared, share, max((graph.num_threads for graph in varying), default=1), call_in_loop)
     served = {}
     for name, graph in loaded.graphs.items():
         graph_metrics = GraphMetrics(metrics, manifest.name, manifest.version, name)
         runners = graph.runners[:num_shared] if graph.rules.varies else graph.runners
         where = f"{manifest.name}@{manifest.version}.{name}"
-        opening = _Opening(where, graph, runners, settings, scheduler, call_in_loop, graph_metrics)
+        opening = _Opening(where, graph, runners, settings, scheduler, call_in_loop, graph_metrics, share, [pool])
         # NaN and infinity may be valid outputs of an arbitrary graph.
         opening.must_be_finite = manifest.task != "tensors"
         queue = opening.queue(pool, partial(on_unbatched, name))
         output_names = frozenset(spec.name for spec in graph.graph.outputs)
-        served[name] = ServedGraph(graph.graph, graph.rules, queue, graph_metrics, opening.instances, output_names)
+        served[name] = ServedGraph(
+            graph.graph, graph.rules, queue, graph_metrics, opening.instances, opening.pools, output_names
+        )
     return served
 
 
 @dataclass(slots=True)
 class _Opening:
-    """What the queues of a graph are opened with, and the instances opened for them so far."""
+    """What the queues of a graph are opened with, and the instances and pools opened for them so far."""
 
     name: str
     graph: LoadedGraph
@@ -194,6 +206,8 @@ class _Opening:
     scheduler: Scheduler
     call_in_loop: Callable[..., object]
     metrics: GraphMetrics
+    share: Share
+    pools: list[Pool]
     must_be_finite: bool = True
     instances: list[ThreadInstance] = field(default_factory=list)
 
@@ -218,6 +232,12 @@ class _Opening:
             self.instances.append(instance)
         return self.instances[first:]
 
+    def _pool(self) -> Pool:
+        """A pool of as many instances as the graph has."""
+        pool = Pool(len(self.runners), self.share, self.graph.num_threads, self.call_in_loop)
+        self.pools.append(pool)
+        return pool
+
     def _limits(self, max_batch_size: int) -> Limits:
         settings, rows = self.settings, efficient_rows(self.graph.bucket_seconds)
         delay_seconds = settings.max_queue_delay_seconds if max_batch_size > 1 else 0.0
@@ -231,9 +251,8 @@ class _Opening:
         cost, instances = graph.cost, self._threads(self.runners)
         if not graph.rules.varies:
             one_row = cost.of_rows(graph.cost_elements)
-            return Batcher(
-                graph.rules.inputs, instances, limits, one_row, self.scheduler, self.metrics, on_lost_rows=on_lost_rows
-            )
+            own, inputs = self._pool(), graph.rules.inputs
+            return Batcher(inputs, instances, limits, one_row, self.scheduler, self.metrics, own, None, on_lost_rows)
         bound = graph.max_batch_elements
         return ShapeBatchers(
             graph.rules, instances, limits, cost, self.scheduler, self.metrics, pool, bound, on_lost_rows
@@ -243,7 +262,7 @@ class _Opening:
         """The queue of requests that are computed whole: each is one row, as large as it likes."""
         graph = self.graph
         cost = LearnedCost({}) if graph.graph.is_batched else graph.cost
-        instances, pool = self._threads([graph.whole_runner] * len(self.runners)), Pool(len(self.runners))
+        instances, pool = self._threads([graph.whole_runner] * len(self.runners)), self._pool()
         rules = whole_rules(graph.graph.inputs)
         return ShapeBatchers(rules, instances, self._limits(1), cost, self.scheduler, self.metrics, pool)
 

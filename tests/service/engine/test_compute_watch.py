@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import cast
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from service.engine.batching.batches import BatchBuffer, Request
 from service.engine.batching.instance import ThreadInstance
 from service.engine.compute_watch import NUM_USUAL, ComputeWatch, Work, until_hung
+from service.engine.device_turns import DeviceTurns, Share
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.text_generator import SequencerThread
 from service.engine.transport.messages import Arrays
@@ -173,7 +175,7 @@ class StuckSequencer:
 
 def test_a_step_of_texts_that_waits_for_ever_is_found() -> None:
     sequencer = StuckSequencer()
-    thread = SequencerThread(cast(Sequencer, sequencer), "language@1.sequencer")
+    thread = SequencerThread(cast(Sequencer, sequencer), "language@1.sequencer", Share(DeviceTurns(1, monotonic)))
     try:
         found, _ = asyncio.run(asyncio.wait_for(until_hung(lambda: [thread], 0.5, 0.05), 20))
         assert found.name == "language@1.sequencer"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from service.engine.device_turns import DeviceTurns, Share
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.sequences import Sequence, StepEvents
 from service.engine.generation.text_generator import SequencerThread
@@ -43,7 +45,7 @@ class Case:
             metrics=LanguageMetrics(Metrics(CollectorRegistry()), "tiny", "1"),
         )
         self.sequencer = sequencer
-        self.thread = SequencerThread(sequencer, "test")
+        self.thread = SequencerThread(sequencer, "test", Share(DeviceTurns(1, monotonic)))
 
     def submit(self, max_tokens: int = 5, seed: int = 0) -> Sequence:
         now = time.monotonic()

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.engine.batching.batches import Request
+from service.engine.device_turns import DeviceTurns, Share
 from service.engine.repository.loading import LoadedVersion, load_version
 from service.engine.repository.version import open_graphs
 from service.engine.runtime.runtime import Device
@@ -41,7 +42,8 @@ def test_batches_of_varying_rows_are_as_large_as_it_pays(
     calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
     metrics = Metrics(CollectorRegistry())
     version = replace(loaded, graphs=graphs)
-    served = open_graphs(version, SETTINGS, loop, lambda *call: calls.put(call), metrics, lambda *_: None)
+    share = Share(DeviceTurns(2, lambda: loop.now))
+    served = open_graphs(version, SETTINGS, loop, lambda *call: calls.put(call), metrics, lambda *_: None, share)
     receipts: list[ServiceError | InferenceTiming] = []
     row = bytes(96 * 128 * 3 + 3 * 4)
     for _ in range(4):

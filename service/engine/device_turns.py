@@ -1,0 +1,165 @@
+"""Whose turn it is on the cores of the device, over all models: whose answer is due first.
+
+Everything that computes takes a turn for each piece of work: a batch, a tile, a step of texts. Threads that compute are
+never more than the cores. Long work leaves a core to short work, which would otherwise wait as long; what is alone on
+the device has all of it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Work that takes longer than this must not take every core while others compute shorter work.
+LONG_SECONDS = 0.02
+# Who has not computed for this long is not there.
+PRESENCE_SECONDS = 2.0
+# Without an objective, an answer is due after so many times what it takes to compute, and not sooner than this.
+OBJECTIVE_FACTOR = 10.0
+MIN_OBJECTIVE_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """The cores that somebody computes on, until he gives them back."""
+
+    num_cores: int
+    is_long: bool
+
+
+@dataclass(slots=True, eq=False)
+class Claimant:
+    """One that computes on the device, a piece of work at a time or several; each piece keeps `num_threads` busy.
+
+    `call` is called, in any thread, when a turn that it had to wait for has come; `take` returns it then.
+    """
+
+    num_threads: int
+    call: Callable[[], None]
+    turn: Turn | None = None
+    is_long: bool = False
+    due_at: float = math.inf
+    seen_short_at: float = -math.inf
+    seen_at: float = -math.inf
+
+
+class DeviceTurns:
+    """Gives turns; every method may be called in any thread."""
+
+    def __init__(self, num_cores: int, clock: Callable[[], float]) -> None:
+        self._num_cores = self._num_free = num_cores
+        self._num_long = 0
+        self._clock = clock
+        self._claimants: set[Claimant] = set()
+        self._waiting: list[Claimant] = []
+        self._lock = threading.Lock()
+
+    def join(self, num_threads: int, call: Callable[[], None]) -> Claimant:
+        """Let somebody compute on the device."""
+        claimant = Claimant(num_threads, call)
+        with self._lock:
+            self._claimants.add(claimant)
+        return claimant
+
+    def leave(self, claimant: Claimant) -> None:
+        """Take a claimant out who computes nothing any more."""
+        with self._lock:
+            self._claimants.discard(claimant)
+        self.withdraw(claimant)
+
+    def take(self, claimant: Claimant, seconds: float, due_at: float) -> Turn | None:
+        """Take a turn for work of about so many seconds; None where others are first: then the claimant waits."""
+        now = self._clock()
+        with self._lock:
+            claimant.seen_at = now
+            if claimant.turn is None:
+                claimant.due_at, claimant.is_long = due_at, seconds > LONG_SECONDS
+                if not claimant.is_long:
+                    claimant.seen_short_at = now
+                if claimant not in self._waiting:
+                    self._waiting.append(claimant)
+                called = self._give(now)
+            else:
+                called = []
+            turn, claimant.turn = claimant.turn, None
+        for other in called:
+            if other is not claimant:
+                other.call()
+        return turn
+
+    def release(self, turn: Turn) -> None:
+        """Give cores back; whose turn it is then, `settle` decides."""
+        with self._lock:
+            self._num_free += turn.num_cores
+            self._num_long -= turn.num_cores if turn.is_long else 0
+
+    def settle(self) -> None:
+        """Give free cores to those who wait."""
+        if not self._waiting:
+            return
+        with self._lock:
+            called = self._give(self._clock())
+        for claimant in called:
+            claimant.call()
+
+    def withdraw(self, claimant: Claimant) -> None:
+        """Claim nothing any more, and give back a turn that was not used."""
+        with self._lock:
+            if claimant in self._waiting:
+                self._waiting.remove(claimant)
+            turn, claimant.turn = claimant.turn, None
+        if turn is not None:
+            self.release(turn)
+            self.settle()
+
+    def is_shared(self, claimant: Claimant) -> bool:
+        """Whether others compute on the device, too."""
+        since = self._clock() - PRESENCE_SECONDS
+        with self._lock:
+            return any(other.seen_at > since for other in self._claimants if other is not claimant)
+
+    def _give(self, now: float) -> list[Claimant]:
+        """Give turns to those who are due first, as far as there are cores."""
+        given = []
+        for claimant in sorted(self._waiting, key=_due) if len(self._waiting) > 1 else list(self._waiting):
+            num_cores, is_held_back = self._room(claimant, now)
+            if num_cores <= self._num_free and not is_held_back:
+                self._num_free -= num_cores
+                self._num_long += num_cores if claimant.is_long else 0
+                claimant.turn = Turn(num_cores, claimant.is_long)
+                self._waiting.remove(claimant)
+                given.append(claimant)
+            elif now >= claimant.due_at and not is_held_back:
+                break  # whoever needs many cores would wait for ever for them behind those who need few
+        return given
+
+    def _room(self, claimant: Claimant, now: float) -> tuple[int, bool]:
+        """The cores of the claimant's turn, and whether long work of others keeps it waiting."""
+        num_cores = min(claimant.num_threads, self._num_cores)
+        if not claimant.is_long or self._num_cores == 1 or not self._is_among_short(claimant, now):
+            return num_cores, False
+        most = self._num_cores - 1
+        num_cores = min(num_cores, most)
+        return num_cores, self._num_long + num_cores > most
+
+    def _is_among_short(self, claimant: Claimant, now: float) -> bool:
+        since = now - PRESENCE_SECONDS
+        return any(other.seen_short_at > since for other in self._claimants if other is not claimant)
+
+
+def _due(claimant: Claimant) -> float:
+    return claimant.due_at
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A model's share of the device: the turns that it takes, and how long its answers should take, if that is said."""
+
+    turns: DeviceTurns
+    objective_seconds: float | None = None
+
+    def due_at(self, since: float, seconds: float) -> float:
+        """When work that takes `seconds` should be done that has been asked for `since` a time."""
+        return since + (self.objective_seconds or max(OBJECTIVE_FACTOR * seconds, MIN_OBJECTIVE_SECONDS))
