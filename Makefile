@@ -39,7 +39,7 @@ docs: $(BIN)/.developing ## Write anew what READMEs and the chart's schema take 
 train: $(BIN)/.developing ## Train and export the classifiers in DATASET (all three)
 	for dataset in $(DATASET); do $(BIN)/python -m training.train_classifier --dataset $$dataset $(ARGS) || exit 1; done
 
-bench: $(BIN)/.developing ## Measure the service beside its peers (needs wrk; h2load for gRPC); BENCH=bench_language for texts, bench_style for paintings, bench_generators for drawings, flame for flame graphs, hostile for attacks
+bench: $(BIN)/.developing ## Measure the service beside its peers (needs wrk; h2load for gRPC); BENCH=bench_language for texts, bench_style for paintings, bench_generators for drawings, interference for models beside each other, flame for flame graphs, hostile for attacks
 	$(BIN)/python -m loadtests.$(BENCH) $(ARGS)
 
 loadtest: $(BIN)/.developing ## Load a service with all models for a minute: table, report, exit status

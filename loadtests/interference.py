@@ -40,7 +40,7 @@ ALONE, PAINTERS, WRITERS, BOTH, PROMPTS, CLASSIFIERS = (
 )
 TARGETS = ((CLASSIFY, BOTH, "p99_ms", 1.5), (STREAM, PROMPTS, "p99_ms", 2.0), (PAINT, CLASSIFIERS, "p50_ms", 2.0))
 NUM_CLASSIFYING, NUM_PAINTING, NUM_WRITING, NUM_STREAMS, NUM_CROWD = 4, 2, 4, 8, 16
-PROMPT_TOKENS, PROMPT_EVERY_SECONDS = 500, 1.0
+PROMPT_TOKENS, PROMPT_EVERY_SECONDS = 480, 1.0
 PHOTO_SIDE, PAINTING_SIDE = 256, 512
 _DEADLINE = "X-Request-Timeout: 60"
 _WARM_UP_SECONDS = 1.0
@@ -120,7 +120,7 @@ def classifying() -> list[bytes]:
 def painting() -> list[bytes]:
     """Requests to paint a photograph."""
     photos = [resized_jpeg(photo, PAINTING_SIDE, PAINTING_SIDE) for photo in read_photographs(PHOTOGRAPHS)]
-    return [post(f"/v1/models/{PAINTER}/stylize", photo, "image/jpeg", _DEADLINE) for photo in photos]
+    return [post(f"/v1/models/{PAINTER}/stylize?style=udnie", photo, "image/jpeg", _DEADLINE) for photo in photos]
 
 
 def _generate(**what: Any) -> bytes:
@@ -194,7 +194,10 @@ def figures_of(port: int, seconds: float, works: Sequence[Work]) -> Figures:
     try:
         counted = asyncio.run(_run(port, seconds, works))
     except ExceptionGroup as group:
-        raise RuntimeError(f"a caller failed: {group.exceptions[0]}") from group
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise RuntimeError(f"a caller failed: {error}") from group
     if not counted:
         raise RuntimeError("nothing was measured; a longer --duration may help.")
     p50, p99 = (1000 * float(np.percentile(counted, share)) for share in (50, 99))

@@ -88,8 +88,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
         if isinstance(self.labels, str):
             strict.require_match(strict.FILE_NAME, self.labels, "labels")
         for name in ("request_timeout_seconds", "latency_objective_seconds"):
-            if getattr(self, name) == 0:
-                raise ValueError(f"{name} is 0; it must be above 0.")
+            if (value := getattr(self, name)) == 0:
+                raise ValueError(f"{name} is {value}; it must be above 0.")
 
     def overrides(self) -> dict[str, Any]:
         """The service settings that this file overrides, by name."""

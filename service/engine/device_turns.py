@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # Work that takes longer than this must not take every core while others compute shorter work.
-LONG_SECONDS = 0.02
+LONG_SECONDS = 0.05
 # Who has not computed for this long is not there.
 PRESENCE_SECONDS = 2.0
 # Without an objective, an answer is due after so many times what it takes to compute, and not sooner than this.
@@ -49,7 +49,8 @@ class DeviceTurns:
     """Gives turns; every method may be called in any thread."""
 
     def __init__(self, num_cores: int, clock: Callable[[], float]) -> None:
-        self._num_cores = self._num_free = num_cores
+        # A single core is shared by the system between long and short work: neither waits for the other's end.
+        self._num_cores = self._num_free = max(num_cores, 2)
         self._num_long = 0
         self._clock = clock
         self._claimants: set[Claimant] = set()
@@ -124,25 +125,30 @@ class DeviceTurns:
         """Give turns to those who are due first, as far as there are cores."""
         given = []
         for claimant in sorted(self._waiting, key=_due) if len(self._waiting) > 1 else list(self._waiting):
-            num_cores, is_held_back = self._room(claimant, now)
-            if num_cores <= self._num_free and not is_held_back:
+            num_cores, num_free = self._room(claimant, now)
+            if num_cores <= num_free:
                 self._num_free -= num_cores
                 self._num_long += num_cores if claimant.is_long else 0
                 claimant.turn = Turn(num_cores, claimant.is_long)
                 self._waiting.remove(claimant)
                 given.append(claimant)
-            elif now >= claimant.due_at and not is_held_back:
+            elif now >= claimant.due_at and not claimant.is_long:
                 break  # whoever needs many cores would wait for ever for them behind those who need few
         return given
 
-    def _room(self, claimant: Claimant, now: float) -> tuple[int, bool]:
-        """The cores of the claimant's turn, and whether long work of others keeps it waiting."""
-        num_cores = min(claimant.num_threads, self._num_cores)
-        if not claimant.is_long or self._num_cores == 1 or not self._is_among_short(claimant, now):
-            return num_cores, False
-        most = self._num_cores - 1
-        num_cores = min(num_cores, most)
-        return num_cores, self._num_long + num_cores > most
+    def _room(self, claimant: Claimant, now: float) -> tuple[int, int]:
+        """The cores that the claimant would take, and those that are free for such work.
+
+        Where there is long and short work, each has its part of the cores, and none waits for the other.
+        """
+        most = self._num_cores
+        if claimant.is_long:
+            most -= self._is_among_short(claimant, now)
+            return min(claimant.num_threads, most), min(self._num_free, most - self._num_long)
+        num_long = self._num_long or any(other.is_long for other in self._waiting)
+        most -= min(num_long, most - 1)
+        num_short = self._num_cores - self._num_free - self._num_long
+        return min(claimant.num_threads, most), min(self._num_free, most - num_short)
 
     def _is_among_short(self, claimant: Claimant, now: float) -> bool:
         since = now - PRESENCE_SECONDS

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loadtests import bench, bench_generators, bench_language, bench_style, harness
+from loadtests import bench, bench_generators, bench_language, bench_style, harness, interference
 from loadtests.engines import EngineUnavailable
 from loadtests.harness import Bench, Step, build_parser
 from loadtests.report import Report, machine
@@ -20,6 +20,7 @@ BENCHES = {
     "bench": (bench.ServingBench, bench.make_parser),
     "language": (bench_language.LanguageBench, bench_language.make_parser),
     "style": (bench_style.StyleBench, bench_style.make_parser),
+    "interference": (interference.Interference, interference.make_parser),
     "generators": (bench_generators.GeneratorBench, bench_generators.make_parser),
 }
 

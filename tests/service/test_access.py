@@ -99,8 +99,8 @@ def test_a_trace_shows_no_model_that_the_key_is_not_for(guarded: RunningService,
 
     with httpx.Client(base_url=guarded.url) as client:
         for name in ("tiny", "other"):
-            image = {"content": network.images(1).tobytes(), "headers": headers("operator") | RAW}
-            client.post(f"/v1/models/{name}/classify", **image).raise_for_status()
+            image, head = network.images(1).tobytes(), headers("operator") | RAW
+            client.post(f"/v1/models/{name}/classify", content=image, headers=head).raise_for_status()
         seen = {key: models_in_trace(key) for key in ("operator", "of-tiny", "of-other")}
 
     assert seen == {"operator": {"tiny@1", "other@1"}, "of-tiny": {"tiny@1"}, "of-other": {"other@1"}}

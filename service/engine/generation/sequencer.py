@@ -183,7 +183,7 @@ class Sequencer:
         waited = max(self._now - first.arrival, 0.0)
         budget = sequencing.chunk_budget(len(self._decoding), waited, self._cost, self._max_step_tokens)
         if budget > sequencing.MIN_CHUNK_TOKENS and self._is_interleaved and self.is_beside_others():
-            budget = sequencing.short_budget(budget, len(self._decoding), self._cost)
+            budget = sequencing.budget_beside_others(budget, len(self._decoding), self._cost)
         started_now: list[tuple[Sequence, Floats]] = []
         num_done = 0
         while num_done < budget and (sequence := self._prefilling or self._admit()) is not None:

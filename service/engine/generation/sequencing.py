@@ -89,9 +89,9 @@ def chunk_budget(num_decoding: int, waited_seconds: float, cost: StepCost, max_s
     return min(max(fair, MIN_CHUNK_TOKENS), room)
 
 
-def short_budget(budget: int, num_decoding: int, cost: StepCost) -> int:
-    """How many of the prompt tokens a step computes beside other models, who wait for it: what makes no long work."""
-    seconds = LONG_SECONDS - (cost.decode(num_decoding) if num_decoding else 0.0)
+def budget_beside_others(budget: int, num_decoding: int, cost: StepCost) -> int:
+    """How many of the prompt tokens a step computes where other models wait for it, and make it slower meanwhile."""
+    seconds = PROMPT_SECONDS / 2 if num_decoding else LONG_SECONDS
     return min(budget, max(int(seconds / max(cost.prefill_token_seconds, 1e-9)), MIN_CHUNK_TOKENS))
 
 

@@ -143,12 +143,24 @@ def test_short_work_of_the_same_model_keeps_no_core_free(device: Device) -> None
     assert device.take(model, LONG) is not None
 
 
-def test_on_a_single_core_long_work_takes_it(device: Device) -> None:
+def test_on_a_single_core_neither_long_nor_short_work_waits_for_the_others_end() -> None:
     single = Device(num_cores=1)
     painter, classifier = single.join("painter"), single.join("classifier")
-    single.give_back(single.must_take(classifier))
+    single.must_take(painter, LONG)
 
-    assert single.take(painter, LONG) is not None
+    assert single.take(classifier) is not None
+    assert single.take(painter, LONG) is None
+
+
+def test_long_work_that_waits_gets_a_core_beside_a_full_load_of_short_work(device: Device) -> None:
+    painter, classifier = device.join("painter"), device.join("classifier", 2)
+    turn = device.must_take(classifier)
+    assert device.take(painter, LONG, due_at=100.0) is None
+
+    device.turns.release(turn)
+
+    assert device.must_take(classifier).num_cores == 1
+    assert device.called == ["painter"]
 
 
 def test_who_needs_every_core_gets_them_once_he_is_overdue(device: Device) -> None:
@@ -213,7 +225,7 @@ def test_an_answer_is_due_by_the_objective_or_by_what_it_takes() -> None:
 def test_whatever_comes_no_core_is_lost_and_nobody_waits_for_ever(seed: int) -> None:
     """Claimants of any width, in any order; each computes one piece at a time."""
     chance = random.Random(seed)
-    device = Device(num_cores=chance.randint(1, 4))
+    device = Device(num_cores=chance.randint(2, 4))
     claimants = {str(i): device.join(str(i), chance.randint(1, 4)) for i in range(5)}
     running: dict[str, Turn] = {}
     served: dict[str, int] = dict.fromkeys(claimants, 0)
