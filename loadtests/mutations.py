@@ -131,9 +131,11 @@ def _replace_value(chance: random.Random, content: bytes) -> bytes:
     """Another value for a member of JSON; of anything else a flip."""
     try:
         members = json.loads(content)
-        name = chance.choice(sorted(members))
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, RecursionError):
+        members = None
+    if not isinstance(members, dict) or not members:
         return _flip(chance, content)
+    name = chance.choice(sorted(members))
     values: tuple[Any, ...] = (
         None,
         True,
@@ -288,7 +290,8 @@ def run(target: Target, num_requests: int, seeds: Sequence[int], console: Consol
             send_all(target, requests, seen, tick)
             send_grpc(target, each, seed, seen, tick)
     if observer.figures.growth_mib > MAX_GROWTH_MIB:
-        seen.faults.append(f"memory grew by {observer.figures.growth_mib:,.0f} MiB, at most {MAX_GROWTH_MIB}")
+        growth = {name: round(mib) for name, mib in observer.figures.growth_by_program.items()}
+        seen.faults.append(f"memory grew by {growth} MiB, at most {MAX_GROWTH_MIB}")
     seen.faults += unwell(target, 15)
     return seen
 
