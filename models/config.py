@@ -18,6 +18,7 @@ from models import strict
 from models.preprocessing import PreprocessingOptions
 
 CONFIG_FILE = "config.toml"
+PrecisionSetting = Literal["auto", "fp32", "int8", "bf16", "fp16"]
 MAX_THREADS = 1024
 """A sanity limit on instances and on threads."""
 
@@ -55,6 +56,9 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     computed for alone, unless `cache_across_callers`. `batched` says whether requests may share a batch; None leaves it
     to the manifest or, of a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes
     to try it with; `task`, `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
+
+    `precision` names the variant that serves, or leaves it to measuring (`auto`); `max_loss` is what one may lose
+    against fp32, in the unit of `models.variants`.
     """
 
     version_policy: VersionPolicy = VersionPolicy(latest=1)
@@ -73,11 +77,13 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     task: Literal["image-classification", "tensors"] | None = None
     labels: tuple[str, ...] | str = ()
     preprocess: PreprocessingOptions | None = None
+    precision: PrecisionSetting | None = None
+    max_loss: float | None = None
 
     def __post_init__(self) -> None:
         least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
         seconds = ("max_queue_delay_seconds", "request_timeout_seconds", "latency_objective_seconds")
-        for name in ("max_batch_size", *seconds, *least, "cache_bytes"):
+        for name in ("max_batch_size", *seconds, *least, "cache_bytes", "max_loss"):
             value = getattr(self, name)
             if value is not None and not least.get(name, 0) <= value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be at least {least.get(name, 0)}.")
@@ -93,7 +99,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
 
     def overrides(self) -> dict[str, Any]:
         """The service settings that this file overrides, by name."""
-        names = ("max_queue_delay_seconds", "max_queue_rows", "instances", "threads")
+        names = ("max_queue_delay_seconds", "max_queue_rows", "instances", "threads", "precision")
         values = {name: getattr(self, name) for name in names}
         values["max_batch_size"] = self.max_batch_size or None
         return {name: value for name, value in values.items() if value is not None}

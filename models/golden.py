@@ -1,4 +1,4 @@
-"""Golden I/O: sample inputs of a graph and the outputs of the trained network, stored beside it.
+"""Golden I/O: sample inputs of a graph and the outputs of the trained network and of variants, stored beside it.
 
 It defines the file format (`golden.npz`) and the comparison. It knows neither torch nor ONNX Runtime.
 """
@@ -7,24 +7,28 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import GOLDEN_FILE
+from models.manifest import GOLDEN_FILE, Precision
 
 Tensors = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """The inputs of one graph and the outputs that torch computed, row by row."""
+    """The inputs of one graph and the outputs that torch computed, row by row.
+
+    `variants` are the outputs that the graph's variants computed, each row by itself, by precision.
+    """
 
     inputs: Tensors
     outputs: Tensors
+    variants: dict[str, Tensors] = field(default_factory=dict)
 
     def repeated(self, num_rows: int) -> Golden:
         """The rows, repeated or cut to exactly `num_rows`."""
@@ -40,7 +44,8 @@ def write_golden(folder: Path, graphs: dict[str, Golden]) -> None:
     members: Tensors = {}
     for graph, golden in graphs.items():
         members |= {f"{graph}/input/{name}": tensor for name, tensor in golden.inputs.items()}
-        members |= {f"{graph}/output/{name}": tensor for name, tensor in golden.outputs.items()}
+        for kind, outputs in {"output": golden.outputs, **golden.variants}.items():
+            members |= {f"{graph}/{kind}/{name}": tensor for name, tensor in outputs.items()}
     with (folder / GOLDEN_FILE).open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **members)
 
@@ -52,13 +57,16 @@ def read_golden(folder: Path) -> dict[str, Golden]:
     """
     graphs: dict[str, Golden] = {}
     for key, tensor in _read_members(folder / GOLDEN_FILE).items():
-        parts = key.split("/")
-        if len(parts) != 3 or parts[1] not in ("input", "output"):
+        graph, kind, name = parts if len(parts := key.split("/")) == 3 else ("", "", "")
+        if kind not in ("input", "output", *get_args(Precision)):
             raise ValueError(f"{GOLDEN_FILE} contains {key!r}; keys must be like 'model/input/image'.")
-        golden = graphs.setdefault(parts[0], Golden({}, {}))
-        side = golden.inputs if parts[1] == "input" else golden.outputs
-        side[parts[2]] = tensor
-        if parts[1] == "output" and not _is_finite(tensor):
+        golden = graphs.setdefault(graph, Golden({}, {}))
+        if kind == "input":
+            golden.inputs[name] = tensor
+            continue
+        outputs = golden.outputs if kind == "output" else golden.variants.setdefault(kind, {})
+        outputs[name] = tensor
+        if not _is_finite(tensor):
             raise ValueError(f"{GOLDEN_FILE} has values in {key!r} that are not finite; nothing can reproduce them.")
     return graphs
 

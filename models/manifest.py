@@ -1,4 +1,4 @@
-"""The manifest of a model version: graphs, labels, batching, scores, provenance and parity.
+"""The manifest of a model version: graphs and their variants, labels, batching, scores, provenance and parity.
 
 It defines the schema of `manifest.json` and the layout of a version folder: `<model>/<version>/manifest.json`,
 `*.onnx`, `golden.npz`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -80,6 +81,8 @@ ONNX_DATATYPES: dict[str, Datatype] = {
     "tensor(int64)": "INT64",
 }
 """The datatypes by ONNX's names of tensors' types."""
+
+Precision = Literal["fp32", "int8", "bf16", "fp16"]
 
 _TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -223,6 +226,67 @@ class Evaluation(strict.Strict, frozen=True, kw_only=True):
     count: int
 
 
+class VariantGraph(strict.Strict, frozen=True, kw_only=True):
+    """A graph in another precision: the signature is that of the graph.
+
+    `max_abs_error` is the largest difference from fp32 on the test set, by output.
+    """
+
+    file: str
+    sha256: str
+    max_abs_error: dict[str, float]
+
+    def __post_init__(self) -> None:
+        strict.require_match(strict.FILE_NAME, self.file, "file")
+        strict.require_match(_SHA256, self.sha256, "sha256")
+        for output, error in self.max_abs_error.items():
+            if not 0 <= error < math.inf:
+                raise ValueError(f"max_abs_error of {output!r} is {error}; it must be at least 0 and finite.")
+
+
+class Agreement(strict.Strict, frozen=True, kw_only=True):
+    """How a variant's outputs agree with those of fp32 on the same inputs.
+
+    `same_label` is the share of the rows with the same likeliest label, `psnr` is in decibels.
+    """
+
+    metric: Literal["same_label", "psnr"]
+    value: float
+    dataset: str
+    split: str
+    count: int
+
+
+class Calibration(strict.Strict, frozen=True, kw_only=True):
+    """What the ranges of a quantised graph were measured on, and how."""
+
+    dataset: str
+    split: str
+    count: int
+    method: str
+
+
+class Variant(strict.Strict, frozen=True, kw_only=True):
+    """A version's graphs in another precision; those that it does not name stay in fp32.
+
+    `evaluation` has its scores on the data of the version's own; without a score it is never chosen by `auto`.
+    `fp32_layers` were left in fp32, as they lose too much.
+    """
+
+    precision: Precision
+    graphs: dict[str, VariantGraph]
+    evaluation: tuple[Evaluation, ...] = ()
+    agreement: Agreement | None = None
+    calibration: Calibration | None = None
+    fp32_layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.precision == "fp32":
+            raise ValueError("a variant's precision is 'fp32'; that is the version itself.")
+        if not self.graphs:
+            raise ValueError(f"graphs of the variant {self.precision!r} is empty; it needs at least one.")
+
+
 class Training(strict.Strict, frozen=True, kw_only=True):
     """Provenance of the weights: enough to train them again."""
 
@@ -291,6 +355,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     parity: Parity | None = None
     source: Source | None = None
     novelty: Novelty | None = None
+    variants: tuple[Variant, ...] = ()
 
     def __post_init__(self) -> None:
         strict.require_match(MODEL_NAME, self.name, "name")
@@ -308,6 +373,22 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
             raise ValueError("labels or the graph 'decoder' are missing; an image generator requires both.")
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin is {self.margin}; it must be at least 0 and below 0.5.")
+        self._check_variants()
+
+    def _check_variants(self) -> None:
+        precisions = [variant.precision for variant in self.variants]
+        if len(set(precisions)) < len(precisions):
+            raise ValueError(f"variants have the precisions {precisions}; each may be there once.")
+        if self.variants and self.task == "text-generation":
+            raise ValueError("variants are there, but a language model has none.")
+        for variant in self.variants:
+            for name, graph in variant.graphs.items():
+                where = f"the variant {variant.precision!r}"
+                if name not in self.graphs:
+                    raise ValueError(f"{where} has the graph {name!r}; the version has {sorted(self.graphs)}.")
+                outputs = sorted(spec.name for spec in self.graphs[name].outputs)
+                if sorted(graph.max_abs_error) != outputs:
+                    raise ValueError(f"max_abs_error of {where} names {sorted(graph.max_abs_error)}, not {outputs}.")
 
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values."""

@@ -105,6 +105,7 @@ def named_files(manifest: Manifest) -> dict[str, str | None]:
     """The files of a version with the SHA-256 that the manifest states, if it does."""
     graphs = manifest.graphs.values()
     files: dict[str, str | None] = {file.file: file.sha256 for file in graphs}
+    files |= {file.file: file.sha256 for variant in manifest.variants for file in variant.graphs.values()}
     files |= {graph.weights.file: graph.weights.sha256 for graph in graphs if graph.weights}
     others = [MANIFEST_FILE, GOLDEN_FILE, *([manifest.tokenizer] if manifest.tokenizer else [])]
     if manifest.stylization is not None:

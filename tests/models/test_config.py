@@ -35,6 +35,8 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         request_timeout_seconds = 1
         cache_bytes = 1000
         warm_up = false
+        precision = "int8"
+        max_loss = 0.2
         """,
     )
 
@@ -46,7 +48,9 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
         "instances": 3,
         "threads": 1,
         "max_queue_rows": 50,
+        "precision": "int8",
     }
+    assert config.max_loss == 0.2
 
 
 @pytest.mark.parametrize(
@@ -74,6 +78,8 @@ def test_a_policy_names_versions(tmp_path: Path, text: str, served: list[str], m
         ("threads = 1000000", "threads is 1000000; it must be at most 1024"),
         ("max_queue_delay_seconds = inf", "max_queue_delay_seconds is inf"),
         ("max_queue_delay_seconds = nan", "max_queue_delay_seconds is nan"),
+        ("precision = 'int4'", "precision: Invalid enum value 'int4'; valid are auto, bf16, fp16, fp32, int8"),
+        ("max_loss = -0.1", r"max_loss is -0\.1; it must be at least 0"),
         ("request_timeout_seconds = 0", "request_timeout_seconds is 0.0; it must be above 0"),
         ("version_policy = 'newest'", r"version_policy is 'newest'; expected `object`"),
         ("version_policy = { latest = 0 }", "latest is 0; it must be at least 1"),

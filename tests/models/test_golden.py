@@ -28,6 +28,14 @@ def test_golden_rows_survive_the_file(tmp_path: Path) -> None:
                 assert np.array_equal(side[name], tensor)
 
 
+def test_outputs_of_variants_survive_the_file_beside_those_of_fp32(tmp_path: Path) -> None:
+    outputs = {"mean": np.array([[0.5], [1.25], [2.5]], np.float32)}
+    write_golden(tmp_path, {"encoder": Golden(ENCODER.inputs, ENCODER.outputs, {"int8": outputs})})
+    read = read_golden(tmp_path)["encoder"]
+    assert np.array_equal(read.variants["int8"]["mean"], outputs["mean"])
+    assert np.array_equal(read.outputs["mean"], ENCODER.outputs["mean"])
+
+
 @pytest.mark.parametrize("num_rows", [1, 3, 7])
 def test_rows_are_cycled_to_any_number(num_rows: int) -> None:
     repeated = ENCODER.repeated(num_rows)
@@ -37,7 +45,7 @@ def test_rows_are_cycled_to_any_number(num_rows: int) -> None:
         assert np.array_equal(repeated.outputs["mean"][row], ENCODER.outputs["mean"][row % 3])
 
 
-@pytest.mark.parametrize("key", ["image", "model/input", "model/sideways/image", "a/input/b/c"])
+@pytest.mark.parametrize("key", ["image", "model/input", "model/sideways/image", "model/int9/image", "a/input/b/c"])
 def test_a_key_of_another_form_is_refused(tmp_path: Path, key: str) -> None:
     with (tmp_path / GOLDEN_FILE).open("wb") as file:
         np.savez(file, allow_pickle=False, **{key: np.zeros(1)})

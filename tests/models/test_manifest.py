@@ -13,13 +13,17 @@ import pytest
 from models.manifest import (
     MANIFEST_FILE,
     NUMPY_DTYPES,
+    Agreement,
     Batching,
+    Calibration,
     Evaluation,
     Graph,
     Manifest,
     Parity,
     TensorSpec,
     Training,
+    Variant,
+    VariantGraph,
     parse_manifest,
     read_manifest,
     sha256_hex,
@@ -55,6 +59,20 @@ MANIFEST = Manifest(
 )
 
 
+VARIANT = Variant(
+    precision="int8",
+    graphs={"model": VariantGraph(file="model.int8.onnx", sha256="1" * 64, max_abs_error={"probabilities": 0.25})},
+    evaluation=(Evaluation(metric="accuracy", value=0.5, dataset="shoes", split="test", count=2),),
+    agreement=Agreement(metric="same_label", value=1.0, dataset="shoes", split="test", count=2),
+    calibration=Calibration(dataset="shoes", split="held-out", count=3, method="least and largest"),
+    fp32_layers=("first",),
+)
+
+
+def changed_variant(**members: Any) -> str:
+    return changed(variants=[msgspec.to_builtins(VARIANT) | members])
+
+
 def changed(**members: Any) -> str:
     return json.dumps(MANIFEST.to_json() | members)
 
@@ -69,6 +87,54 @@ def test_a_manifest_survives_a_round_trip(tmp_path: Path) -> None:
     write_manifest(folder, MANIFEST)
     assert read_manifest(folder) == MANIFEST
     assert "à pied" in (folder / MANIFEST_FILE).read_text(encoding="utf-8")
+
+
+def test_variants_survive_a_round_trip(tmp_path: Path) -> None:
+    folder = tmp_path / "shoes" / "3"
+    folder.mkdir(parents=True)
+    with_variant = msgspec.structs.replace(MANIFEST, variants=(VARIANT,))
+    write_manifest(folder, with_variant)
+    assert read_manifest(folder) == with_variant
+
+
+def test_a_manifest_of_before_there_were_variants_has_none() -> None:
+    former = MANIFEST.to_json()
+    del former["variants"]
+    assert parse_manifest(json.dumps(former)) == MANIFEST
+    assert MANIFEST.variants == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (changed_variant(precision="int4"), "value 'int4'; valid are bf16, fp16, fp32, int8"),
+        (changed_variant(precision="fp32"), "precision is 'fp32'; that is the version itself"),
+        (changed_variant(graphs={}), "graphs of the variant 'int8' is empty"),
+        (changed_variant(bits=8), "unknown field `bits`; known are precision, graphs"),
+        (
+            changed_variant(graphs={"other": msgspec.to_builtins(VARIANT.graphs["model"])}),
+            r"has the graph 'other'; the version has \['model'\]",
+        ),
+        (
+            changed_variant(graphs={"model": msgspec.to_builtins(VARIANT.graphs["model"]) | {"max_abs_error": {}}}),
+            r"names \[\], not \['probabilities'\]",
+        ),
+        (
+            changed_variant(
+                graphs={"model": msgspec.to_builtins(VARIANT.graphs["model"]) | {"max_abs_error": {"y": -1}}}
+            ),
+            "max_abs_error of 'y' is -1.0; it must be at least 0",
+        ),
+        (
+            changed_variant(graphs={"model": msgspec.to_builtins(VARIANT.graphs["model"]) | {"file": "../x"}}),
+            r"file is '\.\./x'; it must match",
+        ),
+        (changed(variants=[msgspec.to_builtins(VARIANT)] * 2), r"\['int8', 'int8'\]; each may be there once"),
+    ],
+)
+def test_variants_that_do_not_match_the_schema_are_refused(text: str, message: str) -> None:
+    with pytest.raises(StrictError, match=message):
+        parse_manifest(text)
 
 
 def test_only_graphs_and_batching_are_needed_for_tensors() -> None:
