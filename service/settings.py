@@ -16,6 +16,7 @@ import annotated_types
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from models.config import PrecisionSetting
 from service.quotas import RATE_KINDS, RATE_PATTERN, Limits, Network, parse_network, parse_rate
 from service.splits import SPLIT_PATTERN, Split, check_splits, parse_split
 
@@ -177,6 +178,11 @@ class Settings(BaseSettings):
     )
     threads: Annotated[int, annotated_types.Ge(0)] = Field(
         0, description="ONNX Runtime threads of an instance; 0 measures what is best."
+    )
+    precision: PrecisionSetting = Field(
+        "auto",
+        description="The precision of models that have variants; auto measures which is fastest, of those that are as "
+        "good as fp32.",
     )
     max_sequences: Count = Field(
         32, description="Texts that a language model continues at once: slots, each with memory for a whole context."

@@ -116,9 +116,10 @@ def joined_events(text: str) -> str:
 
 
 def shape_of(text: str) -> str:
-    """The text with numbers, ids and spacing taken out: what must be the same on any machine."""
+    """The text with numbers, precisions, ids and spacing taken out: what must be the same on any machine."""
     text = joined_events(text)
     text = re.sub(r"\b([0-9a-f]{12}|cmpl)-[0-9a-f]+\b", "<id>", text)
+    text = re.sub(r"\b(fp32|int8|bf16|fp16)\b", "<precision>", text)
     text = re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "<n>", text)
     return re.sub(r"[\s─━│┃┏┓┗┛┡┩┴┬├┤└┘╇┳┻╋┼═]+", " ", text).strip()
 

@@ -59,8 +59,10 @@ def list_models(context: typer.Context) -> None:
 
 
 def _runs_as(service: Service, model: str) -> str:
-    batching = service.ask("GET", model_path(model))["batching"]
-    return f"{batching['instances']} x {batching['threads']}, batch {batching['max_batch_size']}"
+    card = service.ask("GET", model_path(model))
+    batching, precision = card["batching"], card.get("precision")
+    in_precision = f", {precision['precision']}" if precision else ""
+    return f"{batching['instances']} x {batching['threads']}, batch {batching['max_batch_size']}{in_precision}"
 
 
 @models_app.command("show")
@@ -79,6 +81,10 @@ def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "model", f"{card['id']}@{card['version']} ({card['state']})"
     yield from _manifest_rows(card["manifest"])
     yield "runs on", f"{card['device']} ({', '.join(card['execution_providers'])})"
+    if precision := card.get("precision"):
+        yield "precision", f"{precision['precision']}: {precision['reason']}"
+        for name, reason in precision["obstacles"].items():
+            yield f"{name} does not serve", reason
     yield "instances x threads", f"{batching.get('instances')} x {batching.get('threads')}"
     for name, graph in batching.get("graphs", {}).items():
         yield f"{name}: batched", f"{'yes' if graph['is_batched'] else 'no'}, as {graph['reason']}"
@@ -267,4 +273,7 @@ def _describe(loaded: LoadedVersion) -> str:
         parts.append(f"{name}: {batches}, {_deviation(graph.golden_error)}")
     if loaded.decoder is not None:
         parts.append(_deviation(loaded.decoder.golden_error))
+    if loaded.precision.precision:
+        parts.append(f"serves in {loaded.precision.precision}")
+    parts += [f"{name} does not serve: {reason}" for name, reason in loaded.precision.obstacles.items()]
     return "; ".join(parts)

@@ -30,6 +30,7 @@ class ListedModel(Answer):
     is_default: bool
     reason: str | None
     description: str | None
+    precision: str | None
 
 
 class ModelList(Answer):
@@ -52,6 +53,7 @@ class ModelCard(Answer):
     reason: str | None
     device: str
     execution_providers: list[str]
+    precision: dict[str, Any] | None
     batching: dict[str, Any]
     golden: dict[str, float | None]
     load_seconds: float
@@ -73,7 +75,13 @@ def _listed(status: ModelStatus) -> ListedModel:
         is_default=status.is_default,
         reason=status.reason or None,
         description=status.manifest.get("description"),
+        precision=status.precision.precision or None,
     )
+
+
+def _precision(status: ModelStatus) -> dict[str, Any] | None:
+    """The precision that serves a version with variants, and why."""
+    return dict(msgspec.to_builtins(status.precision)) if status.precision.precision else None
 
 
 def _card(status: ModelStatus) -> ModelCard:
@@ -88,6 +96,7 @@ def _card(status: ModelStatus) -> ModelCard:
         reason=status.reason or None,
         device=status.device,
         execution_providers=list(status.providers),
+        precision=_precision(status),
         batching={
             "max_batch_size": status.max_batch_size,
             "buckets": list(status.buckets),

@@ -217,6 +217,7 @@ class Exchange(Inference):
         self._on_answer = on_answer
         self._client = client
         self.context.model = target.model
+        self.context.precision = client.precision_of(target.model, target.version)
         client.start(self)
 
     def answer(self, arrays: Arrays, timing: InferenceTiming) -> None:

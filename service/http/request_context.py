@@ -47,6 +47,7 @@ class RequestContext:
     is_counted: bool = False
     request_bytes: int = 0
     timing: InferenceTiming | None = None
+    precision: str = ""
     num_tiles: int = 0
     encode_seconds: float = 0.0
     traceparent: str = ""

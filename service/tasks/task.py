@@ -104,6 +104,7 @@ class TaskRoute(ABC):
         context = context_of(scope) or RequestContext("", 0.0)
         model = self.resolve(scope["path_params"]["model"])
         context.model = model.name
+        context.precision = self.client.precision_of(model.name, model.version)
         await send_answer(await self.answer(TaskRequest(model, scope, receive, context)), send, context)
 
     @abstractmethod

@@ -101,6 +101,12 @@ class Metrics:
         self.model_state = self._gauge(
             "model_state", "1 for the state that a model version is in, else 0.", "model", "version", "state"
         )
+        self.model_precision = self._gauge(
+            "model_precision",
+            "1 for the precision that serves a version with variants, else 0.",
+            *VERSION_LABELS,
+            "precision",
+        )
         self.load_failures = self._counter(
             "load_failures", "Times that a model version was rejected when it was loaded.", *VERSION_LABELS
         )

@@ -397,6 +397,7 @@ class LiveRepository:
                 "device": status.device,
                 "instances": status.instances,
                 "threads": status.threads,
+                **_precision(status),
                 "golden_error": "not verified" if status.golden_error is None else f"{status.golden_error:.2g}",
                 "seconds": round(status.load_seconds, 2),
             },
@@ -506,6 +507,12 @@ class LiveRepository:
 
 class _LoadDefect(Exception):
     """Loading failed unexpectedly; its cause may be anything."""
+
+
+def _precision(status: ModelStatus) -> dict[str, str]:
+    """What the log says of the precision that serves a version with variants."""
+    served = status.precision
+    return {"precision": served.precision, "why": served.reason} if served.precision else {}
 
 
 def _load_in_thread(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> LoadedVersion:

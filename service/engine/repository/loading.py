@@ -24,12 +24,13 @@ from service.engine.generation.decoder import LoadedDecoder
 from service.engine.repository.ceilings import check_batches
 from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, load_decoder
 from service.engine.repository.derivation import derive_version
+from service.engine.repository.precision import choose_precision
 from service.engine.repository.verification import Sample, derived_sample, golden_sample, usual_sample, verify
 from service.engine.repository.version_files import VersionFiles, VersionRejected, read_version, rejection
 from service.engine.runtime.cuda import CudaRunner
 from service.engine.runtime.runners import Runner, SessionRunner
 from service.engine.runtime.runtime import CPU, Device, available_cpus, signature_mismatch
-from service.engine.transport.messages import Arrays
+from service.engine.transport.messages import UNVARIED, Arrays, ServedPrecision
 from service.errors import InferenceFailed
 from service.settings import Settings
 
@@ -93,6 +94,7 @@ class LoadedVersion:
     graphs: dict[str, LoadedGraph]
     load_seconds: float
     decoder: LoadedDecoder | None = None
+    precision: ServedPrecision = UNVARIED
 
     @property
     def golden_error(self) -> float | None:
@@ -115,6 +117,8 @@ def load_version(
     settings = settings.model_copy(update=config.overrides())
     files = _read(folder, settings, device, config)
     manifest = files.manifest
+    precision = choose_precision(files, settings, device, config)
+    files = files.in_precision(precision.precision)
     decoder = None
     if manifest.task == "text-generation":
         decoder = load_decoder(files, settings, device)
@@ -133,7 +137,7 @@ def load_version(
             # The graphs are parts of one network: what is best for one is best for all.
             chosen = {"instances": len(graphs[name].runners), "threads": graphs[name].num_threads}
             settings = settings.model_copy(update=chosen)
-    return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder)
+    return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder, precision)
 
 
 def _read(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:

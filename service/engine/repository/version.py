@@ -147,6 +147,9 @@ def open_version(
     version = Version(ready_status(loaded, config, device), config)
     share = Share(turns, config.latency_objective_seconds)
     version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching, share)
+    for precision in ("fp32", *(variant.precision for variant in loaded.manifest.variants)):
+        if loaded.precision.precision:
+            metrics.model_precision.labels(name, number, precision).set(precision == loaded.precision.precision)
     if loaded.decoder is not None:
         language_metrics = LanguageMetrics(metrics, name, number)
         loaded.decoder.decoder.on_run = language_metrics.observe_run
@@ -283,6 +286,7 @@ def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> 
         config=config.to_json(),
         device=str(device),
         golden_error=loaded.golden_error,
+        precision=loaded.precision,
         load_seconds=loaded.load_seconds,
         bucket_seconds=seconds,
         batching={name: GraphBatching(graph.is_batched, graph.batching_reason) for name, graph in graphs.items()},

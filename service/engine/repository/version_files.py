@@ -6,14 +6,15 @@ The bytes that are hashed are the bytes that are loaded, so no file can be swapp
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnxruntime as ort
 
 from models import golden as golden_io
 from models.golden import Golden
-from models.manifest import Graph, Manifest, Weights, read_manifest, sha256_hex
+from models.manifest import Graph, Manifest, VariantGraph, Weights, read_manifest, sha256_hex
 from models.strict import StrictError
 from service.engine.repository.model_file import MODEL_FILES, file_fault, missing_model, pointer_advice
 from service.engine.runtime.runtime import Device, SharedWeights, open_session
@@ -54,6 +55,7 @@ class VersionFiles:
     """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file.
 
     A derived one has `samples` of its inputs instead of golden outputs, and `reasons` why it is batched or not.
+    `variants` are graphs in other precisions, by precision and name; `graphs` are those in `precision`.
     """
 
     manifest: Manifest
@@ -63,6 +65,17 @@ class VersionFiles:
     samples: dict[str, Arrays] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     is_derived: bool = False
+    variants: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def in_precision(self, precision: str) -> VersionFiles:
+        """The same version with the graphs of a variant, and what that must reproduce; itself in fp32."""
+        graphs: Mapping[str, bytes | Path] = self.variants.get(precision, {})
+        goldens = {
+            name: Golden(golden.inputs, golden.variants[precision])
+            for name, golden in self.goldens.items()
+            if name in graphs and precision in golden.variants
+        }
+        return replace(self, graphs={**self.graphs, **graphs}, goldens=self.goldens | goldens)
 
     @property
     def is_improvised(self) -> bool:
@@ -102,12 +115,16 @@ def read_version(folder: Path) -> VersionFiles:
         graphs: dict[str, bytes | Path] = {name: _read(folder, graph) for name, graph in manifest.graphs.items()}
         files = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
         weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in files}
+        variants: dict[str, dict[str, bytes]] = {
+            variant.precision: {name: _read(folder, graph) for name, graph in variant.graphs.items()}
+            for variant in manifest.variants
+        }
     except (StrictError, OSError, ValueError) as error:
         raise VersionRejected(pointer_advice(folder) or str(error)) from error
-    return VersionFiles(manifest, goldens, graphs, weights)
+    return VersionFiles(manifest, goldens, graphs, weights, variants=variants)
 
 
-def _read(folder: Path, file: Graph | Weights) -> bytes:
+def _read(folder: Path, file: Graph | VariantGraph | Weights) -> bytes:
     content = (folder / file.file).read_bytes()
     if sha256_hex(content) != file.sha256:
         raise ValueError(f"{file.file} has the SHA-256 {sha256_hex(content)}, the manifest says {file.sha256}.")

@@ -169,6 +169,10 @@ class EngineClient:
         """What callers have worked out of the models that are ready now; emptied whenever these change."""
         return self._models.plans
 
+    def precision_of(self, name: str, version: str) -> str:
+        """The precision that serves a version with variants; empty for any other."""
+        return self._models.precisions.get((name, version), "")
+
     def has_canary(self, reference: str) -> bool:
         """Whether another version takes a share of the requests to a model."""
         return self._models.has_canary(reference)

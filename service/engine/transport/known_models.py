@@ -47,6 +47,8 @@ class KnownModels:
         self.statuses: tuple[ModelStatus, ...] = ()
         self.is_settled = False
         self.plans: dict[Any, Any] = {}
+        self.precisions: dict[tuple[str, str], str] = {}
+        """What serves the versions that have variants."""
 
     def __contains__(self, key: object) -> bool:
         return key in self._ready
@@ -66,6 +68,8 @@ class KnownModels:
         self.statuses = description.models
         self.is_settled = description.settled
         self.plans.clear()
+        ready = [status for status in description.models if status.state == "ready" and status.precision.precision]
+        self.precisions = {(status.name, status.version): status.precision.precision for status in ready}
         old, self._ready = self._expected | self._ready, {}
         for status in description.models:
             if status.state != "ready":

@@ -284,6 +284,22 @@ class GraphBatching(msgspec.Struct, frozen=True):
     reason: str
 
 
+class ServedPrecision(msgspec.Struct, frozen=True):
+    """The precision that a version with variants is served in, and why; empty without variants.
+
+    `speedups`: how many times as fast as fp32 a variant was, by batch size. `obstacles`: why a variant may not serve.
+    """
+
+    precision: str = ""
+    reason: str = ""
+    speedups: dict[str, dict[str, float]] = {}
+    obstacles: dict[str, str] = {}
+
+
+UNVARIED = ServedPrecision()
+"""A version has no variants."""
+
+
 class Quantiles(msgspec.Struct, frozen=True):
     """The median and the 95th percentile of some times in seconds."""
 
@@ -344,6 +360,7 @@ class ModelStatus(msgspec.Struct, frozen=True):
     batching: dict[str, GraphBatching] = {}
     is_default: bool = False
     shadows: tuple[ShadowReport, ...] = ()
+    precision: ServedPrecision = UNVARIED
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):

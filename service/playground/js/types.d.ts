@@ -94,6 +94,7 @@ export interface Manifest {
 export interface ModelCard {
   manifest: Manifest;
   device?: string;
+  precision?: { precision: string; reason: string } | null;
 }
 
 export interface PageSettings {

@@ -137,6 +137,7 @@ class Execution:
         """
         target = self.find(model, version, is_request=True)
         context.model = target.model.name
+        context.precision = self.client.precision_of(target.model.name, target.model.version)
         graph = _graph_of(target)
         seconds = self.timeout_seconds(request.parameters.get("timeout"), timeout_seconds)
         inputs: Sequence[Tensor] = request.inputs

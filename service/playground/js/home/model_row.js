@@ -59,7 +59,7 @@ function scoreOf(manifest) {
  *
  * @param {ModelCard} card
  */
-function factsOf({ manifest, device }) {
+function factsOf({ manifest, device, precision }) {
   const parameters = manifest.training?.parameters;
   const [graph] = pageOf(manifest) ? [] : Object.values(manifest.graphs ?? {}); // none while it loads
   return Object.entries({
@@ -68,6 +68,7 @@ function factsOf({ manifest, device }) {
     Takes: graph && tensorsText(graph.inputs),
     Answers: graph && tensorsText(graph.outputs),
     Device: device,
+    Precision: precision && `${precision.precision}: ${precision.reason}`,
   }).filter(([, text]) => text);
 }
 

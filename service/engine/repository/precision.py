@@ -1,0 +1,252 @@
+"""Chooses the precision that a version is served in: the fastest of those that may serve, measured on the device.
+
+A variant may serve in the place of fp32 where it loses little (`models/variants.py`) and, on this device, computes what
+it computed when it was scored: kernels of integers differ between processors more than those of fp32 do.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.config import CONFIG_FILE, ModelConfig
+from models.golden import Golden, largest_error
+from models.manifest import Graph, Variant
+from models.variants import loss_of, obstacle, unit_of
+from service.engine.batching.rows import max_rows, rules_of
+from service.engine.repository.independence import ROUNDING
+from service.engine.repository.verification import Sample, golden_sample, verify
+from service.engine.repository.version_files import VersionFiles, VersionRejected, rejection
+from service.engine.runtime.runners import Runner, SessionRunner
+from service.engine.runtime.runtime import Device, signature_mismatch
+from service.engine.transport.messages import UNVARIED, ServedPrecision
+from service.errors import InferenceFailed
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FP32 = "fp32"
+# For each batch size, in turns; at least so often.
+TRIAL_SECONDS = 0.15
+MIN_RUNS = 3
+# Another precision answers a little differently: it must win clearly.
+MIN_GAIN = 1.1
+
+
+def choose_precision(files: VersionFiles, settings: Settings, device: Device, config: ModelConfig) -> ServedPrecision:
+    """Choose as `settings` say, or by measuring.
+
+    Raises: VersionRejected where the model's `config` demands what may not serve, or fp32 itself fails.
+    """
+    variants = {str(variant.precision): variant for variant in files.manifest.variants}
+    wanted, demanded = settings.precision, config.precision not in (None, "auto")
+    if demanded and wanted not in (FP32, *variants):
+        known = ", ".join((FP32, *variants))
+        raise VersionRejected(f"{CONFIG_FILE} says precision = {wanted!r}; this version has {known}.")
+    if not variants:
+        return UNVARIED
+    if wanted != "auto":
+        is_there = wanted in variants
+        return _as_set(files, settings, device, config, variants[wanted]) if is_there else _fp32_as_set(wanted)
+    return _measured(files, settings, device, config, variants)
+
+
+def _fp32_as_set(wanted: str) -> ServedPrecision:
+    return ServedPrecision(FP32, "it is set" if wanted == FP32 else f"{wanted} is set, but this version has none")
+
+
+def _as_set(
+    files: VersionFiles, settings: Settings, device: Device, config: ModelConfig, variant: Variant
+) -> ServedPrecision:
+    """Serve what is set: a score it needs only if a limit is set as well."""
+    reason = obstacle(files.manifest, variant, config.max_loss) if config.max_loss is not None else ""
+    try:
+        if reason:
+            raise VersionRejected(reason)
+        _open(files, variant.precision, _sizes(files, settings, config), settings, device)
+    except VersionRejected as error:
+        if config.precision is None:  # the service's setting leaves a version as good as it is
+            return ServedPrecision(FP32, f"{variant.precision} is set, but {error}")
+        raise VersionRejected(f"{CONFIG_FILE} says precision = {variant.precision!r}, but {error}") from error
+    return ServedPrecision(variant.precision, "it is set")
+
+
+def _measured(
+    files: VersionFiles, settings: Settings, device: Device, config: ModelConfig, variants: Mapping[str, Variant]
+) -> ServedPrecision:
+    obstacles = {name: obstacle(files.manifest, variant, config.max_loss) for name, variant in variants.items()}
+    sizes = _sizes(files, settings, config)
+    opened = {}
+    for name in (name for name, reason in obstacles.items() if not reason):
+        try:
+            opened[name] = _open(files, name, sizes, settings, device)
+        except VersionRejected as error:
+            obstacles[name] = str(error)
+    obstacles = {name: reason for name, reason in obstacles.items() if reason}
+    for name, reason in obstacles.items():
+        where = {"model": files.manifest.name, "version": files.manifest.version, "precision": name}
+        log.warning("a variant may not serve", extra=where | {"reason": reason})
+    if not opened:
+        return ServedPrecision(FP32, "no other precision may serve", {}, obstacles)
+    graphs = sorted({name for precision in opened for name in variants[precision].graphs})
+    opened[FP32] = _open(files, FP32, sizes, settings, device, graphs)
+    seconds = _seconds(opened, sizes)
+    speedups = {
+        name: {size: seconds[FP32][size] / spent for size, spent in by_size.items()}
+        for name, by_size in seconds.items()
+        if name != FP32
+    }
+    return _fastest(files, speedups, obstacles, variants)
+
+
+def _fastest(
+    files: VersionFiles,
+    speedups: dict[str, dict[str, float]],
+    obstacles: dict[str, str],
+    variants: Mapping[str, Variant],
+) -> ServedPrecision:
+    """The variant with the best speed over all sizes, if it wins clearly."""
+    gains = {name: math.prod(each.values()) ** (1 / len(each)) for name, each in speedups.items()}
+    best = max(gains, key=lambda name: gains[name])
+    times = ", ".join(f"{factor:.2f} at batch {size}" for size, factor in speedups[best].items())
+    found = f"{best} is so many times as fast as fp32: {times}"
+    if gains[best] <= MIN_GAIN:
+        return ServedPrecision(FP32, f"{found}; that is too little", speedups, obstacles)
+    loss = loss_of(files.manifest, variants[best])
+    lost = "" if loss is None else f"; it loses {max(loss, 0.0):.2g} {unit_of(files.manifest)}"
+    return ServedPrecision(best, found + lost, speedups, obstacles)
+
+
+# --- the graphs of one precision ---
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A graph in one precision that computes what it should, and rows to measure it with."""
+
+    graph: Graph
+    runner: Runner
+    sample: Sample
+    max_rows: int
+
+    def seconds(self, num_rows: int) -> float:
+        """The time of one batch, or of the largest that it can."""
+        num_rows = min(num_rows, self.max_rows)
+        inputs, outputs = self.sample.inputs(num_rows), [spec.name for spec in self.graph.outputs]
+        started = time.perf_counter()
+        self.runner.run(inputs, num_rows, outputs)
+        return time.perf_counter() - started
+
+
+def _sizes(files: VersionFiles, settings: Settings, config: ModelConfig) -> tuple[int, ...]:
+    """The batch sizes that are compared: one row and, unless only that is warmed up, as many as there may be."""
+    most = min(files.manifest.batching.max_batch_size, settings.max_batch_size or math.inf)
+    return (1,) if not config.warm_up or config.batched is False or most == 1 else (1, int(most))
+
+
+def _open(
+    files: VersionFiles,
+    precision: str,
+    sizes: tuple[int, ...],
+    settings: Settings,
+    device: Device,
+    graphs: list[str] | None = None,
+) -> list[_Trial]:
+    """Open the graphs of a precision, and verify that they compute on this device what they should.
+
+    Raises: VersionRejected.
+    """
+    names = graphs if graphs is not None else list(files.variants[precision])
+    if missing := [name for name in names if precision not in (FP32, *_golden(files, name).variants)]:
+        raise VersionRejected(f"golden.npz has nothing for the graphs {missing} in {precision}.")
+    in_precision = files.in_precision(precision)
+    tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
+    trials = []
+    for name in names:
+        graph = files.manifest.graphs[name]
+        rules = rules_of(files.manifest, graph)
+        try:
+            session = in_precision.open(name, device, settings.threads or 1, varies=rules.varies)
+            if mismatch := signature_mismatch(graph, session):
+                raise VersionRejected(mismatch)
+            runner, sample = SessionRunner(session, graph), golden_sample(in_precision.goldens[name], graph, rules)
+            bound = min(sizes[-1], graph.max_batch_size or sizes[-1]) if graph.is_batched else 1
+            trial = _Trial(graph, runner, sample, max_rows(sample.row_shapes, bound, graph.max_batch_elements))
+            for size in {1, trial.max_rows}:
+                verify(runner, graph, sample.rows, size, tolerance)
+            if precision != FP32:
+                _check_loss(files, precision, name, tolerance)
+                _check_independence(trial)
+        except InferenceFailed as error:
+            raise rejection(error) from error
+        trials.append(trial)
+    return trials
+
+
+def _golden(files: VersionFiles, name: str) -> Golden:
+    return files.goldens.get(name) or Golden({}, {})
+
+
+def _check_loss(files: VersionFiles, precision: str, name: str, tolerance: float) -> None:
+    """Check that golden outputs in a precision differ from those of fp32 by no more than the manifest says.
+
+    Raises: VersionRejected.
+    """
+    variant = next(each for each in files.manifest.variants if each.precision == precision)
+    golden, stated = files.goldens[name], variant.graphs[name].max_abs_error
+    for output, expected in golden.outputs.items():
+        error = largest_error(expected, golden.variants[precision].get(output, np.zeros(0)))
+        if not error <= stated[output] + tolerance:
+            raise VersionRejected(
+                f"its golden output {output!r} differs from that of fp32 by {error:.3g}; "
+                f"the manifest says {stated[output]:.3g} at most."
+            )
+
+
+def _check_independence(trial: _Trial) -> None:
+    """Check that a row comes back the same whoever shares its batch; a range that is taken anew for each would not.
+
+    Raises: VersionRejected.
+    """
+    if not trial.graph.is_batched or trial.max_rows < 2:
+        return
+    row = trial.sample.inputs(1)
+    companies = [row, *({name: _extreme(array, high) for name, array in row.items()} for high in (False, True))]
+    names = [spec.name for spec in trial.graph.outputs]
+    found = []
+    for company in companies:
+        rows = {name: np.concatenate([array, company[name]]) for name, array in row.items()}
+        found.append({name: array[:1].copy() for name, array in trial.runner.run(rows, 2, names).items()})
+    for spec in trial.graph.outputs:
+        first, *others = (outputs[spec.name].astype(np.float64) for outputs in found)
+        most = ROUNDING.get(spec.datatype, 0.0) * max(float(np.abs(first).max(initial=0.0)), 1.0)
+        if any(not largest_error(first, other) <= most for other in others):
+            raise VersionRejected(f"a row of its output {spec.name!r} depends on who shares its batch.")
+
+
+def _extreme(array: NDArray[Any], high: bool) -> NDArray[Any]:
+    """Rows of the least or the largest values: of fractions, a hundred times as large as those that are usual."""
+    if array.dtype.kind in "iu":
+        bounds = np.iinfo(array.dtype)
+        return np.full_like(array, bounds.max if high and bounds.bits == 8 else array.min())
+    return np.asarray(array * (100 if high else 0), array.dtype)
+
+
+def _seconds(opened: Mapping[str, list[_Trial]], sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
+    """The least time of each precision by batch size, measured in turns so that a busy machine slows all."""
+    least: dict[str, dict[str, float]] = {name: {str(size): math.inf for size in sizes} for name in opened}
+    for size in sizes:
+        started, num_runs = time.perf_counter(), 0
+        while num_runs < MIN_RUNS or time.perf_counter() - started < TRIAL_SECONDS:
+            for name, trials in opened.items():
+                spent = sum(trial.seconds(size) for trial in trials)
+                least[name][str(size)] = min(least[name][str(size)], spent)
+            num_runs += 1
+    return least

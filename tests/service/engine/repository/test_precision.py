@@ -1,0 +1,189 @@
+"""The fastest precision that may serve does; what loses too much, or computes something else here, does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.config import build_config
+from service.engine.repository import precision
+from service.engine.repository.loading import LoadedVersion, load_version
+from service.engine.repository.version_files import VersionRejected
+from service.engine.runtime.runtime import Device
+from service.settings import Settings
+from tests.fake_models.classification import LinearClassifier
+from tests.fake_models.variants import FILE, run_alone, write_with_int8
+
+
+@pytest.fixture
+def speedup(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """How many times as fast as fp32 int8 appears to be, by batch size."""
+    factors = {"1": 2.0, "8": 2.0}
+
+    def seconds(opened: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
+        by_precision = {"fp32": dict.fromkeys(factors, 1.0), "int8": {key: 1 / each for key, each in factors.items()}}
+        return {name: {str(size): by_precision[name][str(size)] for size in sizes} for name in opened}
+
+    monkeypatch.setattr(precision, "_seconds", seconds)
+    return factors
+
+
+def load(folder: Path, config: dict[str, Any] | None = None, **settings: Any) -> LoadedVersion:
+    return load_version(folder, Settings(instances=1, threads=1, **settings), Device("cpu"), build_config(config or {}))
+
+
+def test_the_faster_variant_serves_and_says_why(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_with_int8(tmp_path, "tiny")
+    images = LinearClassifier().images(3)
+
+    loaded = load(folder)
+
+    assert loaded.precision.precision == "int8"
+    assert loaded.precision.speedups == {"int8": {"1": 2.0, "8": 2.0}}
+    assert "2.00 at batch 1, 2.00 at batch 8; it loses 0 percentage points" in loaded.precision.reason
+    outputs = loaded.graphs["model"].runners[0].run({"image": images}, 3, ("activation_map",))
+    expected = run_alone((folder / FILE).read_bytes(), images)["activation_map"]
+    np.testing.assert_allclose(outputs["activation_map"], expected, atol=1e-4)
+    assert loaded.golden_error is not None
+    assert loaded.golden_error < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("at_one", "at_eight", "served"), [(1.05, 1.05, "fp32"), (0.9, 2.0, "int8"), (0.5, 1.5, "fp32")]
+)
+def test_a_variant_must_win_clearly_over_all_batches(
+    tmp_path: Path, speedup: dict[str, float], at_one: float, at_eight: float, served: str
+) -> None:
+    speedup.update({"1": at_one, "8": at_eight})
+
+    assert load(write_with_int8(tmp_path, "tiny")).precision.precision == served
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "max_loss", "served"),
+    [
+        (0.951, None, "int8"),
+        (0.949, None, "int8"),
+        (0.9489, None, "fp32"),
+        (0.9489, 0.5, "int8"),
+        (0.949, 0.05, "fp32"),
+        (None, None, "fp32"),
+        (None, 100, "fp32"),
+    ],
+)
+def test_a_variant_that_loses_too_much_or_has_no_score_does_not_serve(
+    tmp_path: Path, speedup: dict[str, float], accuracy: float | None, max_loss: float | None, served: str
+) -> None:
+    folder = write_with_int8(tmp_path, "tiny", accuracy=accuracy)
+
+    found = load(folder, {} if max_loss is None else {"max_loss": max_loss}).precision
+
+    assert found.precision == served
+    assert bool(found.obstacles) == (served == "fp32")
+
+
+def test_a_variant_that_computes_something_else_on_this_device_does_not_serve(
+    tmp_path: Path, speedup: dict[str, float]
+) -> None:
+    images = LinearClassifier().images(3, seed=7)
+    other = {name: array + np.float32(0.01) for name, array in LinearClassifier().outputs(images).items()}
+
+    found = load(write_with_int8(tmp_path, "tiny", golden=other, stated_errors=1.0)).precision
+
+    assert found.precision == "fp32"
+    assert "deviates from its golden value" in found.obstacles["int8"]
+
+
+def test_a_variant_that_is_further_from_fp32_than_stated_does_not_serve(
+    tmp_path: Path, speedup: dict[str, float]
+) -> None:
+    found = load(write_with_int8(tmp_path, "tiny", stated_errors=0.0)).precision
+
+    assert found.precision == "fp32"
+    assert "the manifest says 0 at most" in found.obstacles["int8"]
+
+
+def test_a_variant_whose_rows_depend_on_their_company_does_not_serve(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_with_int8(tmp_path, "tiny", is_dynamic=True)
+    precision_found = load(folder, golden_tolerance=10.0).precision
+
+    assert precision_found.precision == "fp32"
+    assert "depends on who shares its batch" in precision_found.obstacles["int8"]
+
+
+def test_rows_need_not_be_independent_where_they_never_share_a_batch(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_with_int8(tmp_path, "tiny", is_dynamic=True)
+
+    assert load(folder, {"batched": False}).precision.precision == "int8"
+
+
+def test_golden_outputs_of_a_variant_may_not_be_missing(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_with_int8(tmp_path, "tiny")
+    plain = LinearClassifier().write(tmp_path / "other", "tiny")
+    (folder / "golden.npz").write_bytes((plain / "golden.npz").read_bytes())
+
+    found = load(folder).precision
+
+    assert found.precision == "fp32"
+    assert "nothing for the graphs ['model'] in int8" in found.obstacles["int8"]
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "int8"])
+def test_what_is_set_serves_without_being_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.setattr(precision, "_seconds", None)
+    folder = write_with_int8(tmp_path, "tiny", accuracy=None)
+
+    assert load(folder, {"precision": wanted}).precision.precision == wanted
+    assert load(folder, precision=wanted).precision.precision == wanted
+    assert load(folder, {"precision": "fp32"}, precision=wanted).precision.precision == "fp32"
+
+
+def test_what_a_model_demands_and_cannot_have_rejects_it(tmp_path: Path) -> None:
+    folder = write_with_int8(tmp_path, "tiny", accuracy=0.9)
+    plain = LinearClassifier().write(tmp_path, "plain")
+
+    with pytest.raises(VersionRejected, match=r"precision = 'fp16'; this version has fp32, int8\."):
+        load(folder, {"precision": "fp16"})
+    with pytest.raises(VersionRejected, match="loses 5 percentage points; at most 1 are allowed"):
+        load(folder, {"precision": "int8", "max_loss": 1.0})
+    with pytest.raises(VersionRejected, match=r"this version has fp32\."):
+        load(plain, {"precision": "int8"})
+
+
+def test_what_the_service_wants_and_a_version_cannot_have_leaves_it_in_fp32(tmp_path: Path) -> None:
+    broken = write_with_int8(tmp_path, "tiny", stated_errors=0.0)
+    plain = LinearClassifier().write(tmp_path, "plain")
+
+    assert load(broken, precision="int8").precision.precision == "fp32"
+    assert load(broken, precision="fp16").precision.precision == "fp32"
+    assert load(plain, precision="int8").precision.precision == ""
+
+
+def test_a_damaged_variant_rejects_the_version_as_any_damaged_file_does(tmp_path: Path) -> None:
+    folder = write_with_int8(tmp_path, "tiny")
+    content = bytearray((folder / FILE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / FILE).write_bytes(content)
+
+    with pytest.raises(VersionRejected, match=r"model\.int8\.onnx has the SHA-256"):
+        load(folder)
+
+
+def test_the_real_clock_compares_the_smallest_and_the_largest_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "TRIAL_SECONDS", 0.01)
+    folder = write_with_int8(tmp_path, "tiny")
+
+    found = load(folder).precision
+    bounded = load(folder, {"max_batch_size": 3}).precision
+    small = load(folder, {"warm_up": False}).precision
+
+    assert found.precision in ("fp32", "int8")
+    assert [set(each.speedups["int8"]) for each in (found, bounded, small)] == [{"1", "8"}, {"1", "3"}, {"1"}]
+    assert all(factor > 0 for factor in found.speedups["int8"].values())
