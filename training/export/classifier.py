@@ -1,4 +1,7 @@
-"""Exports a classifier: one graph from pixels to probabilities, embedding, class activation map and novelty."""
+"""Exports a classifier: one graph from pixels to probabilities, embedding, class activation map and novelty.
+
+The graph is written in fp32 and in int8.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ from torch import nn
 from models.golden import Golden
 from models.manifest import Parity
 from training.data.datasets import Parts
-from training.export.novelty import add_novelty, golden_with_novelty, rows_of
+from training.export.exported import rows_of
+from training.export.novelty import add_novelty, golden_with_novelty
+from training.export.quantization import add_int8
 from training.export.version import (
     ModelCard,
     ParityCheck,
@@ -35,7 +40,8 @@ _NUM_GOLDEN_ROWS = 8
 def export_classifier(served: nn.Module, parts: Parts, card: ModelCard, repository: Path) -> Path:
     """Export `served` as a version folder in `repository`, replacing that version if it is there; returns it.
 
-    Novelty is fitted to the train part and calibrated on the held-out part; test images are compared, and golden rows.
+    Novelty is fitted to the train part; it and the variant in int8 are calibrated on the held-out part. Test images are
+    compared, and golden rows.
 
     Raises: ExportError when the graph and torch disagree, or the batch axis is not dynamic.
     """
@@ -54,6 +60,7 @@ def export_classifier(served: nn.Module, parts: Parts, card: ModelCard, reposito
         measure, novelty = add_novelty(path, parts)
         goldens = {GRAPH: golden_with_novelty(golden, measure)}
         write_version(folder, card, describe_graphs(folder, goldens), goldens, parity, novelty=novelty)
+        add_int8(folder, parts)
     return repository / card.name / card.version
 
 

@@ -8,7 +8,6 @@ training. It owns the nodes; what novelty is stands in `training/scores/novelty.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
@@ -26,10 +24,17 @@ from tqdm import tqdm
 
 from models.golden import Golden, read_golden, write_golden
 from models.manifest import Manifest, Novelty, read_manifest, write_manifest
-from training.data.datasets import DEFAULT_CACHE, Images, Parts, load_dataset, split
+from training.data.datasets import Parts
 from training.data.formats import DataError
+from training.export.exported import (
+    load_parts,
+    parse_arguments,
+    require_same_held_out,
+    rows_of,
+    run_rows,
+)
+from training.export.quantization import add_int8
 from training.export.version import (
-    DEFAULT_REPOSITORY,
     ExportError,
     ParityCheck,
     describe_graphs,
@@ -42,10 +47,7 @@ from training.scores.novelty import MEASURE, QUANTILE, NoveltyMeasure, fit_novel
 
 OUTPUT_NAME = "novelty"
 EMBEDDING = "embedding"
-_BATCH_ROWS = 256
 _NUM_COMPARED = 64
-
-Outputs = dict[str, NDArray[Any]]
 
 
 def add_novelty(path: Path, parts: Parts) -> tuple[NoveltyMeasure, Novelty]:
@@ -67,21 +69,6 @@ def add_novelty(path: Path, parts: Parts) -> tuple[NoveltyMeasure, Novelty]:
     # The test split is read once more, for a figure that nothing is chosen by.
     test_share = float((measure(test[EMBEDDING]) > 1).mean())
     return measure, Novelty(measure=MEASURE, quantile=QUANTILE, num_held_out=len(parts.held_out), test_share=test_share)
-
-
-def rows_of(levels: torch.Tensor) -> NDArray[np.uint8]:
-    """Turn levels [B,C,H,W] into the graph's rows [B,H,W,C]."""
-    return np.ascontiguousarray(levels.numpy().transpose(0, 2, 3, 1))
-
-
-def run_rows(session: InferenceSession, levels: torch.Tensor, title: str) -> Outputs:
-    """Compute all outputs but the maps, which would not fit into memory, for levels [B,C,H,W]."""
-    names = [output.name for output in session.get_outputs() if len(output.shape) < 3]
-    found = [
-        session.run(names, {INPUT_NAME: rows_of(batch)})
-        for batch in tqdm(torch.split(levels, _BATCH_ROWS), desc=f"embeddings, {title}", unit="batch", leave=False)
-    ]
-    return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*found, strict=True), strict=True)}
 
 
 def add_nodes(model: onnx.ModelProto, measure: NoveltyMeasure) -> None:
@@ -165,58 +152,19 @@ def extend_version(folder: Path, parts: Parts) -> Manifest:
         goldens = {GRAPH: golden_with_novelty(read_golden(folder)[GRAPH], measure)}
         write_golden(scratch, goldens)
         graphs = describe_graphs(scratch, goldens)
-        write_manifest(scratch, msgspec.structs.replace(manifest, graphs=graphs, novelty=novelty))
+        write_manifest(scratch, msgspec.structs.replace(manifest, graphs=graphs, novelty=novelty, variants=()))
+        if manifest.variants:  # of the former graph
+            add_int8(scratch, parts)
     return read_manifest(folder)
-
-
-def require_same_held_out(session: InferenceSession, held_out: Images, manifest: Manifest) -> None:
-    """Check that these are the images that the network was not trained on: it must score on them as it did.
-
-    Raises: ExportError.
-    """
-    recorded = [each.value for each in manifest.evaluation if (each.metric, each.split) == ("accuracy", "held-out")]
-    probabilities = run_rows(session, held_out.levels, "check")["probabilities"]
-    accuracy = float((probabilities.argmax(1) == held_out.labels.numpy()).mean())
-    if not recorded or abs(accuracy - recorded[0]) > 1.5 / len(held_out):
-        raise ExportError(
-            f"{manifest.name} version {manifest.version} scores {accuracy:.2%} on the held-out images; its manifest "
-            f"says {recorded}. They must be those that it was not trained on."
-        )
-
-
-def load_parts(manifest: Manifest, data: Path | None, cache: Path) -> Parts:
-    """Load the data that a version was trained on, in the parts of its training.
-
-    Raises: DataError; ExportError when it is other data, or the version is no classifier that was trained here.
-    """
-    training = manifest.training
-    if training is None or training.script != "training.train_classifier":
-        raise ExportError(f"{manifest.name!r} was not trained by training.train_classifier; only such a version works.")
-    dataset = load_dataset(training.config["dataset"], folder=data, cache=cache)
-    if dataset.sha256() != training.dataset_sha256:
-        raise ExportError(
-            f"{manifest.name!r} was trained on data of the SHA-256 {training.dataset_sha256}, not {dataset.sha256()}."
-        )
-    return split(dataset, training.config["held_out"], training.config["seed"])
-
-
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.export.novelty",
-        description="Add the output `novelty` to an exported classifier, calibrated on the images it held out.",
-    )
-    parser.add_argument("--model", required=True, help="name of the exported model")
-    parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")
-    parser.add_argument("--repository", type=Path, metavar="DIR", default=DEFAULT_REPOSITORY, help="where it lies")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="local data: idx files, archives or class folders")
-    parser.add_argument("--cache", type=Path, metavar="DIR", default=DEFAULT_CACHE, help="where downloads are kept")
-    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    given = parse_arguments(arguments)
+    given = parse_arguments(
+        "novelty",
+        "Add the output `novelty` to an exported classifier, calibrated on the images it held out.",
+        arguments,
+    )
     folder = given.repository / given.model / given.model_version
     try:
         manifest = extend_version(folder, load_parts(read_manifest(folder), given.data, given.cache))

@@ -25,7 +25,8 @@ from models.images import fit, prepare
 from models.manifest import Manifest, read_manifest
 from training.data.datasets import DEFAULT_CACHE, SOURCES, as_images, load_dataset
 from training.data.formats import DataError
-from training.export.novelty import EMBEDDING, load_parts, run_rows
+from training.export.exported import load_parts, run_rows
+from training.export.novelty import EMBEDDING
 from training.export.version import DEFAULT_REPOSITORY, ExportError, open_graph
 from training.networks.resnet import GRAPH
 from training.reports.page import table

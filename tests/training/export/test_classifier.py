@@ -93,7 +93,12 @@ def test_a_version_holds_graph_golden_and_manifest(tmp_path: Path, written: list
     folder = export_classifier(served().train(), parts(), CARD, tmp_path)  # training mode is left first
     manifest = read_manifest(folder)
     assert folder == tmp_path / "sample" / "3"
-    assert sorted(path.name for path in folder.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "golden.npz",
+        "manifest.json",
+        "model.int8.onnx",
+        "model.onnx",
+    ]
     graph = manifest.graphs["model"]
     assert graph.sha256 == sha256_hex((folder / "model.onnx").read_bytes())
     assert [(spec.name, spec.datatype, spec.shape) for spec in graph.inputs] == [("image", "UINT8", (-1, 16, 12, 3))]
@@ -102,6 +107,7 @@ def test_a_version_holds_graph_golden_and_manifest(tmp_path: Path, written: list
     assert manifest.parity.max_abs_error < 1e-4
     assert manifest.parity.batch_sizes == (1, 2, 7, 64)
     assert manifest.light_on_dark
+    assert [variant.precision for variant in manifest.variants] == ["int8"]
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", 16, 12, 3]
     golden = read_golden(folder)["model"]

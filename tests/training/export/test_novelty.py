@@ -19,7 +19,8 @@ from service.settings import SHIPPED_REPOSITORY
 from tests.fake_models.classification import LinearClassifier
 from tests.training.lineage import UNTRAINED
 from training.data.datasets import Parts, as_images
-from training.export.novelty import extend_version, main, rows_of
+from training.export.exported import rows_of
+from training.export.novelty import extend_version, main
 from training.export.version import ExportError
 
 NETWORK = LinearClassifier()

@@ -1,0 +1,83 @@
+"""An exported classifier: the data it was trained on, in its parts, and what its graph computes for them.
+
+For commands that change a version without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnxruntime import InferenceSession
+from tqdm import tqdm
+
+from models.manifest import Manifest
+from training.data.datasets import DEFAULT_CACHE, Images, Parts, load_dataset, split
+from training.export.version import DEFAULT_REPOSITORY, ExportError
+from training.networks.resnet import INPUT_NAME
+
+_BATCH_ROWS = 256
+
+Outputs = dict[str, NDArray[Any]]
+
+
+def load_parts(manifest: Manifest, data: Path | None, cache: Path) -> Parts:
+    """Load the data that a version was trained on, in the parts of its training.
+
+    Raises: DataError; ExportError when it is other data, or the version is no classifier that was trained here.
+    """
+    training = manifest.training
+    if training is None or training.script != "training.train_classifier":
+        raise ExportError(f"{manifest.name!r} was not trained by training.train_classifier; only such a version works.")
+    dataset = load_dataset(training.config["dataset"], folder=data, cache=cache)
+    if dataset.sha256() != training.dataset_sha256:
+        raise ExportError(
+            f"{manifest.name!r} was trained on data of the SHA-256 {training.dataset_sha256}, not {dataset.sha256()}."
+        )
+    return split(dataset, training.config["held_out"], training.config["seed"])
+
+
+def require_same_held_out(session: InferenceSession, held_out: Images, manifest: Manifest) -> None:
+    """Check that these are the images that the network was not trained on: it must score on them as it did.
+
+    Raises: ExportError.
+    """
+    recorded = [each.value for each in manifest.evaluation if (each.metric, each.split) == ("accuracy", "held-out")]
+    probabilities = run_rows(session, held_out.levels, "check")["probabilities"]
+    accuracy = float((probabilities.argmax(1) == held_out.labels.numpy()).mean())
+    if not recorded or abs(accuracy - recorded[0]) > 1.5 / len(held_out):
+        raise ExportError(
+            f"{manifest.name} version {manifest.version} scores {accuracy:.2%} on the held-out images; its manifest "
+            f"says {recorded}. They must be those that it was not trained on."
+        )
+
+
+def rows_of(levels: torch.Tensor) -> NDArray[np.uint8]:
+    """Turn levels [B,C,H,W] into the graph's rows [B,H,W,C]."""
+    return np.ascontiguousarray(levels.numpy().transpose(0, 2, 3, 1))
+
+
+def run_rows(session: InferenceSession, levels: torch.Tensor, title: str) -> Outputs:
+    """Compute all outputs but the maps, which would not fit into memory, for levels [B,C,H,W]."""
+    names = [output.name for output in session.get_outputs() if len(output.shape) < 3]
+    found = [
+        session.run(names, {INPUT_NAME: rows_of(batch)})
+        for batch in tqdm(torch.split(levels, _BATCH_ROWS), desc=f"embeddings, {title}", unit="batch", leave=False)
+    ]
+    return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*found, strict=True), strict=True)}
+
+
+def parse_arguments(command: str, description: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of a command that changes an exported version."""
+    parser = argparse.ArgumentParser(prog=f"python -m training.export.{command}", description=description)
+    parser.add_argument("--model", required=True, help="name of the exported model")
+    parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")
+    parser.add_argument("--repository", type=Path, metavar="DIR", default=DEFAULT_REPOSITORY, help="where it lies")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="local data: idx files, archives or class folders")
+    parser.add_argument("--cache", type=Path, metavar="DIR", default=DEFAULT_CACHE, help="where downloads are kept")
+    return parser.parse_args(arguments)
