@@ -67,6 +67,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     max_queue_rows: int | None = None
     instances: int | None = None
     threads: int | None = None
+    idle_unload_seconds: float | None = None
     request_timeout_seconds: float | None = None
     latency_objective_seconds: float | None = None
     cache_bytes: int = 0
@@ -82,7 +83,12 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
-        seconds = ("max_queue_delay_seconds", "request_timeout_seconds", "latency_objective_seconds")
+        seconds = (
+            "max_queue_delay_seconds",
+            "request_timeout_seconds",
+            "latency_objective_seconds",
+            "idle_unload_seconds",
+        )
         for name in ("max_batch_size", *seconds, *least, "cache_bytes", "max_loss"):
             value = getattr(self, name)
             if value is not None and not least.get(name, 0) <= value < math.inf:
@@ -99,7 +105,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
 
     def overrides(self) -> dict[str, Any]:
         """The service settings that this file overrides, by name."""
-        names = ("max_queue_delay_seconds", "max_queue_rows", "instances", "threads", "precision")
+        names = ("max_queue_delay_seconds", "max_queue_rows", "instances", "threads", "precision", "idle_unload_seconds")
         values = {name: getattr(self, name) for name in names}
         values["max_batch_size"] = self.max_batch_size or None
         return {name: value for name, value in values.items() if value is not None}

@@ -226,6 +226,12 @@ class DeadlineUnreachable(Unavailable):
     code = "deadline_unreachable"
 
 
+class MemoryShort(Unavailable):
+    """The model is not loaded, and those in use leave too little memory to load it."""
+
+    code = "memory_short"
+
+
 class EngineUnavailable(Unavailable):
     """The engine process did not come back in time, or too much waits for it already."""
 

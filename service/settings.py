@@ -201,6 +201,16 @@ class Settings(BaseSettings):
         description="Memory that the trials of a network without a manifest may take; 0 is a quarter of what the "
         "service may use.",
     )
+    model_memory_bytes: Annotated[int, annotated_types.Ge(0)] = Field(
+        0,
+        description="Memory that loaded models may take together; where a request needs one more, the least recently "
+        "used that is idle gives its own back. 0 is what the machine or the container has, without a reserve.",
+    )
+    idle_unload_seconds: NotNegative = Field(
+        0.0,
+        description="How long a model goes unused until it gives its memory back; the next request loads it again. "
+        "0 keeps it.",
+    )
     golden_tolerance: Positive = Field(1e-3, description="Largest deviation from the golden outputs on a CPU.")
     golden_tolerance_cuda: Positive = Field(2e-2, description="The same on a GPU, whose TF32 convolutions round more.")
 

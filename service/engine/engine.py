@@ -21,7 +21,7 @@ from service.engine.batching.response_cache import key_of
 from service.engine.compute_watch import ComputeThread
 from service.engine.quarantine import Quarantine, TrialJournal
 from service.engine.repository.live_repository import LiveRepository
-from service.engine.repository.load_journal import LoadJournal
+from service.engine.repository.load_journal import Key, LoadJournal
 from service.engine.repository.repository import FoundModel
 from service.engine.repository.version import ServedGraph, Version
 from service.engine.runtime.runtime import Device
@@ -47,6 +47,7 @@ from service.engine.transport.messages import (
     Traced,
     frame,
 )
+from service.engine.waking import Waking
 from service.errors import InvalidParameter, ModelNotReady, ServiceError, UnsupportedTask
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -78,6 +79,7 @@ class Engine:
         self.repository = LiveRepository(settings, device, metrics, self._announce, self._connections, journal)
         self._shadowing = Shadowing(settings, self.repository, self._compute_copy, metrics)
         self._quarantine = Quarantine(self._connections, self._answer, self._is_idle, trials or TrialJournal())
+        self._waking = Waking(self.repository.wake, self._answer, settings.max_queue_rows)
         self._shadow_timeout_seconds = settings.request_timeout_seconds
 
     async def load(self, models: dict[str, FoundModel]) -> None:
@@ -153,6 +155,8 @@ class Engine:
                 self._infer(connection, message, payload)
             else:
                 self._generate_text(connection, message, payload)
+        except _Idle as idle:
+            self._waking.hold(idle.key, connection, message, payload)
         except Exception as error:  # it must not end the connection and every other request on it
             for id_ in message.ids if isinstance(message, Infer) else (message.id,):
                 connection.fail(id_, error)
@@ -180,11 +184,15 @@ class Engine:
         # An unloading version still answers those who have resolved it.
         version = self.repository.versions.get((model, name))
         if version is None or not version.is_loaded:
+            if version is not None and version.is_served:
+                raise _Idle((model, name))
             raise ModelNotReady(f"{model}@{name} is not loaded.", retry_after_seconds=1)
         return version
 
     def _generate_text(self, connection: ApiConnection, message: GenerateText, payload: memoryview) -> None:
-        generator = self._ready(message.model, message.version).generator
+        version = self._ready(message.model, message.version)
+        version.used_at = self._loop.time()
+        generator = version.generator
         if generator is None:
             raise UnsupportedTask(f"{message.model!r} is not a language model.")
         generator.generate(connection, message, payload)
@@ -197,7 +205,8 @@ class Engine:
         answers = self._connections[connection]
         is_observed = version.cache is not None or self._shadowing.is_on
         check = served.rules.checker(target.row_shapes)
-        now, whole = self._loop.time(), not served.graph.is_batched
+        version.used_at = now = self._loop.time()
+        whole = not served.graph.is_batched
         longest_seconds = version.config.request_timeout_seconds or math.inf
         outputs, shapes, priority = target.outputs, target.row_shapes, target.priority
         settle, settle_batch, cancels = answers.settle, answers.settle_batch, connection.cancels
@@ -286,6 +295,14 @@ class Engine:
         request = Request(num_rows, payload, target.outputs, now, deadline, on_done, shapes, LOWEST_PRIORITY)
         request.is_whole = not served.graph.is_batched
         served.queue.submit(request)
+
+
+class _Idle(Exception):
+    """A request is for a version that gave its memory back."""
+
+    def __init__(self, key: Key) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 class EngineProtocol(asyncio.Protocol):

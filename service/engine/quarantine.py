@@ -159,13 +159,13 @@ class Quarantine:
             self._take(connection, message, payload)
             return
         refused = self._journal.refused
-        parts = [(each, part, _fingerprint(each, part)) for each, part in _split(message, payload)]
+        parts = [(each, part, _fingerprint(each, part)) for each, part in split(message, payload)]
         if not any(fingerprint in refused for _, _, fingerprint in parts):
             self._take(connection, message, payload)
             return
         for each, part, fingerprint in parts:
             if fingerprint in refused:
-                connection.fail(_ids(each)[0], Poisoned(_POISONED))
+                connection.fail(ids_of(each)[0], Poisoned(_POISONED))
             else:
                 self._take(connection, each, part)
 
@@ -187,13 +187,13 @@ class Quarantine:
         elif not self._is_closed:
             self._compute(connection, message, payload)
         elif self._waiting_bytes + len(payload) > MAX_WAITING_BYTES:
-            for id_ in _ids(message):
+            for id_ in ids_of(message):
                 connection.fail(id_, QueueFull("Too much waits for the engine to recover.", retry_after_seconds=1))
         else:
             self._wait(connection, message, payload, self._others)
 
     def _wait(self, connection: ApiConnection, message: Work, payload: memoryview, queue: deque[_Waiting]) -> None:
-        ids = dict.fromkeys(_ids(message))
+        ids = dict.fromkeys(ids_of(message))
         waiting = _Waiting(connection, message, payload, self._loop.time(), ids)
         if message.num_losses:
             waiting.fingerprint = _fingerprint(message, payload)
@@ -254,7 +254,7 @@ class Quarantine:
             self._try(self._next())
 
     def _is_over(self, trial: _Waiting) -> bool:
-        id_, connection = _ids(trial.message)[0], trial.connection
+        id_, connection = ids_of(trial.message)[0], trial.connection
         is_proven = id_ in connection.proven and trial.message.num_losses <= MAX_EARLY_RELEASES
         return is_proven or id_ not in connection.cancels
 
@@ -285,8 +285,8 @@ class Quarantine:
         for id_ in waiting.ids:
             del connection.cancels[id_]
         seconds = self._loop.time() - waiting.arrival
-        self._compute(connection, _less(waiting.message, seconds), waiting.payload)
-        for id_ in _ids(waiting.message):
+        self._compute(connection, less(waiting.message, seconds), waiting.payload)
+        for id_ in ids_of(waiting.message):
             if id_ not in waiting.ids and id_ in connection.cancels:
                 connection.cancels[id_]()
 
@@ -294,7 +294,8 @@ class Quarantine:
 _POISONED = "Engines ended whenever they computed this request, also alone; it is not tried again."
 
 
-def _ids(message: Work) -> list[int]:
+def ids_of(message: Work) -> list[int]:
+    """The ids of a message's requests."""
     return message.ids if isinstance(message, Infer) else [message.id]
 
 
@@ -302,14 +303,15 @@ def _model(message: Work) -> str:
     return message.target.model if isinstance(message, Infer) else message.model
 
 
-def _less(message: Work, seconds: float) -> Work:
+def less(message: Work, seconds: float) -> Work:
+    """The message with so much less time for its requests."""
     if isinstance(message, Infer):
         left = [timeout_seconds - seconds for timeout_seconds in message.timeouts_seconds]
         return msgspec.structs.replace(message, timeouts_seconds=left)
     return msgspec.structs.replace(message, timeout_seconds=message.timeout_seconds - seconds)
 
 
-def _split(message: Work, payload: memoryview) -> Iterator[tuple[Work, memoryview]]:
+def split(message: Work, payload: memoryview) -> Iterator[tuple[Work, memoryview]]:
     """A message for each request of a message."""
     if isinstance(message, GenerateText):
         yield message, payload

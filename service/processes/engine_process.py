@@ -68,6 +68,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
         background.keep("heartbeat", heartbeat.run)
         background.keep("watch of the compute threads", lambda: _end_when_hung(engine, journal, settings.hang_seconds))
         background.keep("memory report", lambda: report_memory(metrics, "engine"))
+        background.keep("memory of the models", engine.repository.residency.run)
         if engine.device.is_cuda:
             # Imported here, so that an engine on a CPU does without NVML.
             from service.telemetry.gpu_metrics import report_gpu

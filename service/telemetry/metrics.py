@@ -27,7 +27,7 @@ VERSION_LABELS = ("model", "version")
 GPU_LABELS = ("gpu", "uuid")
 READY_NAME = "hotplate_ready"
 READY_HELP = "1 where the API process that answers this scrape is ready, else 0."
-MODEL_STATES = ("loading", "ready", "unloading", "unavailable", "failed")
+MODEL_STATES = ("loading", "ready", "idle", "unloading", "unavailable", "failed")
 _MEMORY_INTERVAL_SECONDS = 5.0
 AFamily = TypeVar("AFamily", bound=Family[Any])
 
@@ -110,6 +110,20 @@ class Metrics:
         self.load_failures = self._counter(
             "load_failures", "Times that a model version was rejected when it was loaded.", *VERSION_LABELS
         )
+
+        self.loads = self._counter("loads", "Times that a model version was loaded.", *VERSION_LABELS)
+        self.idle_unloads = self._counter(
+            "idle_unloads",
+            "Times that a model version gave its memory back, by reason: idle, memory (others needed it).",
+            *VERSION_LABELS,
+            "reason",
+        )
+        self.model_memory_bytes = self._gauge(
+            "model_memory_bytes", "By how much loading a model version made the engine larger.", *VERSION_LABELS
+        )
+        self.max_model_memory_bytes = self._gauge(
+            "max_model_memory_bytes", "Memory that all loaded models may take together."
+        ).labels()
 
     def _declare_shadows(self) -> None:
         self.shadow_requests = self._counter(
@@ -305,5 +319,14 @@ async def report_memory(metrics: Metrics, process: str) -> None:
 
 def resident_bytes() -> int:
     """The resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return _pages()[1] * os.sysconf("SC_PAGE_SIZE")
+
+
+def private_bytes() -> int:
+    """The resident memory of this process without pages of files, which the system drops where memory is short."""
+    pages = _pages()
+    return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _pages() -> list[int]:
+    return [int(count) for count in Path("/proc/self/statm").read_text().split()]

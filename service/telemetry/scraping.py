@@ -170,7 +170,7 @@ def triton_metrics(own: Own, statuses: Sequence[ModelStatus]) -> list[Family]:
     Counts and times of graphs are those of the statistics extension, as in Triton: microseconds, summed over requests,
     from zero when a version is loaded. A text generator has counts only.
     """
-    ready = [status for status in statuses if status.state == "ready"]
+    ready = [status for status in statuses if status.is_usable]
     return [*_of_graphs(own, ready), *_of_versions(own, ready), *_of_gpus(own)]
 
 

@@ -109,12 +109,28 @@ def endless_bytes(num_turns: int = 5_000) -> bytes:
     return graph_bytes(nodes, [("x", FLOAT, ["batch", 3])], [("y", FLOAT, ["batch", 3])], constants)
 
 
-def write_scale(repository: Path, factor: float, version: str, name: str = "scale") -> Path:
+def heavy_bytes(factor: float, num_bytes: int) -> bytes:
+    """As `scale_bytes`, with weights of about so many bytes that change nothing and cannot be folded away."""
+    table = np.zeros((num_bytes // 12, 3), np.float32)
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["scaled"]),
+        helper.make_node("ArgMin", ["x"], ["row"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["table", "row"], ["zeros"]),
+        helper.make_node("Add", ["scaled", "zeros"], ["y"]),
+    ]
+    rows = ["batch", 3]
+    return graph_bytes(
+        nodes, [("x", FLOAT, rows)], [("y", FLOAT, rows)], {"factor": np.float32(factor), "table": table}
+    )
+
+
+def write_scale(repository: Path, factor: float, version: str, name: str = "scale", weight_bytes: int = 0) -> Path:
     """Write a version of a model that multiplies rows of three numbers, with a manifest and golden outputs."""
     folder = repository / name / version
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    content, rows = scale_bytes(factor), np.arange(6, dtype=np.float32).reshape(2, 3)
+    content = heavy_bytes(factor, weight_bytes) if weight_bytes else scale_bytes(factor)
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
     (folder / "model.onnx").write_bytes(content)
     x, y = (TensorSpec(name=each, datatype="FP32", shape=(-1, 3)) for each in "xy")
     graph = Graph(file="model.onnx", sha256=sha256_hex(content), inputs=(x,), outputs=(y,))

@@ -43,9 +43,7 @@ class DefaultVersions:
 
     def of(self, name: str) -> Version | None:
         """The version that answers requests for a model; None where none is ready."""
-        ready = {
-            key[1]: each for key, each in self._versions.items() if key[0] == name and each.status.state == "ready"
-        }
+        ready = {key[1]: each for key, each in self._versions.items() if key[0] == name and each.status.is_usable}
         if (chosen := ready.get(self._chosen.get(name, ""))) is not None:
             return chosen
         newest = max(ready, key=lambda version: ((name, version) not in self.splits, int(version)), default="")
@@ -60,7 +58,7 @@ class DefaultVersions:
     def choose(self, name: str, wanted: str, fault: str) -> None:
         """Make the wanted version the default if it is ready; otherwise the old one stays, and the reason is kept."""
         old = self.of(name)
-        if wanted and self._versions[name, wanted].status.state == "ready":
+        if wanted and self._versions[name, wanted].status.is_usable:
             self._chosen[name] = wanted
         elif wanted:
             fault = f"version {wanted} is to be the default: {self._versions[name, wanted].status.reason}"

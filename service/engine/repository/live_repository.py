@@ -18,6 +18,7 @@ import msgspec
 from watchfiles import awatch
 
 from models.config import MAX_THREADS, ModelConfig, parse_config, read_config
+from models.manifest import read_manifest
 from models.strict import StrictError
 from service.background import Background, Backoff
 from service.engine.device_turns import DeviceTurns
@@ -34,14 +35,23 @@ from service.engine.repository.repository import (
     repository_of,
     scan,
 )
-from service.engine.repository.version import Version, drain, open_version
+from service.engine.repository.residency import ROOM_SECONDS, Residency, default_budget_bytes
+from service.engine.repository.version import Version, drain, listed_status, open_version
 from service.engine.repository.version_files import VersionRejected
-from service.engine.runtime.runtime import Device, available_cpus
+from service.engine.runtime.runtime import Device, available_cpus, available_memory_bytes
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import ModelStatus
-from service.errors import InvalidParameter, ModelFailed, ServiceError, StartupError, Unavailable, UnknownModel
+from service.errors import (
+    InvalidParameter,
+    MemoryShort,
+    ModelFailed,
+    ServiceError,
+    StartupError,
+    Unavailable,
+    UnknownModel,
+)
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, private_bytes
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +96,13 @@ class LiveRepository:
         self.versions: dict[Key, Version] = {}
         splits = (*settings.shadow_splits, *settings.canary_splits)
         self.defaults = DefaultVersions(self.versions, {(split.model, split.version) for split in splits})
+        # Nobody asks for a shadow: what it compares would end with its first unload.
+        self._pinned = {(split.model, split.version) for split in settings.shadow_splits}
+        budget_bytes = settings.model_memory_bytes or default_budget_bytes(available_memory_bytes(), settings.workers)
+        self.residency = Residency(
+            self.versions, self._pinned, budget_bytes, metrics, announce, private_bytes, self._loop.time
+        )
+        self._is_recovering = False
 
     # --- requests ---
 
@@ -114,6 +131,15 @@ class LiveRepository:
 
         Its files may be away for a moment, or for long. What was loaded in vain some times must change first.
         """
+        if self._is_recovering:
+            return
+        self._is_recovering = True
+        try:
+            await self._recover_lost()
+        finally:
+            self._is_recovering = False
+
+    async def _recover_lost(self) -> None:
         backoff, num_tries = Backoff(FIRST_RECOVERY_SECONDS, MAX_RECOVERY_SECONDS), 0
         while lost := self._lost():
             await asyncio.sleep(backoff.pause_seconds())
@@ -126,19 +152,19 @@ class LiveRepository:
 
     async def _recover(self, model: FoundModel, *, retries: bool) -> None:
         if model.name in self._lost():
-            with contextlib.suppress(StartupError, InvalidParameter):  # it is this version's state and reason
+            with contextlib.suppress(StartupError, InvalidParameter, MemoryShort):  # its state and reason say it
                 await self._apply(model, self._journal.served[model.name], retries=retries)
 
     def _lost(self) -> set[str]:
         """The models that were served and are not, except those whose load ended an engine."""
-        served = {name for (name, _), version in self.versions.items() if version.is_loaded}
+        served = {name for (name, _), version in self.versions.items() if version.is_served}
         deadly = {key[0] for key in self.versions if self._journal.ended(key)}
         return self._journal.proven - served - deadly
 
     async def load(self, name: str, config: str = "") -> None:
         """Load the versions that the model's policy names, even if they failed before.
 
-        Raises: UnknownModel, InvalidParameter, ModelFailed, Unavailable.
+        Raises: UnknownModel, InvalidParameter, MemoryShort, ModelFailed, Unavailable.
         """
         self._require_control()
         model = (await self._scan()).get(name)
@@ -150,9 +176,26 @@ class LiveRepository:
             except StartupError as error:
                 raise ModelFailed(str(error)) from error
             if problems:
-                served = [version for (each, version), v in self.versions.items() if each == name and v.is_loaded]
+                served = [version for (each, version), v in self.versions.items() if each == name and v.is_served]
                 still = f" Still served: {', '.join(served)}." if served else ""
                 raise ModelFailed(f"{name!r} was not loaded completely: {'; '.join(problems)}{still}")
+
+    async def wake(self, key: Key) -> None:
+        """Load a version that is idle, for a request; without effect where it is not idle any more.
+
+        Raises: MemoryShort, ModelFailed.
+        """
+        until = self._loop.time() + ROOM_SECONDS
+        async with self._locks[key[0]]:
+            version = self.versions.get(key)
+            if version is None or version.folder is None or version.status.state != "idle":
+                return
+            with contextlib.suppress(StartupError):  # it is this version's state and reason
+                await self._ensure(version.folder, version.config, retries=True, until=until)
+        if not self._is_loaded(key):
+            # Its files may be away for a moment: whoever comes next should not find it failed for ever.
+            self._background.start("to load a model again", self.recover())
+            raise ModelFailed(f"{'@'.join(key)} could not be loaded again: {self.versions[key].status.reason}")
 
     async def unload(self, name: str) -> None:
         """Drain all versions of a model and free them.
@@ -254,16 +297,16 @@ class LiveRepository:
     async def _apply(self, model: FoundModel, config_text: str, *, retries: bool) -> list[str]:
         """Serve what the policy names; whatever goes wrong, every version ends in a state.
 
-        Raises: InvalidParameter where `config_text` is at fault, StartupError.
+        Raises: InvalidParameter where `config_text` is at fault, MemoryShort, StartupError.
         """
         try:
             problems = await self._serve_versions(model, config_text, retries=retries)
-        except (InvalidParameter, StartupError):
+        except (InvalidParameter, MemoryShort, StartupError):
             raise
         except Exception as error:  # a defect must neither leave it loading for ever nor end what is served
             log.exception("a model could not be loaded")
             return self._reject_model(model, _unexpected(error), retries=retries)
-        if any(key[0] == model.name and version.is_loaded for key, version in self.versions.items()):
+        if any(key[0] == model.name and version.is_served for key, version in self.versions.items()):
             self._journal.serve(model.name, config=config_text, is_proven=True)
         return problems
 
@@ -325,7 +368,8 @@ class LiveRepository:
             kept.append(default)
         if kept:
             self._drain_others(name, kept)
-        reasons = {version: self.versions[name, version].status.reason for version in ready}
+        statuses = [self.versions[name, version].status for version in ready]
+        reasons = {status.version: status.reason for status in statuses if status.state != "idle"}
         problems = [f"version {version}: {reason}" for version, reason in reasons.items() if reason]
         return problems or ([fault] if fault else [])
 
@@ -341,8 +385,13 @@ class LiveRepository:
             if key[0] == model.name and is_stale and not version.is_loaded and key not in self._draining:
                 del self.versions[key]
 
-    async def _ensure(self, folder: Path, config: ModelConfig, *, retries: bool) -> bool:
-        """Load a version if it is new or has changed; return whether it is ready."""
+    async def _ensure(self, folder: Path, config: ModelConfig, *, retries: bool, until: float = 0.0) -> bool:
+        """Load a version if it is new or has changed; return whether it is served.
+
+        It waits for memory until `until`. Without `retries`, it is listed as idle where others would have to give way.
+
+        Raises: MemoryShort where it `retries`, StartupError.
+        """
         key = identity_of(folder)
         if (draining := self._draining.get(key)) is not None:
             await draining
@@ -352,14 +401,18 @@ class LiveRepository:
             if old.is_loaded and not old.status.reason:
                 return True
             if not retries:
-                return old.is_loaded
+                return old.is_served
         digest = digest_of(fingerprint, config)
         if not retries and (reason := self._journal.ended(key, digest)):
             self._reject(folder, reason, fingerprint, config)
             return self._is_loaded(key)
         async with self._loading:
-            with self._journal.loading(key, digest):
-                new = await self._load(folder, config, fingerprint)
+            if not retries and await self._is_left_idle(folder, config, fingerprint):
+                return True
+            new = None
+            if await self._make_room(folder, config, fingerprint, until, retries=retries):
+                with self._journal.loading(key, digest):
+                    new = await self._load(folder, config, fingerprint)
         if new is None:
             return old is not None and old.is_loaded
         self._set(new)
@@ -367,16 +420,46 @@ class LiveRepository:
             self._track(key, drain(old, 0.0))
         return True
 
+    async def _is_left_idle(self, folder: Path, config: ModelConfig, fingerprint: Fingerprint) -> bool:
+        """List a version as idle where there is no room for it, and it says itself what it is."""
+        key = identity_of(folder)
+        has_room = self.residency.has_room(self.residency.expected_bytes(key, fingerprint))
+        if has_room or key in self._pinned or self._is_loaded(key):
+            return False
+        try:
+            manifest = await asyncio.to_thread(read_manifest, folder)
+        except (StrictError, OSError):  # it has none, or loading it will say what is wrong
+            return False
+        status = listed_status(manifest, config, self._device, str(repository_of(folder)))
+        self._set(Version(status, config, fingerprint, folder=folder))
+        return True
+
+    async def _make_room(
+        self, folder: Path, config: ModelConfig, fingerprint: Fingerprint, until: float, *, retries: bool
+    ) -> bool:
+        """Free the memory that a version needs; one that gets none is rejected, or raises if it `retries`."""
+        try:
+            key, limit = identity_of(folder), until or self._loop.time() + ROOM_SECONDS
+            await self.residency.make_room(key, fingerprint, limit)
+        except (MemoryShort, VersionRejected) as error:
+            if retries and isinstance(error, MemoryShort):
+                raise
+            self._reject(folder, str(error), fingerprint, config)
+            return False
+        return True
+
     async def _load(self, folder: Path, config: ModelConfig, fingerprint: Fingerprint) -> Version | None:
         key = identity_of(folder)
-        if not self._is_loaded(key):
+        if key not in self.versions or not self.versions[key].is_served:
             self._set(Version(self._status(folder, "loading"), config))
+        before_bytes = private_bytes()
         try:
             loaded = await asyncio.to_thread(_load_in_thread, folder, self._settings, self._device, config)
             call = self._loop.call_soon_threadsafe
             version = open_version(
                 loaded, config, self._settings, self._device, self._metrics, self._loop, call, self._turns
             )
+            await self.residency.measured(before_bytes, version, fingerprint)
         except (VersionRejected, StartupError) as error:
             self._reject(folder, str(error), fingerprint, config)
             if isinstance(error, StartupError):
@@ -386,7 +469,7 @@ class LiveRepository:
             log.exception("a model version could not be loaded")
             self._reject(folder, _unexpected(error), fingerprint, config)
             return None
-        version.fingerprint, version.on_change = fingerprint, self._announce
+        version.fingerprint, version.on_change, version.folder = fingerprint, self._announce, folder
         version.status = msgspec.structs.replace(version.status, repository=str(repository_of(folder)))
         status = version.status
         log.info(
@@ -400,6 +483,7 @@ class LiveRepository:
                 **_precision(status),
                 "golden_error": "not verified" if status.golden_error is None else f"{status.golden_error:.2g}",
                 "seconds": round(status.load_seconds, 2),
+                "bytes": status.memory_bytes,
             },
         )
         return version
@@ -432,8 +516,13 @@ class LiveRepository:
     def _drain_others(self, name: str, kept: Sequence[str]) -> None:
         """Drain the versions that are not served any more, in the background."""
         for key, version in list(self.versions.items()):
-            if key[0] == name and key[1] not in kept and version.is_loaded and key not in self._draining:
-                self._track(key, self._drain(key, f"version {', '.join(kept)} is served"))
+            if key[0] != name or key[1] in kept or key in self._draining:
+                continue
+            reason = f"version {', '.join(kept)} is served"
+            if version.is_loaded:
+                self._track(key, self._drain(key, reason))
+            elif version.is_served:
+                self._set(Version(msgspec.structs.replace(version.status, state="unavailable", reason=reason)))
 
     async def _unload(self, name: str) -> None:
         for key, version in list(self.versions.items()):
@@ -453,6 +542,7 @@ class LiveRepository:
         self._set(version)
         await drain(version, self._settings.grace_seconds)
         status = version.status
+        self.residency.forget(key)
         self._set(Version(ModelStatus(*key, "unavailable", reason, repository=status.repository)))
         log.info("a model version was unloaded", extra={"model": key[0], "version": key[1], "reason": reason})
 

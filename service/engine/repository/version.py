@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from time import monotonic
 
 import msgspec
 
 from models.config import ModelConfig
-from models.manifest import Graph
+from models.manifest import Graph, Manifest
 from service.engine.batching.batcher import Batcher, OnLostRows, Pool, Scheduler
 from service.engine.batching.cost import LearnedCost, efficient_rows, short_rows
 from service.engine.batching.graph_queue import GraphQueue
@@ -29,7 +28,7 @@ from service.engine.generation.text_generator import TextGenerator
 from service.engine.repository.loading import LoadedGraph, LoadedVersion
 from service.engine.repository.repository import Fingerprint
 from service.engine.runtime.runners import Runner
-from service.engine.runtime.runtime import CPU, Device
+from service.engine.runtime.runtime import CPU, Device, free_memory
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import GraphBatching, ModelStatus
 from service.settings import Settings
@@ -68,7 +67,8 @@ class Version:
     """One version: its state and, once it is ready, its graphs and its text generator.
 
     `holders` are the API processes that may still send it requests while it is unloading. `on_change` is called when
-    its status changes by itself.
+    its status changes by itself. `folder` holds its files; `used_at` is when it was last asked for anything, and
+    `idle_unload_seconds` later it gives its memory back, unless that is 0.
     """
 
     status: ModelStatus
@@ -79,6 +79,14 @@ class Version:
     cache: ResponseCache | None = None
     holders: set[ApiConnection] = field(default_factory=set)
     on_change: Callable[[], None] = lambda: None
+    folder: Path | None = None
+    used_at: float = 0.0
+    idle_unload_seconds: float = 0.0
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it answers requests, now or once it is loaded again."""
+        return self.is_loaded or self.status.state == "idle"
 
     @property
     def is_loaded(self) -> bool:
@@ -118,7 +126,9 @@ class Version:
         self.on_change()
 
     def describe(self) -> ModelStatus:
-        """Its status with its statistics so far."""
+        """Its status with its statistics so far; if it is not loaded, up to then."""
+        if not self.is_loaded:
+            return self.status
         statistics: dict[str, float] = {}
         if self.generator is not None:
             statistics |= self.generator.statistics()
@@ -145,6 +155,7 @@ def open_version(
     name, number = loaded.manifest.name, loaded.manifest.version
     settings = settings.model_copy(update=config.overrides())
     version = Version(ready_status(loaded, config, device), config)
+    version.idle_unload_seconds = settings.idle_unload_seconds
     share = Share(turns, config.latency_objective_seconds)
     version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching, share)
     for precision in ("fp32", *(variant.precision for variant in loaded.manifest.variants)):
@@ -313,6 +324,23 @@ def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> 
     )
 
 
+def listed_status(manifest: Manifest, config: ModelConfig, device: Device, repository: str) -> ModelStatus:
+    """The status of a version that is not loaded yet, for want of memory."""
+    most = min(config.max_batch_size or manifest.batching.max_batch_size, manifest.batching.max_batch_size)
+    return ModelStatus(
+        name=manifest.name,
+        version=manifest.version,
+        state="idle",
+        reason="not loaded yet: others have the memory",
+        manifest=manifest.to_json(),
+        config=config.to_json(),
+        device=str(device),
+        max_batch_size=most,
+        buckets=tuple(bucket for bucket in manifest.batching.buckets if bucket <= most),
+        repository=repository,
+    )
+
+
 async def drain(version: Version, timeout_seconds: float) -> None:
     """Close a version once it is idle and no API process may send it requests any more, or a timeout has passed."""
     loop = asyncio.get_running_loop()
@@ -320,15 +348,4 @@ async def drain(version: Version, timeout_seconds: float) -> None:
     while (version.holders and loop.time() < limit) or not version.is_idle:
         await asyncio.sleep(DRAIN_POLL_SECONDS)
     version.close()
-    await asyncio.to_thread(_free_memory)
-
-
-def _free_memory() -> None:
-    """Collect the reference cycles that hold sessions, and return free memory to the system."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):  # a C library without malloc_trim frees memory by itself
-        return
+    await asyncio.to_thread(free_memory)

@@ -6,7 +6,9 @@ https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import math
 import os
 import re
@@ -288,3 +290,19 @@ def available_memory_bytes(cgroup: Path = _CGROUP) -> int:
         except (OSError, ValueError):  # not this version of cgroups, or "max"
             continue
     return machine
+
+
+def free_memory() -> None:
+    """Collect the reference cycles that hold sessions, and return free memory to the system."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    trim()
+
+
+def trim() -> None:
+    """Return free memory to the system."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):  # a C library without malloc_trim frees memory by itself
+        return

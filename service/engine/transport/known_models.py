@@ -72,7 +72,7 @@ class KnownModels:
         self.precisions = {(status.name, status.version): status.precision.precision for status in ready}
         old, self._ready = self._expected | self._ready, {}
         for status in description.models:
-            if status.state != "ready":
+            if not status.is_usable:
                 continue
             model = old.pop((status.name, status.version), None)
             if model is None or model.status.manifest != status.manifest:

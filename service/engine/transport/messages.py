@@ -331,11 +331,13 @@ class ShadowReport(msgspec.Struct, frozen=True):
 class ModelStatus(msgspec.Struct, frozen=True):
     """One model version: its state, how it runs, and its statistics.
 
-    `state`: `loading`, `ready`, `unloading`, `unavailable` (in the repository, not loaded) or `failed`. `reason` says
-    why it failed or, for a ready version, why its reload failed or another is not the default. `is_default`: it answers
-    requests that name no version. `config` is `config.toml` with its defaults. `golden_error` is None where the version
-    was never compared with golden outputs. `is_required`: the service is not ready without this model. What cannot be a
-    version is listed as one that failed; its `version` may be empty.
+    `state`: `loading`, `ready`, `idle` (it gave its memory back, and the next request loads it), `unloading`,
+    `unavailable` (in the repository, not loaded) or `failed`. `reason` says why it failed or is idle or, for a ready
+    version, why its reload failed or another is not the default. `is_default`: it answers requests that name no
+    version. `config` is `config.toml` with its defaults. `golden_error` is None where the version was never compared
+    with golden outputs. `is_required`: the service is not ready without this model. `memory_bytes`: by how much loading
+    it made the engine larger, 0 while it is not loaded. What cannot be a version is listed as one that failed; its
+    `version` may be empty.
     """
 
     name: str
@@ -361,6 +363,12 @@ class ModelStatus(msgspec.Struct, frozen=True):
     is_default: bool = False
     shadows: tuple[ShadowReport, ...] = ()
     precision: ServedPrecision = UNVARIED
+    memory_bytes: int = 0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether requests to it are answered, now or once it is loaded again."""
+        return self.state in ("ready", "idle")
 
 
 class Description(msgspec.Struct, array_like=True, frozen=True, tag=6):

@@ -162,7 +162,7 @@ def metadata(target: Target, statuses: Iterable[ModelStatus], *, is_one_version:
 
 
 def _versions(statuses: Iterable[ModelStatus], model: str) -> tuple[str, ...]:
-    ready = [status.version for status in statuses if status.name == model and status.state == "ready"]
+    ready = [status.version for status in statuses if status.name == model and status.is_usable]
     return tuple(sorted(ready, key=int))
 
 
@@ -265,7 +265,7 @@ def statistics_of_all(statuses: Iterable[ModelStatus]) -> list[ModelStatistics]:
     """One entry for each ready version and each of its graphs."""
     entries = []
     for status in statuses:
-        if status.state == "ready":
+        if status.is_usable:
             manifest = build(Manifest, status.manifest)
             for graph in graph_names(manifest):
                 entries.append(_statistics(protocol_name(status.name, manifest, graph), status, graph))
@@ -277,7 +277,7 @@ def statistics_of(statuses: Iterable[ModelStatus], target: Target, *, is_one_ver
     return [
         _statistics(target.name, status, target.graph_name)
         for status in statuses
-        if status.state == "ready"
+        if status.is_usable
         and status.name == target.model.name
         and (status.version == target.model.version or not is_one_version)
     ]

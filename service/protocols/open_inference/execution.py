@@ -39,7 +39,7 @@ from service.tasks.tokenizers import Tokenizers
 from service.telemetry.audit import recorded
 from service.threads import INLINE_BYTES, off_loop
 
-_INDEX_STATES = {"loading": "LOADING", "ready": "READY", "unloading": "UNLOADING"}
+_INDEX_STATES = {"loading": "LOADING", "ready": "READY", "idle": "READY", "unloading": "UNLOADING"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ class Execution:
                 is_default=status.is_default,
             )
             for status in self.client.statuses
-            if caller.may_use(status.name) and (status.state == "ready" or not is_ready)
+            if caller.may_use(status.name) and (status.is_usable or not is_ready)
         ]
 
     async def load(self, model: str, parameters: Mapping[str, Any], context: RequestContext) -> None:
