@@ -143,10 +143,14 @@ def model_path(model: str, action: str = "") -> str:
     return f"/v1/models/{quote(model, safe='@')}" + (f"/{action}" if action else "")
 
 
+USABLE = ("ready", "idle")
+"""The states of a model that answers requests, at once or after it is loaded again."""
+
+
 def first_model(models: list[dict[str, Any]], task: str) -> str | None:
     """The first model for a task in the service's catalogue, one that is ready if there is any."""
     fit = [model for model in models if model["task"] == task]
-    ready = [model for model in fit if model["state"] == "ready"]
+    ready = [model for model in fit if model["state"] in USABLE]
     return str((ready or fit)[0]["id"]) if fit else None
 
 

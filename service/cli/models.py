@@ -15,7 +15,7 @@ from rich.table import Table
 from models.config import ModelConfig, read_config
 from models.manifest import Manifest
 from models.strict import StrictError
-from service.cli.client import DEFAULT_URL, Ca, Certificate, CommandFailed, Service, Url, model_path
+from service.cli.client import DEFAULT_URL, USABLE, Ca, Certificate, CommandFailed, Service, Url, model_path
 from service.cli.serve import require_runtime
 from service.settings import Settings
 
@@ -53,7 +53,7 @@ def list_models(context: typer.Context) -> None:
         is_chosen = model["is_default"] and names.count(model["id"]) > 1
         version = f"{model['version']} (default)" if is_chosen else model["version"]
         state = f"{model['state']}: {model['reason']}" if model["reason"] else model["state"]
-        runs_as = _runs_as(service, f"{model['id']}@{model['version']}") if model["state"] == "ready" else ""
+        runs_as = _runs_as(service, f"{model['id']}@{model['version']}") if model["state"] in USABLE else ""
         table.add_row(model["id"], version, model["task"] or "", state, runs_as)
     console.print(table)
 
@@ -89,6 +89,7 @@ def _card_rows(card: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for name, graph in batching.get("graphs", {}).items():
         yield f"{name}: batched", f"{'yes' if graph['is_batched'] else 'no'}, as {graph['reason']}"
     yield "largest batch", str(batching.get("max_batch_size"))
+    yield "memory", f"{card['memory_bytes'] / 2**20:.0f} MiB"
     for size, seconds in batching.get("bucket_seconds", {}).items():
         yield f"batch {size}", f"{seconds * 1e3:.2f} ms"
     for name, value in card["config"].items():

@@ -57,6 +57,7 @@ class ModelCard(Answer):
     batching: dict[str, Any]
     golden: dict[str, float | None]
     load_seconds: float
+    memory_bytes: int
     config: dict[str, Any]
     statistics: dict[str, float]
     shadows: list[dict[str, Any]]
@@ -107,6 +108,7 @@ def _card(status: ModelStatus) -> ModelCard:
         },
         golden={"max_abs_error": status.golden_error},
         load_seconds=status.load_seconds,
+        memory_bytes=status.memory_bytes,
         config=msgspec.to_builtins(status.config),
         statistics=status.statistics,
         shadows=msgspec.to_builtins(status.shadows),

@@ -25,7 +25,7 @@ from service.engine.device_turns import DeviceTurns
 from service.engine.repository.ceilings import check_config
 from service.engine.repository.default_versions import DefaultVersions, wanted_default
 from service.engine.repository.load_journal import Key, LoadJournal, digest_of
-from service.engine.repository.loading import LoadedVersion, load_version
+from service.engine.repository.loading import LoadedVersion, Plan, load_version
 from service.engine.repository.repository import (
     Fault,
     Fingerprint,
@@ -411,8 +411,9 @@ class LiveRepository:
                 return True
             new = None
             if await self._make_room(folder, config, fingerprint, until, retries=retries):
-                with self._journal.loading(key, digest):
-                    new = await self._load(folder, config, fingerprint)
+                with self._journal.loading(key, digest), self.residency.loading():
+                    is_same = old is not None and (old.fingerprint, old.config) == (fingerprint, config)
+                    new = await self._load(folder, config, fingerprint, old.plan if old and is_same else None)
         if new is None:
             return old is not None and old.is_loaded
         self._set(new)
@@ -448,13 +449,15 @@ class LiveRepository:
             return False
         return True
 
-    async def _load(self, folder: Path, config: ModelConfig, fingerprint: Fingerprint) -> Version | None:
+    async def _load(
+        self, folder: Path, config: ModelConfig, fingerprint: Fingerprint, plan: Plan | None
+    ) -> Version | None:
         key = identity_of(folder)
         if key not in self.versions or not self.versions[key].is_served:
             self._set(Version(self._status(folder, "loading"), config))
         before_bytes = private_bytes()
         try:
-            loaded = await asyncio.to_thread(_load_in_thread, folder, self._settings, self._device, config)
+            loaded = await asyncio.to_thread(_load_in_thread, folder, self._settings, self._device, config, plan)
             call = self._loop.call_soon_threadsafe
             version = open_version(
                 loaded, config, self._settings, self._device, self._metrics, self._loop, call, self._turns
@@ -605,13 +608,15 @@ def _precision(status: ModelStatus) -> dict[str, str]:
     return {"precision": served.precision, "why": served.reason} if served.precision else {}
 
 
-def _load_in_thread(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> LoadedVersion:
+def _load_in_thread(
+    folder: Path, settings: Settings, device: Device, config: ModelConfig, plan: Plan | None
+) -> LoadedVersion:
     """Load a version.
 
     Raises: VersionRejected, StartupError, _LoadDefect.
     """
     try:
-        return load_version(folder, settings, device, config)
+        return load_version(folder, settings, device, config, plan)
     except (VersionRejected, StartupError):
         raise
     except MemoryError as error:

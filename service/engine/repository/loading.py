@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,23 @@ DEFAULT_CONFIG = ModelConfig()
 
 
 @dataclass(frozen=True, slots=True)
+class GraphPlan:
+    """What measuring a graph has found, so that the same graph need not be measured again."""
+
+    num_instances: int
+    num_threads: int
+    bucket_seconds: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What measuring a version has found."""
+
+    graphs: Mapping[str, GraphPlan]
+    precision: ServedPrecision
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedGraph:
     """One graph on the device: a runner for each instance, and the cost of batches of rows of `cost_elements`.
 
@@ -68,6 +85,11 @@ class LoadedGraph:
     cost_elements: int
     is_batched: bool
     batching_reason: str
+
+    @property
+    def plan(self) -> GraphPlan:
+        """What was measured."""
+        return GraphPlan(len(self.runners), self.num_threads, self.bucket_seconds)
 
     @property
     def cost(self) -> LearnedCost:
@@ -97,6 +119,11 @@ class LoadedVersion:
     precision: ServedPrecision = UNVARIED
 
     @property
+    def plan(self) -> Plan:
+        """What was measured, for the next load of the same files."""
+        return Plan({name: graph.plan for name, graph in self.graphs.items()}, self.precision)
+
+    @property
     def golden_error(self) -> float | None:
         """The largest deviation from golden outputs; None where a graph was not verified."""
         errors = [graph.golden_error for graph in self.graphs.values()]
@@ -107,9 +134,15 @@ class LoadedVersion:
 
 
 def load_version(
-    folder: Path, settings: Settings, device: Device, config: ModelConfig = DEFAULT_CONFIG
+    folder: Path,
+    settings: Settings,
+    device: Device,
+    config: ModelConfig = DEFAULT_CONFIG,
+    plan: Plan | None = None,
 ) -> LoadedVersion:
     """Load, verify and warm the version in a folder; the model's `config` overrides `settings`.
+
+    `plan` is what an earlier load of the same files has measured.
 
     Raises: VersionRejected; StartupError where CUDA was requested and is not used.
     """
@@ -117,7 +150,7 @@ def load_version(
     settings = settings.model_copy(update=config.overrides())
     files = _read(folder, settings, device, config)
     manifest = files.manifest
-    precision = choose_precision(files, settings, device, config)
+    precision = plan.precision if plan else choose_precision(files, settings, device, config)
     files = files.in_precision(precision.precision)
     decoder = None
     if manifest.task == "text-generation":
@@ -132,7 +165,7 @@ def load_version(
             continue
         if name not in files.goldens and not files.is_derived:
             raise VersionRejected(f"golden.npz has nothing for the graph {name!r}.")
-        graphs[name] = _load_graph(name, files, settings, device, config)
+        graphs[name] = _load_graph(name, files, settings, device, config, plan.graphs.get(name) if plan else None)
         if manifest.task == "style-transfer":
             # The graphs are parts of one network: what is best for one is best for all.
             chosen = {"instances": len(graphs[name].runners), "threads": graphs[name].num_threads}
@@ -160,8 +193,12 @@ def _bounded(batching: Batching, max_batch_size: int) -> Batching:
     return Batching(max_batch_size=max_batch_size, buckets=(*buckets, max_batch_size))
 
 
-def _load_graph(name: str, files: VersionFiles, settings: Settings, device: Device, config: ModelConfig) -> LoadedGraph:
+def _load_graph(
+    name: str, files: VersionFiles, settings: Settings, device: Device, config: ModelConfig, plan: GraphPlan | None
+) -> LoadedGraph:
     graph = files.manifest.graphs[name]
+    if plan is not None:
+        settings = settings.model_copy(update={"instances": plan.num_instances, "threads": plan.num_threads})
     rules = rules_of(files.manifest, graph)
     most = 1 if config.batched is False else settings.max_batch_size
     batching = _bounded(_bounded(files.manifest.batching, most), graph.max_batch_size or 0)
@@ -171,7 +208,7 @@ def _load_graph(name: str, files: VersionFiles, settings: Settings, device: Devi
         if mismatch := signature_mismatch(graph, session):
             raise VersionRejected(mismatch)
         sample = _sample(name, files, rules, session)
-        measured = _measured(name, files, batching, sample, session, settings, device, config) if sample else None
+        measured = _measured(name, files, batching, sample, session, settings, device, config, plan) if sample else None
     except InferenceFailed as error:
         if not files.is_derived:
             raise rejection(error) from error
@@ -232,8 +269,9 @@ def _measured(
     settings: Settings,
     device: Device,
     config: ModelConfig,
+    plan: GraphPlan | None,
 ) -> _Measured:
-    """Choose what runs a graph, verify it and measure its batches."""
+    """Choose what runs a graph, verify it and measure its batches; with a plan, only the largest one is run again."""
     graph, rules = files.manifest.graphs[name], rules_of(files.manifest, files.manifest.graphs[name])
     buckets = batching.buckets
     if rules.varies:
@@ -250,6 +288,9 @@ def _measured(
     if not files.is_derived:
         golden = golden_sample(files.goldens[name], graph, rules)
         error = _golden_error(runners[0], graph, golden, batching, settings, device)
+    if plan is not None and plan.bucket_seconds:
+        runners[0].run(sample.inputs(max(plan.bucket_seconds)), max(plan.bucket_seconds), _outputs_of(graph))
+        return _Measured(session, runners, num_threads, plan.bucket_seconds, error)
     limit_seconds = DERIVED_WARM_UP_SECONDS if files.is_improvised else math.inf
     seconds = _buckets_seconds(runners, sample, graph, buckets, limit_seconds)
     return _Measured(session, runners, num_threads, seconds, error)
@@ -327,7 +368,7 @@ def _cpu_runners(
         return (runner,) * instances, settings.threads or 1, session
     wide_session = _open(name, files, rules, cpus, device)
     narrow, wide = (_runner(each, files.manifest.graphs[name], rules) for each in (session, wide_session))
-    outputs = [spec.name for spec in files.manifest.graphs[name].outputs]
+    outputs = _outputs_of(files.manifest.graphs[name])
     seconds = DERIVED_TRIAL_SECONDS if files.is_improvised else TRIAL_SECONDS
     narrow_rate = _rows_per_second((narrow,) * cpus, inputs, outputs, seconds)
     wide_rate = _rows_per_second((wide,), inputs, outputs, seconds)
@@ -335,6 +376,10 @@ def _cpu_runners(
     if wide_rate > 1.1 * narrow_rate:
         return (wide,), cpus, wide_session
     return (narrow,) * cpus, 1, session
+
+
+def _outputs_of(graph: Graph) -> list[str]:
+    return [spec.name for spec in graph.outputs]
 
 
 def _rows_per_second(runners: Sequence[Runner], inputs: Arrays, outputs: Sequence[str], seconds: float) -> float:
@@ -358,7 +403,7 @@ def _rows_per_second(runners: Sequence[Runner], inputs: Arrays, outputs: Sequenc
 
 def _bucket_seconds(runners: Sequence[Runner], inputs: Arrays, graph: Graph, bucket: int) -> float:
     """Warm a bucket on every runner and measure it on the first."""
-    outputs = [spec.name for spec in graph.outputs]
+    outputs = _outputs_of(graph)
     for runner in dict.fromkeys(runners):
         runner.run(inputs, bucket, outputs)
     seconds: list[float] = []

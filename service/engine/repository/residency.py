@@ -6,8 +6,9 @@ It measures what a load takes, and never takes memory from a version in use. Loa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -76,6 +77,8 @@ class Residency:
         self._clock = clock
         self._base_bytes = measure()
         self._known: dict[Key, int] = {}
+        self._guessed_bytes = self._grown_bytes = 0
+        self._is_loading = False
         metrics.max_model_memory_bytes.set(budget_bytes)
 
     @property
@@ -88,14 +91,26 @@ class Residency:
         return sum(version.status.memory_bytes for version in self._versions.values() if version.is_loaded)
 
     def expected_bytes(self, key: Key, fingerprint: Fingerprint) -> int:
-        """What a load will take: as measured before, or else by the size of the files."""
-        return self._known.get(key) or COPIES * file_bytes(fingerprint) + OVERHEAD_BYTES
+        """What a load will take: as measured before, or else by the size of the files, as that of others turned out."""
+        if key in self._known:
+            return self._known[key]
+        ratio = self._grown_bytes / self._guessed_bytes if self._guessed_bytes else 1.0
+        return int(_guess(fingerprint) * max(ratio, 1.0))
 
     def has_room(self, num_bytes: int) -> bool:
         """Whether so much can be loaded while all that is loaded stays."""
         return self.used_bytes + num_bytes <= self.budget_bytes
 
     # --- loads ---
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Take nothing back meanwhile: what a load takes is being measured, and it takes more than it keeps."""
+        self._is_loading = True
+        try:
+            yield
+        finally:
+            self._is_loading = False
 
     async def make_room(self, key: Key, fingerprint: Fingerprint, until: float) -> None:
         """Free what a load will take, from versions that are not in use; wait for them as long as may be.
@@ -136,7 +151,10 @@ class Residency:
         await asyncio.to_thread(trim)
         key = (version.status.name, version.status.version)
         grown = max(self._measure() - before_bytes, file_bytes(fingerprint))
-        # What other models gave back meanwhile makes the growth less than what was taken.
+        if key not in self._known:
+            self._guessed_bytes += _guess(fingerprint)
+            self._grown_bytes += grown
+        # What others left behind when they gave theirs back makes the growth less than what was taken.
         self._known[key] = num_bytes = max(grown, self._known.get(key, 0))
         try:
             self._check(grown)
@@ -164,6 +182,8 @@ class Residency:
 
     async def look(self) -> None:
         """Have versions that were not used for too long give their memory back, and others if there is too little."""
+        if self._is_loading:
+            return
         now = self._clock()
         unused = []
         for version in self._loaded():
@@ -207,6 +227,10 @@ class Residency:
             log.info("a model gives its memory back", extra={"model": name, "version": number, "reason": why})
         self._announce()
         await asyncio.to_thread(free_memory)
+
+
+def _guess(fingerprint: Fingerprint) -> int:
+    return COPIES * file_bytes(fingerprint) + OVERHEAD_BYTES
 
 
 def _is_in_use(version: Version, now: float) -> bool:

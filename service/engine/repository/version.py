@@ -25,7 +25,7 @@ from service.engine.batching.shape_batchers import ShapeBatchers
 from service.engine.compute_watch import ComputeThread
 from service.engine.device_turns import DeviceTurns, Share
 from service.engine.generation.text_generator import TextGenerator
-from service.engine.repository.loading import LoadedGraph, LoadedVersion
+from service.engine.repository.loading import LoadedGraph, LoadedVersion, Plan
 from service.engine.repository.repository import Fingerprint
 from service.engine.runtime.runners import Runner
 from service.engine.runtime.runtime import CPU, Device, free_memory
@@ -68,7 +68,7 @@ class Version:
 
     `holders` are the API processes that may still send it requests while it is unloading. `on_change` is called when
     its status changes by itself. `folder` holds its files; `used_at` is when it was last asked for anything, and
-    `idle_unload_seconds` later it gives its memory back, unless that is 0.
+    `idle_unload_seconds` later it gives its memory back, unless that is 0. `plan` spares its next load the measuring.
     """
 
     status: ModelStatus
@@ -82,6 +82,7 @@ class Version:
     folder: Path | None = None
     used_at: float = 0.0
     idle_unload_seconds: float = 0.0
+    plan: Plan | None = None
 
     @property
     def is_served(self) -> bool:
@@ -156,6 +157,7 @@ def open_version(
     settings = settings.model_copy(update=config.overrides())
     version = Version(ready_status(loaded, config, device), config)
     version.idle_unload_seconds = settings.idle_unload_seconds
+    version.plan = loaded.plan
     share = Share(turns, config.latency_objective_seconds)
     version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching, share)
     for precision in ("fp32", *(variant.precision for variant in loaded.manifest.variants)):

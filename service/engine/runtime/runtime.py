@@ -6,15 +6,16 @@ https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import gc
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import onnxruntime as ort
@@ -281,15 +282,25 @@ def _quota_cpus(cgroup: Path) -> float | None:
 # --- memory ---
 
 
-def available_memory_bytes(cgroup: Path = _CGROUP) -> int:
-    """How much memory this process may use: the machine's, or its cgroup's limit where that is smaller."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for file in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
-        try:
-            return min(machine, int(file.read_text()))
-        except (OSError, ValueError):  # not this version of cgroups, or "max"
-            continue
-    return machine
+def available_memory_bytes(cgroup: Path = _CGROUP, own: Path = Path("/proc/self/cgroup")) -> int:
+    """How much memory this process may use: the machine's, or less where its cgroup or one above it has a limit."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for folder in _memory_cgroups(cgroup, own):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with contextlib.suppress(OSError, ValueError):  # not this version of cgroups, or "max"
+                limits.append(int((folder / name).read_text()))
+    return min(limits)
+
+
+def _memory_cgroups(cgroup: Path, own: Path) -> Iterator[Path]:
+    """Where the limits of this process's memory may be: in a container its cgroup is the root, elsewhere below it."""
+    yield from (cgroup, cgroup / "memory")
+    with contextlib.suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):  # version 2 or 1
+                inner = PurePosixPath(path.strip("/"))
+                yield from (cgroup / controllers / each for each in (inner, *inner.parents))
 
 
 def free_memory() -> None:

@@ -5,7 +5,7 @@ import { button, field } from "./controls.js";
 import { announce, byId, clear, h } from "./dom.js";
 import { ApiError, errorBox, UserError } from "./errors.js";
 import { pause } from "./scheduling.js";
-import { modelsOf, takesTensors, TASKS } from "./tasks.js";
+import { isUsable, modelsOf, takesTensors, TASKS } from "./tasks.js";
 
 /** @import { ModelEntry } from "./types.d.ts" */
 /** @typedef {{page: string, model: string | null}} Route */
@@ -123,7 +123,7 @@ function buildNav(models, current) {
   const links = [
     ["home", "#/", "Models"],
     ...tasks.map((one) => [one.page, `#/${one.page}`, one.verb]),
-    ...(models.some((model) => model.state === "ready" && takesTensors(model)) ? [["tensors", "#/tensors", "Tensors"]] : []),
+    ...(models.some((model) => isUsable(model) && takesTensors(model)) ? [["tensors", "#/tensors", "Tensors"]] : []),
     ["watch", "#/watch", "Watch"],
   ];
   clear(nav).append(...links.map(([page, href, text]) => h("a", { href, dataset: { page } }, text)));

@@ -10,7 +10,14 @@ export const TASKS = [
 ];
 
 /**
- * One entry for each model name: a version that is ready, else the first.
+ * Whether a version answers requests: at once, or after it is loaded again.
+ *
+ * @param {{state: string}} version
+ */
+export const isUsable = ({ state }) => state === "ready" || state === "idle";
+
+/**
+ * One entry for each model name: a version that answers requests, else the first.
  *
  * @param {ModelEntry[]} models
  */
@@ -19,20 +26,20 @@ export function distinct(models) {
   const byName = new Map();
   for (const model of models) {
     const known = byName.get(model.id);
-    if (!known || (known.state !== "ready" && model.state === "ready")) byName.set(model.id, model);
+    if (!known || (!isUsable(known) && isUsable(model))) byName.set(model.id, model);
   }
   return [...byName.values()];
 }
 
 /**
- * The models of a task that are ready.
+ * The models of a task that answer requests.
  *
  * @param {ModelEntry[]} models
  * @param {string} task
  */
 export function modelsOf(models, task) {
   const first = TASKS.find((one) => one.task === task)?.first;
-  const ready = distinct(models).filter((model) => model.task === task && model.state === "ready");
+  const ready = distinct(models).filter((model) => model.task === task && isUsable(model));
   return ready.sort((a, b) => Number(b.id === first) - Number(a.id === first));
 }
 

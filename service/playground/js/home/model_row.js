@@ -5,7 +5,7 @@ import { sparkline } from "../charts.js";
 import { clear, h } from "../dom.js";
 import { seconds, short } from "../format.js";
 import { buckets, bucketsDelta, quantile, rate } from "../metrics.js";
-import { addressOf, pageOf } from "../tasks.js";
+import { addressOf, isUsable, pageOf } from "../tasks.js";
 
 /** @import { Evaluation, Manifest, ModelCard, ModelEntry, Scrape, TensorSpec } from "../types.d.ts" */
 
@@ -80,7 +80,7 @@ function tensorsText(tensors) {
 
 /** @param {ModelEntry} model @param {AbortSignal} signal */
 export function modelRow(model, signal) {
-  const isReady = model.state === "ready";
+  const isReady = isUsable(model);
   const score = h("div", { class: "model-score" });
   const facts = h("dl", { class: "facts model-facts" });
   const rates = gauge("Requests per second", short);
@@ -92,7 +92,7 @@ export function modelRow(model, signal) {
       "div",
       { class: "model-head" },
       h("h3", {}, isReady ? h("a", { href: addressOf(model) }, model.id) : model.id),
-      isReady ? null : h("span", { class: "tag bad" }, model.state),
+      model.state === "ready" ? null : h("span", { class: isReady ? "tag" : "tag bad" }, model.state),
       h("p", { class: "muted" }, isReady ? model.description : model.reason || model.description),
     ),
     score,

@@ -10,7 +10,7 @@ import { modelRow } from "../home/model_row.js";
 import { pngUrl } from "../image_files.js";
 import { pick, poll } from "../metrics.js";
 import { latest } from "../scheduling.js";
-import { addressOf, distinct, modelsOf, networksOf, TASKS } from "../tasks.js";
+import { addressOf, distinct, isUsable, modelsOf, networksOf, TASKS } from "../tasks.js";
 
 /** @import { GeneratedImage, ModelEntry, PageContext, Scrape } from "../types.d.ts" */
 
@@ -61,10 +61,10 @@ function statesOf({ samples }) {
 
 /** @param {ModelEntry[]} served @param {ReturnType<typeof samplesStrip> | null} shown */
 function hero(served, shown) {
-  const numReady = served.filter((model) => model.state === "ready").length;
+  const numReady = served.filter(isUsable).length;
   const sentences = ["No model is ready yet.", "One model runs here. Try it."];
   const present = TASKS.filter(({ task }) => modelsOf(served, task).length > 0);
-  const networks = networksOf(served).filter((model) => model.state === "ready");
+  const networks = networksOf(served).filter(isUsable);
   const links = [
     ...present.map((task) => ({ text: task.title, href: addressOf(modelsOf(served, task.task)[0]) })),
     ...networks.slice(0, MAX_LINKS).map((model) => ({ text: `Try ${model.id}`, href: addressOf(model) })),

@@ -7,7 +7,7 @@ import { UserError } from "../errors.js";
 import { timingText } from "../format.js";
 import { panel } from "../panel.js";
 import { latest } from "../scheduling.js";
-import { addressOf, pageOf, takesTensors, tensorsAddress } from "../tasks.js";
+import { addressOf, isUsable, pageOf, takesTensors, tensorsAddress } from "../tasks.js";
 import { answerView } from "../tensors/answer_view.js";
 import { codePanel } from "../tensors/code_panel.js";
 import { inputField } from "../tensors/input_field.js";
@@ -127,7 +127,7 @@ async function callables(models, signal) {
   const { model_stats: statistics } = await json("/v2/models/stats", undefined, { signal });
   const names = new Set(/** @type {{name: string}[]} */ (statistics).map(({ name }) => name));
   const found = [...names].flatMap((name) => {
-    const owners = models.filter(({ id, state }) => state === "ready" && (name === id || name.startsWith(`${id}.`)));
+    const owners = models.filter((model) => isUsable(model) && (name === model.id || name.startsWith(`${model.id}.`)));
     const [owner] = owners.sort((a, b) => b.id.length - a.id.length);
     return owner ? [{ name, model: owner, hasPage: name === owner.id && pageOf(owner) !== undefined }] : [];
   });

@@ -88,7 +88,9 @@ function showTiles(board, service, current) {
   board.set("Tokens/s", short(current.tokens), `${short(current.running)} texts in progress`);
   board.set("Engine restarts", short(service.restarts), "since the start");
   const mebibytes = (/** @type {number} */ bytes) => `${short(bytes / 2 ** 20)} MiB`;
-  board.set("Memory", service.engineBytes ? mebibytes(service.engineBytes) : "–", `API ${mebibytes(service.apiBytes)}`);
+  const models = `models ${short(service.modelBytes / 2 ** 20)} of ${mebibytes(service.maxModelBytes)}`;
+  const others = `${models}, API ${mebibytes(service.apiBytes)}`;
+  board.set("Memory", service.engineBytes ? mebibytes(service.engineBytes) : "–", others);
 }
 
 /** The card of batch sizes, counted since the page was opened or since the last restart. */

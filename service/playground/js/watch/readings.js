@@ -58,7 +58,7 @@ export function reading(now, before, model) {
  */
 export function wholeService({ samples }) {
   const states = pick(samples, "hotplate_model_state").filter((sample) => sample.value === 1);
-  const unready = states.filter((sample) => sample.labels.state !== "ready");
+  const unready = states.filter((sample) => !["ready", "idle"].includes(sample.labels.state));
   const memory = (/** @type {string} */ process) => total(samples, "hotplate_process_resident_bytes", { process });
   return {
     numModels: states.length,
@@ -68,6 +68,8 @@ export function wholeService({ samples }) {
     inFlight: Math.max(0, total(samples, "hotplate_requests_in_flight") - 1),
     engineBytes: memory("engine"),
     apiBytes: memory("api"),
+    modelBytes: total(samples, "hotplate_model_memory_bytes"),
+    maxModelBytes: total(samples, "hotplate_max_model_memory_bytes"),
   };
 }
 

@@ -4,6 +4,7 @@ import { modelPath, request } from "../api.js";
 import { context2d, h } from "../dom.js";
 import { serverTiming } from "../format.js";
 import { blobOf } from "../image_files.js";
+import { isUsable } from "../tasks.js";
 
 /** @import { Burst, CurlRequest, ModelEntry, Outcome } from "../types.d.ts" */
 
@@ -61,7 +62,7 @@ function generation(unit, members) {
 
 /** @param {ModelEntry} model */
 export function canBurst(model) {
-  return model.state === "ready" && model.task in KINDS;
+  return isUsable(model) && model.task in KINDS;
 }
 
 /** @param {ModelEntry} model */
