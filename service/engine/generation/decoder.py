@@ -8,7 +8,9 @@ CUDA the rows of a step are padded to a bucket; a padding row writes where its l
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,12 +32,15 @@ log = logging.getLogger(__name__)
 OnRun = Callable[[str, int, float], None]
 """Is told what ran: its kind, `decode` or `prefill`, the texts or tokens, and when it began."""
 
+# From this size on, NumPy asks for huge pages too: they spare the processor look-ups when whole caches are read.
+_MIN_HUGE_BYTES = 2**22
+
 
 class SlotStates:
-    """The states of all slots: for each state one buffer with a row for each slot, allocated once.
+    """The states of all slots: for each state one buffer with a row for each slot, at one address for ever.
 
-    On a CUDA device the buffers are there; ONNX Runtime's Python API cannot copy between parts of them, so states stay
-    in their slots.
+    Their pages take memory from when they are first written until `release`. On a CUDA device the buffers are there,
+    and keep it; ONNX Runtime's Python API cannot copy between parts of them, so states stay in their slots.
     """
 
     def __init__(self, specs: Sequence[StateSpec], num_slots: int, device: Device) -> None:
@@ -44,6 +49,7 @@ class SlotStates:
         self.device = device
         self.can_copy = not device.is_cuda
         self._arrays: dict[str, NDArray[Any]] = {}
+        self._pages: list[mmap.mmap] = []
         self._values: list[Any] = []  # keeps device memory alive
         self._addresses: dict[str, int] = {}
         self._zero_addresses: dict[str, int] = {}
@@ -52,17 +58,34 @@ class SlotStates:
             self._allocate(spec)
 
     def _allocate(self, spec: StateSpec) -> None:
-        array = np.zeros((self.num_slots, *spec.shape), spec.dtype)
+        shape = (self.num_slots, *spec.shape)
         zero = np.zeros((1, *spec.shape), spec.dtype)
         if self.device.is_cuda:
+            array = np.zeros(shape, spec.dtype)
             kind, index = self.device.kind, self.device.index
             values = [ort.OrtValue.ortvalue_from_numpy(source, kind, index) for source in (array, zero)]
             self._values += values
             self._addresses[spec.name], self._zero_addresses[spec.name] = (value.data_ptr() for value in values)
             return
-        self._arrays[spec.name] = array
+        array = self._arrays[spec.name] = self._map(shape, spec.dtype)
         self._zeros.append(zero)
         self._addresses[spec.name], self._zero_addresses[spec.name] = array.ctypes.data, zero.ctypes.data
+
+    def _map(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Zeros whose pages come when they are written."""
+        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        pages = mmap.mmap(-1, max(num_bytes, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if num_bytes >= _MIN_HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+            with contextlib.suppress(OSError):  # a kernel without them
+                pages.madvise(mmap.MADV_HUGEPAGE)
+        self._pages.append(pages)
+        return np.frombuffer(pages, dtype, num_bytes // dtype.itemsize).reshape(shape)
+
+    def release(self) -> None:
+        """Set all states to zero and give their memory back; only between steps."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for pages in self._pages:
+                pages.madvise(mmap.MADV_DONTNEED)
 
     def bind(self, binding: Any, first: int, num_rows: int, *, is_fresh: bool = False) -> None:
         """Bind the rows from slot `first` on as the states of a run, in place.

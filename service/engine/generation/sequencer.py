@@ -87,6 +87,11 @@ class Sequencer:
         """Whether there is nothing to do before the next call."""
         return not (self._waiting or self._decoding or self._prefilling or self._events)
 
+    def forget(self) -> None:
+        """Give back the memory of the slots, with the prompts in them; nothing may be running."""
+        self._slots.reset()
+        self._decoder.states.release()
+
     # --- arrivals and departures, between steps ---
 
     def submit(self, sequence: Sequence) -> None:

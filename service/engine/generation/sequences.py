@@ -101,6 +101,9 @@ class States(Protocol):
     def swap(self, first: int, second: int, length: int) -> None:
         """Swap what two slots hold."""
 
+    def release(self) -> None:
+        """Give the memory of all slots back."""
+
 
 class SlotDecoder(Protocol):
     """A `Decoder`, as far as sequences use it."""

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # A text that has come this far is not to blame if the engine ends.
 NUM_PROVEN_TOKENS = 8
+# So long after the last text, slots keep the prompts that the next one may begin with.
+FORGET_SECONDS = 300.0
 
 # How fast the usual time of a step is learned.
 STEP_WEIGHT = 0.2
@@ -229,11 +231,16 @@ class SequencerThread:
 
     def _take_orders(self) -> bool:
         """Carry out the pending orders, waiting for one while there is nothing else to do; False at the end."""
+        patience: float | None = FORGET_SECONDS
         while True:
             try:
-                order = self._orders.get(block=self._sequencer.is_idle)
+                order = self._orders.get(block=self._sequencer.is_idle, timeout=patience)
             except queue.Empty:
-                return True
+                if not self._sequencer.is_idle:
+                    return True
+                self._sequencer.forget()
+                patience = None
+                continue
             if order is None:
                 return False
             act, sequence = order

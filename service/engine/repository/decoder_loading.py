@@ -71,6 +71,7 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
         error = max(_verify(best.decoder, golden, n, tolerance) for n in {1, best.decoder.num_slots})
     except InferenceFailed as failure:
         raise rejection(failure) from failure
+    best.decoder.states.release()
     cost = StepCost(best.decode_seconds, best.chunk_seconds / min(MEASURED_CHUNK, best.decoder.max_chunk))
     return LoadedDecoder(best.decoder, cost, best.num_threads, error, best.decoder.providers)
 

@@ -11,10 +11,12 @@ from models.manifest import StateSpec
 from service.engine.generation.decoder import SlotStates
 from service.engine.runtime.runtime import EXIT_DEVICE_LOST, Device
 from service.errors import InferenceFailed
+from service.telemetry.metrics import private_bytes
 from tests.fake_models.text_generation import AttentionDecoder, TinyDecoder, random_tokens
 from tests.service.engine.texts import KINDS, decoder, network
 
 TOKENS = np.array(random_tokens(20))
+MIB = 2**20
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,6 +56,30 @@ def test_a_copy_moves_only_the_tokens_that_count() -> None:
 
     assert (array[1, :, :4] == 1).all()
     assert (array[1, :, 4:] == 2).all()
+
+
+def test_slots_take_memory_as_they_are_written_and_give_it_back_when_it_is_released() -> None:
+    spec = StateSpec(name="key", datatype="FP32", shape=(2, 4096, 64), length_axis=1)  # 2 MiB a slot
+    before = private_bytes()
+    states = SlotStates((spec,), 32, Device("cpu"))
+    assert private_bytes() - before < 6 * MIB
+    states._arrays["key"][:16] = 1
+    assert private_bytes() - before > 30 * MIB
+    address = states._arrays["key"].ctypes.data
+
+    states.release()
+
+    assert private_bytes() - before < 6 * MIB
+    assert not states._arrays["key"][15].any()
+    assert states._arrays["key"].ctypes.data == address  # as it is bound
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_released_slots_compute_as_new_ones(kind: type[TinyDecoder]) -> None:
+    made = decoder(kind)
+    made.prefill(2, np.array(random_tokens(20, 5)), 0, [])
+    made.states.release()
+    assert np.allclose(made.prefill(2, TOKENS[:5], 0, [4]), network(kind).logits(TOKENS)[4], atol=1e-3)
 
 
 def test_a_token_beyond_the_vocabulary_fails_in_our_words() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from service.engine.device_turns import DeviceTurns, Share
+from service.engine.generation import text_generator
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.sequences import Sequence, StepEvents
 from service.engine.generation.text_generator import SequencerThread
@@ -23,6 +24,7 @@ from service.errors import Cancelled, InferenceFailed
 from service.telemetry.language_metrics import LanguageMetrics
 from service.telemetry.metrics import Metrics
 from tests.fake_models.text_generation import AttentionDecoder, random_tokens
+from tests.servers import until
 from tests.service.engine.fakes import Faults
 from tests.service.engine.texts import COST, decoder, network
 
@@ -93,6 +95,22 @@ def test_a_defect_fails_the_texts_in_hand_and_the_thread_goes_on(defect: type[Ex
     assert isinstance(outcome, InferenceFailed)
     assert isinstance(outcome.__cause__, defect)
     assert case.outcome(case.submit(seed=1)).reason == "length"
+
+    case.thread.close()
+
+
+def test_slots_that_were_long_without_a_text_give_their_memory_back_and_remember_no_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(text_generator, "FORGET_SECONDS", 0.05)
+    case = Case()
+    first = case.submit()
+    case.outcome(first)
+    until(lambda: not any(array.any() for array in case.decoder.states._arrays.values()))
+
+    again = case.submit()
+    assert case.outcome(again).cached_tokens == 0
+    assert again.new_tokens == first.new_tokens
 
     case.thread.close()
 
