@@ -185,7 +185,7 @@ class Settings(BaseSettings):
         "good as fp32.",
     )
     max_sequences: Count = Field(
-        32, description="Texts that a language model continues at once: slots, each with memory for a whole context."
+        32, description="Texts that a language model continues at once: slots, which take memory as they fill."
     )
     max_step_tokens: Count = Field(
         256, description="Tokens in one step of a language model: one for each running text, the rest from prompts."

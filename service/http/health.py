@@ -111,7 +111,7 @@ _LIVEZ = Document(
 _READYZ = Document(
     summary="Can this process take requests?",
     description="Ready: every model of the start, and each that has been ready since, is loaded, has reproduced its "
-    "golden outputs and is warmed up.",
+    "golden outputs and is warmed up, or gave its memory back and is loaded again for the next request.",
     request={},
     responses={503: {"model": Readiness, "description": "Not every model is ready, or the service is draining."}},
     answers=(Readiness,),

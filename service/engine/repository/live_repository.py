@@ -419,6 +419,7 @@ class LiveRepository:
         self._set(new)
         if old is not None and old.is_loaded:
             self._track(key, drain(old, 0.0))
+        await self.residency.relieve()
         return True
 
     async def _is_left_idle(self, folder: Path, config: ModelConfig, fingerprint: Fingerprint) -> bool:

@@ -193,8 +193,18 @@ class Residency:
                 unused.append(version)
         if unused:
             await self._give_back(unused, "idle")
-        if not self.has_room(0) and (victims := self._victims(0)):
-            await self._give_back(victims, "memory")
+        await self.relieve()
+
+    async def relieve(self) -> None:
+        """Have versions give their memory back if all take more than they may: one has grown, or was guessed too low.
+
+        The last that was used stays in any case: it may not be the models that have grown.
+        """
+        latest = max((version.used_at for version in self._loaded()), default=0.0)
+        if not self.has_room(0):
+            victims = [version for version in self._victims(0) if version.used_at < latest]
+            if victims:
+                await self._give_back(victims, "memory")
 
     def _loaded(self) -> list[Version]:
         """The versions that could give memory back."""

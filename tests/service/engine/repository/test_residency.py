@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.engine.engine import Engine
-from service.engine.repository import live_repository
+from service.engine.repository import live_repository, residency
 from service.engine.repository.load_journal import Key, LoadJournal
 from service.engine.repository.loading import load_version
 from service.engine.repository.residency import MIB, Residency, default_budget_bytes
@@ -367,30 +367,36 @@ def write_dozen(repository: Path) -> list[str]:
 
 
 def test_a_dozen_models_are_served_with_memory_for_three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.engine.repository.residency.IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(residency, "IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(residency, "MAX_IN_USE_SECONDS", 0.0)
     names = write_dozen(tmp_path / "repository")
     sizes: list[int] = []
 
     async def measure(_: Engine, client: EngineClient) -> None:
-        sizes.append(state_of(client, names[0]).memory_bytes)
+        sizes.append(state_of(client, names[1]).memory_bytes)  # the first brings what all share
 
     async def work(engine: Engine, client: EngineClient) -> None:
-        loaded = lambda: [key[0] for key, version in engine.repository.versions.items() if version.is_loaded]  # noqa: E731
+        shared = engine.repository.residency
+
+        def loaded() -> list[str]:
+            assert shared.used_bytes <= shared.budget_bytes + 8 * MIB  # of the test itself
+            return [name for (name, _), version in engine.repository.versions.items() if version.is_loaded]
+
         assert client.is_ready
-        assert 1 <= len(loaded()) <= 3
+        assert 1 <= len(loaded()) <= 5  # what a load is found to take varies
         assert state_of(client, names[-1]).state == "idle"
         assert state_of(client, names[-1]).reason == "not loaded yet: others have the memory"
         for _ in range(2):
             for index, name in enumerate(names):
                 assert np.array_equal(await ask(client, name, ROWS), (index + 2) * ROWS)
                 assert name in loaded()
-                assert len(loaded()) <= 3
+                assert len(loaded()) <= 5
         assert client.is_ready
         before = num_loads(engine, names[-1])
         assert np.array_equal(await ask(client, names[-1], ROWS), 13 * ROWS)
         assert num_loads(engine, names[-1]) == before  # the last that was used is still there
 
-    serve(tmp_path / "repository", measure, names[0], model_control="explicit")
+    serve(tmp_path / "repository", measure, *names[:2], model_control="explicit")
     serve(tmp_path / "repository", work, model_memory_bytes=int(3.5 * sizes[0]))
 
 
@@ -461,7 +467,8 @@ def test_changes_on_disk_are_followed_while_a_model_is_idle(repository: Path) ->
 def test_a_model_without_a_manifest_makes_room_for_itself_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.engine.repository.residency.IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(residency, "IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(residency, "MAX_IN_USE_SECONDS", 0.0)
     repository = tmp_path / "repository"
     for index, name in enumerate("abc"):
         write_bare(repository, name, heavy_bytes(index + 2.0, 40 * MIB))
