@@ -61,8 +61,8 @@ def list_models(context: typer.Context) -> None:
 def _runs_as(service: Service, model: str) -> str:
     card = service.ask("GET", model_path(model))
     batching, precision = card["batching"], card.get("precision")
-    in_precision = f", {precision['precision']}" if precision else ""
-    return f"{batching['instances']} x {batching['threads']}, batch {batching['max_batch_size']}{in_precision}"
+    in_precision = f" {precision['precision']}" if precision else ""
+    return f"{batching['instances']} x {batching['threads']}{in_precision}, batch {batching['max_batch_size']}"
 
 
 @models_app.command("show")
