@@ -105,7 +105,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
 
     def overrides(self) -> dict[str, Any]:
         """The service settings that this file overrides, by name."""
-        names = ("max_queue_delay_seconds", "max_queue_rows", "instances", "threads", "precision", "idle_unload_seconds")
+        counts = ("max_queue_rows", "instances", "threads")
+        names = ("max_queue_delay_seconds", *counts, "precision", "idle_unload_seconds")
         values = {name: getattr(self, name) for name in names}
         values["max_batch_size"] = self.max_batch_size or None
         return {name: value for name, value in values.items() if value is not None}

@@ -33,7 +33,7 @@ def quantized(content: bytes, *, is_dynamic: bool = False) -> bytes:
     scale = np.float32(np.abs(values).max() / 127)
     graph.initializer.remove(weights)
     for name, value in (("levels", np.round(values / scale).astype(np.int8)), ("step", scale)):
-        graph.initializer.append(numpy_helper.from_array(value, name))
+        graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     nodes = [helper.make_node("DequantizeLinear", ["levels", "step"], ["weights"])]
     if is_dynamic:
         # Light images take a range of 0 to 1, dark ones a narrower one: with 3 levels for the former, few are left.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -61,7 +62,7 @@ def network(*, factor: float = 1.0, outlier: float = 0.0) -> onnx.ModelProto:
     }
     initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()]
     initializers.append(numpy_helper.from_array(np.array([2, 3]), "sides"))
-    pads = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    pads: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     nodes = [
         helper.make_node("Transpose", ["image"], ["planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["planes"], ["levels"], to=TensorProto.FLOAT),
