@@ -20,6 +20,7 @@ from service.engine.runtime.runtime import (
     ArenaGuard,
     Device,
     available_cpus,
+    available_memory_bytes,
     bucket_for,
     open_session,
 )
@@ -281,3 +282,30 @@ def test_the_quota_of_cgroup_v1_bounds_the_cpus(tmp_path: Path) -> None:
 
 def test_without_a_cgroup_the_affinity_mask_counts(tmp_path: Path) -> None:
     assert available_cpus(tmp_path) == HOST_CPUS
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "file"),
+    [
+        ("0::/", ".", "memory.max"),
+        ("0::/system.slice/hotplate.service", "system.slice/hotplate.service", "memory.max"),
+        ("0::/system.slice/hotplate.service", "system.slice", "memory.max"),
+        ("8:memory:/", "memory", "memory.limit_in_bytes"),
+        ("8:memory:/limited", "memory/limited", "memory.limit_in_bytes"),
+        ("8:memory:/docker/5fe1", "memory", "memory.limit_in_bytes"),  # a container sees its own cgroup as the root
+    ],
+)
+def test_the_least_limit_of_a_cgroup_and_those_above_it_bounds_the_memory(
+    tmp_path: Path, line: str, folder: str, file: str
+) -> None:
+    own = tmp_path / "own"
+    own.write_text(f"9:pids:/elsewhere\n{line}\n")
+    whole = available_memory_bytes(tmp_path / "none", own)
+    (tmp_path / "cgroup" / folder).mkdir(parents=True)
+    (tmp_path / "cgroup" / folder / file).write_text("1000000\n")
+    (tmp_path / "cgroup" / "elsewhere").mkdir()
+    (tmp_path / "cgroup" / "elsewhere" / file).write_text("1\n")
+
+    assert available_memory_bytes(tmp_path / "cgroup", own) == 1_000_000
+    (tmp_path / "cgroup" / folder / file).write_text("max\n")
+    assert available_memory_bytes(tmp_path / "cgroup", own) == whole
