@@ -28,6 +28,7 @@ def speedup(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return {name: {str(size): by_precision[name][str(size)] for size in sizes} for name in opened}
 
     monkeypatch.setattr(precision, "_seconds", seconds)
+    monkeypatch.setattr(precision, "_measured_speedups", {})
     return factors
 
 
@@ -49,6 +50,16 @@ def test_the_faster_variant_serves_and_says_why(tmp_path: Path, speedup: dict[st
     np.testing.assert_allclose(outputs["activation_map"], expected, atol=1e-4)
     assert loaded.golden_error is not None
     assert loaded.golden_error < 1e-3
+
+
+def test_a_version_that_is_loaded_again_answers_as_before(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_with_int8(tmp_path, "tiny")
+    before = load(folder).precision
+
+    speedup.update({"1": 0.5, "8": 0.5})
+
+    assert load(folder).precision == before
+    assert load(folder, {"max_batch_size": 1}).precision.precision == "fp32"  # another question is measured
 
 
 @pytest.mark.parametrize(
@@ -178,6 +189,7 @@ def test_the_real_clock_compares_the_smallest_and_the_largest_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(precision, "_measured_speedups", {})
     folder = write_with_int8(tmp_path, "tiny")
 
     found = load(folder).precision
