@@ -93,6 +93,7 @@ ELSEWHERE = {
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
     r"hotplate import \w+/": ("tests/models/importing/test_huggingface.py", "a hub on the machine stands in"),
     r"hotplate serve --tls": ("tests/service/test_tls.py", "scripts are run against a service without TLS"),
+    r"hotplate tune\b": ("tests/service/cli/test_tune.py", "it measures for minutes, and alone on the machine"),
     r"hotplate (push|pull)\b": ("tests/service/exchange/test_readme.py", "no registry or hub is at those addresses"),
     r"python -m loadtests\.conformance\b": ("tests/loadtests/test_conformance.py", "all of them take half an hour"),
     r"python -m loadtests\.gpu_report\b": ("tests/loadtests/test_gpu_report.py", "it needs a GPU"),

@@ -21,6 +21,7 @@ from service.cli.importing import import_model
 from service.cli.keys import keys_app
 from service.cli.models import check, models_app
 from service.cli.serve import serve
+from service.cli.tune import tune
 from service.cli.versions import new_version, promote, roll_back
 from service.errors import StartupError
 from service.tasks.registry import FOLDERS
@@ -78,6 +79,7 @@ def bench(context: typer.Context) -> None:
 app.command("serve")(serve)
 app.add_typer(models_app, name="models")
 app.command()(check)
+app.command()(tune)
 app.command("import")(import_model)
 app.command()(push)
 app.command()(pull)

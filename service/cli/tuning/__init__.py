@@ -1,0 +1,1 @@
+"""Finds the settings of a model for a latency target by measuring."""
