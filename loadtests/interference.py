@@ -26,7 +26,7 @@ from loadtests.http_client import Caller, post
 from loadtests.report import Column, Report, Sheet, sheet
 from loadtests.results import SERVICE, Case, Cell, Figures, Results, Verdict, ratio
 from loadtests.sample import PHOTOGRAPHS, read_photographs, resized_jpeg
-from loadtests.servers import Server, checked_out
+from loadtests.servers import Server, checked_out, shipped_models
 
 CLASSIFIER, PAINTER, WRITER = "cifar10", "painter", "novelist"
 CLASSIFY, STREAM, PAINT = "classify", "token", "paint"
@@ -265,7 +265,7 @@ class Interference(Bench):
             servers = {SERVICE: stack.enter_context(self.serve(self.options.repository, *models))}
             if self.options.commit:
                 root, name = stack.enter_context(checked_out(self.options.commit)), self.options.commit[:9]
-                earlier = self.serve(self.options.repository, *models, name=name, root=root)
+                earlier = self.serve(shipped_models(root), *models, name=name, root=root)
                 servers[name] = stack.enter_context(earlier)
             steps = [
                 self.step(name, server, kind, beside)

@@ -173,6 +173,11 @@ def running(
         stop_tree(process)
 
 
+def shipped_models(root: Path) -> Path:
+    """The models that ship with a checkout: an earlier service may not understand what later ones say of theirs."""
+    return root / REPOSITORY.relative_to(ROOT)
+
+
 @contextlib.contextmanager
 def checked_out(revision: str) -> Iterator[Path]:
     """An earlier commit of this project, in a folder that is removed when the block ends.

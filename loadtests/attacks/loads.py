@@ -13,7 +13,7 @@ import numpy as np
 from loadtests.attacks import wire
 from loadtests.attacks.attack import NotHeld, Target, attack, require, require_status
 from loadtests.attacks.stages import not_a_number, open_axes, write_bare
-from loadtests.servers import REPOSITORY
+from loadtests.servers import shipped_models
 
 _LOAD_SECONDS = 60.0
 _GOLDEN = "golden.npz"
@@ -98,7 +98,7 @@ def names(target: Target) -> str:
 def _copied(target: Target, name: str) -> Path:
     """A model like `mnist` under another name."""
     folder = target.repository / name / "1"
-    shutil.copytree(REPOSITORY / "mnist" / "1", folder)
+    shutil.copytree(shipped_models(target.root) / "mnist" / "1", folder)
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"name": name}))
     return folder

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from loadtests.servers import REPOSITORY, ROOT, ServerError
+from loadtests.servers import ROOT, ServerError, shipped_models
 
 ECHO, LOOP, SWELL = "echo", "loop", "swell"
 ECHO_ROWS, ECHO_WIDTH = 28, 2**18
@@ -78,9 +78,8 @@ def prepare(stage: Stage, folder: Path, root: Path = ROOT) -> Prepared:
         write_bare(repository, name, _GRAPHS[name]())
     keys = {name: _new_key(name, scope, keys_file, root) for name, scope in stage.keys}
     limits = [str(word) for pair in _LIMITS.items() for word in pair]
-    # The shipped models of this tree: an earlier commit has the same.
-    wanted = [*limits, *_PLAIN, "--repository", str(REPOSITORY), "--models", ",".join((*stage.shipped, *stage.bare))]
-    wanted += stage.options
+    wanted = [*limits, *_PLAIN, "--repository", str(shipped_models(root))]
+    wanted += ["--models", ",".join((*stage.shipped, *stage.bare)), *stage.options]
     if keys:
         wanted += ["--api-keys-file", str(keys_file)]
     return Prepared(tuple(known(wanted, root)), repository, keys, keys_file)

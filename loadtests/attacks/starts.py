@@ -17,7 +17,7 @@ from loadtests import procfs
 from loadtests.attacks import wire
 from loadtests.attacks.attack import Target, attack, require
 from loadtests.attacks.deaths import ENGINE, until
-from loadtests.servers import REPOSITORY, free_port, stop_tree
+from loadtests.servers import free_port, shipped_models, stop_tree
 
 _READY_SECONDS, _REFUSED_SECONDS = 40.0, 15.0
 _MODELS = ("--models", "mnist", "--instances", "1", "--threads", "1", "--log-format", "json", "--device", "cpu")
@@ -32,7 +32,7 @@ class Started:
         command = [sys.executable, "-m", "service", "serve", "--port", str(self.port), "--grpc-port", "off"]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, "--repository", str(REPOSITORY), *_MODELS, *options],
+                [*command, "--repository", str(shipped_models(target.root)), *_MODELS, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

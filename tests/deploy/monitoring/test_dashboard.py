@@ -18,6 +18,7 @@ from tests.deploy.tools import PROJECT
 from tests.fake_models.classification import LinearClassifier
 from tests.fake_models.image_generation import write_gan
 from tests.fake_models.text_generation import AttentionDecoder
+from tests.fake_models.variants import write_with_int8
 from tests.servers import RunningService, until
 from tests.service.http.calls import encoded
 
@@ -59,10 +60,12 @@ def names_in(expression: str) -> set[str]:
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPrometheus]:
     folder, repository = tmp_path_factory.mktemp("prometheus"), tmp_path_factory.mktemp("watched")
     network = LinearClassifier()
-    network.write(repository, "tiny")
+    write_with_int8(repository, "tiny", network=network)
     (network.write(repository, "tiny", "2") / "manifest.json").write_text("{}")  # it will be rejected
     AttentionDecoder().write(repository)
     write_gan(repository)
+    # It gives its memory back each time that the engine looks, and is loaded again by the next request.
+    (repository / "tiny-gan" / "config.toml").write_text("idle_unload_seconds = 0.001\n")
     with RunningService(repository, *OPTIONS) as service:
         service.wait_until_ready()
         target = service.url.removeprefix("http://")
