@@ -58,7 +58,7 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     left, keep = launch.notes, heartbeat.keep
     journal = LoadJournal(left.get(LOADS, ""), partial(keep, LOADS), _ending(launch.last_status))
     trials = TrialJournal(
-        left.get(TRIALS, ""), partial(keep, TRIALS), launch.last_status, is_explained=journal.was_loading
+        left.get(TRIALS, ""), partial(keep, TRIALS), launch.last_status, is_explained=journal.blames_load
     )
     engine = Engine(settings, choose_device(settings.device), metrics, journal, trials)
     loop = asyncio.get_running_loop()

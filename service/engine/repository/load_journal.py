@@ -56,18 +56,19 @@ def digest_of(fingerprint: Fingerprint, config: ModelConfig) -> str:
 class LoadJournal:
     """Reads what the last engine left, and has notes kept for the next one.
 
-    `left` is what `keep` was last given by the engine before. `ending` says how that one ended; `was_loading`: it did
-    while it loaded a version.
+    `left` is what `keep` was last given by the engine before. `ending` says how that one ended; `blames_load`: it was
+    for a load, as far as can be told.
     """
 
     def __init__(self, left: str = "", keep: Callable[[str], None] | None = None, ending: str = "") -> None:
         self._keep = keep
         self._notes = _read(left)
-        self.was_loading = self._notes.loading is not None
+        self.blames_load = False
         if (load := self._notes.loading) is not None:
             self._notes.loading = None
             if not self._is_spared(load):
                 self._blame(load, ending)
+                self.blames_load = True
             self._write()
 
     def _is_spared(self, load: _Load) -> bool:
