@@ -50,11 +50,12 @@ def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: R
         expect(shown).to_contain_text(card["manifest"]["description"])
         expect(shown.locator(".model-score b")).to_have_text(score)
         facts = shown.locator("dd").all_inner_texts()
-        manifest = card["manifest"]
+        manifest, precision = card["manifest"], card["precision"]
         assert facts == [
             manifest["evaluation"][0]["dataset"],
             f"{manifest['training']['parameters']:,}",
             card["device"],
+            *([f"{precision['precision']}: {precision['reason']}"] if precision else []),
         ]
     expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
 

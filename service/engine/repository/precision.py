@@ -125,13 +125,12 @@ def _fastest(
     """The variant with the best speed over all sizes, if it wins clearly."""
     gains = {name: math.prod(each.values()) ** (1 / len(each)) for name, each in speedups.items()}
     best = max(gains, key=lambda name: gains[name])
-    times = ", ".join(f"{factor:.2f} at batch {size}" for size, factor in speedups[best].items())
-    found = f"{best} is so many times as fast as fp32: {times}"
+    times = ", ".join(f"{factor:.2f} times at batch {size}" for size, factor in speedups[best].items())
     if gains[best] <= MIN_GAIN:
-        return ServedPrecision(FP32, f"{found}; that is too little", speedups, obstacles)
+        return ServedPrecision(FP32, f"{best} is hardly faster: {times}", speedups, obstacles)
     loss = loss_of(files.manifest, variants[best])
     lost = "" if loss is None else f"; it loses {max(loss, 0.0):.2g} {unit_of(files.manifest)}"
-    return ServedPrecision(best, found + lost, speedups, obstacles)
+    return ServedPrecision(best, f"faster than fp32: {times}{lost}", speedups, obstacles)
 
 
 # --- the graphs of one precision ---

@@ -44,7 +44,7 @@ def test_the_faster_variant_serves_and_says_why(tmp_path: Path, speedup: dict[st
 
     assert loaded.precision.precision == "int8"
     assert loaded.precision.speedups == {"int8": {"1": 2.0, "8": 2.0}}
-    assert "2.00 at batch 1, 2.00 at batch 8; it loses 0 percentage points" in loaded.precision.reason
+    assert "2.00 times at batch 1, 2.00 times at batch 8; it loses 0 percentage points" in loaded.precision.reason
     outputs = loaded.graphs["model"].runners[0].run({"image": images}, 3, ("activation_map",))
     expected = run_alone((folder / FILE).read_bytes(), images)["activation_map"]
     np.testing.assert_allclose(outputs["activation_map"], expected, atol=1e-4)
