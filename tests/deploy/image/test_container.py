@@ -63,7 +63,9 @@ def test_it_answers_over_grpc_what_the_model_was_trained_to_say(container: Conta
         result = client.infer("fashion-mnist", [asked]).as_numpy("probabilities")
 
     assert is_ready
-    np.testing.assert_allclose(result, golden.outputs["probabilities"], atol=1e-3)
+    # In fp32 as torch computed, or in a precision that this machine has found to be faster.
+    served = (golden.outputs, *golden.variants.values())
+    assert min(np.abs(result - outputs["probabilities"]).max() for outputs in served) < 1e-3
 
 
 def test_its_health_check_passes_and_can_fail(container: Container) -> None:

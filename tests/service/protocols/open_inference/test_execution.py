@@ -51,6 +51,9 @@ class NotingClient:
     def choose(self, reference: str) -> ReadyModel:
         return self.resolve(reference)
 
+    def precision_of(self, _name: str, _version: str) -> str:
+        return ""
+
     def compute(
         self, target: InferTarget, _payload: object, num_rows: int, timeout_seconds: float, _account: Account
     ) -> asyncio.Future[Any]:
