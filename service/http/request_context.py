@@ -9,7 +9,8 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -82,6 +83,20 @@ class RequestContext:
     def limit_fields(self) -> tuple[tuple[str, str], ...]:
         """The header fields that tell the caller what is left of his limits."""
         return () if self.account.quota is None else self.account.quota.fields()
+
+    @contextmanager
+    def leaving(self, cancel: Callable[[], object]) -> Iterator[None]:
+        """Cancel when the caller leaves before the end of the block, or has left; keep nothing for it afterwards.
+
+        A connection is a cycle that is collected late: what it can reach must not hold what was computed.
+        """
+        before, self.on_disconnect = self.on_disconnect, cancel
+        if self.is_disconnected:
+            cancel()
+        try:
+            yield
+        finally:
+            self.on_disconnect = before
 
     def disconnect(self) -> None:
         """Mark the request as disconnected and cancel its work."""

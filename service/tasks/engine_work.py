@@ -40,20 +40,16 @@ class EngineWork:
         """
         context = self._context
         task = asyncio.ensure_future(job)
-        context.on_disconnect = task.cancel
-        if context.is_disconnected:
-            task.cancel()
         try:
-            async with asyncio.timeout_at(self._deadline):
-                return await task
+            with context.leaving(task.cancel):
+                async with asyncio.timeout_at(self._deadline):
+                    return await task
         except TimeoutError as error:
             raise self._deadline_passed() from error
         except asyncio.CancelledError as error:
             if context.is_disconnected:
                 raise Cancelled("The caller disconnected.") from error
             raise
-        finally:
-            context.on_disconnect = None
 
     def seconds_left(self) -> float:
         """The time until the deadline.

@@ -154,10 +154,8 @@ class TaskRoute(ABC):
         context = request.context
         seconds = self.timeout_seconds(request) if work is None else work.seconds_left()
         call = self.client.infer(request.model, graph, outputs, rows, len(rows), seconds, account=context.account)
-        if context.is_disconnected:
-            self.client.cancel(call)
-        context.on_disconnect = lambda: self.client.cancel(call)
-        arrays, context.timing = await call
+        with context.leaving(lambda: self.client.cancel(call)):
+            arrays, context.timing = await call
         return arrays
 
 

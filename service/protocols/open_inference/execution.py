@@ -148,10 +148,8 @@ class Execution:
         prepared = self.prepare(target, request, inputs, seconds)
         rows = prepared.rows
         call = self.client.compute(prepared.target, rows.payload, rows.num_rows, seconds, context.account)
-        context.on_disconnect = lambda: self.client.cancel(call)
-        if context.is_disconnected:
-            self.client.cancel(call)
-        arrays, context.timing = await call
+        with context.leaving(lambda: self.client.cancel(call)):
+            arrays, context.timing = await call
         if prepared.answer.is_costly and sum(array.nbytes for array in arrays.values()) > INLINE_BYTES:
             return await off_loop(prepared.answer.result, arrays)
         return prepared.answer.result(arrays)

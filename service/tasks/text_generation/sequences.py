@@ -109,14 +109,12 @@ class Sequences:
 
         Raises: the first ServiceError of any sequence, which cancels the others.
         """
-        self._context.on_disconnect = self.cancel
         try:
-            if self._context.is_disconnected:
-                self.cancel()
-            if len(self.all) == 1:
-                await self._follow(self.all[0], send)
-            else:
-                await self._follow_all(send)
+            with self._context.leaving(self.cancel):
+                if len(self.all) == 1:
+                    await self._follow(self.all[0], send)
+                else:
+                    await self._follow_all(send)
         finally:
             self.cancel()  # including sequences that no task follows yet
         self._context.timing = self._timing()
