@@ -29,6 +29,7 @@ def test_a_command_is_understood(module: str, arguments: str, monkeypatch: pytes
     for name in ("train", "compare", "optimize", "_settings", "study", "load_parts"):
         if hasattr(importlib.import_module(module), name):
             monkeypatch.setattr(f"{module}.{name}", understood)
+    monkeypatch.setattr("training.export.exported.load_parts", understood)
     with pytest.raises(Parsed):
         importlib.import_module(module).main(shlex.split(arguments))
 

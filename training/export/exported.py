@@ -6,7 +6,8 @@ For commands that change a version without training.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 from tqdm import tqdm
 
-from models.manifest import Manifest
+from models.manifest import Manifest, read_manifest
 from training.data.datasets import DEFAULT_CACHE, Images, Parts, load_dataset, split
+from training.data.formats import DataError
 from training.export.version import DEFAULT_REPOSITORY, ExportError
 from training.networks.resnet import INPUT_NAME
 
@@ -72,8 +74,26 @@ def run_rows(session: InferenceSession, levels: torch.Tensor, title: str) -> Out
     return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*found, strict=True), strict=True)}
 
 
-def parse_arguments(command: str, description: str, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line of a command that changes an exported version."""
+Change = Callable[[Path, Parts], Manifest]
+"""Changes the version in a folder, with its data; returns the new manifest."""
+
+
+def run_command(
+    command: str, description: str, change: Change, tell: Callable[[Manifest], str], arguments: Sequence[str] | None
+) -> int:
+    """Change the version that a command line names, and `tell` what came of it; returns the exit status."""
+    given = _parse(command, description, arguments)
+    folder = given.repository / given.model / given.model_version
+    try:
+        manifest = change(folder, load_parts(read_manifest(folder), given.data, given.cache))
+    except (DataError, ExportError, ValueError, OSError) as error:
+        tqdm.write(f"error: {error}", file=sys.stderr)
+        return 2
+    tqdm.write(f"{folder}: {tell(manifest)}")
+    return 0
+
+
+def _parse(command: str, description: str, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m training.export.{command}", description=description)
     parser.add_argument("--model", required=True, help="name of the exported model")
     parser.add_argument("--model-version", default="1", metavar="N", help="its version (default: 1)")

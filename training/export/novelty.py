@@ -20,17 +20,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
-from tqdm import tqdm
 
 from models.golden import Golden, read_golden, write_golden
 from models.manifest import Manifest, Novelty, read_manifest, write_manifest
 from training.data.datasets import Parts
-from training.data.formats import DataError
 from training.export.exported import (
-    load_parts,
-    parse_arguments,
     require_same_held_out,
     rows_of,
+    run_command,
     run_rows,
 )
 from training.export.quantization import add_int8
@@ -158,22 +155,15 @@ def extend_version(folder: Path, parts: Parts) -> Manifest:
     return read_manifest(folder)
 
 
+def _told(manifest: Manifest) -> str:
+    assert manifest.novelty is not None
+    return f"{manifest.novelty.test_share:.2%} of the test images are novel; 5 % of the held-out ones"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    given = parse_arguments(
-        "novelty",
-        "Add the output `novelty` to an exported classifier, calibrated on the images it held out.",
-        arguments,
-    )
-    folder = given.repository / given.model / given.model_version
-    try:
-        manifest = extend_version(folder, load_parts(read_manifest(folder), given.data, given.cache))
-    except (DataError, ExportError, ValueError, OSError) as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
-        return 2
-    assert manifest.novelty is not None
-    tqdm.write(f"{folder}: {manifest.novelty.test_share:.2%} of the test images are novel; 5 % of the held-out ones")
-    return 0
+    about = "Add the output `novelty` to an exported classifier, calibrated on the images it held out."
+    return run_command("novelty", about, extend_version, _told, arguments)
 
 
 if __name__ == "__main__":

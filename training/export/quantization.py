@@ -42,8 +42,7 @@ from models.manifest import (
 )
 from models.variants import obstacle
 from training.data.datasets import Images, Parts
-from training.data.formats import DataError
-from training.export.exported import load_parts, parse_arguments, require_same_held_out, rows_of, run_rows
+from training.export.exported import require_same_held_out, rows_of, run_command, run_rows
 from training.export.version import MAX_PARITY_ERROR, ExportError, open_graph, replaced_folder, run_graph
 from training.networks.resnet import GRAPH, INPUT_NAME
 
@@ -294,26 +293,19 @@ def extend_version(folder: Path, parts: Parts) -> Manifest:
     return read_manifest(folder)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    given = parse_arguments(
-        "quantization",
-        "Add a variant in int8 to an exported classifier, calibrated on the images it held out.",
-        arguments,
-    )
-    folder = given.repository / given.model / given.model_version
-    try:
-        manifest = extend_version(folder, load_parts(read_manifest(folder), given.data, given.cache))
-    except (DataError, ExportError, ValueError, OSError) as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
-        return 2
+def _told(manifest: Manifest) -> str:
     variant = next(each for each in manifest.variants if each.precision == "int8")
     scores = {each.split: each.value for each in variant.evaluation}
     fp32_layers = ", ".join(variant.fp32_layers) or "none"
-    tqdm.write(f"{folder}: test accuracy {scores['test']:.2%} in int8; layers left in fp32: {fp32_layers}")
-    if reason := obstacle(manifest, variant):
-        tqdm.write(f"the service will not choose it by itself: {reason}")
-    return 0
+    told = f"test accuracy {scores['test']:.2%} in int8; layers left in fp32: {fp32_layers}"
+    reason = obstacle(manifest, variant)
+    return f"{told}\nthe service will not choose it by itself: {reason}" if reason else told
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    about = "Add a variant in int8 to an exported classifier, calibrated on the images it held out."
+    return run_command("quantization", about, extend_version, _told, arguments)
 
 
 if __name__ == "__main__":
