@@ -3,30 +3,28 @@
     python -m training.export.quantization --model mnist --data DIR
 
 An export does so for a network that was just trained; the command for a version that was exported before, without
-training. Which variant serves is decided where it runs, by `models/variants.py` and by measuring. Facts on the numbers:
-https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+training. How is in `models/importing/quantization.py`; which variant serves is decided where it runs, by
+`models/variants.py` and by measuring.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 from onnxruntime import InferenceSession
-from onnxruntime.quantization import QuantType, quantize_static
 from tqdm import tqdm
 
 from models.golden import Tensors, largest_error, read_golden, write_golden
+from models.importing.quantization import METHOD, Quantizer, choose_fp32_layers
 from models.manifest import (
     MANIFEST_FILE,
     Agreement,
@@ -47,13 +45,7 @@ from training.export.version import MAX_PARITY_ERROR, ExportError, open_graph, r
 from training.networks.resnet import GRAPH, INPUT_NAME
 
 FILE = f"{GRAPH}.int8.onnx"
-METHOD = "least and largest; activations of 8 bits, weights of 7 bits per channel"
-# Convolutions are nearly all of the arithmetic. What stands between two of them is computed in int8 as well, or each
-# would need a conversion on either side; the few numbers behind the last one stay in fp32.
-_LAYERS = ["Conv", "Add"]
-_OPERATORS = [*_LAYERS, "MaxPool", "Relu"]
 _NUM_CALIBRATION = 512
-_CALIBRATION_ROWS = 64
 _COMPARED_ROWS = 256
 # On the held-out images: half of what the service allows on the test images.
 _MAX_HELD_OUT_LOSS = 0.0005
@@ -69,10 +61,11 @@ def add_int8(folder: Path, parts: Parts) -> Variant | None:
     manifest = parse_manifest((folder / MANIFEST_FILE).read_bytes())
     fp32 = open_graph(folder / f"{GRAPH}.onnx")
     with tempfile.TemporaryDirectory() as scratch:
-        quantizer = Quantizer(folder / f"{GRAPH}.onnx", parts.held_out, Path(scratch))
-        if not quantizer.layers:
+        images = rows_of(parts.held_out.levels[:_NUM_CALIBRATION])
+        quantizer = Quantizer(folder / f"{GRAPH}.onnx", {INPUT_NAME: images}, Path(scratch))
+        if "Conv" not in quantizer.operators:
             return None
-        fp32_layers = choose_fp32_layers(quantizer, fp32, parts.held_out, Path(scratch))
+        fp32_layers = choose_layers(quantizer, fp32, parts.held_out, Path(scratch))
         quantizer.write(fp32_layers, folder / FILE)
     int8 = open_graph(folder / FILE)
     goldens = read_golden(folder)
@@ -80,7 +73,7 @@ def add_int8(folder: Path, parts: Parts) -> Variant | None:
     write_golden(folder, goldens)
     described = describe(folder / FILE, manifest, fp32, int8, parts)
     calibration = Calibration(
-        dataset=described.evaluation[0].dataset, split="held-out", count=quantizer.num_images, method=METHOD
+        dataset=described.evaluation[0].dataset, split="held-out", count=quantizer.num_rows, method=METHOD
     )
     variant = msgspec.structs.replace(described, calibration=calibration, fp32_layers=tuple(fp32_layers))
     others = tuple(each for each in manifest.variants if each.precision != "int8")
@@ -88,144 +81,21 @@ def add_int8(folder: Path, parts: Parts) -> Variant | None:
     return variant
 
 
-# The graph before it is quantised.
+def choose_layers(quantizer: Quantizer, fp32: InferenceSession, held_out: Images, scratch: Path) -> list[str]:
+    """Find the layers to leave in fp32: none where the held-out images are told apart as well as before.
 
-
-def fold_normalization(model: onnx.ModelProto) -> None:
-    """Fold normalisations into the convolutions before them, also through pooling.
-
-    The largest of some numbers stays the largest where all are multiplied by a positive factor, so that a
-    normalisation may move before the pooling if all its factors are positive.
+    A layer's effect is the cross entropy with it alone in int8.
     """
-    graph = model.graph
-    values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-    for node in [each for each in graph.node if each.op_type == "BatchNormalization"]:
-        scale, bias, mean, variance = (values[name].astype(np.float64) for name in node.input[1:])
-        epsilon = next((each.f for each in node.attribute if each.name == "epsilon"), 1e-5)
-        factors = scale / np.sqrt(variance + epsilon)
-        before = convolution = _only_producer(graph, node)
-        if before is not None and before.op_type == "MaxPool" and (factors > 0).all():
-            convolution = _only_producer(graph, before)
-        if before is None or convolution is None or convolution.op_type != "Conv":
-            continue
-        weights = values[convolution.input[1]]
-        offsets = values[convolution.input[2]] if len(convolution.input) > 2 else 0.0
-        folded = (weights * factors.reshape(-1, *[1] * (weights.ndim - 1)), (offsets - mean) * factors + bias)
-        names = [f"{node.name}.weight", f"{node.name}.bias"]
-        for name, value in zip(names, folded, strict=True):
-            graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
-        convolution.input[:] = [convolution.input[0], *names]
-        before.output[0] = node.output[0]
-        graph.node.remove(node)
-    _drop_unused(graph)
-
-
-def rectify_before_pooling(model: onnx.ModelProto) -> None:
-    """Exchange pooling and the rectification behind it, which changes nothing: a convolution in int8 rectifies as well.
-
-    Its least level is zero then, and what is pooled stays in int8.
-    """
-    for node in [each for each in model.graph.node if each.op_type == "Relu"]:
-        pooling = _only_producer(model.graph, node)
-        if pooling is not None and pooling.op_type == "MaxPool":
-            node.op_type, pooling.op_type = "MaxPool", "Relu"
-            node.attribute.extend(pooling.attribute)
-            del pooling.attribute[:]
-
-
-def _only_producer(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
-    """The node that gives a node its first input, if nothing else takes it."""
-    name = node.input[0]
-    is_shared = sum(list(each.input).count(name) for each in graph.node) > 1 or any(
-        name == output.name for output in graph.output
-    )
-    return None if is_shared else next((each for each in graph.node if name in each.output), None)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [each for each in graph.initializer if each.name in used]
-    del graph.initializer[:], graph.value_info[:]
-    graph.initializer.extend(kept)
-
-
-# Quantising.
-
-
-class _Rows:
-    """The images that ranges are measured on, as a `CalibrationDataReader`."""
-
-    def __init__(self, rows: NDArray[np.uint8]) -> None:
-        self._batches = ({INPUT_NAME: each} for each in np.array_split(rows, -(-len(rows) // _CALIBRATION_ROWS)))
-
-    def get_next(self) -> Tensors | None:
-        """The next batch, or None."""
-        return next(self._batches, None)
-
-
-class Quantizer:
-    """Quantises one graph, with ranges that are measured once."""
-
-    def __init__(self, path: Path, images: Images, scratch: Path) -> None:
-        model = onnx.load(path)
-        fold_normalization(model)
-        rectify_before_pooling(model)
-        self._path = scratch / "prepared.onnx"
-        onnx.save(model, self._path)
-        self._rows = rows_of(images.levels[:_NUM_CALIBRATION])
-        self._scratch = scratch
-        self.num_images = len(self._rows)
-        nodes = [node for node in model.graph.node if node.op_type in _LAYERS]
-        self.layers = tuple(node.name for node in nodes) if any(node.op_type == "Conv" for node in nodes) else ()
-
-    def write(self, fp32_layers: Sequence[str], path: Path) -> None:
-        """Write the graph with all layers in int8 but some."""
-        # Weights of 7 bits: two products of 8 bits do not fit into the 16 bits in which CPUs without VNNI add them up,
-        # which would then compute something else than the others: fashion-mnist fell from 96 % to 93 %.
-        disabled = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # of optimisations that were done above
-        try:
-            quantize_static(
-                self._path,
-                path,
-                _Rows(self._rows),
-                op_types_to_quantize=_OPERATORS,
-                per_channel=True,
-                reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(fp32_layers),
-                calibration_cache_path=self._scratch / "ranges.json",
-            )
-        finally:
-            logging.disable(disabled)
-
-
-def choose_fp32_layers(quantizer: Quantizer, fp32: InferenceSession, held_out: Images, scratch: Path) -> list[str]:
-    """Find the layers that lose too much in int8: none where the held-out images are told apart as well as before.
-
-    Each layer's effect is the cross entropy with it alone in int8; those with the largest stay in fp32, as many as
-    needed.
-    """
-    path, kept = scratch / "candidate.onnx", list[str]()
-    order: list[str] = []
     least = _accuracy(fp32, held_out) - _MAX_HELD_OUT_LOSS
-    while True:
-        quantizer.write(kept, path)
-        if _accuracy(open_graph(path), held_out) >= least or len(kept) == len(quantizer.layers):
-            return kept
-        if not order:
-            order = _by_effect(quantizer, held_out, path)
-        kept.append(order[len(kept)])
 
+    def is_good(path: Path) -> bool:
+        return _accuracy(open_graph(path), held_out) >= least
 
-def _by_effect(quantizer: Quantizer, held_out: Images, path: Path) -> list[str]:
-    entropies = {}
-    for layer in tqdm(quantizer.layers, desc="effects of layers", unit="layer", leave=False):
-        quantizer.write([each for each in quantizer.layers if each != layer], path)
+    def cross_entropy(path: Path) -> float:
         probabilities = _probabilities(open_graph(path), held_out)
-        entropies[layer] = -np.log(probabilities[np.arange(len(held_out)), held_out.labels] + 1e-9).mean()
-    return sorted(entropies, key=lambda layer: -float(entropies[layer]))
+        return float(-np.log(probabilities[np.arange(len(held_out)), held_out.labels] + 1e-9).mean())
+
+    return choose_fp32_layers(quantizer, scratch, is_good, cross_entropy, partial(tqdm, unit="layer", leave=False))
 
 
 def _probabilities(session: InferenceSession, images: Images) -> NDArray[np.float32]:

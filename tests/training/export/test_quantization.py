@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.golden import Golden, read_golden, write_golden
+from models.importing.quantization import fold_normalization, rectify_before_pooling
 from models.manifest import Batching, Evaluation, Graph, Manifest, TensorSpec, read_manifest, sha256_hex, write_manifest
 from models.variants import obstacle
 from service.engine.repository.loading import load_version
@@ -28,9 +29,7 @@ from training.export.quantization import (
     add_int8,
     compute_alone,
     extend_version,
-    fold_normalization,
     main,
-    rectify_before_pooling,
 )
 from training.export.version import ExportError, open_graph
 
