@@ -18,6 +18,9 @@ from models import strict
 from models.preprocessing import PreprocessingOptions
 
 CONFIG_FILE = "config.toml"
+Priority = Literal["interactive", "normal", "batch"]
+PRIORITIES: dict[Priority, int] = {"interactive": 1, "normal": 2, "batch": 3}
+"""Priorities as numbers, of which 1 is the best."""
 PrecisionSetting = Literal["auto", "fp32", "int8", "bf16", "fp16"]
 MAX_THREADS = 1024
 """A sanity limit on instances and on threads."""
@@ -51,8 +54,10 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     """The settings of one model; None, or 0 for `max_batch_size`, means that of the service or the manifest.
 
     `request_timeout_seconds` limits the timeout of every request. `latency_objective_seconds` is how long a request, or
-    a step of texts, should take: of all models, the one whose answer is due first computes first. Without `warm_up`,
-    only the smallest batch runs before a version is ready. Answers in the cache are given to the callers they were
+    a step of texts, should take: of all models, the one whose answer is due first computes first, and what would take
+    longer is refused. `priority` is that of requests which do not say any; of two models that want more than there is,
+    one with twice the `weight` has twice as much. Without `warm_up`, only the smallest batch runs before a version is
+    ready. Answers in the cache are given to the callers they were
     computed for alone, unless `cache_across_callers`. `batched` says whether requests may share a batch; None leaves it
     to the manifest or, of a graph without one, to trials. `sizes` gives the named open axes of such a graph the sizes
     to try it with; `task`, `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
@@ -70,6 +75,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     idle_unload_seconds: float | None = None
     request_timeout_seconds: float | None = None
     latency_objective_seconds: float | None = None
+    priority: Priority = "normal"
+    weight: float = 1.0
     cache_bytes: int = 0
     cache_across_callers: bool = False
     warm_up: bool = True
@@ -99,8 +106,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
             raise ValueError(f"sizes holds {wrong}; each must be at least 1.")
         if isinstance(self.labels, str):
             strict.require_match(strict.FILE_NAME, self.labels, "labels")
-        for name in ("request_timeout_seconds", "latency_objective_seconds"):
-            if (value := getattr(self, name)) == 0:
+        for name in ("request_timeout_seconds", "latency_objective_seconds", "weight"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value}; it must be above 0.")
 
     def overrides(self) -> dict[str, Any]:

@@ -226,6 +226,12 @@ class DeadlineUnreachable(Unavailable):
     code = "deadline_unreachable"
 
 
+class ObjectiveUnreachable(Unavailable):
+    """The queue is too long for the model's latency objective; the request was refused at once."""
+
+    code = "objective_unreachable"
+
+
 class MemoryShort(Unavailable):
     """The model is not loaded, and those in use leave too little memory to load it."""
 

@@ -12,7 +12,7 @@ import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -175,11 +175,15 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One caller: who the engine takes turns by, the best priority he may ask for, and what is left of his limits."""
+    """One caller: who the engine takes turns by, the best priority he may ask for, and what is left of his limits.
+
+    `priority` is that of his request where nothing else says one; 0 is none.
+    """
 
     caller: Caller = ANYONE
     best_priority: int = 1
     quota: Quota | None = None
+    priority: int = 0
 
     def spend_rows(self, target: InferTarget, num_rows: int) -> InferTarget:
         """Use rows; return the target with a priority that the caller may have.
@@ -188,9 +192,13 @@ class Account:
         """
         if self.quota is not None:
             self.quota.spend("rows", num_rows)
-        if 0 < target.priority < self.best_priority:
-            return target._replace(priority=self.best_priority)
+        if (asked := target.priority or self.priority) and (asked < self.best_priority or not target.priority):
+            return target._replace(priority=max(asked, self.best_priority))
         return target
+
+    def asking(self, priority: int) -> Account:
+        """The account for a request that asks for a priority: it gets that or the best that the caller may have."""
+        return replace(self, priority=max(priority, self.best_priority))
 
     def spend_tokens(self, num_tokens: int) -> None:
         """Use the tokens of a prompt.

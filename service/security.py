@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Protocol, get_args
 
 import msgspec
 
-from service.engine.batching.scheduling import DEFAULT_PRIORITY
+from service.engine.fairness import DEFAULT_PRIORITY
 from service.errors import Forbidden, StartupError, Unauthorized, Unavailable, UnknownModel
 from service.quotas import RATE_KINDS, Limits, parse_rate
 

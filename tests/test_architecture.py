@@ -112,7 +112,7 @@ def test_only_what_imports_networks_knows_their_formats() -> None:
 def test_the_scheduler_decides_without_a_clock_or_io() -> None:
     names = set(imports(ROOT / "service" / "engine" / "batching" / "scheduling.py"))
 
-    assert names <= {"__future__", "math", "collections.abc", "dataclasses", "typing"}
+    assert names <= {"__future__", "bisect", "math", "collections.abc", "dataclasses", "typing"}
 
 
 def test_no_process_that_serves_reads_onnx_itself() -> None:

@@ -14,18 +14,20 @@ from typing import cast
 
 import msgspec
 
+from models.config import PRIORITIES
 from service.background import Background
 from service.engine.answers import Answers, encode
 from service.engine.batching.batches import Request
 from service.engine.batching.response_cache import key_of
 from service.engine.compute_watch import ComputeThread
+from service.engine.fairness import LAST_RANK
 from service.engine.quarantine import Quarantine, TrialJournal
 from service.engine.repository.live_repository import LiveRepository
 from service.engine.repository.load_journal import Key, LoadJournal
 from service.engine.repository.repository import FoundModel
 from service.engine.repository.version import ServedGraph, Version
 from service.engine.runtime.runtime import Device
-from service.engine.shadowing import LOWEST_PRIORITY, OnAnswer, Shadowing
+from service.engine.shadowing import OnAnswer, Shadowing
 from service.engine.transport.api_connection import ApiConnection, Send, SendPieces, until_acknowledged
 from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.messages import (
@@ -195,7 +197,7 @@ class Engine:
         generator = version.generator
         if generator is None:
             raise UnsupportedTask(f"{message.model!r} is not a language model.")
-        generator.generate(connection, message, payload)
+        generator.generate(connection, message, payload, PRIORITIES[version.config.priority])
 
     def _infer(self, connection: ApiConnection, message: Infer, payload: memoryview) -> None:
         """Queue the requests of a message; each that cannot be queued fails alone."""
@@ -208,7 +210,11 @@ class Engine:
         version.used_at = now = self._loop.time()
         whole = not served.graph.is_batched
         longest_seconds = version.config.request_timeout_seconds or math.inf
-        outputs, shapes, priority = target.outputs, target.row_shapes, target.priority
+        outputs, shapes, priority = (
+            target.outputs,
+            target.row_shapes,
+            target.priority or PRIORITIES[version.config.priority],
+        )
         settle, settle_batch, cancels = answers.settle, answers.settle_batch, connection.cancels
         requests: list[Request] = []
         for id_, num_rows, rows, timeout_seconds, caller in message.each(payload):
@@ -292,7 +298,7 @@ class Engine:
         now = self._loop.time()
         deadline = now + self._shadow_timeout_seconds
         shapes = target.row_shapes
-        request = Request(num_rows, payload, target.outputs, now, deadline, on_done, shapes, LOWEST_PRIORITY)
+        request = Request(num_rows, payload, target.outputs, now, deadline, on_done, shapes, LAST_RANK)
         request.is_whole = not served.graph.is_batched
         served.queue.submit(request)
 

@@ -1,5 +1,7 @@
 """Fair queueing: whose turn it is among callers who share something, whatever it is counted in.
 
+Before callers go priorities, the best first; what waits behind better ones gets a share all the same.
+
 Each caller's use is counted in virtual time, as use divided by weight, and the one who has used least is next. A caller
 who comes back begins where the others are: nobody saves up turns while idle, and nobody owes for what nobody else
 wanted. This is start-time fair queueing (Goyal et al., 1996) and, for tokens, the virtual token counter (Sheng et al.,
@@ -11,12 +13,20 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
 
+from models.config import PRIORITIES
 from service.engine.transport.messages import Caller
 
 MIN_FORGOTTEN = 1024
+DEFAULT_PRIORITY = PRIORITIES["normal"]
+LAST_RANK = 4
+# While what is of a better priority wants all, the others get this share at least.
+GUARANTEED_SHARE = 1 / 4
+PATIENCE = 1 / GUARANTEED_SHARE - 1
+"""How much of others may go before, for each unit of its own."""
 
 
 class Usage:
@@ -51,7 +61,16 @@ class Waiting(Protocol):
         """Whose it is."""
 
 
+class Ranked(Waiting, Protocol):
+    """What waits, with a priority."""
+
+    @property
+    def priority(self) -> int:
+        """Its priority; 1 is the best, 0 none."""
+
+
 Item = TypeVar("Item", bound=Waiting)
+RankedItem = TypeVar("RankedItem", bound=Ranked)
 
 
 class FairQueue(Generic[Item]):
@@ -71,14 +90,9 @@ class FairQueue(Generic[Item]):
     def __iter__(self) -> Iterator[Item]:
         return itertools.chain.from_iterable(self._lines.values())
 
-    @property
-    def num_callers(self) -> int:
-        """The callers who wait."""
-        return len(self._lines)
-
-    def num_of(self, name: str) -> int:
-        """How much of a caller waits."""
-        return len(self._lines.get(name, ()))
+    def held(self) -> Iterator[tuple[str, int]]:
+        """How much of each caller waits."""
+        return ((name, len(line)) for name, line in self._lines.items())
 
     def append(self, item: Item) -> None:
         """Queue an item behind those of its caller."""
@@ -125,14 +139,117 @@ class FairQueue(Generic[Item]):
             heapq.heapify(self._turns)
         return True
 
-    def longest(self) -> str:
-        """The caller of whom most waits."""
-        return max(self._lines, key=lambda name: len(self._lines[name]))
-
     def last_of(self, name: str) -> Item | None:
         """The item of a caller that came last."""
         line = self._lines.get(name)
         return line[-1] if line else None
+
+
+class RankedQueue(Generic[RankedItem]):
+    """What waits by priority and, among what is of one priority, fair between callers.
+
+    It keeps what has been taken before each rank that waits, in the unit that callers' use is counted in.
+    """
+
+    def __init__(self) -> None:
+        self._by_rank: dict[int, FairQueue[RankedItem]] = {}
+        self._passed: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting))
+
+    def __bool__(self) -> bool:
+        return bool(self._passed)
+
+    def __iter__(self) -> Iterator[RankedItem]:
+        return itertools.chain.from_iterable(self._waiting)
+
+    @property
+    def _waiting(self) -> list[FairQueue[RankedItem]]:
+        """The queues in which something waits, the last to be served first."""
+        return [self._by_rank[rank] for rank in sorted(self._passed, reverse=True)]
+
+    def append(self, item: RankedItem) -> None:
+        """Queue an item."""
+        place = rank(item.priority)
+        self._passed.setdefault(place, 0.0)
+        self._by_rank.setdefault(place, FairQueue()).append(item)
+
+    def first(self) -> RankedItem:
+        """The item whose turn it is; there must be one."""
+        return self._by_rank[next_rank(self._passed)].first()
+
+    def took(self, item: RankedItem, amount: float, *, is_gone: bool) -> None:
+        """Count what the first item takes, which leaves the queue if it `is_gone`."""
+        place = rank(item.priority)
+        if len(self._passed) > 1:
+            self._passed = count_turn(self._passed, place, amount)
+        if is_gone:
+            self._by_rank[place].pop()
+            self._forget_empty(place)
+        self.use(item, amount)
+
+    def use(self, item: RankedItem, amount: float) -> None:
+        """Count what an item takes that has waited here."""
+        self._by_rank[rank(item.priority)].usage.add(item.caller, amount)
+
+    def remove(self, item: RankedItem) -> None:
+        """Take an item out of turn, if it is here."""
+        place = rank(item.priority)
+        if place in self._by_rank and self._by_rank[place].remove(item):
+            self._forget_empty(place)
+
+    def _forget_empty(self, place: int) -> None:
+        if not self._by_rank[place]:
+            del self._passed[place]
+
+    def held(self) -> dict[str, int]:
+        """How much of each caller waits."""
+        held: dict[str, int] = {}
+        for queue in self._waiting:
+            for name, num_items in queue.held():
+                held[name] = held.get(name, 0) + num_items
+        return held
+
+    def last_behind(self, priority: int) -> RankedItem | None:
+        """The item that would be served last, if its rank is worse than that of a priority."""
+        if (worst := max(self._passed, default=0)) <= rank(priority):
+            return None
+        queue = self._by_rank[worst]
+        name, _ = max(queue.held(), key=itemgetter(1))
+        return queue.last_of(name)
+
+    def num_behind(self, priority: int) -> int:
+        """How much waits with a worse rank than that of a priority."""
+        return sum(len(self._by_rank[place]) for place in self._passed if place > rank(priority))
+
+    def last_of(self, name: str) -> RankedItem | None:
+        """The item of a caller that would be served last."""
+        found = (queue.last_of(name) for queue in self._waiting)
+        return next((last for last in found if last is not None), None)
+
+
+def rank(priority: int) -> int:
+    """The rank of a priority, lowest first: 1 goes ahead of those without one (0), 3 behind them."""
+    return min(priority or DEFAULT_PRIORITY, LAST_RANK)
+
+
+def next_rank(passed: Mapping[int, float]) -> int:
+    """The rank that is next of those that wait; `passed` is what was taken of others meanwhile.
+
+    It is the best, unless a worse one has not had its guaranteed share.
+    """
+    best = min(passed)
+    return max((place for place, amount in passed.items() if amount >= PATIENCE), default=best)
+
+
+def count_turn(passed: Mapping[int, float], place: int, amount: float) -> dict[int, float]:
+    """What has been taken before each rank that waits but the best, once one of them has taken an amount."""
+    best = min(passed)
+    counted = {other: before if other in (best, place) else before + amount for other, before in passed.items()}
+    if place != best:
+        counted[place] -= amount * PATIENCE
+    return counted
 
 
 def may_displace(num_held: int, num_more: int, num_callers: int, most: int) -> bool:

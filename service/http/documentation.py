@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from models.config import PRIORITIES
 from service.schema import Answer
 
 
@@ -60,5 +61,8 @@ MODEL_PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: _problem("The engine is starting; models are not known yet."),
 }
 
-TIMEOUT_HEADER = {"name": "X-Request-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}}
+REQUEST_HEADERS = [
+    {"name": "X-Request-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}},
+    {"name": "X-Priority", "in": "header", "schema": {"type": "string", "enum": list(PRIORITIES)}},
+]
 BINARY = {"schema": {"type": "string", "format": "binary"}}

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from service.errors import Forbidden, MisdirectedRequest, ServiceError, UnknownModel, UnsupportedMedia
+from models.config import PRIORITIES
+from service.errors import (
+    Forbidden,
+    InvalidParameter,
+    MisdirectedRequest,
+    ServiceError,
+    UnknownModel,
+    UnsupportedMedia,
+)
 from service.http.request_context import Scope
 from service.schema import shown
 from service.security import ANYONE, Access, Key, KeyRing, Named, is_loopback
@@ -33,15 +41,20 @@ class Guarded(Protocol):
         """What it needs of a key."""
 
 
+PRIORITY_FIELD = b"x-priority"
 FindRoute = Callable[[Scope], tuple[Guarded, Mapping[str, str]] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What a request needs of its key: a scope (None: any key will do), and a model, which is empty for no model."""
+    """What a request needs of its key: a scope (None: any key will do), and a model, which is empty for no model.
+
+    `priority` is the one that it asks for; 0 is none.
+    """
 
     access: Access | None
     model: str = ""
+    priority: int = 0
 
 
 class Gate:
@@ -63,7 +76,7 @@ class Gate:
     def need_of(self, scope: Scope) -> Need:
         """Check a head, and return what the request needs of its key.
 
-        Raises: MisdirectedRequest; Forbidden for another site's page; UnsupportedMedia.
+        Raises: MisdirectedRequest; Forbidden for another site's page; UnsupportedMedia; InvalidParameter.
         """
         headers = dict(reversed(scope["headers"]))
         host = headers.get(b"host", b"").decode("latin-1").lower()
@@ -73,7 +86,8 @@ class Gate:
                 "--allowed-hosts names others that it is known by."
             )
         found = self._find_route(scope)
-        need = Need(found[0].access, found[1].get("model", "")) if found is not None else Need(None)
+        access, parameters = (found[0].access, found[1]) if found is not None else (None, {})
+        need = Need(access, parameters.get("model", ""), _priority(headers.get(PRIORITY_FIELD)))
         if scope["method"] not in _READING:
             self._check_origin(headers, host)
             if need.access == "admin":
@@ -140,3 +154,13 @@ def _check_type(headers: Mapping[bytes, Any]) -> None:
         raise UnsupportedMedia(
             f"The media type is {shown(media_type.decode('latin-1'))}; this route takes application/json alone."
         )
+
+
+def _priority(given: bytes | None) -> int:
+    if given is None:
+        return 0
+    name = given.decode("latin-1")
+    for word, number in PRIORITIES.items():
+        if name == word:
+            return number
+    raise InvalidParameter(f"X-Priority is {shown(name)}; it must be interactive, normal or batch.")

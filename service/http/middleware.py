@@ -112,6 +112,8 @@ class RequestCycle:
             raise
         if need.access != "public":
             account = self._callers.account(context.caller, context.address)
+            if need.priority:
+                account = account.asking(need.priority)
             context.charge_to(account, is_work=scope["method"] == "POST")
 
     def may_sweep(self, now: float) -> bool:

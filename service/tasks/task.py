@@ -23,7 +23,7 @@ from service.errors import UnsupportedTask
 from service.http.answers import send_answer
 from service.http.body import Images, read_body, read_images, read_json, read_json_or_query, read_query
 from service.http.direct import Direct
-from service.http.documentation import BINARY, PROBLEMS, TIMEOUT_HEADER
+from service.http.documentation import BINARY, PROBLEMS, REQUEST_HEADERS
 from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
 from service.http.routing import Document, Responses, Route
 from service.schema import Answer, P, Parameters
@@ -285,13 +285,13 @@ def json_document(kind: type[Parameters], example: Mapping[str, Any]) -> dict[st
     if required := schema.required(kind):
         body["required"] = required
     content = {"application/json": {"schema": body, "example": dict(example)}}
-    return {"parameters": [TIMEOUT_HEADER], "requestBody": {"required": True, "content": content}}
+    return {"parameters": REQUEST_HEADERS, "requestBody": {"required": True, "content": content}}
 
 
 def query_document(kind: type[Parameters]) -> dict[str, Any]:
     """Document parameters in the query."""
     query = [{"name": name, "in": "query", "schema": each} for name, each in schema.properties(kind).items()]
-    return {"parameters": [*query, TIMEOUT_HEADER]}
+    return {"parameters": [*query, *REQUEST_HEADERS]}
 
 
 @dataclass(slots=True)

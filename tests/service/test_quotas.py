@@ -221,6 +221,15 @@ def test_a_priority_is_at_most_what_the_key_allows(asked: int, best: int, given:
     assert NOBODY.spend_rows(TARGET._replace(priority=1), 1).priority == 1
 
 
+@pytest.mark.parametrize(("asked", "best", "given"), [(1, 1, 1), (1, 2, 2), (3, 2, 3)])
+def test_the_priority_of_a_request_holds_for_all_that_says_no_other(asked: int, best: int, given: int) -> None:
+    account = Accounts().of_key(key(priority=best)).asking(asked)
+
+    assert account.priority == given
+    assert account.spend_rows(TARGET, 1).priority == given
+    assert account.spend_rows(TARGET._replace(priority=4), 1).priority == 4
+
+
 # --- wrong keys ---
 
 

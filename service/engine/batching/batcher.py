@@ -11,19 +11,28 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
 from models.manifest import TensorSpec
 from service.engine.batching import scheduling
-from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, RequestQueue, Span
+from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, Span
 from service.engine.batching.cost import RowsCost
 from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
 from service.engine.device_turns import Share, Turn
-from service.engine.fairness import Usage, may_displace
+from service.engine.fairness import GUARANTEED_SHARE, RankedQueue, Usage, may_displace, rank
 from service.engine.transport.messages import Caller, InferenceTiming
 from service.engine.transport.strings import Payload
-from service.errors import Cancelled, DeadlineExceeded, DeadlineUnreachable, InferenceFailed, QueueFull, ServiceError
+from service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    InferenceFailed,
+    ObjectiveUnreachable,
+    QueueFull,
+    ServiceError,
+)
 from service.telemetry.metrics import GraphMetrics
 
 log = logging.getLogger(__name__)
@@ -96,7 +105,7 @@ class Pool:
         self._wait_seconds = 0.0
         if share is not None and call_in_loop is not None:
             self._call_in_loop = call_in_loop
-            self._claimant = share.turns.join(num_threads, self._announce)
+            self._claimant = share.turns.join(num_threads, self._announce, share.weight)
 
     def join(self, batcher: Batcher) -> None:
         """Let a batcher use the instances."""
@@ -111,14 +120,15 @@ class Pool:
         if self._share is not None:
             self._share.turns.leave(self._claimant)
 
-    def take(self, now: float, since: float, seconds: float) -> int | None:
+    def take(self, now: float, since: float, seconds: float, spans: Sequence[Span]) -> int | None:
         """Take an idle instance for a batch, whose oldest request has waited `since` a time; None: it is not due yet.
 
         The batchers are pumped when its turn on the device has come.
         """
         if self._share is None:
             return self.idle.popleft()
-        turn = self._share.turns.take(self._claimant, seconds, self._share.due_at(since, seconds))
+        best = min([rank(span.request.priority) for span in spans])
+        turn = self._share.turns.take(self._claimant, seconds, self._share.due_at(since, seconds), best)
         if turn is None:
             self._refused_at = self._refused_at or now
             return None
@@ -225,13 +235,14 @@ class Batcher:
         self._metrics = metrics
         self._all_waiting_rows = all_waiting_rows
         self._on_lost_rows = on_lost_rows
+        self._most_rows = limits.max_batch_size  # what a buffer holds; limits may be lower
         # One buffer is being filled; there is one more for each running batch.
         self._filling = BatchBuffer(inputs, limits.max_batch_size)
         self._free: list[BatchBuffer] = []
         self._num_buffers = 1
         self._row_bytes = self._filling.row_bytes
         self.row_elements = sum(array.size for array in self._filling.arrays.values()) // limits.max_batch_size or 1
-        self._overflow = RequestQueue()
+        self._overflow: RankedQueue[Request] = RankedQueue()
         self.held_rows: dict[str, int] = {}  # of those that wait, by caller
         self._waiting: dict[Request, None] = {}
         self._earliest_deadline = float("inf")  # of those that wait, or of some that have left since
@@ -242,6 +253,17 @@ class Batcher:
         self.computing_rows = 0
         self._pool = pool or Pool(len(instances))
         self._pool.join(self)
+        self._fit_objective()
+
+    def _fit_objective(self) -> None:
+        """Let batches be as large as the objective allows, by what is known of their cost."""
+        objective_seconds = self._limits.objective_seconds
+        if objective_seconds is None:
+            return
+        most = scheduling.batch_rows(self._most_rows, self._cost, objective_seconds)
+        if most != self._limits.max_batch_size:
+            self._limits = replace(self._limits, max_batch_size=most)
+            self._filling.max_batch_size = max(most, self._filling.num_rows)
 
     @property
     def is_idle(self) -> bool:
@@ -251,7 +273,7 @@ class Batcher:
     @property
     def buffer_bytes(self) -> int:
         """The memory reserved for batches."""
-        return self._num_buffers * self._limits.max_batch_size * self._row_bytes
+        return self._num_buffers * self._most_rows * self._row_bytes
 
     @property
     def oldest_arrival(self) -> float:
@@ -341,11 +363,13 @@ class Batcher:
         refusal = self._refusal(request.num_rows, timeout_seconds)
         if refusal is not None:
             refusal = self._fair_refusal(request, timeout_seconds, refusal)
+        if refusal is not None and self._overflow.last_behind(request.priority) is not None:
+            refusal = self._ranked_refusal(request, timeout_seconds, refusal)
         if refusal is None:
             return True
-        if not refusal.is_queue_full and self.is_idle and len(self._pool.idle) == len(self._instances):
+        if refusal.reason != "full" and self.is_idle and len(self._pool.idle) == len(self._instances):
             self._cost.learned.doubt()
-        self._settle(request, _refused(refusal, timeout_seconds, self._limits))
+        self._settle(request, _refused(refusal, self._limits))
         return False
 
     def _fair_refusal(
@@ -359,10 +383,10 @@ class Batcher:
         own_rows, num_placed, beside = self.held_rows.get(name, 0), self._filling.num_rows, len(held)
         rows = scheduling.fair_waiting_rows(num_rows, own_rows, self.waiting_rows, num_placed, len(held))
         seconds = self._pool.backlog_beside(self, beside).seconds
-        if self._expected_seconds(num_rows, rows, seconds) > timeout_seconds:
+        if self._expected_seconds(num_rows, rows, seconds) > refusal.allowed_seconds:
             return refusal
         most = sum(held.values())
-        while refusal.is_queue_full:
+        while refusal.reason == "full":
             num_elements = num_rows * self.row_elements
             longest = max(held, key=held.__getitem__)
             if not may_displace(own, num_elements, len(held), most) or not self._pool.displace(longest):
@@ -371,6 +395,29 @@ class Batcher:
                 return None
             refusal, held = left, {name: own} | self._pool.held()
         return None
+
+    def _ranked_refusal(
+        self, request: Request, timeout_seconds: float, refusal: scheduling.Refusal
+    ) -> scheduling.Refusal | None:
+        """Reconsider a refusal: what waits with a worse priority, beyond its share, does not keep a request out."""
+        own = rank(request.priority)
+        while refusal.reason == "full":
+            last = self._overflow.last_behind(request.priority)
+            behind = self.waiting_rows - self._rows_up_to(own)
+            if last is None or last.placed_rows or behind <= GUARANTEED_SHARE * self._limits.max_queue_rows:
+                return refusal
+            self._give_way(last, "one of a better priority")
+            if (left := self._refusal(request.num_rows, timeout_seconds)) is None:
+                return None
+            refusal = left
+        rows = min(int(self._rows_up_to(own) / (1 - GUARANTEED_SHARE)), self.waiting_rows)
+        seconds = self._expected_seconds(request.num_rows, rows, self._pool.backlog_beside(self).seconds)
+        return refusal if seconds > refusal.allowed_seconds else None
+
+    def _rows_up_to(self, worst: int) -> int:
+        """The rows that wait with a rank up to the worst that counts."""
+        waiting = [each for each in self._waiting if rank(each.priority) <= worst]
+        return min(sum(each.num_rows - each.done_rows for each in waiting), self.waiting_rows)
 
     def _expected_seconds(self, num_rows: int, waiting_rows: int, seconds_beside: float) -> float:
         computing, cost = self.computing_rows, self._cost
@@ -384,15 +431,18 @@ class Batcher:
             last = next((request for request in placed if request.caller.name == name), None)
         if last is None or last not in self._waiting or (last.placed_rows and last.placed_rows < last.num_rows):
             return False
-        message = "The queue is full, and this request gave way to another caller's, who has fewer rows in it."
-        self._drop(last, QueueFull(message, retry_after_seconds=self._expected_seconds(0, self.waiting_rows, 0.0)))
+        self._give_way(last, "another caller's, who has fewer rows in it")
         return True
+
+    def _give_way(self, request: Request, to: str) -> None:
+        message = f"The queue is full, and this request gave way to {to}."
+        self._drop(request, QueueFull(message, retry_after_seconds=self._expected_seconds(0, self.waiting_rows, 0.0)))
 
     def evict(self) -> list[Request]:
         """Give up every request that waits, unanswered, to be computed elsewhere."""
         requests = list(self._waiting)
         self._filling.clear()
-        self._overflow = RequestQueue()
+        self._overflow = RankedQueue()
         self._waiting.clear()
         self.held_rows.clear()
         self.waiting_rows = 0
@@ -417,7 +467,7 @@ class Batcher:
                 self._leave_queue(request)
                 self._settle(request, _defect(error))
                 continue
-            self._overflow.took(request, num_placed)
+            self._overflow.took(request, num_placed, is_gone=request.placed_rows == request.num_rows)
 
     def _release_rows(self, request: Request, num_rows: int) -> None:
         """Count rows that no longer wait."""
@@ -443,7 +493,7 @@ class Batcher:
                 if not self._free:
                     self._free.append(self._new_buffer())
                 seconds = self._cost.seconds(self._filling.num_rows)
-                if (index := self._pool.take(now, self.oldest_arrival, seconds)) is None:
+                if (index := self._pool.take(now, self.oldest_arrival, seconds, self._filling.spans)) is None:
                     break
                 self._dispatch(now, index, decision.reason)
             else:
@@ -471,6 +521,7 @@ class Batcher:
 
     def _dispatch(self, now: float, index: int, reason: scheduling.Reason) -> None:
         batch, self._filling = self._filling, self._free.pop()
+        self._filling.max_batch_size = self._limits.max_batch_size
         self.computing_rows += batch.num_rows
         for span in batch.spans:
             self._release_rows(span.request, span.count)
@@ -502,7 +553,7 @@ class Batcher:
 
     def _new_buffer(self) -> BatchBuffer:
         self._num_buffers += 1
-        return BatchBuffer(self._inputs, self._limits.max_batch_size)
+        return BatchBuffer(self._inputs, self._most_rows)
 
     def _complete(
         self, index: int, batch: BatchBuffer, outcome: BatchOutcome, *, left_at: float, reason: scheduling.Reason
@@ -522,6 +573,7 @@ class Batcher:
     def _observe(self, outcome: BatchOutcome, size: int, left_at: float, reason: scheduling.Reason, index: int) -> None:
         if not outcome.errors and not outcome.lost_rows:
             self._cost.observe(size, outcome.compute_seconds)
+            self._fit_objective()
         if outcome.lost_rows:
             self._metrics.lost_row_batches.inc()
         self._metrics.observe_batch(size, outcome.started_at, outcome.compute_seconds, reason, index)
@@ -654,14 +706,21 @@ def _is_awaited(span: Span) -> bool:
     return not span.request.is_settled and span.attempt == span.request.attempt
 
 
-def _refused(refusal: scheduling.Refusal, timeout_seconds: float, limits: Limits) -> ServiceError:
-    if refusal.is_queue_full:
+def _refused(refusal: scheduling.Refusal, limits: Limits) -> ServiceError:
+    if refusal.reason == "full":
         most_bytes = "" if limits.max_queue_bytes is None else f" or {limits.max_queue_bytes} bytes"
         return QueueFull(
             f"The queue is full: it holds {limits.max_queue_rows} rows{most_bytes}.",
             retry_after_seconds=refusal.retry_after_seconds,
         )
+    if refusal.reason == "objective":
+        return ObjectiveUnreachable(
+            f"This request would take {refusal.expected_seconds:.3f} s, but the model's objective leaves it "
+            f"{refusal.allowed_seconds:.3f} s.",
+            retry_after_seconds=refusal.retry_after_seconds,
+        )
     return DeadlineUnreachable(
-        f"The deadline is in {timeout_seconds:.3f} s, but this request would take {refusal.expected_seconds:.3f} s.",
+        f"The deadline is in {refusal.allowed_seconds:.3f} s, but this request would take "
+        f"{refusal.expected_seconds:.3f} s.",
         retry_after_seconds=refusal.retry_after_seconds,
     )

@@ -6,7 +6,7 @@ No clock, no I/O, no state: everything is an argument, so every rule is tested a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
@@ -15,10 +15,8 @@ CLOCK_RESOLUTION_SECONDS = 1e-6
 # The part of a request's time that a window leaves for a late wake-up and the way back: a share, up to a maximum.
 RESERVE_SHARE = 0.25
 MAX_RESERVE_SECONDS = 0.05
-DEFAULT_PRIORITY = 2
-LAST_RANK = 4
-# Of what is computed while requests of a worse priority wait, they get this share at least.
-GUARANTEED_SHARE = 1 / 4
+# With an objective, a batch is no larger than so much of it allows: a request may come just after one has left.
+BATCH_SHARE = 1 / 2
 # Why a batch leaves: it is full, the window of its oldest request ended, a deadline is near, or an instance was idle.
 Reason = Literal["full", "window", "deadline", "idle"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -34,6 +32,7 @@ class Limits:
     num_instances: int = 1
     efficient_rows: int = 1
     max_queue_bytes: int | None = None
+    objective_seconds: float | None = None
 
 
 class Cost(Protocol):
@@ -75,11 +74,12 @@ UNTIL_NEXT_EVENT = Wait(None)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is refused, and when to try again."""
+    """Why a request is refused, and when to try again; `allowed_seconds` are what it may take."""
 
-    is_queue_full: bool
+    reason: Literal["full", "deadline", "objective"]
     retry_after_seconds: float
     expected_seconds: float
+    allowed_seconds: float
 
 
 def decide(
@@ -113,8 +113,23 @@ def joins_in_late(waiting_rows: int, num_idle: int, limits: Limits) -> bool:
 
 def slack_seconds(arrival: float, deadline: float, now: float, batch_seconds: float) -> float:
     """How long a request may still wait for others: until its deadline, less its batch's time and a reserve."""
-    reserve_seconds = min(RESERVE_SHARE * (deadline - arrival), MAX_RESERVE_SECONDS)
-    return deadline - reserve_seconds - batch_seconds - now
+    return arrival + _without_reserve(deadline - arrival) - batch_seconds - now
+
+
+def _without_reserve(seconds: float) -> float:
+    return seconds - min(RESERVE_SHARE * seconds, MAX_RESERVE_SECONDS)
+
+
+def admitted_seconds(alone_seconds: float, objective_seconds: float) -> float:
+    """What a request may take that takes `alone_seconds` where nothing waits: who asks for much is not kept out."""
+    seconds = _without_reserve(objective_seconds)
+    return seconds if alone_seconds <= seconds else seconds + alone_seconds
+
+
+def batch_rows(most: int, cost: Cost, objective_seconds: float) -> int:
+    """The largest batch that leaves time for another within an objective, one row at least."""
+    seconds = BATCH_SHARE * _without_reserve(objective_seconds)
+    return max(bisect_right(range(most + 1), seconds, key=cost.seconds) - 1, 1)
 
 
 def admit(
@@ -128,21 +143,26 @@ def admit(
     row_bytes: int = 0,
     beside: Backlog = NO_BACKLOG,
 ) -> Refusal | None:
-    """Admit a request (None), or refuse it: the queue is full, or its deadline cannot be met.
+    """Admit a request (None), or refuse it: the queue is full, or its deadline or the objective cannot be met.
 
     An empty queue admits a request with more rows than it holds, which could never be served otherwise. `beside` is the
     work of other queues that share the instances.
     """
     expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits, beside.seconds)
+    allowed = timeout_seconds
+    if limits.objective_seconds is not None and num_rows:
+        alone = expected_seconds(num_rows, 0, 0, cost, limits)
+        allowed = min(allowed, admitted_seconds(alone, limits.objective_seconds))
     rows = waiting_rows + beside.rows
     is_full = rows + num_rows > limits.max_queue_rows
     if limits.max_queue_bytes is not None:
         num_bytes = (waiting_rows + num_rows) * row_bytes + beside.num_bytes
         is_full = is_full or num_bytes > limits.max_queue_bytes
     if rows and is_full:
-        return Refusal(True, expected_seconds(0, waiting_rows, computing_rows, cost, limits, beside.seconds), expected)
-    if expected > timeout_seconds:
-        return Refusal(False, expected - timeout_seconds, expected)
+        seconds = expected_seconds(0, waiting_rows, computing_rows, cost, limits, beside.seconds)
+        return Refusal("full", seconds, expected, allowed)
+    if expected > allowed:
+        return Refusal("deadline" if expected > timeout_seconds else "objective", expected - allowed, expected, allowed)
     return None
 
 
@@ -161,30 +181,6 @@ def work_seconds(num_rows: float, cost: Cost, limits: Limits) -> float:
     """The time that one instance takes for some rows, in batches as large as they may be."""
     full_batches, rest = divmod(num_rows, limits.max_batch_size)
     return full_batches * cost.seconds(limits.max_batch_size) + (cost.seconds(math.ceil(rest)) if rest else 0.0)
-
-
-def rank(priority: int) -> int:
-    """The rank of a priority in the queue, lowest first: 1 goes ahead of those without one (0), 3 behind them."""
-    return min(priority or DEFAULT_PRIORITY, LAST_RANK)
-
-
-def next_rank(passed_rows: Mapping[int, float]) -> int:
-    """The rank that is next of those that wait; `passed_rows` are the rows of others that left meanwhile.
-
-    It is the best, unless a worse one has not had its guaranteed share.
-    """
-    best = min(passed_rows)
-    patience_rows = 1 / GUARANTEED_SHARE - 1
-    return max((rank for rank, rows in passed_rows.items() if rows >= patience_rows), default=best)
-
-
-def count_turn(passed_rows: Mapping[int, float], rank: int, num_rows: int) -> dict[int, float]:
-    """What has left before each rank that waits but the best, once `num_rows` of one of them have left."""
-    best = min(passed_rows)
-    counted = {other: rows if other in (best, rank) else rows + num_rows for other, rows in passed_rows.items()}
-    if rank != best:
-        counted[rank] -= num_rows * (1 / GUARANTEED_SHARE - 1)
-    return counted
 
 
 def fair_waiting_rows(num_rows: int, held_rows: int, waiting_rows: int, placed_rows: int, num_callers: int) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service.engine.fairness import FairQueue, may_displace
+from service.engine.fairness import GUARANTEED_SHARE, LAST_RANK, RankedQueue, may_displace, rank
 from service.engine.generation import sampling, sequencing
 from service.engine.generation.sampling import Floats
 from service.engine.generation.sequences import Sequence, SlotDecoder, Slots, StepEvents, joined
@@ -43,17 +43,20 @@ class Sequencer:
         clock: Callable[[], float],
         post: Callable[[StepEvents], None],
         metrics: LanguageMetrics,
+        objective_seconds: float | None = None,
     ) -> None:
         self._decoder = decoder
         self._language = decoder.language
         self._end_tokens = decoder.language.end_tokens
         self._cost = cost
         self._max_step_tokens = max_step_tokens
+        self._objective_seconds = objective_seconds
+        self._most_rows = sequencing.most_rows(decoder.num_slots, cost, objective_seconds)
         self._max_waiting = max_waiting
         self._clock = clock
         self._post = post
         self._metrics = metrics
-        self._waiting: FairQueue[Sequence] = FairQueue()  # of tokens
+        self._waiting: RankedQueue[Sequence] = RankedQueue()  # of tokens
         self._prefilling: Sequence | None = None
         self._decoding: list[Sequence] = []
         self._slots = Slots(decoder)
@@ -75,6 +78,12 @@ class Sequencer:
         """The sequences that have a slot."""
         prefilling = self._prefilling  # another thread may ask
         return [*self._decoding, *((prefilling,) if prefilling else ())]
+
+    @property
+    def rank(self) -> int:
+        """The best rank of what the next step computes."""
+        first = (self._waiting.first(),) if self._waiting and self._slots.num_free else ()
+        return min((rank(sequence.priority) for sequence in (*self.running, *first)), default=LAST_RANK)
 
     @property
     def step_seconds(self) -> float:
@@ -104,15 +113,16 @@ class Sequencer:
         self._waiting.append(sequence)
 
     def _displace(self, sequence: Sequence) -> bool:
-        """Make room for a caller who has less than an equal share of the full queue; return whether there is room."""
-        waiting, name = self._waiting, sequence.caller.name
-        num_own = waiting.num_of(name)
-        if not waiting or not may_displace(num_own, 1, waiting.num_callers + (not num_own), len(waiting)):
-            return False
-        last = waiting.last_of(waiting.longest())
+        """Make room for a better priority, or for less than an equal share of the full queue; whether there is room."""
+        held, name = self._waiting.held(), sequence.caller.name
+        num_own, to = held.get(name, 0), "one of a better priority"
+        last = self._waiting.last_behind(sequence.priority)
+        if last is None or self._waiting.num_behind(sequence.priority) <= GUARANTEED_SHARE * len(self._waiting):
+            if not held or not may_displace(num_own, 1, len(held) + (not num_own), len(self._waiting)):
+                return False
+            last, to = self._waiting.last_of(max(held, key=held.__getitem__)), "another caller's, who has fewer in it"
         assert last is not None
-        message = "The queue is full, and this text gave way to another caller's, who has fewer in it."
-        self._end(last, self._queue_full(message))
+        self._end(last, self._queue_full(f"The queue is full, and this text gave way to {to}."))
         return True
 
     def _queue_full(self, message: str) -> QueueFull:
@@ -135,7 +145,7 @@ class Sequencer:
     def fail_all(self, error: ServiceError) -> None:
         """End everything after a defect, whatever it has left half done, and never reuse what the slots hold."""
         lost = [sequence for sequence in dict.fromkeys((*self.running, *self._waiting)) if not sequence.is_over]
-        self._waiting = FairQueue()
+        self._waiting = RankedQueue()
         self._decoding, self._prefilling = [], None
         self._slots.reset()
         for sequence in lost:
@@ -189,6 +199,8 @@ class Sequencer:
         budget = sequencing.chunk_budget(len(self._decoding), waited, self._cost, self._max_step_tokens)
         if budget > sequencing.MIN_CHUNK_TOKENS and self._is_interleaved and self.is_beside_others():
             budget = sequencing.budget_beside_others(budget, len(self._decoding), self._cost)
+        if self._objective_seconds is not None and self._is_interleaved:
+            budget = sequencing.budget_within(self._objective_seconds, budget, len(self._decoding), self._cost)
         started_now: list[tuple[Sequence, Floats]] = []
         num_done = 0
         while num_done < budget and (sequence := self._prefilling or self._admit()) is not None:
@@ -207,11 +219,11 @@ class Sequencer:
         return num_done
 
     def _admit(self) -> Sequence | None:
-        if not self._waiting or not self._slots.num_free:
+        if not self._waiting or not self._slots.num_free or len(self._decoding) >= self._most_rows:
             return None
-        sequence = self._prefilling = self._waiting.pop()
+        sequence = self._prefilling = self._waiting.first()
         self._slots.take(sequence)
-        self._waiting.usage.add(sequence.caller, sequence.num_prompt - sequence.num_reused)
+        self._waiting.took(sequence, sequence.num_prompt - sequence.num_reused, is_gone=True)
         sequence.admitted_at = self._clock()
         queue_seconds = max(sequence.admitted_at - sequence.arrival, 0.0)
         self._metrics.count_prompt(sequence.num_prompt, sequence.num_reused, queue_seconds)
@@ -305,7 +317,7 @@ class Sequencer:
                 continue
             sequence.sampler.accept(choice.token)
             sequence.new_tokens.append(choice.token)
-            self._waiting.usage.add(sequence.caller, 1)
+            self._waiting.use(sequence, 1)
             self._events.sampled.append((sequence, choice))
             ends = () if sequence.sampling.ignore_eos else self._end_tokens
             reason = sequencing.finish_reason(choice.token, len(sequence.new_tokens), sequence.max_new, ends)

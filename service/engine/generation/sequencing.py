@@ -5,6 +5,7 @@ No clock, no I/O, no thread: everything is an argument, so every rule is tested 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -93,6 +94,19 @@ def budget_beside_others(budget: int, num_decoding: int, cost: StepCost) -> int:
     """How many of the prompt tokens a step computes where other models wait for it, and make it slower meanwhile."""
     seconds = PROMPT_SECONDS / 2 if num_decoding else LONG_SECONDS
     return min(budget, max(int(seconds / max(cost.prefill_token_seconds, 1e-9)), MIN_CHUNK_TOKENS))
+
+
+def budget_within(seconds: float, budget: int, num_decoding: int, cost: StepCost) -> int:
+    """How many of the prompt tokens a step computes that should take no longer."""
+    left = seconds - (cost.decode(num_decoding) if num_decoding else 0.0)
+    return min(budget, max(int(left / max(cost.prefill_token_seconds, 1e-9)), MIN_CHUNK_TOKENS))
+
+
+def most_rows(num_slots: int, cost: StepCost, objective_seconds: float | None) -> int:
+    """How many texts a step may continue that should take no longer; one at least."""
+    if objective_seconds is None:
+        return num_slots
+    return max(bisect_right(range(num_slots + 1), objective_seconds, key=cost.decode) - 1, 1)
 
 
 def common_prefix(held: NDArray[np.int32], prompt: NDArray[np.int32]) -> int:

@@ -69,6 +69,7 @@ class TextGenerator:
             clock=clock,
             post=self._post,
             metrics=metrics,
+            objective_seconds=share.objective_seconds,
         )
         self.thread = SequencerThread(sequencer, f"{name}.sequencer", share, loaded.num_threads)
         self._num_open = 0
@@ -86,8 +87,10 @@ class TextGenerator:
         """Its counts since the start, and its current load."""
         return self._metrics.statistics(self._clock())
 
-    def generate(self, connection: ApiConnection, message: GenerateText, payload: memoryview) -> None:
-        """Queue a prompt.
+    def generate(
+        self, connection: ApiConnection, message: GenerateText, payload: memoryview, priority: int = 0
+    ) -> None:
+        """Queue a prompt; `priority` is that of texts which do not say any.
 
         Raises: InvalidParameter.
         """
@@ -96,6 +99,7 @@ class TextGenerator:
         owner: Owner = (connection, message.id)
         deadline = now + message.timeout_seconds
         sequence = Sequence(prompt, message.sampling, self.language, now, deadline, owner, message.caller)
+        sequence.priority = message.priority or priority
         connection.cancels[message.id] = lambda: self.thread.cancel(sequence)
         self._num_open += 1
         self.thread.submit(sequence)
@@ -177,7 +181,7 @@ class SequencerThread:
         self._sequencer = sequencer
         self._share = share
         self._is_due = threading.Semaphore(0)
-        self._claimant = share.turns.join(num_threads, self._is_due.release)
+        self._claimant = share.turns.join(num_threads, self._is_due.release, share.weight)
         sequencer.is_beside_others = partial(share.turns.is_shared, self._claimant)
         self._usual_seconds = 0.0
         self._step_seconds = sequencer.step_seconds
@@ -218,7 +222,8 @@ class SequencerThread:
 
     def _take_turn(self) -> Turn:
         due_at = self._share.due_at(monotonic(), self._usual_seconds)
-        while (turn := self._share.turns.take(self._claimant, self._usual_seconds, due_at)) is None:
+        seconds, rank = self._usual_seconds, self._sequencer.rank
+        while (turn := self._share.turns.take(self._claimant, seconds, due_at, rank)) is None:
             self._is_due.acquire()
         return turn
 

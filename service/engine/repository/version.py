@@ -158,7 +158,7 @@ def open_version(
     version = Version(ready_status(loaded, config, device), config)
     version.idle_unload_seconds = settings.idle_unload_seconds
     version.plan = loaded.plan
-    share = Share(turns, config.latency_objective_seconds)
+    share = Share(turns, config.latency_objective_seconds, config.weight)
     version.graphs = open_graphs(loaded, settings, scheduler, call_in_loop, metrics, version.stop_batching, share)
     for precision in ("fp32", *(variant.precision for variant in loaded.manifest.variants)):
         if loaded.precision.precision:
@@ -257,7 +257,8 @@ class _Opening:
     def _limits(self, max_batch_size: int) -> Limits:
         settings, rows = self.settings, efficient_rows(self.graph.bucket_seconds)
         delay_seconds = settings.max_queue_delay_seconds if max_batch_size > 1 else 0.0
-        return Limits(max_batch_size, delay_seconds, settings.max_queue_rows, len(self.runners), rows)
+        most, objective = settings.max_queue_rows, self.share.objective_seconds
+        return Limits(max_batch_size, delay_seconds, most, len(self.runners), rows, objective_seconds=objective)
 
     def _batches(self, pool: Pool, on_lost_rows: OnLostRows) -> Batcher | ShapeBatchers:
         graph, most = self.graph, self.graph.batching.max_batch_size

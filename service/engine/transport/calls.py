@@ -224,7 +224,14 @@ class TextGeneration(Outstanding):
             sampling = msgspec.structs.replace(sampling, prompt_logprobs=-1)
         prompt = np.array([*self.prompt, *(token.token for token in self._tokens)], np.int32)
         message = GenerateText(
-            self.id, self.model, self.version, sampling, timeout_seconds, self.account.caller, self.num_losses
+            self.id,
+            self.model,
+            self.version,
+            sampling,
+            timeout_seconds,
+            self.account.caller,
+            self.num_losses,
+            self.account.priority,
         )
         return frame(message, prompt.tobytes())
 

@@ -171,7 +171,7 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
 class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
     """Continue the prompt in the payload (int32 tokens, beginning token included), within `timeout_seconds`.
 
-    `num_losses` is as in `Infer`.
+    `num_losses` is as in `Infer`, `priority` as in `InferTarget`.
     """
 
     id: int
@@ -181,6 +181,7 @@ class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
     timeout_seconds: float
     caller: Caller = ANYONE
     num_losses: int = 0
+    priority: int = 0
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):

@@ -11,7 +11,7 @@ from typing import Any
 from service.errors import InvalidParameter, ServiceError, Unsupported
 from service.http.answers import encode_json
 from service.http.body import parse_json_object
-from service.http.documentation import BINARY, TIMEOUT_HEADER
+from service.http.documentation import BINARY, REQUEST_HEADERS
 from service.http.middleware import Drain
 from service.http.routing import Document, Route
 from service.protocols.open_inference import schema
@@ -171,7 +171,7 @@ class Infer(OpenInferenceRoute):
         "`name.graph` for any other. Models on images also take encoded ones, as BYTES [B]."
     )
     request_document = {
-        "parameters": [schema.LENGTH_PARAMETER, TIMEOUT_HEADER],
+        "parameters": [schema.LENGTH_PARAMETER, *REQUEST_HEADERS],
         "requestBody": {
             "required": True,
             "content": {

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, UnsetType
 
 from service.engine.transport.messages import BatchStatistics, Duration
-from service.http.documentation import TIMEOUT_HEADER
+from service.http.documentation import REQUEST_HEADERS
 from service.http.routing import Responses
 from service.schema import Answer, Parameters, properties, required
 from service.tasks.text_generation.schema import MAX_INTEGER, SamplingParameters
@@ -290,6 +290,6 @@ STREAM_EXAMPLE = (
     'data: {"model_name":"novelist","model_version":"1","text_output":".","done":true,"details":{...}}\n\n'
 )
 TEXT_REQUEST = {
-    "parameters": [TIMEOUT_HEADER],
+    "parameters": REQUEST_HEADERS,
     "requestBody": json_body(TextInput, TextParameters),
 }

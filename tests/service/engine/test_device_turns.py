@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from models.config import PRIORITIES, Priority
 from service.engine.device_turns import (
+    AGEING_SECONDS,
     LONG_SECONDS,
     MIN_OBJECTIVE_SECONDS,
     OBJECTIVE_FACTOR,
@@ -33,14 +35,18 @@ class Device:
     def __post_init__(self) -> None:
         self.turns = DeviceTurns(self.num_cores, lambda: self.now)
 
-    def join(self, name: str, num_threads: int = 1) -> Claimant:
-        return self.turns.join(num_threads, lambda: self.called.append(name))
+    def join(self, name: str, num_threads: int = 1, weight: float = 1.0) -> Claimant:
+        return self.turns.join(num_threads, lambda: self.called.append(name), weight)
 
-    def take(self, claimant: Claimant, seconds: float = SHORT, due_at: float = 1.0) -> Turn | None:
-        return self.turns.take(claimant, seconds, due_at)
+    def take(
+        self, claimant: Claimant, seconds: float = SHORT, due_at: float = 1.0, priority: Priority = "normal"
+    ) -> Turn | None:
+        return self.turns.take(claimant, seconds, due_at, PRIORITIES[priority])
 
-    def must_take(self, claimant: Claimant, seconds: float = SHORT, due_at: float = 1.0) -> Turn:
-        turn = self.take(claimant, seconds, due_at)
+    def must_take(
+        self, claimant: Claimant, seconds: float = SHORT, due_at: float = 1.0, priority: Priority = "normal"
+    ) -> Turn:
+        turn = self.take(claimant, seconds, due_at, priority)
         assert turn is not None
         return turn
 
@@ -87,6 +93,42 @@ def test_who_gives_back_a_turn_does_not_go_before_those_who_are_due_earlier(devi
 
     assert device.take(greedy, due_at=2.0) is None
     assert device.called == ["patient"]
+
+
+def test_a_better_priority_goes_before_what_is_due_earlier(device: Device) -> None:
+    turn = device.must_take(device.join("busy", 2))
+    batch, interactive = device.join("batch", 2), device.join("interactive", 2)
+    assert device.take(batch, due_at=1.0, priority="batch") is None
+    assert device.take(interactive, due_at=9.0, priority="interactive") is None
+
+    device.give_back(turn)
+
+    assert device.called == ["interactive"]
+
+
+@pytest.mark.parametrize("waited_seconds", [0.9 * AGEING_SECONDS, 1.1 * AGEING_SECONDS])
+def test_who_has_waited_long_counts_as_of_the_next_better_priority(device: Device, waited_seconds: float) -> None:
+    turn = device.must_take(device.join("busy", 2))
+    batch, normal = device.join("batch", 2), device.join("normal", 2)
+    assert device.take(batch, due_at=1.0, priority="batch") is None
+    device.now += waited_seconds
+    assert device.take(normal, due_at=2.0) is None
+
+    device.give_back(turn)
+
+    assert device.called == (["batch"] if waited_seconds > AGEING_SECONDS else ["normal"])
+
+
+def test_short_work_leaves_no_core_to_long_work_of_a_worse_priority(device: Device) -> None:
+    turn = device.must_take(device.join("busy", 2))
+    first, second, painter = device.join("first"), device.join("second"), device.join("painter")
+    assert device.take(painter, LONG, priority="batch") is None
+    assert device.take(first) is None
+    assert device.take(second) is None
+
+    device.give_back(turn)
+
+    assert device.called == ["first", "second"]
 
 
 def test_who_asks_again_while_waiting_keeps_one_place(device: Device) -> None:

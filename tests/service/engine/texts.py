@@ -54,7 +54,13 @@ def decoder(
 class Texts:
     """Submits prompts to a sequencer, steps it, and keeps what it posts."""
 
-    def __init__(self, decoder: Any, max_step_tokens: int = 256, max_waiting: int = 64) -> None:
+    def __init__(
+        self,
+        decoder: Any,
+        max_step_tokens: int = 256,
+        max_waiting: int = 64,
+        objective_seconds: float | None = None,
+    ) -> None:
         self.now = 100.0
         self.decoder = decoder
         self.metrics = LanguageMetrics(Metrics(CollectorRegistry()), "tiny", "1")
@@ -71,6 +77,7 @@ class Texts:
             clock=lambda: self.now,
             post=self._keep,
             metrics=self.metrics,
+            objective_seconds=objective_seconds,
         )
 
     def _keep(self, events: StepEvents) -> None:
@@ -90,12 +97,14 @@ class Texts:
         max_tokens: int = 8,
         timeout_seconds: float = 60.0,
         caller: Caller = ANYONE,
+        priority: int = 0,
         **sampling: Any,
     ) -> Sequence:
         parameters = Sampling(max_tokens=max_tokens, **({"temperature": 0.0} | sampling))
         language = self.decoder.language
         deadline = self.now + timeout_seconds
         sequence = Sequence(np.array(prompt, np.int32), parameters, language, self.now, deadline, None, caller)
+        sequence.priority = priority
         self.tokens[sequence], self.choices[sequence] = [], []
         self.sequencer.submit(sequence)
         return sequence

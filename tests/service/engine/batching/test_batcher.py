@@ -22,6 +22,7 @@ from service.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
     InferenceFailed,
+    ObjectiveUnreachable,
     QueueFull,
     ServiceError,
 )
@@ -262,6 +263,46 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     outcome = bench.outcomes[request]
     assert isinstance(outcome, DeadlineUnreachable)
     assert outcome.retry_after_seconds is not None
+
+
+def test_what_would_miss_the_objective_is_refused_at_once_and_told_when_to_come_back() -> None:
+    bench = Bench(limits=Limits(4, 0.0, 64, objective_seconds=0.1), cost=LearnedCost({1: 0.02, 4: 0.02}))
+    for value in range(16):
+        bench.submit(value)
+
+    refused = [outcome for outcome in bench.outcomes.values() if isinstance(outcome, ObjectiveUnreachable)]
+    assert len(refused) == len(bench.outcomes) == 16 - 12  # three batches in 75 ms
+    assert all(error.retry_after_seconds == pytest.approx(0.08 - 0.075) for error in refused)
+
+
+def test_who_asks_for_more_than_the_objective_allows_is_served_where_nothing_waits() -> None:
+    bench = Bench(limits=Limits(4, 0.0, 64, objective_seconds=0.01), cost=LearnedCost({1: 0.02, 4: 0.02}))
+    bench.submit(*range(8))
+
+    assert not bench.outcomes
+
+
+def test_with_an_objective_batches_leave_time_for_the_next() -> None:
+    cost = LearnedCost({1: 0.01, 2: 0.02, 4: 0.04})
+    bench = Bench(limits=Limits(4, 0.0, 64, objective_seconds=0.06), cost=cost)
+    first = bench.submit(*range(6))
+    bench.loop.advance()
+    while first not in bench.outcomes:
+        bench.instances[0].finish()
+        bench.loop.advance()
+
+    assert bench.instances[0].sizes[0] == 2
+    assert sum(bench.instances[0].sizes) == 6
+
+
+def test_what_waits_with_a_worse_priority_keeps_nobody_out() -> None:
+    bench = Bench(limits=Limits(2, 0.0, 8, objective_seconds=0.1), cost=LearnedCost({1: 0.02, 2: 0.02}))
+    behind = [bench.submit(value, priority=3) for value in range(7)]
+
+    urgent = bench.submit(9, priority=1)
+
+    assert urgent not in bench.outcomes
+    assert any(each not in bench.outcomes for each in behind)
 
 
 def test_a_request_whose_deadline_passes_in_the_queue_is_never_computed() -> None:

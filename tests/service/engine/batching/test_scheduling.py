@@ -101,7 +101,7 @@ def test_a_request_beyond_the_bound_is_refused_with_the_time_the_queue_needs() -
     refusal = admit(3, 14, 0, 10.0, Line(0.01, 0.0), GREEDY)
 
     assert refusal is not None
-    assert refusal.is_queue_full
+    assert refusal.reason == "full"
     assert refusal.retry_after_seconds == pytest.approx(0.14)
 
 
@@ -113,7 +113,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_the_missing_time() -> Non
     refusal = admit(1, 16 - 1, 0, 0.010, Line(0.001, 0.005), GREEDY)
 
     assert refusal is not None
-    assert not refusal.is_queue_full
+    assert refusal.reason == "deadline"
     assert refusal.retry_after_seconds == pytest.approx(2 * 0.013 - 0.010)
 
 

@@ -15,7 +15,7 @@ from service.engine.generation.sampling import Floats
 from service.engine.transport.messages import Finished
 from service.errors import Cancelled, DeadlineExceeded, InferenceFailed, NonFiniteOutput, QueueFull
 from tests.fake_models.text_generation import END_TOKEN, AttentionDecoder, RecurrentDecoder, TinyDecoder, random_tokens
-from tests.service.engine.texts import KINDS, Texts, decoder, network
+from tests.service.engine.texts import COST, KINDS, Texts, decoder, network
 
 LENGTHS = (1, 2, 7, 23, 64, 12, 40, 3)
 
@@ -227,6 +227,43 @@ def test_prompts_are_admitted_in_the_order_of_their_arrival() -> None:
 
     starts = [sequence.admitted_at for sequence in sequences]
     assert starts == sorted(starts)
+
+
+def test_a_prompt_of_a_better_priority_goes_first() -> None:
+    texts = Texts(decoder(num_slots=1), max_step_tokens=32)
+    running = texts.submit(random_tokens(5), 4)
+    texts.step()
+    batch, interactive = (texts.submit(random_tokens(5, seed), 1, priority=place) for seed, place in ((1, 3), (2, 1)))
+    assert texts.sequencer.rank == 2
+
+    texts.run()
+
+    assert running.admitted_at < interactive.admitted_at < batch.admitted_at
+
+
+def test_a_full_queue_makes_room_for_a_better_priority_down_to_the_share_of_the_others() -> None:
+    texts = Texts(decoder(num_slots=1), max_waiting=4)
+    for seed in range(5):
+        texts.submit(random_tokens(5, seed), 30, priority=3)
+
+    for seed in range(5):
+        texts.submit(random_tokens(5, seed), 30, priority=1)
+    texts.step()
+
+    refused = [sequence for sequence, outcome in texts.outcomes.items() if isinstance(outcome, QueueFull)]
+    assert [sequence.priority for sequence in refused] == [3, 3, 3, 3, 1]
+    assert texts.sequencer.num_waiting == 4
+
+
+def test_no_more_texts_run_at_once_than_the_objective_of_a_step_allows() -> None:
+    texts = Texts(decoder(num_slots=4), objective_seconds=COST.decode(2))
+    for seed in range(4):
+        texts.submit(random_tokens(5, seed), 8, ignore_eos=True)
+    texts.step()
+
+    assert len(texts.sequencer.running) == 2
+    texts.run()
+    assert all(isinstance(outcome, Finished) for outcome in texts.outcomes.values())
 
 
 def test_first_tokens_are_posted_before_the_step_of_the_others() -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.batching.batches import Request, RequestQueue
-from service.engine.batching.scheduling import GUARANTEED_SHARE
+from service.engine.batching.batches import Request
+from service.engine.fairness import GUARANTEED_SHARE, RankedQueue
 from service.engine.transport.messages import Caller
 
 
@@ -14,15 +14,15 @@ def request(caller: str = "", priority: int = 0, num_rows: int = 1) -> Request:
     return made
 
 
-def take(queue: RequestQueue, num_rows: int = 1) -> Request:
+def take(queue: RankedQueue[Request], num_rows: int = 1) -> Request:
     first = queue.first()
     first.placed_rows += num_rows
-    queue.took(first, num_rows)
+    queue.took(first, num_rows, is_gone=first.placed_rows == first.num_rows)
     return first
 
 
 def test_the_best_priority_is_first_and_the_others_get_their_share() -> None:
-    queue = RequestQueue()
+    queue = RankedQueue[Request]()
     for _ in range(100):
         queue.append(request(priority=1))
         queue.append(request(priority=2))
@@ -35,7 +35,7 @@ def test_the_best_priority_is_first_and_the_others_get_their_share() -> None:
 
 
 def test_callers_of_one_priority_take_turns() -> None:
-    queue = RequestQueue()
+    queue = RankedQueue[Request]()
     for name in ["a"] * 6 + ["b"] * 3:
         queue.append(request(name))
 
@@ -43,7 +43,7 @@ def test_callers_of_one_priority_take_turns() -> None:
 
 
 def test_a_large_request_gives_way_to_others_after_each_part() -> None:
-    queue = RequestQueue()
+    queue = RankedQueue[Request]()
     queue.append(request("a", num_rows=100))
     for _ in range(2):
         queue.append(request("b"))
@@ -55,7 +55,7 @@ def test_a_large_request_gives_way_to_others_after_each_part() -> None:
 
 
 def test_the_last_of_a_caller_is_the_one_of_the_worst_priority() -> None:
-    queue = RequestQueue()
+    queue = RankedQueue[Request]()
     made = [request("a", 3), request("a", 1), request("b", 3)]
     for each in made:
         queue.append(each)
@@ -68,7 +68,7 @@ def test_the_last_of_a_caller_is_the_one_of_the_worst_priority() -> None:
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(1, 40))
 def test_no_flood_of_a_better_priority_starves_a_worse_one(worse: int, flood_rows: int, own_rows: int) -> None:
     """Whatever the sizes, a worse priority that waits all the time gets a quarter of the rows, to within one turn."""
-    queue = RequestQueue()
+    queue = RankedQueue[Request]()
     rows = {1: 0, worse + 1: 0}
     for _ in range(1500 // min(flood_rows, own_rows)):
         queue.append(request("flood", 1, flood_rows))
