@@ -1,5 +1,7 @@
 """Long loads: `soak` watches memory at half the peak, `overload` goes beyond it, `kills` kills engines under load.
 
+`goodput` asks a model with a latency objective for less and for more than it can answer in time.
+
 Each starts a service, prints what it found, and ends with 0 when the limits held, with 1 when one did not.
 """
 
@@ -11,6 +13,8 @@ import contextlib
 import itertools
 import json
 import os
+import random
+import shutil
 import signal
 import statistics
 import sys
@@ -19,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +34,14 @@ from loadtests import procfs
 from loadtests.attacks.attack import Target
 from loadtests.attacks.stages import LOOP, Stage, prepare
 from loadtests.http_client import KeptConnection, Reply, post
-from loadtests.servers import free_port, hotplate_command, run_program, running
+from loadtests.servers import ROOT, free_port, hotplate_command, run_program, running, shipped_models
 
 MAX_SLOPE_MB_PER_MINUTE, MIN_GOODPUT = 0.25, 0.9
 ENGINE = "engine_process"
-_STAGE = Stage("endurance", ("mnist",), (LOOP,))
+_PROMISING, _OBJECTIVE_SECONDS, _PROMISED_ROWS = "cifar10", 0.1, 4
+_STAGE = Stage("endurance", ("mnist", _PROMISING), (LOOP,))
+_CONFIG = f'latency_objective_seconds = {_OBJECTIVE_SECONDS}\nprecision = "fp32"\n'
+_FACTORS, _MIN_MET = (0.8, 2.0, 10.0), 0.999
 _FLAGS = ("--device", "cpu", "--drain-seconds", "0", "--max-queue-rows", "64", "--log-format", "json")
 _CLASSIFY = "/v1/models/mnist/classify"
 _LOOP_TURNS = 1e4
@@ -51,6 +59,7 @@ class Tally:
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
+    good_seconds: list[float] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def add(self, reply: Reply, seconds: float, expected: bytes = b"") -> None:
@@ -58,6 +67,8 @@ class Tally:
         status = reply.status if reply.is_whole else 0
         self.statuses[status] += 1
         self.seconds.append(seconds)
+        if status == 200:
+            self.good_seconds.append(seconds)
         if status in (429, 503) and "retry-after" not in reply.headers:
             self.problems.append(f"{status} without Retry-After: {bytes(reply.body[:100])!r}")
         if status == 200 and expected and bytes(reply.body) != expected:
@@ -82,9 +93,9 @@ class Callers:
     tally: Tally = field(default_factory=Tally)
     _idle: list[KeptConnection] = field(default_factory=list)
 
-    async def ask(self, request: bytes, expected: bytes = b"") -> None:
-        """Ask once, over an idle connection or a new one."""
-        started = time.monotonic()
+    async def ask(self, request: bytes, expected: bytes = b"", due: float | None = None) -> None:
+        """Ask once, over an idle connection or a new one; the time counts from when it was `due`."""
+        started = time.monotonic() if due is None else due
         connection = None
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
@@ -136,14 +147,18 @@ async def closed_loop(
     return callers.tally
 
 
-async def open_loop(port: int, requests: Sequence[bytes], rate: float, seconds: float) -> Tally:
-    """So many requests a second, whatever becomes of those before."""
-    callers, started, asked = Callers(port), time.monotonic(), set()
+async def open_loop(
+    port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int | None = None
+) -> Tally:
+    """So many requests a second, whatever becomes of those before; with a seed at random times (a Poisson process)."""
+    callers, asked = Callers(port), set()
+    chance = random.Random(seed)
+    due = time.monotonic()
     for index in range(round(rate * seconds)):
-        due = started + index / rate
+        due += 1 / rate if seed is None else chance.expovariate(rate)
         if (early := due - time.monotonic()) > 0:
             await asyncio.sleep(early)
-        task = asyncio.create_task(callers.ask(requests[index % len(requests)]))
+        task = asyncio.create_task(callers.ask(requests[index % len(requests)], due=due))
         asked.add(task)
         task.add_done_callback(asked.discard)
     await asyncio.gather(*asked)
@@ -172,6 +187,15 @@ def slow_request() -> bytes:
     tensor = {"name": "x", "shape": [1], "datatype": "FP32", "data": [_LOOP_TURNS]}
     body = json.dumps({"inputs": [tensor]}).encode()
     return post(f"/v2/models/{LOOP}/infer", body, "application/json", f"X-Request-Timeout: {_DEADLINE_SECONDS}")
+
+
+def promised_request() -> bytes:
+    """A request of some rows, so that answering it takes far more than asking."""
+    shape = (_PROMISED_ROWS, 32, 32, 3)
+    tensor = {"name": "image", "shape": shape, "datatype": "UINT8", "parameters": {"binary_data_size": prod(shape)}}
+    head = json.dumps({"inputs": [tensor], "outputs": [{"name": "probabilities"}]}).encode()
+    length = f"Inference-Header-Content-Length: {len(head)}"
+    return post(f"/v2/models/{_PROMISING}/infer", head + bytes(prod(shape)), "application/octet-stream", length)
 
 
 # --- what is shown ---
@@ -233,6 +257,34 @@ def run_overload(target: Target, options: argparse.Namespace, console: Console) 
     return {"peak": peak, "levels": levels, "problems": problems}
 
 
+def run_goodput(target: Target, options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Poisson arrivals below and beyond the knee: how many are answered within the objective, and of those admitted."""
+    request = [promised_request()]
+    knee = max(_in_time(asyncio.run(closed_loop(target.port, request, n, 4.0))) / 4.0 for n in (2, 4, 8, 16, 32))
+    console.print(f"The knee is {knee:,.0f} answers/s within {1e3 * _OBJECTIVE_SECONDS:g} ms.")
+    levels, problems = [], []
+    for factor in _FACTORS:
+        tally = asyncio.run(open_loop(target.port, request, factor * knee, options.seconds, seed=round(10 * factor)))
+        good, met = _in_time(tally) / options.seconds, _in_time(tally) / max(len(tally.good_seconds), 1)
+        levels.append({"factor": factor, "goodput": good, "met": met, "statuses": dict(tally.statuses)})
+        p99 = statistics.quantiles(tally.good_seconds, n=100)[98]
+        console.print(
+            f"{factor:g} x: {good:,.0f} answers/s in time, {good / knee:.2f} of the knee; {met:.2%} of those admitted, "
+            f"p99 {1e3 * p99:.0f} ms; {dict(tally.statuses)}"
+        )
+        if factor < 1 and met < _MIN_MET:
+            problems.append(f"at {factor:g} of the knee, {met:.2%} of those admitted are answered in time")
+        if factor > 1 and good < MIN_GOODPUT * knee:
+            problems.append(f"at {factor:g} times the knee, goodput is {good / knee:.2f} of it")
+        problems += tally.problems[:3]
+        time.sleep(_DEADLINE_SECONDS)
+    return {"knee": knee, "levels": levels, "problems": problems}
+
+
+def _in_time(tally: Tally) -> int:
+    return sum(seconds <= _OBJECTIVE_SECONDS for seconds in tally.good_seconds)
+
+
 def run_kills(target: Target, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Kill the engine again and again; the callers' ledger must agree with the service's own counts."""
     request = post(_CLASSIFY, bytes(28 * 28), "application/octet-stream", "X-Request-Timeout: 30")
@@ -279,14 +331,17 @@ def _readiness(target: Target) -> int:
         return 0
 
 
-COMMANDS = {"soak": run_soak, "overload": run_overload, "kills": run_kills}
+COMMANDS = {"soak": run_soak, "overload": run_overload, "kills": run_kills, "goodput": run_goodput}
 
 
 @contextlib.contextmanager
 def served() -> Iterator[Target]:
-    """A service of `mnist` and a graph that takes as long as it is told."""
+    """A service of `mnist`, of a graph that takes as long as it is told, and of a model with an objective."""
     with tempfile.TemporaryDirectory(prefix="hotplate-endurance-") as folder:
         prepared, port = prepare(_STAGE, Path(folder)), free_port()
+        promising = prepared.repository / _PROMISING
+        shutil.copytree(shipped_models(ROOT) / _PROMISING, promising)
+        (promising / "config.toml").write_text(_CONFIG, encoding="utf-8")
         command = hotplate_command(prepared.repository, port, *_FLAGS, *prepared.options)
         with running("hotplate", command, port, "/readyz", Path(folder) / "logs", 120) as server:
             yield Target(port, 0, server.pid, server.log.read_text)

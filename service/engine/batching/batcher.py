@@ -244,6 +244,7 @@ class Batcher:
         self.row_elements = sum(array.size for array in self._filling.arrays.values()) // limits.max_batch_size or 1
         self._overflow: RankedQueue[Request] = RankedQueue()
         self.held_rows: dict[str, int] = {}  # of those that wait, by caller
+        self._ends: dict[int, float] = {}  # when each running batch should end, by its instance
         self._waiting: dict[Request, None] = {}
         self._earliest_deadline = float("inf")  # of those that wait, or of some that have left since
         self._timer: Timer | None = None
@@ -315,7 +316,8 @@ class Batcher:
         max_bytes = self._limits.max_queue_bytes
         # An empty queue admits one request that it does not hold, but not several.
         fits = num_rows <= self._limits.max_queue_rows and (not max_bytes or num_rows * self._row_bytes <= max_bytes)
-        if fits and self._refusal(num_rows, earliest_deadline - requests[0].arrival) is None:
+        largest_rows = max([request.num_rows for request in requests])
+        if fits and self._refusal(num_rows, earliest_deadline - requests[0].arrival, largest_rows) is None:
             self._queue(requests, payload)  # if all of them are admitted at once, each is
         else:
             for request in requests:
@@ -346,7 +348,7 @@ class Batcher:
             except Exception as error:
                 self._drop(request, _defect(error))
 
-    def _refusal(self, num_rows: int, timeout_seconds: float) -> scheduling.Refusal | None:
+    def _refusal(self, num_rows: int, timeout_seconds: float, largest_rows: int = 0) -> scheduling.Refusal | None:
         return scheduling.admit(
             num_rows,
             self.waiting_rows,
@@ -356,6 +358,8 @@ class Batcher:
             self._limits,
             row_bytes=self._row_bytes,
             beside=self._pool.backlog_beside(self),
+            left_seconds=self._left_seconds(),
+            largest_rows=largest_rows,
         )
 
     def _admits(self, request: Request) -> bool:
@@ -420,8 +424,15 @@ class Batcher:
         return min(sum(each.num_rows - each.done_rows for each in waiting), self.waiting_rows)
 
     def _expected_seconds(self, num_rows: int, waiting_rows: int, seconds_beside: float) -> float:
-        computing, cost = self.computing_rows, self._cost
-        return scheduling.expected_seconds(num_rows, waiting_rows, computing, cost, self._limits, seconds_beside)
+        computing, cost, left = self.computing_rows, self._cost, self._left_seconds()
+        return scheduling.expected_seconds(num_rows, waiting_rows, computing, cost, self._limits, seconds_beside, left)
+
+    def _left_seconds(self) -> float:
+        """What the running batches should still take together; counted only where there is an objective."""
+        if self._limits.objective_seconds is None or not self._ends:
+            return 0.0
+        now = self._scheduler.time()
+        return sum(max(end - now, 0.0) for end in self._ends.values())
 
     def displace(self, name: str) -> bool:
         """Refuse the latest request of a caller, unless its rows have begun to leave; return whether there was one."""
@@ -549,6 +560,7 @@ class Batcher:
         is_alone = len(self._pool.idle) == len(self._instances) - 1
         is_full = self.waiting_rows >= self._limits.max_batch_size and len(self._instances) > MAX_SMALL_INSTANCES
         expected_seconds = self._cost.seconds(batch.num_rows)
+        self._ends[index] = self._scheduler.time() + expected_seconds
         self._instances[index].start(batch, on_done, expected_seconds, is_alone=is_alone and not is_full)
 
     def _new_buffer(self) -> BatchBuffer:
@@ -560,6 +572,7 @@ class Batcher:
     ) -> None:
         size, spans = batch.num_rows, batch.spans
         self.computing_rows -= size
+        self._ends.pop(index, None)
         batch.clear()
         self._free.append(batch)
         _shielded(self._observe, outcome, size, left_at, reason, index)
@@ -572,7 +585,9 @@ class Batcher:
 
     def _observe(self, outcome: BatchOutcome, size: int, left_at: float, reason: scheduling.Reason, index: int) -> None:
         if not outcome.errors and not outcome.lost_rows:
-            self._cost.observe(size, outcome.compute_seconds)
+            # A promise counts from leaving the queue to being done with, on a machine that is busy with refusals, too.
+            is_promised = self._limits.objective_seconds is not None
+            self._cost.observe(size, self._scheduler.time() - left_at if is_promised else outcome.compute_seconds)
             self._fit_objective()
         if outcome.lost_rows:
             self._metrics.lost_row_batches.inc()

@@ -275,6 +275,15 @@ def test_what_would_miss_the_objective_is_refused_at_once_and_told_when_to_come_
     assert all(error.retry_after_seconds == pytest.approx(0.08 - 0.075) for error in refused)
 
 
+def test_requests_that_come_together_are_each_held_to_the_objective() -> None:
+    bench = Bench(limits=Limits(4, 0.0, 64, objective_seconds=0.1), cost=LearnedCost({1: 0.02, 4: 0.02}))
+
+    bench.submit_together(*[[value] * 2 for value in range(16)])
+
+    refused = [outcome for outcome in bench.outcomes.values() if isinstance(outcome, ObjectiveUnreachable)]
+    assert len(refused) == len(bench.outcomes) == 16 - 6  # three batches in 75 ms
+
+
 def test_who_asks_for_more_than_the_objective_allows_is_served_where_nothing_waits() -> None:
     bench = Bench(limits=Limits(4, 0.0, 64, objective_seconds=0.01), cost=LearnedCost({1: 0.02, 4: 0.02}))
     bench.submit(*range(8))
