@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
+from bisect import insort
 from collections.abc import Iterator, Mapping
 from operator import itemgetter
 from typing import Generic, Protocol, TypeVar
@@ -60,6 +60,10 @@ class Waiting(Protocol):
     def caller(self) -> Caller:
         """Whose it is."""
 
+    @property
+    def request(self) -> int:
+        """The request that it is a part of; 0 where it is all of one."""
+
 
 class Ranked(Waiting, Protocol):
     """What waits, with a priority."""
@@ -73,12 +77,51 @@ Item = TypeVar("Item", bound=Waiting)
 RankedItem = TypeVar("RankedItem", bound=Ranked)
 
 
+class _Line(Generic[Item]):
+    """What waits of one caller: his requests take turns, so that one of many parts does not keep out the next."""
+
+    def __init__(self) -> None:
+        self._items: list[tuple[int, int, Item]] = []  # by turn, then by arrival
+        self._turn = self._num_appended = 0
+        self._next_turns: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Item]:
+        return (item for _, _, item in self._items)
+
+    def append(self, item: Item) -> None:
+        turn = self._turn
+        if item.request:
+            turn = max(turn, self._next_turns.get(item.request, 0))
+            self._next_turns[item.request] = turn + 1
+        self._num_appended += 1
+        insort(self._items, (turn, self._num_appended, item), key=itemgetter(0, 1))
+
+    def first(self) -> Item:
+        return self._items[0][2]
+
+    def last(self) -> Item:
+        return self._items[-1][2]
+
+    def pop(self) -> None:
+        self._turn, _, _ = self._items.pop(0)
+
+    def remove(self, item: Item) -> bool:
+        place = next((place for place, (_, _, other) in enumerate(self._items) if other == item), None)
+        if place is None:
+            return False
+        del self._items[place]
+        return True
+
+
 class FairQueue(Generic[Item]):
-    """What waits, first come first served for each caller; the caller who has used least is next."""
+    """What waits, in turns between the requests of each caller; the caller who has used least is next."""
 
     def __init__(self) -> None:
         self.usage = Usage()
-        self._lines: dict[str, deque[Item]] = {}
+        self._lines: dict[str, _Line[Item]] = {}
         # A heap with what each caller had used when it was pushed, which may be more by now.
         self._turns: list[tuple[float, int, str]] = []
         self._order = itertools.count()
@@ -99,7 +142,7 @@ class FairQueue(Generic[Item]):
         name = item.caller.name
         line = self._lines.get(name)
         if line is None:
-            line = self._lines[name] = deque()
+            line = self._lines[name] = _Line()
             heapq.heappush(self._turns, (self.usage.of(name), next(self._order), name))
         line.append(item)
         self._num_items += 1
@@ -111,14 +154,14 @@ class FairQueue(Generic[Item]):
             used = self.usage.since(turn, name)
             if used == turn:
                 self.usage.level = max(self.usage.level, turn)
-                return self._lines[name][0]
+                return self._lines[name].first()
             heapq.heapreplace(self._turns, (used, next(self._order), name))
 
     def pop(self) -> Item:
         """Take the item whose turn it is; there must be one."""
         item = self.first()
         line = self._lines[item.caller.name]
-        line.popleft()
+        line.pop()
         self._num_items -= 1
         if not line:
             heapq.heappop(self._turns)
@@ -128,10 +171,9 @@ class FairQueue(Generic[Item]):
     def remove(self, item: Item) -> bool:
         """Take an item out of turn; return whether it was waiting."""
         name = item.caller.name
-        line = self._lines.get(name, deque())
-        if item not in line:
+        line = self._lines.get(name)
+        if line is None or not line.remove(item):
             return False
-        line.remove(item)
         self._num_items -= 1
         if not line:
             del self._lines[name]
@@ -142,7 +184,7 @@ class FairQueue(Generic[Item]):
     def last_of(self, name: str) -> Item | None:
         """The item of a caller that came last."""
         line = self._lines.get(name)
-        return line[-1] if line else None
+        return line.last() if line else None
 
 
 class RankedQueue(Generic[RankedItem]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class Request:
     `left_at` is when its first rows left the queue; its batches were computed from `started_at` to `ended_at`. A whole
     request is computed by itself: its tensors are the one row of the batch. `attempt` counts how often it began anew.
     """
+
+    request: ClassVar[int] = 0
+    """Each is a request of its own."""
 
     __slots__ = (
         "arrival",

@@ -7,6 +7,7 @@ neither connections nor messages.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -28,6 +29,9 @@ from service.errors import (
 from service.telemetry.language_metrics import LanguageMetrics
 
 log = logging.getLogger(__name__)
+
+# Of the slots, one request of many texts leaves so many to others.
+KEPT_SHARE = 1 / 8
 
 
 class Sequencer:
@@ -221,13 +225,31 @@ class Sequencer:
     def _admit(self) -> Sequence | None:
         if not self._waiting or not self._slots.num_free or len(self._decoding) >= self._most_rows:
             return None
-        sequence = self._prefilling = self._waiting.first()
+        if (sequence := self._next_waiting()) is None:
+            return None
+        self._prefilling = sequence
+        is_first = sequence is self._waiting.first()
         self._slots.take(sequence)
-        self._waiting.took(sequence, sequence.num_prompt - sequence.num_reused, is_gone=True)
+        num_tokens = sequence.num_prompt - sequence.num_reused
+        if is_first:
+            self._waiting.took(sequence, num_tokens, is_gone=True)
+        else:
+            self._waiting.remove(sequence)
+            self._waiting.use(sequence, num_tokens)
         sequence.admitted_at = self._clock()
         queue_seconds = max(sequence.admitted_at - sequence.arrival, 0.0)
         self._metrics.count_prompt(sequence.num_prompt, sequence.num_reused, queue_seconds)
         return sequence
+
+    def _next_waiting(self) -> Sequence | None:
+        """Whose turn it is of those whose request leaves slots to others: they would wait for the end of a text."""
+        num_slots = self._decoder.num_slots
+        most, held = num_slots - int(KEPT_SHARE * num_slots), Counter(each.request for each in self._decoding)
+        held[0] = 0  # each of those is a request of its own
+        first = self._waiting.first()
+        if held[first.request] < most:
+            return first
+        return next((each for each in self._waiting if held[each.request] < most), None)
 
     def _compute_chunk(self, sequence: Sequence, num_tokens: int) -> Floats | None:
         """Compute a chunk of a prompt: the logits of its last token [1, V] or of none [0, V]; None where it failed."""

@@ -39,7 +39,7 @@ class Sequence:
         self.deadline = deadline
         self.owner = owner
         self.caller = caller
-        self.priority = 0
+        self.priority = self.request = 0
         self.slot = -1
         self.is_over = False
         self.sampler = Sampler(sampling, prompt, language.vocab_size)

@@ -99,7 +99,7 @@ class TextGenerator:
         owner: Owner = (connection, message.id)
         deadline = now + message.timeout_seconds
         sequence = Sequence(prompt, message.sampling, self.language, now, deadline, owner, message.caller)
-        sequence.priority = message.priority or priority
+        sequence.priority, sequence.request = message.priority or priority, message.request
         connection.cancels[message.id] = lambda: self.thread.cancel(sequence)
         self._num_open += 1
         self.thread.submit(sequence)

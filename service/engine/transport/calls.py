@@ -164,6 +164,7 @@ class TextGeneration(Outstanding):
         sampling: Sampling,
         deadline: float,
         account: Account = NOBODY,
+        request: int = 0,
     ) -> None:
         language = model.manifest.language
         self.id, self.model, self.version = id_, model.name, model.version
@@ -172,6 +173,7 @@ class TextGeneration(Outstanding):
         self.sampling = sampling
         self.deadline = deadline
         self.account = account
+        self.request = request
         self.finished: Finished | None = None
         self.scored: PromptScores | None = None
         self._end_tokens = frozenset[int]() if language is None or sampling.ignore_eos else language.end_tokens
@@ -232,6 +234,7 @@ class TextGeneration(Outstanding):
             self.account.caller,
             self.num_losses,
             self.account.priority,
+            self.request,
         )
         return frame(message, prompt.tobytes())
 

@@ -304,15 +304,18 @@ class EngineClient:
         sampling: Sampling,
         timeout_seconds: float,
         account: Account = NOBODY,
+        request: int = 0,
     ) -> TextGeneration:
         """Continue a prompt, which starts with the model's beginning token.
+
+        The texts of a `request` take turns with those of others.
 
         Raises: EngineUnavailable or Busy at once, as `infer`, TooManyRequests where `account` has no tokens left; any
         other error in the iteration.
         """
         account.spend_tokens(len(prompt))
         deadline = self._loop.time() + timeout_seconds
-        generation = TextGeneration(self.next_id(), model, prompt, sampling, deadline, account)
+        generation = TextGeneration(self.next_id(), model, prompt, sampling, deadline, account, request)
         self._calls.generate(generation)
         return generation
 

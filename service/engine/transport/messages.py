@@ -171,7 +171,8 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
 class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
     """Continue the prompt in the payload (int32 tokens, beginning token included), within `timeout_seconds`.
 
-    `num_losses` is as in `Infer`, `priority` as in `InferTarget`.
+    `num_losses` is as in `Infer`, `priority` as in `InferTarget`. The texts of a `request` take turns with those of
+    others.
     """
 
     id: int
@@ -182,6 +183,7 @@ class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
     caller: Caller = ANYONE
     num_losses: int = 0
     priority: int = 0
+    request: int = 0
 
 
 class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):

@@ -91,6 +91,7 @@ class Sequences:
         self._context = context
         context.deadline = asyncio.get_running_loop().time() + timeout_seconds
         self._timeout_seconds = timeout_seconds
+        self._request = client.next_id()
         self.all: list[RunningSequence] = []
 
     def start(self, prompt: list[int], sampling: Sampling, stops: Sequence[str] = ()) -> RunningSequence:
@@ -98,8 +99,8 @@ class Sequences:
 
         Raises: EngineUnavailable; TooManyRequests.
         """
-        account = self._context.account
-        generation = self._client.generate_text(self._model, prompt, sampling, self._timeout_seconds, account)
+        account, seconds = self._context.account, self._timeout_seconds
+        generation = self._client.generate_text(self._model, prompt, sampling, seconds, account, self._request)
         sequence = RunningSequence(len(self.all), prompt, generation, Detokenizer(self._tokenizer.text_bytes, stops))
         self.all.append(sequence)
         return sequence

@@ -14,6 +14,7 @@ from service.engine.transport.messages import Caller
 class Item:
     caller: Caller
     number: int = 0
+    request: int = 0
 
 
 def served(queue: FairQueue[Item], count: int) -> list[str]:
@@ -36,6 +37,19 @@ def test_who_comes_second_does_not_wait_for_all_of_the_first() -> None:
     fill(queue, 5, Caller("a"), Caller("b"))
 
     assert served(queue, 10) == ["a", "b"] * 5
+
+
+def test_a_request_of_many_parts_takes_turns_with_the_next_of_the_same_caller() -> None:
+    queue: FairQueue[Item] = FairQueue()
+    caller = Caller("a")
+    for number in range(6):
+        queue.append(Item(caller, number, request=1))
+    assert [queue.pop().number for _ in range(2)] == [0, 1]
+    for number in range(10, 12):
+        queue.append(Item(caller, number, request=2))
+    queue.append(Item(caller, 20))
+
+    assert [queue.pop().number for _ in range(len(queue))] == [10, 20, 2, 11, 3, 4, 5]
 
 
 def test_a_weight_is_a_share() -> None:

@@ -98,13 +98,14 @@ class Texts:
         timeout_seconds: float = 60.0,
         caller: Caller = ANYONE,
         priority: int = 0,
+        request: int = 0,
         **sampling: Any,
     ) -> Sequence:
         parameters = Sampling(max_tokens=max_tokens, **({"temperature": 0.0} | sampling))
         language = self.decoder.language
         deadline = self.now + timeout_seconds
         sequence = Sequence(np.array(prompt, np.int32), parameters, language, self.now, deadline, None, caller)
-        sequence.priority = priority
+        sequence.priority, sequence.request = priority, request
         self.tokens[sequence], self.choices[sequence] = [], []
         self.sequencer.submit(sequence)
         return sequence

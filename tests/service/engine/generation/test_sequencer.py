@@ -241,6 +241,33 @@ def test_a_prompt_of_a_better_priority_goes_first() -> None:
     assert running.admitted_at < interactive.admitted_at < batch.admitted_at
 
 
+def test_a_short_text_does_not_wait_behind_requests_of_many_long_ones() -> None:
+    texts = Texts(decoder(num_slots=8), max_waiting=200)
+    for request in (1, 2):
+        for seed in range(64):
+            texts.submit(random_tokens(5, seed), 30, ignore_eos=True, request=request)
+    texts.step(5)
+
+    short = texts.submit(random_tokens(5), 2, request=3)
+    texts.step(40)
+
+    assert short in texts.outcomes
+    assert len(texts.sequencer.running) == 8
+
+
+def test_one_request_of_many_texts_leaves_a_slot_to_others() -> None:
+    texts = Texts(decoder(num_slots=8))
+    for seed in range(20):
+        texts.submit(random_tokens(5, seed), 30, ignore_eos=True, request=1)
+    texts.step(5)
+    assert len(texts.sequencer.running) == 7
+
+    other = texts.submit(random_tokens(5), 2, request=2)
+    texts.step(3)
+
+    assert other in texts.outcomes
+
+
 def test_a_full_queue_makes_room_for_a_better_priority_down_to_the_share_of_the_others() -> None:
     texts = Texts(decoder(num_slots=1), max_waiting=4)
     for seed in range(5):

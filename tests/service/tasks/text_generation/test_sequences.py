@@ -32,9 +32,19 @@ class FakeClient:
         self.generations: list[TextGeneration] = []
         self.cancelled: list[int] = []
 
+    def next_id(self) -> int:
+        return 7
+
     def generate_text(
-        self, model: ReadyModel, prompt: Sequence[int], sampling: Sampling, timeout_seconds: float, account: Account
+        self,
+        model: ReadyModel,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        timeout_seconds: float,
+        account: Account,
+        request: int,
     ) -> TextGeneration:
+        assert request == self.next_id(), "texts of one request are told apart"
         self.generations.append(
             TextGeneration(len(self.generations), model, prompt, sampling, timeout_seconds, account)
         )
