@@ -62,6 +62,8 @@ def fold_normalization(model: onnx.ModelProto) -> None:
     graph = model.graph
     values = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
     for node in [each for each in graph.node if each.op_type == "BatchNormalization"]:
+        if not values.keys() >= set(node.input[1:]):
+            continue
         scale, bias, mean, variance = (values[name].astype(np.float64) for name in node.input[1:])
         epsilon = next((each.f for each in node.attribute if each.name == "epsilon"), 1e-5)
         factors = scale / np.sqrt(variance + epsilon)
@@ -69,6 +71,8 @@ def fold_normalization(model: onnx.ModelProto) -> None:
         if before is not None and before.op_type == "MaxPool" and (factors > 0).all():
             convolution = _only_producer(graph, before)
         if before is None or convolution is None or convolution.op_type != "Conv":
+            continue
+        if not values.keys() >= set(convolution.input[1:]):
             continue
         weights = values[convolution.input[1]]
         offsets = values[convolution.input[2]] if len(convolution.input) > 2 else 0.0

@@ -8,21 +8,21 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from msgspec.structs import replace
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, track
 
-from models.config import ModelConfig
+from models.config import CONFIG_FILE, ModelConfig
 from models.golden import Golden, read_golden, write_golden
-from models.manifest import MANIFEST_FILE, Manifest, TensorSpec, read_manifest, write_manifest
+from models.manifest import MANIFEST_FILE, Manifest, Precision, TensorSpec, Variant, read_manifest, write_manifest
 from models.preprocessing import PreprocessingOptions
 from models.strict import StrictError, build
 from service.cli.client import BadUsage, CommandFailed, file_errors
@@ -30,13 +30,11 @@ from service.cli.models import check_version
 from service.cli.serve import require_runtime
 from service.settings import Settings
 
-if TYPE_CHECKING:
-    pass
-
 TASKS = ("image-classification", "tensors")
 TOP_K = 5
 # A longer tensor is not written out in an example.
 _MAX_SHOWN = 16
+_MAX_LAYERS = 4
 
 _Source = Annotated[str, typer.Argument(help="An .onnx or .pt2 file, a folder, or a Hugging Face repository id.")]
 _Name = Annotated[str, typer.Option(help="Name of the model in the service.")]
@@ -71,6 +69,16 @@ _Try = Annotated[
 ]
 _File = Annotated[str, typer.Option(help="ONNX file to take of a folder or repository with several.")]
 _Context = Annotated[int, typer.Option(help="Longest text of a language model, in tokens.", min=2)]
+_Quantize = Annotated[bool, typer.Option("--quantize", help="Write the graph in int8 as well; needs --calibration.")]
+_Half = Annotated[bool, typer.Option("--fp16", help="Write the graph in float16 as well, which is for GPUs.")]
+_Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        help="What --quantize measures with, and what scores: a folder of pictures, best in folders called after their "
+        "classes, or an .npz file of inputs by name.",
+        exists=True,
+    ),
+]
 _Repository = Annotated[Path, typer.Option(help="Folder of models to write to.", file_okay=False)]
 _Version = Annotated[str, typer.Option(help="Number of the version (default: the next one).")]
 _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking, what is guessed too.")]
@@ -90,7 +98,16 @@ class ImportRequest:
     pictures: tuple[Path, ...]
     file: str
     max_context: int
+    quantize: bool
+    fp16: bool
+    calibration: Path | None
     yes: bool
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions beside fp32."""
+        wanted: dict[Precision, bool] = {"int8": self.quantize, "fp16": self.fp16}
+        return tuple(precision for precision, is_wanted in wanted.items() if is_wanted)
 
     @property
     def is_classifier(self) -> bool:
@@ -119,6 +136,9 @@ def import_model(
     pictures: _Try = None,
     file: _File = "",
     context: _Context = 2048,
+    quantize: _Quantize = False,
+    fp16: _Half = False,
+    calibration: _Calibration = None,
     repository: _Repository = Path("my-models"),
     version: _Version = "",
     yes: _Yes = False,
@@ -129,11 +149,12 @@ def import_model(
     only if you agree, at the prompt or with --yes.
     """
     require_runtime()
-    logging.getLogger("service").addHandler(logging.NullHandler())  # what the engine would log is printed
+    logging.getLogger().addHandler(logging.NullHandler())  # what the engine would log is printed
     if task and task not in TASKS:
         raise BadUsage(f"--task is {task!r}; valid are {', '.join(TASKS)}.")
     if activation not in ("", "softmax", "sigmoid", "none"):
         raise BadUsage(f"--activation is {activation!r}; valid are softmax, sigmoid and none.")
+    _check_calibration(calibration, quantize, fp16)
     said = {"preset": preprocess, "mean": _numbers("--mean", mean), "std": _numbers("--std", std), "size": size}
     said |= {"crop": crop, "layout": layout, "channels": channels}
     request = ImportRequest(
@@ -148,9 +169,22 @@ def import_model(
         pictures=tuple(pictures or ()),
         file=file,
         max_context=context,
+        quantize=quantize,
+        fp16=fp16,
+        calibration=calibration,
         yes=yes,
     )
     _import(request, repository, version)
+
+
+def _check_calibration(calibration: Path | None, quantize: bool, fp16: bool) -> None:
+    if quantize and calibration is None:
+        raise BadUsage(
+            "--quantize needs --calibration: the range of every layer is measured on usual inputs. Ranges that are "
+            "taken anew for each batch, which need none, would make a row depend on who shares its batch."
+        )
+    if calibration is not None and not (quantize or fp16):
+        raise BadUsage("--calibration is for --quantize and --fp16; neither is there.")
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -178,9 +212,11 @@ def _import(request: ImportRequest, repository: Path, version: str) -> None:
         with new_version(repository, request.name, version or next_version(repository / request.name)) as folder:
             importer(request, folder)
             key = (request.name, folder.name)
-            finding = check_version(key, folder, ModelConfig(warm_up=False), Device("cpu"))
-            if not finding.is_fit:
-                raise CommandFailed(f"Nothing was written, for the version does not pass its check: {finding.detail}")
+            configs = [ModelConfig(precision=precision) for precision in request.precisions]
+            for config in (*configs, ModelConfig(warm_up=False)):
+                finding = check_version(key, folder, config, Device("cpu"))
+                if not finding.is_fit:
+                    raise CommandFailed(f"Nothing was written, for the version fails its check: {finding.detail}")
         typer.echo(f"ok     {request.name} {finding.version}: {finding.detail}\n")
         _show_how_to_call(repository / request.name / finding.version)
     except ImportRefused as error:
@@ -226,6 +262,8 @@ def _import_graph(request: ImportRequest, path: Path, folder: Path, beside: Path
         _import_classifier(request, path, folder, labels)
     else:
         _import_tensors(request, path, folder, beside)
+    if request.precisions:
+        _add_variants(request, folder)
 
 
 def _import_classifier(request: ImportRequest, path: Path, folder: Path, labels: tuple[str, ...]) -> None:
@@ -322,6 +360,57 @@ def _derived(derive: Callable[..., Any], *arguments: Any) -> Any:
         raise CommandFailed(str(error)) from error
 
 
+def _add_variants(request: ImportRequest, folder: Path) -> None:
+    """Add the graph in other precisions, and say what each loses."""
+    from models.importing.calibration import read_samples
+    from models.importing.variants import LEAST_SCORED, add_fp16, add_int8, times_as_fast
+    from models.variants import obstacle
+
+    if not (folder / MANIFEST_FILE).exists():
+        raise CommandFailed(
+            "Another precision needs a graph that can be verified: --sample names inputs to do so with."
+        )
+    manifest, samples = read_manifest(folder), None
+    if request.calibration is not None:
+        samples = read_samples(request.calibration, manifest, next(iter(manifest.graphs.values())))
+    for precision in request.precisions:
+        if precision == "int8" and samples is not None:
+            variant = add_int8(folder, samples, _track)
+        else:
+            variant = add_fp16(folder, samples, _track)
+        for line in _described_variant(variant, times_as_fast(folder, variant)):
+            typer.echo(f"  {precision}: {line}")
+        if reason := obstacle(read_manifest(folder), variant):
+            if manifest.labels and not variant.evaluation:
+                reason += f" (--calibration with {LEAST_SCORED} labelled pictures to score, or more, gives it one)"
+            typer.secho(f"  {precision}: not chosen by itself, for {reason}", fg=typer.colors.YELLOW)
+            typer.echo(f"""  {precision}: served all the same with precision = "{precision}" in {CONFIG_FILE}""")
+
+
+def _described_variant(variant: Variant, speedups: dict[int, float]) -> Iterator[str]:
+    """What a variant was made with and what it comes to, in lines."""
+    if variant.calibration is not None:
+        layers = variant.fp32_layers
+        shown = ", ".join(layers[:_MAX_LAYERS]) + (
+            f" and {len(layers) - _MAX_LAYERS} more" * (len(layers) > _MAX_LAYERS)
+        )
+        yield f"ranges of {variant.calibration.count} rows; layers left in fp32: {shown or 'none'}"
+    if (found := variant.agreement) is not None:
+        is_share = found.metric == "same_label"
+        told = f"{found.value:.2%} have the same label" if is_share else f"a PSNR of {found.value:.1f} dB"
+        yield f"beside fp32 on {found.count} other rows: {told}"
+    for score in variant.evaluation:
+        yield f"{score.metric} {score.value:.2%} on {score.count} rows"
+    times = ", ".join(f"{factor:.2f} times at batch {size}" for size, factor in speedups.items())
+    yield f"speed beside fp32 on this machine: {times}"
+
+
+def _track(names: Sequence[str], description: str) -> Iterable[str]:
+    """Go through names with a progress bar on the terminal."""
+    errors = Console(stderr=True)
+    return track(names, description, console=errors, transient=True, disable=not errors.is_terminal)
+
+
 # --- Hugging Face ---
 
 
@@ -344,6 +433,8 @@ def _import_language_model(request: ImportRequest, found: Any, folder: Path) -> 
     from models.importing.llama import read_language_model
     from service.settings import Settings
 
+    if request.precisions:
+        raise CommandFailed("--quantize and --fp16 are for graphs; a language model's weights stay as they are.")
     model = read_language_model(found.folder, request.max_context)
     weights, slots = model.weights.nbytes, Settings.model_fields["max_sequences"].default
     typer.echo(f"{request.source}: text-generation")

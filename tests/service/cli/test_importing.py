@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from onnx import helper
+from PIL import Image
 from typer.main import get_command
 
 from models.golden import read_golden
@@ -98,6 +99,72 @@ def test_a_wrong_option_is_quoted_with_what_is_valid(flowers: Path, said: tuple[
 
     assert result.exit_code == 2
     assert reason in result.output
+
+
+def pictures(folder: Path, count: int) -> Path:
+    """Pictures in folders of their classes, though not of what they show."""
+    generator = np.random.default_rng(2)
+    for number in range(count):
+        place = folder / LABELS[number % len(LABELS)] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shades = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(shades).resize((96, 96), Image.Resampling.BILINEAR).save(place)
+    return folder
+
+
+def test_a_network_is_imported_in_other_precisions_that_are_scored(tmp_path: Path, flowers: Path) -> None:
+    result = run(
+        *("import", flowers, "--name", "flowers", "--preprocess", "imagenet", "--quantize", "--fp16"),
+        *("--calibration", pictures(tmp_path / "pictures", 420), "--repository", tmp_path / "models"),
+    )
+
+    assert result.exit_code == 0, result.output
+    manifest = read_manifest(tmp_path / "models" / "flowers" / "1")
+    assert [(each.precision, len(each.evaluation)) for each in manifest.variants] == [("int8", 1), ("fp16", 1)]
+    assert {(each.dataset, each.count) for each in manifest.evaluation} == {("pictures", 210)}
+    assert "int8: ranges of 210 rows" in result.output
+    assert "int8: speed beside fp32 on this machine" in result.output
+    assert run("check", tmp_path / "models").exit_code == 0
+
+
+def test_a_variant_without_a_score_says_how_it_is_served(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
+    product = helper.make_node("MatMul", ["x", "weights"], ["y"])
+    content = graph_bytes([product], [("x", FLOAT, ["N", 8])], [("y", FLOAT, ["N", 8])], {"weights": weights})
+    (tmp_path / "product.onnx").write_bytes(content)
+    np.savez(tmp_path / "rows.npz", x=np.random.default_rng(1).normal(size=(40, 8)))
+
+    result = run(
+        *("import", tmp_path / "product.onnx", "--name", "product", "--quantize"),
+        *("--calibration", tmp_path / "rows.npz", "--repository", tmp_path / "models"),
+    )
+
+    assert result.exit_code == 0, result.output
+    assert "not chosen by itself, for it has no score" in result.output
+    assert 'precision = "int8" in config.toml' in result.output
+
+
+def test_a_graph_that_cannot_be_quantised_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "scale.onnx").write_bytes(scale_bytes(2.0))
+    np.savez(tmp_path / "rows.npz", x=np.ones((40, 3)))
+
+    result = run(
+        *("import", tmp_path / "scale.onnx", "--name", "scale", "--quantize"),
+        *("--calibration", tmp_path / "rows.npz", "--repository", tmp_path / "models"),
+    )
+
+    assert result.exit_code == 1
+    assert "nothing that int8 would make faster" in result.output
+    assert not (tmp_path / "models" / "scale").exists()
+
+
+def test_quantising_needs_samples_and_samples_need_a_use(tmp_path: Path, flowers: Path) -> None:
+    alone = run("import", flowers, "--name", "flowers", "--quantize")
+    unused = run("import", flowers, "--name", "flowers", "--calibration", tmp_path)
+
+    assert (alone.exit_code, unused.exit_code) == (2, 2)
+    assert "needs --calibration" in alone.output
+    assert "for --quantize and --fp16" in unused.output
 
 
 def test_any_other_graph_is_imported_as_it_is(tmp_path: Path) -> None:
