@@ -73,6 +73,7 @@ class DeviceTurns:
         self._clock = clock
         self._claimants: set[Claimant] = set()
         self._waiting: list[Claimant] = []
+        self._running: list[Turn] = []
         self._lock = threading.Lock()
 
     def join(self, num_threads: int, call: Callable[[], None], weight: float = 1.0) -> Claimant:
@@ -115,6 +116,7 @@ class DeviceTurns:
         """Give cores back; whose turn it is then, `settle` decides."""
         seconds = self._clock() - turn.began_at
         with self._lock:
+            self._running.remove(turn)
             turn.claimant.used += seconds * turn.num_cores / turn.claimant.weight
             self._num_free += turn.num_cores
             self._num_long -= turn.num_cores if turn.is_long else 0
@@ -144,6 +146,21 @@ class DeviceTurns:
         with self._lock:
             return any(other.seen_at > since for other in self._claimants if other is not claimant)
 
+    def seconds_ahead(self, claimant: Claimant) -> float:
+        """How long a turn of a claimant waits for those of others, of work of its length, that wait or run."""
+        now = self._clock()
+        with self._lock:
+            waiting = [each for each in self._waiting if each is not claimant and each.rank <= claimant.rank]
+            seconds = sum(each.seconds * self._part(each) for each in waiting if each.is_long == claimant.is_long)
+            for turn in self._running:
+                if turn.claimant is not claimant and turn.is_long == claimant.is_long:
+                    left_seconds = turn.began_at + turn.claimant.seconds - now
+                    seconds += max(left_seconds, 0.0) * turn.num_cores / self._num_cores
+        return seconds
+
+    def _part(self, claimant: Claimant) -> float:
+        return min(claimant.num_threads, self._num_cores) / self._num_cores
+
     def _see(self, claimant: Claimant, now: float) -> None:
         """Note that a claimant is there: whoever comes back begins where the others are, and has nothing saved up."""
         if claimant.seen_at <= now - PRESENCE_SECONDS:
@@ -162,7 +179,7 @@ class DeviceTurns:
         def place(claimant: Claimant) -> tuple[int, float, float]:
             due_at = claimant.due_at
             if due_at <= now and claimant.used > most:  # too late: first those who can still be in time
-                due_at = now + REPRIEVE * max(claimant.seconds, MIN_OBJECTIVE_SECONDS)
+                due_at = now + REPRIEVE * claimant.seconds
             return _aged_rank(claimant, now), due_at, claimant.used
 
         return sorted(self._waiting, key=place)
@@ -176,6 +193,7 @@ class DeviceTurns:
                 self._num_free -= num_cores
                 self._num_long += num_cores if claimant.is_long else 0
                 claimant.turn = Turn(claimant, num_cores, claimant.is_long, now)
+                self._running.append(claimant.turn)
                 self._waiting.remove(claimant)
                 given.append(claimant)
             elif now >= claimant.due_at and not claimant.is_long:

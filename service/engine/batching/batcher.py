@@ -19,7 +19,7 @@ from models.manifest import TensorSpec
 from service.engine.batching import scheduling
 from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, Span
 from service.engine.batching.cost import RowsCost
-from service.engine.batching.scheduling import NO_BACKLOG, Backlog, Dispatch, Limits
+from service.engine.batching.scheduling import NO_BACKLOG, NOTHING, Ahead, Backlog, Dispatch, Limits
 from service.engine.device_turns import Share, Turn
 from service.engine.fairness import GUARANTEED_SHARE, RankedQueue, Usage, may_displace, rank
 from service.engine.transport.messages import Caller, InferenceTiming
@@ -178,9 +178,20 @@ class Pool:
             for span in spans:
                 self._usage.add(span.request.caller, span.count * row_elements)
 
+    @property
+    def turn_seconds(self) -> float:
+        """How long a batch waits for the turns of other models, by those that are claimed or by what is usual."""
+        if self._share is None:
+            return 0.0
+        return max(self._share.turns.seconds_ahead(self._claimant), self._wait_seconds)
+
     def backlog_beside(self, batcher: Batcher, max_batches_each: float = math.inf) -> Backlog:
-        """The work of all the other batchers, or so many batches of each, and the usual wait for the device."""
-        wait_seconds = self._wait_seconds if self._wait_seconds > MIN_WAIT_SECONDS else 0.0
+        """The work of all the other batchers, or so many batches of each, and the usual wait for the device.
+
+        Where there is an objective, `turn_seconds` is the wait.
+        """
+        is_promised = self._share is not None and self._share.objective_seconds is not None
+        wait_seconds = self._wait_seconds if self._wait_seconds > MIN_WAIT_SECONDS and not is_promised else 0.0
         if len(self._batchers) <= 1:
             return Backlog(0, 0, wait_seconds) if wait_seconds else NO_BACKLOG
         others = [other.backlog(max_batches_each) for other in self._batchers if other is not batcher]
@@ -358,7 +369,7 @@ class Batcher:
             self._limits,
             row_bytes=self._row_bytes,
             beside=self._pool.backlog_beside(self),
-            left_seconds=self._left_seconds(),
+            ahead=self._ahead(),
             largest_rows=largest_rows,
         )
 
@@ -424,15 +435,14 @@ class Batcher:
         return min(sum(each.num_rows - each.done_rows for each in waiting), self.waiting_rows)
 
     def _expected_seconds(self, num_rows: int, waiting_rows: int, seconds_beside: float) -> float:
-        computing, cost, left = self.computing_rows, self._cost, self._left_seconds()
-        return scheduling.expected_seconds(num_rows, waiting_rows, computing, cost, self._limits, seconds_beside, left)
+        computing, cost, ahead = self.computing_rows, self._cost, self._ahead()
+        return scheduling.expected_seconds(num_rows, waiting_rows, computing, cost, self._limits, seconds_beside, ahead)
 
-    def _left_seconds(self) -> float:
-        """What the running batches should still take together; counted only where there is an objective."""
-        if self._limits.objective_seconds is None or not self._ends:
-            return 0.0
+    def _ahead(self) -> Ahead:
+        if self._limits.objective_seconds is None:
+            return NOTHING
         now = self._scheduler.time()
-        return sum(max(end - now, 0.0) for end in self._ends.values())
+        return Ahead(sum(max(end - now, 0.0) for end in self._ends.values()), self._pool.turn_seconds)
 
     def displace(self, name: str) -> bool:
         """Refuse the latest request of a caller, unless its rows have begun to leave; return whether there was one."""

@@ -55,6 +55,20 @@ NO_BACKLOG = Backlog(0, 0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class Ahead:
+    """What counts besides rows, where there is an objective.
+
+    It is the time that running batches still take together, and that of the turns of other models before each batch.
+    """
+
+    left_seconds: float = 0.0
+    turn_seconds: float = 0.0
+
+
+NOTHING = Ahead()
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     """Send what is queued, up to the largest batch, to an idle instance now, for this reason."""
 
@@ -142,7 +156,7 @@ def admit(
     *,
     row_bytes: int = 0,
     beside: Backlog = NO_BACKLOG,
-    left_seconds: float = 0.0,
+    ahead: Ahead = NOTHING,
     largest_rows: int = 0,
 ) -> Refusal | None:
     """Admit a request (None), or refuse it: the queue is full, or its deadline or the objective cannot be met.
@@ -151,7 +165,7 @@ def admit(
     work of other queues that share the instances. The rows may be those of several requests that came together, of
     which the largest has `largest_rows`.
     """
-    expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits, beside.seconds, left_seconds)
+    expected = expected_seconds(num_rows, waiting_rows, computing_rows, cost, limits, beside.seconds, ahead)
     allowed = timeout_seconds
     if limits.objective_seconds is not None and num_rows:
         alone = expected_seconds(largest_rows or num_rows, 0, 0, cost, limits)
@@ -162,7 +176,7 @@ def admit(
         num_bytes = (waiting_rows + num_rows) * row_bytes + beside.num_bytes
         is_full = is_full or num_bytes > limits.max_queue_bytes
     if rows and is_full:
-        seconds = expected_seconds(0, waiting_rows, computing_rows, cost, limits, beside.seconds, left_seconds)
+        seconds = expected_seconds(0, waiting_rows, computing_rows, cost, limits, beside.seconds, ahead)
         return Refusal("full", seconds, expected, allowed)
     if expected > allowed:
         return Refusal("deadline" if expected > timeout_seconds else "objective", expected - allowed, expected, allowed)
@@ -176,20 +190,22 @@ def expected_seconds(
     cost: Cost,
     limits: Limits,
     seconds_beside: float = 0.0,
-    left_seconds: float = 0.0,
+    ahead: Ahead = NOTHING,
 ) -> float:
     """The time until `num_rows` more rows are computed, after those waiting and half of those computing.
 
-    An objective is a promise: then what runs takes the `left_seconds`, and every batch is as large as it may be, as
-    later requests will fill it.
+    An objective is a promise: then what is `ahead` counts, and every batch is as large as it may be, as later requests
+    will fill it.
     """
-    if num_rows and not (waiting_rows or computing_rows or seconds_beside) and num_rows <= limits.max_batch_size:
+    is_free = not (waiting_rows or computing_rows or seconds_beside or ahead.turn_seconds)
+    if num_rows and is_free and num_rows <= limits.max_batch_size:
         return cost.seconds(num_rows)  # as below, for a queue that is empty
     if limits.objective_seconds is None:
         seconds = work_seconds(num_rows + waiting_rows + computing_rows / 2, cost, limits) + seconds_beside
     else:
         num_batches = math.ceil((num_rows + waiting_rows) / limits.max_batch_size)
-        seconds = num_batches * cost.seconds(limits.max_batch_size) + left_seconds + seconds_beside
+        each_seconds = cost.seconds(limits.max_batch_size) + ahead.turn_seconds
+        seconds = num_batches * each_seconds + ahead.left_seconds + seconds_beside
     # Instances share the work, but the request's own last batch takes its full time.
     return max(seconds / limits.num_instances, cost.seconds(min(num_rows, limits.max_batch_size)) if num_rows else 0.0)
 
