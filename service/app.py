@@ -24,7 +24,7 @@ from service.http.playground import documentation_routes, playground_routes
 from service.http.routing import FastPath, Route, add_routes
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.routes import open_inference_routes
-from service.protocols.openai.routes import completions_route
+from service.protocols.openai.routes import openai_routes
 from service.security import KeyRing
 from service.settings import Settings
 from service.tasks.image_decoding import ImageDecoder
@@ -66,7 +66,7 @@ def create_app(
     dependencies = Dependencies(client, settings, metrics, execution.tokenizers, execution.decoder)
     routes = [
         *routes_of(all_tasks().values(), dependencies),
-        completions_route(dependencies),
+        *openai_routes(dependencies),
         *open_inference_routes(execution, drain),
         *catalog_routes(client),
         *health_routes(client, metrics, drain, settings),

@@ -6,12 +6,14 @@ messages and the JSON schema in OpenAPI follow from them. `custom` is for what a
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
@@ -30,7 +32,13 @@ _NUMBER = re.compile(r"-?([0-9]{1,18}(\.[0-9]{0,30})?|\.[0-9]{1,30})([eE][+-]?[0
 
 
 class Parameters(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Base of the parameters of a route; null in a JSON body means absent."""
+    """Base of the parameters of a route; null in a JSON body means absent.
+
+    `neutral` are members that clients send and that are ignored, as they change no answer: with any value (None), or
+    only with those listed.
+    """
+
+    neutral: ClassVar[Mapping[str, Sequence[Any] | None]] = MappingProxyType({})
 
 
 class Answer(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -79,13 +87,29 @@ def read(kind: type[P], values: Mapping[str, Any], maxima: Mapping[str, int] = M
     members = {}
     for name, value in values.items():
         if (field := known.get(name)) is None:
-            raise InvalidParameter(f"Unknown parameter {shown(name)}; known are {', '.join(known)}.", parameter=name)
-        if value is not None:
+            _check_neutral(kind, name, value)
+        elif value is not None:
             members[name] = parse_value(_bounded(kind, name, maxima[name]) if name in maxima else field, value)
     for name, field in known.items():
         if field.required and name not in members:
             raise InvalidParameter(f"{name} is missing; it must be {field.valid}.", parameter=name)
     return kind(**members)
+
+
+def _check_neutral(kind: type[Parameters], name: str, value: Any) -> None:
+    """Pass over a member that changes no answer.
+
+    Raises: InvalidParameter for any other.
+    """
+    known = fields_of(kind)
+    if name not in kind.neutral:
+        nearest = get_close_matches(name[:MAX_SHOWN], [*known, *kind.neutral], 1)
+        hint = f"did you mean {nearest[0]}? Known" if nearest else "known"
+        raise InvalidParameter(f"Unknown parameter {shown(name)}; {hint} are {', '.join(known)}.", parameter=name)
+    values = kind.neutral[name]
+    if value is not None and values is not None and value not in values:
+        valid = " or ".join([*(json.dumps(each) for each in values), "absent"])
+        raise InvalidParameter(f"{name} is {shown(value)}, which is not supported; it must be {valid}.", parameter=name)
 
 
 @cache  # a type to build and inspect costs more than all else that a request's parameters need

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from models.manifest import MANIFEST_FILE
 from service.engine.transport.client import EngineClient
 from service.engine.transport.messages import ModelStatus
 from service.errors import UnknownModel
@@ -13,6 +16,7 @@ from service.http.documentation import MODEL_PROBLEMS
 from service.http.request_context import Scope, caller_of
 from service.http.routing import Document, Route, json_handler
 from service.schema import Answer
+from service.threads import off_loop
 
 TAG = "models"
 
@@ -64,11 +68,22 @@ class ModelCard(Answer):
     manifest: dict[str, Any]
 
 
+def _created(status: ModelStatus) -> int:
+    """When the version was made, in seconds since the epoch: the time of its manifest, or of its folder without one."""
+    if not status.repository:  # it has no files
+        return 0
+    folder = Path(status.repository) / status.name / status.version
+    for path in (folder / MANIFEST_FILE, folder, folder.parent):
+        with suppress(OSError):
+            return int(path.stat().st_mtime)
+    return 0
+
+
 def _listed(status: ModelStatus) -> ListedModel:
     return ListedModel(
         id=status.name,
         object="model",
-        created=0,
+        created=_created(status),
         owned_by="hotplate",
         task=status.manifest.get("task"),
         version=status.version,
@@ -89,7 +104,7 @@ def _card(status: ModelStatus) -> ModelCard:
     return ModelCard(
         id=status.name,
         object="model",
-        created=0,
+        created=_created(status),
         owned_by="hotplate",
         version=status.version,
         state=status.state,
@@ -121,11 +136,11 @@ def catalog_routes(client: EngineClient) -> list[Route]:
 
     async def list_models(scope: Scope) -> ModelList:
         caller = caller_of(scope)
-        listed = [_listed(status) for status in client.statuses if caller.may_use(status.name)]
-        return ModelList(object="list", data=listed)
+        statuses = [status for status in client.statuses if caller.may_use(status.name)]
+        return ModelList(object="list", data=await off_loop(lambda: list(map(_listed, statuses))))
 
     async def show_model(scope: Scope) -> ModelCard:
-        return _card(await _described(client, scope["path_params"]["model"]))
+        return await off_loop(_card, await _described(client, scope["path_params"]["model"]))
 
     listing = Document(
         summary="List the model versions.",

@@ -288,7 +288,8 @@ class Exchange(Inference):
         failure = failure_of(error, self.context.request_id)
         if self._is_streamed:
             self.context.failure_status = self.context.failure_status or failure.status
-        response = error_response(self.head.scope["path"], as_seen_with(self.context.caller, failure))
+        scope = self.head.scope
+        response = error_response(scope["path"], as_seen_with(self.context.caller, failure), asked=scope["headers"])
         self.connection.finish(self, response.status_code, render(response.raw_headers), bytes(response.body))
 
     def disconnect(self) -> None:

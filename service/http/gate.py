@@ -20,12 +20,10 @@ from service.errors import (
     UnknownModel,
     UnsupportedMedia,
 )
-from service.http.request_context import Scope
+from service.http.request_context import HeaderPairs, Scope
 from service.schema import shown
 from service.security import ANYONE, Access, Key, KeyRing, Named, is_loopback
 from service.settings import Settings
-
-HeaderPairs = Iterable[tuple[bytes, bytes]]
 
 _READING = ("GET", "HEAD", "OPTIONS")
 _SAME_SITE = (b"same-origin", b"none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -95,6 +96,7 @@ def health_routes(client: EngineClient, metrics: Metrics, drain: Drain, settings
     return [
         Route("GET", "/livez", json_handler(livez), _LIVEZ, access="public"),
         Route("GET", "/readyz", readyz, _READYZ, access="public"),
+        Route("GET", "/health", readyz, _HEALTH, access="public"),
         Route("GET", "/metrics", prometheus_metrics, _METRICS, access=to_metrics),
         Route("GET", "/v1/trace", trace, _TRACE, access="admin"),
     ]
@@ -117,6 +119,7 @@ _READYZ = Document(
     answers=(Readiness,),
     tag=TAG,
 )
+_HEALTH = replace(_READYZ, description="`/readyz` by the name under which other model servers' clients look for it.")
 _METRICS = Document(
     summary="Prometheus metrics",
     description="The metrics of all processes, in the text format.",

@@ -27,7 +27,7 @@ from service.telemetry.tracing import Tracing
 
 log = logging.getLogger("service.access")
 
-_ALWAYS_ANSWERED = ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics")
+_ALWAYS_ANSWERED = ("/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "/metrics")
 SWEEP_SECONDS = 1.0
 
 
@@ -209,7 +209,7 @@ class RequestMiddleware:
             if started:
                 context.failure_status = failure.status  # the connection is broken off
             else:
-                await error_response(scope["path"], failure)(served, receive, send_with_headers)
+                await error_response(scope["path"], failure, asked=scope["headers"])(served, receive, send_with_headers)
         finally:
             route = getattr(served.get("route"), "path", "unmatched")
             cycle.close(scope["method"], route, context, status or Cancelled.status, sent_bytes)

@@ -18,12 +18,22 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from service.errors import Forbidden, InvalidParameter, MethodNotAllowed, NotFound, ServiceError, UnknownModel
+from service.http.request_context import HeaderPairs
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-# Including OpenAI routes that the service does not have: its clients expect errors in this form.
-_OPENAI_PATHS = ("/v1/completions", "/v1/chat/", "/v1/embeddings", "/v1/responses")
+OPENAI_TAG = "OpenAI"
+# Including OpenAI's routes that the service does not have: its clients expect errors in this form.
+_OPENAI_PATHS = tuple(
+    f"/v1/{name}"
+    for name in (
+        *("assistants", "audio", "batches", "chat", "completions", "containers", "conversations", "edits"),
+        *("embeddings", "engines", "evals", "files", "fine_tuning", "images", "moderations", "organization"),
+        *("realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
+    )
+)
+_OPENAI_AGENTS = (b"OpenAI/", b"AsyncOpenAI/", b"AzureOpenAI/", b"AsyncAzureOpenAI/")
 _OPENAI_STATUSES = {422: 400}
 _OPEN_INFERENCE_PATH = "/v2"
 # As Triton answers (docs/protocol/README.md); a status that is not listed stays as it is.
@@ -60,10 +70,22 @@ def _openai_type(error: ServiceError) -> str:
     return "invalid_request_error" if error.status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
 
 
-def error_response(path: str, error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """Render an error in the form that clients of the path expect."""
+def _is_openai(path: str, asked: HeaderPairs) -> bool:
+    """Whether a path is one of OpenAI's or, by its request headers, an OpenAI client asks for it."""
+    if not path.startswith("/v1/"):
+        return False
+    return path.startswith(_OPENAI_PATHS) or any(
+        name.startswith(b"x-stainless-") or (name == b"user-agent" and value.startswith(_OPENAI_AGENTS))
+        for name, value in asked
+    )
+
+
+def error_response(
+    path: str, error: ServiceError, headers: dict[str, str] | None = None, asked: HeaderPairs = ()
+) -> Response:
+    """Render an error in the form that clients of the path expect, or who asks by these headers."""
     status, media_type = error.status, "application/json"
-    if path.startswith(_OPENAI_PATHS):
+    if _is_openai(path, asked):
         content, status = openai_error(error), _OPENAI_STATUSES.get(status, status)
     elif path == _OPEN_INFERENCE_PATH or path.startswith(f"{_OPEN_INFERENCE_PATH}/"):
         content, status = {"error": error.message}, _OPEN_INFERENCE_STATUSES.get(status, status)
@@ -83,7 +105,11 @@ def error_response(path: str, error: ServiceError, headers: dict[str, str] | Non
 async def on_service_error(request: Request, error: Exception) -> Response:
     """Render a ServiceError."""
     assert isinstance(error, ServiceError)
-    return error_response(request.scope["path"], error)
+    return _response(request, error)
+
+
+def _response(request: Request, error: ServiceError, headers: dict[str, str] | None = None) -> Response:
+    return error_response(request.scope["path"], error, headers, request.scope["headers"])
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
@@ -96,8 +122,17 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         refusal = MethodNotAllowed(
             f"{request.method} is not allowed on {path!r}; {allowed} {'are' if ',' in allowed else 'is'}."
         )
-        return error_response(path, refusal, headers)
-    return error_response(path, NotFound(f"There is no {path!r}; see /docs for all routes."), headers)
+        return _response(request, refusal, headers)
+    return _response(request, NotFound(f"There is no {path!r}; {_routes_like(request, path)}."), headers)
+
+
+def _routes_like(request: Request, path: str) -> str:
+    """Where to look instead of a path: OpenAI's clients cannot show a page."""
+    if not _is_openai(path, request.scope["headers"]):
+        return "see /docs for all routes"
+    routes = [route for route in request.app.routes if OPENAI_TAG in getattr(route, "tags", ())]
+    served = [f"{method} {route.path}" for route in routes for method in route.methods]
+    return f"of OpenAI's routes there are {', '.join(sorted(served))}"
 
 
 def _allowed_methods(request: Request, of_first: str) -> str:
@@ -115,12 +150,12 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
     """Name the invalid fields, but not their values, which may not be printable."""
     assert isinstance(error, RequestValidationError)
     places = sorted({".".join(map(str, item["loc"])) for item in error.errors()})
-    return error_response(request.scope["path"], InvalidParameter(f"These fields are not valid: {', '.join(places)}."))
+    return _response(request, InvalidParameter(f"These fields are not valid: {', '.join(places)}."))
 
 
 async def on_unexpected(request: Request, _error: Exception) -> Response:
     """Render an unexpected exception as an internal error; only the log has its text."""
-    return error_response(request.scope["path"], _internal_error())
+    return _response(request, _internal_error())
 
 
 def failure_of(error: Exception, request_id: str) -> ServiceError:

@@ -9,7 +9,7 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
+HeaderPairs = Iterable[tuple[bytes, bytes]]
 
 _KEY = "hotplate.context"
 _FAILURE = "hotplate.failure"

@@ -18,7 +18,7 @@ from service.protocols.open_inference.schema import (
     TextParameters,
     UnloadParameters,
 )
-from service.protocols.openai.schema import CompletionParameters
+from service.protocols.openai.schema import CompletionParameters, StreamOptions
 from service.schema import Field, Parameters, fields_of, from_text, parse_value, properties, read, required
 from service.tasks.registry import all_tasks
 from service.tasks.text_generation.schema import GenerateParameters, TokensParameters
@@ -65,8 +65,9 @@ def test_absent_and_null_members_have_their_defaults() -> None:
 
 def test_an_unknown_member_is_named_with_the_known_ones() -> None:
     assert refused(Sample, text="a", cuont=1) == (
-        "Unknown parameter 'cuont'; known are text, count, share, warm, form."
+        "Unknown parameter 'cuont'; did you mean count? Known are text, count, share, warm, form."
     )
+    assert "; known are" in refused(Sample, text="a", zzzzzz=1)
     assert "'a\\r\\nb'" in refused(Sample, **{"a\r\nb": 1})
 
 
@@ -98,9 +99,14 @@ def test_the_error_has_the_name_of_the_parameter() -> None:
         (CompletionParameters, "prompt", "", [""]),
         (CompletionParameters, "prompt", ["a", "b"], ["a", "b"]),
         (CompletionParameters, "prompt", [1, 2, 3], [[1, 2, 3]]),
-        (CompletionParameters, "prompt", [[1], []], [[1], []]),
-        (CompletionParameters, "stream_options", {}, False),
-        (CompletionParameters, "stream_options", {"include_usage": True}, True),
+        (CompletionParameters, "prompt", [[1], [2, 0]], [[1], [2, 0]]),
+        (CompletionParameters, "stream_options", {}, StreamOptions(is_given=True)),
+        (
+            CompletionParameters,
+            "stream_options",
+            {"include_usage": True, "continuous_usage_stats": None, "include_obfuscation": False},
+            StreamOptions(include_usage=True, is_given=True),
+        ),
     ],
 )
 def test_a_valid_value_is_converted(kind: type[Parameters], name: str, value: Any, converted: Any) -> None:
@@ -137,7 +143,9 @@ def test_a_valid_value_is_converted(kind: type[Parameters], name: str, value: An
         (GenerateParameters, "stop", ["a"] * 17, "stop is a list of 17;"),
         (GenerateParameters, "stop", ["a", 1], "stop is a list of 2;"),
         (GenerateParameters, "stop", ["\ud800"], "stop is a list of 1;"),
-        (CompletionParameters, "stop", ["a"] * 5, "a list of up to 4."),
+        (CompletionParameters, "stop", ["a"] * 17, "a list of up to 16."),
+        (CompletionParameters, "prompt", [[]], "prompt is a list of 1;"),
+        (CompletionParameters, "stop_token_ids", [-1], "token ids"),
         (TokensParameters, "tokens", [1] * (2**16 + 1), "up to 65536 token ids"),
         (TokensParameters, "tokens", [-1], "from 0"),
         (TokensParameters, "tokens", [True], "token ids"),

@@ -36,7 +36,13 @@ class Sampler:
     Of `tokens`, the last `sampling.first_step` were generated before, the others are the prompt.
     """
 
-    def __init__(self, sampling: Sampling, tokens: NDArray[np.int32], vocab_size: int) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        tokens: NDArray[np.int32],
+        vocab_size: int,
+        end_tokens: frozenset[int] = frozenset(),
+    ) -> None:
         self.sampling = sampling
         self.step = sampling.first_step
         self.mode = _mode(sampling)
@@ -45,11 +51,12 @@ class Sampler:
             0.0,
             0.0,
         )
-        self.is_adjusted = self.has_penalties or bool(sampling.logit_bias)
+        self.is_adjusted = self.has_penalties or bool(sampling.logit_bias) or self.step < sampling.min_tokens
         # Only the likeliest token is needed.
         self.is_plain = self.mode is Mode.GREEDY and not self.is_adjusted and sampling.num_logprobs < 0
         self._bias_tokens = np.fromiter(sampling.logit_bias.keys(), np.int64)
         self._bias_values = np.fromiter(sampling.logit_bias.values(), np.float32)
+        self._end_tokens = np.fromiter(end_tokens, np.int64)
         if self.has_penalties:
             generated = tokens[len(tokens) - sampling.first_step :]
             self._seen = np.bincount(tokens, minlength=vocab_size) > 0
@@ -73,7 +80,7 @@ class Sampler:
         return self._uniforms[index]
 
     def adjust(self, row: Floats) -> None:
-        """Apply the penalties and the bias to one row of logits, in place.
+        """Apply the penalties and the bias to one row of logits, in place; no end token before `min_tokens`.
 
         Repetition counts the prompt too (CTRL, https://arxiv.org/abs/1909.05858). Of generated tokens alone, OpenAI's
         formula is `mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence`.
@@ -85,6 +92,8 @@ class Sampler:
             row -= self._num_generated * np.float32(self.sampling.frequency_penalty)
             row -= (self._num_generated > 0) * np.float32(self.sampling.presence_penalty)
         row[self._bias_tokens] += self._bias_values
+        if self.step < self.sampling.min_tokens:
+            row[self._end_tokens] = -np.inf
 
 
 def _mode(sampling: Sampling) -> Mode:

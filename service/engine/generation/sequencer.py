@@ -51,7 +51,6 @@ class Sequencer:
     ) -> None:
         self._decoder = decoder
         self._language = decoder.language
-        self._end_tokens = decoder.language.end_tokens
         self._cost = cost
         self._max_step_tokens = max_step_tokens
         self._objective_seconds = objective_seconds
@@ -341,8 +340,8 @@ class Sequencer:
             sequence.new_tokens.append(choice.token)
             self._waiting.use(sequence, 1)
             self._events.sampled.append((sequence, choice))
-            ends = () if sequence.sampling.ignore_eos else self._end_tokens
-            reason = sequencing.finish_reason(choice.token, len(sequence.new_tokens), sequence.max_new, ends)
+            num_new, ends = len(sequence.new_tokens), sequence.end_tokens
+            reason = sequencing.finish_reason(choice.token, num_new, sequence.max_new, ends)
             if reason is not None:
                 self._finish(sequence, reason)
 

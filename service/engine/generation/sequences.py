@@ -42,11 +42,13 @@ class Sequence:
         self.priority = self.request = 0
         self.slot = -1
         self.is_over = False
-        self.sampler = Sampler(sampling, prompt, language.vocab_size)
+        self.end_tokens = sampling.end_tokens(language.end_tokens)
+        self.sampler = Sampler(sampling, prompt, language.vocab_size, self.end_tokens)
         self.new_tokens: list[int] = []
         self.max_new = sequencing.max_new_tokens(len(prompt), sampling.max_tokens, language.context)
         self.num_in_state = 0
         self.num_reused = 0
+        self.is_reuse_told = False
         self.num_steps = 0
         self.admitted_at = 0.0
         self.prefilled_at = 0.0

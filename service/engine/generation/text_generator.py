@@ -135,13 +135,17 @@ def deliver(events: StepEvents) -> None:
         except Exception as error:
             connection.fail(id_, error)
     items: dict[ApiConnection, list[SampledItem]] = {}
+    cached: dict[ApiConnection, dict[int, int]] = {}
     for sequence, token in events.sampled:
         connection, id_ = _owner(sequence)
         items.setdefault(connection, []).append((id_, *token))
+        if sequence.num_reused and not sequence.is_reuse_told:
+            sequence.is_reuse_told = True
+            cached.setdefault(connection, {})[id_] = sequence.num_reused
         if len(sequence.new_tokens) >= NUM_PROVEN_TOKENS:
             connection.prove(id_)
     for connection, sampled in items.items():
-        _send_tokens(connection, sampled)
+        _send_tokens(connection, sampled, cached.get(connection, {}))
     for sequence, outcome in events.ended:
         connection, id_ = _owner(sequence)
         if isinstance(outcome, ServiceError):
@@ -151,15 +155,15 @@ def deliver(events: StepEvents) -> None:
             connection.send(frame(msgspec.structs.replace(outcome, id=id_)))
 
 
-def _send_tokens(connection: ApiConnection, sampled: list[SampledItem]) -> None:
+def _send_tokens(connection: ApiConnection, sampled: list[SampledItem], cached_tokens: dict[int, int]) -> None:
     try:
-        connection.send(frame(Sampled(tuple(sampled))))
+        connection.send(frame(Sampled(tuple(sampled), cached_tokens)))
     except Exception as error:
         if len(sampled) == 1:
             connection.fail(sampled[0][0], error)
             return
         for item in sampled:
-            _send_tokens(connection, [item])
+            _send_tokens(connection, [item], cached_tokens)
 
 
 def _owner(sequence: Sequence) -> Owner:

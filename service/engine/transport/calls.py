@@ -152,8 +152,8 @@ def _arrays(result: Result, payload: memoryview) -> Arrays:
 class TextGeneration(Outstanding):
     """One continuation of a prompt: iterate over it for its tokens, with one reader.
 
-    `finished` is set when the iteration ends, `scored` before the first token. If the engine dies, the next one
-    continues after the tokens that have arrived, and the reader notices nothing.
+    `finished` is set when the iteration ends, `scored` and `cached_tokens` before the first token. If the engine dies,
+    the next one continues after the tokens that have arrived, and the reader notices nothing.
     """
 
     def __init__(
@@ -176,7 +176,8 @@ class TextGeneration(Outstanding):
         self.request = request
         self.finished: Finished | None = None
         self.scored: PromptScores | None = None
-        self._end_tokens = frozenset[int]() if language is None or sampling.ignore_eos else language.end_tokens
+        self.cached_tokens = 0
+        self._end_tokens = sampling.end_tokens(frozenset() if language is None else language.end_tokens)
         self._tokens: list[Token] = []
         self._num_read = 0
         self._error: ServiceError | None = None
@@ -204,6 +205,11 @@ class TextGeneration(Outstanding):
         return len(self._tokens) - self._num_read
 
     # --- the client's side ---
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token has arrived."""
+        return bool(self._tokens)
 
     @property
     def is_complete(self) -> bool:
@@ -266,6 +272,8 @@ class TextGeneration(Outstanding):
         if finished is None:
             reason = "stop" if self._tokens and self._tokens[-1].token in self._end_tokens else "length"
             finished = Finished(self.id, reason, len(self.prompt), 0, 0.0, 0.0, 0.0, len(self._tokens))
+        if not self._tokens:
+            self.cached_tokens = finished.cached_tokens
         # The prompt of a request that was sent again holds part of the answer.
         self.finished = msgspec.structs.replace(finished, prompt_tokens=len(self.prompt))
         self._wake()
@@ -465,6 +473,10 @@ class InFlight:
 
     def push(self, sampled: Sampled) -> None:
         """Deliver the tokens of one step."""
+        for id_, num_cached in sampled.cached_tokens.items():
+            generation = self._calls.get(id_)
+            if isinstance(generation, TextGeneration) and not generation.has_begun:
+                generation.cached_tokens = num_cached
         for id_, token, logprob, top in sampled.items:
             if isinstance(generation := self._calls.get(id_), TextGeneration):
                 generation.push(Token(token, logprob, top))

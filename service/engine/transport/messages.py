@@ -149,7 +149,8 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
 
     `temperature` 0 takes the likeliest token; `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing. `num_logprobs` and
     `prompt_logprobs`: -1 none, 0 those of the tokens themselves, k also of the k likeliest. The last `first_step`
-    tokens of the prompt belong to the answer: the sequence of random numbers continues after them.
+    tokens of the prompt belong to the answer: the sequence of random numbers continues after them. `stop_token_ids` end
+    the text beside the model's own end tokens; none of either is chosen before `min_tokens`.
     """
 
     max_tokens: int
@@ -166,6 +167,12 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
     prompt_logprobs: int = -1
     ignore_eos: bool = False
     first_step: int = 0
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+    def end_tokens(self, of_model: frozenset[int]) -> frozenset[int]:
+        """The tokens that end the text, of which the model has some itself."""
+        return frozenset(self.stop_token_ids) | (frozenset() if self.ignore_eos else of_model)
 
 
 class GenerateText(msgspec.Struct, array_like=True, frozen=True, tag=7):
@@ -214,9 +221,13 @@ SampledItem = tuple[int, int, float | None, Tops]
 
 
 class Sampled(msgspec.Struct, array_like=True, frozen=True, tag=8):
-    """The tokens of one step: request id, token, its log probability, the likeliest tokens with theirs."""
+    """The tokens of one step: request id, token, its log probability, the likeliest tokens with theirs.
+
+    `cached_tokens`: by request id, how many of its prompt's tokens were not computed again; with its first token.
+    """
 
     items: tuple[SampledItem, ...]
+    cached_tokens: dict[int, int] = {}
 
 
 class Scored(msgspec.Struct, array_like=True, frozen=True, tag=9):

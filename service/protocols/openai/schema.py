@@ -1,8 +1,12 @@
-"""OpenAI's legacy completions: parameters and answers. Source: OpenAI's API reference."""
+"""OpenAI's wire format: parameters, answers and errors. Source: OpenAI's API reference.
+
+vLLM's additions to it are taken too, as the clients that measure and evaluate send them.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -14,13 +18,38 @@ from service.tasks.text_generation.schema import (
     FinishReason,
     SamplingParameters,
     Token,
-    stops,
 )
 
 DEFAULT_MAX_TOKENS = 16
 MAX_SEQUENCES = 64
+MAX_MESSAGES = 1024
+MAX_TOP_LOGPROBS = 20
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-_Tokens = Annotated[list[Token], Meta(max_length=MAX_TEXT_TOKENS)]
+NEUTRAL: Mapping[str, Sequence[Any] | None] = {
+    # Records, billing and caches.
+    **dict.fromkeys(("user", "metadata", "store", "service_tier", "safety_identifier", "request_id", "priority")),
+    **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "include_obfuscation", "prediction")),
+    # What is so anyway.
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True, False),
+    "include_stop_str_in_output": (False,),
+    "add_special_tokens": (True,),
+    "use_beam_search": (False,),
+    "early_stopping": (False,),
+    "length_penalty": (1,),
+    "typical_p": (1,),
+    "detokenize": (True,),
+    "bad_words": ([],),
+    "logits_processors": ([],),
+    "prompt_logprobs": (),
+    "truncate_prompt_tokens": (-1,),
+    "response_format": ({"type": "text"},),
+}
+
+_Tokens = Annotated[list[Token], Meta(min_length=1, max_length=MAX_TEXT_TOKENS)]
 
 
 def _prompts(value: Any) -> list[str | list[int]]:
@@ -36,61 +65,116 @@ def _prompts(value: Any) -> list[str | list[int]]:
     return prompts
 
 
-def _includes_usage(value: Any) -> bool:
-    if not isinstance(value, dict) or not value.keys() <= {"include_usage"}:
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """What a stream tells beside the text; `include_obfuscation` is ignored."""
+
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+    include_obfuscation: bool = False
+    is_given: bool = False
+
+
+_OPTIONS = [name for name in StreamOptions.__struct_fields__ if name != "is_given"]
+
+
+def _stream_options(value: Any) -> StreamOptions:
+    if not isinstance(value, dict) or not value.keys() <= set(_OPTIONS):
         raise ValueError
-    return msgspec.convert(value.get("include_usage", False), bool)
+    given = {name: each for name, each in value.items() if each is not None}
+    return msgspec.convert(given | {"is_given": True}, StreamOptions)
 
 
 _TEXT: dict[str, Any] = {"type": "string"}
-_TOKEN_IDS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": MAX_TEXT_TOKENS}
+_TOKEN_IDS: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0},
+    "minItems": 1,
+    "maxItems": MAX_TEXT_TOKENS,
+}
 _MANY = [{"type": "array", "items": item, "maxItems": MAX_SEQUENCES} for item in (_TEXT, _TOKEN_IDS)]
 _PROMPTS = custom(
-    "What to continue; several are answered together.",
+    "What to continue; several are answered together. Token ids are taken as they are, texts begin with BOS.",
     _prompts,
     f"a text, a list of up to {MAX_SEQUENCES} texts, a list of token ids, or a list of up to {MAX_SEQUENCES} such",
     {"anyOf": [_TEXT, _TOKEN_IDS, *_MANY]},
 )
 _STREAM_OPTIONS = custom(
-    "Only with `stream`.",
-    _includes_usage,
-    "an object whose one member is include_usage, true or false",
-    {"type": "object", "properties": {"include_usage": {"type": "boolean"}}, "additionalProperties": False},
+    "Only with `stream`: the usage after the text, or with every chunk.",
+    _stream_options,
+    f"an object with any of {', '.join(_OPTIONS)}, each true or false",
+    {"type": "object", "properties": {name: {"type": "boolean"} for name in _OPTIONS}, "additionalProperties": False},
 )
 
 
-class CompletionParameters(SamplingParameters, kw_only=True):
-    """The parameters of a completion; `stream_options` becomes whether to send the usage."""
+class TextParameters(SamplingParameters, kw_only=True):
+    """What completions and chats have in common."""
+
+    neutral: ClassVar[Mapping[str, Sequence[Any] | None]] = NEUTRAL
 
     model: Annotated[str, Meta(description="`name` or `name@version` of a language model.")]
-    prompt: Annotated[list[str | list[int]], _PROMPTS] = msgspec.field(default_factory=lambda: [""])
     max_tokens: (
         Annotated[
             int, Meta(ge=0, le=MAX_INTEGER, description="Most tokens to generate; 16 if absent. 0 only scores an echo.")
         ]
         | None
     ) = None
-    n: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES, description="How many answers to give.")] = 1
-    logprobs: (
-        Annotated[
-            int,
-            Meta(ge=0, le=5, description="Log probability of each token, and of so many likeliest ones in its place."),
-        ]
-        | None
+    max_completion_tokens: (
+        Annotated[int, Meta(ge=0, le=MAX_INTEGER, description="Another name of `max_tokens`.")] | None
     ) = None
+    n: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES, description="How many answers to give.")] = 1
     stream: Annotated[bool, Meta(description="Send the text as it comes, as server-sent events.")] = False
+    stream_options: Annotated[StreamOptions, _STREAM_OPTIONS] = msgspec.field(default_factory=StreamOptions)
     seed: (
         Annotated[
             int, Meta(ge=-(2**63), le=2**63 - 1, description="The same seed gives the same text; random if absent.")
         ]
         | None
     ) = None
-    stop: Annotated[tuple[str, ...], stops(4)] = ()
-    best_of: Annotated[int, Meta(ge=1, le=MAX_SEQUENCES, description="Must be `n` or absent.")] | None = None
+
+    @property
+    def num_candidates(self) -> int:
+        """How many texts to generate for each prompt."""
+        return self.n
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens to generate, by either name; None if absent."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class CompletionParameters(TextParameters, kw_only=True):
+    """The parameters of a completion."""
+
+    prompt: Annotated[list[str | list[int]], _PROMPTS] = msgspec.field(default_factory=lambda: [""])
+    logprobs: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=MAX_TOP_LOGPROBS,
+                description="Log probability of each token, and of so many likeliest ones in its place.",
+            ),
+        ]
+        | None
+    ) = None
+    best_of: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                le=MAX_SEQUENCES,
+                description="So many texts are generated, of which the `n` likeliest by the token are the answers.",
+            ),
+        ]
+        | None
+    ) = None
     echo: Annotated[bool, Meta(description="Begin each answer with its prompt.")] = False
     suffix: Annotated[str, Meta(description="Not supported; must be empty.")] | None = None
-    stream_options: Annotated[bool, _STREAM_OPTIONS] = False
-    user: Annotated[str, Meta(description="Ignored.")] | None = None
+
+    @property
+    def num_candidates(self) -> int:
+        """How many texts to generate for each prompt."""
+        return self.n if self.best_of is None else self.best_of
 
 
 class CompletionLogprobs(Answer):
@@ -117,13 +201,13 @@ class CachedTokens(Answer):
     cached_tokens: int
 
 
-class CompletionUsage(Answer):
+class TextUsage(Answer):
     """OpenAI's count of tokens."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: CachedTokens | UnsetType = UNSET
+    prompt_tokens_details: CachedTokens
 
 
 class Completion(Answer):
@@ -135,7 +219,7 @@ class Completion(Answer):
     model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: CompletionUsage | UnsetType | None = UNSET
+    usage: TextUsage | UnsetType | None = UNSET
 
 
 class OpenAiErrorBody(Answer):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from service.tasks.task import Task
-from service.tasks.text_generation.inspection import Attention, Detokenize, NextToken, Score, Tokenize
+from service.tasks.text_generation.inspection import Attention, Detokenize, NextToken, Tokenize
 from service.tasks.text_generation.routes import Generate
+from service.tasks.text_generation.scoring import Score
 
 TASK = Task(
     name="text-generation",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
@@ -78,10 +78,17 @@ class StopScanner:
 
 
 class Detokenizer:
-    """Turns the tokens of one sequence into chunks of text; `text_bytes` are the bytes of each token."""
+    """Turns the tokens of one sequence into chunks of text; `text_bytes` are the bytes of each token.
 
-    def __init__(self, text_bytes: Sequence[bytes], stops: Sequence[str] = ()) -> None:
+    `silent` tokens have no text. In that of the first `min_tokens` no stop string is looked for.
+    """
+
+    def __init__(
+        self, text_bytes: Sequence[bytes], stops: Sequence[str] = (), *, silent: Iterable[int] = (), min_tokens: int = 0
+    ) -> None:
         self._text_bytes = text_bytes
+        self._silent = frozenset(silent)
+        self._num_unscanned = min_tokens
         self._decoder = _new_decoder("replace")
         self._scanner = StopScanner(stops)
         self._waiting: deque[TextToken] = deque()
@@ -98,10 +105,13 @@ class Detokenizer:
 
         A token beyond the tokenizer's vocabulary has no text: the vocabulary of the network may be larger.
         """
-        content = self._text_bytes[token] if token < len(self._text_bytes) else b""
+        content = self._text_bytes[token] if token < len(self._text_bytes) and token not in self._silent else b""
         self._waiting.append(TextToken(token, self._num_decoded, logprob, top))
         text = self._decoder.decode(content)
         self._num_decoded += len(text)
+        if self._num_unscanned:
+            self._num_unscanned -= 1
+            return self._release(text)
         return self._release(self._scanner.feed(text))
 
     def finish(self) -> TextChunk:

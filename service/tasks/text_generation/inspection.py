@@ -1,13 +1,12 @@
-"""The routes that inspect a language model: next-token, tokenize, detokenize, score and attention."""
+"""The routes that inspect a language model: next-token, tokenize, detokenize and attention."""
 
 from __future__ import annotations
 
 import msgspec
 import numpy as np
 
-from models.tokenizer import Tokenizer
 from service.engine.transport.messages import Sampling
-from service.errors import InvalidParameter, UnsupportedTask
+from service.errors import UnsupportedTask
 from service.http.answers import encode_json
 from service.tasks.task import TaskRequest
 from service.tasks.text_generation import process as text
@@ -19,8 +18,6 @@ from service.tasks.text_generation.schema import (
     DetokenizeAnswer,
     NextTokenAnswer,
     NextTokenParameters,
-    ScoreAnswer,
-    ScoredToken,
     TextParameters,
     TokenizeAnswer,
     TokensParameters,
@@ -98,56 +95,6 @@ class Detokenize(TextRoute):
         text.check_tokens(parameters.tokens, tokenizer.vocab_size, "tokens")
         content = await off_loop(tokenizer.decode, parameters.tokens)
         return DetokenizeAnswer(model=request.model.name, version=request.model.version, text=content)
-
-
-class Score(TextRoute):
-    """`POST /v1/models/{model}/score`."""
-
-    verb = "score"
-    parameters = TextParameters
-    answers = (ScoreAnswer,)
-    example = _TEXT_EXAMPLE
-    description = (
-        "A text longer than the context is scored in at most 32 windows, half a context apart: each token is scored "
-        "once, after at least half a context."
-    )
-
-    async def answer(self, request: TaskRequest) -> ScoreAnswer:
-        """Compute the log probability of each token of a text, its perplexity and bits per byte."""
-        content = (await self.read(request, TextParameters)).text
-        if not content:
-            raise InvalidParameter("text is empty; it must have at least one character.", parameter="text")
-        tokenizer, language = await self.tokenizers.of(request.model), language_of(request.model)
-        largest = text.max_scored_tokens(language.context) - 1
-        encoded = await self.tokenizers.encode(tokenizer, content, largest, "text")
-        tokens = [language.bos_token, *encoded]
-        sequences = self.sequences(request, tokenizer)
-        windows = text.windows(len(tokens), language.context)
-        for window in windows:
-            sequences.start(tokens[window.start : window.stop], Sampling(max_tokens=0, prompt_logprobs=0))
-        await sequences.run()
-        logprobs: list[float] = []
-        for window, sequence in zip(windows, sequences.all, strict=True):
-            scores = sequence.generation.scored
-            assert scores is not None  # requested above
-            logprobs += scores.logprobs[window.first - window.start - 1 :].tolist()
-        num_bytes = len(content.encode("utf-8"))
-        return ScoreAnswer(
-            model=request.model.name,
-            version=request.model.version,
-            num_tokens=len(encoded),
-            num_bytes=num_bytes,
-            num_windows=len(windows),
-            tokens=await off_loop(_scored, tokenizer, encoded, logprobs),
-            **text.summary(logprobs, num_bytes),
-        )
-
-
-def _scored(tokenizer: Tokenizer, tokens: list[int], logprobs: list[float]) -> list[ScoredToken]:
-    return [
-        ScoredToken(id=token, text=text.token_text(tokenizer, token), start=start, end=end, logprob=logprob)
-        for token, (start, end), logprob in zip(tokens, tokenizer.offsets(tokens), logprobs, strict=True)
-    ]
 
 
 class Attention(TextRoute):

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from models.manifest import Language
 from models.tokenizer import Tokenizer
 from service.errors import ContextExceeded, UnknownToken
-from service.tasks.text_generation.schema import Candidate, PlacedToken
+from service.tasks.text_generation.schema import Candidate, PlacedToken, SamplingParameters
 
-MAX_WINDOWS = 32
 NUM_SEEDS = 2**63
 
 
@@ -26,6 +25,15 @@ def check_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:
         raise UnknownToken(
             f"{name} contains the token {token}; token ids of this model are 0 to {vocab_size - 1}.", parameter=name
         )
+
+
+def check_sampling(parameters: SamplingParameters, vocab_size: int) -> None:
+    """Check that the tokens that parameters name are in the vocabulary.
+
+    Raises: UnknownToken.
+    """
+    check_tokens(list(parameters.logit_bias), vocab_size, "logit_bias")
+    check_tokens(parameters.stop_token_ids, vocab_size, "stop_token_ids")
 
 
 def with_bos(tokens: list[int], language: Language) -> list[int]:
@@ -94,23 +102,13 @@ def windows(num_tokens: int, context: int) -> list[Window]:
     """Split tokens into windows of one context, half a context apart; each token is scored once.
 
     Token 0 is BOS and is not scored.
-
-    Raises: ContextExceeded if that takes more than 32 windows.
     """
     stride = context // 2
     parts = [Window(0, min(context, num_tokens), 1)]
     while (scored := parts[-1].stop) < num_tokens:
-        if len(parts) == MAX_WINDOWS:
-            largest = context + (MAX_WINDOWS - 1) * stride
-            raise ContextExceeded(f"text has {num_tokens - 1} tokens; at most {largest - 1} can be scored.")
         stop = min(scored + stride, num_tokens)
         parts.append(Window(stop - context, stop, scored))
     return parts
-
-
-def max_scored_tokens(context: int) -> int:
-    """The maximum number of tokens, including BOS, that `windows` can split."""
-    return context + (MAX_WINDOWS - 1) * (context // 2)
 
 
 def summary(logprobs: Sequence[float], num_bytes: int) -> dict[str, float]:

@@ -77,7 +77,7 @@ class Generate(TextRoute):
         parameters = await self.read(request, GenerateParameters)
         model = request.model
         tokenizer, language = await self.tokenizers.of(model), language_of(model)
-        text.check_tokens(list(parameters.logit_bias), language.vocab_size, "logit_bias")
+        text.check_sampling(parameters, language.vocab_size)
         encoded = await self.tokenizers.encode(tokenizer, parameters.prompt, language.context - 1)
         tokens = text.with_bos(encoded, language)
         max_tokens = text.num_new_tokens(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)

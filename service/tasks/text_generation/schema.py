@@ -14,6 +14,8 @@ MAX_TEXT_TOKENS = 2**16
 MAX_INTEGER = 2**31 - 1
 _MAX_BIASES = 1024
 _MAX_BIAS = 100
+_MAX_STOP_TOKENS = 256
+_MAX_TEXTS = 1024
 _MAX_STOP_CHARACTERS = 256
 
 Token = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
@@ -96,6 +98,19 @@ class SamplingParameters(Parameters):
         | None
     ) = None
     stop: Annotated[tuple[str, ...], stops(16)] = ()
+    stop_token_ids: Annotated[
+        list[Token],
+        Meta(
+            max_length=_MAX_STOP_TOKENS,
+            description="Tokens that end the text, beside those of the model; their own text is left out.",
+            extra={"valid": f"a list of up to {_MAX_STOP_TOKENS} token ids, whole numbers from 0"},
+        ),
+    ] = []
+    min_tokens: Annotated[
+        int,
+        Meta(ge=0, le=MAX_INTEGER, description="So many tokens come before one that ends the text, or a stop."),
+    ] = 0
+    ignore_eos: Annotated[bool, Meta(description="Go on after the model's own end tokens, up to `max_tokens`.")] = False
 
 
 class GenerateParameters(SamplingParameters):
@@ -141,6 +156,35 @@ class TextParameters(Parameters):
     text: Annotated[str, Meta(description="The text.")]
 
 
+def _texts(value: Any) -> str | list[str]:
+    texts = msgspec.convert(value if isinstance(value, list) else [value], list[str])
+    if not 1 <= len(texts) <= _MAX_TEXTS:
+        raise ValueError
+    "".join(texts).encode("utf-8")  # refuses lone surrogates
+    return texts if isinstance(value, list) else texts[0]
+
+
+class ScoreParameters(Parameters):
+    """The parameters of `score`."""
+
+    text: Annotated[
+        str | list[str],
+        custom(
+            "The text, or several.",
+            _texts,
+            f"a text of Unicode characters, or a list of 1 to {_MAX_TEXTS}",
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": _MAX_TEXTS},
+                ]
+            },
+        ),
+    ]
+    tokens: Annotated[bool, Meta(description="List the tokens, each with its log probability.")] = True
+    stream: Annotated[bool, Meta(description="Stream the tokens of each window as server-sent events.")] = False
+
+
 class TokensParameters(Parameters):
     """The parameters of `detokenize`."""
 
@@ -182,11 +226,11 @@ class GeneratedText(Answer):
 
 
 class Usage(Answer):
-    """Token counts of the prompt, including BOS, and of all completions; null if not known."""
+    """Token counts of the prompt, including BOS, and of all completions."""
 
     prompt_tokens: int
     completion_tokens: int
-    cached_tokens: int | None
+    cached_tokens: int
     total_tokens: int
 
 
@@ -274,8 +318,26 @@ class ScoredToken(Answer):
     logprob: float
 
 
+class Likelihood(Answer):
+    """How likely a model finds some text."""
+
+    num_tokens: int
+    num_bytes: int
+    num_windows: int
+    nats: float
+    nats_per_token: float
+    perplexity: float
+    bits_per_byte: float
+
+
+class TextScore(Likelihood, kw_only=True):
+    """The score of one text; `num_windows` is the number of overlapping windows."""
+
+    tokens: list[ScoredToken] | UnsetType = UNSET
+
+
 class ScoreAnswer(Answer):
-    """The answer of `score`; `num_windows` is the number of overlapping windows."""
+    """The answer of `score` to one text: as a `TextScore`."""
 
     model: str
     version: str
@@ -286,7 +348,25 @@ class ScoreAnswer(Answer):
     nats_per_token: float
     perplexity: float
     bits_per_byte: float
-    tokens: list[ScoredToken]
+    tokens: list[ScoredToken] | UnsetType = UNSET
+
+
+class ScoresAnswer(Answer):
+    """The answer of `score` to a list of texts, and the last event of a stream: each text, and all together."""
+
+    model: str
+    version: str
+    results: list[TextScore]
+    total: Likelihood
+
+
+class ScoreEvent(Answer):
+    """One event of a stream of scores: the next tokens of text `index`, and its nats so far."""
+
+    index: int
+    num_tokens: int
+    nats: float
+    tokens: list[ScoredToken] | UnsetType = UNSET
 
 
 class AttendedToken(Answer):

@@ -14,7 +14,7 @@ from models.tokenizer import Tokenizer
 from service.engine.transport.calls import TextGeneration
 from service.engine.transport.client import EngineClient, ReadyModel
 from service.engine.transport.messages import Finished, InferenceTiming, Sampling
-from service.errors import ServiceError
+from service.errors import InvalidParameter, ServiceError
 from service.http.request_context import RequestContext
 from service.tasks.text_generation.detokenization import Detokenizer, TextChunk
 from service.tasks.text_generation.process import derived_seed
@@ -101,7 +101,10 @@ class Sequences:
         """
         account, seconds = self._context.account, self._timeout_seconds
         generation = self._client.generate_text(self._model, prompt, sampling, seconds, account, self._request)
-        sequence = RunningSequence(len(self.all), prompt, generation, Detokenizer(self._tokenizer.text_bytes, stops))
+        detokenizer = Detokenizer(
+            self._tokenizer.text_bytes, stops, silent=sampling.stop_token_ids, min_tokens=sampling.min_tokens
+        )
+        sequence = RunningSequence(len(self.all), prompt, generation, detokenizer)
         self.all.append(sequence)
         return sequence
 
@@ -162,14 +165,9 @@ class Sequences:
         """The number of generated tokens, including those of stop strings."""
         return sum(sequence.num_tokens for sequence in self.all)
 
-    def num_cached_tokens(self, num_answers: int) -> int | None:
-        """The number of cached prompt tokens, counted for the first of `num_answers` completions of each prompt.
-
-        None if a stop string ended one of them: the engine reports it only at the end of a sequence.
-        """
-        counts = [r.finished.cached_tokens if r.finished else None for r in self.all[::num_answers]]
-        known = [count for count in counts if count is not None]
-        return sum(known) if len(known) == len(counts) else None
+    def num_cached_tokens(self, num_answers: int) -> int:
+        """The number of cached prompt tokens, counted for the first of `num_answers` completions of each prompt."""
+        return sum(sequence.generation.cached_tokens for sequence in self.all[::num_answers])
 
     @property
     def first_token_at(self) -> float | None:
@@ -185,8 +183,17 @@ def sampling_of(
     *,
     num_logprobs: int | None = None,
     prompt_logprobs: int = -1,
+    stop_token_ids: Sequence[int] = (),
 ) -> Sampling:
-    """The engine's sampling settings for completion `index` of a request."""
+    """The engine's sampling settings for completion `index` of a request, which more `stop_token_ids` may end.
+
+    Raises: InvalidParameter where `min_tokens` is more than `max_tokens`.
+    """
+    if parameters.min_tokens > max_tokens:
+        raise InvalidParameter(
+            f"min_tokens is {parameters.min_tokens}; it must be at most max_tokens, {max_tokens}.",
+            parameter="min_tokens",
+        )
     return Sampling(
         max_tokens=max_tokens,
         temperature=parameters.temperature,
@@ -200,4 +207,7 @@ def sampling_of(
         seed=derived_seed(seed, index),
         num_logprobs=-1 if num_logprobs is None else num_logprobs,
         prompt_logprobs=prompt_logprobs,
+        ignore_eos=parameters.ignore_eos,
+        min_tokens=parameters.min_tokens,
+        stop_token_ids=(*parameters.stop_token_ids, *stop_token_ids),
     )

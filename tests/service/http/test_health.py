@@ -22,6 +22,8 @@ from tests.servers import RunningService
 from tests.service.http.calls import CLASSIFY, RAW, as_json, assert_classified
 
 GENERATE_PATH = "/v1/models/{model}/generate"
+OPENAI_ROUTES = ("/v1/completions",)
+HEALTH = ("/readyz", "/health")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
@@ -45,6 +47,7 @@ ROUTES = {
     ("get", "/v1/models/{model}/styles"),
     ("get", "/livez"),
     ("get", "/readyz"),
+    ("get", "/health"),
     ("get", "/metrics"),
     ("get", "/v1/trace"),
 }
@@ -65,7 +68,9 @@ def value(series: Series, metric: str, **labels: str) -> float:
 
 def test_probes_answer(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"status": "live"}
-    assert client.get("/readyz").json() == {"status": "ready", "not_ready": {}}
+    for path in HEALTH:
+        assert client.get(path).json() == {"status": "ready", "not_ready": {}}
+        assert client.head(path).status_code == 200
 
 
 def test_metrics_are_compressed_if_accepted(client: httpx.Client) -> None:
@@ -218,10 +223,10 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
     images = ("classify", "embed", "stylize", "encode", "reconstruct", "decode", "interpolate", "arithmetic")
     texts = ("generate", "next-token", "tokenize", "detokenize", "score", "attention")
     documented = {f"/v1/models/{{model}}/{verb}": hot | {"422"} for verb in (*images, *texts)} | {
-        "/v1/completions": hot,
+        **dict.fromkeys(OPENAI_ROUTES, hot),
         "/v1/models/{model}": {"404", "503"},
         "/v1/models/{model}/styles": {"404", "422", "503"},
-        "/readyz": {"503"},
+        **{path: {"503"} for path in HEALTH},
     }
 
     for path, methods in paths.items():
@@ -230,8 +235,8 @@ def test_every_route_documents_its_errors(client: httpx.Client) -> None:
         for operation in methods.values():
             responses = operation["responses"]
             assert documented.get(path, set()) | {"200", "default"} <= responses.keys()
-            problems = [r for status, r in responses.items() if status != "200" and path != "/readyz"]
-            form = "application/json" if path == "/v1/completions" else "application/problem+json"
+            problems = [r for status, r in responses.items() if status != "200" and path not in HEALTH]
+            form = "application/json" if path in OPENAI_ROUTES else "application/problem+json"
             assert all(set(r["content"]) == {form} for r in problems)
 
 

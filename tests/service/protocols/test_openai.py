@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import openai
 import pytest
 
@@ -152,14 +154,172 @@ def test_several_prompts_have_several_answers_each(
     assert texts == [text for text in expected for _ in range(2)]
 
 
-def test_prompts_may_be_tokens(client: openai.OpenAI, expected: str) -> None:
-    tokens = tokens_of("abc")
+def test_prompts_of_tokens_are_taken_as_they_are(
+    client: openai.OpenAI, transformer: AttentionDecoder, expected: str
+) -> None:
+    tokens = [0, *tokens_of("abc")]
+    assert client.completions.create(**GREEDY | {"prompt": tokens}).choices[0].text == expected
+    bare = client.completions.create(**GREEDY | {"prompt": [tokens, tokens[1:]]}, logprobs=0)
 
-    for prompt in (tokens, [0, *tokens]):
-        assert client.completions.create(**GREEDY | {"prompt": prompt}).choices[0].text == expected
-    several = client.completions.create(**GREEDY | {"prompt": [tokens, tokens_of("abd")]})
-    assert several.choices[0].text == expected
-    assert len(several.choices) == 2
+    assert bare.choices[0].text == expected
+    logprobs = bare.choices[1].logprobs
+    assert logprobs is not None
+    assert logprobs.token_logprobs is not None
+    first = ord(bare.choices[1].text[0]) + 1
+    wanted = logprobs_after(transformer, tokens[1:])[first]  # no BOS before it
+    assert logprobs.token_logprobs[0] == pytest.approx(wanted, abs=1e-3)
+    assert bare.usage is not None
+    assert bare.usage.prompt_tokens == 4 + 3
+
+
+def test_a_prompt_of_tokens_may_fill_the_context(client: openai.OpenAI) -> None:
+    tokens = [0, *range(1, 128)]
+
+    body: dict[str, Any] = {"model": MODEL, "prompt": tokens, "max_tokens": 0, "echo": True, "logprobs": 0}
+    choice = client.completions.create(**body).choices[0]
+
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens is not None
+    assert len(choice.logprobs.tokens) == 128
+    with pytest.raises(openai.BadRequestError, match="129 tokens"):
+        client.completions.create(**body | {"prompt": [*tokens, 1]})
+
+
+@pytest.mark.parametrize("begin", [[0], []])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_echo_of_tokens_has_each_of_them(
+    text_generation_client: httpx.Client, transformer: AttentionDecoder, begin: list[int], stream: bool
+) -> None:
+    prompt = [*begin, *tokens_of("abcd")]
+    body = GREEDY | {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 1}
+    if stream:
+        choices = [data["choices"][0] for _, data in streamed(text_generation_client, body, PATH)[:-1]]
+    else:
+        choices = text_generation_client.post(PATH, json=body).json()["choices"]
+
+    joined = {name: [v for c in choices for v in c["logprobs"][name]] for name in choices[0]["logprobs"]}
+    assert joined["tokens"][:-1] == ["<|endoftext|>"] * len(begin) + list("abcd")
+    assert joined["text_offset"] == [*range(0, 13 * len(begin), 13), *(13 * len(begin) + at for at in range(5))]
+    assert "".join(choice["text"] for choice in choices)[:-1] == "<|endoftext|>" * len(begin) + "abcd"
+    wanted = [logprobs_after(transformer, prompt[:end])[prompt[end]] for end in range(1, len(prompt))]
+    assert joined["token_logprobs"][0] is None
+    assert joined["token_logprobs"][1:-1] == pytest.approx(wanted, abs=1e-3)
+
+
+def ended(decoder: AttentionDecoder, stops: set[int], fewest: int, most: int) -> list[int]:
+    """The greedy tokens after `GREEDY`'s prompt, up to one of `stops`, none of which is among the first `fewest`."""
+    bias = np.zeros(257)
+    for token in (0, *map(int, LETTERS)):
+        bias[token] = 100
+    tokens = [0, *tokens_of("abc")]
+    generated: list[int] = []
+    while len(generated) < most and not stops & set(generated):
+        row = decoder.logits(np.array(tokens + generated))[-1] + bias
+        if len(generated) < fewest:
+            row[list(stops)] = -np.inf
+        generated.append(int(row.argmax()))
+    return generated
+
+
+@pytest.mark.parametrize(
+    ("extra", "stops"),
+    [({}, {0}), ({"stop_token_ids": [98, 104]}, {0, 98, 104}), ({"ignore_eos": True, "stop_token_ids": [102]}, {102})],
+)
+@pytest.mark.parametrize("fewest", [0, 3, 9, 40])
+def test_a_text_ends_at_an_end_token_but_not_too_early(
+    client: openai.OpenAI, transformer: AttentionDecoder, extra: dict[str, Any], stops: set[int], fewest: int
+) -> None:
+    wanted = ended(transformer, stops, fewest, 40)
+    body = GREEDY | {"logit_bias": LETTERS | {"0": 100}, "max_tokens": 40}
+
+    completion = client.completions.create(**body, extra_body=extra | {"min_tokens": fewest})
+
+    (choice,) = completion.choices
+    is_stopped = wanted[-1] in stops
+    assert choice.text == text_of(wanted[:-1] if is_stopped else wanted)
+    assert choice.finish_reason == ("stop" if is_stopped else "length")
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == len(wanted)
+
+
+def test_the_models_end_token_can_be_ignored(client: openai.OpenAI) -> None:
+    body = GREEDY | {"logit_bias": {"0": 100}, "max_tokens": 6}
+
+    assert client.completions.create(**body).choices[0].finish_reason == "stop"
+    assert client.completions.create(**body, extra_body={"ignore_eos": True}).choices[0].finish_reason == "length"
+
+
+def test_a_stop_token_ends_the_text_and_is_left_out(client: openai.OpenAI, expected: str) -> None:
+    stop = expected[4]
+    at = expected.index(stop)
+
+    completion = client.completions.create(**GREEDY, extra_body={"stop_token_ids": tokens_of("Z" + stop)})
+
+    assert (completion.choices[0].text, completion.choices[0].finish_reason) == (expected[:at], "stop")
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == at + 1
+
+
+def test_a_stop_string_waits_for_the_fewest_tokens(client: openai.OpenAI, expected: str) -> None:
+    body = GREEDY | {"stop": list(set(expected))}
+
+    assert client.completions.create(**body).choices[0].text == ""
+    assert client.completions.create(**body, extra_body={"min_tokens": 5}).choices[0].text == expected[:5]
+
+
+def test_of_several_candidates_the_likeliest_is_the_answer(client: openai.OpenAI) -> None:
+    body = GREEDY | {"temperature": 2, "max_tokens": 8, "seed": 3, "logit_bias": {}}
+    every = client.completions.create(**body, n=5, logprobs=0)
+    ranked = []
+    for choice in every.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.token_logprobs is not None
+        ranked.append((sum(choice.logprobs.token_logprobs), choice.text))
+    ranked.sort(reverse=True)
+
+    best = client.completions.create(**body, n=2, best_of=5)
+
+    assert [choice.text for choice in best.choices] == [text for _, text in ranked[:2]]
+    assert [choice.index for choice in best.choices] == [0, 1]
+    assert best.choices[0].logprobs is None
+    assert best.usage is not None
+    assert (best.usage.prompt_tokens, best.usage.completion_tokens) == (4, 40)
+
+
+def test_every_chunk_has_the_usage_so_far_if_requested(text_generation_client: httpx.Client) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True, "include_obfuscation": False}
+
+    *chunks, last, done = [
+        data for _, data in streamed(text_generation_client, GREEDY | {"stream_options": options}, PATH)
+    ]
+
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert 1 <= counts[0] <= counts[-1] == last["usage"]["completion_tokens"] == 12
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {4}
+    assert done == "[DONE]"
+
+
+def test_cached_tokens_are_told_also_where_a_stop_ends_the_text(client: openai.OpenAI, expected: str) -> None:
+    prompt = "cached " * 8
+
+    def cached(**extra: Any) -> int | None:
+        usage = client.completions.create(**GREEDY | {"prompt": prompt} | extra).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        count: int | None = usage.prompt_tokens_details.cached_tokens
+        return count
+
+    text = client.completions.create(**GREEDY | {"prompt": prompt}).choices[0].text
+    assert cached(stop=text[2]) == cached() == len(prompt)  # all of BOS and the prompt but its last token
+    assert cached(prompt=[7, 8, 9]) == 0
+
+
+def test_what_changes_no_answer_is_ignored(client: openai.OpenAI, expected: str) -> None:
+    extra = {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "return_token_ids": False}
+    extra |= {"skip_special_tokens": True, "use_beam_search": False, "response_format": {"type": "text"}}
+
+    assert client.completions.create(**GREEDY, extra_body=extra).choices[0].text == expected
 
 
 def test_no_prompt_begins_a_text(client: openai.OpenAI, text_generation_client: httpx.Client) -> None:
@@ -238,6 +398,21 @@ def test_an_echo_has_the_prompts_log_probabilities(
         assert max(joined["top_logprobs"][place].values()) == pytest.approx(wanted.max(), abs=1e-3)
 
 
+def test_the_rolling_likelihood_of_lm_eval_is_the_networks(
+    text_generation_client: httpx.Client, transformer: AttentionDecoder
+) -> None:
+    """Its `local-completions` sends windows of tokens, asks for one more, and sums from the context's length on."""
+    tokens, ctxlens = [[0, *tokens_of("It was the best")], tokens_of("the best of times")], [1, 9]
+    body = {"model": MODEL, "prompt": tokens, "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234}
+
+    answer = text_generation_client.post(PATH, json=body | {"echo": True}).json()
+
+    for choice, ids, ctxlen in zip(answer["choices"], tokens, ctxlens, strict=True):
+        expected = sum(logprobs_after(transformer, ids[:end])[ids[end]] for end in range(ctxlen, len(ids)))
+        assert sum(choice["logprobs"]["token_logprobs"][ctxlen:-1]) == pytest.approx(expected, abs=1e-2)
+        assert len(choice["logprobs"]["top_logprobs"]) == len(ids) + 1
+
+
 def test_a_prompt_can_be_scored_without_an_answer(client: openai.OpenAI, transformer: AttentionDecoder) -> None:
     text = "It was the best"
     completion = client.completions.create(model=MODEL, prompt=text, max_tokens=0, echo=True, logprobs=0)
@@ -289,7 +464,7 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI, model: str) -> Non
     [
         ({"model": "tiny"}, None, "image-classification"),
         ({"temperature": 3}, "temperature", "from 0 to 2"),
-        ({"best_of": 3}, "best_of", "must be n"),
+        ({"best_of": 3, "stream": True}, "best_of", "in a stream"),
         ({"suffix": "end"}, "suffix", "not supported"),
         ({"prompt": [257]}, "prompt", "0 to 256"),
         ({"prompt": ["a"] * 33, "n": 2}, "n", "66 answers"),
@@ -297,7 +472,13 @@ def test_an_unknown_model_is_not_found(client: openai.OpenAI, model: str) -> Non
         ({"max_tokens": 125}, "max_tokens", "128 tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream"),
         ({"logit_bias": {"999": 1}}, "logit_bias", "999"),
-        ({"prompts": "a"}, "prompts", "'prompts'"),
+        ({"prompts": "a"}, "prompts", "did you mean prompt?"),
+        ({"min_token": 1}, "min_token", "did you mean min_tokens?"),
+        ({"min_tokens": 13}, "min_tokens", "at most max_tokens, 12"),
+        ({"stop_token_ids": [257]}, "stop_token_ids", "0 to 256"),
+        ({"return_token_ids": True}, "return_token_ids", "false or absent"),
+        ({"best_of": 1, "n": 2}, "best_of", "at least n"),
+        ({"prompt": [[1], []]}, "prompt", "token ids"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -336,8 +517,9 @@ def test_a_deadline_that_passes_is_raised(client: openai.OpenAI) -> None:
         ("POST", PATH, b" " * (32 * 2**20 + 1), 413),
         ("GET", PATH, b"", 405),
         ("POST", f"{PATH}/more", b"{}", 404),
-        ("POST", "/v1/chat/completions", b"{}", 404),
-        ("POST", "/v1/embeddings", b"{}", 404),
+        ("POST", "/v1/responses", b"{}", 404),
+        ("GET", "/v1/files", b"", 404),
+        ("POST", "/v1/audio/speech", b"{}", 404),
     ],
 )
 def test_every_error_of_these_routes_is_openais_object(
@@ -365,14 +547,29 @@ def test_a_model_that_has_failed_is_a_server_error_that_does_not_ask_for_another
     assert "retry-after" not in caught.value.response.headers
 
 
-def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
+def test_models_are_listed_and_retrieved(client: openai.OpenAI, text_generation_repository: Path) -> None:
     models = {model.id: model for model in client.models.list()}
 
     assert {MODEL, "tiny-recurrent", "tiny"} <= set(models)
     retrieved = client.models.retrieve(MODEL)
     for model in (models[MODEL], retrieved):
         assert (model.id, model.object, model.owned_by) == (MODEL, "model", "hotplate")
-        assert isinstance(model.created, int)
+        assert model.created == int((text_generation_repository / MODEL / "1" / "manifest.json").stat().st_mtime)
+
+
+def test_what_is_not_there_is_told_to_openais_clients_in_their_form(
+    client: openai.OpenAI, text_generation_client: httpx.Client
+) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("gpt-4")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.models.delete(MODEL)
+    assert (refused.value.status_code, refused.value.code) == (405, "method_not_allowed")
+    with pytest.raises(openai.NotFoundError, match="POST /v1/completions"):
+        client.responses.create(model=MODEL, input="abc")
+
+    assert text_generation_client.get("/v1/models/gpt-4").json()["code"] == "unknown_model"
 
 
 def test_the_asynchronous_client_streams_too(text_generation_service: RunningService, expected: str) -> None:

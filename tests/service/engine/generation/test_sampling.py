@@ -20,6 +20,23 @@ def sampler_of(vocab_size: int, seen: list[int] | None = None, **parameters: Any
     return Sampler(Sampling(max_tokens=9, **parameters), np.array(seen or [], np.int32), vocab_size)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_no_end_token_is_chosen_before_the_fewest_tokens_also_after_a_restart(
+    temperature: float, num_before: int
+) -> None:
+    sampling = Sampling(max_tokens=9, temperature=temperature, min_tokens=4, first_step=num_before)
+    sampler = Sampler(sampling, np.zeros(num_before, np.int32), 5, frozenset((1, 3)))
+    row = np.array([[0, 30, 10, 29, -10]], np.float32)
+
+    tokens = []
+    for _ in range(num_before, 6):
+        tokens += chosen(choose(row, [sampler]))
+        sampler.accept(tokens[-1])
+
+    assert tokens == [2] * (4 - num_before) + [1, 1]
+
+
 def chosen(choices: list[Token | None]) -> list[int]:
     return [choice.token if choice else -1 for choice in choices]
 

@@ -334,13 +334,21 @@ def test_after_a_loss_only_the_missing_tokens_are_requested() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("tokens", "ignore_eos", "reason"), [((7, 8), False, "length"), ((END_TOKEN,), False, "stop")])
+@pytest.mark.parametrize(
+    ("tokens", "extra", "reason"),
+    [
+        ((7, 8), {}, "length"),
+        ((END_TOKEN,), {}, "stop"),
+        ((9,), {"stop_token_ids": (9,)}, "stop"),
+        ((END_TOKEN, 9), {"stop_token_ids": (9,), "ignore_eos": True}, "stop"),
+    ],
+)
 def test_a_text_that_only_lacks_its_last_word_is_finished_without_the_engine(
-    tokens: tuple[int, ...], ignore_eos: bool, reason: str
+    tokens: tuple[int, ...], extra: dict[str, Any], reason: str
 ) -> None:
     async def main() -> None:
         lines = Lines()
-        generation = lines.client.generate_text(lines.model, [0], Sampling(max_tokens=2, ignore_eos=ignore_eos), 10.0)
+        generation = lines.client.generate_text(lines.model, [0], Sampling(max_tokens=2, **extra), 10.0)
         lines.sample(generation, *tokens)
 
         lines.client.disconnected()
@@ -349,6 +357,19 @@ def test_a_text_that_only_lacks_its_last_word_is_finished_without_the_engine(
         assert generation.finished is not None
         assert generation.finished.reason == reason
         assert lines.client.num_in_flight == 0
+
+    asyncio.run(main())
+
+
+def test_what_was_cached_of_the_prompt_is_what_the_first_engine_said() -> None:
+    async def main() -> None:
+        lines = Lines()
+        generation = lines.client.generate_text(lines.model, [0, 5, 6], Sampling(max_tokens=3), 10.0)
+        for cached, token in ((2, 7), (4, 8)):  # the second one's prompt holds part of the answer
+            lines.client.handle(Sampled(((generation.id, token, None, ()),), {generation.id: cached}), memoryview(b""))
+            lines.reconnect()
+
+        assert generation.cached_tokens == 2
 
     asyncio.run(main())
 

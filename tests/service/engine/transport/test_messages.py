@@ -32,6 +32,7 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Result([4, 5], [1, 1], [0.1, 0.3], 0.2, 8, (("y", "<f4", (2, 3)),)), b"x" * 24),
     (Failure(5, "queue_full", "It is full.", 1.5), b""),
     (GenerateText(6, "m", "1", Sampling(max_tokens=3, seed=2**63, logit_bias={5: -1.5}), 0.5), b"tokens"),
+    (Sampled(((6, 17, None, ()),), {6: 300}), b""),
     (Sampled(((6, 17, None, ()), (7, 3, -0.25, ((3, -0.25), (9, -4.5))))), b""),
     (Scored(6, 2), b"scores"),
     (Finished(6, "stop", 3, 1, 0.1, 0.2, 0.3, 4), b""),

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder
 from tests.service.http.calls import assert_problem
-from tests.service.tasks.text_generation.texts import logprobs_after, text_of, tokens_of
+from tests.service.tasks.text_generation.texts import logprobs_after, streamed, text_of, tokens_of
 
 MODEL = "/v1/models/tiny-transformer"
 TEXT = "na\u00efve \U0001f642 <|endoftext|>"
@@ -136,18 +136,61 @@ def test_a_long_text_is_scored_in_windows(text_generation_client: httpx.Client, 
     assert [text[token["start"] : token["end"]] for token in answer["tokens"]] == list(text)
 
 
-def test_a_text_of_too_many_windows_is_refused(text_generation_client: httpx.Client) -> None:
-    most = 128 + 31 * 64 - 1
+def test_several_texts_are_scored_as_each_alone(text_generation_client: httpx.Client) -> None:
+    texts = ["a", TEXT, "It was the best of times. " * 30]
+    alone = [answered(text_generation_client, f"{MODEL}/score", text=text) for text in texts]
 
-    assert answered(text_generation_client, f"{MODEL}/score", text="a" * most)["num_windows"] == 32
-    response = text_generation_client.post(f"{MODEL}/score", json={"text": "a" * (most + 1)})
-    assert_problem(response, 400, "context_length_exceeded", f"{most + 1}", f"{most}")
+    together = answered(text_generation_client, f"{MODEL}/score", text=texts)
+
+    total = together["total"]
+    for score, one in zip(together["results"], alone, strict=True):
+        assert [token.pop("logprob") for token in score["tokens"]] == pytest.approx(
+            [token.pop("logprob") for token in one["tokens"]], abs=1e-4
+        )
+        assert score["tokens"] == one["tokens"]
+        assert score["bits_per_byte"] == pytest.approx(one["bits_per_byte"], abs=1e-4)
+    for name in ("num_tokens", "num_bytes", "num_windows"):
+        assert total[name] == sum(one[name] for one in alone)
+    assert total["nats"] == pytest.approx(sum(one["nats"] for one in alone), rel=1e-4)
+    assert total["bits_per_byte"] == pytest.approx(total["nats"] / math.log(2) / total["num_bytes"])
 
 
-def test_an_empty_text_has_no_score(text_generation_client: httpx.Client) -> None:
-    assert_problem(
-        text_generation_client.post(f"{MODEL}/score", json={"text": ""}), 422, "invalid_parameter", "text is empty"
-    )
+def test_a_stream_has_every_window_and_then_all_scores(text_generation_client: httpx.Client) -> None:
+    texts = ["It was the best of times, it was the worst of times. " * 100, "abc"]
+    expected = answered(text_generation_client, f"{MODEL}/score", text=texts)
+    assert expected["total"]["num_windows"] > 64  # more than the engine gets at once
+
+    *windows, (name, end) = streamed(text_generation_client, {"text": texts}, f"{MODEL}/score")
+
+    assert (name, {each for each, _ in windows}) == ("end", {""})
+    assert len(windows) == expected["total"]["num_windows"] == end["total"]["num_windows"]
+    for index, score in enumerate(expected["results"]):
+        own = [data for _, data in windows if data["index"] == index]
+        tokens = [token for data in own for token in data["tokens"]]
+        assert [token["start"] for token in tokens] == [token["start"] for token in score["tokens"]]
+        assert own[-1]["num_tokens"] == score["num_tokens"]
+        assert own[-1]["nats"] == pytest.approx(score["nats"], rel=1e-4)
+        assert "tokens" not in end["results"][index]
+        assert end["results"][index]["nats"] == pytest.approx(score["nats"], rel=1e-4)
+
+
+def test_tokens_are_left_out_if_not_wanted(text_generation_client: httpx.Client) -> None:
+    answer = answered(text_generation_client, f"{MODEL}/score", text="abc", tokens=False)
+
+    assert "tokens" not in answer
+    assert answer["num_tokens"] == 3
+
+
+def test_more_tokens_than_are_held_in_memory_are_refused(text_generation_client: httpx.Client) -> None:
+    texts = ["a" * 2**18] * 2 + ["a"]
+    response = text_generation_client.post(f"{MODEL}/score", json={"text": texts})
+
+    assert_problem(response, 400, "context_length_exceeded", "text[2]")
+
+
+@pytest.mark.parametrize(("text", "quoted"), [("", "text is empty"), (["a", ""], "text[1] is empty"), ([], "of 0")])
+def test_an_empty_text_has_no_score(text_generation_client: httpx.Client, text: Any, quoted: str) -> None:
+    assert_problem(text_generation_client.post(f"{MODEL}/score", json={"text": text}), 422, "invalid_parameter", quoted)
 
 
 @pytest.mark.parametrize("text", ["", "abc", "a" * 31])

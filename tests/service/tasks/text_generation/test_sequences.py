@@ -55,7 +55,8 @@ class FakeClient:
         generation.fail(Cancelled("The caller left."))
 
     def write(self, index: int, text: str) -> None:
-        """Deliver the tokens of a text at once."""
+        """Deliver the tokens of a text at once; one of the prompt's was cached."""
+        self.generations[index].cached_tokens = 1
         for token in TOKENIZER.encode(text):
             self.generations[index].push(Token(token, None, ()))
 
@@ -124,7 +125,7 @@ def test_a_stop_ends_its_own_answer_only(model: ReadyModel) -> None:
             ("a ", "stop"),
             ("one", "length"),
         ]
-        assert case.sequences.num_cached_tokens(2) is None
+        assert case.sequences.num_cached_tokens(2) == 1
 
     asyncio.run(scenario())
 
