@@ -334,7 +334,8 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
 
     `task` is the name of a task of the service, or `tensors` for any other graph. With `light_on_dark`, the network was
     trained on light objects on black; `margin` is the fraction of a side that its data set leaves free around them.
-    `preprocess` says how an imported classifier gets its images; without it, they fill the input.
+    `preprocess` says how an imported classifier gets its images; without it, they fill the input. `chat_template` is
+    the file, in Jinja, that writes a conversation as a text.
     """
 
     name: str
@@ -349,6 +350,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     preprocess: Preprocessing | None = None
     stylization: Stylization | None = None
     tokenizer: str | None = None
+    chat_template: str | None = None
     language: Language | None = None
     evaluation: tuple[Evaluation, ...] = ()
     training: Training | None = None

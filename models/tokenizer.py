@@ -60,6 +60,14 @@ class Tokenizer:
         self._spelling = _spelling(layout)
         _check_normalizer(layout, self._spelling)
         self.special_tokens = frozenset(token["id"] for token in layout.get("added_tokens", ()) if token["special"])
+        # A name of one character cannot be parted by a mark: it is plain text everywhere.
+        self._special_ids: dict[str, int] = {
+            token["content"]: token["id"]
+            for token in layout.get("added_tokens", ())
+            if token["special"] and len(token["content"]) > 1
+        }
+        longest_first = sorted(self._special_ids, key=len, reverse=True)
+        self._special_name = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.token_bytes = _token_bytes(self._tokenizer, layout, self._spelling)
         self.text_bytes = tuple(
             b"" if token in self.special_tokens else content for token, content in enumerate(self.token_bytes)
@@ -86,6 +94,26 @@ class Tokenizer:
         if not known or self.bytes_of(ids) not in (expected, self._prefix + expected):
             raise self._unknown_character(ids, expected)
         return ids
+
+    def mark_special(self, text: str, mark: str) -> str:
+        """The text with a mark within each name of a special token, so that `encode_marked` takes it as text."""
+        return self._special_name.sub(lambda name: name[0][0] + mark + name[0][1:], text)
+
+    def encode_marked(self, text: str, mark: str) -> list[int]:
+        """Encode a text in which names of special tokens stand for these, and whose marks only part such names.
+
+        Raises: UnknownCharacter; UnicodeEncodeError for a lone surrogate.
+        """
+        tokens: list[int] = []
+        start = 0
+        for name in self._special_name.finditer(text):
+            tokens += self._part(text[start : name.start()], mark)
+            tokens.append(self._special_ids[name[0]])
+            start = name.end()
+        return tokens + self._part(text[start:], mark)
+
+    def _part(self, text: str, mark: str) -> list[int]:
+        return self.encode(text.replace(mark, "")) if text else []
 
     def _ids(self, text: str) -> list[int]:
         if len(text) <= _SHORT_CHARACTERS:

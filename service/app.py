@@ -24,7 +24,7 @@ from service.http.playground import documentation_routes, playground_routes
 from service.http.routing import FastPath, Route, add_routes
 from service.protocols.open_inference.execution import Execution
 from service.protocols.open_inference.routes import open_inference_routes
-from service.protocols.openai.routes import openai_routes
+from service.protocols.openai import openai_routes
 from service.security import KeyRing
 from service.settings import Settings
 from service.tasks.image_decoding import ImageDecoder

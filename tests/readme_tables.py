@@ -31,7 +31,7 @@ from service.app import create_app, create_execution
 from service.engine.transport.client import EngineClient
 from service.errors import BY_CODE, ServiceError
 from service.http.middleware import Drain
-from service.protocols.openai.schema import CompletionParameters
+from service.protocols.openai.schema import ChatParameters, CompletionParameters
 from service.settings import SHIPPED_REPOSITORY, Settings
 from service.tasks.registry import all_tasks
 from service.tasks.task import TaskRoute
@@ -137,9 +137,9 @@ def _as_power(number: re.Match[str]) -> str:
     return f"2^{value.bit_length() - 1}" if value.bit_count() == 1 else f"2^{value.bit_length()} - 1"
 
 
-def completion_parameters() -> str:
-    """The parameters of OpenAI's completions."""
-    rows = [row[1:] for row in parameter_rows(CompletionParameters, "")]
+def openai_parameters(kind: type[schema.Parameters]) -> str:
+    """The parameters of one of OpenAI's routes."""
+    rows = [row[1:] for row in parameter_rows(kind, "")]
     return table(("parameter", "value", "default", "meaning"), *rows)
 
 
@@ -309,7 +309,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "routes of the Open Inference Protocol": partial(routes, is_open_inference),
     "routes that are declined": partial(routes, is_declined),
     "parameters": parameters,
-    "parameters of completions": completion_parameters,
+    "parameters of completions": partial(openai_parameters, CompletionParameters),
+    "parameters of chats": partial(openai_parameters, ChatParameters),
     "errors": errors,
     "settings": settings,
     "metrics": metrics,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from models.chat_template import CHAT_TEMPLATE_FILE
 from models.importing.llama_config import CONFIG_FILE, MODEL_TYPES, read_json
 from models.importing.sources import REPOSITORY_ID, ImportRefused
 from models.manifest import Source
@@ -24,6 +25,7 @@ _SMALL_FILES = (
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    CHAT_TEMPLATE_FILE,
     "README.md",
 )
 _LICENSE = re.compile(r"^license:[ \t]*['\"]?([^\s'\"#]+)", re.MULTILINE)

@@ -17,6 +17,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from models.chat_template import CHAT_TEMPLATE_FILE, read_chat_template
 from models.golden import Golden, write_golden
 from models.importing.graph_builder import DeferredTensor, Floats, PackedWeights, describe_graphs, write_graphs
 from models.importing.llama_config import LlamaConfig, read_config, read_json
@@ -208,6 +209,9 @@ class LanguageModel:
             graphs["attention"] = writer.attention()
         write_graphs(graphs, self.weights, folder, advance)
         shutil.copyfile(self.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
+        chat_template = read_chat_template(self.folder)
+        if chat_template is not None:
+            (folder / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8")
         write_golden(folder, self._goldens())
         manifest = Manifest(
             name=folder.parent.name,
@@ -217,6 +221,7 @@ class LanguageModel:
             graphs=describe_graphs(graphs, folder),
             batching=Batching(max_batch_size=_BUCKETS[-1], buckets=_BUCKETS),
             tokenizer=TOKENIZER_FILE,
+            chat_template=None if chat_template is None else CHAT_TEMPLATE_FILE,
             language=self.language,
             source=replace(source, parameters=self.num_parameters),
         )

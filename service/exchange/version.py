@@ -107,7 +107,7 @@ def named_files(manifest: Manifest) -> dict[str, str | None]:
     files: dict[str, str | None] = {file.file: file.sha256 for file in graphs}
     files |= {file.file: file.sha256 for variant in manifest.variants for file in variant.graphs.values()}
     files |= {graph.weights.file: graph.weights.sha256 for graph in graphs if graph.weights}
-    others = [MANIFEST_FILE, GOLDEN_FILE, *([manifest.tokenizer] if manifest.tokenizer else [])]
+    others = [MANIFEST_FILE, GOLDEN_FILE, *filter(None, (manifest.tokenizer, manifest.chat_template))]
     if manifest.stylization is not None:
         others += [style.thumbnail for style in manifest.stylization.styles]
     return dict(sorted((dict.fromkeys(others) | files).items()))

@@ -15,6 +15,11 @@ from tests.fake_models.style_transfer import TinyStylizer, write_stylizer
 from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder
 from tests.servers import RunningService
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message.role == 'tool' %}{{ raise_exception('No tools.') }}"
+    "{% endif %}[{{ message.role }}]{{ message.content }}{{ eos_token }}{% endfor %}"
+)
+
 
 @pytest.fixture(scope="session")
 def transformer() -> AttentionDecoder:
@@ -38,7 +43,7 @@ def text_generation_repository(
     """A repository with both language models, one without its tokenizer, and a classifier."""
     folder = tmp_path_factory.mktemp("text-generation")
     transformer.write(folder)
-    recurrent.write(folder)
+    (recurrent.write(folder) / "chat_template.jinja").write_text(CHAT_TEMPLATE)
     (recurrent.write(folder, "tiny-speechless") / "tokenizer.json").unlink()
     network.write(folder, "tiny")
     return folder

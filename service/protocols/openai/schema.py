@@ -5,6 +5,7 @@ vLLM's additions to it are taken too, as the clients that measure and evaluate s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -114,7 +115,13 @@ class TextParameters(SamplingParameters, kw_only=True):
     model: Annotated[str, Meta(description="`name` or `name@version` of a language model.")]
     max_tokens: (
         Annotated[
-            int, Meta(ge=0, le=MAX_INTEGER, description="Most tokens to generate; 16 if absent. 0 only scores an echo.")
+            int,
+            Meta(
+                ge=0,
+                le=MAX_INTEGER,
+                description="Most tokens to generate; if absent, 16 of a completion, and of a chat what the context "
+                "has room for. 0 only scores an echo.",
+            ),
         ]
         | None
     ) = None
@@ -175,6 +182,155 @@ class CompletionParameters(TextParameters, kw_only=True):
     def num_candidates(self) -> int:
         """How many texts to generate for each prompt."""
         return self.n if self.best_of is None else self.best_of
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    """The messages of a conversation, each with its role and, as text, its content."""
+    messages = msgspec.convert(value, Annotated[list[dict[str, Any]], Meta(min_length=1, max_length=MAX_MESSAGES)])
+    json.dumps(messages, ensure_ascii=False).encode("utf-8")  # refuses lone surrogates
+    if any(message.get("role") not in ROLES for message in messages):
+        raise ValueError
+    return [message | {"content": _content(message.get("content"), message["role"])} for message in messages]
+
+
+def _content(value: Any, role: str) -> str:
+    """The text of a message, which may be in parts; that of an assistant who called a tool may be absent."""
+    if value is None and role == "assistant":
+        return ""
+    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+        value = "".join(msgspec.convert([part.get("text") for part in value], list[str]))
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": list(ROLES)},
+        "content": {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}, "maxItems": 64}]},
+    },
+}
+_MESSAGES = custom(
+    "The conversation so far. The content of a message is a text, or a list of parts of the type `text`.",
+    _messages,
+    f"a list of 1 to {MAX_MESSAGES} messages, each with a role ({', '.join(ROLES)}) and a content, which is a text "
+    "or a list of parts of the type text",
+    {"type": "array", "items": _MESSAGE, "minItems": 1, "maxItems": MAX_MESSAGES},
+)
+
+
+class ChatParameters(TextParameters, kw_only=True):
+    """The parameters of a chat completion."""
+
+    neutral: ClassVar[Mapping[str, Sequence[Any] | None]] = {
+        **NEUTRAL,
+        "tools": ([],),
+        "functions": ([],),
+        "tool_choice": ("none", "auto"),
+        "function_call": ("none", "auto"),
+        "parallel_tool_calls": None,
+        "modalities": (["text"],),
+        "verbosity": ("medium",),
+        "reasoning_effort": ("none",),
+        "echo": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "chat_template_kwargs": ({},),
+        "documents": ([],),
+    }
+
+    messages: Annotated[list[dict[str, Any]], _MESSAGES]
+    logprobs: Annotated[bool, Meta(description="Log probability of each token.")] = False
+    top_logprobs: (
+        Annotated[
+            int,
+            Meta(ge=0, le=MAX_TOP_LOGPROBS, description="So many likeliest tokens beside each; needs `logprobs`."),
+        ]
+        | None
+    ) = None
+
+
+class ChatToken(Answer):
+    """A token with its log probability; `bytes` are those of its text, null for a token without one."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatTokenLogprobs(Answer):
+    """A token of an answer, and the likeliest ones in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[ChatToken]
+
+
+class ChatLogprobs(Answer):
+    """The tokens of an answer, or of a chunk of one."""
+
+    content: list[ChatTokenLogprobs]
+    refusal: None
+
+
+class ChatMessage(Answer):
+    """What the assistant says."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(Answer):
+    """One of several answers."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletion(Answer):
+    """OpenAI's chat completion."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: TextUsage
+
+
+class ChatDelta(Answer):
+    """What a chunk adds to a message."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChatChunkChoice(Answer):
+    """What a chunk adds to an answer."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(Answer):
+    """A chunk of a chat completion; it has `usage` only if requested."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChunkChoice]
+    usage: TextUsage | UnsetType | None = UNSET
 
 
 class CompletionLogprobs(Answer):

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from models.chat_template import read_chat_template
 from models.golden import read_golden
 from models.importing.llama import LanguageModel, read_language_model
 from models.importing.llama_reference import LlamaReference
@@ -132,6 +133,16 @@ def test_a_version_says_where_it_comes_from_and_how_large_it_is(tmp_path: Path) 
     assert manifest.source == Source(origin="owner/tiny", license="mit", parameters=num_parameters)
     assert "owner/tiny" in manifest.description
     assert model.slot_bytes == 2 * 2 * 2 * 96 * 16 * 4
+
+
+def test_the_chat_template_comes_along(tmp_path: Path) -> None:
+    folder = write_llama(tmp_path / "hf")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+
+    version = written(tmp_path, read_language_model(folder))
+
+    assert read_manifest(version).chat_template == "chat_template.jinja"
+    assert read_chat_template(version) == "{{ messages }}"
 
 
 def test_golden_rows_are_real_text_with_the_networks_logits(tmp_path: Path) -> None:

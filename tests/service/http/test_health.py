@@ -22,9 +22,9 @@ from tests.servers import RunningService
 from tests.service.http.calls import CLASSIFY, RAW, as_json, assert_classified
 
 GENERATE_PATH = "/v1/models/{model}/generate"
-OPENAI_ROUTES = ("/v1/completions",)
 HEALTH = ("/readyz", "/health")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+OPENAI_ROUTES = ("/v1/completions", "/v1/chat/completions")
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
     ("post", "/v1/models/{model}/embed"),
@@ -41,7 +41,7 @@ ROUTES = {
     ("post", "/v1/models/{model}/detokenize"),
     ("post", "/v1/models/{model}/score"),
     ("post", "/v1/models/{model}/attention"),
-    ("post", "/v1/completions"),
+    *(("post", path) for path in OPENAI_ROUTES),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model}"),
     ("get", "/v1/models/{model}/styles"),
