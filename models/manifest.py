@@ -229,12 +229,14 @@ class Evaluation(strict.Strict, frozen=True, kw_only=True):
 class VariantGraph(strict.Strict, frozen=True, kw_only=True):
     """A graph in another precision: the signature is that of the graph.
 
-    `max_abs_error` is the largest difference from fp32 on the test set, by output.
+    `max_abs_error` is the largest difference from fp32 on the test set, by output. `weights` is a file of initializers
+    beside that of the graph in fp32, which it may use as well.
     """
 
     file: str
     sha256: str
     max_abs_error: dict[str, float]
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         strict.require_match(strict.FILE_NAME, self.file, "file")
@@ -247,10 +249,11 @@ class VariantGraph(strict.Strict, frozen=True, kw_only=True):
 class Agreement(strict.Strict, frozen=True, kw_only=True):
     """How a variant's outputs agree with those of fp32 on the same inputs.
 
-    `same_label` is the share of the rows with the same likeliest label, `psnr` is in decibels.
+    `same_label` is the share of the rows with the same likeliest label, `same_token` that of the tokens after which the
+    same one is likeliest; `psnr` is in decibels.
     """
 
-    metric: Literal["same_label", "psnr"]
+    metric: Literal["same_label", "same_token", "psnr"]
     value: float
     dataset: str
     split: str
@@ -381,14 +384,15 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
         precisions = [variant.precision for variant in self.variants]
         if len(set(precisions)) < len(precisions):
             raise ValueError(f"variants have the precisions {precisions}; each may be there once.")
-        if self.variants and self.task == "text-generation":
-            raise ValueError("variants are there, but a language model has none.")
         for variant in self.variants:
+            if self.language and not {"decode", "prefill"} <= variant.graphs.keys():
+                raise ValueError(f"the variant {variant.precision!r} lacks 'decode' or 'prefill'; texts need both.")
             for name, graph in variant.graphs.items():
                 where = f"the variant {variant.precision!r}"
                 if name not in self.graphs:
                     raise ValueError(f"{where} has the graph {name!r}; the version has {sorted(self.graphs)}.")
-                outputs = sorted(spec.name for spec in self.graphs[name].outputs)
+                states = {f"next_{state.name}" for state in self.language.states} if self.language else set()
+                outputs = sorted({spec.name for spec in self.graphs[name].outputs} - states)
                 if sorted(graph.max_abs_error) != outputs:
                     raise ValueError(f"max_abs_error of {where} names {sorted(graph.max_abs_error)}, not {outputs}.")
 

@@ -2,15 +2,15 @@
 
 It knows neither graphs nor devices: how fast a variant is, shows where it runs.
 
-A loss is in percentage points of accuracy for classifiers. For pictures it is the root mean square difference from
-those of fp32 in percent of the range, so that a PSNR of 40 dB is a loss of 1.
+A loss is in percentage points of accuracy for classifiers, and in bits per byte for language models. For pictures it is
+the root mean square difference from those of fp32 in percent of the range, so that a PSNR of 40 dB is a loss of 1.
 """
 
 from __future__ import annotations
 
 from models.manifest import Manifest, Variant
 
-MAX_LOSS = {"image-classification": 0.1, "style-transfer": 1.0, "image-generation": 1.0}
+MAX_LOSS = {"image-classification": 0.1, "text-generation": 0.005, "style-transfer": 1.0, "image-generation": 1.0}
 """The largest loss at which a variant is as good as fp32, by task."""
 
 _PICTURES = ("style-transfer", "image-generation")
@@ -21,15 +21,15 @@ def loss_of(manifest: Manifest, variant: Variant) -> float | None:
     if manifest.task in _PICTURES:
         agreement = variant.agreement
         return 100 * 10 ** (-agreement.value / 20) if agreement and agreement.metric == "psnr" else None
-    scores = {
-        (each.dataset, each.count): each.value
-        for each in manifest.evaluation
-        if (each.metric, each.split) == ("accuracy", "test")
-    }
+    metric, factor = ("bits_per_byte", -1) if manifest.task == "text-generation" else ("accuracy", 100)
+    measured = [each for each in manifest.evaluation if each.metric == metric]
+    # A text without a test part is scored on the validation part.
+    split = "test" if factor > 0 or any(each.split == "test" for each in measured) else "validation"
+    scores = {(each.dataset, each.count): each.value for each in measured if each.split == split}
     losses = [
-        100 * (scores[each.dataset, each.count] - each.value)
+        factor * (scores[each.dataset, each.count] - each.value)
         for each in variant.evaluation
-        if (each.metric, each.split) == ("accuracy", "test") and (each.dataset, each.count) in scores
+        if (each.metric, each.split) == (metric, split) and (each.dataset, each.count) in scores
     ]
     return max(losses, default=None)
 
@@ -47,4 +47,6 @@ def obstacle(manifest: Manifest, variant: Variant, max_loss: float | None = None
 
 def unit_of(manifest: Manifest) -> str:
     """The unit of a loss, in words."""
-    return "% of the range" if manifest.task in _PICTURES else "percentage points"
+    if manifest.task in _PICTURES:
+        return "% of the range"
+    return "bits per byte" if manifest.task == "text-generation" else "percentage points"

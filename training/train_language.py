@@ -38,6 +38,7 @@ from training.data.tokens import (
 )
 from training.export.huggingface import save_llama
 from training.export.language import LanguageModel, export_language_model
+from training.export.language_int8 import extend_language_version
 from training.export.version import ModelCard, lineage, num_parameters
 from training.loop import Trainer
 from training.networks.lstm import LstmLanguageModel, LstmShape
@@ -390,6 +391,7 @@ def publish(
     card = model_card(name, arguments.model_version, config, corpus, scores, source)
     text = corpus.validation[0]
     folder = export_language_model(network, tokenizer, card, repository, begin=trainer.begin, text=text)
+    extend_language_version(folder, corpus)
     write_language_report(output, read_manifest(folder), trainer.progress, config.to_json(), scores, sample)
     return folder
 

@@ -28,6 +28,7 @@ _CONTRIB_OPERATORS = {"GroupQueryAttention", "SkipSimplifiedLayerNormalization",
 _IR_VERSION = 10
 # A cache line: vector instructions read the mapped file as it is.
 _ALIGNMENT_BYTES = 64
+_WEIGHT_ELEMENTS = {"float32": TensorProto.FLOAT, "int8": TensorProto.INT8}
 _ELEMENTS: dict[str, int] = {"FP32": TensorProto.FLOAT, "INT32": TensorProto.INT32, "INT64": TensorProto.INT64}
 
 Floats = NDArray[np.float32]
@@ -71,14 +72,20 @@ class DeferredTensor:
     @property
     def nbytes(self) -> int:
         """Its size as float32."""
-        return math.prod(self.shape) * 4
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Its type."""
+        return np.dtype(np.float32)
 
 
 @dataclass(slots=True)
 class PackedWeights:
-    """The tensors of `weights.bin` by name, and where in the file each begins."""
+    """The tensors of a file of weights by name, in float32 or int8, and where in the file each begins."""
 
-    tensors: Mapping[str, Floats | DeferredTensor]
+    tensors: Mapping[str, Floats | NDArray[np.int8] | DeferredTensor]
+    file: str = WEIGHTS_FILE
     offsets: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +106,7 @@ class PackedWeights:
         with path.open("wb") as file:
             for tensor in self.tensors.values():
                 array = tensor.read() if isinstance(tensor, DeferredTensor) else tensor
-                file.write(np.ascontiguousarray(array, np.float32).data)
+                file.write(np.ascontiguousarray(array).data)
                 file.write(bytes(-tensor.nbytes % _ALIGNMENT_BYTES))
                 if advance is not None:
                     advance(tensor.nbytes)
@@ -107,10 +114,10 @@ class PackedWeights:
     def reference(self, name: str) -> TensorProto:
         """Make the initializer that stands for a tensor of the file."""
         tensor = self.tensors[name]
-        proto = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=tensor.shape)
+        proto = TensorProto(name=name, data_type=_WEIGHT_ELEMENTS[str(tensor.dtype)], dims=tensor.shape)
         # The graph holds a note of file, place and length; the bytes lie in the file that all graphs share.
         proto.raw_data = b""  # the next call asks for it
-        set_external_data(proto, WEIGHTS_FILE, self.offsets[name], tensor.nbytes)
+        set_external_data(proto, self.file, self.offsets[name], tensor.nbytes)
         proto.ClearField("raw_data")
         return proto
 

@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -74,18 +74,25 @@ def run_rows(session: InferenceSession, levels: torch.Tensor, title: str) -> Out
     return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*found, strict=True), strict=True)}
 
 
-Change = Callable[[Path, Parts], Manifest]
-"""Changes the version in a folder, with its data; returns the new manifest."""
+Data = TypeVar("Data")
 
 
 def run_command(
-    command: str, description: str, change: Change, tell: Callable[[Manifest], str], arguments: Sequence[str] | None
+    command: str,
+    description: str,
+    change: Callable[[Path, Data], Manifest],
+    tell: Callable[[Manifest], str],
+    arguments: Sequence[str] | None,
+    load: Callable[[Manifest, Path | None, Path], Data],
 ) -> int:
-    """Change the version that a command line names, and `tell` what came of it; returns the exit status."""
+    """Change the version that a command line names, and `tell` what came of it; returns the exit status.
+
+    `load` brings the data that a version was trained on, by its manifest, a folder and the cache.
+    """
     given = _parse(command, description, arguments)
     folder = given.repository / given.model / given.model_version
     try:
-        manifest = change(folder, load_parts(read_manifest(folder), given.data, given.cache))
+        manifest = change(folder, load(read_manifest(folder), given.data, given.cache))
     except (DataError, ExportError, ValueError, OSError) as error:
         tqdm.write(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,5 +1,7 @@
 """Gives an exported classifier a variant in int8: quantises its graph, scores it, and compares it with fp32.
 
+The command does so for language models, too: see `language_int8`.
+
     python -m training.export.quantization --model mnist --data DIR
 
 An export does so for a network that was just trained; the command for a version that was exported before, without
@@ -39,12 +41,15 @@ from models.manifest import (
     write_manifest,
 )
 from models.variants import obstacle
+from training.data.corpus import Corpus
 from training.data.datasets import Images, Parts
-from training.export.exported import require_same_held_out, rows_of, run_command, run_rows
+from training.export.exported import load_parts, require_same_held_out, rows_of, run_command, run_rows
+from training.export.language_int8 import extend_language_version, open_corpus_of
 from training.export.version import MAX_PARITY_ERROR, ExportError, open_graph, replaced_folder, run_graph
 from training.networks.resnet import GRAPH, INPUT_NAME
 
 FILE = f"{GRAPH}.int8.onnx"
+_ACCURACY, _BITS = ("accuracy", "test"), "bits_per_byte"
 _NUM_CALIBRATION = 512
 _COMPARED_ROWS = 256
 # On the held-out images: half of what the service allows on the test images.
@@ -150,32 +155,48 @@ def describe(file: Path, manifest: Manifest, fp32: InferenceSession, int8: Infer
     )
 
 
-def extend_version(folder: Path, parts: Parts) -> Manifest:
+def load_data(manifest: Manifest, data: Path | None, cache: Path) -> Parts | Corpus:
+    """Load the data that a version was trained on: images in their parts, or texts.
+
+    Raises: DataError; ExportError when it is other data, or the version was not trained here.
+    """
+    if manifest.task == "text-generation":
+        return open_corpus_of(manifest, data, cache)
+    return load_parts(manifest, data, cache)
+
+
+def extend_version(folder: Path, data: Parts | Corpus) -> Manifest:
     """Add the variant to an exported version, or write it anew; returns the new manifest.
 
     Raises: ExportError, StrictError, OSError.
     """
-    require_same_held_out(open_graph(folder / f"{GRAPH}.onnx"), parts.held_out, read_manifest(folder))
+    if isinstance(data, Corpus):
+        return extend_language_version(folder, data)
+    require_same_held_out(open_graph(folder / f"{GRAPH}.onnx"), data.held_out, read_manifest(folder))
     with replaced_folder(folder) as scratch:
         shutil.copytree(folder, scratch, dirs_exist_ok=True)
-        if add_int8(scratch, parts) is None:
+        if add_int8(scratch, data) is None:
             raise ExportError(f"{folder} has no convolution; there is nothing that int8 would make faster.")
     return read_manifest(folder)
 
 
 def _told(manifest: Manifest) -> str:
     variant = next(each for each in manifest.variants if each.precision == "int8")
-    scores = {each.split: each.value for each in variant.evaluation}
+    scores = {(each.metric, each.split): each.value for each in variant.evaluation}
     fp32_layers = ", ".join(variant.fp32_layers) or "none"
-    told = f"test accuracy {scores['test']:.2%} in int8; layers left in fp32: {fp32_layers}"
+    score = "; ".join(
+        [f"{split} accuracy {value:.2%}" for (metric, split), value in scores.items() if (metric, split) == _ACCURACY]
+        + [f"{value:.4f} bits a byte ({split})" for (metric, split), value in scores.items() if metric == _BITS]
+    )
+    told = f"{score} in int8; layers left in fp32: {fp32_layers}"
     reason = obstacle(manifest, variant)
     return f"{told}\nthe service will not choose it by itself: {reason}" if reason else told
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    about = "Add a variant in int8 to an exported classifier, calibrated on the images it held out."
-    return run_command("quantization", about, extend_version, _told, arguments)
+    about = "Add a variant in int8 to an exported classifier or language model, calibrated on what it held out."
+    return run_command("quantization", about, extend_version, _told, arguments, load_data)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ from models.golden import Golden, largest_error
 from models.manifest import Graph, Variant
 from models.variants import loss_of, obstacle, unit_of
 from service.engine.batching.rows import max_rows, rules_of
+from service.engine.generation.decoder import Decoder
+from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, decoder_device, open_decoder, verify_decoder
 from service.engine.repository.independence import ROUNDING
 from service.engine.repository.verification import Sample, golden_sample, verify
-from service.engine.repository.version_files import VersionFiles, VersionRejected, rejection
+from service.engine.repository.version_files import FP32, VersionFiles, VersionRejected, rejection
 from service.engine.runtime.runners import Runner, SessionRunner
 from service.engine.runtime.runtime import Device, signature_mismatch
 from service.engine.transport.messages import UNVARIED, ServedPrecision
@@ -32,12 +34,15 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-FP32 = "fp32"
 # For each batch size, in turns; at least so often.
 TRIAL_SECONDS = 0.15
 MIN_RUNS = 3
 # Another precision answers a little differently: it must win clearly.
 MIN_GAIN = 1.1
+
+# The tokens before the one that is measured, and before the one that is checked.
+TRIAL_TOKENS = 64
+MIN_TEXT_TOKENS = 8
 
 Speedups = dict[str, dict[str, float]]
 _measured_speedups: dict[tuple[object, ...], Speedups] = {}
@@ -109,7 +114,7 @@ def _measured(
     return _fastest(files, _measured_speedups[key], obstacles, variants)
 
 
-def _speedups(opened: Mapping[str, list[_Trial]], sizes: tuple[int, ...]) -> Speedups:
+def _speedups(opened: Mapping[str, Sequence[_Trial | _DecoderTrial]], sizes: tuple[int, ...]) -> Speedups:
     """How many times as fast as fp32 each precision is, by batch size."""
     seconds = _seconds(opened, sizes)
     fp32 = seconds.pop(FP32)
@@ -154,8 +159,25 @@ class _Trial:
         return time.perf_counter() - started
 
 
+@dataclass(frozen=True, slots=True)
+class _DecoderTrial:
+    """The graphs of a language model in one precision."""
+
+    decoder: Decoder
+
+    def seconds(self, num_rows: int) -> float:
+        """The time of one more token of as many texts."""
+        self.decoder.tokens[:num_rows] = self.decoder.language.bos_token
+        self.decoder.lengths[:num_rows] = min(TRIAL_TOKENS, self.decoder.language.context - 1)
+        started = time.perf_counter()
+        self.decoder.decode(num_rows)
+        return time.perf_counter() - started
+
+
 def _sizes(files: VersionFiles, settings: Settings, config: ModelConfig) -> tuple[int, ...]:
     """The batch sizes that are compared: one row and, unless only that is warmed up, as many as there may be."""
+    if files.manifest.language:
+        return (1, settings.max_sequences) if config.warm_up and settings.max_sequences > 1 else (1,)
     most = min(files.manifest.batching.max_batch_size, settings.max_batch_size or math.inf)
     return (1,) if not config.warm_up or config.batched is False or most == 1 else (1, int(most))
 
@@ -167,17 +189,23 @@ def _open(
     settings: Settings,
     device: Device,
     graphs: list[str] | None = None,
-) -> list[_Trial]:
+) -> Sequence[_Trial | _DecoderTrial]:
     """Open the graphs of a precision, and verify that they compute on this device what they should.
 
     Raises: VersionRejected.
     """
     names = graphs if graphs is not None else list(files.variants[precision])
-    if missing := [name for name in names if precision not in (FP32, *_golden(files, name).variants)]:
+    decodes = files.manifest.language is not None
+    goldens = dict.fromkeys("sequence" if decodes and name in LANGUAGE_GRAPHS else name for name in names)
+    if missing := [name for name in goldens if precision not in (FP32, *_golden(files, name).variants)]:
         raise VersionRejected(f"golden.npz has nothing for the graphs {missing} in {precision}.")
+    if decodes:
+        decoder = _open_decoder(files, precision, settings, device)
+        names = [name for name in names if name not in LANGUAGE_GRAPHS]
+        device = Device("cpu")
     in_precision = files.in_precision(precision)
     tolerance = settings.golden_tolerance_cuda if device.is_cuda else settings.golden_tolerance
-    trials = []
+    trials: list[_Trial | _DecoderTrial] = [decoder] if decodes else []
     for name in names:
         graph = files.manifest.graphs[name]
         rules = rules_of(files.manifest, graph)
@@ -191,7 +219,7 @@ def _open(
             for size in {1, trial.max_rows}:
                 verify(runner, graph, sample.rows, size, tolerance)
             if precision != FP32:
-                _check_loss(files, precision, name, tolerance)
+                _check_loss(files, precision, name, name, tolerance)
                 _check_independence(trial)
         except InferenceFailed as error:
             raise rejection(error) from error
@@ -199,17 +227,36 @@ def _open(
     return trials
 
 
+def _open_decoder(files: VersionFiles, precision: str, settings: Settings, device: Device) -> _DecoderTrial:
+    """Open the decoder of a precision, and verify it.
+
+    Raises: VersionRejected.
+    """
+    language, in_precision = files.manifest.language, files.in_precision(precision)
+    assert language is not None  # the caller has seen it
+    device = decoder_device(files, device)
+    try:
+        decoder = open_decoder(in_precision, language, settings.threads or 1, settings, device)
+        verify_decoder(decoder, in_precision.goldens["sequence"], settings)
+        if precision != FP32:
+            _check_loss(files, precision, "sequence", "prefill", settings.golden_tolerance)
+            _check_texts_independence(decoder)
+    except InferenceFailed as error:
+        raise rejection(error) from error
+    return _DecoderTrial(decoder)
+
+
 def _golden(files: VersionFiles, name: str) -> Golden:
     return files.goldens.get(name) or Golden({}, {})
 
 
-def _check_loss(files: VersionFiles, precision: str, name: str, tolerance: float) -> None:
-    """Check that golden outputs in a precision differ from those of fp32 by no more than the manifest says.
+def _check_loss(files: VersionFiles, precision: str, name: str, graph: str, tolerance: float) -> None:
+    """Check that the golden outputs called `name`, of a graph in a precision, differ from fp32 as the manifest says.
 
     Raises: VersionRejected.
     """
     variant = next(each for each in files.manifest.variants if each.precision == precision)
-    golden, stated = files.goldens[name], variant.graphs[name].max_abs_error
+    golden, stated = files.goldens[name], variant.graphs[graph].max_abs_error
     for output, expected in golden.outputs.items():
         error = largest_error(expected, golden.variants[precision].get(output, np.zeros(0)))
         if not error <= stated[output] + tolerance:
@@ -240,6 +287,26 @@ def _check_independence(trial: _Trial) -> None:
             raise VersionRejected(f"a row of its output {spec.name!r} depends on who shares its batch.")
 
 
+def _check_texts_independence(decoder: Decoder) -> None:
+    """Check that a text's logits are the same whatever text is beside it.
+
+    Raises: VersionRejected.
+    """
+    if decoder.num_slots < 2:
+        return
+    language, found = decoder.language, []
+    num_tokens = min(MIN_TEXT_TOKENS, decoder.max_chunk, language.context - 1)
+    for company in (language.bos_token, 0, language.vocab_size - 1):
+        for slot, token in enumerate((language.bos_token, company)):
+            decoder.prefill(slot, np.full(num_tokens, token), 0, [num_tokens - 1])
+            decoder.tokens[slot], decoder.lengths[slot] = token, num_tokens
+        found.append(decoder.decode(2)[0].copy())
+    first, *others = found
+    most = ROUNDING["FP32"] * max(float(np.abs(first).max()), 1.0)
+    if any(not largest_error(first, other) <= most for other in others):
+        raise VersionRejected("a text's logits depend on the texts beside it.")
+
+
 def _extreme(array: NDArray[Any], high: bool) -> NDArray[Any]:
     """Rows of the least or the largest values: of fractions, a hundred times as large as those that are usual."""
     if array.dtype.kind in "iu":
@@ -248,7 +315,9 @@ def _extreme(array: NDArray[Any], high: bool) -> NDArray[Any]:
     return np.asarray(array * (100 if high else 0), array.dtype)
 
 
-def _seconds(opened: Mapping[str, list[_Trial]], sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
+def _seconds(
+    opened: Mapping[str, Sequence[_Trial | _DecoderTrial]], sizes: tuple[int, ...]
+) -> dict[str, dict[str, float]]:
     """The least time of each precision by batch size, measured in turns so that a busy machine slows all."""
     least: dict[str, dict[str, float]] = {name: {str(size): math.inf for size in sizes} for name in opened}
     for size in sizes:

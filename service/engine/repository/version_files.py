@@ -21,6 +21,8 @@ from service.engine.runtime.runtime import Device, SharedWeights, open_session
 from service.engine.transport.messages import Arrays
 from service.errors import ServiceError
 
+FP32 = "fp32"
+
 
 class VersionRejected(Exception):
     """A version cannot be served; the message says why, in one line."""
@@ -55,7 +57,8 @@ class VersionFiles:
     """A version in memory, where graphs that share weights share bytes; the graph of a derived one stays a file.
 
     A derived one has `samples` of its inputs instead of golden outputs, and `reasons` why it is batched or not.
-    `variants` are graphs in other precisions, by precision and name; `graphs` are those in `precision`.
+    `variants` are graphs in other precisions, by precision and name; `further_weights` are the files that a graph of
+    `graphs` takes initializers from beside those of the manifest's.
     """
 
     manifest: Manifest
@@ -66,16 +69,19 @@ class VersionFiles:
     reasons: dict[str, str] = field(default_factory=dict)
     is_derived: bool = False
     variants: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    further_weights: Mapping[str, str] = field(default_factory=dict)
 
     def in_precision(self, precision: str) -> VersionFiles:
         """The same version with the graphs of a variant, and what that must reproduce; itself in fp32."""
         graphs: Mapping[str, bytes | Path] = self.variants.get(precision, {})
         goldens = {
-            name: Golden(golden.inputs, golden.variants[precision])
+            name: Golden(golden.inputs, golden.variants[precision], {FP32: golden.outputs})
             for name, golden in self.goldens.items()
-            if name in graphs and precision in golden.variants
+            if precision in golden.variants
         }
-        return replace(self, graphs={**self.graphs, **graphs}, goldens=self.goldens | goldens)
+        described = next((each.graphs for each in self.manifest.variants if each.precision == precision), {})
+        further = {name: graph.weights.file for name, graph in described.items() if graph.weights}
+        return replace(self, graphs={**self.graphs, **graphs}, goldens=self.goldens | goldens, further_weights=further)
 
     @property
     def is_improvised(self) -> bool:
@@ -97,7 +103,8 @@ class VersionFiles:
         Raises: InferenceFailed where it does not load; StartupError where CUDA was requested and is not used.
         """
         file = self.manifest.graphs[name].weights
-        weights = self.weights[file.file] if file is not None else None
+        files = [each for each in (file.file if file else None, self.further_weights.get(name)) if each]
+        weights = [self.weights[each] for each in files]
         content = self.graphs[name]
         return open_session(
             content, device, num_threads, weights, is_prepacked=is_prepacked, spins=spins, varies=varies
@@ -114,6 +121,8 @@ def read_version(folder: Path) -> VersionFiles:
         goldens = golden_io.read_golden(folder)
         graphs: dict[str, bytes | Path] = {name: _read(folder, graph) for name, graph in manifest.graphs.items()}
         files = dict.fromkeys(graph.weights for graph in manifest.graphs.values() if graph.weights)
+        for variant in manifest.variants:
+            files |= dict.fromkeys(graph.weights for graph in variant.graphs.values() if graph.weights)
         weights = {file.file: SharedWeights(file.file, _read(folder, file)) for file in files}
         variants: dict[str, dict[str, bytes]] = {
             variant.precision: {name: _read(folder, graph) for name, graph in variant.graphs.items()}

@@ -86,7 +86,7 @@ def open_session(
     content: bytes | Path,
     device: Device,
     num_threads: int,
-    weights: SharedWeights | None = None,
+    weights: Sequence[SharedWeights] = (),
     *,
     is_prepacked: bool = True,
     spins: bool = False,
@@ -118,9 +118,10 @@ def open_session(
     try:
         # By the content: ONNX Runtime itself would go by the file's name.
         options.add_session_config_entry("session.load_model_format", "ORT" if is_ort_format(content) else "ONNX")
-        if weights is not None:
-            sizes = [len(weights.content)]
-            options.add_external_initializers_from_files_in_memory([weights.file], [weights.content], sizes)
+        if weights:
+            contents = [each.content for each in weights]
+            sizes = [len(content) for content in contents]
+            options.add_external_initializers_from_files_in_memory([each.file for each in weights], contents, sizes)
         source = str(content) if isinstance(content, Path) else content
         session = ort.InferenceSession(source, options, providers=_providers(device, varies))
     except Exception as error:
