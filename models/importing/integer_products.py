@@ -167,16 +167,22 @@ class IntegerGraphs:
         self, graphs: NamedGraphs, smoothed: SmoothWeights, reach: float, fp32_layers: Collection[str], file: str
     ) -> None:
         self._graphs = graphs
-        self._layers = [name for name in smoothed.matrices if name not in fp32_layers]
+        self._sizes: dict[str, NDArray[np.int64]] = {}
+        self._bundles: dict[str, list[str]] = {}
         tensors: dict[str, Floats | NDArray[np.int8]] = {}
         for name, matrix in smoothed.matrices.items():
-            if name not in self._layers:
+            if name in fp32_layers:
                 tensors[f"{name}.matrix"] = matrix
-                continue
-            steps = np.maximum(np.abs(matrix).max(0), _LEAST) / _MAX_WEIGHT
+            else:
+                self._bundles.setdefault(graphs.layers[name], []).append(name)
+        for bundle in self._bundles.values():
+            name, matrix = bundle[0], np.concatenate([smoothed.matrices[each] for each in bundle], axis=1)
+            steps = (np.maximum(np.abs(matrix).max(0), _LEAST) / _MAX_WEIGHT).astype(np.float32)
             tensors[f"{name}.levels"] = np.rint(matrix / steps).astype(np.int8)
-            tensors[f"{name}.steps"] = steps.astype(np.float32)
+            tensors[f"{name}.steps"] = steps
             tensors[f"{name}.step"] = np.array(reach * smoothed.peaks[name].max() / _MAX_ACTIVATION, np.float32)
+            if len(bundle) > 1:
+                self._sizes[f"{name}.sizes"] = np.array([smoothed.matrices[each].shape[1] for each in bundle])
         for name, tensor in smoothed.others.items():
             if tensor is not graphs.weights[name]:
                 tensors[_smooth_name(name)] = np.asarray(tensor, np.float32)
@@ -188,16 +194,18 @@ class IntegerGraphs:
         model.CopyFrom(self._graphs.models[name])
         graph = model.graph
         products = {node.output[0]: weight for node, weight in _products(model)}
+        outputs = {weight: node.output[0] for node, weight in _products(model)}
+        firsts = {bundle[0]: [outputs[each] for each in bundle] for bundle in self._bundles.values()}
+        later = {each for bundle in self._bundles.values() for each in bundle[1:]}
         nodes: list[onnx.NodeProto] = []
-        rounded: dict[str, str] = {}
         for node in graph.node:
             weight = products.get(node.output[0])
             if weight is None:
                 node.input[:] = [self._name(each) for each in node.input]
                 nodes.append(node)
-            elif weight in self._layers:
-                nodes += self._integer_nodes(node, weight, rounded)
-            else:
+            elif weight in firsts:
+                nodes += self._integer_nodes(node, weight, firsts[weight])
+            elif weight not in later:
                 nodes.append(self._plain_product(node, weight))
         del graph.node[:]
         graph.node.extend(nodes)
@@ -207,15 +215,19 @@ class IntegerGraphs:
     def _name(self, weight: str) -> str:
         return _smooth_name(weight) if _smooth_name(weight) in self.weights.tensors else weight
 
-    def _integer_nodes(self, node: onnx.NodeProto, weight: str, rounded: dict[str, str]) -> list[onnx.NodeProto]:
-        """The product in integers; what several are multiplied with is rounded once."""
-        rows, nodes = node.input[0], []
-        if rows not in rounded:
-            rounded[rows] = f"{weight}.step"
-            nodes.append(helper.make_node("QuantizeLinear", [rows, rounded[rows], "zero_level"], [f"{rows}.levels"]))
-        bias = ["", node.input[2]] if len(node.input) > 2 else []
-        inputs = [f"{rows}.levels", f"{weight}.levels", rounded[rows], f"{weight}.steps", "zero_level", *bias]
-        return [*nodes, helper.make_node("MatMulIntegerToFloat", inputs, node.output, domain=CONTRIB)]
+    def _integer_nodes(self, node: onnx.NodeProto, weight: str, outputs: list[str]) -> list[onnx.NodeProto]:
+        """All products with the same activations, as one in integers."""
+        rows = node.input[0]
+        inputs = [f"{rows}.levels", f"{weight}.levels", f"{weight}.step", f"{weight}.steps", "zero_level"]
+        inputs += ["", node.input[2]] if len(node.input) > 2 else []
+        names = outputs if len(outputs) == 1 else [f"{weight}.products"]
+        nodes = [
+            helper.make_node("QuantizeLinear", [rows, f"{weight}.step", "zero_level"], [f"{rows}.levels"]),
+            helper.make_node("MatMulIntegerToFloat", inputs, names, domain=CONTRIB),
+        ]
+        if names != outputs:
+            nodes.append(helper.make_node("Split", [*names, f"{weight}.sizes"], outputs, axis=-1))
+        return nodes
 
     def _plain_product(self, node: onnx.NodeProto, weight: str) -> onnx.NodeProto:
         inputs = [node.input[0], f"{weight}.matrix", *node.input[2:]]
@@ -227,7 +239,10 @@ class IntegerGraphs:
         del graph.initializer[:], graph.value_info[:]
         graph.initializer.extend(kept)
         graph.initializer.extend(self.weights.reference(name) for name in self.weights.tensors if name in used)
-        graph.initializer.append(numpy_helper.from_array(np.array(_ZERO, np.uint8), "zero_level"))
+        constants = {"zero_level": np.array(_ZERO, np.uint8)} | self._sizes
+        graph.initializer.extend(
+            numpy_helper.from_array(each, name) for name, each in constants.items() if name in used
+        )
 
 
 def _smooth_name(name: str) -> str:

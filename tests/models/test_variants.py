@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from models.manifest import Agreement, Evaluation, Variant
+from models.manifest import Agreement, Evaluation, Language, StateSpec, Variant
 from models.variants import loss_of, obstacle
 from tests.models.test_manifest import MANIFEST, VARIANT
 
@@ -15,6 +15,16 @@ def accuracy(value: float, *, dataset: str = "shoes", split: str = "test", count
 
 
 CLASSIFIER = msgspec.structs.replace(MANIFEST, evaluation=(accuracy(0.9521), accuracy(0.95, split="held-out")))
+
+
+TEXTS = msgspec.structs.replace(
+    MANIFEST,
+    task="text-generation",
+    tokenizer="tokenizer.json",
+    language=Language(
+        vocab_size=9, context=8, bos_token=0, eos_token=0, states=(StateSpec(name="h", datatype="FP32", shape=(4,)),)
+    ),
+)
 
 
 def scored(*evaluation: Evaluation) -> Variant:
@@ -61,3 +71,25 @@ def test_pictures_may_differ_by_forty_decibels(psnr: float | None, loss: float |
     variant = msgspec.structs.replace(VARIANT, agreement=agreement)
     assert loss_of(manifest, variant) == (loss if loss is None else pytest.approx(loss, rel=1e-3))
     assert (obstacle(manifest, variant) == "") == is_eligible
+
+
+def bits(value: float, split: str = "test", count: int = 10_000) -> Evaluation:
+    return Evaluation(metric="bits_per_byte", value=value, dataset="novels", split=split, count=count)
+
+
+@pytest.mark.parametrize(("value", "is_eligible"), [(1.4, True), (1.5049, True), (1.5051, False)])
+def test_a_language_model_may_lose_five_thousandths_of_a_bit_per_byte(value: float, is_eligible: bool) -> None:
+    manifest = msgspec.structs.replace(TEXTS, evaluation=(bits(1.5), bits(1.2, "validation")))
+    assert (obstacle(manifest, scored(bits(value), bits(3.0, "validation"))) == "") == is_eligible
+
+
+def test_a_text_without_a_test_part_is_scored_on_the_validation_part() -> None:
+    manifest = msgspec.structs.replace(TEXTS, evaluation=(bits(1.5, "validation"),))
+    assert loss_of(manifest, scored(bits(1.6, "validation"))) == pytest.approx(0.1)
+    assert "loses 0.1 bits per byte; at most 0.005" in obstacle(manifest, scored(bits(1.6, "validation")))
+
+
+def test_other_texts_or_measures_are_no_score() -> None:
+    manifest = msgspec.structs.replace(TEXTS, evaluation=(bits(1.5), bits(1.2, "validation")))
+    for other in (bits(1.5, count=9), bits(1.5, "validation"), accuracy(1.0)):
+        assert loss_of(manifest, scored(other)) is None

@@ -9,19 +9,27 @@ import numpy as np
 import pytest
 
 from models.config import build_config
+from models.golden import read_golden
 from service.engine.repository import precision
 from service.engine.repository.loading import LoadedVersion, load_version
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import Device
 from service.settings import Settings
 from tests.fake_models.classification import LinearClassifier
-from tests.fake_models.variants import FILE, run_alone, write_with_int8
+from tests.fake_models.text_generation import AttentionDecoder, random_tokens
+from tests.fake_models.variants import (
+    FILE,
+    prompt_logits,
+    run_alone,
+    write_decoder_with_int8,
+    write_with_int8,
+)
 
 
 @pytest.fixture
 def speedup(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """How many times as fast as fp32 int8 appears to be, by batch size."""
-    factors = {"1": 2.0, "8": 2.0}
+    factors = {"1": 2.0, "8": 2.0, "5": 1.5}
 
     def seconds(opened: dict[str, Any], sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
         by_precision = {"fp32": dict.fromkeys(factors, 1.0), "int8": {key: 1 / each for key, each in factors.items()}}
@@ -199,3 +207,111 @@ def test_the_real_clock_compares_the_smallest_and_the_largest_batch(
     assert found.precision in ("fp32", "int8")
     assert [set(each.speedups["int8"]) for each in (found, bounded, small)] == [{"1", "8"}, {"1", "3"}, {"1"}]
     assert all(factor > 0 for factor in found.speedups["int8"].values())
+
+
+# Language models.
+
+
+def load_texts(folder: Path, config: dict[str, Any] | None = None, **settings: Any) -> LoadedVersion:
+    return load(folder, config, max_sequences=5, **settings)
+
+
+def test_a_language_model_serves_in_the_faster_precision(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_decoder_with_int8(tmp_path, lost=0.004)
+    tokens = read_golden(folder)["sequence"].inputs["tokens"][:1]
+
+    loaded = load_texts(folder)
+
+    assert loaded.precision.precision == "int8"
+    assert loaded.precision.reason.endswith(
+        "2.00 times at batch 1, 1.50 times at batch 5; it loses 0.004 bits per byte"
+    )
+    assert loaded.decoder is not None
+    logits = loaded.decoder.decoder.prefill(2, tokens[0], 0, list(range(24)))
+    assert np.array_equal(logits, prompt_logits(folder, "prefill.int8.onnx", tokens)[0])
+    assert not np.allclose(logits, AttentionDecoder().logits(tokens[0]), atol=1e-3)
+    assert loaded.golden_error is not None
+
+
+def test_the_graph_that_explains_stays_in_fp32(tmp_path: Path, speedup: dict[str, float]) -> None:
+    loaded = load_texts(write_decoder_with_int8(tmp_path))
+
+    network = AttentionDecoder()
+    window = np.array([random_tokens(network.attention_tokens, 5)])
+    outputs = loaded.graphs["attention"].runners[0].run({"tokens": window}, 1, ("attention",))
+    assert np.allclose(outputs["attention"][0, 0], network.attention(window[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("lost", "max_loss", "served"),
+    [
+        (-0.1, None, "int8"),
+        (0.005, None, "int8"),
+        (0.0051, None, "fp32"),
+        (0.0051, 0.01, "int8"),
+        (0.004, 0.003, "fp32"),
+        (None, None, "fp32"),
+    ],
+)
+def test_a_language_model_may_lose_some_bits_per_byte(
+    tmp_path: Path, speedup: dict[str, float], lost: float | None, max_loss: float | None, served: str
+) -> None:
+    folder = write_decoder_with_int8(tmp_path, lost=lost)
+
+    assert load_texts(folder, {} if max_loss is None else {"max_loss": max_loss}).precision.precision == served
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ({"golden_reach": 0.2, "stated_error": 999.0}, "logits deviate from their golden values by"),
+        ({"stated_error": 0.0}, "the manifest says 0 at most"),
+        ({"is_dynamic": True, "stated_error": 99.0}, "logits depend on the texts beside it"),
+    ],
+)
+def test_a_faulty_variant_of_a_language_model_does_not_serve(
+    tmp_path: Path, speedup: dict[str, float], faults: dict[str, Any], reason: str
+) -> None:
+    tolerance = 99.0 if "is_dynamic" in faults else 1e-3
+
+    found = load_texts(write_decoder_with_int8(tmp_path, **faults), golden_tolerance=tolerance).precision
+
+    assert found.precision == "fp32"
+    assert reason in found.obstacles["int8"]
+
+
+def test_logits_may_deviate_within_what_rounding_costs(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_decoder_with_int8(tmp_path, golden_reach=0.995, stated_error=99.0)
+
+    loaded = load_texts(folder)
+
+    assert loaded.precision.precision == "int8"
+    assert loaded.golden_error is not None
+    assert loaded.golden_error > 1e-3
+
+
+def test_golden_logits_of_a_variant_may_not_be_missing(tmp_path: Path, speedup: dict[str, float]) -> None:
+    folder = write_decoder_with_int8(tmp_path)
+    plain = AttentionDecoder().write(tmp_path / "other")
+    (folder / "golden.npz").write_bytes((plain / "golden.npz").read_bytes())
+
+    assert "nothing for the graphs ['sequence'] in int8" in load_texts(folder).precision.obstacles["int8"]
+
+
+def test_damaged_weights_of_a_variant_reject_the_version(tmp_path: Path) -> None:
+    folder = write_decoder_with_int8(tmp_path)
+    content = bytearray((folder / "weights.int8.bin").read_bytes())
+    content[7] ^= 1
+    (folder / "weights.int8.bin").write_bytes(content)
+
+    with pytest.raises(VersionRejected, match=r"weights\.int8\.bin has the SHA-256"):
+        load_texts(folder)
+
+
+def test_the_real_clock_compares_one_text_and_all_slots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "TRIAL_SECONDS", 0.01)
+    monkeypatch.setattr(precision, "_measured_speedups", {})
+    folder = write_decoder_with_int8(tmp_path)
+
+    assert set(load_texts(folder).precision.speedups["int8"]) == {"1", "5"}
+    assert set(load_texts(folder, {"warm_up": False}).precision.speedups["int8"]) == {"1"}
