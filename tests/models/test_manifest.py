@@ -137,6 +137,26 @@ def test_variants_that_do_not_match_the_schema_are_refused(text: str, message: s
         parse_manifest(text)
 
 
+def test_a_variant_of_a_language_model_has_the_graphs_of_prompts_and_of_steps() -> None:
+    state = {"name": "h", "datatype": "FP32", "shape": [4]}
+    language = {"vocab_size": 9, "context": 8, "bos_token": 0, "eos_token": 0, "states": [state]}
+    texts = {"task": "text-generation", "language": language, "tokenizer": "tokenizer.json"}
+    outputs = [
+        {"name": name, "datatype": "FP32", "shape": shape} for name, shape in (("logits", [-1, 9]), ("next_h", [-1, 4]))
+    ]
+    graph = msgspec.to_builtins(GRAPH) | {"outputs": outputs}
+    variant = msgspec.to_builtins(VARIANT.graphs["model"]) | {"max_abs_error": {"logits": 0.5}}
+    both = {"decode": graph, "prefill": graph}
+
+    def text_of(*names: str) -> str:
+        named = msgspec.to_builtins(VARIANT) | {"graphs": dict.fromkeys(names, variant)}
+        return changed(graphs=both, variants=[named], **texts)
+
+    assert parse_manifest(text_of("decode", "prefill")).variants[0].graphs["decode"].weights is None
+    with pytest.raises(StrictError, match="lacks 'decode' or 'prefill'"):
+        parse_manifest(text_of("decode"))
+
+
 def test_only_graphs_and_batching_are_needed_for_tensors() -> None:
     text = json.dumps(
         {"name": "a", "version": "1", "task": "tensors", "description": ""}

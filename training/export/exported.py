@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,16 +74,13 @@ def run_rows(session: InferenceSession, levels: torch.Tensor, title: str) -> Out
     return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*found, strict=True), strict=True)}
 
 
-Data = TypeVar("Data")
-
-
 def run_command(
     command: str,
     description: str,
-    change: Callable[[Path, Data], Manifest],
+    change: Callable[[Path, Any], Manifest],
     tell: Callable[[Manifest], str],
     arguments: Sequence[str] | None,
-    load: Callable[[Manifest, Path | None, Path], Data],
+    load: Callable[[Manifest, Path | None, Path], Any] = load_parts,
 ) -> int:
     """Change the version that a command line names, and `tell` what came of it; returns the exit status.
 

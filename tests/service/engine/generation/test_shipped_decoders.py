@@ -30,18 +30,41 @@ def logits_of(decoder: Decoder, prompts: list[NDArray[np.int32]], steps: NDArray
     return np.stack(rows)
 
 
-@pytest.mark.parametrize("name", ["novelist", "novelist-lstm"])
-def test_the_logits_of_a_text_in_a_batch_differ_from_those_alone_by_rounding_only(name: str) -> None:
-    loaded = load_version(REPOSITORY / name / "1", Settings(threads=1, max_sequences=16), Device("cpu"))
+def decoder_of(name: str, precision: str) -> Decoder:
+    settings = Settings(threads=1, max_sequences=16, precision=precision)
+    loaded = load_version(REPOSITORY / name / "1", settings, Device("cpu"))
     assert loaded.decoder is not None
-    decoder = loaded.decoder.decoder
+    return loaded.decoder.decoder
+
+
+def alone_and_beside_others(decoder: Decoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The logits of a text by itself and in a batch."""
     random = np.random.default_rng(5)
     vocab_size = decoder.language.vocab_size
     prompts = [random.integers(1, vocab_size, 5 + 3 * row).astype(np.int32) for row in range(NUM_ROWS)]
     steps = random.integers(1, vocab_size, NUM_STEPS)
+    return logits_of(decoder, prompts[:1], steps), logits_of(decoder, prompts, steps)
 
-    alone = logits_of(decoder, prompts[:1], steps)
-    beside = logits_of(decoder, prompts, steps)
+
+def test_in_int8_the_logits_of_a_text_are_the_same_to_the_bit_in_a_batch_and_in_a_prompt() -> None:
+    decoder = decoder_of("novelist", "int8")
+
+    alone, beside = alone_and_beside_others(decoder)
+
+    assert np.array_equal(alone, beside)
+    tokens = np.random.default_rng(6).integers(1, decoder.language.vocab_size, 60)
+    whole = decoder.prefill(0, tokens, 0, list(range(60))).copy()
+    chunks = [
+        decoder.prefill(1, tokens[at : at + 7], at, list(range(len(tokens[at : at + 7])))).copy()
+        for at in range(0, 60, 7)
+    ]
+    assert np.array_equal(np.concatenate(chunks), whole)
+    assert np.array_equal(logits_of(decoder, [tokens[:9].astype(np.int32)], tokens[9:21]), whole[9:21])
+
+
+@pytest.mark.parametrize("name", ["novelist", "novelist-lstm"])
+def test_the_logits_of_a_text_in_a_batch_differ_from_those_alone_by_rounding_only(name: str) -> None:
+    alone, beside = alone_and_beside_others(decoder_of(name, "fp32"))
 
     # Where the likeliest two tokens are closer than this, the batch may decide; everywhere else it cannot.
     assert np.abs(alone - beside).max() < 1e-4
