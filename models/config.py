@@ -22,6 +22,7 @@ Priority = Literal["interactive", "normal", "batch"]
 PRIORITIES: dict[Priority, int] = {"interactive": 1, "normal": 2, "batch": 3}
 """Priorities as numbers, of which 1 is the best."""
 PrecisionSetting = Literal["auto", "fp32", "int8", "bf16", "fp16"]
+DegradedPrecision = Literal["int8", "bf16", "fp16"]
 MAX_THREADS = 1024
 """A sanity limit on instances and on threads."""
 
@@ -63,7 +64,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     to try it with; `task`, `labels` (names, or a file beside the graph) and `preprocess` make a classifier of it.
 
     `precision` names the variant that serves, or leaves it to measuring (`auto`); `max_loss` is what one may lose
-    against fp32, in the unit of `models.variants`.
+    against fp32, in the unit of `models.variants`. `degrade_to` names a variant that computes what the objective leaves
+    no time for otherwise.
     """
 
     version_policy: VersionPolicy = VersionPolicy(latest=1)
@@ -87,6 +89,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     preprocess: PreprocessingOptions | None = None
     precision: PrecisionSetting | None = None
     max_loss: float | None = None
+    degrade_to: DegradedPrecision | None = None
 
     def __post_init__(self) -> None:
         least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
@@ -104,6 +107,8 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
                 raise ValueError(f"{name} is {value}; it must be at most {MAX_THREADS}.")
         if (wrong := next((size for size in self.sizes.values() if size < 1), None)) is not None:
             raise ValueError(f"sizes holds {wrong}; each must be at least 1.")
+        if self.degrade_to is not None and self.latency_objective_seconds is None:
+            raise ValueError(f"degrade_to is {self.degrade_to!r}; it needs latency_objective_seconds.")
         if isinstance(self.labels, str):
             strict.require_match(strict.FILE_NAME, self.labels, "labels")
         for name in ("request_timeout_seconds", "latency_objective_seconds", "weight"):

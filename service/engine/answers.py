@@ -40,8 +40,8 @@ class Answers:
 
         Raises: FrameError where it is too large.
         """
-        queue_seconds, compute_seconds, size = timing
-        result = Result([id_], [], [queue_seconds], compute_seconds, size, answer.outputs)
+        queue_seconds, compute_seconds, size, precision = timing
+        result = Result([id_], [], [queue_seconds], compute_seconds, size, answer.outputs, precision)
         pieces = pieces_of(result, answer.parts)
         self._connection.finish(id_)
         self._connection.send_at_once(pieces)
@@ -56,7 +56,8 @@ class Answers:
             answer = encode(rows)
             ids = [request.id for request in requests]
             queue_seconds = [started_at - request.arrival for request in requests]
-            result = Result(ids, num_rows, queue_seconds, outcome.compute_seconds, size, answer.outputs)
+            seconds, precision = outcome.compute_seconds, outcome.precision
+            result = Result(ids, num_rows, queue_seconds, seconds, size, answer.outputs, precision)
             pieces = pieces_of(result, answer.parts)
         except Exception:  # as one of them cannot be sent, or all of them are too many for a frame
             self._settle_each(spans, outcome, size)
@@ -72,7 +73,8 @@ class Answers:
             except Exception as error:  # the others must still be answered
                 self.fail(request.id, error)
                 continue
-            timing = InferenceTiming(outcome.started_at - request.arrival, outcome.compute_seconds, size)
+            queue_seconds = outcome.started_at - request.arrival
+            timing = InferenceTiming(queue_seconds, outcome.compute_seconds, size, outcome.precision)
             self.settle(request, timing)
 
 

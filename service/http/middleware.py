@@ -226,8 +226,8 @@ def _timing(context: RequestContext) -> bytes:
         about += b"encode;dur=%.3f, " % (context.encode_seconds * 1e3)
     if timing.batch_size:  # a sequence runs in many
         about += b'batch;desc="%d", ' % timing.batch_size
-    if context.precision:
-        about += b'precision;desc="%b", ' % context.precision.encode()
+    if precision := timing.precision or context.precision:
+        about += b'precision;desc="%b", ' % precision.encode()
     if context.num_tiles:
         about += b'tiles;desc="%d", ' % context.num_tiles
     return b"queue;dur=%.3f, compute;dur=%.3f, %btotal;dur=%.3f" % (queue_ms, compute_ms, about, total_ms)

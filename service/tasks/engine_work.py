@@ -93,6 +93,7 @@ class EngineWork:
             so_far.queue_seconds + timing.queue_seconds,
             so_far.compute_seconds + timing.compute_seconds,
             max(so_far.batch_size, timing.batch_size),
+            timing.precision or so_far.precision,
         )
 
     def _deadline_passed(self) -> DeadlineExceeded:

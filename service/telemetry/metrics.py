@@ -96,6 +96,11 @@ class Metrics:
             "Batches that did not return a row for each of theirs, so that the graph is no longer batched.",
             *GRAPH_LABELS,
         )
+        self.degraded_rows = self._counter(
+            "degraded_rows",
+            "Rows that a cheaper twin of the model computed, as its latency objective left no time for more.",
+            *GRAPH_LABELS,
+        )
         self.queue_depth = self._gauge("queue_depth", "Rows waiting.", *GRAPH_LABELS)
         self.max_queue_rows = self._gauge("max_queue_rows", "Rows that may wait; more are refused.", *GRAPH_LABELS)
         self.model_state = self._gauge(
@@ -251,6 +256,7 @@ class GraphMetrics:
         self.max_queue_rows = metrics.max_queue_rows.labels(*labels)
         self.rows = metrics.rows.labels(*labels)
         self.lost_row_batches = metrics.lost_row_batches.labels(*labels)
+        self.degraded_rows = metrics.degraded_rows.labels(*labels)
         self._compute_seconds = metrics.compute_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
         self._batches = {reason: metrics.batches.labels(*labels, reason) for reason in REASONS}

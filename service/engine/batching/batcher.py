@@ -56,10 +56,12 @@ class Instance(Protocol):
         expected_seconds: float,
         *,
         is_alone: bool,
+        is_degraded: bool = False,
     ) -> None:
         """Compute the batch, then call `on_done`.
 
-        0 seconds are expected where nothing is known. `is_alone`: no other is computed beside it.
+        0 seconds are expected where nothing is known. `is_alone`: no other is computed beside it. `is_degraded`: the
+        cheaper twin computes it.
         """
 
 
@@ -223,7 +225,8 @@ class Batcher:
     whatever happens, and the others are answered.
 
     It may share a pool of instances with others; `all_waiting_rows` then counts the rows that wait in all of them.
-    `on_lost_rows` is given the requests of a batch that did not return a row for each of its rows.
+    `on_lost_rows` is given the requests of a batch that did not return a row for each of its rows. `twin_cost` is the
+    cost of a cheaper twin, which computes the batches that the objective leaves no time for.
     """
 
     def __init__(
@@ -237,11 +240,13 @@ class Batcher:
         pool: Pool | None = None,
         all_waiting_rows: Callable[[], int] | None = None,
         on_lost_rows: OnLostRows | None = None,
+        twin_cost: RowsCost | None = None,
     ) -> None:
         self._inputs = inputs
         self._instances = instances
         self._limits = limits
         self._cost = cost
+        self._twin_cost = twin_cost
         self._scheduler = scheduler
         self._metrics = metrics
         self._all_waiting_rows = all_waiting_rows
@@ -365,7 +370,7 @@ class Batcher:
             self.waiting_rows,
             self.computing_rows,
             timeout_seconds,
-            self._cost,
+            self._twin_cost or self._cost,
             self._limits,
             row_bytes=self._row_bytes,
             beside=self._pool.backlog_beside(self),
@@ -435,7 +440,7 @@ class Batcher:
         return min(sum(each.num_rows - each.done_rows for each in waiting), self.waiting_rows)
 
     def _expected_seconds(self, num_rows: int, waiting_rows: int, seconds_beside: float) -> float:
-        computing, cost, ahead = self.computing_rows, self._cost, self._ahead()
+        computing, cost, ahead = self.computing_rows, self._twin_cost or self._cost, self._ahead()
         return scheduling.expected_seconds(num_rows, waiting_rows, computing, cost, self._limits, seconds_beside, ahead)
 
     def _ahead(self) -> Ahead:
@@ -541,18 +546,21 @@ class Batcher:
         return scheduling.decide(rows, now - oldest.arrival, slack, num_idle, self._limits)
 
     def _dispatch(self, now: float, index: int, reason: scheduling.Reason) -> None:
+        cost, is_degraded = self._cost, False
+        if self._twin_cost is not None and scheduling.is_pressed(self.waiting_rows, cost, self._limits, self._ahead()):
+            cost, is_degraded = self._twin_cost, True
         batch, self._filling = self._filling, self._free.pop()
         self._filling.max_batch_size = self._limits.max_batch_size
         self.computing_rows += batch.num_rows
         for span in batch.spans:
             self._release_rows(span.request, span.count)
-        on_done = partial(self._complete, index, left_at=now, reason=reason)
+        on_done = partial(self._complete, index, left_at=now, reason=reason, cost=cost)
         try:
             self._pool.took(batch.spans, self.row_elements)
             for span in batch.spans:
                 self._leave(span, now)
             self._refill()
-            self._start(index, batch, on_done)
+            self._start(index, batch, on_done, cost, is_degraded)
         except Exception as error:
             outcome = BatchOutcome(now, errors=dict.fromkeys(range(batch.num_rows), _defect(error)))
             self._scheduler.call_soon(on_done, batch, outcome)
@@ -564,28 +572,43 @@ class Batcher:
             span.request.left_at = now
             _shielded(self._metrics.queue_seconds.observe, now - span.request.arrival)
 
-    def _start(self, index: int, batch: BatchBuffer, on_done: Callable[[BatchBuffer, BatchOutcome], None]) -> None:
+    def _start(
+        self,
+        index: int,
+        batch: BatchBuffer,
+        on_done: Callable[[BatchBuffer, BatchOutcome], None],
+        cost: RowsCost,
+        is_degraded: bool,
+    ) -> None:
         # Beside others that compute, the loop is needed for what comes meanwhile. A machine with processors to spare
         # computes several full batches at once; on a small one, they would take it from those who bring the next.
         is_alone = len(self._pool.idle) == len(self._instances) - 1
         is_full = self.waiting_rows >= self._limits.max_batch_size and len(self._instances) > MAX_SMALL_INSTANCES
-        expected_seconds = self._cost.seconds(batch.num_rows)
+        expected_seconds, is_alone = cost.seconds(batch.num_rows), is_alone and not is_full
         self._ends[index] = self._scheduler.time() + expected_seconds
-        self._instances[index].start(batch, on_done, expected_seconds, is_alone=is_alone and not is_full)
+        start = self._instances[index].start
+        start(batch, on_done, expected_seconds, is_alone=is_alone, is_degraded=is_degraded)
 
     def _new_buffer(self) -> BatchBuffer:
         self._num_buffers += 1
         return BatchBuffer(self._inputs, self._most_rows)
 
     def _complete(
-        self, index: int, batch: BatchBuffer, outcome: BatchOutcome, *, left_at: float, reason: scheduling.Reason
+        self,
+        index: int,
+        batch: BatchBuffer,
+        outcome: BatchOutcome,
+        *,
+        left_at: float,
+        reason: scheduling.Reason,
+        cost: RowsCost,
     ) -> None:
         size, spans = batch.num_rows, batch.spans
         self.computing_rows -= size
         self._ends.pop(index, None)
         batch.clear()
         self._free.append(batch)
-        _shielded(self._observe, outcome, size, left_at, reason, index)
+        _shielded(self._observe, outcome, size, left_at, reason, index, cost)
         if outcome.lost_rows and self._on_lost_rows is not None:
             # Before another batch may leave: it would only lose its rows as well.
             _shielded(self._on_lost_rows, [span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
@@ -593,14 +616,24 @@ class Batcher:
         _shielded(self._pool.release, index, self)
         self._answer(spans, outcome, size)
 
-    def _observe(self, outcome: BatchOutcome, size: int, left_at: float, reason: scheduling.Reason, index: int) -> None:
+    def _observe(
+        self,
+        outcome: BatchOutcome,
+        size: int,
+        left_at: float,
+        reason: scheduling.Reason,
+        index: int,
+        cost: RowsCost,
+    ) -> None:
         if not outcome.errors and not outcome.lost_rows:
             # A promise counts from leaving the queue to being done with, on a machine that is busy with refusals, too.
             is_promised = self._limits.objective_seconds is not None
-            self._cost.observe(size, self._scheduler.time() - left_at if is_promised else outcome.compute_seconds)
+            cost.observe(size, self._scheduler.time() - left_at if is_promised else outcome.compute_seconds)
             self._fit_objective()
         if outcome.lost_rows:
             self._metrics.lost_row_batches.inc()
+        if outcome.precision:
+            self._metrics.degraded_rows.inc(size)
         self._metrics.observe_batch(size, outcome.started_at, outcome.compute_seconds, reason, index)
         moments = (left_at, outcome.started_at, outcome.ended_at, self._scheduler.time())
         self._metrics.record.computed(size, moments)
@@ -655,7 +688,7 @@ class Batcher:
         request.done_rows += span.count
         if request.done_rows == request.num_rows:
             queue_seconds = outcome.started_at - request.arrival
-            self._settle(request, InferenceTiming(queue_seconds, outcome.compute_seconds, size))
+            self._settle(request, InferenceTiming(queue_seconds, outcome.compute_seconds, size, outcome.precision))
 
     def _drop(self, request: Request, error: ServiceError) -> None:
         if request.is_settled:

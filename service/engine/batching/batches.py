@@ -216,7 +216,8 @@ class BatchBuffer:
 class BatchOutcome:
     """The outputs of a batch, the rows that failed, and its time.
 
-    `lost_rows` says which output has no row for each row of the batch; there are no outputs then.
+    `lost_rows` says which output has no row for each row of the batch; there are no outputs then. `precision` is that
+    of a cheaper twin, if that computed it.
     """
 
     started_at: float
@@ -224,6 +225,7 @@ class BatchOutcome:
     outputs: Arrays = field(default_factory=dict)
     errors: dict[int, ServiceError] = field(default_factory=dict)
     lost_rows: str = ""
+    precision: str = ""
 
     @property
     def ended_at(self) -> float:

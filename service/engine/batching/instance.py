@@ -90,6 +90,7 @@ def _requests(spans: Sequence[Span]) -> list[Request]:
 class ThreadInstance:
     """An instance with a thread of its own; ONNX Runtime releases the GIL while it computes.
 
+    `twin` is a cheaper runner, of another precision, for batches that would be late otherwise.
     With `call_soon`, a short batch is computed in a turn of the event loop: to hand it over, and to wait for the GIL
     afterwards, costs more than the loop could do meanwhile.
     """
@@ -102,14 +103,16 @@ class ThreadInstance:
         *,
         must_be_finite: bool = True,
         call_soon: Callable[..., object] | None = None,
+        twin: tuple[str, Runner] | None = None,
     ) -> None:
-        self._runner = runner
+        self._runners = {"": runner, **dict((twin,) if twin else ())}
+        self._twin_precision = twin[0] if twin else ""
         self._must_be_finite = must_be_finite
         self._call_in_loop = call_in_loop
         self._call_soon = call_soon
         self.work: Work | None = None
         """What the thread computes."""
-        self._jobs: queue.SimpleQueue[tuple[BatchBuffer, OnDone] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[BatchBuffer, OnDone, str] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -118,16 +121,19 @@ class ThreadInstance:
         """The name of the thread."""
         return self._thread.name
 
-    def start(self, batch: BatchBuffer, on_done: OnDone, expected_seconds: float, *, is_alone: bool) -> None:
+    def start(
+        self, batch: BatchBuffer, on_done: OnDone, expected_seconds: float, *, is_alone: bool, is_degraded: bool = False
+    ) -> None:
         """Compute the batch, then call back in the event loop."""
+        precision = self._twin_precision if is_degraded else ""
         if self._call_soon is not None and is_alone and 0 < expected_seconds < MAX_LOOP_SECONDS:
-            self._call_soon(self._compute_here, batch, on_done)
+            self._call_soon(self._compute_here, batch, on_done, precision)
         else:
             self.work = Work(partial(_requests, batch.spans), expected_seconds, monotonic())
-            self._jobs.put((batch, on_done))
+            self._jobs.put((batch, on_done, precision))
 
-    def _compute_here(self, batch: BatchBuffer, on_done: OnDone) -> None:
-        on_done(batch, self._compute(batch))
+    def _compute_here(self, batch: BatchBuffer, on_done: OnDone, precision: str) -> None:
+        on_done(batch, self._compute(batch, precision))
 
     def close(self) -> None:
         """End the thread after its current batch."""
@@ -136,18 +142,20 @@ class ThreadInstance:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            batch, on_done = job
-            outcome = self._compute(batch)
+            batch, on_done, precision = job
+            outcome = self._compute(batch, precision)
             self.work = None
             try:
                 self._call_in_loop(on_done, batch, outcome)
             except RuntimeError:
                 return  # the loop is closed: the process is ending
 
-    def _compute(self, batch: BatchBuffer) -> BatchOutcome:
+    def _compute(self, batch: BatchBuffer, precision: str) -> BatchOutcome:
         try:
-            outputs = batch.output_names()
-            return compute(self._runner, batch.arrays, batch.num_rows, outputs, must_be_finite=self._must_be_finite)
+            runner, outputs = self._runners[precision], batch.output_names()
+            outcome = compute(runner, batch.arrays, batch.num_rows, outputs, must_be_finite=self._must_be_finite)
+            outcome.precision = precision
+            return outcome
         except Exception as error:  # a defect must fail this batch, never the thread
             log.exception("a batch failed unexpectedly")
             failed = InferenceFailed("The batch failed unexpectedly.")

@@ -17,6 +17,8 @@ RESERVE_SHARE = 0.25
 MAX_RESERVE_SECONDS = 0.05
 # With an objective, a batch is no larger than so much of it allows: a request may come just after one has left.
 BATCH_SHARE = 1 / 2
+# A batch is left to a cheaper twin if what waits would otherwise take more than this part of the objective.
+DEGRADED_SHARE = 3 / 4
 # Why a batch leaves: it is full, the window of its oldest request ended, a deadline is near, or an instance was idle.
 Reason = Literal["full", "window", "deadline", "idle"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -138,6 +140,14 @@ def admitted_seconds(alone_seconds: float, objective_seconds: float) -> float:
     """What a request may take that takes `alone_seconds` where nothing waits: who asks for much is not kept out."""
     seconds = _without_reserve(objective_seconds)
     return seconds if alone_seconds <= seconds else seconds + alone_seconds
+
+
+def is_pressed(waiting_rows: int, cost: Cost, limits: Limits, ahead: Ahead) -> bool:
+    """Whether what waits, in batches that take this, would leave too little time for those who come next."""
+    if limits.objective_seconds is None:
+        return False
+    seconds = expected_seconds(0, waiting_rows, 0, cost, limits, 0.0, ahead)
+    return seconds > DEGRADED_SHARE * _without_reserve(limits.objective_seconds)
 
 
 def batch_rows(most: int, cost: Cost, objective_seconds: float) -> int:

@@ -5,6 +5,7 @@ It runs in a thread and touches no queue.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
@@ -24,7 +25,7 @@ from service.engine.generation.decoder import LoadedDecoder
 from service.engine.repository.ceilings import check_batches
 from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, load_decoder
 from service.engine.repository.derivation import derive_version
-from service.engine.repository.precision import choose_precision
+from service.engine.repository.precision import choose_precision, open_twin
 from service.engine.repository.verification import Sample, derived_sample, golden_sample, usual_sample, verify
 from service.engine.repository.version_files import VersionFiles, VersionRejected, read_version, rejection
 from service.engine.runtime.cuda import CudaRunner
@@ -65,10 +66,19 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Twin:
+    """A graph in a cheaper precision, for what the objective leaves no time for otherwise."""
+
+    precision: str
+    runner: Runner
+    bucket_seconds: dict[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedGraph:
     """One graph on the device: a runner for each instance, and the cost of batches of rows of `cost_elements`.
 
-    `whole_runner` computes requests by themselves.
+    `whole_runner` computes requests by themselves, `twin` helps out under load.
     `golden_error` is None where the graph was not verified. `is_batched`: requests share batches, and
     `batching_reason` says why or why not.
     """
@@ -85,6 +95,7 @@ class LoadedGraph:
     cost_elements: int
     is_batched: bool
     batching_reason: str
+    twin: Twin | None = None
 
     @property
     def plan(self) -> GraphPlan:
@@ -94,7 +105,15 @@ class LoadedGraph:
     @property
     def cost(self) -> LearnedCost:
         """What is known of the cost of this graph's batches, by their elements."""
-        return LearnedCost({size * self.cost_elements: seconds for size, seconds in self.bucket_seconds.items()})
+        return self._cost_of(self.bucket_seconds)
+
+    @property
+    def twin_cost(self) -> LearnedCost | None:
+        """What is known of the cost of batches that the twin computes."""
+        return self._cost_of(self.twin.bucket_seconds) if self.twin is not None else None
+
+    def _cost_of(self, bucket_seconds: Mapping[int, float]) -> LearnedCost:
+        return LearnedCost({size * self.cost_elements: seconds for size, seconds in bucket_seconds.items()})
 
     @property
     def max_batch_elements(self) -> int | None:
@@ -148,7 +167,7 @@ def load_version(
     """
     started = time.monotonic()
     settings = settings.model_copy(update=config.overrides())
-    files = _read(folder, settings, device, config)
+    files = all_files = _read(folder, settings, device, config)
     manifest = files.manifest
     precision = plan.precision if plan else choose_precision(files, settings, device, config)
     files = files.in_precision(precision.precision)
@@ -170,7 +189,34 @@ def load_version(
             # The graphs are parts of one network: what is best for one is best for all.
             chosen = {"instances": len(graphs[name].runners), "threads": graphs[name].num_threads}
             settings = settings.model_copy(update=chosen)
+    if config.degrade_to not in (None, precision.precision):
+        graphs |= _with_twins(graphs, all_files, settings, device, config)
     return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder, precision)
+
+
+def _with_twins(
+    graphs: Mapping[str, LoadedGraph], files: VersionFiles, settings: Settings, device: Device, config: ModelConfig
+) -> dict[str, LoadedGraph]:
+    """The graphs that have a cheaper twin, with it; those whose rows vary have none.
+
+    Raises: VersionRejected.
+    """
+    precision = str(config.degrade_to)
+    names = [name for name in files.variants.get(precision, {}) if name in graphs and not graphs[name].rules.varies]
+    if not names:
+        known = ", ".join(files.variants) or "none"
+        reason = f"the variants of this version: {known}"
+        if precision in files.variants:
+            reason = "language models and graphs whose rows vary in size have no variant beside the one that serves"
+        raise VersionRejected(f"{CONFIG_FILE} says degrade_to = {precision!r}; {reason}.")
+    found = {}
+    for name in names:
+        graph = graphs[name]
+        wanted = settings.model_copy(update={"threads": graph.num_threads})
+        runner, sample = open_twin(files, precision, name, wanted, device, config)
+        seconds = _buckets_seconds((runner,), sample, graph.graph, tuple(graph.bucket_seconds), math.inf)
+        found[name] = dataclasses.replace(graph, twin=Twin(precision, runner, seconds))
+    return found
 
 
 def _read(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:

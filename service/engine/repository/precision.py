@@ -138,6 +138,18 @@ def _fastest(
     return ServedPrecision(best, f"faster than fp32: {times}{lost}", speedups, obstacles)
 
 
+def open_twin(
+    files: VersionFiles, precision: str, name: str, settings: Settings, device: Device, config: ModelConfig
+) -> tuple[Runner, Sample]:
+    """A graph in a precision that helps out, verified, and rows to measure it with.
+
+    Raises: VersionRejected.
+    """
+    (trial,) = _open(files, precision, _sizes(files, settings, config), settings, device, [name])
+    assert isinstance(trial, _Trial)  # a language model's graphs are not asked for
+    return trial.runner, trial.sample
+
+
 # --- the graphs of one precision ---
 
 

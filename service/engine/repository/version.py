@@ -25,7 +25,7 @@ from service.engine.batching.shape_batchers import ShapeBatchers
 from service.engine.compute_watch import ComputeThread
 from service.engine.device_turns import DeviceTurns, Share
 from service.engine.generation.text_generator import TextGenerator
-from service.engine.repository.loading import LoadedGraph, LoadedVersion, Plan
+from service.engine.repository.loading import LoadedGraph, LoadedVersion, Plan, Twin
 from service.engine.repository.repository import Fingerprint
 from service.engine.runtime.runners import Runner
 from service.engine.runtime.runtime import CPU, Device, free_memory
@@ -233,7 +233,7 @@ class _Opening:
         open_batches = partial(self._batches, pool) if self.graph.is_batched else None
         return GraphQueue(self.graph.rules, open_batches, self._whole, on_unbatched)
 
-    def _threads(self, runners: Sequence[Runner]) -> list[ThreadInstance]:
+    def _threads(self, runners: Sequence[Runner], twin: Twin | None = None) -> list[ThreadInstance]:
         first = len(self.instances)
         # On a GPU, one instance copies while another computes: that takes a thread for each.
         call_soon = self.scheduler.call_soon if self.graph.providers[0] == CPU else None
@@ -244,6 +244,7 @@ class _Opening:
                 f"{self.name}.{i}",
                 must_be_finite=self.must_be_finite,
                 call_soon=call_soon,
+                twin=(twin.precision, twin.runner) if twin is not None else None,
             )
             self.instances.append(instance)
         return self.instances[first:]
@@ -265,11 +266,14 @@ class _Opening:
         if graph.providers[0] == CPU and not graph.rules.varies:
             most = short_rows(graph.bucket_seconds, SHORT_SECONDS) or most
         limits = self._limits(min(most, graph.batching.max_batch_size))
-        cost, instances = graph.cost, self._threads(self.runners)
+        cost, instances = graph.cost, self._threads(self.runners, graph.twin)
         if not graph.rules.varies:
             one_row = cost.of_rows(graph.cost_elements)
             own, inputs = self._pool(), graph.rules.inputs
-            return Batcher(inputs, instances, limits, one_row, self.scheduler, self.metrics, own, None, on_lost_rows)
+            twin_cost = graph.twin_cost.of_rows(graph.cost_elements) if graph.twin_cost is not None else None
+            return Batcher(
+                inputs, instances, limits, one_row, self.scheduler, self.metrics, own, None, on_lost_rows, twin_cost
+            )
         bound = graph.max_batch_elements
         return ShapeBatchers(
             graph.rules, instances, limits, cost, self.scheduler, self.metrics, pool, bound, on_lost_rows

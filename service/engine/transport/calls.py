@@ -486,13 +486,14 @@ class InFlight:
         arrays = _arrays(result, payload)
         compute_seconds, batch_size = result.compute_seconds, result.batch_size
         if not result.num_rows:
-            self._answer(result.ids[0], arrays, InferenceTiming(result.queue_seconds[0], compute_seconds, batch_size))
+            timing = InferenceTiming(result.queue_seconds[0], compute_seconds, batch_size, result.precision)
+            self._answer(result.ids[0], arrays, timing)
             return
         start = 0
         for id_, num_rows, queue_seconds in zip(result.ids, result.num_rows, result.queue_seconds, strict=True):
             end = start + num_rows
             rows = {name: array[start:end] for name, array in arrays.items()}
-            self._answer(id_, rows, InferenceTiming(queue_seconds, compute_seconds, batch_size))
+            self._answer(id_, rows, InferenceTiming(queue_seconds, compute_seconds, batch_size, result.precision))
             start = end
 
     def _answer(self, id_: int, arrays: Arrays, timing: InferenceTiming) -> None:

@@ -24,11 +24,15 @@ Tops = tuple[tuple[int, float], ...]
 
 
 class InferenceTiming(NamedTuple):
-    """What one answered request cost: its time in the queue, and the time and size of its last batch."""
+    """What one answered request cost: its time in the queue, and the time and size of its last batch.
+
+    `precision` is that of the answer, where it is not the one that serves.
+    """
 
     queue_seconds: float
     compute_seconds: float
     batch_size: int
+    precision: str = ""
 
 
 class Token(NamedTuple):
@@ -197,7 +201,8 @@ class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):
     """The outputs of some requests, which are rows of the tensors in the payload, one request after the other.
 
     `outputs` holds name, NumPy type and shape of each tensor; the type is `|O` for BYTES, and `<u2` for the bits of
-    BF16. `num_rows` is empty where the tensors are those of one request as a whole.
+    BF16. `num_rows` is empty where the tensors are those of one request as a whole. `precision` is as in
+    `InferenceTiming`.
     """
 
     ids: list[int]
@@ -206,6 +211,7 @@ class Result(msgspec.Struct, array_like=True, frozen=True, tag=4):
     compute_seconds: float
     batch_size: int
     outputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    precision: str = ""
 
 
 class Failure(msgspec.Struct, array_like=True, frozen=True, tag=5):

@@ -108,6 +108,7 @@ class HeldInstance:
         self._compute_seconds = compute_seconds
         self._job: tuple[BatchBuffer, Callable[[BatchBuffer, BatchOutcome], None]] | None = None
         self.sizes: list[int] = []
+        self.degraded: list[bool] = []
 
     @property
     def is_busy(self) -> bool:
@@ -120,10 +121,12 @@ class HeldInstance:
         expected_seconds: float,
         *,
         is_alone: bool,
+        is_degraded: bool = False,
     ) -> None:
         assert self._job is None, "an instance was given a second batch"
         self._job = (batch, on_done)
         self.sizes.append(batch.num_rows)
+        self.degraded.append(is_degraded)
         self._started_at = self._loop.time()
 
     def finish(self, outcome: BatchOutcome | None = None) -> None:

@@ -54,6 +54,7 @@ class SimulatedInstance:
         expected_seconds: float,
         *,
         is_alone: bool,
+        is_degraded: bool = False,
     ) -> None:
         seconds = self.cost.seconds(batch.num_rows) * self.chance.uniform(0.9, 1.2)
         outcome = BatchOutcome(self.loop.time(), seconds, {"y": np.zeros((batch.num_rows, 1), np.uint8)})

@@ -41,13 +41,16 @@ class Bench:
     num_instances: int = 1
     limits: Limits = field(default_factory=lambda: Limits(4, 0.0, 16))
     cost: LearnedCost = field(default_factory=lambda: LearnedCost({}))
+    twin_cost: LearnedCost | None = None
 
     def __post_init__(self) -> None:
         self.loop = FakeLoop()
         self.registry = CollectorRegistry()
         metrics = GraphMetrics(Metrics(self.registry), "m", "1", "g")
         self.instances = [HeldInstance(self.loop) for _ in range(self.num_instances)]
-        self.batcher = Batcher(INPUTS, self.instances, self.limits, self.cost.of_rows(1), self.loop, metrics)
+        twin = self.twin_cost.of_rows(1) if self.twin_cost is not None else None
+        cost, loop = self.cost.of_rows(1), self.loop
+        self.batcher = Batcher(INPUTS, self.instances, self.limits, cost, loop, metrics, twin_cost=twin)
         self.outcomes: dict[Request, ServiceError | InferenceTiming] = {}
         self.runs: list[int] = []
 
@@ -282,6 +285,21 @@ def test_requests_that_come_together_are_each_held_to_the_objective() -> None:
 
     refused = [outcome for outcome in bench.outcomes.values() if isinstance(outcome, ObjectiveUnreachable)]
     assert len(refused) == len(bench.outcomes) == 16 - 6  # three batches in 75 ms
+
+
+def test_a_cheaper_twin_computes_what_the_objective_leaves_no_time_for() -> None:
+    cost, twin_cost = LearnedCost({1: 0.02, 4: 0.02}), LearnedCost({1: 0.005, 4: 0.005})
+    bench = Bench(limits=Limits(4, 0.0, 64, objective_seconds=0.1), cost=cost, twin_cost=twin_cost)
+    (instance,) = bench.instances
+    for value in range(16):
+        bench.submit(value)
+    bench.loop.advance()
+    while instance.is_busy:
+        instance.finish()
+
+    assert instance.degraded == [True, True, False, False]  # 80 and 60 ms would be too much, 40 are not
+    assert len(bench.outcomes) == 16
+    assert not any(isinstance(outcome, ServiceError) for outcome in bench.outcomes.values())
 
 
 def test_who_asks_for_more_than_the_objective_allows_is_served_where_nothing_waits() -> None:

@@ -559,7 +559,7 @@ def test_a_models_own_deadline_bounds_that_of_its_requests(repository: Path, soc
 
 def test_sessions_are_freed_when_they_are_unloaded_or_replaced(repository: Path, socket: Path) -> None:
     def session_of(engine: Engine, version: str) -> weakref.ref[Any]:
-        runner: Any = engine.repository.versions["scale", version].graphs["model"].instances[0]._runner
+        runner: Any = engine.repository.versions["scale", version].graphs["model"].instances[0]._runners[""]
         return weakref.ref(runner._session)
 
     async def main() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from models.config import build_config
 from models.golden import read_golden
+from models.strict import StrictError
 from service.engine.repository import precision
 from service.engine.repository.loading import LoadedVersion, load_version
 from service.engine.repository.version_files import VersionRejected
@@ -207,6 +208,41 @@ def test_the_real_clock_compares_the_smallest_and_the_largest_batch(
     assert found.precision in ("fp32", "int8")
     assert [set(each.speedups["int8"]) for each in (found, bounded, small)] == [{"1", "8"}, {"1", "3"}, {"1"}]
     assert all(factor > 0 for factor in found.speedups["int8"].values())
+
+
+def test_a_twin_that_helps_out_is_verified_and_measured_as_what_serves(tmp_path: Path) -> None:
+    folder = write_with_int8(tmp_path, "tiny")
+    images = LinearClassifier().images(3)
+
+    loaded = load(folder, {"precision": "fp32", "degrade_to": "int8", "latency_objective_seconds": 0.1})
+
+    graph = loaded.graphs["model"]
+    assert loaded.precision.precision == "fp32"
+    assert graph.twin is not None
+    assert graph.twin.bucket_seconds.keys() == graph.bucket_seconds.keys()
+    outputs = graph.twin.runner.run({"image": images}, 3, ("activation_map",))
+    expected = run_alone((folder / FILE).read_bytes(), images)["activation_map"]
+    np.testing.assert_allclose(outputs["activation_map"], expected, atol=1e-4)
+
+
+def test_without_a_variant_to_degrade_to_a_version_is_rejected_and_says_what_there_is(tmp_path: Path) -> None:
+    folder = write_with_int8(tmp_path, "tiny")
+
+    with pytest.raises(VersionRejected, match=r"degrade_to = 'fp16'; the variants of this version: int8"):
+        load(folder, {"precision": "fp32", "degrade_to": "fp16", "latency_objective_seconds": 0.1})
+
+
+def test_what_serves_needs_no_twin(tmp_path: Path) -> None:
+    folder = write_with_int8(tmp_path, "tiny")
+
+    loaded = load(folder, {"precision": "int8", "degrade_to": "int8", "latency_objective_seconds": 0.1})
+
+    assert loaded.graphs["model"].twin is None
+
+
+def test_degrading_needs_an_objective() -> None:
+    with pytest.raises(StrictError, match="latency_objective_seconds"):
+        build_config({"degrade_to": "int8"})
 
 
 # Language models.
