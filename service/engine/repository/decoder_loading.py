@@ -107,7 +107,7 @@ def _choose_attention_kernel(device: Device) -> None:
 def _thread_counts(files: VersionFiles, settings: Settings, device: Device) -> list[int]:
     if settings.threads or device.is_cuda:
         return [settings.threads or 1]
-    if sum(len(weights.content) for weights in files.weights.values()) >= _LARGE_BYTES:
+    if is_large(files):
         return [available_cpus()]
     return sorted({1, available_cpus()})
 
@@ -147,6 +147,11 @@ def open_decoder(
         device,
         _sizes(settings.max_sequences) if device.is_cuda else (),
     )
+
+
+def is_large(files: VersionFiles) -> bool:
+    """Whether a copy of the weights is much memory."""
+    return sum(len(weights.content) for weights in files.weights.values()) >= _LARGE_BYTES
 
 
 def _sizes(num_slots: int) -> tuple[int, ...]:

@@ -23,13 +23,13 @@ from service.engine.batching.cost import LearnedCost, efficient_rows
 from service.engine.batching.rows import RowRules, max_rows, num_elements, rules_of
 from service.engine.generation.decoder import LoadedDecoder
 from service.engine.repository.ceilings import check_batches
-from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, load_decoder
+from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, is_large, load_decoder
 from service.engine.repository.derivation import derive_version
 from service.engine.repository.precision import choose_precision, open_twin
 from service.engine.repository.verification import Sample, derived_sample, golden_sample, usual_sample, verify
 from service.engine.repository.version_files import VersionFiles, VersionRejected, read_version, rejection
 from service.engine.runtime.cuda import CudaRunner
-from service.engine.runtime.runners import Runner, SessionRunner
+from service.engine.runtime.runners import PostponedRunner, Runner, SessionRunner
 from service.engine.runtime.runtime import CPU, Device, available_cpus, signature_mismatch
 from service.engine.transport.messages import UNVARIED, Arrays, ServedPrecision
 from service.errors import InferenceFailed
@@ -191,6 +191,8 @@ def load_version(
             settings = settings.model_copy(update=chosen)
     if config.degrade_to not in (None, precision.precision):
         graphs |= _with_twins(graphs, all_files, settings, device, config)
+    if decoder is not None and is_large(files):
+        graphs = {name: _postponed(graph, folder, name, precision.precision) for name, graph in graphs.items()}
     return LoadedVersion(manifest, graphs, time.monotonic() - started, decoder, precision)
 
 
@@ -217,6 +219,21 @@ def _with_twins(
         seconds = _buckets_seconds((runner,), sample, graph.graph, tuple(graph.bucket_seconds), math.inf)
         found[name] = dataclasses.replace(graph, twin=Twin(precision, runner, seconds))
     return found
+
+
+def _postponed(graph: LoadedGraph, folder: Path, name: str, precision: str) -> LoadedGraph:
+    """The graph that explains a large language model, opened when it is asked: it would hold the weights once more."""
+    described, rules, num_threads = graph.graph, graph.rules, graph.num_threads
+
+    def open_runner() -> Runner:
+        try:
+            files = read_version(folder).in_precision(precision)
+        except VersionRejected as error:
+            raise InferenceFailed(f"The model's files have changed: {error}") from error
+        return _runner(_open(name, files, rules, num_threads, Device("cpu")), described, rules)
+
+    runner = PostponedRunner(open_runner)
+    return dataclasses.replace(graph, runners=(runner,), whole_runner=runner)
 
 
 def _read(folder: Path, settings: Settings, device: Device, config: ModelConfig) -> VersionFiles:

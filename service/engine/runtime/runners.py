@@ -6,7 +6,7 @@ It knows arrays and graphs, neither requests nor batches. CUDA has a runner of i
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.manifest import Graph
-from service.engine.runtime.runtime import ArenaGuard
+from service.engine.runtime.runtime import ArenaGuard, trim
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed
 
@@ -66,6 +66,20 @@ class SessionRunner:
             bits_of(value) if name in self._bf16 else value.numpy()
             for name, value in zip(outputs, results, strict=True)
         ]
+
+
+class PostponedRunner:
+    """Opens a session for each run and closes it after: of a large graph that is seldom used, no memory is held."""
+
+    def __init__(self, open_runner: Callable[[], Runner]) -> None:
+        self._open_runner = open_runner
+
+    def run(self, arrays: Arrays, num_rows: int, outputs: Sequence[str]) -> Arrays:
+        """Compute these outputs."""
+        try:
+            return self._open_runner().run(arrays, num_rows, outputs)
+        finally:
+            trim()
 
 
 def value_of(array: NDArray[Any], is_bf16: bool) -> ort.OrtValue:

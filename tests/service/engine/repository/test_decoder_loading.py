@@ -14,8 +14,9 @@ from models.manifest import MANIFEST_FILE, sha256_hex
 from service.engine.repository import decoder_loading
 from service.engine.repository.decoder_loading import _Candidate
 from service.engine.repository.loading import load_version
-from service.engine.repository.version_files import VersionRejected
+from service.engine.repository.version_files import VersionFiles, VersionRejected
 from service.engine.runtime.runtime import Device
+from service.errors import InferenceFailed
 from service.settings import Settings
 from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder, random_tokens
 from tests.service.engine.texts import KINDS
@@ -72,6 +73,34 @@ def test_the_graph_that_explains_is_batched_within_its_own_bound(folder: Path) -
     assert graph.batching.buckets == (1, 2)
     assert len(graph.runners) == 1
     assert np.allclose(outputs["attention"][1, 0], network.attention(window[1]), atol=1e-5)
+
+
+def test_the_graph_that_explains_a_large_model_is_opened_when_it_is_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_loading, "_LARGE_BYTES", 1)
+    network = AttentionDecoder()
+    window = np.array([random_tokens(network.attention_tokens, 5)])
+    opened: list[str] = []
+    real = VersionFiles.open
+
+    def observed(self: Any, name: str, *arguments: Any, **options: Any) -> Any:
+        opened.append(name)
+        return real(self, name, *arguments, **options)
+
+    monkeypatch.setattr(VersionFiles, "open", observed)
+    loaded = load_version(folder, SETTINGS, CPU)
+    graph = loaded.graphs["attention"]
+    assert loaded.golden_error is not None  # it was verified before
+    opened.clear()
+
+    for _ in range(2):
+        outputs = graph.runners[0].run({"tokens": window}, 1, ("attention",))
+        assert np.allclose(outputs["attention"][0, 0], network.attention(window[0]), atol=1e-5)
+    assert opened == ["attention"] * 2
+    (folder / "weights.bin").write_bytes(b"other")
+    with pytest.raises(InferenceFailed, match="files have changed"):
+        graph.runners[0].run({"tokens": window}, 1, ("attention",))
 
 
 def test_one_flipped_bit_in_the_shared_weights_is_rejected(folder: Path) -> None:
