@@ -31,6 +31,8 @@ from service.app import create_app, create_execution
 from service.engine.transport.client import EngineClient
 from service.errors import BY_CODE, ServiceError
 from service.http.middleware import Drain
+from service.protocols.openai.embeddings import EmbeddingParameters
+from service.protocols.openai.images import EditParameters, ImageParameters
 from service.protocols.openai.schema import ChatParameters, CompletionParameters
 from service.settings import SHIPPED_REPOSITORY, Settings
 from service.tasks.registry import all_tasks
@@ -311,6 +313,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "parameters": parameters,
     "parameters of completions": partial(openai_parameters, CompletionParameters),
     "parameters of chats": partial(openai_parameters, ChatParameters),
+    "parameters of embeddings": partial(openai_parameters, EmbeddingParameters),
+    "parameters of image generations": partial(openai_parameters, ImageParameters),
+    "parameters of image edits": partial(openai_parameters, EditParameters),
     "errors": errors,
     "settings": settings,
     "metrics": metrics,

@@ -172,7 +172,11 @@ def _from_bare(media_type: bytes, body: bytes, raw_bytes: int | None) -> Images:
     return Images(encoded=[body], names=[""])
 
 
-def _checked(images: Images, settings: Settings) -> Images:
+def checked_images(images: Images, settings: Settings) -> Images:
+    """Check the number of images.
+
+    Raises: InvalidParameter, PayloadTooLarge.
+    """
     if not images.names:
         raise InvalidParameter("The request has no images; at least one is required.")
     if len(images.names) > settings.max_images:
@@ -193,10 +197,10 @@ def _from_json(body: bytes, kind: type[Parameters], settings: Settings) -> tuple
         raise InvalidParameter(_mismatch(error, names)) from error
     if not members.keys() <= set(names):
         raise InvalidParameter(_mismatch(None, names))
-    images = _checked(Images(names=[""] * len(texts)), settings)
+    images = checked_images(Images(names=[""] * len(texts)), settings)
     for index, text in enumerate(texts):
         try:
-            images.encoded.append(_decoded_base64(text))
+            images.encoded.append(decoded_base64(text))
         except (binascii.Error, ValueError) as error:
             raise InvalidParameter(f"images[{index}] is not valid base64.") from error
     return images, members
@@ -206,7 +210,11 @@ class _ImageTexts(msgspec.Struct):
     images: list[str]
 
 
-def _decoded_base64(text: str) -> bytes:
+def decoded_base64(text: str) -> bytes:
+    """Decode strict base64.
+
+    Raises: ValueError.
+    """
     if "=" in text[:-2]:
         raise ValueError("padding before the end")
     starts = range(0, len(text), _BASE64_CHARACTERS)
@@ -234,7 +242,7 @@ def _from_multipart(header: bytes, body: bytes, settings: Settings) -> tuple[Ima
     fields: list[tuple[str, str]] = []
     for part in parts_of(header, body, settings.max_images + _MAX_FIELDS):
         if part.filename is None:
-            fields.append((part.name, _field(part)))
+            fields.append((part.name, field_text(part)))
         elif part.name != "file":
             raise InvalidParameter(f"The file field is named {shown(part.name)}; it must be named 'file'.")
         else:
@@ -242,10 +250,14 @@ def _from_multipart(header: bytes, body: bytes, settings: Settings) -> tuple[Ima
             images.names.append(part.filename)
     if len(fields) > _MAX_FIELDS:
         raise MalformedRequest(f"The form has {len(fields)} fields that are no files; at most {_MAX_FIELDS} are read.")
-    return _checked(images, settings), unique(fields)
+    return checked_images(images, settings), unique(fields)
 
 
-def _field(part: Part) -> str:
+def field_text(part: Part) -> str:
+    """The text of a field that is no file.
+
+    Raises: MalformedRequest.
+    """
     if len(part.content) > _MAX_FIELD_BYTES:
         raise MalformedRequest(f"The field {shown(part.name)} has over {_MAX_FIELD_BYTES} bytes.")
     try:

@@ -9,26 +9,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from msgspec import UNSET
-from starlette.types import Receive, Send
+from starlette.types import Receive
 
 from models.tokenizer import Tokenizer
 from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, ServiceError
-from service.http.answers import EventAnswer, EventStream, encode_json, send_answer
+from service.http.answers import EventAnswer, EventStream, encode_json
 from service.http.body import read_json
-from service.http.documentation import PROBLEMS
-from service.http.problems import OPENAI_TAG, openai_error
-from service.http.request_context import RequestContext, Scope, context_of, request_timeout_seconds
-from service.http.routing import Document, Route
+from service.http.problems import openai_error
+from service.http.request_context import RequestContext, Scope, request_timeout_seconds
+from service.protocols.openai.route import OpenAiRoute
 from service.protocols.openai.schema import (
     MAX_SEQUENCES,
     CachedTokens,
-    OpenAiError,
     TextParameters,
     TextUsage,
 )
 from service.schema import Answer
-from service.tasks.task import Dependencies, json_document, resolve_for_task
 from service.tasks.text_generation import process as text
 from service.tasks.text_generation.detokenization import TextChunk
 from service.tasks.text_generation.routes import OWN_SEED_BITS
@@ -124,34 +121,18 @@ class Streamed(EventAnswer):
         return encode_json(openai_error(error)), b""
 
 
-class TextRoute(ABC, Generic[P]):
-    """Base of the routes that continue texts in OpenAI's wire format."""
+class TextRoute(OpenAiRoute, Generic[P]):
+    """Base of the routes that continue texts."""
 
-    path: ClassVar[str]
     parameters: ClassVar[type[TextParameters]]
-    answers: ClassVar[tuple[type[Answer], ...]]
-    description: ClassVar[str]
-    example: ClassVar[dict[str, Any]]
     chunks: ClassVar[str]
     default_max_tokens: ClassVar[int | None] = None
-
-    def __init__(self, dependencies: Dependencies) -> None:
-        self.client = dependencies.client
-        self.settings = dependencies.settings
-        self.tokenizers = dependencies.tokenizers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; errors are rendered by the middleware."""
-        context = context_of(scope) or RequestContext("", 0.0)
-        await send_answer(await self.answer(scope, receive, context), send, context)
 
     async def answer(self, scope: Scope, receive: Receive, context: RequestContext) -> Answer | EventAnswer:
         """Continue what a request holds."""
         parameters: Any = await read_json(scope, receive, context, self.parameters, self.settings.max_body_bytes)
         self.check(parameters)
-        context.caller.check_model(parameters.model, self.client.statuses)  # it is not in the path
-        model = resolve_for_task(self.client, parameters.model, "text-generation")
-        context.model = model.name
+        model = self.find(parameters.model, context, "text-generation")
         tokenizer = await self.tokenizers.of(model)
         text.check_sampling(parameters, language_of(model).vocab_size)
         prompts = await self.prompts(parameters, model, tokenizer)
@@ -207,27 +188,10 @@ class TextRoute(ABC, Generic[P]):
                 )
                 sequences.start(list(prompt.tokens), sampling, parameters.stop + prompt.stops)
 
-    def route(self) -> Route:
-        """The route with its documentation."""
+    def success(self) -> dict[str, Any]:
+        """What OpenAPI says of an answer."""
         events = {"text/event-stream": {"schema": {"type": "string"}, "example": self.chunks}}
-        success = {"description": "The text; as events if `stream` is true.", "content": events}
-        document = Document(
-            summary=(type(self).answer.__doc__ or "").strip(),
-            description=f"{self.description} Errors come in OpenAI's form too.",
-            request=json_document(self.parameters, self.example),
-            responses={**error_responses(), 200: success},
-            answers=self.answers,
-            tag=OPENAI_TAG,
-        )
-        return Route("POST", self.path, self, document, access="infer")
-
-
-def error_responses() -> dict[int | str, Any]:
-    """OpenAI's form of every error."""
-    described = {status: problem["description"] for status, problem in PROBLEMS.items() if status != 422}
-    described[400] = "The body is not JSON, or a parameter is unknown or out of range; `param` names it."
-    described["default"] = "Any other error, in the same form."
-    return {status: {"description": text, "model": OpenAiError} for status, text in described.items()}
+        return {"description": "The text; as events if `stream` is true.", "content": events}
 
 
 def _fingerprint(model: ReadyModel) -> str:

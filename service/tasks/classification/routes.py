@@ -17,7 +17,7 @@ from service.engine.transport.client import ReadyModel
 from service.engine.transport.messages import Arrays, InferTarget, Piece
 from service.errors import ServiceError, UnsupportedTask
 from service.http.answers import encode_json
-from service.http.body import IMAGE_TYPES, RAW_TYPE, media_type_of, read_query
+from service.http.body import IMAGE_TYPES, RAW_TYPE, Images, media_type_of, read_query
 from service.http.direct import Exchange
 from service.http.request_context import Scope, request_timeout_seconds
 from service.tasks.classification.process import explanation_png, top_predictions
@@ -183,10 +183,22 @@ class Embed(ClassifierRoute):
 
     async def answer(self, request: TaskRequest) -> EmbedAnswer:
         """Compute the embedding of each image."""
-        self.require(request.model, "embedding", "embeddings")
+        self.require_embeddings(request.model)
         images, parameters = await self.read(request, EmbedParameters)
-        work = self.work(request)
-        rows = await self.rows(request, work, images, parameters.invert)
-        arrays = await self.infer(request, _payload(rows), ("embedding",), work=work)
-        results = [Embedding(embedding=embedding.tolist()) for embedding in arrays["embedding"]]
+        results = [Embedding(embedding=each) for each in await self.embeddings(request, images, parameters.invert)]
         return EmbedAnswer(model=request.model.name, version=request.model.version, results=results)
+
+    def require_embeddings(self, model: ReadyModel) -> None:
+        """Check that a model gives embeddings.
+
+        Raises: UnsupportedTask.
+        """
+        self.require(model, "embedding", "embeddings")
+
+    async def embeddings(self, request: TaskRequest, images: Images, invert: Invert = "auto") -> list[list[float]]:
+        """The embedding of each image."""
+        work = self.work(request)
+        rows = await self.rows(request, work, images, invert)
+        arrays = await self.infer(request, _payload(rows), ("embedding",), work=work)
+        vectors: list[list[float]] = arrays["embedding"].tolist()
+        return vectors

@@ -119,9 +119,23 @@ class EmbedLatent(EncoderRoute):
     async def answer(self, request: TaskRequest) -> EmbedAnswer:
         """Compute the embedding of each image."""
         images, parameters = await self.read(request, EncodeParameters)
-        arrays, _ = await self.infer_rows(request, images, parameters, "encoder")
-        results = [Embedding(embedding=mean) for mean in arrays["mean"].tolist()]
+        results = [Embedding(embedding=mean) for mean in await self.embeddings(request, images, parameters)]
         return EmbedAnswer(model=request.model.name, version=request.model.version, results=results)
+
+    def require_embeddings(self, model: ReadyModel) -> None:
+        """Check that a model gives embeddings.
+
+        Raises: UnsupportedTask.
+        """
+        require_encoder(model)
+
+    async def embeddings(
+        self, request: TaskRequest, images: Images, parameters: EncodeParameters | None = None
+    ) -> list[list[float]]:
+        """The embedding of each image."""
+        arrays, _ = await self.infer_rows(request, images, parameters or EncodeParameters(), "encoder")
+        vectors: list[list[float]] = arrays["mean"].tolist()
+        return vectors
 
 
 class Reconstruct(EncoderRoute):

@@ -72,18 +72,22 @@ class Stylize(ImagesRoute):
     async def answer(self, request: TaskRequest) -> BinaryAnswer:
         """Render images in a style or a blend of styles, at their original sizes."""
         images, parameters = await self.read(request, StylizeParameters)
+        files = await self.stylize(request, images, parameters)
+        if accepts_zip(request.scope):
+            return BinaryAnswer(ZIP_TYPE, [await off_loop(lambda: as_zip(files))])
+        if len(files) == 1:
+            return BinaryAnswer(files[0].media_type, [files[0].content])
+        return BinaryAnswer(*as_multipart(files))
+
+    async def stylize(self, request: TaskRequest, images: Images, parameters: StylizeParameters) -> list[ImageFile]:
+        """Render images, each as a file."""
         weights = parameters.weights(stylization_of(request.model))
         checked = self._checked(images, parameters)
         names = images.names
         del images
         num_pixels = sum(image.num_pixels for image in checked)
         work = EngineWork(self.client, request.model, request.context, self._seconds(request, num_pixels))
-        files = await work.run(self._stylized(work, request.context, checked, names, weights, parameters))
-        if accepts_zip(request.scope):
-            return BinaryAnswer(ZIP_TYPE, [await off_loop(lambda: as_zip(files))])
-        if len(files) == 1:
-            return BinaryAnswer(files[0].media_type, [files[0].content])
-        return BinaryAnswer(*as_multipart(files))
+        return await work.run(self._stylized(work, request.context, checked, names, weights, parameters))
 
     def _seconds(self, request: TaskRequest, num_pixels: int) -> float:
         timeout = self.timeout_seconds(request)

@@ -24,7 +24,9 @@ from tests.service.http.calls import CLASSIFY, RAW, as_json, assert_classified
 GENERATE_PATH = "/v1/models/{model}/generate"
 HEALTH = ("/readyz", "/health")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
-OPENAI_ROUTES = ("/v1/completions", "/v1/chat/completions")
+OPENAI_ROUTES = tuple(
+    f"/v1/{name}" for name in ("completions", "chat/completions", "embeddings", "images/generations", "images/edits")
+)
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
     ("post", "/v1/models/{model}/embed"),
