@@ -16,7 +16,6 @@ from service.http.documentation import MODEL_PROBLEMS
 from service.http.request_context import Scope, caller_of
 from service.http.routing import Document, Route, json_handler
 from service.schema import Answer
-from service.threads import off_loop
 
 TAG = "models"
 
@@ -137,10 +136,10 @@ def catalog_routes(client: EngineClient) -> list[Route]:
     async def list_models(scope: Scope) -> ModelList:
         caller = caller_of(scope)
         statuses = [status for status in client.statuses if caller.may_use(status.name)]
-        return ModelList(object="list", data=await off_loop(lambda: list(map(_listed, statuses))))
+        return ModelList(object="list", data=list(map(_listed, statuses)))
 
     async def show_model(scope: Scope) -> ModelCard:
-        return await off_loop(_card, await _described(client, scope["path_params"]["model"]))
+        return _card(await _described(client, scope["path_params"]["model"]))
 
     listing = Document(
         summary="List the model versions.",

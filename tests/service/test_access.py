@@ -31,7 +31,7 @@ LINES = {
     "off": "scopes=admin disabled",
 }
 REFUSED = {"wrong": 401, "old": 401, "off": 401, "": 401}
-PUBLIC = {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"}
+PUBLIC = {"/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"}
 PUBLIC_FILES = {"/", "/docs", "/docs/docs.js", "/openapi.json", "/favicon.ico", "/playground/js/app.js"}
 INFER_POSTS = ("/v1/", "/v2/models/", "/v2/repository/index")
 VALUES = {"model": "tiny", "version": "1", "region": "r", "repository": "r"}
@@ -155,6 +155,10 @@ def test_models_that_a_key_is_not_for_do_not_exist_for_it(guarded: RunningServic
         assert {entry["name"] for entry in client.get("/v2/models/stats").json()["model_stats"]} == {"other"}
         refused = [
             client.post("/v1/completions", json={"model": "tiny", "prompt": "a"}),
+            client.post("/v1/chat/completions", json={"model": "tiny", "messages": [{"role": "user", "content": "a"}]}),
+            client.post("/v1/embeddings", json={"model": "tiny", "input": "data:image/png;base64,"}),
+            client.post("/v1/images/generations", json={"model": "tiny", "prompt": "a"}),
+            client.post("/v1/images/edits", data={"model": "tiny", "prompt": "a"}, files={"image": b"a"}),
             client.get("/v1/models/tiny"),
             client.get("/v1/models/tiny@1"),
             client.get("/v1/models/other.graph"),

@@ -19,6 +19,7 @@ from service.http.request_context import RequestContext, Scope
 from service.protocols.openai.route import OpenAiRoute
 from service.protocols.openai.schema import NEUTRAL
 from service.schema import Answer, Parameters, custom, listed
+from service.security import Key
 from service.tasks.classification.routes import Embed
 from service.tasks.image_generation.encoding_routes import EmbedLatent
 from service.tasks.task import Dependencies, TaskRequest
@@ -107,7 +108,7 @@ class Embeddings(OpenAiRoute):
         """Compute the embedding of each image, in OpenAI's wire format."""
         parameters = await read_json(scope, receive, context, EmbeddingParameters, self.settings.max_body_bytes)
         model = self.find(parameters.model, context, "text-generation", *self._by_task)
-        embed = self._embedder(model)
+        embed = self._embedder(model, context.caller)
         images = Images(names=[""] * len(parameters.input))
         checked_images(images, self.settings)
         images.encoded = await off_loop(lambda: [_image(index, url) for index, url in enumerate(parameters.input)])
@@ -120,7 +121,7 @@ class Embeddings(OpenAiRoute):
         usage = EmbeddingUsage(prompt_tokens=0, total_tokens=0)
         return OpenAiEmbeddings(object="list", data=data, model=parameters.model, usage=usage)
 
-    def _embedder(self, model: ReadyModel) -> Embed | EmbedLatent:
+    def _embedder(self, model: ReadyModel, caller: Key) -> Embed | EmbedLatent:
         """What computes the embeddings of a model.
 
         Raises: UnsupportedTask, which names the models that can.
@@ -130,14 +131,15 @@ class Embeddings(OpenAiRoute):
             embed.require_embeddings(model)
         except (KeyError, UnsupportedTask) as error:
             why = error.message.rstrip(".") if isinstance(error, UnsupportedTask) else f"{model.name!r} embeds no texts"
-            able = "; ".join(filter(None, [why, self._able()]))
+            able = "; ".join(filter(None, [why, self._able(caller)]))
             raise UnsupportedTask(f"{able}.", parameter="model") from error
         return embed
 
-    def _able(self) -> str:
+    def _able(self, caller: Key) -> str:
         names = []
         for status in self.client.statuses:
-            if not (status.is_default and status.is_usable and status.manifest.get("task") in self._by_task):
+            is_able = status.is_default and status.is_usable and status.manifest.get("task") in self._by_task
+            if not is_able or not caller.may_use(status.name):
                 continue
             model = self.client.resolve(status.name)
             outputs = {spec.name for graph in model.manifest.graphs.values() for spec in graph.outputs}

@@ -15,6 +15,9 @@ from tests.fake_models.classification import LABELS, LinearClassifier
 
 Pixels = NDArray[np.uint8]
 
+OPENAI_ROUTES = tuple(
+    f"/v1/{name}" for name in ("completions", "chat/completions", "embeddings", "images/generations", "images/edits")
+)
 CLASSIFY = "/v1/models/tiny/classify"
 EMBED = "/v1/models/tiny/embed"
 RAW = {"content-type": "application/octet-stream"}

@@ -19,14 +19,11 @@ from service.tasks.text_generation import schema as texts
 from service.telemetry.metrics import SECONDS
 from tests.fake_models.classification import LABELS, LinearClassifier
 from tests.servers import RunningService
-from tests.service.http.calls import CLASSIFY, RAW, as_json, assert_classified
+from tests.service.http.calls import CLASSIFY, OPENAI_ROUTES, RAW, as_json, assert_classified
 
 GENERATE_PATH = "/v1/models/{model}/generate"
 HEALTH = ("/readyz", "/health")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
-OPENAI_ROUTES = tuple(
-    f"/v1/{name}" for name in ("completions", "chat/completions", "embeddings", "images/generations", "images/edits")
-)
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
     ("post", "/v1/models/{model}/embed"),

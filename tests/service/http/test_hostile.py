@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.fake_models.classification import LinearClassifier
 from tests.servers import RunningService
-from tests.service.http.calls import CLASSIFY, EMBED, as_json, assert_healthy, assert_problem
+from tests.service.http.calls import CLASSIFY, EMBED, OPENAI_ROUTES, as_json, assert_healthy, assert_problem
 
 JSON = {"content-type": "application/json"}
 DEEP = 250_000
@@ -65,7 +65,6 @@ BODIES: dict[str, bytes] = {
     "truncated": b'{"images": ["aGk=',
     "trailing": b'{"images": ["aGk="]} {}',
 }
-COMPLETIONS = "/v1/completions"
 TEXT_ROUTES = ("generate", "next-token", "tokenize", "detokenize", "score", "attention")
 LATENT_ROUTES = ("decode", "interpolate", "arithmetic")
 PATHS = [
@@ -113,10 +112,11 @@ def test_a_hostile_body_is_refused_by_every_route_of_language_models(
         assert_refused(
             text_generation_client.post(f"/v1/models/tiny-transformer/{verb}", content=BODIES[name], headers=JSON)
         )
-    refused = text_generation_client.post(COMPLETIONS, content=BODIES[name], headers=JSON)
-    assert 400 <= refused.status_code < 500, (refused.status_code, refused.text[:300])
-    assert refused.json()["error"]["message"]
-    assert not any(leak in refused.text for leak in LEAKS), refused.text[:300]
+    for path in OPENAI_ROUTES:
+        refused = text_generation_client.post(path, content=BODIES[name], headers=JSON)
+        assert 400 <= refused.status_code < 500, (path, refused.status_code, refused.text[:300])
+        assert refused.json()["error"]["message"]
+        assert not any(leak in refused.text for leak in LEAKS), refused.text[:300]
     answer = text_generation_client.post("/v1/models/tiny-transformer/generate", json={"prompt": "a", "max_tokens": 2})
     assert answer.status_code == 200, answer.text
 
@@ -142,7 +142,7 @@ def test_a_hostile_body_changes_nothing_where_none_is_read(client: httpx.Client,
             fits = 422 if path.endswith(("/styles", "/generate")) else 200  # a classifier has none and draws none
             assert response.status_code == fits, (path, response.text)
         refused = client.request("PUT", path, content=BODIES[name], headers=JSON)
-        if path == COMPLETIONS:
+        if path in OPENAI_ROUTES:
             assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
         else:
             assert_problem(refused, 405, "method_not_allowed")
