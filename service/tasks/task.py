@@ -127,16 +127,19 @@ class TaskRoute(ABC):
                 raise UnsupportedTask(f"{model.name!r} has no graph {graph!r}, which {self.task} needs.")
         return model
 
-    def timeout_seconds(self, request: TaskRequest) -> float:
-        """The timeout of a request.
+    def timeout_seconds(self, request: TaskRequest, num_parts: int = 1) -> float:
+        """The timeout of a request; where it names none, the default applies to each part, up to the maximum.
 
         Raises: InvalidParameter.
         """
-        return request_timeout_seconds(request.scope, self.settings)
+        seconds = request_timeout_seconds(request.scope, self.settings)
+        if num_parts == 1 or any(name == b"x-request-timeout" for name, _ in request.scope["headers"]):
+            return seconds
+        return min(seconds * num_parts, max(seconds, self.settings.max_request_timeout_seconds))
 
-    def work(self, request: TaskRequest) -> EngineWork:
-        """Start the deadline of a request: of what it decodes and has computed."""
-        return EngineWork(self.client, request.model, request.context, self.timeout_seconds(request))
+    def work(self, request: TaskRequest, num_parts: int = 1) -> EngineWork:
+        """Start the deadline of a request: of what it decodes and has computed, in so many parts."""
+        return EngineWork(self.client, request.model, request.context, self.timeout_seconds(request, num_parts))
 
     async def infer(
         self,

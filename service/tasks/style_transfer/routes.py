@@ -86,16 +86,8 @@ class Stylize(ImagesRoute):
         names = images.names
         del images
         num_pixels = sum(image.num_pixels for image in checked)
-        work = EngineWork(self.client, request.model, request.context, self._seconds(request, num_pixels))
+        work = self.work(request, ceil(num_pixels / PIXELS_PER_TIMEOUT))
         return await work.run(self._stylized(work, request.context, checked, names, weights, parameters))
-
-    def _seconds(self, request: TaskRequest, num_pixels: int) -> float:
-        timeout = self.timeout_seconds(request)
-        if any(name == b"x-request-timeout" for name, _ in request.scope["headers"]):
-            return timeout
-        return min(
-            timeout * ceil(num_pixels / PIXELS_PER_TIMEOUT), max(timeout, self.settings.max_request_timeout_seconds)
-        )
 
     def _checked(self, images: Images, parameters: StylizeParameters) -> list[CheckedImage]:
         checked = []

@@ -92,7 +92,8 @@ class Score(TextRoute):
     description = (
         "A text longer than the context is scored in windows, half a context apart: each token is scored once, after "
         "at least half a context. A list of texts has a list of `results`, and their `total`. With "
-        f"`stream`, each window is an event. A request may have {MAX_SCORED_TOKENS:,} tokens."
+        f"`stream`, each window is an event. A request may have {MAX_SCORED_TOKENS:,} tokens. Without "
+        f"`X-Request-Timeout`, the default timeout applies to each {WINDOWS_AT_ONCE} windows or part of them."
     )
 
     async def answer(self, request: TaskRequest) -> ScoreAnswer | ScoresAnswer | EventAnswer:
@@ -130,9 +131,10 @@ class Score(TextRoute):
         self, request: TaskRequest, tokenizer: Tokenizer, texts: Sequence[_Text]
     ) -> AsyncIterator[tuple[int, list[float]]]:
         """The log probabilities of each window that are its own, in order."""
-        work, begin = self.work(request), language_of(request.model).bos_token
-        jobs = iter([(index, window) for index, each in enumerate(texts) for window in each.windows])
-        while some := list(islice(jobs, WINDOWS_AT_ONCE)):
+        jobs = [(index, window) for index, each in enumerate(texts) for window in each.windows]
+        work = self.work(request, -(-len(jobs) // WINDOWS_AT_ONCE))
+        begin, left = language_of(request.model).bos_token, iter(jobs)
+        while some := list(islice(left, WINDOWS_AT_ONCE)):
             sequences = Sequences(self.client, request.model, tokenizer, request.context, work.seconds_left())
             for index, window in some:
                 held = texts[index].tokens[max(window.start - 1, 0) : window.stop - 1]

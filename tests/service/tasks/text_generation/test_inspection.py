@@ -9,6 +9,9 @@ import httpx
 import numpy as np
 import pytest
 
+from service.settings import Settings
+from service.tasks.task import Dependencies, TaskRequest
+from service.tasks.text_generation.scoring import Score
 from tests.fake_models.text_generation import AttentionDecoder, RecurrentDecoder, TinyDecoder
 from tests.service.http.calls import assert_problem
 from tests.service.tasks.text_generation.texts import logprobs_after, streamed, text_of, tokens_of
@@ -172,6 +175,20 @@ def test_a_stream_has_every_window_and_then_all_scores(text_generation_client: h
         assert own[-1]["nats"] == pytest.approx(score["nats"], rel=1e-4)
         assert "tokens" not in end["results"][index]
         assert end["results"][index]["nats"] == pytest.approx(score["nats"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("num_parts", "header", "seconds"), [(1, None, 10), (4, None, 40), (1000, None, 300), (4, b"3", 3)]
+)
+def test_the_default_timeout_applies_to_each_part_of_long_work(
+    num_parts: int, header: bytes | None, seconds: float
+) -> None:
+    settings = Settings(request_timeout_seconds=10, max_request_timeout_seconds=300)
+    unused: Any = None
+    route = Score(Dependencies(unused, settings, unused, unused, unused))
+    scope = {"headers": [(b"x-request-timeout", header)] if header else []}
+
+    assert route.timeout_seconds(TaskRequest(unused, scope, unused, unused), num_parts) == seconds
 
 
 def test_tokens_are_left_out_if_not_wanted(text_generation_client: httpx.Client) -> None:
