@@ -25,7 +25,9 @@ from models.manifest import (
     MANIFEST_FILE,
     MODEL_NAME,
     VERSION,
+    Graph,
     Manifest,
+    VariantGraph,
     parse_manifest,
     read_manifest,
     write_manifest,
@@ -103,9 +105,9 @@ class Place(Protocol):
 
 def named_files(manifest: Manifest) -> dict[str, str | None]:
     """The files of a version with the SHA-256 that the manifest states, if it does."""
-    graphs = manifest.graphs.values()
-    files: dict[str, str | None] = {file.file: file.sha256 for file in graphs}
-    files |= {file.file: file.sha256 for variant in manifest.variants for file in variant.graphs.values()}
+    variants = [graph for variant in manifest.variants for graph in variant.graphs.values()]
+    graphs: list[Graph | VariantGraph] = [*manifest.graphs.values(), *variants]
+    files: dict[str, str | None] = {graph.file: graph.sha256 for graph in graphs}
     files |= {graph.weights.file: graph.weights.sha256 for graph in graphs if graph.weights}
     others = [MANIFEST_FILE, GOLDEN_FILE, *filter(None, (manifest.tokenizer, manifest.chat_template))]
     if manifest.stylization is not None:
