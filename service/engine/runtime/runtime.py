@@ -98,8 +98,7 @@ def open_session(
 
     `is_prepacked`: packing the weights for speed doubles their memory, so a graph that is seldom used does without.
     `spins`: threads wait for each other within a run without sleeping, which pays where operators take microseconds;
-    they stop at the end of the run, so an idle engine is idle. `varies`: rows vary in size, so the session uses the
-    shared arena.
+    they stop at the end of the run, so an idle engine is idle. `varies`: rows vary in size.
 
     Raises: InferenceFailed where the file does not load; StartupError where CUDA was requested and is not used.
     """
@@ -109,8 +108,8 @@ def open_session(
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spins else "0")
     options.add_session_config_entry("session.force_spinning_stop", "1" if spins else "0")
-    if varies and not device.is_cuda:
-        use_shared_arena(options)
+    if not device.is_cuda:
+        use_shared_arena(options, varies=varies)
     if not is_prepacked:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if device.is_cuda:
@@ -217,38 +216,65 @@ def bucket_for(num_rows: int, buckets: Sequence[int]) -> int:
     return next(bucket for bucket in buckets if bucket >= num_rows)
 
 
-# --- the arena of sessions whose rows vary in size ---
-# ONNX Runtime's arenas never shrink by themselves: rows of many sizes would leave each session as large as the worst
-# mixture that it ever met. All such sessions share one arena, which is emptied once the process has grown too much;
-# emptying costs time, as the system hands out zeroed pages anew.
+# --- the arena of the sessions on a CPU ---
+# What graphs compute between input and output is in one arena for all models: only a few compute at once, and an arena
+# for each would stay as large as its largest batch. ONNX Runtime's arenas never shrink by themselves; this one is
+# emptied when a model was loaded or gave its memory back, and, as rows of many sizes leave gaps in it, where such rows
+# are computed and the process has grown too much. Emptying costs time, as the system hands out zeroed pages anew.
 # https://onnxruntime.ai/docs/get-started/with-c.html (memory.enable_memory_arena_shrinkage, use_env_allocators)
+
+# A graph without inputs that gives a zero: the arena is emptied at the end of a run.
+_ZERO = bytes.fromhex(
+    "08083a360a241201792208436f6e7374616e742a150a0b76616c75655f666c6f61741500000000a00101120167620b0a017912060a0408011200"
+    "42040a00100d"
+)
 
 
 @functools.cache
-def _make_shared_arena() -> int:
-    """Create the arena, once; return the resident bytes of the process before."""
+def _make_shared_arena() -> None:
+    """Create the arena, once."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     # Regions double in size: regions of exactly the requested sizes leave gaps.
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 0}))
+
+
+@functools.cache
+def _bytes_before_varying() -> int:
+    """What the process took before its first session of rows that vary in size."""
     return resident_bytes()
 
 
-def use_shared_arena(options: ort.SessionOptions) -> None:
-    """Let a session allocate from the shared arena."""
+def use_shared_arena(options: ort.SessionOptions, *, varies: bool = False) -> None:
+    """Let a session compute in the shared arena; its weights are outside, and free where it is closed."""
     _make_shared_arena()
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # ONNX Runtime would keep a memory plan for every shape that it has seen.
-    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if varies:
+        _bytes_before_varying()
+        # ONNX Runtime would keep a memory plan for every shape that it has seen.
+        options.enable_mem_pattern = False
+
+
+def _shrinking() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+@functools.cache
+def _zero() -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    use_shared_arena(options)
+    return ort.InferenceSession(_ZERO, options, providers=[CPU])
 
 
 class ArenaGuard:
     """Lets runs return the arena's free memory to the system when the process has grown too much."""
 
     def __init__(self) -> None:
-        self._max_bytes = _make_shared_arena() + KEPT_BYTES
-        self._keep = ort.RunOptions()
-        self._shrink = ort.RunOptions()
-        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._max_bytes = _bytes_before_varying() + KEPT_BYTES
+        self._keep, self._shrink = ort.RunOptions(), _shrinking()
 
     def run_options(self) -> ort.RunOptions:
         """The options of the next run."""
@@ -313,7 +339,8 @@ def free_memory() -> None:
 
 
 def trim() -> None:
-    """Return free memory to the system."""
+    """Return free memory to the system, and what is free in the shared arena."""
+    _zero().run(None, {}, _shrinking())
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError):  # a C library without malloc_trim frees memory by itself

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import helper
 
 from models.manifest import Graph
 from service.engine.runtime import cuda, runtime
@@ -22,11 +23,14 @@ from service.engine.runtime.runtime import (
     available_cpus,
     available_memory_bytes,
     bucket_for,
+    free_memory,
     open_session,
+    trim,
 )
 from service.engine.transport.messages import Arrays
 from service.errors import InferenceFailed, StartupError
 from service.telemetry.metrics import resident_bytes
+from tests.fake_models.bare_graphs import FLOAT, graph_bytes, heavy_bytes
 from tests.fake_models.classification import OUTPUTS, SHAPE, LinearClassifier
 from tests.fake_models.style_transfer import TinyStylizer
 
@@ -214,7 +218,7 @@ SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 def test_memory_is_given_back_only_while_the_process_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     before = 100 * 2**20
     resident = [before]
-    monkeypatch.setattr(runtime, "_make_shared_arena", lambda: before)
+    monkeypatch.setattr(runtime, "_bytes_before_varying", lambda: before)
     monkeypatch.setattr(runtime, "resident_bytes", lambda: resident[0])
     guard = ArenaGuard()
 
@@ -252,6 +256,48 @@ def test_what_many_sizes_took_is_given_back(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert hoarded > 40
     assert given_back < hoarded / 2
+
+
+def wide(width: int) -> bytes:
+    """A graph that computes rows of a few numbers by way of wide ones."""
+    nodes = [
+        helper.make_node("Expand", ["x", "shape"], ["wide"]),
+        helper.make_node("Exp", ["wide"], ["more"]),
+        helper.make_node("ReduceMean", ["more", "axes"], ["y"], keepdims=1),
+    ]
+    sides = [("x", FLOAT, ["N", 1])], [("y", FLOAT, ["N", 1])]
+    return graph_bytes(nodes, *sides, {"shape": np.array([1, width]), "axes": np.array([1])})
+
+
+def test_models_compute_in_one_arena_that_is_given_back() -> None:
+    sessions = [open_session(wide(4 * 2**20 + place), CPU, 1) for place in range(6)]
+    trim()
+    before = resident_bytes()
+
+    for session in sessions:
+        session.run(None, {"x": np.ones((1, 1), np.float32)})
+    computed = resident_bytes() - before
+    trim()
+
+    # Two tensors of 16 MiB for the time of a run, in an arena whose regions double; six arenas would keep 192 MiB.
+    assert 20 * 2**20 < computed < 120 * 2**20
+    assert resident_bytes() - before < 8 * 2**20
+
+
+def test_the_weights_of_a_session_are_free_when_it_is_gone_while_another_computes() -> None:
+    content = heavy_bytes(2.0, 64 * 2**20)
+    other = open_session(wide(1024), CPU, 1)
+    trim()
+    before = resident_bytes()
+
+    session = open_session(content, CPU, 1)
+    other.run(None, {"x": np.ones((1, 1), np.float32)})
+    loaded = resident_bytes() - before
+    del session
+    free_memory()
+
+    assert loaded > 48 * 2**20
+    assert resident_bytes() - before < 8 * 2**20
 
 
 HOST_CPUS = len(os.sched_getaffinity(0))
