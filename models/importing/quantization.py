@@ -99,6 +99,38 @@ def rectify_before_pooling(model: onnx.ModelProto) -> None:
             del pooling.attribute[:]
 
 
+def einsum_as_convolution(model: onnx.ModelProto) -> list[str]:
+    """Make a convolution of 1 x 1 of an `Einsum` that weighs the channels of pictures, as of a map of evidence.
+
+    It computes the same with less to prepare: for one small image, ONNX Runtime takes a twentieth of the time of the
+    network for the `Einsum`, whether or not its output is wanted. Returns the names of the nodes.
+    """
+    graph = model.graph
+    weights = {each.name: each for each in graph.initializer if len(each.dims) == 2}
+    found = []
+    for node in graph.node:
+        if node.op_type != "Einsum" or len(node.input) != 2 or node.input[1] not in weights:
+            continue
+        if not _weighs_channels(node.attribute[0].s.decode()):
+            continue
+        kernel = numpy_helper.to_array(weights[node.input[1]])[:, :, np.newaxis, np.newaxis]
+        graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(kernel), f"{node.name}.kernel"))
+        node.input[1] = f"{node.name}.kernel"
+        node.op_type = "Conv"
+        del node.attribute[:]
+        found.append(node.name)
+    return found
+
+
+def _weighs_channels(equation: str) -> bool:
+    """Whether an equation is "bdhw,kd->bkhw", by whatever letters."""
+    letters = dict[str, str]()
+    for letter in equation.replace(" ", ""):
+        if letter.isalpha():
+            letters.setdefault(letter, "bdhwk"[len(letters)] if len(letters) < 5 else "?")
+    return "".join(letters.get(letter, letter) for letter in equation.replace(" ", "")) == "bdhw,kd->bkhw"
+
+
 def _only_producer(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
     """The node that gives a node its first input, if nothing else takes it."""
     name = node.input[0]
@@ -145,12 +177,15 @@ class Quantizer:
         _name_nodes(model.graph)
         fold_normalization(model)
         rectify_before_pooling(model)
+        # A map is little work, and an explanation should be exact.
+        self._maps = einsum_as_convolution(model)
         self._path = scratch / "prepared.onnx"
         onnx.save(model, self._path)
         self._rows, self._scratch = rows, scratch
         self._batch_rows = rows_at_once(rows) if batch_rows is None else batch_rows
         self.num_rows = len(next(iter(rows.values())))
-        self.operators, self.layers = _layers_of(model.graph)
+        self.operators, layers = _layers_of(model.graph)
+        self.layers = tuple(name for name in layers if name not in self._maps)
 
     def write(self, fp32_layers: Sequence[str], path: Path) -> None:
         """Write the graph with all layers in int8 but some."""
@@ -168,7 +203,7 @@ class Quantizer:
                 reduce_range=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=list(fp32_layers),
+                nodes_to_exclude=[*fp32_layers, *self._maps],
                 calibration_cache_path=self._scratch / "ranges.json",
                 extra_options={"MatMulConstBOnly": True},
             )

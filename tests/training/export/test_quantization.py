@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.golden import Golden, read_golden, write_golden
-from models.importing.quantization import fold_normalization, rectify_before_pooling
+from models.importing.quantization import (
+    Quantizer,
+    einsum_as_convolution,
+    fold_normalization,
+    rectify_before_pooling,
+)
 from models.manifest import Batching, Evaluation, Graph, Manifest, TensorSpec, read_manifest, sha256_hex, write_manifest
 from models.variants import obstacle
 from service.engine.repository.loading import load_version
@@ -161,6 +166,48 @@ def test_a_normalisation_with_a_negative_factor_stays_behind_the_pooling() -> No
     assert "BatchNormalization" in [node.op_type for node in model.graph.node]
     for name, expected in before.items():
         np.testing.assert_array_equal(run(model, images)[name], expected)
+
+
+@pytest.mark.parametrize(
+    ("equation", "is_rewritten"),
+    [("bdhw,kd->bkhw", True), ("nchw, oc -> nohw", True), ("bdhw,dk->bkhw", False), ("bdhw,kd->khwb", False)],
+)
+def test_a_map_of_evidence_is_a_convolution_that_computes_the_same(equation: str, is_rewritten: bool) -> None:
+    generator = np.random.default_rng(2)
+    weights = numpy_helper.from_array(generator.normal(size=(6, 6)).astype(np.float32), "weights")
+    node = helper.make_node("Einsum", ["x", "weights"], ["y"], name="map", equation=equation)
+    given, asked = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y"))
+    given.type.CopyFrom(helper.make_tensor_type_proto(TensorProto.FLOAT, ["b", 6, 4, 5]))
+    graph = helper.make_graph([node], "maps", [given], [asked], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    x = generator.normal(size=(2, 6, 4, 5)).astype(np.float32)
+
+    def computed() -> NDArray[np.float32]:
+        (y,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+        return np.asarray(y)
+
+    before = computed()
+    assert einsum_as_convolution(model) == (["map"] if is_rewritten else [])
+    np.testing.assert_allclose(computed(), before, atol=1e-5)
+
+
+def test_the_map_of_evidence_stays_in_fp32_and_is_no_layer_to_choose(tmp_path: Path) -> None:
+    model = network()
+    weights = numpy_helper.from_array(np.ones((NUM_CLASSES, WIDTH), np.float32), "evidence")
+    model.graph.initializer.append(weights)
+    nodes = [helper.make_node("Einsum", ["activation_map", "evidence"], ["map"], name="map", equation="bdhw,kd->bkhw")]
+    model.graph.node.extend(nodes)
+    model.graph.output.append(helper.make_tensor_value_info("map", TensorProto.FLOAT, ["batch", NUM_CLASSES, 6, 6]))
+    onnx.save(model, tmp_path / "model.onnx")
+
+    quantizer = Quantizer(tmp_path / "model.onnx", {"image": pictures(64)}, tmp_path)
+    quantizer.write((), tmp_path / "int8.onnx")
+
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    (last,) = (node for node in graph.node if node.name == "map")
+    assert last.op_type == "Conv"
+    assert last.input[1] == "map.kernel"
+    assert set(quantizer.layers) == {"conv1", "conv2", "sum"}
 
 
 @pytest.fixture(scope="module")
