@@ -131,6 +131,9 @@ class Decoder:
     """A language model with `num_slots` states, for one thread at a time.
 
     `tokens` and `lengths` are the input of the next `decode`: a token for each row, and the tokens in its slot.
+
+    `is_rounded`: activations are rounded to levels. Attention adds up one token in another order than several; the last
+    bit may then decide between two levels, so that a step may write another state than a prompt with the same tokens.
     """
 
     def __init__(
@@ -142,11 +145,14 @@ class Decoder:
         max_chunk: int,
         device: Device,
         buckets: Sequence[int] = (),
+        *,
+        is_rounded: bool = False,
     ) -> None:
         self.language = language
         self.num_slots = num_slots
         self.max_chunk = min(max_chunk, language.context)
         self.states = SlotStates(language.states, num_slots, device)
+        self.is_rounded = is_rounded
         self.is_recurrent = any(spec.length_axis is None for spec in language.states)
         self.tokens = np.zeros(num_slots, np.int64)
         self.lengths = np.zeros(num_slots, np.int32)
@@ -222,7 +228,7 @@ class Decoder:
         if binding is None:
             binding = self._slot_bindings[key] = self._prefill.io_binding()
             self.states.bind(binding, slot, 1, is_fresh=key[1])
-        _bind_host(binding.bind_input, "tokens", self._chunk, (1, num_tokens))
+        _bind_host(binding.bind_input, "tokens", self._chunk, (1, self._num_computed(num_tokens, length)))
         _bind_host(binding.bind_input, "wanted", self._positions, (num_positions,))
         if self._prefill_has_length:
             _bind_host(binding.bind_input, "length", self._start, (1,))
@@ -230,6 +236,12 @@ class Decoder:
         _bind_host(binding.bind_output, "logits", self._chunk_logits, shape)
         self._run(self._prefill, binding, "prefill", num_tokens)
         return self._chunk_logits.reshape(-1)[: num_positions * shape[2]].reshape(num_positions, shape[2])
+
+    def _num_computed(self, num_tokens: int, length: int) -> int:
+        """How many tokens a chunk computes: not one by itself where it would round otherwise than among others."""
+        has_room = min(self.max_chunk, self.language.context - length) > 1
+        # Nothing reads what is written to a cache beyond a sequence's end.
+        return 2 if num_tokens == 1 and self.is_rounded and has_room and not self.is_recurrent else num_tokens
 
     def _run(self, session: ort.InferenceSession, binding: Any, kind: str, size: int) -> None:
         started_at = monotonic()

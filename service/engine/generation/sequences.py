@@ -115,6 +115,7 @@ class SlotDecoder(Protocol):
     num_slots: int
     max_chunk: int
     is_recurrent: bool
+    is_rounded: bool
     tokens: NDArray[np.int64]
     lengths: NDArray[np.int32]
 
@@ -170,6 +171,8 @@ class Slots:
         content.length = sequence.num_in_state = sequence.num_reused = placement.num_reused
         content.tokens[: content.length] = sequence.prompt[: content.length]
         content.is_active, content.domain = True, sequence.caller.domain
+        # Of a decoder that rounds, what steps write stays with its text: a prompt could be continued otherwise with it.
+        content.num_reusable = sequence.num_prompt if self._decoder.is_rounded else self._context
         sequence.slot = placement.slot
         self._holders[placement.slot] = sequence
 
@@ -239,6 +242,7 @@ class Slots:
         self._decoder.states.copy(move.source, move.target, move.length)
         target.tokens[: move.length] = source.tokens[: move.length]
         target.length, target.last_used, target.domain = move.length, source.last_used, source.domain
+        target.num_reusable = source.num_reusable
 
     def _swap(self, first: int, second: int) -> None:
         contents, holders = self._contents, self._holders

@@ -28,7 +28,8 @@ MIN_REUSED_TOKENS = 2
 class Content:
     """The contents of a slot: the tokens that its state was computed from, when it was last used, and whose it is.
 
-    Only callers of the same `domain` reuse it: another would learn from what was cached what others have sent.
+    Only callers of the same `domain` reuse it: another would learn from what was cached what others have sent. No more
+    than the first `num_reusable` tokens are reused.
     """
 
     tokens: NDArray[np.int32]
@@ -36,6 +37,7 @@ class Content:
     last_used: float = 0.0
     is_active: bool = False
     domain: str = ""
+    num_reusable: int = 2**31
 
     @property
     def held(self) -> NDArray[np.int32]:
@@ -121,7 +123,7 @@ def reusable(content: Content, prompt: NDArray[np.int32], is_recurrent: bool) ->
 
     A recurrent state is usable only if all of its tokens are the beginning of the prompt.
     """
-    shared = common_prefix(content.held, prompt[:-1])
+    shared = min(common_prefix(content.held, prompt[:-1]), content.num_reusable)
     if shared < MIN_REUSED_TOKENS or (is_recurrent and shared < content.length):
         return 0
     return shared

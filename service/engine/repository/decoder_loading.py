@@ -146,6 +146,7 @@ def open_decoder(
         settings.max_step_tokens,
         device,
         _sizes(settings.max_sequences) if device.is_cuda else (),
+        is_rounded=files.precision != FP32,
     )
 
 

@@ -70,6 +70,7 @@ class VersionFiles:
     is_derived: bool = False
     variants: dict[str, dict[str, bytes]] = field(default_factory=dict)
     further_weights: Mapping[str, str] = field(default_factory=dict)
+    precision: str = FP32
 
     def in_precision(self, precision: str) -> VersionFiles:
         """The same version with the graphs of a variant, and what that must reproduce; itself in fp32."""
@@ -81,7 +82,13 @@ class VersionFiles:
         }
         described = next((each.graphs for each in self.manifest.variants if each.precision == precision), {})
         further = {name: graph.weights.file for name, graph in described.items() if graph.weights}
-        return replace(self, graphs={**self.graphs, **graphs}, goldens=self.goldens | goldens, further_weights=further)
+        return replace(
+            self,
+            graphs={**self.graphs, **graphs},
+            goldens=self.goldens | goldens,
+            further_weights=further,
+            precision=precision or FP32,
+        )
 
     @property
     def is_improvised(self) -> bool:

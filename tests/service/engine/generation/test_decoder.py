@@ -82,6 +82,31 @@ def test_released_slots_compute_as_new_ones(kind: type[TinyDecoder]) -> None:
     assert np.allclose(made.prefill(2, TOKENS[:5], 0, [4]), network(kind).logits(TOKENS)[4], atol=1e-3)
 
 
+@pytest.mark.parametrize(("is_rounded", "length", "is_beside_another"), [(True, 5, True), (False, 5, False)])
+def test_of_a_decoder_that_rounds_no_token_of_a_prompt_is_computed_by_itself(
+    is_rounded: bool, length: int, is_beside_another: bool
+) -> None:
+    made = decoder(AttentionDecoder)
+    made.is_rounded = is_rounded
+    made.prefill(1, TOKENS[:length], 0, [])
+
+    logits = made.prefill(1, TOKENS[length : length + 1], length, [0])
+
+    assert np.allclose(logits[0], network(AttentionDecoder).logits(TOKENS)[length], atol=1e-3)
+    assert made.states._arrays["key_0"][1, :, length + 1].any() == is_beside_another
+
+
+def test_the_last_place_of_the_context_takes_one_token_whatever_is_rounded() -> None:
+    made = decoder(AttentionDecoder)
+    made.is_rounded = True
+    tokens = np.array(random_tokens(made.language.context))
+    made.prefill(1, tokens[:-1], 0, [])
+
+    logits = made.prefill(1, tokens[-1:], len(tokens) - 1, [0])
+
+    assert np.allclose(logits[0], network(AttentionDecoder).logits(tokens)[-1], atol=1e-3)
+
+
 def test_a_token_beyond_the_vocabulary_fails_in_our_words() -> None:
     with pytest.raises(InferenceFailed, match="could not compute this text"):
         decoder().prefill(0, np.array([99999]), 0, [0])

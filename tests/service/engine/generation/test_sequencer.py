@@ -322,6 +322,25 @@ def test_a_continued_text_is_not_computed_again_and_goes_on_the_same(kind: type[
     assert texts.metrics.num_hit_tokens == 39
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_running", [False, True])
+def test_of_a_decoder_that_rounds_only_what_was_a_prompt_is_reused(kind: type[TinyDecoder], is_running: bool) -> None:
+    made = decoder(kind, 3)
+    made.is_rounded = True
+    texts = Texts(made)
+    prompt = random_tokens(30)
+    answer = texts.complete(prompt, 10, ignore_eos=True)
+    if is_running:
+        texts.submit(prompt, 60, ignore_eos=True)
+        texts.step(12)
+
+    sequence = texts.submit([*prompt, *answer, 7, 8], 6)
+    texts.run()
+
+    assert texts.tokens[sequence] == network(kind).greedy([*prompt, *answer, 7, 8], 6)
+    assert ending(texts, sequence).cached_tokens == (30 if kind is AttentionDecoder else 0)
+
+
 def test_a_shared_beginning_is_copied_from_a_text_that_still_runs() -> None:
     texts = Texts(decoder(num_slots=3))
     stem = random_tokens(40)
@@ -466,7 +485,7 @@ class Spoiled:
         self.language, self.num_slots, self.max_chunk = real.language, real.num_slots, real.max_chunk
         self.is_recurrent, self.tokens, self.lengths = real.is_recurrent, real.tokens, real.lengths
         self.states, self.can_copy, self.num_padded = real.states, real.can_copy, real.num_padded
-        self.has_padding = real.has_padding
+        self.has_padding, self.is_rounded = real.has_padding, real.is_rounded
         self.num_failed_steps = 0
 
     def decode(self, num_rows: int) -> Floats:
