@@ -23,6 +23,7 @@ from torch.nn import functional
 from models.golden import Golden, Tensors
 from models.manifest import Parity
 from training.data.formats import Labels, Pixels
+from training.export.subpixels import DoublingConvolution, PairedConvolution
 from training.export.version import (
     ExportError,
     ModelCard,
@@ -120,7 +121,7 @@ class PointConvolution(nn.Module):
         """Turn [B,D] into [B,D']."""
         # [B,D] -> [B,D,1,1] -> [B,D',1,1] -> [B,D']. A matrix product of several rows may be added up in another order
         # than that of one; a convolution does each row alike.
-        return functional.conv2d(features[:, :, None, None], self.weight, self.bias)[:, :, 0, 0]
+        return functional.conv2d(features[:, :, None, None], self.weight, self.bias).flatten(1)
 
 
 class FoldedNorm(nn.Module):
@@ -149,10 +150,12 @@ class GanDecoder(nn.Module):
         super().__init__()
         self.generator = copy.deepcopy(generator)
         self.generator.stem = PointConvolution(generator.stem)  # type: ignore[assignment]
+        self.generator.head = PairedConvolution(generator.head, "constant")  # type: ignore[assignment]
         for block in (self.generator.low, self.generator.high):
             assert isinstance(block, UpBlock)
             block.first_norm = FoldedNorm(block.first_norm)  # type: ignore[assignment]
             block.second_norm = FoldedNorm(block.second_norm)  # type: ignore[assignment]
+            block.first = DoublingConvolution(block.first, "constant")  # type: ignore[assignment]
 
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
         """Draw."""

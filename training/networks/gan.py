@@ -53,6 +53,17 @@ class ConditionalNorm(nn.Module):
         return torch.addcmul(shift[:, :, None, None], normalized, scale[:, :, None, None])
 
 
+class UpConvolution(nn.Conv2d):
+    """Doubles both sides by repetition, then convolves: transposed convolutions leave checkerboards (Odena 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn [B,C,H,W] into [B,C',2H,2W]."""
+        return super().forward(functional.interpolate(features, scale_factor=2.0, mode="nearest"))
+
+
 class UpBlock(nn.Module):
     """A residual block that doubles both sides."""
 
@@ -60,7 +71,7 @@ class UpBlock(nn.Module):
         super().__init__()
         # Channels fall where the sides double: [B,C,H,W] -> [B,C',2H,2W].
         self.first_norm = ConditionalNorm(in_channels, num_labels)
-        self.first = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.first = UpConvolution(in_channels, out_channels)
         self.second_norm = ConditionalNorm(out_channels, num_labels)
         self.second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
@@ -68,10 +79,8 @@ class UpBlock(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Turn [B,C,H,W] into [B,C',2H,2W]."""
         # Normalised and rectified before each convolution, so that the shortcut stays a plain sum (He et al. 2016,
-        # arXiv 1603.05027, figure 4e). Doubled by repetition: transposed convolutions leave checkerboards (Odena et al.
-        # 2016).
-        inner = functional.relu(self.first_norm(features, labels))  # [B,C,H,W]
-        inner = self.first(functional.interpolate(inner, scale_factor=2.0, mode="nearest"))
+        # arXiv 1603.05027, figure 4e).
+        inner = self.first(functional.relu(self.first_norm(features, labels)))  # [B,C,H,W] -> [B,C',2H,2W]
         inner = self.second(functional.relu(self.second_norm(inner, labels)))
         # A 1x1 convolution changes the number of channels; before the doubling, it has a quarter of the pixels to do.
         shortcut = functional.interpolate(self.shortcut(features), scale_factor=2.0, mode="nearest")

@@ -46,6 +46,15 @@ class Convolution(nn.Module):
         return convolved
 
 
+class UpConvolution(Convolution):
+    """Doubles both sides, then convolves."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [B,C,H,W] to [B,C',2H,2W]."""
+        # Nearest neighbours and then a convolution: transposed convolutions leave checkerboards (Odena 2016).
+        return super().forward(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
 class Stylizer(nn.Module):
     """Paints RGB photographs in the manner of the styles, weighed by `style_weights`."""
 
@@ -63,8 +72,8 @@ class Stylizer(nn.Module):
             ]
         )
         self.blocks = nn.ModuleList([Convolution(quarter, quarter, 3) for _ in range(2 * shape.num_blocks)])
-        # The mirror of `down`, without strides: sizes are doubled before each of these.
-        self.up = nn.ModuleList([Convolution(quarter, half, 3), Convolution(half, full, 3)])
+        # The mirror of `down`: sizes are doubled where they were halved.
+        self.up = nn.ModuleList([UpConvolution(quarter, half, 3), UpConvolution(half, full, 3)])
         self.to_pixels = Convolution(full, 3, 3)
         # One number a channel of every normalisation, N in all, side by side: [S,N]. These few hundred numbers are all
         # that tells one style from another (Dumoulin et al. 2017, section 2.2).
@@ -93,8 +102,7 @@ class Stylizer(nn.Module):
             # Residual: what the photograph shows passes through, and the block adds strokes to it.
             x = x + norm(second(norm(first(x)).relu()))
         for layer in self.up:
-            # Nearest neighbours and then a convolution: transposed convolutions leave checkerboards (Odena 2016).
-            x = norm(layer(functional.interpolate(x, scale_factor=2.0, mode="nearest"))).relu()
+            x = norm(layer(x)).relu()
         # A style says the mean and the contrast of each colour, too: its palette.
         return 255 * torch.sigmoid(norm(self.to_pixels(x)).float())
 
