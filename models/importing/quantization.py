@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -83,7 +84,7 @@ def fold_normalization(model: onnx.ModelProto) -> None:
         convolution.input[:] = [convolution.input[0], *names]
         before.output[0] = node.output[0]
         graph.node.remove(node)
-    _drop_unused(graph)
+    drop_unused(graph)
 
 
 def rectify_before_pooling(model: onnx.ModelProto) -> None:
@@ -140,7 +141,8 @@ def _only_producer(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodePro
     return None if is_shared else next((each for each in graph.node if name in each.output), None)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Drop weights that no node takes, and what is said of values."""
     used = {name for node in graph.node for name in node.input}
     kept = [each for each in graph.initializer if each.name in used]
     del graph.initializer[:], graph.value_info[:]
@@ -230,8 +232,17 @@ def _layers_of(graph: onnx.GraphProto) -> tuple[tuple[str, ...], tuple[str, ...]
     return _PRODUCTS, tuple(with_weights(_PRODUCTS))
 
 
+class Quantizes(Protocol):
+    """Quantises the layers of a graph, all or some."""
+
+    layers: tuple[str, ...]
+
+    def write(self, fp32_layers: Sequence[str], path: Path) -> None:
+        """Write the graph with all layers in int8 but some."""
+
+
 def choose_fp32_layers(
-    quantizer: Quantizer,
+    quantizer: Quantizes,
     scratch: Path,
     is_good: Callable[[Path], bool],
     effect: Callable[[Path], float],

@@ -25,6 +25,7 @@ from models.golden import Golden, read_golden, write_golden
 from models.manifest import Manifest, Novelty, read_manifest, write_manifest
 from training.data.datasets import Parts
 from training.export.exported import (
+    load_parts,
     require_same_held_out,
     rows_of,
     run_command,
@@ -163,7 +164,7 @@ def _told(manifest: Manifest) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     about = "Add the output `novelty` to an exported classifier, calibrated on the images it held out."
-    return run_command("novelty", about, extend_version, _told, arguments)
+    return run_command("novelty", about, extend_version, _told, arguments, load=load_parts)
 
 
 if __name__ == "__main__":

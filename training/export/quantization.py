@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from onnxruntime import InferenceSession
 from tqdm import tqdm
 
-from models.golden import Tensors, largest_error, read_golden, write_golden
+from models.golden import largest_error, read_golden, write_golden
 from models.importing.quantization import METHOD, Quantizer, choose_fp32_layers
 from models.manifest import (
     MANIFEST_FILE,
@@ -45,7 +45,7 @@ from training.data.corpus import Corpus
 from training.data.datasets import Images, Parts
 from training.export.exported import load_parts, require_same_held_out, rows_of, run_command, run_rows
 from training.export.language_int8 import extend_language_version, open_corpus_of
-from training.export.version import MAX_PARITY_ERROR, ExportError, open_graph, replaced_folder, run_graph
+from training.export.version import ExportError, compute_alone, open_graph, replaced_folder
 from training.networks.resnet import GRAPH, INPUT_NAME
 
 FILE = f"{GRAPH}.int8.onnx"
@@ -113,23 +113,6 @@ def _accuracy(session: InferenceSession, images: Images) -> float:
 
 
 # What the manifest says of it.
-
-
-def compute_alone(session: InferenceSession, inputs: Tensors) -> Tensors:
-    """Compute golden rows, each by itself, and compare them with what they give in a batch beside all black and white.
-
-    Raises: ExportError where they differ.
-    """
-    names = [output.name for output in session.get_outputs()]
-    rows = inputs[INPUT_NAME]
-    alone = [run_graph(session, {INPUT_NAME: rows[row : row + 1]}, "one row") for row in range(len(rows))]
-    expected = {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*alone, strict=True), strict=True)}
-    extremes = np.stack([np.zeros_like(rows[0]), np.full_like(rows[0], 255)])
-    together = run_graph(session, {INPUT_NAME: np.concatenate([rows, extremes])}, "a batch")
-    for name, array in zip(names, together, strict=True):
-        if (error := largest_error(expected[name], array[: len(rows)])) > MAX_PARITY_ERROR:
-            raise ExportError(f"rows of {name} differ by {error:.2g} in a batch; valid is {MAX_PARITY_ERROR} at most.")
-    return expected
 
 
 def describe(file: Path, manifest: Manifest, fp32: InferenceSession, int8: InferenceSession, parts: Parts) -> Variant:

@@ -201,22 +201,31 @@ def open_graph(path: Path, *, unrounded: bool = False, num_threads: int = 0) -> 
 
     Raises: ExportError when ONNX Runtime refuses it.
     """
+    model = onnx.load(path)
+    if unrounded:
+        # The bytes of two pictures may be equal where their floats are not: before rounding, a difference shows
+        # whatever the level.
+        rounding = next(node for node in model.graph.node if node.op_type == "Round")
+        model.graph.output.append(onnx.helper.make_tensor_value_info(rounding.input[0], onnx.TensorProto.FLOAT, None))
+    return open_model(model if unrounded else path, path.name, num_threads)
+
+
+def open_model(
+    model: onnx.ModelProto | Path, name: str = "a graph", num_threads: int = 0
+) -> onnxruntime.InferenceSession:
+    """Open a model or a file of one on the CPU.
+
+    Raises: ExportError when ONNX Runtime refuses it.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads or torch.get_num_threads()
     # Spinning threads would take the processor from whatever trains beside.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model: Any = path
-    if unrounded:
-        proto = onnx.load(path)
-        # The bytes of two pictures may be equal where their floats are not: before rounding, a difference shows
-        # whatever the level.
-        rounding = next(node for node in proto.graph.node if node.op_type == "Round")
-        proto.graph.output.append(onnx.helper.make_tensor_value_info(rounding.input[0], onnx.TensorProto.FLOAT, None))
-        model = proto.SerializeToString()
+    content = model if isinstance(model, Path) else model.SerializeToString()
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise ExportError(f"ONNX Runtime refuses {path.name}: {error}.") from error
+        raise ExportError(f"ONNX Runtime refuses {name}: {error}.") from error
 
 
 def run_graph(session: onnxruntime.InferenceSession, inputs: Tensors, what: str) -> list[NDArray[Any]]:
@@ -228,6 +237,30 @@ def run_graph(session: onnxruntime.InferenceSession, inputs: Tensors, what: str)
         return list(session.run(None, inputs))
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise ExportError(f"{what}: the graph does not run: {error}.") from error
+
+
+def compute_alone(session: onnxruntime.InferenceSession, inputs: Tensors) -> Tensors:
+    """Compute golden rows, each by itself, and compare them with what they give in a batch beside extreme ones.
+
+    Raises: ExportError where they differ.
+    """
+    names, num_rows = [output.name for output in session.get_outputs()], len(next(iter(inputs.values())))
+    alone = [
+        run_graph(session, {name: array[row : row + 1] for name, array in inputs.items()}, "one row")
+        for row in range(num_rows)
+    ]
+    expected = {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*alone, strict=True), strict=True)}
+    company = {name: np.concatenate([array, *_extremes(array[:1])]) for name, array in inputs.items()}
+    for name, array in zip(names, run_graph(session, company, "a batch"), strict=True):
+        if (error := largest_error(expected[name], array[:num_rows])) > MAX_PARITY_ERROR:
+            raise ExportError(f"rows of {name} differ by {error:.2g} in a batch; valid is {MAX_PARITY_ERROR} at most.")
+    return expected
+
+
+def _extremes(row: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A row of the least values, and one of the largest bytes, the same labels, or fractions far from the usual."""
+    high = np.full_like(row, 255) if row.dtype == np.uint8 else row * (100 if row.dtype.kind == "f" else 1)
+    return np.zeros_like(row), high
 
 
 @dataclass(slots=True)
