@@ -26,7 +26,16 @@ def test_a_command_is_understood(module: str, arguments: str, monkeypatch: pytes
     def understood(*_: object) -> None:
         raise Parsed
 
-    for name in ("train", "compare", "optimize", "_settings", "study", "load_parts"):
+    for name in (
+        "train",
+        "compare",
+        "optimize",
+        "_settings",
+        "study",
+        "load_parts",
+        "open_corpus_of",
+        "read_photographs",
+    ):
         if hasattr(importlib.import_module(module), name):
             monkeypatch.setattr(f"{module}.{name}", understood)
     monkeypatch.setattr("training.export.exported.load_parts", understood)
