@@ -43,12 +43,13 @@ def network() -> onnx.ModelProto:
         helper.make_node("Transpose", ["f"], ["g"], perm=[0, 3, 1, 2]),
         helper.make_node("Tanh", ["g"], ["y"]),
     ]
-    shape = ["batch", 2, "height", "width"]
+    shape: list[str | int | None] = ["batch", 2, "height", "width"]
+    wide: list[str | int | None] = ["batch", WIDTH, None, None]
     graph = helper.make_graph(
         nodes,
         "pictures",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH, None, None]) for name in ("a", "y")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, wide) for name in ("a", "y")],
         initializers,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)

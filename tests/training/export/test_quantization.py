@@ -32,11 +32,10 @@ from training.data.datasets import Parts, as_images
 from training.export.quantization import (
     FILE,
     add_int8,
-    compute_alone,
     extend_version,
     main,
 )
-from training.export.version import ExportError, open_graph
+from training.export.version import ExportError, compute_alone, open_graph
 
 SHAPE = (12, 12, 1)
 NUM_CLASSES, WIDTH = 3, 8
