@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -19,9 +17,9 @@ from models.manifest import TensorSpec
 from service.engine.batching import scheduling
 from service.engine.batching.batches import BatchBuffer, BatchOutcome, OnBatch, Request, Span
 from service.engine.batching.cost import RowsCost
-from service.engine.batching.scheduling import NO_BACKLOG, NOTHING, Ahead, Backlog, Dispatch, Limits
-from service.engine.device_turns import Share, Turn
-from service.engine.fairness import GUARANTEED_SHARE, RankedQueue, Usage, may_displace, rank
+from service.engine.batching.pool import Pool, shielded
+from service.engine.batching.scheduling import NOTHING, Ahead, Backlog, Dispatch, Limits
+from service.engine.fairness import GUARANTEED_SHARE, RankedQueue, may_displace, rank
 from service.engine.transport.messages import Caller, InferenceTiming
 from service.engine.transport.strings import Payload
 from service.errors import (
@@ -40,9 +38,6 @@ log = logging.getLogger(__name__)
 MAX_SMALL_INSTANCES = 2
 # After a batch could not leave, as memory for another buffer was missing.
 RETRY_SECONDS = 0.1
-# How fast the usual wait for the device is learned, and what is none.
-WAIT_WEIGHT = 0.1
-MIN_WAIT_SECONDS = 1e-3
 OnLostRows = Callable[[list[Request], str], None]
 
 
@@ -83,139 +78,6 @@ class Scheduler(Protocol):
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> object:
         """Call back in the next iteration of the loop."""
-
-
-class Pool:
-    """The instances that several batchers share, by their index; they take turns by callers, then by age.
-
-    With a `share` of the device, each batch takes a turn on `num_threads` cores; `call_in_loop` is for other threads.
-    """
-
-    def __init__(
-        self,
-        num_instances: int,
-        share: Share | None = None,
-        num_threads: int = 1,
-        call_in_loop: Callable[..., object] | None = None,
-    ) -> None:
-        self.idle = deque(range(num_instances))
-        self._batchers: list[Batcher] = []
-        self._usage = Usage()
-        self._share = share
-        self._taken: dict[int, Turn] = {}
-        self._refused_at: float | None = None
-        self._wait_seconds = 0.0
-        if share is not None and call_in_loop is not None:
-            self._call_in_loop = call_in_loop
-            self._claimant = share.turns.join(num_threads, self._announce, share.weight)
-
-    def join(self, batcher: Batcher) -> None:
-        """Let a batcher use the instances."""
-        self._batchers.append(batcher)
-
-    def leave(self, batcher: Batcher) -> None:
-        """Remove a batcher that is idle."""
-        self._batchers.remove(batcher)
-
-    def close(self) -> None:
-        """Compute no more."""
-        if self._share is not None:
-            self._share.turns.leave(self._claimant)
-
-    def take(self, now: float, since: float, seconds: float, spans: Sequence[Span]) -> int | None:
-        """Take an idle instance for a batch, whose oldest request has waited `since` a time; None: it is not due yet.
-
-        The batchers are pumped when its turn on the device has come.
-        """
-        if self._share is None:
-            return self.idle.popleft()
-        best = min([rank(span.request.priority) for span in spans])
-        turn = self._share.turns.take(self._claimant, seconds, self._share.due_at(since, seconds), best)
-        if turn is None:
-            self._refused_at = self._refused_at or now
-            return None
-        waited_seconds = now - self._refused_at if self._refused_at is not None else 0.0
-        self._wait_seconds += WAIT_WEIGHT * (waited_seconds - self._wait_seconds)
-        self._refused_at = None
-        index = self.idle.popleft()
-        self._taken[index] = turn
-        return index
-
-    def release(self, index: int, batcher: Batcher) -> None:
-        """Take an instance back from a batcher, and give it to the one whose turn it is."""
-        self.idle.append(index)
-        if self._share is not None:
-            self._share.turns.release(self._taken.pop(index))
-        if len(self._batchers) > 1:
-            self._pump(batcher)
-        else:
-            batcher.pump()
-        if self._share is not None:
-            self._share.turns.settle()
-
-    def _pump(self, batcher: Batcher | None = None) -> None:
-        waiting = [other for other in self._batchers if other is batcher or other.next_caller is not None]
-        for each in sorted(waiting, key=self._turn):
-            _shielded(each.pump)
-
-    def _announce(self) -> None:
-        with suppress(RuntimeError):  # the loop is closed: the process is ending
-            self._call_in_loop(self._on_turn)
-
-    def _on_turn(self) -> None:
-        assert self._share is not None
-        self._pump()
-        if self._claimant.turn is not None:  # whoever waited has left
-            self._refused_at = None
-            self._share.turns.withdraw(self._claimant)
-
-    def _turn(self, batcher: Batcher) -> tuple[float, float]:
-        caller = batcher.next_caller
-        return (self._usage.of(caller.name) if caller is not None else math.inf), batcher.oldest_arrival
-
-    def took(self, spans: Sequence[Span], row_elements: int) -> None:
-        """Count what a batch takes of the instances, where several batchers share them."""
-        if len(self._batchers) > 1:
-            self._usage.level = self._usage.of(spans[0].request.caller.name)
-            for span in spans:
-                self._usage.add(span.request.caller, span.count * row_elements)
-
-    @property
-    def turn_seconds(self) -> float:
-        """How long a batch waits for the turns of other models, by those that are claimed or by what is usual."""
-        if self._share is None:
-            return 0.0
-        return max(self._share.turns.seconds_ahead(self._claimant), self._wait_seconds)
-
-    def backlog_beside(self, batcher: Batcher, max_batches_each: float = math.inf) -> Backlog:
-        """The work of all the other batchers, or so many batches of each, and the usual wait for the device.
-
-        Where there is an objective, `turn_seconds` is the wait.
-        """
-        is_promised = self._share is not None and self._share.objective_seconds is not None
-        wait_seconds = self._wait_seconds if self._wait_seconds > MIN_WAIT_SECONDS and not is_promised else 0.0
-        if len(self._batchers) <= 1:
-            return Backlog(0, 0, wait_seconds) if wait_seconds else NO_BACKLOG
-        others = [other.backlog(max_batches_each) for other in self._batchers if other is not batcher]
-        return Backlog(
-            sum(other.rows for other in others),
-            sum(other.num_bytes for other in others),
-            sum(other.seconds for other in others) + wait_seconds,
-        )
-
-    def held(self) -> dict[str, int]:
-        """What waits of each caller, in elements."""
-        held: dict[str, int] = {}
-        for batcher in self._batchers:
-            for name, num_rows in batcher.held_rows.items():
-                held[name] = held.get(name, 0) + num_rows * batcher.row_elements
-        return held
-
-    def displace(self, name: str) -> bool:
-        """Refuse the latest request of a caller who holds most of the queue; return whether there was one."""
-        holding = [batcher for batcher in self._batchers if name in batcher.held_rows]
-        most = max(holding, key=lambda each: each.held_rows[name] * each.row_elements)
-        return most.displace(name)
 
 
 class Batcher:
@@ -528,7 +390,7 @@ class Batcher:
             log.exception("a batch could not leave; it is tried again")
             wait_seconds = RETRY_SECONDS
         self._arm(now, wait_seconds)
-        _shielded(self._gauge)
+        shielded(self._gauge)
 
     def _gauge(self) -> None:
         self._metrics.queue_depth.set(self._all_waiting_rows() if self._all_waiting_rows else self.waiting_rows)
@@ -570,7 +432,7 @@ class Batcher:
             self._waiting.pop(span.request, None)
         if span.first == 0:
             span.request.left_at = now
-            _shielded(self._metrics.queue_seconds.observe, now - span.request.arrival)
+            shielded(self._metrics.queue_seconds.observe, now - span.request.arrival)
 
     def _start(
         self,
@@ -608,12 +470,12 @@ class Batcher:
         self._ends.pop(index, None)
         batch.clear()
         self._free.append(batch)
-        _shielded(self._observe, outcome, size, left_at, reason, index, cost)
+        shielded(self._observe, outcome, size, left_at, reason, index, cost)
         if outcome.lost_rows and self._on_lost_rows is not None:
             # Before another batch may leave: it would only lose its rows as well.
-            _shielded(self._on_lost_rows, [span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
+            shielded(self._on_lost_rows, [span.request for span in spans if _is_awaited(span)], outcome.lost_rows)
             spans = [span for span in spans if _is_awaited(span)]  # those that did not begin anew
-        _shielded(self._pool.release, index, self)
+        shielded(self._pool.release, index, self)
         self._answer(spans, outcome, size)
 
     def _observe(
@@ -647,21 +509,21 @@ class Batcher:
             if not _is_awaited(span):
                 continue
             if request.on_batch is None or span.count != request.num_rows or outcome.errors or request.is_whole:
-                _shielded(self._receive, span, outcome, size)
+                shielded(self._receive, span, outcome, size)
                 continue
             if run and (span.start != end or request.on_batch != of or request.outputs != run[0].request.outputs):
-                _shielded(self._answer_run, run, of, outcome, size)
+                shielded(self._answer_run, run, of, outcome, size)
                 run = []
             run.append(span)
             end, of = span.start + span.count, request.on_batch
         if run:
-            _shielded(self._answer_run, run, of, outcome, size)
+            shielded(self._answer_run, run, of, outcome, size)
 
     def _answer_run(self, run: list[Span], on_batch: OnBatch | None, outcome: BatchOutcome, size: int) -> None:
         for span in run:
             span.request.is_settled = True
             span.request.payload = b""
-        _shielded(self._count_run, run, outcome)
+        shielded(self._count_run, run, outcome)
         assert on_batch is not None
         on_batch(run, outcome, size)
 
@@ -708,7 +570,7 @@ class Batcher:
     def _settle(self, request: Request, outcome: ServiceError | InferenceTiming) -> None:
         request.is_settled = True
         request.payload = b""
-        _shielded(self._count, request, outcome)
+        shielded(self._count, request, outcome)
         request.on_done(request, outcome)
 
     def _count(self, request: Request, outcome: ServiceError | InferenceTiming) -> None:
@@ -740,17 +602,9 @@ class Batcher:
         now = self._scheduler.time()
         for request in [request for request in self._waiting if request.deadline <= now]:
             late = DeadlineExceeded(f"The deadline passed after {now - request.arrival:.3f} s in the queue.")
-            _shielded(self._drop, request, late)
+            shielded(self._drop, request, late)
         self._earliest_deadline = min((request.deadline for request in self._waiting), default=float("inf"))
         self.pump()
-
-
-def _shielded(call: Callable[..., object], *args: Any) -> None:
-    """Call; a defect goes no further than the log, for others still wait for their turn."""
-    try:
-        call(*args)
-    except Exception:
-        log.exception("a batcher went on after a defect")
 
 
 def _defect(error: Exception) -> InferenceFailed:

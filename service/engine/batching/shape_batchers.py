@@ -6,9 +6,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from service.engine.batching.batcher import Batcher, Instance, OnLostRows, Pool, Scheduler
+from service.engine.batching.batcher import Batcher, Instance, OnLostRows, Scheduler
 from service.engine.batching.batches import Request
 from service.engine.batching.cost import LearnedCost
+from service.engine.batching.pool import Pool
 from service.engine.batching.rows import RowRules, max_rows, num_elements
 from service.engine.batching.scheduling import Limits
 from service.engine.transport.messages import RowShapes

@@ -14,10 +14,11 @@ import msgspec
 
 from models.config import ModelConfig
 from models.manifest import Graph, Manifest
-from service.engine.batching.batcher import Batcher, OnLostRows, Pool, Scheduler
+from service.engine.batching.batcher import Batcher, OnLostRows, Scheduler
 from service.engine.batching.cost import LearnedCost, efficient_rows, short_rows
 from service.engine.batching.graph_queue import GraphQueue
 from service.engine.batching.instance import MAX_LOOP_SECONDS, ThreadInstance
+from service.engine.batching.pool import Pool
 from service.engine.batching.response_cache import ResponseCache
 from service.engine.batching.rows import RowRules, whole_rules
 from service.engine.batching.scheduling import Limits

@@ -19,9 +19,10 @@ from prometheus_client import CollectorRegistry
 
 from loadtests.chart import Panel, draw
 from models.manifest import TensorSpec
-from service.engine.batching.batcher import Batcher, Pool
+from service.engine.batching.batcher import Batcher
 from service.engine.batching.batches import BatchBuffer, BatchOutcome, Request
 from service.engine.batching.cost import LearnedCost
+from service.engine.batching.pool import Pool
 from service.engine.batching.scheduling import Limits
 from service.engine.device_turns import DeviceTurns, Share
 from service.engine.transport.messages import InferenceTiming

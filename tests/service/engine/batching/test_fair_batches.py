@@ -9,9 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
-from service.engine.batching.batcher import Batcher, Pool
+from service.engine.batching.batcher import Batcher
 from service.engine.batching.batches import Request
 from service.engine.batching.cost import LearnedCost
+from service.engine.batching.pool import Pool
 from service.engine.batching.rows import RowRules
 from service.engine.batching.scheduling import Limits
 from service.engine.batching.shape_batchers import ShapeBatchers

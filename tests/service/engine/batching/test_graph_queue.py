@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from models.manifest import TensorSpec
-from service.engine.batching.batcher import Batcher, OnLostRows, Pool
+from service.engine.batching.batcher import Batcher, OnLostRows
 from service.engine.batching.batches import BatchOutcome, Request
 from service.engine.batching.cost import LearnedCost
 from service.engine.batching.graph_queue import GraphQueue
+from service.engine.batching.pool import Pool
 from service.engine.batching.rows import RowRules, whole_rules
 from service.engine.batching.scheduling import Limits
 from service.engine.batching.shape_batchers import ShapeBatchers

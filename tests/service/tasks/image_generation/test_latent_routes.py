@@ -149,7 +149,10 @@ def test_a_walk_is_answered_as_a_grid_or_an_animation(
         ({"seeds": [1, 2], "label": [0, 1, 2]}, "label is a list of 3"),
         ({"seeds": [1, 2], "format": "zip"}, "format is 'zip'; it must be gif, json, png or webp."),
         ({"seeds": [1, 2], "invert": "maybe"}, "invert is 'maybe'"),
-        ({"seeds": [1, 2], "num_images": 2}, "Unknown parameter 'num_images'; did you mean images? Known are seeds, images, steps"),
+        (
+            {"seeds": [1, 2], "num_images": 2},
+            "Unknown parameter 'num_images'; did you mean images? Known are seeds, images, steps",
+        ),
     ],
 )
 def test_an_invalid_walk_is_refused(image_generation_client: httpx.Client, body: dict[str, Any], message: str) -> None:
