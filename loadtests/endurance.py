@@ -260,12 +260,12 @@ def run_overload(target: Target, options: argparse.Namespace, console: Console) 
 def run_goodput(target: Target, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Poisson arrivals below and beyond the knee: how many are answered within the objective, and of those admitted."""
     request = [promised_request()]
-    knee = max(_in_time(asyncio.run(closed_loop(target.port, request, n, 4.0))) / 4.0 for n in (2, 4, 8, 16, 32))
+    knee = max(in_time(asyncio.run(closed_loop(target.port, request, n, 4.0))) / 4.0 for n in (2, 4, 8, 16, 32))
     console.print(f"The knee is {knee:,.0f} answers/s within {1e3 * _OBJECTIVE_SECONDS:g} ms.")
     levels, problems = [], []
     for factor in _FACTORS:
         tally = asyncio.run(open_loop(target.port, request, factor * knee, options.seconds, seed=round(10 * factor)))
-        good, met = _in_time(tally) / options.seconds, _in_time(tally) / max(len(tally.good_seconds), 1)
+        good, met = in_time(tally) / options.seconds, in_time(tally) / max(len(tally.good_seconds), 1)
         levels.append({"factor": factor, "goodput": good, "met": met, "statuses": dict(tally.statuses)})
         p99 = statistics.quantiles(tally.good_seconds, n=100)[98]
         console.print(
@@ -281,8 +281,9 @@ def run_goodput(target: Target, options: argparse.Namespace, console: Console) -
     return {"knee": knee, "levels": levels, "problems": problems}
 
 
-def _in_time(tally: Tally) -> int:
-    return sum(seconds <= _OBJECTIVE_SECONDS for seconds in tally.good_seconds)
+def in_time(tally: Tally, objective_seconds: float = _OBJECTIVE_SECONDS) -> int:
+    """How many were answered, and within the objective."""
+    return sum(seconds <= objective_seconds for seconds in tally.good_seconds)
 
 
 def run_kills(target: Target, options: argparse.Namespace, console: Console) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from loadtests import mutations
 from loadtests.attacks import wire
 from loadtests.attacks.attack import Target
-from loadtests.endurance import MAX_SLOPE_MB_PER_MINUTE, Tally, soak, theil_sen
+from loadtests.endurance import MAX_SLOPE_MB_PER_MINUTE, Callers, Tally, in_time, open_loop, soak, theil_sen
 from loadtests.http_client import Reply
 from loadtests.mutations import Seen, Valid, mutated, send_all, send_grpc, valid_requests
 from tests.hostile.arena import open_stage
@@ -60,6 +62,26 @@ def test_a_refusal_without_a_time_to_come_back_is_a_problem() -> None:
 
     assert len(tally.problems) == 2
     assert tally.statuses == {503: 2, 200: 1}
+
+
+def test_random_arrivals_are_as_many_as_asked_and_each_is_counted(faulty: Target) -> None:
+    tally = asyncio.run(open_loop(faulty.port, [wire.head("/livez", method="GET")], 100, 0.5, seed=1))
+
+    assert tally.statuses == {200: 50}
+    assert len(tally.good_seconds) == 50
+
+
+def test_an_answer_takes_from_when_it_was_due_and_a_refusal_is_never_in_time(faulty: Target) -> None:
+    async def ask() -> Tally:
+        callers = Callers(faulty.port)
+        await callers.ask(wire.head("/livez", method="GET"), due=time.monotonic() - 1.0)
+        return callers.tally
+
+    tally = asyncio.run(ask())
+    tally.add(Reply(200, {}, is_whole=True), 0.1)
+    tally.add(Reply(503, {"retry-after": "1"}, is_whole=True), 0.0)
+    assert len(tally.good_seconds) == 2
+    assert in_time(tally, 0.5) == 1
 
 
 def test_mutations_of_one_seed_are_the_same_and_differ_from_the_request() -> None:
