@@ -64,8 +64,8 @@ def test_a_refusal_without_a_time_to_come_back_is_a_problem() -> None:
     assert tally.statuses == {503: 2, 200: 1}
 
 
-def test_random_arrivals_are_as_many_as_asked_and_each_is_counted(faulty: Target) -> None:
-    tally = asyncio.run(open_loop(faulty.port, [wire.head("/livez", method="GET")], 100, 0.5, seed=1))
+def test_random_arrivals_are_as_many_as_asked_and_each_is_counted(anyone: Target) -> None:
+    tally = asyncio.run(open_loop(anyone.port, [wire.head("/livez", method="GET")], 100, 0.5, seed=1))
 
     assert tally.statuses == {200: 50}
     assert len(tally.good_seconds) == 50
