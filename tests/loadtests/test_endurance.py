@@ -75,6 +75,7 @@ def test_an_answer_takes_from_when_it_was_due_and_a_refusal_is_never_in_time(fau
     async def ask() -> Tally:
         callers = Callers(faulty.port)
         await callers.ask(wire.head("/livez", method="GET"), due=time.monotonic() - 1.0)
+        callers.close()
         return callers.tally
 
     tally = asyncio.run(ask())
