@@ -30,7 +30,7 @@ from service.telemetry.language_metrics import LanguageMetrics
 
 log = logging.getLogger(__name__)
 
-# Of the slots, one request of many texts leaves so many to others.
+# Of the slots, requests of many texts leave so many to those that have none.
 KEPT_SHARE = 1 / 8
 
 
@@ -241,14 +241,15 @@ class Sequencer:
         return sequence
 
     def _next_waiting(self) -> Sequence | None:
-        """Whose turn it is of those whose request leaves slots to others: they would wait for the end of a text."""
-        num_slots = self._decoder.num_slots
-        most, held = num_slots - int(KEPT_SHARE * num_slots), Counter(each.request for each in self._decoding)
-        held[0] = 0  # each of those is a request of its own
+        """Whose turn it is; the last slots are for requests without one, who would wait for the end of a whole text."""
         first = self._waiting.first()
-        if held[first.request] < most:
+        if self._slots.num_free > int(KEPT_SHARE * self._decoder.num_slots):
             return first
-        return next((each for each in self._waiting if held[each.request] < most), None)
+        held = Counter(each.request for each in self._decoding)
+        held[0] = 0  # each of those is a request of its own
+        return (
+            first if not held[first.request] else next((each for each in self._waiting if not held[each.request]), None)
+        )
 
     def _compute_chunk(self, sequence: Sequence, num_tokens: int) -> Floats | None:
         """Compute a chunk of a prompt: the logits of its last token [1, V] or of none [0, V]; None where it failed."""
