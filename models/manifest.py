@@ -380,6 +380,11 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
             raise ValueError(f"margin is {self.margin}; it must be at least 0 and below 0.5.")
         self._check_variants()
 
+    def with_variant(self, variant: Variant) -> Manifest:
+        """This manifest with a variant, in the place of one of the same precision."""
+        others = (each for each in self.variants if each.precision != variant.precision)
+        return msgspec.structs.replace(self, variants=(*others, variant))
+
     def _check_variants(self) -> None:
         precisions = [variant.precision for variant in self.variants]
         if len(set(precisions)) < len(precisions):

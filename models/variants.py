@@ -45,6 +45,12 @@ def obstacle(manifest: Manifest, variant: Variant, max_loss: float | None = None
     return ""
 
 
+def told_with_obstacle(told: str, manifest: Manifest, variant: Variant) -> str:
+    """What is told of a variant, and on a line of its own why the service will not choose it, if it will not."""
+    reason = obstacle(manifest, variant)
+    return f"{told}\nthe service will not choose it by itself: {reason}" if reason else told
+
+
 def unit_of(manifest: Manifest) -> str:
     """The unit of a loss, in words."""
     if manifest.task in _PICTURES:

@@ -399,9 +399,8 @@ class _Version:
 
     def write(self, variant: Variant) -> Variant:
         """Write the manifest and the golden rows with a variant, in the place of one that is there."""
-        others = [each for each in self.manifest.variants if each.precision != variant.precision]
         write_golden(self.folder, self.goldens)
-        write_manifest(self.folder, msgspec.structs.replace(self.manifest, variants=(*others, variant)))
+        write_manifest(self.folder, self.manifest.with_variant(variant))
         return variant
 
 

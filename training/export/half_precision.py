@@ -10,7 +10,6 @@ out where it serves.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,10 +23,10 @@ from models.importing.calibration import Rows, Samples
 from models.importing.sources import ImportRefused
 from models.importing.variants import add_fp16
 from models.manifest import Manifest, read_manifest
-from models.variants import obstacle
+from models.variants import told_with_obstacle
 from training.data.datasets import Parts
 from training.export.exported import require_same_held_out, rows_of, run_command
-from training.export.version import ExportError, open_graph, replaced_folder
+from training.export.version import ExportError, changed_folder, open_graph
 from training.networks.resnet import GRAPH, INPUT_NAME
 
 
@@ -44,8 +43,7 @@ def extend_version(folder: Path, parts: Parts) -> Manifest:
     def read(rows: Rows) -> Tensors:
         return {INPUT_NAME: rows_of(test.levels[rows])}
 
-    with replaced_folder(folder) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+    with changed_folder(folder) as scratch:
         try:
             samples = Samples(dataset, len(test), read, labels, is_test=True)
             add_fp16(scratch, samples, partial(tqdm, unit="batch", leave=False))
@@ -57,8 +55,7 @@ def extend_version(folder: Path, parts: Parts) -> Manifest:
 def _told(manifest: Manifest) -> str:
     variant = next(each for each in manifest.variants if each.precision == "fp16")
     told = ", ".join(f"{each.split} accuracy {each.value:.2%} in fp16" for each in variant.evaluation) or "no score"
-    reason = obstacle(manifest, variant)
-    return f"{told}\nthe service will not choose it by itself: {reason}" if reason else told
+    return told_with_obstacle(told, manifest, variant)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,13 +7,11 @@ are chosen on the validation text; the test text scores the variant, once.
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 import torch
@@ -43,7 +41,7 @@ from models.tokenizer import TOKENIZER_FILE
 from models.variants import MAX_LOSS
 from training.data.corpus import CORPORA, Corpus, load_corpus, read_corpus
 from training.data.tokens import Tokens, encode_texts
-from training.export.version import ExportError, open_graph, replaced_folder
+from training.export.version import ExportError, changed_folder, open_graph
 from training.scores.text import TextScore, score_text, total_score
 
 WEIGHTS_FILE = "weights.int8.bin"
@@ -86,11 +84,9 @@ def extend_language_version(folder: Path, corpus: Corpus) -> Manifest:
     Raises: ExportError, StrictError, OSError.
     """
     manifest = read_manifest(folder)
-    with replaced_folder(folder) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+    with changed_folder(folder) as scratch:
         variant = add_language_int8(scratch, manifest, corpus)
-        others = tuple(each for each in manifest.variants if each.precision != "int8")
-        write_manifest(scratch, msgspec.structs.replace(manifest, variants=(*others, variant)))
+        write_manifest(scratch, manifest.with_variant(variant))
     return read_manifest(folder)
 
 

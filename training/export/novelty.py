@@ -8,7 +8,6 @@ training. It owns the nodes; what novelty is stands in `training/scores/novelty.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +34,9 @@ from training.export.quantization import add_int8
 from training.export.version import (
     ExportError,
     ParityCheck,
+    changed_folder,
     describe_graphs,
     open_graph,
-    replaced_folder,
     run_graph,
 )
 from training.networks.resnet import GRAPH, INPUT_NAME
@@ -144,8 +143,7 @@ def extend_version(folder: Path, parts: Parts) -> Manifest:
     """
     manifest = read_manifest(folder)
     require_same_held_out(open_graph(folder / f"{GRAPH}.onnx"), parts.held_out, manifest)
-    with replaced_folder(folder) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+    with changed_folder(folder) as scratch:
         measure, novelty = add_novelty(scratch / f"{GRAPH}.onnx", parts)
         goldens = {GRAPH: golden_with_novelty(read_golden(folder)[GRAPH], measure)}
         write_golden(scratch, goldens)

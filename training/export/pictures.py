@@ -10,7 +10,6 @@ that nothing has seen then score it, once.
 from __future__ import annotations
 
 import math
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -40,11 +38,11 @@ from models.manifest import (
     sha256_hex,
     write_manifest,
 )
-from models.variants import obstacle
+from models.variants import told_with_obstacle
 from training.data.photographs import Photographs, Picture, read_photographs
 from training.export.exported import run_command
 from training.export.integer_convolutions import METHOD, Range, layers_of, measure_ranges, quantize
-from training.export.version import ExportError, compute_alone, open_graph, open_model, replaced_folder, run_graph
+from training.export.version import ExportError, changed_folder, compute_alone, open_graph, open_model, run_graph
 
 PRECISION: Precision = "int8"
 # Decibels on the pictures that layers are chosen by: a decibel more than the service wants of those that score.
@@ -109,8 +107,7 @@ def add_int8(folder: Path, samples: Samples) -> Variant:
         ),
         fp32_layers=tuple(fp32_layers),
     )
-    others = tuple(each for each in manifest.variants if each.precision != PRECISION)
-    write_manifest(folder, msgspec.structs.replace(manifest, variants=(*others, variant)))
+    write_manifest(folder, manifest.with_variant(variant))
     return variant
 
 
@@ -279,8 +276,7 @@ def extend_version(folder: Path, photographs: Photographs | None) -> Manifest:
     """
     manifest = read_manifest(folder)
     dataset = next((each.dataset for each in manifest.evaluation), "photographs")
-    with replaced_folder(folder) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+    with changed_folder(folder) as scratch:
         samples = (
             generator_samples(manifest, scratch)
             if photographs is None
@@ -295,8 +291,7 @@ def _told(manifest: Manifest) -> str:
     assert variant.agreement is not None
     layers = ", ".join(variant.fp32_layers) or "none"
     told = f"{variant.agreement.value:.2f} dB from fp32 in int8; layers left in fp32: {layers}"
-    reason = obstacle(manifest, variant)
-    return f"{told}\nthe service will not choose it by itself: {reason}" if reason else told
+    return told_with_obstacle(told, manifest, variant)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

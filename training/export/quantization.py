@@ -11,7 +11,6 @@ training. How is in `models/importing/quantization.py`; which variant serves is 
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -40,12 +39,12 @@ from models.manifest import (
     sha256_hex,
     write_manifest,
 )
-from models.variants import obstacle
+from models.variants import told_with_obstacle
 from training.data.corpus import Corpus
 from training.data.datasets import Images, Parts
 from training.export.exported import load_parts, require_same_held_out, rows_of, run_command, run_rows
 from training.export.language_int8 import extend_language_version, open_corpus_of
-from training.export.version import ExportError, compute_alone, open_graph, replaced_folder
+from training.export.version import ExportError, changed_folder, compute_alone, open_graph
 from training.networks.resnet import GRAPH, INPUT_NAME
 
 FILE = f"{GRAPH}.int8.onnx"
@@ -81,8 +80,7 @@ def add_int8(folder: Path, parts: Parts) -> Variant | None:
         dataset=described.evaluation[0].dataset, split="held-out", count=quantizer.num_rows, method=METHOD
     )
     variant = msgspec.structs.replace(described, calibration=calibration, fp32_layers=tuple(fp32_layers))
-    others = tuple(each for each in manifest.variants if each.precision != "int8")
-    write_manifest(folder, msgspec.structs.replace(manifest, variants=(*others, variant)))
+    write_manifest(folder, manifest.with_variant(variant))
     return variant
 
 
@@ -156,8 +154,7 @@ def extend_version(folder: Path, data: Parts | Corpus) -> Manifest:
     if isinstance(data, Corpus):
         return extend_language_version(folder, data)
     require_same_held_out(open_graph(folder / f"{GRAPH}.onnx"), data.held_out, read_manifest(folder))
-    with replaced_folder(folder) as scratch:
-        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+    with changed_folder(folder) as scratch:
         if add_int8(scratch, data) is None:
             raise ExportError(f"{folder} has no convolution; there is nothing that int8 would make faster.")
     return read_manifest(folder)
@@ -172,8 +169,7 @@ def _told(manifest: Manifest) -> str:
         + [f"{value:.4f} bits a byte ({split})" for (metric, split), value in scores.items() if metric == _BITS]
     )
     told = f"{score} in int8; layers left in fp32: {fp32_layers}"
-    reason = obstacle(manifest, variant)
-    return f"{told}\nthe service will not choose it by itself: {reason}" if reason else told
+    return told_with_obstacle(told, manifest, variant)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

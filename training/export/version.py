@@ -321,6 +321,14 @@ def replaced_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def changed_folder(folder: Path) -> Iterator[Path]:
+    """Yield a copy of a folder that takes its place when the block ends without an error."""
+    with replaced_folder(folder) as scratch:
+        shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        yield scratch
+
+
 def describe_graphs(
     folder: Path,
     goldens: Mapping[str, Golden],

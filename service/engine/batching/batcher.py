@@ -122,7 +122,7 @@ class Batcher:
         self.row_elements = sum(array.size for array in self._filling.arrays.values()) // limits.max_batch_size or 1
         self._overflow: RankedQueue[Request] = RankedQueue()
         self.held_rows: dict[str, int] = {}  # of those that wait, by caller
-        self._ends: dict[int, float] = {}  # when each running batch should end, by its instance
+        self._ends: dict[int, float] = {}  # when each running batch should end, where there is an objective
         self._waiting: dict[Request, None] = {}
         self._earliest_deadline = float("inf")  # of those that wait, or of some that have left since
         self._timer: Timer | None = None
@@ -194,7 +194,7 @@ class Batcher:
         max_bytes = self._limits.max_queue_bytes
         # An empty queue admits one request that it does not hold, but not several.
         fits = num_rows <= self._limits.max_queue_rows and (not max_bytes or num_rows * self._row_bytes <= max_bytes)
-        largest_rows = max([request.num_rows for request in requests])
+        largest_rows = max([request.num_rows for request in requests]) if self._limits.objective_seconds else 0
         if fits and self._refusal(num_rows, earliest_deadline - requests[0].arrival, largest_rows) is None:
             self._queue(requests, payload)  # if all of them are admitted at once, each is
         else:
@@ -447,7 +447,8 @@ class Batcher:
         is_alone = len(self._pool.idle) == len(self._instances) - 1
         is_full = self.waiting_rows >= self._limits.max_batch_size and len(self._instances) > MAX_SMALL_INSTANCES
         expected_seconds, is_alone = cost.seconds(batch.num_rows), is_alone and not is_full
-        self._ends[index] = self._scheduler.time() + expected_seconds
+        if self._limits.objective_seconds is not None:
+            self._ends[index] = self._scheduler.time() + expected_seconds
         start = self._instances[index].start
         start(batch, on_done, expected_seconds, is_alone=is_alone, is_degraded=is_degraded)
 
