@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import ssl
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import httpx._transports.default as httpx_transports
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -22,6 +25,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The machine may be busy, and no test is about time.
 hypothesis.settings.register_profile("busy", deadline=None)
 hypothesis.settings.load_profile("busy")
+
+
+@functools.cache
+def _trusted(*_environment: str | None) -> ssl.SSLContext:
+    return httpx.create_ssl_context()
+
+
+def _ssl_context(verify: ssl.SSLContext | str | bool = True, **others: Any) -> ssl.SSLContext:
+    """What a client trusts, made once: to read the system's certificates for each `httpx.get` takes 30 ms."""
+    if verify is not True or others.get("cert") is not None:
+        return httpx.create_ssl_context(verify, **others)
+    return _trusted(*map(os.environ.get, ("SSL_CERT_FILE", "SSL_CERT_DIR")))
+
+
+vars(httpx_transports)["create_ssl_context"] = _ssl_context
 
 PHOTO_SHAPE = (12, 10, 3)
 LEFT_OUT = pytest.StashKey[dict[str, int]]()
