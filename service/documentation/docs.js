@@ -1,24 +1,14 @@
-/** Shows the OpenAPI document: the routes by their tag, each with its parameters, its bodies and its answers. */
+/** Shows the OpenAPI document: the routes by their tag, each with its parameters, its bodies, its answers and a form that sends it. */
+
+import { h } from "./js/dom.js";
+import { tryIt } from "./try_it.js";
 
 /** @typedef {Record<string, any>} Json */
 
-/**
- * @param {string} tag
- * @param {Record<string, string>} attributes
- * @param {...(Node | string | null)} children
- */
-function element(tag, attributes, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-
 /** @param {string[]} head @param {(Node | string)[][]} rows */
 function table(head, rows) {
-  const line = (/** @type {string} */ tag, /** @type {(Node | string)[]} */ cells) =>
-    element("tr", {}, ...cells.map((cell) => element(tag, {}, cell)));
-  return element("table", {}, line("th", head), ...rows.map((cells) => line("td", cells)));
+  const line = (/** @type {"th" | "td"} */ tag, /** @type {(Node | string)[]} */ cells) => h("tr", {}, cells.map((cell) => h(tag, {}, cell)));
+  return h("div", { class: "scroll" }, h("table", {}, line("th", head), rows.map((cells) => line("td", cells))));
 }
 
 /** What a schema says, in a line. @param {Json | undefined} schema @returns {string} */
@@ -42,9 +32,9 @@ function resolved(schema, schemas) {
 /** The members of a JSON object, or what else it is. @param {Json | undefined} schema @param {Json} schemas */
 function members(schema, schemas) {
   const whole = resolved(schema, schemas);
-  if (!whole?.properties) return element("p", { class: "muted" }, kindOf(schema));
+  if (!whole?.properties) return h("p", { class: "muted" }, kindOf(schema));
   const rows = Object.entries(whole.properties).map(([name, each]) => [
-    element("code", {}, name),
+    h("code", {}, name),
     kindOf(each) + ((whole.required ?? []).includes(name) ? " (required)" : ""),
     each.description ?? "",
   ]);
@@ -54,51 +44,57 @@ function members(schema, schemas) {
 /** @param {Json} content @param {Json} schemas */
 function bodies(content, schemas) {
   return Object.entries(content).map(([type, body]) => {
-    const examples = body.example === undefined ? Object.values(body.examples ?? {}) : [{ value: body.example }];
-    const shown = examples.map(({ value }) =>
-      element("pre", { tabindex: "0" }, typeof value === "string" ? value : JSON.stringify(value, null, 2)),
-    );
     const choices = body.schema?.anyOf ?? [body.schema];
     const fields = choices.map((/** @type {Json} */ each) => members(each, schemas));
-    return element("div", {}, element("p", {}, element("code", {}, type)), ...fields, ...shown);
+    return h("div", { class: "stack" }, h("p", {}, h("code", {}, type)), fields);
   });
 }
 
-/** @param {string} method @param {string} path @param {Json} route @param {Json} schemas */
-function operation(method, path, route, schemas) {
+/** @param {Json} route @param {Json} schemas */
+function contents(route, schemas) {
   const parameters = (route.parameters ?? []).map((/** @type {Json} */ each) => [
-    element("code", {}, each.name),
+    h("code", {}, each.name),
     each.in,
     kindOf(each.schema) + (each.required ? " (required)" : ""),
     each.description ?? each.schema?.description ?? "",
   ]);
   const answers = Object.entries(route.responses ?? {}).map(([status, answer]) => [
-    element("code", {}, status),
-    element("div", {}, answer.description, ...(status === "200" ? bodies(answer.content ?? {}, schemas) : [])),
+    h("code", {}, status),
+    h("div", {}, answer.description, status === "200" ? bodies(answer.content ?? {}, schemas) : null),
   ]);
   const content = route.requestBody?.content;
-  return element(
+  return [
+    ...(parameters.length ? [h("h3", {}, "Parameters"), table(["name", "in", "value", "meaning"], parameters)] : []),
+    ...(content ? [h("h3", {}, "Body"), ...bodies(content, schemas)] : []),
+    h("h3", {}, "Answers"),
+    table(["status", "meaning"], answers),
+  ];
+}
+
+/** @param {string} method @param {string} path @param {Json} route @param {Json} schemas */
+function operation(method, path, route, schemas) {
+  const body = h("div", { class: "route-body" });
+  const words = `${method} ${path} ${route.summary} ${route.description}`.toLowerCase();
+  const element = h(
     "details",
-    { class: "route", "data-words": `${method} ${path} ${route.summary} ${route.description}`.toLowerCase() },
-    element(
+    { class: "route card", dataset: { words }, on: { toggle: fill } },
+    h(
       "summary",
       {},
-      element("span", { class: "method" }, method.toUpperCase()),
-      element("code", {}, path),
-      element("span", { class: "summary" }, ` ${route.summary ?? ""}`),
+      h("span", { class: `method ${method}` }, method.toUpperCase()),
+      h("code", {}, path),
+      h("span", { class: "summary muted" }, route.summary ?? ""),
     ),
-    element(
-      "div",
-      {},
-      element("p", {}, route.description ?? ""),
-      parameters.length ? element("h3", {}, "Parameters") : null,
-      parameters.length ? table(["name", "in", "value", "meaning"], parameters) : null,
-      content ? element("h3", {}, "Body") : null,
-      ...(content ? bodies(content, schemas) : []),
-      element("h3", {}, "Answers"),
-      table(["status", "meaning"], answers),
-    ),
+    body,
   );
+
+  /** Built when it is first opened: a hundred forms are a lot of elements. */
+  function fill() {
+    if (body.childElementCount) return;
+    body.append(h("p", {}, route.description ?? ""), tryIt(method, path, route), ...contents(route, schemas));
+  }
+
+  return element;
 }
 
 /** @param {Json} openapi */
@@ -111,7 +107,7 @@ function show(openapi) {
       byTag.set(tag, [...(byTag.get(tag) ?? []), operation(method, path, route, openapi.components?.schemas ?? {})]);
     }
   }
-  const sections = [...byTag].map(([tag, routes]) => element("section", {}, element("h2", {}, tag), ...routes));
+  const sections = [...byTag].map(([tag, routes]) => h("section", {}, h("h2", {}, tag), routes));
   document.querySelector("#routes")?.replaceChildren(...sections);
 }
 
@@ -127,7 +123,18 @@ function filter(text) {
   }
 }
 
+useTheme();
 const answer = await fetch("/openapi.json");
 show(await answer.json());
 const field = document.querySelector("#filter");
 if (field instanceof HTMLInputElement) field.addEventListener("input", () => filter(field.value));
+
+/** The theme that was chosen in the playground. */
+function useTheme() {
+  try {
+    const theme = localStorage.getItem("hotplate-theme");
+    if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
+  } catch {
+    // Storage is switched off: the system's theme.
+  }
+}

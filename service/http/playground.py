@@ -29,6 +29,7 @@ from service.settings import Settings
 FOLDER = Path(__file__).resolve().parent.parent / "playground"
 DOCUMENTATION = FOLDER.parent / "documentation"
 
+_SHARED = ("css/base.css", "js/dom.js")
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -110,8 +111,12 @@ def playground_routes(settings: Settings, *, needs_key: bool = False, folder: Pa
 
 
 def documentation_routes(openapi: Callable[[], Any]) -> list[Route]:
-    """The routes of the OpenAPI document, and of the page that shows it."""
-    assets = _read(DOCUMENTATION)
+    """The routes of the OpenAPI document, and of the page that shows it; it lends what looks and elements are made of.
+
+    That page is there without the playground too, so it serves what both share at its own address.
+    """
+    shared = _read(FOLDER)
+    assets = _read(DOCUMENTATION) | {name: shared[name] for name in _SHARED}
 
     async def document(_scope: Scope) -> Any:
         return openapi()

@@ -12,6 +12,9 @@ import { isUsable, modelsOf, takesTensors, TASKS } from "./tasks.js";
 
 const RETRY_MILLISECONDS = 2000;
 const THEME = "hotplate-theme";
+// Both spellings of a word, and what the bar calls the first page.
+/** @type {Partial<Record<string, string>>} */
+const ALIASES = { "": "home", models: "home", stylise: "stylize" };
 const main = byId("main");
 const nav = byId("nav");
 const keyForm = /** @type {HTMLFormElement} */ (byId("key-form"));
@@ -25,8 +28,9 @@ let shown = null;
  * @returns {Route}
  */
 function currentRoute() {
-  const [page = "", model = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
-  return page === "" ? { page: "home", model: null } : { page, model: model || null };
+  const [name = "", model = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
+  const page = name.toLowerCase();
+  return { page: ALIASES[page] ?? page, model: model || null };
 }
 
 /** @param {string} part */

@@ -2,7 +2,9 @@
 
 import { clear, h } from "./dom.js";
 
-/** An error that is no fault of the page, for the user alone. Any other is a bug, and is logged too. */
+const BUG = "Its details are in the browser's console. Reloading the page helps.";
+
+/** An error that is no fault of the page, for the user alone. Any other is a bug: it is logged, and never shown as it is. */
 export class UserError extends Error {}
 
 /** An error as the API words it; `status` is 0 where there was no answer. */
@@ -40,10 +42,11 @@ export function errorBox() {
   /** @param {unknown} error */
   function show(error) {
     if (isAbort(error)) return;
-    if (!(error instanceof UserError)) console.error(error);
+    const isBug = !(error instanceof UserError);
+    if (isBug) console.error(error);
     const isAnswer = error instanceof ApiError && error.status !== 0;
-    const title = isAnswer ? `${error.status} ${error.title}`.trim() : "Error";
-    const message = error instanceof Error ? error.message : String(error);
+    const title = isAnswer ? `${error.status} ${error.title}`.trim() : isBug ? "This page made a mistake" : "Error";
+    const message = isBug ? BUG : error.message;
     // A request that is sent every second may fail every second; a screen reader need not say so each time.
     if (shown === `${title} ${message}`) return;
     shown = `${title} ${message}`;

@@ -3,7 +3,7 @@
 import { request } from "./api.js";
 import { cameraButton } from "./camera.js";
 import { h, uniqueId } from "./dom.js";
-import { errorBox } from "./errors.js";
+import { errorBox, UserError } from "./errors.js";
 import { latest } from "./scheduling.js";
 
 /** @import { SampleImage } from "./types.d.ts" */
@@ -88,7 +88,7 @@ export function imageInput({ samples, onImage, label, signal }) {
     const all = [...(files ?? [])];
     const image = all.find((one) => one.type.startsWith("image/"));
     if (image) set(image, image.name);
-    else if (all.length) chosen.textContent = `${all[0].name} is not an image.`;
+    else if (all.length) errors.show(new UserError(`${all[0].name} is not an image. Give a PNG, a JPEG or a WebP file.`));
   }
 
   /** @param {SampleImage} sample */
@@ -130,7 +130,7 @@ export function imageInput({ samples, onImage, label, signal }) {
   }
 
   const gallery = h("ul", { class: "samples", "aria-label": "Samples" }, thumbnails.map((one) => h("li", {}, one)));
-  const element = h("div", { class: "image-input", role: "group", "aria-label": label }, zone, stage, chosen, errors.element, gallery);
+  const element = h("div", { class: "image-input", role: "group", "aria-label": label }, zone, errors.element, stage, chosen, gallery);
   return { element, set, pick, stop };
 }
 

@@ -58,29 +58,51 @@ export function pause(milliseconds, signal) {
 }
 
 /**
- * Work on something that keeps changing: `touch` asks for `work` soon, at most once in `milliseconds`, or in as long as it
- * last took. The state after the last touch is always worked on. `work` returns whether it finished; where newer work took
- * its place, the next waits twice as long. `signal` ends it.
+ * Work on something that keeps changing: `touch` asks for `work` soon, at most once in `milliseconds`. One runs at a time,
+ * unless it takes longer than a second: then the next takes its place. `flush` works at once. The state after the last
+ * call is always worked on; `signal` ends it.
  *
- * @param {() => Promise<boolean | undefined>} work
+ * @param {() => Promise<unknown>} work
  * @param {{milliseconds: number, signal: AbortSignal}} options
  */
 export function paced(work, { milliseconds, signal }) {
   let timer = 0;
-  let wait = milliseconds;
+  let began = -Infinity;
+  let numStarted = 0;
+  let isRunning = false;
+  let isTouched = false;
   signal.addEventListener("abort", () => clearTimeout(timer));
 
+  function plan() {
+    clearTimeout(timer);
+    const wait = isRunning ? MAX_WAIT_MILLISECONDS : milliseconds;
+    timer = setTimeout(start, Math.max(0, began + wait - performance.now()));
+  }
+
   async function start() {
+    clearTimeout(timer);
     timer = 0;
-    const began = performance.now();
-    const isFinished = await work();
-    const next = isFinished ? performance.now() - began : wait * 2;
-    wait = Math.min(Math.max(next, milliseconds), MAX_WAIT_MILLISECONDS);
+    if (signal.aborted) return;
+    numStarted += 1;
+    const mine = numStarted;
+    began = performance.now();
+    isRunning = true;
+    isTouched = false;
+    try {
+      await work();
+    } finally {
+      if (mine === numStarted) {
+        isRunning = false;
+        if (isTouched) plan();
+      }
+    }
   }
 
   return {
     touch() {
-      if (!timer && !signal.aborted) timer = setTimeout(start, wait);
+      isTouched = true;
+      if (!timer && !signal.aborted) plan();
     },
+    flush: start,
   };
 }

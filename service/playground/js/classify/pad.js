@@ -11,11 +11,11 @@ const INK = "#111";
 /** @typedef {{width: number, points: [number, number][]}} Stroke */
 
 /**
- * The sheet; `onChange` is called for every bit of a stroke.
+ * The sheet; `onChange` is called for every bit of a stroke, `onSettle` when the pen is lifted and after Undo and Clear.
  *
- * @param {{label: string, onChange: () => void}} options
+ * @param {{label: string, onChange: () => void, onSettle: () => void}} options
  */
-export function pad({ label, onChange }) {
+export function pad({ label, onChange, onSettle }) {
   /** @type {Stroke[]} */
   let strokes = [];
   /** @type {Stroke | null} */
@@ -60,7 +60,9 @@ export function pad({ label, onChange }) {
 
   /** @param {PointerEvent} event */
   function finish(event) {
-    if (event.isPrimary) stroke = null;
+    if (!event.isPrimary || !stroke) return;
+    stroke = null;
+    onSettle();
   }
 
   /** @param {Stroke} stroke @param {number} from the point from which it is drawn */
@@ -93,8 +95,9 @@ export function pad({ label, onChange }) {
   /** @param {Stroke[]} kept */
   function restart(kept) {
     strokes = kept;
+    stroke = null;
     redraw();
-    onChange();
+    onSettle();
   }
 
   return {

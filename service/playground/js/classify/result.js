@@ -30,10 +30,13 @@ export function resultView({ signal }) {
     h("div", { class: "figures" }, sent.element, input.element, map.element),
     timing,
   );
+  // On a phone the result is below the drawing, out of sight; this is its first line, above it.
+  const brief = h("p", { class: "brief", "aria-hidden": "true" });
   signal.addEventListener("abort", () => clearTimeout(timer));
 
   /** @param {string} text */
   function reset(text) {
+    brief.textContent = text;
     clearTimeout(timer);
     address.revoke();
     verdict.textContent = text;
@@ -55,6 +58,7 @@ export function resultView({ signal }) {
     // A number would look sure of something that the network cannot know.
     const sure = isNovel ? " is only the least unlikely label" : ` ${percent(best.probability)}`;
     clear(verdict).append(h("strong", {}, best.label), h("span", { class: "muted" }, sure));
+    clear(brief).append(h("strong", {}, best.label), h("span", { class: "muted" }, isNovel ? " perhaps; it looks like nothing known" : sure));
     warning.hidden = !isNovel;
     if (isNovel) warning.textContent = `${NOVEL} (novelty ${result.novelty?.toFixed(2)}; of real images, 1 in 20 exceeds 1).`;
     clear(chart).append(bars(rows, { max: 1, label: "The likeliest labels" }));
@@ -68,7 +72,7 @@ export function resultView({ signal }) {
     timer = setTimeout(() => announce(isNovel ? NOVEL : `${best.label}, ${percent(best.probability)}`), QUIET_MILLISECONDS);
   }
 
-  return { element, show, reset };
+  return { element, brief, show, reset };
 }
 
 /** @param {number} probability */

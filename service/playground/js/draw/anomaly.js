@@ -35,11 +35,18 @@ export function anomalyPanel({ generator, pins, signal }) {
   const score = h("strong", { class: "anomaly-score" });
   const detail = h("p", { class: "muted anomaly-detail" });
   const scale = scoreScale();
+  const answer = [
+    h("div", { class: "anomaly-panes" }, [sent, ...Object.values(panes)].map(({ element }) => element)),
+    h("p", { class: "anomaly-line" }, "Anomaly score ", score, h("span", { class: "muted" }, " nats")),
+    scale.element,
+    detail,
+  ];
   const card = panel(
     {
       title: "Anomaly score",
       hint: "The model compresses an image into a few numbers and draws it again. It knows garments only: what it draws badly is an anomaly to it.",
       kind: "draw-anomaly",
+      answer,
     },
     h(
       "div",
@@ -48,10 +55,7 @@ export function anomalyPanel({ generator, pins, signal }) {
       h(
         "div",
         { class: "stack" },
-        h("div", { class: "anomaly-panes" }, [sent, ...Object.values(panes)].map(({ element }) => element)),
-        h("p", { class: "anomaly-line" }, "Anomaly score ", score, h("span", { class: "muted" }, " nats")),
-        scale.element,
-        detail,
+        answer,
         h("div", { class: "row" }, saver.element),
       ),
     ),

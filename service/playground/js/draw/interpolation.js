@@ -31,7 +31,7 @@ export function interpolationPanel({ generator, noise, pins, signal }) {
   const moving = h("figure", { class: "strip-moving", hidden: true });
   const status = statusLine();
   const card = panel(
-    { title: "Interpolation", kind: "draw-strip" },
+    { title: "Interpolation", kind: "draw-strip", answer: [strip, moving] },
     h("div", { class: "strip-controls" }, from.element, to.element, path.element, steps.element, animate),
     strip,
     moving,

@@ -36,7 +36,7 @@ export function samplesPanel({ generator, noise, pins, signal }) {
   });
   const description = h("p", { class: "samples-description muted", "aria-hidden": "true" });
   const card = panel(
-    { title: "Samples", kind: "draw-samples" },
+    { title: "Samples", kind: "draw-samples", answer: [grid, description] },
     h("div", { class: "samples-controls" }, generator.labels.length ? label.element : null, columns.element, seed.element, fresh),
     h("p", { class: "panel-hint", id: "samples-keys" }, "A click pins an image; pinned ones stay when the seeds change. Arrow keys move among them."),
     grid,

@@ -30,7 +30,7 @@ export function walkPanel({ generator, noise, pins, signal }) {
   const status = statusLine();
   const weightsList = h("ul", { class: "walk-weights" });
   const card = panel(
-    { title: "Latent walk", kind: "draw-walk" },
+    { title: "Latent walk", kind: "draw-walk", answer: [large, weightsList, status.element] },
     h("p", { class: "panel-hint", id: "walk-keys" }, "Drag over the plane, or use the arrow keys (Shift makes leaps). The corners are the first four pinned images."),
     h("div", { class: "walk-columns" }, square.element, h("div", { class: "walk-side" }, large, weightsList, status.element)),
   );

@@ -20,6 +20,7 @@ const TASK = "image-classification";
 const TOP_K = 5;
 const STROKE_MILLISECONDS = 60;
 const NOTHING_YET = "Draw, or choose an image.";
+const NO_ANSWER = "No answer: the reason stands below.";
 const INVERTS = [
   { value: "auto", label: "let the service decide" },
   { value: "true", label: "dark on light: invert" },
@@ -43,7 +44,7 @@ export default async function page(root, { model, models, signal }) {
   const work = latest({ signal });
   const choosing = latest({ signal });
   const drawing = paced(sendDrawing, { milliseconds: STROKE_MILLISECONDS, signal });
-  const sheet = pad({ label: "Draw here", onChange: drawing.touch });
+  const sheet = pad({ label: "Draw here", onChange: drawing.touch, onSettle: drawing.flush });
   const explain = toggle({ label: "Activation map", onInput: refresh, hint: "Which parts speak for the likeliest label." });
   const invert = select({ label: "Light or dark ground", options: INVERTS, onInput: refresh });
   const view = resultView({ signal });
@@ -53,8 +54,8 @@ export default async function page(root, { model, models, signal }) {
   const tabs = h("div", { class: "row modes", role: "group", "aria-label": "What to classify" }, modes.draw, modes.image);
   const place = h("div");
   const preview = previewOf({ signal });
-  const input = panel({ title: "Your image", kind: "given" }, tabs, sheet.element, place, preview.element, invert.element);
-  const output = panel({ title: "What the network sees" }, view.element, h("div", { class: "row spread" }, explain.element, saver.element));
+  const input = panel({ title: "Your image", kind: "given" }, tabs, view.brief, sheet.element, place, preview.element, invert.element);
+  const output = panel({ title: "What the network sees", answer: [view.element, view.brief] }, view.element, h("div", { class: "row spread" }, explain.element, saver.element));
   /** @type {ReturnType<typeof imageInput> | null} */
   let chooser = null;
 
@@ -128,25 +129,23 @@ export default async function page(root, { model, models, signal }) {
   }
 
   function refresh() {
-    if (state.isDrawing) drawing.touch();
-    else if (state.image) send(state.image.blob, state.image.name);
+    const { image } = state;
+    if (state.isDrawing) drawing.flush();
+    else if (image) send(() => Promise.resolve(image.blob), image.name);
     else reset();
   }
 
+  /** At once, with whatever error the last image had. */
   function reset() {
     work.cancel();
+    output.errors.hide();
     view.reset(NOTHING_YET);
   }
 
   async function sendDrawing() {
-    if (!state.isDrawing) return true;
-    if (!sheet.isEmpty) {
-      const blob = await sheet.blob();
-      // The user may have gone from drawing to images meanwhile.
-      return !state.isDrawing || send(blob, "drawing.png");
-    }
-    reset();
-    return true;
+    if (!state.isDrawing) return;
+    if (sheet.isEmpty) reset();
+    else await send(sheet.blob, "drawing.png");
   }
 
   function path() {
@@ -157,18 +156,22 @@ export default async function page(root, { model, models, signal }) {
     return modelPath(state.name, `classify?${query.join("&")}`);
   }
 
-  /** @param {Blob} blob @param {string} name */
-  function send(blob, name) {
+  /** @param {() => Promise<Blob>} encoded the image, which takes its time to be encoded @param {string} name */
+  function send(encoded, name) {
     const address = path();
     return output.guard(async () => {
-      output.show({ path: address, headers: typeHeader(blob), bodyFile: name });
-      saver.show(blob, name);
       const shown = await work.run(async (newer) => {
+        const blob = await encoded();
+        if (newer.aborted) return undefined;
+        output.show({ path: address, headers: typeHeader(blob), bodyFile: name });
+        saver.show(blob, name);
         const response = await request(address, { body: blob, signal: newer });
         return { blob, answer: await response.json(), timing: timingText(response) };
+      }).catch((error) => {
+        view.reset(NO_ANSWER);
+        throw error;
       });
       if (shown) view.show(shown);
-      return shown !== undefined;
     });
   }
 }

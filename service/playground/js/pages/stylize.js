@@ -46,7 +46,8 @@ export default async function page(root, { model, models, signal }) {
   const input = imageInput({ samples: samplesOf("photos"), onImage: take, label: "Photograph to paint", signal });
   const live = webcam({ paint: paintFrame, onStart: liveStarted, onFrame: showFrame, onStop: refresh, onError: liveFailed, signal });
   const files = h("div", { class: "row" }, download.element, saver.element);
-  const output = panel({ title: "Painting", kind: "stylize-output" }, view.element, status.element, files);
+  const answer = [view.element, status.element, download.element];
+  const output = panel({ title: "Painting", kind: "stylize-output", answer }, view.element, status.element, files);
   build();
   input.pick(samplesOf("photos")[0]);
 
@@ -100,6 +101,7 @@ export default async function page(root, { model, models, signal }) {
   /** @param {NamedBlob} source @param {string} address @param {AbortSignal} newer */
   async function fetchPainting(source, address, newer) {
     const { blob, name } = await shrunk(source, Number(size.value));
+    newer.throwIfAborted();
     saver.show(blob, name);
     output.show({ path: address, headers: typeHeader(blob), bodyFile: name, output: `painted.${extensionOf(blob)}` });
     const response = await request(address, { body: blob, signal: newer });
@@ -123,16 +125,21 @@ export default async function page(root, { model, models, signal }) {
   }
 
   /** @param {Blob} blob @param {AbortSignal} frameSignal */
-  function paintFrame(blob, frameSignal) {
-    return output.guard(async () => {
+  async function paintFrame(blob, frameSignal) {
+    // Not guarded as an answer that is awaited: the next frame always is.
+    try {
       const address = path();
       output.show({ path: address, headers: typeHeader(blob), bodyFile: "frame.jpg", output: "painted.jpg" });
       saver.show(blob, "frame.jpg");
       const response = await request(address, { body: blob, signal: frameSignal });
       const painted = await response.blob();
       download.show(painted, "painted.jpg");
+      output.errors.hide();
       return painted;
-    });
+    } catch (error) {
+      output.errors.show(error);
+      return undefined;
+    }
   }
 
   /** @param {Views} views @param {string} rate */

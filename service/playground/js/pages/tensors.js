@@ -54,7 +54,7 @@ export default async function page(root, { model: wanted, models, signal }) {
   // The page judges what was typed itself, and names what is wrong.
   const form = h("form", { class: "stack", noValidate: true, on: { submit: submitted } }, inputs.map(({ element }) => element), actions);
   const given = panel({ title: "Inputs", hint: inputs.length ? "" : "This network takes none." }, form);
-  const output = panel({ title: "Outputs" }, view.element);
+  const output = panel({ title: "Outputs", answer: [view.element] }, view.element);
   const codeCard = h("section", { class: "card", "aria-label": "The request in code" }, h("h2", {}, "The same in code"), code.element);
   root.append(headOf(chosen, all, card), h("div", { class: "layout" }, given.element, h("div", { class: "stack" }, output.element, codeCard)));
   follow();

@@ -47,6 +47,7 @@ export function attentionPanel({ model, manifest, signal }) {
       title: "Attention",
       hint: "Each arc joins a token to an earlier one that this head reads, the darker the more it counts. Point at a token to single it out.",
       kind: "write-attention",
+      answer: [scroll, description, map.element],
     },
     h("div", { class: "attention-columns" }, h("div", { class: "stack" }, controls, scroll, description), map.element),
   );
@@ -59,6 +60,11 @@ export function attentionPanel({ model, manifest, signal }) {
   /** @param {string} next */
   function read(next) {
     text = next;
+    if (next === "" && found) {
+      // A beginning alone looks at itself, in every head.
+      reading.cancel();
+      render({ tokens: [{ text: "" }], attention: found.attention.map((heads) => heads.map(() => [[1]])) });
+    }
     return card.guard(() =>
       reading.run(async (newer) => {
         const path = modelPath(model, "attention");

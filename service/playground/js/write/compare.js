@@ -5,6 +5,7 @@ import { button, select, statusLine } from "../controls.js";
 import { curlPanel } from "../curl.js";
 import { announce, h } from "../dom.js";
 import { panel } from "../panel.js";
+import { isAtEnd } from "./ghost.js";
 import { outcomeText, streamText } from "./streaming.js";
 import { fitting } from "./text.js";
 
@@ -102,6 +103,7 @@ function column(initial, names, signal) {
     const body = { prompt: await fitting(name, text, context - values.max_tokens - 1, stopped), ...values };
     prompt.textContent = text;
     written.textContent = "";
+    output.scrollTop = output.scrollHeight;
     status.say("");
     curl.show({ path: modelPath(name, "generate"), body: { ...body, stream: true }, stream: true });
     const outcome = await streamText(name, body, { signal: stopped, onPiece });
@@ -111,9 +113,10 @@ function column(initial, names, signal) {
 
   /** @param {string} text @param {Measured} measured */
   function onPiece(text, { tokensPerSecond }) {
+    const follows = isAtEnd(output);
     written.append(text);
     speed.textContent = tokensPerSecond.toFixed(0);
-    output.scrollTop = output.scrollHeight;
+    if (follows) output.scrollTop = output.scrollHeight;
   }
 
   describe().catch(() => {}); // without a card the column lacks a caption; writing shows what is wrong

@@ -3,7 +3,7 @@
 import { json, modelPath } from "../api.js";
 import { button, statusLine, toggle } from "../controls.js";
 import { announce, h } from "../dom.js";
-import { panel } from "../panel.js";
+import { answerIn, panel } from "../panel.js";
 import { ghostEditor } from "./ghost.js";
 import { outcomeText, streamText } from "./streaming.js";
 import { fitting } from "./text.js";
@@ -50,6 +50,7 @@ export function editingPanel({ model, context, settings, signal, onText }) {
     settings.element,
   );
 
+  const suggestions = answerIn();
   const path = modelPath(model, "generate");
   /** @type {AbortController | null} */
   let running = null;
@@ -73,7 +74,7 @@ export function editingPanel({ model, context, settings, signal, onText }) {
       status.say(`Suggested in ${(answer.timing.seconds * 1000).toFixed(0)} ms by the service.`);
       const texts = answer.results.map((result) => result.text);
       return hasSpace ? texts.find((one) => /^ \S/.test(one))?.slice(1) : texts[0];
-    });
+    }, suggestions);
   }
 
   async function write() {
@@ -81,6 +82,7 @@ export function editingPanel({ model, context, settings, signal, onText }) {
     const { prompt } = splitSpace(editor.text());
     before = editor.text();
     editor.set(prompt);
+    editor.showEnd();
     const stopped = begin();
     try {
       const values = settings.values();
@@ -142,7 +144,11 @@ export function editingPanel({ model, context, settings, signal, onText }) {
     element: card.element,
     text: editor.text,
     isWriting: () => running !== null,
-    append: (/** @type {string} */ text) => editor.set(editor.text() + text),
+    /** @param {string} text */
+    append(text) {
+      editor.set(editor.text() + text);
+      editor.showEnd();
+    },
     start,
   };
 }

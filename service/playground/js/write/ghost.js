@@ -5,6 +5,7 @@ import { latest } from "../scheduling.js";
 
 const PAUSE_MILLISECONDS = 120;
 const NUM_ROWS = 9;
+const NEAR_END_PIXELS = 40;
 
 /**
  * Tab accepts a suggestion and Escape dismisses it; without one, and before any change, Tab moves the focus as everywhere.
@@ -31,7 +32,7 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal }) {
   });
   // A mirror of the text gives the area its height and carries the suggestion in the right place.
   const mirror = h("div", { class: "editor-mirror", "aria-hidden": "true" }, before, ghost, "\u200b");
-  const scroll = h("div", { class: "editor-scroll" }, mirror, area);
+  const scroll = h("div", { class: "editor-scroll" }, h("div", { class: "editor-sheet" }, mirror, area));
   // For touch; a keyboard has its Tab. Without its default, a press leaves the focus in the text.
   const on = { mousedown: (/** @type {Event} */ event) => event.preventDefault(), click: accept };
   const button = h("button", { type: "button", class: "editor-accept", tabindex: -1, hidden: true, on }, "Accept ", h("kbd", {}, "Tab"));
@@ -77,8 +78,8 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal }) {
   }
 
   function canSuggest() {
-    const isAtEnd = area.selectionStart === area.value.length && area.selectionEnd === area.value.length;
-    return isOn && !isBusy && isAtEnd && area.value.trim() !== "";
+    const isBehind = area.selectionStart === area.value.length && area.selectionEnd === area.value.length;
+    return isOn && !isBusy && isBehind && area.value.trim() !== "";
   }
 
   function ask() {
@@ -134,7 +135,11 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal }) {
     },
     /** @param {string} text */
     append(text) {
+      const follows = isAtEnd(scroll); // a reader who has scrolled back is left there
       change(area.value + text);
+      if (follows) scroll.scrollTop = scroll.scrollHeight;
+    },
+    showEnd() {
       scroll.scrollTop = scroll.scrollHeight;
     },
     /** @param {boolean} value */
@@ -151,3 +156,10 @@ export function ghostEditor({ label, describedBy, suggest, onText, signal }) {
     },
   };
 }
+
+/**
+ * Whether a box that scrolls shows its end: what is appended there should be seen.
+ *
+ * @param {Element} box
+ */
+export const isAtEnd = (box) => box.scrollHeight - box.clientHeight - box.scrollTop < NEAR_END_PIXELS;

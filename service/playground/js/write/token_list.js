@@ -31,6 +31,7 @@ export function tokenList({ label, onSelect, kind = "" }) {
     clear(element).append(...items);
     selected = -1;
     select(items.length - 1);
+    element.scrollTop = element.scrollHeight; // to the selected one
   }
 
   /** @param {number} index */

@@ -3,7 +3,7 @@
 import { json, modelPath } from "../api.js";
 import { select } from "../controls.js";
 import { clear, focusedChild, h } from "../dom.js";
-import { panel } from "../panel.js";
+import { answerIn, panel } from "../panel.js";
 import { latest } from "../scheduling.js";
 import { bits, cutBefore, percent, visible } from "./text.js";
 import { tokenList } from "./token_list.js";
@@ -38,11 +38,13 @@ export function tokensPanel({ model, context, signal, onPick }) {
   const summary = h("p", { class: "tokens-summary" });
   const legend = h("div", { class: "tokens-legend" });
   const candidates = candidateList();
+  const expecting = answerIn(candidates.element);
   const card = panel(
     {
       title: "What the model reads",
       hint: "Point at a token, or move with the arrow keys, to see what was expected in its place.",
       kind: "write-tokens",
+      answer: [list.element, summary, candidates.element],
     },
     h("div", { class: "tokens-head" }, view.element, legend),
     list.element,
@@ -59,15 +61,22 @@ export function tokensPanel({ model, context, signal, onPick }) {
   /** @param {string} next */
   function read(next) {
     text = next;
+    if (next === "") return card.guard(() => take({ tokens: [], num_tokens: 0 }));
     return card.guard(() =>
       reading.run(async (newer) => {
         /** @type {TokenizedText} */
-        const answer = next === "" ? { tokens: [], num_tokens: 0 } : await ask(view.value, { text: next }, newer);
-        shown = { text: next, tokens: answer.tokens, known: new Map() };
-        render(answer);
-        await look(list.selected(), false);
+        const answer = await ask(view.value, { text: next }, newer);
+        if (!newer.aborted) await take(answer);
       }),
     );
+  }
+
+  /** @param {TokenizedText} answer to the text as it is now */
+  function take(answer) {
+    if (text === "") reading.cancel();
+    shown = { text, tokens: answer.tokens, known: new Map() };
+    render(answer);
+    return look(list.selected(), false);
   }
 
   /** @param {string} route @param {object} body @param {AbortSignal} newer */
@@ -102,13 +111,14 @@ export function tokensPanel({ model, context, signal, onPick }) {
   function look(index, showsCommand = true) {
     const { tokens } = shown;
     const place = Math.max(0, tokens.length - MAX_SHOWN) + Math.max(0, index);
-    return card.guard(() =>
-      looking.run(async (newer) => {
+    return card.guard(
+      () => looking.run(async (newer) => {
         const expected = await expectedAt(place, newer, showsCommand);
         if (newer.aborted) return;
         const token = tokens[place];
         candidates.show(expected, token ? inPlaceOf(token) : { heading: "What may come next", onPick });
       }),
+      expecting,
     );
   }
 
