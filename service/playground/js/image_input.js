@@ -6,7 +6,7 @@ import { h, uniqueId } from "./dom.js";
 import { errorBox, UserError } from "./errors.js";
 import { latest } from "./scheduling.js";
 
-/** @import { SampleImage } from "./types.d.ts" */
+/** @import { Manifest, SampleImage } from "./types.d.ts" */
 
 const ACCEPTED = "image/png,image/jpeg,image/webp";
 
@@ -29,15 +29,33 @@ export function samplesOf(folder) {
   return SAMPLES[folder].map((name) => ({ name, url: `/playground/samples/${folder}/${name}` }));
 }
 
+// Samples whose files are not named as their labels are.
+/** @type {Partial<Record<string, string>>} */
+const DIGITS = { zero: "0", two: "2", four: "4", seven: "7", nine: "9" };
+
 /**
- * Samples for a classifier: its own where it is one that ships, else photographs for colour and garments for grey.
+ * The folder of samples that show what a model's labels name; null where none does.
  *
- * @param {string} name
+ * @param {Pick<Manifest, "labels">} manifest
+ */
+export function sampleFolder({ labels }) {
+  const known = new Set((labels ?? []).map((label) => label.toLowerCase().replaceAll("_", " ")));
+  const shows = (/** @type {string} */ name) => {
+    const word = name.replace(/(_on_paper)?\.\w+$/, "").replaceAll("_", " ");
+    return known.has(word) || known.has(DIGITS[word] ?? word);
+  };
+  return Object.keys(SAMPLES).find((folder) => SAMPLES[folder].every(shows)) ?? null;
+}
+
+/**
+ * Samples for a classifier: of what it tells apart, where there are such; else photographs, for one that sees colours.
+ *
+ * @param {Pick<Manifest, "labels">} manifest
  * @param {boolean} isGrey
  */
-export function samplesForClassifier(name, isGrey) {
-  if (name !== "photos" && Object.hasOwn(SAMPLES, name)) return samplesOf(name);
-  return samplesOf(isGrey ? "fashion-mnist" : "photos");
+export function samplesForClassifier(manifest, isGrey) {
+  const folder = sampleFolder(manifest) ?? (isGrey ? null : "photos");
+  return folder ? samplesOf(folder) : [];
 }
 
 /**

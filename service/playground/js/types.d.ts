@@ -76,7 +76,7 @@ export interface Evaluation {
 export interface Language {
   context: number;
   attention_tokens: number;
-  states: { name: string }[];
+  states: { name: string; length_axis?: number | null }[];
 }
 
 export interface Manifest {

@@ -4,7 +4,7 @@ import { request as send } from "../api.js";
 import { select } from "../controls.js";
 import { announce, h } from "../dom.js";
 import { blobUrl, pngUrl, saveButton, typeHeader } from "../image_files.js";
-import { imageInput, samplesOf } from "../image_input.js";
+import { imageInput, sampleFolder, samplesOf } from "../image_input.js";
 import { panel } from "../panel.js";
 import { latest } from "../scheduling.js";
 
@@ -12,13 +12,24 @@ import { latest } from "../scheduling.js";
 /** @import { Shared } from "./generator.js" */
 /** @typedef {{name: string, url: string, score: number}} Score */
 
-// Garments, and two digits, which the model has never seen.
-const SAMPLES = [...samplesOf("fashion-mnist"), ...samplesOf("mnist").slice(0, 2)];
+const NUM_STRANGERS = 2;
 const MAX_SCORES = 10;
 const MIN_SPAN_NATS = 200;
 
+/**
+ * Images like those that the model knows, and two of what it has never seen.
+ *
+ * @param {Shared["generator"]} generator
+ */
+function samplesFor(generator) {
+  const known = sampleFolder({ labels: generator.knownLabels }) ?? (generator.isGrey ? "fashion-mnist" : "cifar10");
+  const strange = generator.isGrey ? (known === "mnist" ? "fashion-mnist" : "mnist") : "photos";
+  return [...samplesOf(known), ...samplesOf(strange).slice(0, NUM_STRANGERS)];
+}
+
 /** @param {Shared} shared */
 export function anomalyPanel({ generator, pins, signal }) {
+  const samples = samplesFor(generator);
   const invert = select({
     label: "Object",
     options: [
@@ -28,7 +39,7 @@ export function anomalyPanel({ generator, pins, signal }) {
     ],
     onInput: () => reconstruct(),
   });
-  const input = imageInput({ samples: SAMPLES, label: "Image to reconstruct", onImage: take, signal });
+  const input = imageInput({ samples, label: "Image to reconstruct", onImage: take, signal });
   const sent = pane("Your image");
   const panes = { input: pane("The model's input"), image: pane("Its reconstruction"), error_map: pane("Where they differ") };
   const saver = saveButton();
@@ -44,7 +55,7 @@ export function anomalyPanel({ generator, pins, signal }) {
   const card = panel(
     {
       title: "Anomaly score",
-      hint: "The model compresses an image into a few numbers and draws it again. It knows garments only: what it draws badly is an anomaly to it.",
+      hint: "The model compresses an image into a few numbers and draws it again. It knows only what it was trained on: what it draws badly is an anomaly to it.",
       kind: "draw-anomaly",
       answer,
     },
@@ -131,12 +142,12 @@ export function anomalyPanel({ generator, pins, signal }) {
   /** Score all samples in one request, and show the first. */
   function start() {
     return card.guard(async () => {
-      const blobs = await Promise.all(SAMPLES.map(async ({ url }) => (await send(url, { signal })).blob()));
+      const blobs = await Promise.all(samples.map(async ({ url }) => (await send(url, { signal })).blob()));
       const form = new FormData();
-      blobs.forEach((blob, index) => form.append("file", blob, SAMPLES[index].name));
+      blobs.forEach((blob, index) => form.append("file", blob, samples[index].name));
       const results = await post(generator.path("reconstruct?echo_input=true"), form, signal);
-      results.forEach((result, index) => scale.add({ name: SAMPLES[index].name, url: pngUrl(result.input), score: result.anomaly_score }));
-      if (!taken) input.set(blobs[0], SAMPLES[0].name);
+      results.forEach((result, index) => scale.add({ name: samples[index].name, url: pngUrl(result.input), score: result.anomaly_score }));
+      if (!taken) input.set(blobs[0], samples[0].name);
     });
   }
 

@@ -7,7 +7,7 @@ import { button, select, toggle } from "../controls.js";
 import { h, useStyle } from "../dom.js";
 import { timingText } from "../format.js";
 import { saveButton, typeHeader } from "../image_files.js";
-import { imageInput, samplesForClassifier } from "../image_input.js";
+import { imageInput, sampleFolder, samplesForClassifier } from "../image_input.js";
 import { pageHead, panel } from "../panel.js";
 import { latest, paced } from "../scheduling.js";
 import { addressOf } from "../tasks.js";
@@ -83,7 +83,7 @@ export default async function page(root, { model, models, signal }) {
   function begin() {
     const isGrey = state.manifest.graphs.model.inputs[0].shape.at(-1) === 1;
     const own = state.samples.some(({ name }) => name === state.image?.name) ? null : state.image;
-    const samples = samplesForClassifier(state.name, isGrey);
+    const samples = samplesForClassifier(state.manifest, isGrey);
     const next = imageInput({ samples, onImage: take, label: "Image to classify", signal });
     chooser?.stop();
     chooser = next;
@@ -92,8 +92,9 @@ export default async function page(root, { model, models, signal }) {
     tabs.hidden = !isGrey;
     view.reset(NOTHING_YET);
     if (own) return next.set(own.blob, own.name);
-    show(isGrey && (state.isDrawing || state.name === "mnist"));
-    return state.isDrawing ? undefined : next.pick(samples[0]);
+    const isDrawable = sampleFolder(state.manifest) === "mnist" || samples.length === 0;
+    show(isGrey && (state.isDrawing || isDrawable));
+    return state.isDrawing || samples.length === 0 ? undefined : next.pick(samples[0]);
   }
 
   /** @param {string} name */

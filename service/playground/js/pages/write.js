@@ -34,7 +34,7 @@ export default async function page(root, { model, models, signal }) {
   const names = modelsOf(models, TASK).map(({ id }) => id);
   const tokens = tokensPanel({ model, context, signal, onPick: (text) => editing.append(text) });
   const attention = attentionPanel({ model, manifest, signal });
-  const editing = editingPanel({ model, context, settings, signal, onText: changed });
+  const editing = editingPanel({ model, manifest, context, settings, signal, onText: changed });
 
   /** @param {string} text */
   function changed(text) {

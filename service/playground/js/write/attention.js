@@ -6,6 +6,7 @@ import { h } from "../dom.js";
 import { panel } from "../panel.js";
 import { latest } from "../scheduling.js";
 import { drawArcs, headMap } from "./attention_maps.js";
+import { isRecurrent } from "./compare.js";
 import { lastTokens, percent, visible } from "./text.js";
 import { tokenList } from "./token_list.js";
 
@@ -18,12 +19,15 @@ const NUM_DESCRIBED = 4;
 const MIN_VARIED_WEIGHT = 0.15;
 
 /**
- * `read(text)` shows another text; for a model without attention the panel says so and asks nothing.
+ * `read(text)` shows another text. A recurrent network has no attention, which the panel then says; where the graph that
+ * gives it is missing there is no panel.
  *
  * @param {{model: string, manifest: Manifest, signal: AbortSignal}} options
  */
 export function attentionPanel({ model, manifest, signal }) {
-  if (!manifest.language || !("attention" in manifest.graphs)) return { element: absent(model), read() {} };
+  if (!manifest.language || !("attention" in manifest.graphs)) {
+    return { element: isRecurrent(manifest.language) ? absent(model) : null, read() {} };
+  }
 
   const max = manifest.language.attention_tokens - 1; // one is that of the beginning
   const lengths = max < LENGTHS[0] ? [max] : LENGTHS.filter((one) => one <= max);

@@ -128,12 +128,19 @@ function column(initial, names, signal) {
  *
  * @param {Manifest} manifest
  */
-export function kindText({ graphs, language, training, evaluation }) {
+export function kindText({ language, training, evaluation }) {
   const isLstm = language?.states.some(({ name }) => name === "c");
-  const parts = ["attention" in graphs ? "Transformer" : isLstm ? "LSTM" : "recurrent network"];
+  const parts = [isRecurrent(language) ? (isLstm ? "LSTM" : "recurrent network") : "Transformer"];
   const numParameters = training?.parameters;
   if (numParameters) parts.push(`${(numParameters / 1e6).toFixed(1)} M parameters`);
   const score = evaluation?.find(({ metric, split }) => metric === "bits_per_byte" && split === "test");
-  if (score) parts.push(`${score.value.toFixed(3)} bits per byte on unseen novels`);
+  if (score) parts.push(`${score.value.toFixed(3)} bits per byte on unseen ${score.dataset ?? "texts"}`);
   return parts.join(" · ");
 }
+
+/**
+ * Whether a network carries what it has read in states of a fixed size, instead of looking back at every token.
+ *
+ * @param {Manifest["language"]} language
+ */
+export const isRecurrent = (language) => language?.states.every(({ length_axis: axis }) => axis === null || axis === undefined) ?? false;

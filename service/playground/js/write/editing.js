@@ -8,10 +8,12 @@ import { ghostEditor } from "./ghost.js";
 import { outcomeText, streamText } from "./streaming.js";
 import { fitting } from "./text.js";
 
+/** @import { Manifest } from "../types.d.ts" */
 /** @import { SamplingSettings } from "../pages/write.js" */
 /** @import { Measured } from "./streaming.js" */
 
-const BEGINNING =
+const BEGINNING = "Once upon a time";
+const BEGINNING_OF_A_NOVEL =
   "It was a dark and stormy night. The old captain took off his hat, looked at the young woman by the fire, and said";
 const NUM_SUGGESTED_TOKENS = 8;
 // After a space only texts that begin with one fit, which the likeliest may not.
@@ -19,16 +21,17 @@ const SAMPLED = { temperature: 0.6, n: 4, seed: 1 };
 const LIKELIEST = { temperature: 0 };
 
 /**
- * `onText` gets the text after every change; `context` is how many tokens the model can see.
+ * `onText` gets the text after every change.
  *
  * @param {object} options
  * @param {string} options.model
- * @param {number} options.context
+ * @param {Manifest} options.manifest
+ * @param {number} options.context how many tokens the model can see
  * @param {SamplingSettings} options.settings
  * @param {AbortSignal} options.signal
  * @param {(text: string) => void} options.onText
  */
-export function editingPanel({ model, context, settings, signal, onText }) {
+export function editingPanel({ model, manifest, context, settings, signal, onText }) {
   const status = statusLine();
   const keys = h(
     "p",
@@ -136,7 +139,8 @@ export function editingPanel({ model, context, settings, signal, onText }) {
 
   /** @param {string | null} text */
   function start(text) {
-    editor.set(text ?? BEGINNING);
+    const hasReadNovels = manifest.evaluation?.some(({ dataset }) => dataset === "novels");
+    editor.set(text ?? (hasReadNovels ? BEGINNING_OF_A_NOVEL : BEGINNING));
     editor.setSuggesting(true);
   }
 
