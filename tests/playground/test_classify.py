@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from io import BytesIO
@@ -15,7 +16,7 @@ from playwright.sync_api import Locator, Page, Route, expect
 
 from service.http.playground import FOLDER
 from tests.playground.commands import copied, run, saved
-from tests.playground.conftest import Open, Watched
+from tests.playground.conftest import NARROW, Open, Watched
 from tests.servers import until
 
 DATA = Path(__file__).parent.parent / "data"
@@ -35,6 +36,12 @@ BRING = """([element, name, content, way]) => {
   data.items.add(new File([bytes], name, {type: "image/jpeg"}));
   const options = {bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data};
   element.dispatchEvent(way === "drop" ? new DragEvent(way, options) : new ClipboardEvent(way, options));
+}"""
+
+BRING_TEXT = """(element) => {
+  const data = new DataTransfer();
+  data.items.add(new File(["x"], "notes.txt", {type: "text/plain"}));
+  element.dispatchEvent(new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: data}));
 }"""
 
 
@@ -274,3 +281,94 @@ def test_the_page_is_accessible_and_fits(open_page: Open, looks_right: Callable[
     page.get_by_label("Model", exact=True).select_option("cifar10")
     expect(best(page)).to_have_text("airplane")
     looks_right(page, "classify-image")
+
+
+def test_clear_resets_the_answer_at_once_and_no_late_answer_brings_it_back(open_page: Open) -> None:
+    page = open_page("#/classify/mnist")
+    draw(page, SEVEN)
+    expect(best(page)).to_have_text("7")
+    held: list[Route] = []
+    page.route("**/classify?*", lambda route: held.append(route))
+    draw(page, ((0.2, 0.9), (0.8, 0.9)))
+
+    verdict = page.evaluate(
+        """() => {
+            [...document.querySelectorAll('button')].find((one) => one.textContent === 'Clear').click();
+            return document.querySelector('.verdict').textContent;
+        }"""
+    )
+
+    assert verdict == "Draw, or choose an image."
+    for route in held:
+        route.continue_()
+    page.wait_for_timeout(500)
+    expect(page.locator(".verdict")).to_have_text("Draw, or choose an image.")
+
+
+def test_lifting_the_pen_sends_the_drawing_even_while_an_answer_is_awaited(open_page: Open) -> None:
+    page = open_page("#/classify/mnist")
+    held: list[Route] = []
+    page.route("**/classify?*", lambda route: held.append(route))
+    draw(page, SEVEN, lift=False)
+    until(lambda: page.evaluate("true") and held)
+    page.evaluate(
+        """() => {
+            const real = fetch;
+            window.fetch = (...sent) => { window.sentAt = performance.now(); return real(...sent); };
+            addEventListener("pointerup", () => { window.liftedAt = performance.now(); }, { capture: true });
+        }"""
+    )
+
+    page.mouse.up()
+
+    until(lambda: page.evaluate("window.sentAt > window.liftedAt"))
+    assert page.evaluate("window.sentAt - window.liftedAt") < 500  # to encode the drawing takes a few milliseconds
+
+
+def test_an_answer_that_a_newer_one_will_replace_is_dimmed(open_page: Open) -> None:
+    page = open_page("#/classify/cifar10")
+    expect(best(page)).to_have_text("airplane")
+    held: list[Route] = []
+    page.route("**/classify?*", lambda route: held.append(route))
+
+    page.get_by_role("button", name="Sample: frog.jpg").click()
+    expect(page.locator(".classify-result")).to_have_class(re.compile("is-pending"))
+    held[0].continue_()
+
+    expect(best(page)).to_have_text("frog")
+    expect(page.locator(".classify-result")).not_to_have_class(re.compile("is-pending"))
+
+
+def test_an_error_stands_alone_and_a_file_that_is_no_picture_is_told_at_the_drop(
+    open_page: Open, watched: Watched, tmp_path: Path
+) -> None:
+    watched.expected = ("415",)
+    page = open_page("#/classify/cifar10")
+    expect(best(page)).to_have_text("airplane")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+
+    page.get_by_label("Choose a file").set_input_files(tmp_path / "broken.png")
+    expect(page.get_by_role("alert")).to_contain_text("415")
+    expect(page.locator(".classify-result")).to_be_hidden()
+    page.get_by_role("button", name="Sample: dog.jpg").click()
+    expect(page.locator(".classify-result")).to_be_visible()
+
+    page.evaluate(BRING_TEXT, page.locator(".drop").element_handle())
+    alert = page.locator(".image-input").get_by_role("alert")
+    expect(alert).to_contain_text("notes.txt is not an image")
+    drop, told = page.locator(".drop").bounding_box(), alert.bounding_box()
+    assert drop is not None
+    assert told is not None
+    assert 0 <= told["y"] - (drop["y"] + drop["height"]) < 40
+
+
+def test_on_a_phone_the_answer_is_in_view_while_one_draws(open_page: Open) -> None:
+    page = open_page("#/classify/mnist", size=NARROW)
+    page.locator(".pad").evaluate("(pad) => pad.scrollIntoView({ block: 'end' })")
+    draw(page, SEVEN, lift=False)
+
+    brief = page.locator(".brief")
+    expect(brief).to_contain_text("7")
+    expect(brief).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("img", name="Draw here")).to_be_in_viewport(ratio=1)
+    page.mouse.up()

@@ -160,3 +160,28 @@ def test_the_bar_fits_a_small_screen(open_page: Open) -> None:
         assert box is not None
         assert box["height"] >= 24  # WCAG 2.2, target size
         assert 0 <= box["x"] <= box["x"] + box["width"] <= NARROW[0]
+
+
+def test_both_spellings_of_a_page_lead_to_it(open_page: Open) -> None:
+    for address, heading in {"#/stylise": "Stylise", "#/stylise/painter": "Stylise", "#/Stylize": "Stylise"}.items():
+        page = open_page(address)
+        expect(page.get_by_role("heading", level=1)).to_have_text(heading)
+        expect(page.get_by_role("link", name="Stylise")).to_have_attribute("aria-current", "page")
+    expect(open_page("#/models").locator(".model")).to_have_count(8)
+
+
+def test_a_mistake_of_the_page_is_logged_and_never_shown_as_it_is(open_page: Open, watched: Watched) -> None:
+    watched.expected = ("Cannot read properties",)
+    page = open_page("#/tensors")
+
+    shown = page.evaluate(
+        """async () => {
+            const { errorBox } = await import("/playground/js/errors.js");
+            const box = errorBox();
+            box.show(new TypeError("Cannot read properties of undefined (reading '1')"));
+            return box.element.textContent;
+        }"""
+    )
+
+    assert "undefined" not in shown
+    assert "mistake" in shown

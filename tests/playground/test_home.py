@@ -143,13 +143,16 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServi
     """A service that listens on every address, of a model without a score and one that fails its golden outputs."""
     folder = tmp_path_factory.mktemp("elsewhere")
     LinearClassifier().write(folder, "plain")
+    mapless = LinearClassifier()
+    mapless.specs = tuple(spec for spec in mapless.specs if spec.name != "activation_map")
+    mapless.write(folder, "mapless")
     LinearClassifier().write(folder, "broken")
     (folder / "broken" / "1" / "golden.npz").write_bytes(b64encode(b"no arrays"))
     with RunningService(
-        folder, "--host", "0.0.0.0", "--insecure", "--model-control", "explicit", "--models", "plain,broken"
+        folder, "--host", "0.0.0.0", "--insecure", "--model-control", "explicit", "--models", "plain,mapless,broken"
     ) as running:
         address = running.url.replace("0.0.0.0", "127.0.0.1")
-        until(lambda: states(address) == {"plain": "ready", "broken": "failed"}, running.describe)
+        until(lambda: states(address) == {"plain": "ready", "mapless": "ready", "broken": "failed"}, running.describe)
         yield running
 
 
@@ -162,13 +165,35 @@ def test_a_model_that_is_not_served_is_listed_with_its_reason(elsewhere: Running
     watched.watch(page)
     page.goto("/")
 
-    expect(page.get_by_role("heading", level=1)).to_have_text("One model runs here. Try it.")
+    expect(page.get_by_role("heading", level=1)).to_have_text("2 models run here. Try each of them.")
     expect(row(page, "broken")).to_contain_text("failed")
     expect(row(page, "broken")).to_contain_text(reason)
     expect(row(page, "broken").get_by_role("link")).to_have_count(0)
     expect(row(page, "plain").get_by_role("link", name="plain")).to_have_attribute("href", "#/classify/plain")
     expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Models", "Classify", "Tensors", "Watch"])
     expect(page.locator(".strip")).to_have_count(0)
+    expect(page.locator(".hero")).not_to_contain_text(re.compile("digit|draw|photograph|sentence"))
+    context.close()
+    assert watched.faults() == []
+
+
+def test_every_card_of_own_models_opens_with_the_controls_that_its_model_has(
+    elsewhere: RunningService, browser: Browser
+) -> None:
+    address = elsewhere.url.replace("0.0.0.0", "127.0.0.1")
+    context = browser.new_context(base_url=address)
+    watched = Watched(address)
+    page = context.new_page()
+    watched.watch(page)
+    for name, has_map in {"plain": True, "mapless": False}.items():
+        page.goto("/#/")
+        row(page, name).get_by_role("link", name=name).click()
+
+        expect(page.get_by_role("heading", level=1)).to_have_text("Classify")
+        expect(page.locator("main[aria-busy]")).to_have_count(0)
+        expect(page.get_by_role("switch", name="Activation map")).to_have_count(1 if has_map else 0)
+        expect(page.get_by_role("img", name="Draw here")).to_be_visible()  # there are no samples of cats and emus
+        expect(page.get_by_role("list", name="Samples").get_by_role("listitem")).to_have_count(0)
     context.close()
     assert watched.faults() == []
 
@@ -191,13 +216,13 @@ def test_a_model_that_comes_or_goes_changes_the_list(elsewhere: RunningService, 
     page = context.new_page()
     page.goto("/")
     heading = page.get_by_role("heading", level=1)
-    expect(heading).to_have_text("One model runs here. Try it.")
+    expect(heading).to_have_text("2 models run here. Try each of them.")
     expect(row(page, "plain").locator("path").first).to_have_attribute("d", SOMETHING_DRAWN)  # two scrapes
 
     httpx.post(f"{address}/v2/repository/models/plain/unload").raise_for_status()
-    expect(heading).to_have_text("No model is ready yet.")
-    httpx.post(f"{address}/v2/repository/models/plain/load").raise_for_status()
     expect(heading).to_have_text("One model runs here. Try it.")
+    httpx.post(f"{address}/v2/repository/models/plain/load").raise_for_status()
+    expect(heading).to_have_text("2 models run here. Try each of them.")
     context.close()
 
 

@@ -174,6 +174,37 @@ def test_newer_work_takes_the_place_of_older(blank: Page) -> None:
     assert ran["seen"] == ["second", "second aborted", "third", "third done"]
 
 
+def test_paced_work_runs_one_at_a_time_keeps_its_pace_and_ends_with_the_last_state(blank: Page) -> None:
+    code = """(async () => {
+        let state = 0;
+        let numRunning = 0;
+        let most = 0;
+        const seen = [];
+        const work = async () => {
+            seen.push(state);
+            most = Math.max(most, numRunning += 1);
+            await m.pause(30);
+            numRunning -= 1;
+        };
+        const paced = m.paced(work, { milliseconds: 10, signal: new AbortController().signal });
+        for (state = 1; state <= 40; state += 1) { paced.touch(); await m.pause(5); }
+        state = 99;
+        paced.touch();
+        await m.pause(400);
+        const before = seen.length;
+        state = 100;
+        paced.flush();
+        return { seen, most, isAtOnce: seen.length === before + 1 };
+    })()"""
+
+    ran = call(blank, "scheduling", code)
+
+    assert ran["most"] == 1
+    assert ran["seen"][-2:] == [99, 100]
+    assert ran["isAtOnce"]
+    assert 3 <= len(ran["seen"]) <= 20  # not once for each touch, and no pause that grows
+
+
 def test_work_that_fails_throws_unless_it_was_superseded(blank: Page) -> None:
     code = """(async () => {
         const work = m.latest();

@@ -388,3 +388,61 @@ def test_the_page_is_accessible_and_fits(open_page: Open, looks_right: Callable[
     page.mouse.move(0, 0)
 
     looks_right(page, "write")
+
+
+def test_the_editor_follows_what_is_written_at_any_length(open_page: Open) -> None:
+    page = opened(open_page)
+    area, box = text_area(page), page.locator(".editor-scroll")
+    area.fill(("It was the best of times, it was the worst of times. " * 60).strip())
+    set_slider(page, "Length", 64)
+    seen_at_end = """(box) => {
+        const { left, width, bottom } = box.getBoundingClientRect();
+        const under = document.elementFromPoint(left + width / 2, bottom - 60);
+        return under?.tagName === "TEXTAREA" && box.scrollHeight - box.clientHeight - box.scrollTop < 5;
+    }"""
+
+    page.get_by_role("button", name="Write on").click()
+    expect(panel(page, "text").locator(".status")).to_contain_text("tokens/s")
+    until(lambda: box.evaluate(seen_at_end))
+    expect(panel(page, "text").locator(".status")).to_have_text(re.compile("^64 tokens"))
+
+    assert box.evaluate(seen_at_end)
+    heights = page.evaluate(
+        "['.editor-area', '.editor-mirror'].map((one) => document.querySelector(one).getBoundingClientRect().height)"
+    )
+    assert heights[0] == heights[1] > 600  # the text area is as high as its text
+
+
+def test_a_reader_who_scrolls_back_is_not_torn_to_the_end(open_page: Open) -> None:
+    page = opened(open_page)
+    text_area(page).fill("It was the best of times. " * 100)
+    box = page.locator(".editor-scroll")
+    set_slider(page, "Length", 128)
+
+    page.get_by_role("button", name="Write on").click()
+    expect(panel(page, "text").locator(".status")).to_contain_text("tokens/s")
+    box.evaluate("(box) => { box.scrollTop = 0; }")
+    expect(panel(page, "text").locator(".status")).to_have_text(re.compile("^128 tokens"))
+
+    assert box.evaluate("(box) => box.scrollTop") == 0
+
+
+@pytest.mark.parametrize("model", ["novelist", "novelist-lstm"])
+def test_clear_empties_every_panel_at_once_and_without_an_error(open_page: Open, model: str) -> None:
+    page = opened(open_page, model)
+    write(page, "The old house stood")
+
+    tokens = page.evaluate(
+        """() => {
+            [...document.querySelectorAll('button')].find((one) => one.textContent === 'Clear').click();
+            return document.querySelectorAll('.write-tokens .token:not(.token-end)').length;
+        }"""
+    )
+
+    assert tokens == 0
+    expect(panel(page, "tokens").locator(".tokens-summary")).to_have_text("Nothing to read yet.")
+    expect(panel(page, "tokens").locator(".candidate")).to_have_count(10)  # what a text may begin with
+    if model == "novelist":
+        expect(panel(page, "attention").locator(".token")).to_have_count(1)
+        panel(page, "attention").locator(".token").hover()
+    expect(page.get_by_role("alert")).to_have_count(0)

@@ -8,9 +8,10 @@ import { context2d, h } from "./dom.js";
 /** @type {Partial<Record<string, string>>} */
 const EXTENSIONS = { "image/jpeg": "jpg", "image/png": "png", "image/webp": "webp" };
 const JPEG_QUALITY = 0.92;
+const MAX_AT_ONCE_PIXELS = 640 * 640;
 
 /**
- * A canvas as a file.
+ * A canvas as a file. Chromium's `toBlob` waits up to a second for an idle moment, so what is small is encoded at once.
  *
  * @param {HTMLCanvasElement} canvas
  * @param {string} [type]
@@ -18,10 +19,22 @@ const JPEG_QUALITY = 0.92;
  * @returns {Promise<Blob>}
  */
 export function blobOf(canvas, type, quality) {
+  if (canvas.width * canvas.height <= MAX_AT_ONCE_PIXELS) return Promise.resolve(blobOfUrl(canvas.toDataURL(type, quality)));
   return new Promise((resolve, reject) => {
     const done = (/** @type {Blob | null} */ blob) => (blob ? resolve(blob) : reject(new Error("The browser could not encode the image.")));
     canvas.toBlob(done, type, quality);
   });
+}
+
+/**
+ * The content of a `data:` address in base64.
+ *
+ * @param {string} url
+ */
+export function blobOfUrl(url) {
+  const [head, content] = url.split(",");
+  const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+  return new Blob([bytes], { type: /^data:([^;]*)/.exec(head)?.[1] ?? "" });
 }
 
 /**

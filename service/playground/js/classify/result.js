@@ -36,7 +36,7 @@ export function resultView({ signal }) {
 
   /** @param {string} text */
   function reset(text) {
-    brief.textContent = text;
+    brief.textContent = "";
     clearTimeout(timer);
     address.revoke();
     verdict.textContent = text;

@@ -3,7 +3,7 @@
 import { request as send } from "../api.js";
 import { select } from "../controls.js";
 import { announce, h } from "../dom.js";
-import { blobUrl, pngUrl, saveButton, typeHeader } from "../image_files.js";
+import { blobOfUrl, blobUrl, pngUrl, saveButton, typeHeader } from "../image_files.js";
 import { imageInput, sampleFolder, samplesOf } from "../image_input.js";
 import { panel } from "../panel.js";
 import { latest } from "../scheduling.js";
@@ -135,8 +135,7 @@ export function anomalyPanel({ generator, pins, signal }) {
 
   /** @param {SeededImage} pin */
   function usePin(pin) {
-    const bytes = Uint8Array.from(atob(pin.url.split(",")[1]), (character) => character.charCodeAt(0));
-    input.set(new Blob([bytes], { type: "image/png" }), `seed-${pin.seed}.png`);
+    input.set(blobOfUrl(pin.url), `seed-${pin.seed}.png`);
   }
 
   /** Score all samples in one request, and show the first. */

@@ -169,7 +169,8 @@ export default async function page(root, { model, models, signal }) {
         const response = await request(address, { body: blob, signal: newer });
         return { blob, answer: await response.json(), timing: timingText(response) };
       }).catch((error) => {
-        view.reset(NO_ANSWER);
+        view.reset("");
+        view.brief.textContent = NO_ANSWER;
         throw error;
       });
       if (shown) view.show(shown);
