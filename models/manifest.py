@@ -175,6 +175,7 @@ class Language(strict.Strict, frozen=True, kw_only=True):
 
     `context` counts all tokens of a sequence: BOS, the prompt and the generated ones. `attention_tokens` is the fixed
     length of the graph `attention`, 0 without one. `stop_tokens` end a text as `eos_token` does: the end of a turn.
+    `adds_bos` says whether every text begins with `bos_token`; without it, one of no tokens does.
     """
 
     vocab_size: int
@@ -184,6 +185,7 @@ class Language(strict.Strict, frozen=True, kw_only=True):
     states: tuple[StateSpec, ...]
     attention_tokens: int = 0
     stop_tokens: tuple[int, ...] = ()
+    adds_bos: bool = True
 
     def __post_init__(self) -> None:
         if self.context < 2:

@@ -35,24 +35,24 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceFiles:
-    """A folder in Hugging Face's layout; `graph` is the ONNX file to import, None for weights of a language model."""
+    """A folder in Hugging Face's layout; `file` is the ONNX or GGUF file to import, None for *.safetensors."""
 
     folder: Path
-    graph: Path | None
+    file: Path | None
     source: Source
 
 
 def find_files(source: str, file: str = "") -> HuggingFaceFiles:
     """Find what to import in a folder, or download it of a repository `owner/name[@revision]`.
 
-    `file` names one of several ONNX files.
+    `file` names one of several ONNX or GGUF files.
 
     Raises: ImportRefused.
     """
     path = Path(source)
     if path.is_dir():
-        graph = _choose(_names(path), read_json(path / CONFIG_FILE), file, source)
-        return HuggingFaceFiles(path, path / graph if graph else None, _described(path, path.resolve().name))
+        chosen = _choose(_names(path), read_json(path / CONFIG_FILE), file, source)
+        return HuggingFaceFiles(path, path / chosen if chosen else None, _described(path, path.resolve().name))
     match = REPOSITORY_ID.fullmatch(source)
     if match is None:
         raise ImportRefused(f"{source!r} is no folder, and no repository such as 'owner/name' or 'owner/name@main'.")
@@ -60,26 +60,27 @@ def find_files(source: str, file: str = "") -> HuggingFaceFiles:
 
 
 def _choose(names: Sequence[str], config: dict[str, Any], file: str, source: str) -> str | None:
-    """The ONNX file to import; None for the weights of a language model.
+    """The ONNX or GGUF file to import; None for a language model's *.safetensors.
 
     Raises: ImportRefused where there is nothing to import, or a choice to make.
     """
-    graphs = sorted(name for name in names if name.endswith(".onnx"))
+    graphs, ggufs = (sorted(name for name in names if name.endswith(suffix)) for suffix in (".onnx", ".gguf"))
     if file:
-        if file not in graphs:
-            raise ImportRefused(f"{source!r} has no {file!r}; its ONNX files are {graphs}.")
+        if file not in (*graphs, *ggufs):
+            raise ImportRefused(f"{source!r} has no {file!r}; its ONNX and GGUF files are {[*graphs, *ggufs]}.")
         return file
     has_weights = any(name.endswith(".safetensors") and "/" not in name for name in names)
-    if config.get("model_type") in MODEL_TYPES and (has_weights or not graphs):
+    if config.get("model_type") in MODEL_TYPES and (has_weights or not (graphs or ggufs)):
         return None
+    kind, graphs = ("ONNX", graphs) if graphs else ("GGUF", ggufs)
     if usual := [name for name in _USUAL_GRAPHS if name in graphs]:
         return usual[0]
     if len(graphs) == 1:
         return graphs[0]
     if graphs:
-        raise ImportRefused(f"{source!r} has {len(graphs)} ONNX files; name one with --file: {', '.join(graphs)}.")
+        raise ImportRefused(f"{source!r} has {len(graphs)} {kind} files; name one with --file: {', '.join(graphs)}.")
     raise ImportRefused(
-        f"{source!r} has no ONNX file, and its model type is {config.get('model_type')!r}. Export it with "
+        f"{source!r} has no ONNX or GGUF file, and its model type is {config.get('model_type')!r}. Export it with "
         f"`optimum-cli export onnx --model {source} FOLDER`, and import FOLDER. Without an export, language models of "
         f"the types {', '.join(MODEL_TYPES)} are imported from their config.json and *.safetensors."
     )
@@ -93,20 +94,20 @@ def _download(repository: str, revision: str | None, file: str) -> HuggingFaceFi
     with _translated(repository, revision):
         names = _listing(repository, revision)
         folder = _fetch(repository, revision, [CONFIG_FILE])
-        graph = _choose(names, read_json(folder / CONFIG_FILE), file, repository)
-        folder = _fetch(repository, revision, [name for name in names if _is_needed(name, graph)])
+        chosen = _choose(names, read_json(folder / CONFIG_FILE), file, repository)
+        folder = _fetch(repository, revision, [name for name in names if _is_needed(name, chosen)])
     # The cache names a snapshot after its commit.
     source = _described(folder, repository, folder.name if _COMMIT.fullmatch(folder.name) else None)
-    return HuggingFaceFiles(folder, folder / graph if graph else None, source)
+    return HuggingFaceFiles(folder, folder / chosen if chosen else None, source)
 
 
-def _is_needed(name: str, graph: str | None) -> bool:
+def _is_needed(name: str, chosen: str | None) -> bool:
     if name in _SMALL_FILES:
         return True
-    if graph is None:
+    if chosen is None:
         return "/" not in name and name.endswith((".safetensors", ".safetensors.index.json"))
     # Weights of a graph may lie beside it: model.onnx_data, model.onnx.data, model.onnx_data_1.
-    return PurePosixPath(name).parent == PurePosixPath(graph).parent and name.startswith(graph)
+    return PurePosixPath(name).parent == PurePosixPath(chosen).parent and name.startswith(chosen)
 
 
 def _listing(repository: str, revision: str | None) -> list[str]:

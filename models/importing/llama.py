@@ -1,4 +1,4 @@
-"""A Hugging Face folder with a Llama-type language model becomes the files of a version.
+"""A Llama-type language model of a Hugging Face folder or a GGUF file becomes the files of a version.
 
 It owns the mapping of names and of special tokens. The graphs are those of the models that are trained here; golden
 logits come from the reference in NumPy.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,13 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from models.chat_template import CHAT_TEMPLATE_FILE, read_chat_template
+from models.chat_template import CHAT_TEMPLATE_FILE
 from models.golden import Golden, write_golden
+from models.importing.gguf import read_gguf
 from models.importing.graph_builder import DeferredTensor, Floats, PackedWeights, describe_graphs, write_graphs
-from models.importing.llama_config import LlamaConfig, read_config, read_json
+from models.importing.llama_config import LlamaConfig
+from models.importing.llama_files import LanguageFiles, Tensor, read_folder
 from models.importing.llama_reference import LlamaReference
-from models.importing.safetensors_files import StoredTensor, read_tensors
 from models.importing.sources import ImportRefused
 from models.importing.transformer_graphs import HEAD_WIDTH_STEP, DecoderShape, TransformerGraphs, cache_states
 from models.manifest import Batching, Language, Manifest, Source, write_manifest
@@ -43,11 +43,11 @@ _SAMPLE = (
 _DERIVED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
 
-def _whole(tensor: StoredTensor) -> DeferredTensor:
+def _whole(tensor: Tensor) -> DeferredTensor:
     return DeferredTensor(tensor.shape, tensor.read)
 
 
-def _transposed(tensor: StoredTensor) -> DeferredTensor:
+def _transposed(tensor: Tensor) -> DeferredTensor:
     return DeferredTensor(tensor.shape[::-1], lambda: tensor.read().T)
 
 
@@ -55,13 +55,13 @@ def _transposed(tensor: StoredTensor) -> DeferredTensor:
 class _Mapping:
     """Takes tensors by their names in the file, and notes which were taken."""
 
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, Tensor]
     taken: set[str] = field(default_factory=set)
 
     def has(self, name: str) -> bool:
         return name in self.tensors
 
-    def take(self, name: str, *shape: int) -> StoredTensor:
+    def take(self, name: str, *shape: int) -> Tensor:
         """Take a tensor. Raises: ImportRefused where it is missing or has another shape."""
         tensor = self.tensors.get(name)
         if tensor is None or tensor.shape != shape:
@@ -92,7 +92,7 @@ def _padded(rows: Floats, num_heads: int, width: int) -> Floats:
 
 
 def graph_weights(
-    config: LlamaConfig, tensors: Mapping[str, StoredTensor], context: int
+    config: LlamaConfig, tensors: Mapping[str, Tensor], context: int
 ) -> dict[str, Floats | DeferredTensor]:
     """Name the tensors as the graphs do: joint queries, keys and values; matrices transposed.
 
@@ -120,8 +120,9 @@ def graph_weights(
 def _rotary_tables(config: LlamaConfig, context: int) -> tuple[Floats, Floats]:
     angles = np.outer(np.arange(context), config.frequencies())
     missing = (padded_width(config.head_width) - config.head_width) // 2
+    turns = (config.rope_scale * np.cos(angles), config.rope_scale * np.sin(angles))
     # What pads a head is zero, and stays so however it is turned.
-    cosines, sines = (np.pad(table, ((0, 0), (0, missing))) for table in (np.cos(angles), np.sin(angles)))
+    cosines, sines = (np.pad(table, ((0, 0), (0, missing))) for table in turns)
     return cosines.astype(np.float32), sines.astype(np.float32)
 
 
@@ -176,15 +177,23 @@ def _attention_weights(
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """A language model of a folder, ready to be written as a version."""
+    """A language model that was read, ready to be written as a version."""
 
-    folder: Path
-    config: LlamaConfig
-    tensors: Mapping[str, StoredTensor]
+    files: LanguageFiles
     tokenizer: Tokenizer
     shape: DecoderShape
     language: Language
     weights: PackedWeights
+
+    @property
+    def config(self) -> LlamaConfig:
+        """The settings that decide what the network computes."""
+        return self.files.config
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The tensors by their names in a Hugging Face folder."""
+        return self.files.tensors
 
     @property
     def num_parameters(self) -> int:
@@ -208,8 +217,8 @@ class LanguageModel:
         if self.language.attention_tokens:
             graphs["attention"] = writer.attention()
         write_graphs(graphs, self.weights, folder, advance)
-        shutil.copyfile(self.folder / TOKENIZER_FILE, folder / TOKENIZER_FILE)
-        chat_template = read_chat_template(self.folder)
+        (folder / TOKENIZER_FILE).write_bytes(self.files.tokenizer)
+        chat_template = self.files.chat_template
         if chat_template is not None:
             (folder / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8")
         write_golden(folder, self._goldens())
@@ -223,7 +232,7 @@ class LanguageModel:
             tokenizer=TOKENIZER_FILE,
             chat_template=None if chat_template is None else CHAT_TEMPLATE_FILE,
             language=self.language,
-            source=replace(source, parameters=self.num_parameters),
+            source=replace(source, parameters=self.num_parameters, license=source.license or self.files.license),
         )
         write_manifest(folder, manifest)
 
@@ -252,14 +261,15 @@ class LanguageModel:
         return rows
 
 
-def read_language_model(folder: Path, max_context: int = DEFAULT_CONTEXT) -> LanguageModel:
-    """Read settings, tokenizer and the list of tensors of a folder; weights are read when they are written.
+def read_language_model(path: Path, max_context: int = DEFAULT_CONTEXT) -> LanguageModel:
+    """Read what a folder or a GGUF file says of a language model; weights are read when they are written.
 
     Raises: ImportRefused.
     """
-    config, tensors = read_config(folder), read_tensors(folder)
+    files = read_folder(path) if path.is_dir() else read_gguf(path)
+    config = files.config
     context = min(config.max_position_embeddings, max_context)
-    tokenizer = _read_tokenizer(folder, config.vocab_size)
+    tokenizer = _checked_tokenizer(files)
     wide = padded_width(config.head_width)
     if wide != config.head_width and config.model_type == "qwen3":
         raise ImportRefused(
@@ -276,30 +286,24 @@ def read_language_model(folder: Path, max_context: int = DEFAULT_CONTEXT) -> Lan
         scale=None if wide == config.head_width else config.head_width**-0.5,
         window=config.window(context),
     )
-    weights = PackedWeights(graph_weights(config, tensors, context))
-    language = _language(folder, shape, tokenizer)
-    return LanguageModel(folder, config, tensors, tokenizer, shape, language, weights)
+    weights = PackedWeights(graph_weights(config, files.tensors, context))
+    return LanguageModel(files, tokenizer, shape, _language(files, shape), weights)
 
 
-def _read_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+def _checked_tokenizer(files: LanguageFiles) -> Tokenizer:
     try:
-        tokenizer = Tokenizer((folder / TOKENIZER_FILE).read_bytes())
-    except FileNotFoundError as error:
-        raise ImportRefused(
-            f"{str(folder)!r} has no {TOKENIZER_FILE}. Write it in a place you trust: `AutoTokenizer.from_pretrained"
-            "(FOLDER, use_fast=True).save_pretrained(FOLDER)` of transformers."
-        ) from error
-    except (OSError, TokenizerError) as error:
+        tokenizer = Tokenizer(files.tokenizer)
+    except TokenizerError as error:
         raise ImportRefused(f"The tokenizer cannot be used: {error}") from error
-    if tokenizer.vocab_size > vocab_size:
-        raise ImportRefused(f"{TOKENIZER_FILE} has {tokenizer.vocab_size} tokens; the network has {vocab_size}.")
+    if tokenizer.vocab_size > files.config.vocab_size:
+        raise ImportRefused(
+            f"{TOKENIZER_FILE} has {tokenizer.vocab_size} tokens; the network has {files.config.vocab_size}."
+        )
     return tokenizer
 
 
-def _language(folder: Path, shape: DecoderShape, tokenizer: Tokenizer) -> Language:
-    ends = _special_tokens(folder, "eos", tokenizer)
-    begins = _special_tokens(folder, "bos", tokenizer) or ends
-    if not ends:
+def _language(files: LanguageFiles, shape: DecoderShape) -> Language:
+    if not files.ends:
         raise ImportRefused(
             'Neither generation_config.json nor config.json names the token that ends a text; add "eos_token_id".'
         )
@@ -307,24 +311,12 @@ def _language(folder: Path, shape: DecoderShape, tokenizer: Tokenizer) -> Langua
         return Language(
             vocab_size=shape.vocab_size,
             context=shape.context,
-            bos_token=begins[0],
-            eos_token=ends[0],
+            bos_token=(files.begins or files.ends)[0],
+            eos_token=files.ends[0],
             states=cache_states(shape),
             attention_tokens=shape.attention_tokens,
-            stop_tokens=tuple(ends[1:]),
+            stop_tokens=files.ends[1:],
+            adds_bos=files.adds_bos,
         )
     except ValueError as error:
         raise ImportRefused(f"The special tokens do not fit: {error}") from error
-
-
-def _special_tokens(folder: Path, kind: str, tokenizer: Tokenizer) -> list[int]:
-    """The ids of a kind of token, from the first file that names it: how texts are generated comes first."""
-    for file in ("generation_config.json", "config.json"):
-        named = read_json(folder / file).get(f"{kind}_token_id")
-        ids = named if isinstance(named, list) else [named]
-        if ids and all(type(each) is int for each in ids):
-            return list(dict.fromkeys(ids))
-    named = read_json(folder / "tokenizer_config.json").get(f"{kind}_token")
-    name = named.get("content") if isinstance(named, dict) else named
-    token = tokenizer.token(name) if isinstance(name, str) else None
-    return [] if token is None else [token]

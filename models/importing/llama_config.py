@@ -35,12 +35,21 @@ class Rope(msgspec.Struct, frozen=True, kw_only=True):
     factor: Factor = 1.0
     low_freq_factor: Factor = 1.0
     high_freq_factor: Factor = 4.0
-    original_max_position_embeddings: Size = 8192
+    original_max_position_embeddings: Size | None = None
     partial_rotary_factor: float = 1.0
+    attention_factor: Factor | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    beta_fast: Factor | None = None
+    beta_slow: Factor | None = None
+    truncate: bool = True
 
 
 class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that decide what the network computes."""
+    """The settings that decide what the network computes.
+
+    `rope_factors` are what each pair's turn is divided by, in files that say so in full (GGUF).
+    """
 
     model_type: str
     vocab_size: Annotated[int, Meta(ge=2, le=2**22)]
@@ -56,6 +65,7 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
     rope_theta: Factor | None = None
     rope_scaling: Rope | None = None
     rope_parameters: Rope | None = None
+    rope_factors: tuple[Factor, ...] | None = None
     partial_rotary_factor: float = 1.0
     tie_word_embeddings: bool = False
     sliding_window: Size | UnsetType | None = UNSET
@@ -69,6 +79,8 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.head_width % 2:
             raise ValueError(f"heads are {self.head_width} wide; rotary positions need an even number")
+        if self.rope_factors is not None and len(self.rope_factors) != self.head_width // 2:
+            raise ValueError(f"there are {len(self.rope_factors)} factors for {self.head_width // 2} pairs of a head")
 
     @property
     def num_kv_heads(self) -> int:
@@ -109,16 +121,56 @@ class LlamaConfig(msgspec.Struct, frozen=True, kw_only=True):
     def frequencies(self) -> NDArray[np.float64]:
         """By how much each pair of a head's halves turns a position [D/2] (Su et al. 2021; scaling: Llama 3.1)."""
         rope, pairs = self._rope, np.arange(0, self.head_width, 2) / self.head_width
-        turns: NDArray[np.float64] = 1.0 / (rope.rope_theta or self.rope_theta or 10_000.0) ** pairs
+        turns: NDArray[np.float64] = 1.0 / self._base**pairs
+        if self.rope_factors is not None:
+            return turns / self.rope_factors
         if self.rope_type == "linear":
             return turns / rope.factor
         if self.rope_type == "default":
             return turns
         # Slow turns are stretched, fast ones kept, and those between blended.
-        low, high = rope.low_freq_factor, rope.high_freq_factor
-        times = rope.original_max_position_embeddings * turns / (2 * math.pi)
-        share = np.clip((times - low) / (high - low), 0, 1)
+        share = self._kept_by_yarn() if self.rope_type == "yarn" else self._kept_by_llama_3(turns)
         return (1 - share) * turns / rope.factor + share * turns
+
+    @property
+    def rope_scale(self) -> float:
+        """What turned queries and keys are multiplied by: with YaRN, attention over long texts is sharpened."""
+        rope = self._rope
+        if self.rope_type != "yarn":
+            return 1.0
+        if rope.attention_factor is not None:
+            return rope.attention_factor
+        if rope.mscale and rope.mscale_all_dim:
+            return self._sharpening(rope.mscale) / self._sharpening(rope.mscale_all_dim)
+        return self._sharpening(1.0)
+
+    def _sharpening(self, scale: float) -> float:
+        return 0.1 * scale * math.log(self._rope.factor) + 1.0 if self._rope.factor > 1 else 1.0
+
+    @property
+    def _base(self) -> float:
+        return self._rope.rope_theta or self.rope_theta or 10_000.0
+
+    def _kept_by_llama_3(self, turns: NDArray[np.float64]) -> NDArray[np.float64]:
+        rope = self._rope
+        times = (rope.original_max_position_embeddings or 8192) * turns / (2 * math.pi)
+        share = (times - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+        return np.asarray(np.clip(share, 0, 1), np.float64)
+
+    def _kept_by_yarn(self) -> NDArray[np.float64]:
+        """The share of each pair's turn that is kept (Peng et al. 2023, arXiv 2309.00071)."""
+        rope, width = self._rope, self.head_width
+        length = rope.original_max_position_embeddings or self.max_position_embeddings
+
+        def pair(num_turns: float) -> float:
+            """The pair that turns so often over the length."""
+            return width * math.log(length / (num_turns * 2 * math.pi)) / (2 * math.log(self._base))
+
+        low, high = pair(rope.beta_fast or 32.0), pair(rope.beta_slow or 1.0)
+        if rope.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, width - 1)
+        return np.asarray(1 - np.clip((np.arange(width // 2) - low) / max(high - low, 0.001), 0, 1), np.float64)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -148,21 +200,29 @@ def read_config(folder: Path) -> LlamaConfig:
             f"{CONFIG_FILE} names the model type {value.get('model_type')!r}; language models of the types "
             f"{', '.join(MODEL_TYPES)} can be imported. Export others to ONNX (`optimum-cli export onnx`)."
         )
+    return check_config(value, CONFIG_FILE)
+
+
+def check_config(value: dict[str, Any], file: str) -> LlamaConfig:
+    """Check the settings that a file holds.
+
+    Raises: ImportRefused where they are not valid, or ask for what the graphs do not compute.
+    """
     try:
-        config = build(LlamaConfig, value, CONFIG_FILE)
+        config = build(LlamaConfig, value, file)
     except StrictError as error:
         raise ImportRefused(str(error)) from error
-    _refuse_unknown_arithmetic(config)
+    _refuse_unknown_arithmetic(config, file)
     return config
 
 
-def _refuse_unknown_arithmetic(config: LlamaConfig) -> None:
+def _refuse_unknown_arithmetic(config: LlamaConfig, file: str) -> None:
     partial = min(config.partial_rotary_factor, config._rope.partial_rotary_factor)
     rope = config._rope
     problems = {
         f"hidden_act is {config.hidden_act!r}; silu is computed": config.hidden_act not in ("silu", "swish"),
-        f"rope_type is {config.rope_type!r}; default, linear and llama3 are computed": config.rope_type
-        not in ("default", "linear", "llama3"),
+        f"rope_type is {config.rope_type!r}; default, linear, llama3 and yarn are computed": config.rope_type
+        not in ("default", "linear", "llama3", "yarn"),
         f"partial_rotary_factor is {partial}; whole heads are turned": partial != 1.0,
         f"high_freq_factor is {rope.high_freq_factor}; it must exceed low_freq_factor {rope.low_freq_factor}": (
             config.rope_type == "llama3" and rope.high_freq_factor <= rope.low_freq_factor
@@ -173,4 +233,4 @@ def _refuse_unknown_arithmetic(config: LlamaConfig) -> None:
     }
     for problem, is_found in problems.items():
         if is_found:
-            raise ImportRefused(f"The network of {CONFIG_FILE} cannot be imported: {problem}.")
+            raise ImportRefused(f"The network of {file} cannot be imported: {problem}.")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.importing.llama_config import LlamaConfig
-from models.importing.safetensors_files import StoredTensor
+from models.importing.llama_files import Tensor
 
 Doubles = NDArray[np.float64]
 _ROWS_AT_ONCE = 4096
@@ -20,7 +20,7 @@ _ROWS_AT_ONCE = 4096
 class LlamaReference:
     """Computes logits and attention for whole rows of tokens, with one layer's weights in memory at a time."""
 
-    def __init__(self, config: LlamaConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    def __init__(self, config: LlamaConfig, tensors: Mapping[str, Tensor]) -> None:
         self._config = config
         self._tensors = tensors
 
@@ -86,6 +86,6 @@ class LlamaReference:
     def _turn(self, heads: Doubles) -> Doubles:
         """Turn heads [B,*,T,D] by their positions: a number of the first half pairs with one of the second."""
         angles = np.outer(np.arange(heads.shape[2]), self._config.frequencies())
-        cosines, sines = np.cos(angles), np.sin(angles)
+        cosines, sines = self._config.rope_scale * np.cos(angles), self._config.rope_scale * np.sin(angles)
         first, second = np.split(heads, 2, axis=-1)
         return np.concatenate((first * cosines - second * sines, second * cosines + first * sines), -1)

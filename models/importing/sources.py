@@ -13,7 +13,7 @@ from typing import Literal
 
 from models.manifest import MODEL_NAME, VERSION
 
-SourceKind = Literal["onnx", "program", "folder", "repository"]
+SourceKind = Literal["onnx", "program", "gguf", "folder", "repository"]
 
 REPOSITORY_ID = re.compile(r"(hf://)?(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 _ADVICE = {
@@ -44,7 +44,7 @@ def kind_of(source: str) -> SourceKind:
         return "folder"
     if path.is_file():
         return _kind_of_file(path)
-    if REPOSITORY_ID.fullmatch(source) and path.suffix not in (".onnx", ".pt2", *_ADVICE):
+    if REPOSITORY_ID.fullmatch(source) and path.suffix not in (".onnx", ".pt2", ".gguf", *_ADVICE):
         return "repository"
     raise ImportRefused(
         f"{source!r} is neither a file, a folder, nor the id of a Hugging Face repository such as 'owner/name'."
@@ -61,10 +61,10 @@ def _kind_of_file(path: Path) -> SourceKind:
         if not zipfile.is_zipfile(path):
             raise ImportRefused(f"{str(path)!r} is no exported program: `torch.export.save` writes one.")
         return "program"
-    if suffix == ".onnx":
-        return "onnx"
+    if suffix in (".onnx", ".gguf"):
+        return "onnx" if suffix == ".onnx" else "gguf"
     advice = _ADVICE.get(suffix, "export it to ONNX, from PyTorch with `torch.onnx.export`")
-    raise ImportRefused(f"{str(path)!r} is not an .onnx file or a .pt2 program; {advice}.")
+    raise ImportRefused(f"{str(path)!r} is not an .onnx file, a .pt2 program or a .gguf file; {advice}.")
 
 
 @contextmanager

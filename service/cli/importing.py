@@ -22,7 +22,16 @@ from rich.progress import Progress, track
 
 from models.config import CONFIG_FILE, ModelConfig
 from models.golden import Golden, read_golden, write_golden
-from models.manifest import MANIFEST_FILE, Manifest, Precision, TensorSpec, Variant, read_manifest, write_manifest
+from models.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    Precision,
+    Source,
+    TensorSpec,
+    Variant,
+    read_manifest,
+    write_manifest,
+)
 from models.preprocessing import PreprocessingOptions
 from models.strict import StrictError, build
 from service.cli.client import BadUsage, CommandFailed, file_errors
@@ -36,7 +45,9 @@ TOP_K = 5
 _MAX_SHOWN = 16
 _MAX_LAYERS = 4
 
-_Source = Annotated[str, typer.Argument(help="An .onnx or .pt2 file, a folder, or a Hugging Face repository id.")]
+_Source = Annotated[
+    str, typer.Argument(help="An .onnx, .pt2 or .gguf file, a folder, or a Hugging Face repository id.")
+]
 _Name = Annotated[str, typer.Option(help="Name of the model in the service.")]
 _Task = Annotated[str, typer.Option(help="image-classification or tensors (default: what the graph looks like).")]
 _Labels = Annotated[
@@ -67,7 +78,7 @@ _Try = Annotated[
     list[Path] | None,
     typer.Option("--try", help="Picture to classify before anything is written.", exists=True, dir_okay=False),
 ]
-_File = Annotated[str, typer.Option(help="ONNX file to take of a folder or repository with several.")]
+_File = Annotated[str, typer.Option(help="ONNX or GGUF file to take of a folder or repository with several.")]
 _Context = Annotated[int, typer.Option(help="Longest text of a language model, in tokens.", min=2)]
 _Quantize = Annotated[bool, typer.Option("--quantize", help="Write the graph in int8 as well; needs --calibration.")]
 _Half = Annotated[bool, typer.Option("--fp16", help="Write the graph in float16 as well, which is for GPUs.")]
@@ -419,23 +430,29 @@ def _import_huggingface(request: ImportRequest, folder: Path) -> None:
     from models.importing.huggingface import find_files
 
     found = find_files(request.source, request.file)
-    if found.graph is None:
-        _import_language_model(request, found, folder)
+    if found.file is None or found.file.suffix == ".gguf":
+        _import_language_model(request, found.file or found.folder, found.source, folder)
         return
-    _import_graph(request, found.graph, folder, found.folder)
+    _import_graph(request, found.file, folder, found.folder)
     if (folder / MANIFEST_FILE).exists():
         manifest = read_manifest(folder)
         description = f"{manifest.description.split(',')[0]}, imported from {found.source.origin}."
         write_manifest(folder, replace(manifest, description=description, source=found.source))
 
 
-def _import_language_model(request: ImportRequest, found: Any, folder: Path) -> None:
+def _import_gguf(request: ImportRequest, folder: Path) -> None:
+    path = Path(request.source)
+    _import_language_model(request, path, Source(origin=path.name), folder)
+
+
+def _import_language_model(request: ImportRequest, path: Path, source: Source, folder: Path) -> None:
+    """Import the language model of a folder or a GGUF file."""
     from models.importing.llama import read_language_model
     from service.settings import Settings
 
     if request.precisions:
         raise CommandFailed("--quantize and --fp16 are for graphs; a language model's weights stay as they are.")
-    model = read_language_model(found.folder, request.max_context)
+    model = read_language_model(path, request.max_context)
     weights, slots = model.weights.nbytes, Settings.model_fields["max_sequences"].default
     typer.echo(f"{request.source}: text-generation")
     typer.echo(f"  {model.config.model_type}, {model.num_parameters:,} parameters, a context of {model.shape.context}")
@@ -449,7 +466,7 @@ def _import_language_model(request: ImportRequest, found: Any, folder: Path) -> 
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         bar = progress.add_task("Weights", total=weights)
-        model.write(folder, found.source, lambda num_bytes: progress.advance(bar, num_bytes))
+        model.write(folder, source, lambda num_bytes: progress.advance(bar, num_bytes))
 
 
 def _mebibytes(num_bytes: int) -> str:
@@ -460,6 +477,7 @@ def _mebibytes(num_bytes: int) -> str:
 _IMPORTERS: dict[str, Callable[[ImportRequest, Path], None]] = {
     "onnx": _import_onnx,
     "program": _import_program,
+    "gguf": _import_gguf,
     "folder": _import_huggingface,
     "repository": _import_huggingface,
 }

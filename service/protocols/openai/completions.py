@@ -132,12 +132,13 @@ class Completions(TextRoute[CompletionParameters]):
             )
 
     async def prompts(self, parameters: CompletionParameters, model: ReadyModel, tokenizer: Tokenizer) -> list[Prompt]:
-        """The prompts: texts begin with BOS, token ids are taken as they are."""
+        """The prompts: texts begin as the model's do, token ids are taken as they are."""
         language, prompts = language_of(model), []
         for prompt in parameters.prompt:
             if isinstance(prompt, str):
                 tokens = await self.tokenizers.encode(tokenizer, prompt, language.context - 1)
-                prompts.append(Prompt([language.bos_token, *tokens], num_added=1))
+                begun = text.with_bos(tokens, language)
+                prompts.append(Prompt(begun, num_added=len(begun) - len(tokens)))
             else:
                 text.check_tokens(prompt, tokenizer.vocab_size, "prompt")
                 prompts.append(Prompt(prompt))

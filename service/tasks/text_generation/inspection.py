@@ -115,7 +115,7 @@ class Attention(TextRoute):
             raise UnsupportedTask(f"{model.name!r} has no attention graph; only Transformers do.")
         tokenizer = await self.tokenizers.of(model)
         encoded = await self.tokenizers.encode(tokenizer, parameters.text, language.attention_tokens - 1, "text")
-        tokens = [language.bos_token, *encoded]
+        tokens = text.with_bos(encoded, language)
         row = np.full(language.attention_tokens, language.eos_token, np.int64)
         row[: len(tokens)] = tokens
         arrays = await self.infer(request, [row.data.cast("B")], ("attention",), graph="attention")

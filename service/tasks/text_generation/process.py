@@ -37,8 +37,10 @@ def check_sampling(parameters: SamplingParameters, vocab_size: int) -> None:
 
 
 def with_bos(tokens: list[int], language: Language) -> list[int]:
-    """Prepend the BOS token, unless it is there already."""
-    return tokens if tokens and tokens[0] == language.bos_token else [language.bos_token, *tokens]
+    """Begin a text as those of the model do: with BOS, unless it is there already or they begin without."""
+    if tokens and (tokens[0] == language.bos_token or not language.adds_bos):
+        return tokens
+    return [language.bos_token, *tokens]
 
 
 def num_new_tokens(num_prompt_tokens: int, requested: int | None, default: int, language: Language) -> int:

@@ -48,23 +48,23 @@ def exported(folder: Path, *graphs: str, model_type: str = "vit") -> Path:
 def test_the_graph_of_a_folder_is_where_it_usually_is_or_as_asked(
     graphs: list[str], file: str, chosen: str, tmp_path: Path
 ) -> None:
-    assert find_files(str(exported(tmp_path, *graphs)), file).graph == tmp_path / chosen
+    assert find_files(str(exported(tmp_path, *graphs)), file).file == tmp_path / chosen
 
 
 def test_weights_of_a_language_model_come_before_exports_of_it(tmp_path: Path) -> None:
     folder = write_llama(tmp_path / "hf")
     exported(folder, "onnx/model.onnx", model_type="llama")
 
-    assert find_files(str(folder)).graph is None
-    assert find_files(str(folder), "onnx/model.onnx").graph == folder / "onnx/model.onnx"
+    assert find_files(str(folder)).file is None
+    assert find_files(str(folder), "onnx/model.onnx").file == folder / "onnx/model.onnx"
 
 
 @pytest.mark.parametrize(
     ("graphs", "file", "words"),
     [
         (["encoder.onnx", "decoder.onnx"], "", "2 ONNX files; name one with --file: decoder.onnx, encoder.onnx"),
-        (["model.onnx"], "other.onnx", r"no 'other.onnx'; its ONNX files are \['model.onnx'\]"),
-        ([], "", "no ONNX file, and its model type is 'vit'. .*optimum-cli export onnx"),
+        (["model.onnx"], "other.onnx", r"no 'other.onnx'; its ONNX and GGUF files are \['model.onnx'\]"),
+        ([], "", "no ONNX or GGUF file, and its model type is 'vit'. .*optimum-cli export onnx"),
     ],
 )
 def test_what_must_be_chosen_or_is_not_there_is_said(graphs: list[str], file: str, words: str, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_repository_is_downloaded_without_its_pickles_and_found_again_offline(
         found = find(hub, "owner/tiny@main", cache=tmp_path / "cache")
 
     assert sorted(hub.asked) == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
-    assert f"graph=None, source=Source(origin='owner/tiny', commit='{COMMIT}', license='mit'" in found
+    assert f"file=None, source=Source(origin='owner/tiny', commit='{COMMIT}', license='mit'" in found
     # Nobody listens there any more.
     assert find(hub, "owner/tiny", cache=tmp_path / "cache") == found
 

@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no groups": {"num_key_value_heads": 4},
     "llama 3": {"rope_scaling": LLAMA_3 | {"original_max_position_embeddings": 32}, "rope_theta": 5e5},
     "linear": {"rope_parameters": {"type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+    "yarn": {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24}},
     "window": {"model_type": "mistral", "sliding_window": 13},
     "qwen2": {"model_type": "qwen2", "biases": {"q", "k", "v"}},
     "qwen3": {"model_type": "qwen3", "norms": True, "head_dim": 16},
@@ -108,6 +109,7 @@ def novelist_folder(folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_bytes((NOVELIST / "tokenizer.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": True}))
     write_safetensors(folder / "model.safetensors", theirs)
     return folder
 
@@ -190,7 +192,7 @@ def test_a_window_shorter_than_attention_can_show_leaves_that_graph_out(tmp_path
     [
         ({}, (0, 0, ())),
         ({"config.json": {"bos_token_id": 1, "eos_token_id": 2}}, (1, 2, ())),
-        ({"generation_config.json": {"eos_token_id": [5, 7, 5]}}, (0, 5, (7,))),
+        ({"generation_config.json": {"eos_token_id": [5, 7, 5]}}, (0, 5, (7, 0))),
         ({"config.json": {"bos_token_id": None, "eos_token_id": 9}}, (9, 9, ())),
         (
             {
@@ -223,7 +225,7 @@ def test_the_tokens_that_begin_and_end_a_text(
         ({"model_type": "gpt2"}, "'gpt2'; .* llama, mistral"),
         ({"model_type": None}, "None"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_type is 'longrope'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"rope_scaling": LLAMA_3 | {"high_freq_factor": 1.0}}, "high_freq_factor is 1.0"),
         ({"quantization_config": {"bits": 4}}, "quantised"),

@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.golden import read_golden
 from models.manifest import read_manifest
-from tests.models.importing.llama_folders import write_llama
+from tests.fake_models.tokenizers import byte_level
+from tests.models.importing.gguf_files import write_gguf
+from tests.models.importing.llama_folders import CONFIG, llama_weights, write_llama
 from tests.service.cli.command import run
 
 PICTURE = Path(__file__).resolve().parents[2] / "data" / "ship.jpg"
@@ -146,3 +149,32 @@ def test_a_pickle_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
     assert ran.exit_code == 1
     assert "a pickle, which may run code" in ran.output
+
+
+def test_a_gguf_file_becomes_a_version_that_passes_its_check_by_itself_or_in_a_folder(tmp_path: Path) -> None:
+    weights = llama_weights(CONFIG, (), False)
+    kind = GGMLQuantizationType.Q8_0
+    folder = tmp_path / "quantised"
+    folder.mkdir()
+    path = write_gguf(folder / "tiny-Q8_0.gguf", CONFIG, weights, byte_level(), kind)
+
+    for number, source in enumerate((path, folder), 1):
+        ran = run("import", source, "--name", "tiny", "--repository", tmp_path / "models")
+        assert ran.exit_code == 0, ran.output
+        manifest = read_manifest(tmp_path / "models" / "tiny" / str(number))
+        assert manifest.task == "text-generation"
+        assert manifest.source is not None
+        assert manifest.source.license == "mit"
+    assert (tmp_path / "models" / "tiny" / "1" / "tokenizer.json").is_file()
+
+
+def test_one_of_several_gguf_files_is_named(tmp_path: Path) -> None:
+    weights = llama_weights(CONFIG, (), False)
+    for name in ("a.gguf", "b.gguf"):
+        write_gguf(tmp_path / name, CONFIG, weights, byte_level())
+
+    refused = run("import", tmp_path, "--name", "tiny", "--repository", tmp_path / "models")
+    ran = run("import", tmp_path, "--name", "tiny", "--repository", tmp_path / "models", "--file", "b.gguf")
+
+    assert "2 GGUF files; name one with --file: a.gguf, b.gguf" in refused.output
+    assert ran.exit_code == 0, ran.output
