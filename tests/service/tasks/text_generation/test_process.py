@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from models.manifest import Language, StateSpec
 from models.tokenizer import Tokenizer
@@ -28,6 +29,11 @@ def test_a_token_out_of_the_vocabulary_is_named(tokens: list[int], named: int) -
 @pytest.mark.parametrize(("tokens", "begun"), [([], [0]), ([5], [0, 5]), ([0, 5], [0, 5]), ([5, 0], [0, 5, 0])])
 def test_bos_is_prepended_once(tokens: list[int], begun: list[int]) -> None:
     assert text.with_bos(tokens, LANGUAGE) == begun
+
+
+@pytest.mark.parametrize(("tokens", "begun"), [([], [0]), ([5], [5]), ([0, 5], [0, 5])])
+def test_a_text_begins_without_bos_where_the_tokenizer_adds_none(tokens: list[int], begun: list[int]) -> None:
+    assert text.with_bos(tokens, replace(LANGUAGE, adds_bos=False)) == begun
 
 
 @pytest.mark.parametrize(
