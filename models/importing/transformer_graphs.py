@@ -98,7 +98,8 @@ class TransformerGraphs:
     def prefill(self, kind: PrefillName = "grouped") -> BuiltGraph:
         """A chunk: `tokens [B,T]`, `length [B]`, `wanted [N]` -> `logits [B,N,V]`, caches written in place.
 
-        `grouped` takes one row, `standard` any number of rows of unequal lengths.
+        `standard` takes any number of rows of unequal lengths. So does `grouped` where all begin, `length` 0: `wanted`
+        and the logits `[1,N,V]` then count through all rows.
         """
         graph = GraphBuilder(self.weights, opset=21 if kind == "grouped" else 24)
         graph.constant("one", np.array(1, np.int32))
@@ -106,11 +107,11 @@ class TransformerGraphs:
         num_tokens = graph.add("Cast", [graph.add("Shape", ["tokens"], start=1, end=2)], to=6)
         ends = graph.add("Add", ["length", num_tokens])
         if kind == "grouped":
-            graph.add("Squeeze", [ends], "total")
+            graph.add("ReduceMax", [ends], "total", keepdims=0)
             attend = self._grouped(graph.add("Sub", [ends, "one"]))
         else:
             attend = self._scattered(graph, num_tokens, ends)
-        hidden = self._blocks(graph, "tokens", attend, wanted="wanted")
+        hidden = self._blocks(graph, "tokens", attend, wanted="wanted", is_through=kind == "grouped")
         graph.add("FusedMatMul", [hidden, self._head], "logits", transB=1)
         inputs = [
             Port("tokens", "INT64", ("B", "T")),
@@ -118,8 +119,8 @@ class TransformerGraphs:
             Port("wanted", "INT64", ("N",)),
             *self._caches,
         ]
-        logits = Port("logits", "FP32", ("B", "N", self.shape.vocab_size))
-        return graph.finish("prefill", inputs, [logits, *self._next_caches], 1 if kind == "grouped" else None)
+        logits = Port("logits", "FP32", (1 if kind == "grouped" else "B", "N", self.shape.vocab_size))
+        return graph.finish("prefill", inputs, [logits, *self._next_caches])
 
     def attention(self) -> BuiltGraph:
         """Every head's attention: `tokens [B,A]` -> `attention [B,L,H,A,A]`, A fixed."""
@@ -149,8 +150,13 @@ class TransformerGraphs:
             "attention", [Port("tokens", "INT64", ("B", size))], [Port("attention", "FP32", axes)], ATTENTION_BATCH_SIZE
         )
 
-    def _blocks(self, graph: GraphBuilder, tokens: str, attend: Attend, wanted: str = "") -> str:
-        """Add all blocks; the last one goes on, after its attention, with the `wanted` positions only."""
+    def _blocks(
+        self, graph: GraphBuilder, tokens: str, attend: Attend, wanted: str = "", *, is_through: bool = False
+    ) -> str:
+        """Add all blocks; the last one goes on, after its attention, with the `wanted` positions only.
+
+        `is_through`: those count through all rows.
+        """
         stream = graph.add("Gather", ["embedding", tokens])
         names = [f"blocks.{layer}" for layer in range(self.shape.num_layers)]
         norms = [f"{name}.attention_norm" for name in names] + ["norm"]
@@ -160,6 +166,9 @@ class TransformerGraphs:
             # A prompt of a thousand tokens needs the logits of its last one: everything after the last attention is
             # done for the wanted positions alone.
             if wanted and layer == len(names) - 1:
+                if is_through:
+                    graph.constant("through_axes", np.array([1, -1, 0]))
+                    attended, stream = (graph.add("Reshape", [each, "through_axes"]) for each in (attended, stream))
                 attended = graph.add("Gather", [attended, wanted], axis=1)
                 stream = graph.add("Gather", [stream, wanted], axis=1)
             added = self._linear(graph, attended, f"{name}.output")

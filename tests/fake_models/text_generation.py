@@ -225,7 +225,8 @@ class AttentionDecoder(TinyDecoder):
             helper.make_node("Add", ["length", "num_tokens"], ["ends"]),
             helper.make_node("Sub", ["ends", "one"], ["last_index"]),
             *self._block("last_index"),
-            helper.make_node("Gather", ["y", "wanted"], ["hidden"], axis=1),
+            helper.make_node("Reshape", ["y", "through_axes"], ["through"]),
+            helper.make_node("Gather", ["through", "wanted"], ["hidden"], axis=1),
             helper.make_node("MatMul", ["hidden", "unembedding"], ["logits"]),
         ]
         inputs = [
@@ -233,7 +234,7 @@ class AttentionDecoder(TinyDecoder):
             _value("length", TensorProto.INT32, ["B"]),
             _value("wanted", TensorProto.INT64, ["N"]),
         ]
-        return self._language_model("prefill", nodes, inputs, ["B", "N", VOCAB_SIZE])
+        return self._language_model("prefill", nodes, inputs, [1, "N", VOCAB_SIZE])
 
     def _block(self, last_index: str) -> list[Any]:
         return [
@@ -256,6 +257,7 @@ class AttentionDecoder(TinyDecoder):
         inputs = [*inputs, *(_value(state.name, TensorProto.FLOAT, shape) for state in self.states)]
         outputs = [_value(f"next_{state.name}", TensorProto.FLOAT, shape) for state in self.states]
         constants = {"zero": np.int32(0), "one": np.int32(1), "axis_1": np.array([1])}
+        constants["through_axes"] = np.array([1, -1, 0])
         outputs = [_value("logits", TensorProto.FLOAT, logits), *outputs]
         return self._model(name, nodes, inputs, outputs, **constants)
 

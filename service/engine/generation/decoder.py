@@ -1,6 +1,6 @@
 """The two graphs of a language model, bound to the memory of its slots.
 
-`prefill` computes a chunk of one prompt, `decode` one token of many slots.
+`prefill` computes a chunk of one prompt, or several whole prompts, `decode` one token of many slots.
 
 Every address is bound once; a step writes two small buffers and runs. It knows slots and lengths, not sequences. On
 CUDA the rows of a step are padded to a bucket; a padding row writes where its length says, as any other row does.
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models.manifest import Language, StateSpec
 from service.engine.generation.sampling import Floats
-from service.engine.generation.sequencing import StepCost
+from service.engine.generation.step_costs import DECODE, PREFILL, StepCosts
 from service.engine.runtime.runtime import EXIT_DEVICE_LOST, Device, bucket_for
 from service.errors import InferenceFailed
 
@@ -127,10 +127,21 @@ def _prefix(spec: StateSpec, length: int) -> tuple[slice, ...]:
     return (*axes[: spec.length_axis], slice(0, length))
 
 
+class _BoundSessions:
+    """The sessions of one number of threads, with what is bound to them."""
+
+    def __init__(self, decode: ort.InferenceSession, prefill: ort.InferenceSession) -> None:
+        self.decode = decode
+        self.prefill = prefill
+        self.rows: dict[int, Any] = {}
+        self.slots: dict[tuple[int, bool], Any] = {}
+
+
 class Decoder:
     """A language model with `num_slots` states, for one thread at a time.
 
-    `tokens` and `lengths` are the input of the next `decode`: a token for each row, and the tokens in its slot.
+    `tokens` and `lengths` are the input of the next `decode`: a token for each row, and the tokens in its slot. The
+    sessions given are taken whatever `num_threads` says until others are added for that number.
 
     `is_rounded`: activations are rounded to levels. Attention adds up one token in another order than several; the last
     bit may then decide between two levels, so that a step may write another state than a prompt with the same tokens.
@@ -157,12 +168,11 @@ class Decoder:
         self.tokens = np.zeros(num_slots, np.int64)
         self.lengths = np.zeros(num_slots, np.int32)
         self.on_run: OnRun = _ignore
-        self._decode = decode
-        self._prefill = prefill
+        self._first = self._bound = _BoundSessions(decode, prefill)
+        self._by_threads: dict[int, _BoundSessions] = {}
         self._buckets = tuple(sorted({*(b for b in buckets if b < num_slots), num_slots})) if buckets else ()
         self._decode_inputs = _inputs(decode, {"token": self.tokens, "length": self.lengths})
         self._logits = np.zeros((num_slots, language.vocab_size), np.float32)
-        self._bindings: dict[int, Any] = {}
         self._allocate_prefill()
 
     def _allocate_prefill(self) -> None:
@@ -170,9 +180,20 @@ class Decoder:
         self._start = np.zeros(1, np.int32)
         self._positions = np.zeros(self.max_chunk, np.int64)
         self._chunk_logits = np.zeros((1, self.max_chunk, self.language.vocab_size), np.float32)
-        names = {node.name for node in self._prefill.get_inputs()}
-        self._prefill_has_length = "length" in names
-        self._slot_bindings: dict[tuple[int, bool], Any] = {}
+        self._starts = np.zeros(self.num_slots, np.int32)
+        prefill = self._first.prefill
+        self._prefill_has_length = "length" in {node.name for node in prefill.get_inputs()}
+        # Where the rows of the logits are all that is wanted of all prompts, those are numbered through.
+        is_through = prefill.get_outputs()[0].shape[0] == 1
+        self.can_join = is_through and not self.is_recurrent and not self.states.device.is_cuda
+
+    def add(self, num_threads: int, decode: ort.InferenceSession, prefill: ort.InferenceSession) -> None:
+        """Add sessions of the same graphs, to be taken for a number of threads."""
+        self._by_threads[num_threads] = _BoundSessions(decode, prefill)
+
+    def use(self, num_threads: int) -> None:
+        """Compute with so many threads from now on."""
+        self._bound = self._by_threads.get(num_threads, self._first)
 
     @property
     def can_copy(self) -> bool:
@@ -187,7 +208,7 @@ class Decoder:
     @property
     def providers(self) -> tuple[str, ...]:
         """ONNX Runtime's active providers."""
-        return tuple(self._decode.get_providers())
+        return tuple(self._first.decode.get_providers())
 
     def num_padded(self, num_rows: int) -> int:
         """How many rows a step with `num_rows` computes."""
@@ -198,17 +219,17 @@ class Decoder:
 
         Returns the logits [num_rows, V], which the next call overwrites. Raises: InferenceFailed.
         """
-        padded = self.num_padded(num_rows)
-        binding = self._bindings.get(padded)
+        padded, bound = self.num_padded(num_rows), self._bound
+        binding = bound.rows.get(padded)
         if binding is None:
-            binding = self._bindings[padded] = self._bind_decode(padded)
+            binding = bound.rows[padded] = self._bind_decode(bound.decode, padded)
         if self.states.device.is_cuda:
             _bind_inputs(binding, self._decode_inputs, padded)  # host memory is copied when it is bound
-        self._run(self._decode, binding, "decode", num_rows)
+        self._run(bound.decode, binding, DECODE, num_rows)
         return self._logits[:num_rows]
 
-    def _bind_decode(self, num_rows: int) -> Any:
-        binding = self._decode.io_binding()
+    def _bind_decode(self, session: ort.InferenceSession, num_rows: int) -> Any:
+        binding = session.io_binding()
         _bind_inputs(binding, self._decode_inputs, num_rows)
         self.states.bind(binding, 0, num_rows)
         _bind_host(binding.bind_output, "logits", self._logits, (num_rows, self.language.vocab_size))
@@ -219,23 +240,46 @@ class Decoder:
 
         Returns the logits [N, V] after the tokens at `positions`, valid until the next call. Raises: InferenceFailed.
         """
-        num_tokens, num_positions = len(tokens), len(positions)
-        self._chunk[0, :num_tokens] = tokens
+        self._chunk[0, : len(tokens)] = tokens
         self._start[0] = length
-        self._positions[:num_positions] = positions
         key = (slot, length == 0 and self.is_recurrent)
-        binding = self._slot_bindings.get(key)
+        binding = self._bound.slots.get(key)
         if binding is None:
-            binding = self._slot_bindings[key] = self._prefill.io_binding()
+            binding = self._bound.slots[key] = self._bound.prefill.io_binding()
             self.states.bind(binding, slot, 1, is_fresh=key[1])
-        _bind_host(binding.bind_input, "tokens", self._chunk, (1, self._num_computed(num_tokens, length)))
+        num_computed = self._num_computed(len(tokens), length)
+        return self._compute(binding, self._start, (1, num_computed), positions, len(tokens))
+
+    def prefill_together(self, slot: int, prompts: Sequence[NDArray[Any]]) -> Floats:
+        """Compute whole prompts in slots from `slot` on, which are empty; only if the decoder `can_join`.
+
+        As many times the longest as there are fit into `max_chunk`. Returns the logits [B, V] after the last token of
+        each, valid until the next call. Raises: InferenceFailed.
+        """
+        num_rows, longest = len(prompts), max(map(len, prompts))
+        size = self._num_computed(longest, 0)
+        # What is computed of a shorter prompt beyond its end is written to its cache, where nothing reads it.
+        tokens = np.zeros((num_rows, size), np.int64)
+        for row, prompt in enumerate(prompts):
+            tokens[row, : len(prompt)] = prompt
+        self._chunk[0, : tokens.size] = tokens.reshape(-1)
+        binding = self._bound.prefill.io_binding()
+        self.states.bind(binding, slot, num_rows)
+        last = [row * size + len(prompt) - 1 for row, prompt in enumerate(prompts)]
+        return self._compute(binding, self._starts, (num_rows, size), last, sum(map(len, prompts)))
+
+    def _compute(
+        self, binding: Any, starts: NDArray[Any], shape: tuple[int, int], positions: Sequence[int], num_tokens: int
+    ) -> Floats:
+        num_positions, vocab_size = len(positions), self.language.vocab_size
+        self._positions[:num_positions] = positions
+        _bind_host(binding.bind_input, "tokens", self._chunk, shape)
         _bind_host(binding.bind_input, "wanted", self._positions, (num_positions,))
         if self._prefill_has_length:
-            _bind_host(binding.bind_input, "length", self._start, (1,))
-        shape = (1, num_positions, self.language.vocab_size)
-        _bind_host(binding.bind_output, "logits", self._chunk_logits, shape)
-        self._run(self._prefill, binding, "prefill", num_tokens)
-        return self._chunk_logits.reshape(-1)[: num_positions * shape[2]].reshape(num_positions, shape[2])
+            _bind_host(binding.bind_input, "length", starts, (shape[0],))
+        _bind_host(binding.bind_output, "logits", self._chunk_logits, (1, num_positions, vocab_size))
+        self._run(self._bound.prefill, binding, PREFILL, num_tokens)
+        return self._chunk_logits.reshape(-1)[: num_positions * vocab_size].reshape(num_positions, vocab_size)
 
     def _num_computed(self, num_tokens: int, length: int) -> int:
         """How many tokens a chunk computes: not one by itself where it would round otherwise than among others."""
@@ -262,10 +306,10 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class LoadedDecoder:
-    """A verified decoder, and the cost of its steps."""
+    """A verified decoder, the costs of its steps, and the number of threads that it begins with."""
 
     decoder: Decoder
-    cost: StepCost
+    costs: StepCosts
     num_threads: int
     golden_error: float
     providers: tuple[str, ...]

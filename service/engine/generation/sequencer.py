@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from itertools import takewhile
 
 import numpy as np
 
+from service.engine.device_turns import LONG_SECONDS
 from service.engine.fairness import GUARANTEED_SHARE, LAST_RANK, RankedQueue, may_displace, rank
 from service.engine.generation import sampling, sequencing
 from service.engine.generation.sampling import Floats
 from service.engine.generation.sequences import Sequence, SlotDecoder, Slots, StepEvents, joined
-from service.engine.generation.sequencing import StepCost
+from service.engine.generation.step_costs import DECODE, PREFILL, StepCosts
 from service.engine.transport.messages import Finished, Token
 from service.errors import (
     Cancelled,
@@ -40,7 +43,7 @@ class Sequencer:
     def __init__(
         self,
         decoder: SlotDecoder,
-        cost: StepCost,
+        costs: StepCosts,
         *,
         max_step_tokens: int,
         max_waiting: int,
@@ -51,16 +54,15 @@ class Sequencer:
     ) -> None:
         self._decoder = decoder
         self._language = decoder.language
-        self._cost = cost
+        self._costs = costs
         self._max_step_tokens = max_step_tokens
         self._objective_seconds = objective_seconds
-        self._most_rows = sequencing.most_rows(decoder.num_slots, cost, objective_seconds)
         self._max_waiting = max_waiting
         self._clock = clock
         self._post = post
         self._metrics = metrics
         self._waiting: RankedQueue[Sequence] = RankedQueue()  # of tokens
-        self._prefilling: Sequence | None = None
+        self._prefilling: list[Sequence] = []
         self._decoding: list[Sequence] = []
         self._slots = Slots(decoder)
         self._events = StepEvents()
@@ -68,6 +70,8 @@ class Sequencer:
         self._is_interleaved = not (decoder.has_padding and decoder.is_recurrent)
         self._sequence_seconds = 0.0
         self._now = 0.0
+        self.max_threads = 2**31
+        """On how many cores the next step may compute."""
         self.is_beside_others: Callable[[], bool] = lambda: False
         """Whether others compute on the device, who must not wait for a long step."""
 
@@ -79,8 +83,7 @@ class Sequencer:
     @property
     def running(self) -> list[Sequence]:
         """The sequences that have a slot."""
-        prefilling = self._prefilling  # another thread may ask
-        return [*self._decoding, *((prefilling,) if prefilling else ())]
+        return [*self._decoding, *self._prefilling]
 
     @property
     def rank(self) -> int:
@@ -92,7 +95,14 @@ class Sequencer:
     def step_seconds(self) -> float:
         """What the longest step should take."""
         num_tokens = self._max_step_tokens if self._is_interleaved else self._language.context
-        return self._cost.decode(self._decoder.num_slots) + num_tokens * self._cost.prefill_token_seconds
+        decode_seconds = self._costs.decode(self._decoder.num_slots, self._language.context)
+        return decode_seconds + num_tokens * self._costs.prefill_token_seconds
+
+    @property
+    def num_threads(self) -> int:
+        """The most threads that the next step computes with."""
+        kinds = (DECODE, PREFILL) if self._prefilling or self._waiting else (DECODE,)
+        return max(map(self._costs.num_threads, kinds))
 
     @property
     def is_idle(self) -> bool:
@@ -149,7 +159,7 @@ class Sequencer:
         """End everything after a defect, whatever it has left half done, and never reuse what the slots hold."""
         lost = [sequence for sequence in dict.fromkeys((*self.running, *self._waiting)) if not sequence.is_over]
         self._waiting = RankedQueue()
-        self._decoding, self._prefilling = [], None
+        self._decoding, self._prefilling = [], []
         self._slots.reset()
         for sequence in lost:
             sequence.is_over, sequence.slot = True, -1
@@ -165,8 +175,7 @@ class Sequencer:
         started = self._now = self._clock()
         self._expire()
         num_prefilled = self._compute_prompts()
-        self._flush()
-        num_rows = len(self._decoding)
+        num_rows = 0 if self._has_prompts and self._patience_seconds > 0 else len(self._decoding)
         if num_rows:
             self._decode()
         if num_rows or num_prefilled:
@@ -193,40 +202,84 @@ class Sequencer:
 
     # --- prompts ---
 
+    @property
+    def _has_prompts(self) -> bool:
+        """Whether a prompt can be computed in the next step."""
+        return bool(self._prefilling or (self._waiting and self._has_room))
+
+    @property
+    def _has_room(self) -> bool:
+        if not self._slots.num_free:
+            return False
+        most = self._costs.most_rows(self._decoder.num_slots, self._mean_length, self._objective_seconds)
+        return len(self._decoding) + len(self._prefilling) < most
+
+    @property
+    def _mean_length(self) -> float:
+        """The tokens of a text in the next step, on average."""
+        return sum(sequence.num_in_state for sequence in self._decoding) / max(len(self._decoding), 1)
+
+    @property
+    def _patience_seconds(self) -> float:
+        """How long all texts that decode can wait for those that arrived together with them."""
+        began_at = min((sequence.prefilled_at for sequence in self._decoding), default=-sequencing.BEGINNING_SECONDS)
+        return began_at + sequencing.BEGINNING_SECONDS - self._clock()
+
     def _compute_prompts(self) -> int:
-        """Compute chunks of prompts within the budget, and the first token of those that are complete."""
-        first = self._prefilling or (self._waiting.first() if self._waiting else None)
+        """Compute prompts within the budget, and the first token of each that is complete, which leaves at once."""
+        first = self._prefilling[0] if self._prefilling else self._waiting.first() if self._waiting else None
         if first is None:
             return 0
-        waited = max(self._now - first.arrival, 0.0)
-        budget = sequencing.chunk_budget(len(self._decoding), waited, self._cost, self._max_step_tokens)
-        if budget > sequencing.MIN_CHUNK_TOKENS and self._is_interleaved and self.is_beside_others():
-            budget = sequencing.budget_beside_others(budget, len(self._decoding), self._cost)
-        if self._objective_seconds is not None and self._is_interleaved:
-            budget = sequencing.budget_within(self._objective_seconds, budget, len(self._decoding), self._cost)
-        started_now: list[tuple[Sequence, Floats]] = []
+        budget = self._budget(max(self._now - first.arrival, 0.0))
         num_done = 0
-        while num_done < budget and (sequence := self._prefilling or self._admit()) is not None:
-            room = budget - num_done if self._is_interleaved else self._language.context
-            num_tokens = min(room, sequence.num_prompt - sequence.num_in_state, self._decoder.max_chunk)
-            num_done += num_tokens
-            logits = self._compute_chunk(sequence, num_tokens)
-            if logits is not None and sequence.is_prefilled and self._start(sequence):
-                started_now.append((sequence, logits.copy()))
-        if started_now:
-            sequences, logits = (
-                [sequence for sequence, _ in started_now],
-                np.concatenate([row for _, row in started_now]),
-            )
-            self._sample(sequences, logits)
+        while num_done < budget and (sequences := self._next_prompts(budget - num_done)):
+            if len(sequences) > 1:
+                num_done += self._compute_together(sequences)
+            else:
+                room = budget - num_done if self._is_interleaved else self._language.context
+                num_done += self._compute_chunk(sequences[0], min(room, self._decoder.max_chunk))
+            self._flush()
         return num_done
 
+    def _budget(self, waited_seconds: float) -> int:
+        """How many tokens of prompts this step may compute."""
+        num_decoding, token_seconds = len(self._decoding), self._costs.prefill_token_seconds
+        budget = max(self._max_step_tokens - num_decoding, 1)
+        decode_seconds, bounds = 0.0, []
+        if num_decoding:
+            decode_seconds = self._costs.decode(num_decoding, self._mean_length)
+            even = sequencing.prompt_seconds(decode_seconds, waited_seconds)
+            bounds.append(max(even, self._patience_seconds))
+        if self._is_interleaved:
+            if self.is_beside_others():
+                bounds.append(sequencing.PROMPT_SECONDS if num_decoding else LONG_SECONDS)
+            if self._objective_seconds is not None:
+                bounds.append(self._objective_seconds - decode_seconds)
+        return min([budget, *(sequencing.tokens_within(seconds, token_seconds) for seconds in bounds)])
+
+    def _next_prompts(self, room: int) -> list[Sequence]:
+        """The prompts that are computed next: those that are computed as one, or the first; empty if there is none."""
+        max_tokens = min(room, self._decoder.max_chunk, sequencing.MAX_JOINED_TOKENS)
+        while True:
+            joined = self._joined(max_tokens)
+            has_end = len(joined) < len(self._prefilling) or (self._prefilling and not self._decoder.can_join)
+            if has_end or self._admit() is None:
+                return joined
+
+    def _joined(self, max_tokens: int) -> list[Sequence]:
+        first = self._prefilling[:1]
+        if not first or not self._decoder.can_join:
+            return first
+        places = enumerate(self._prefilling, first[0].slot)
+        whole = [each for slot, each in takewhile(lambda place: _can_join(*place), places)]
+        return whole[: sequencing.num_joined((each.num_prompt for each in whole), max_tokens)] or first
+
     def _admit(self) -> Sequence | None:
-        if not self._waiting or not self._slots.num_free or len(self._decoding) >= self._most_rows:
+        if not self._waiting or not self._has_room:
             return None
         if (sequence := self._next_waiting()) is None:
             return None
-        self._prefilling = sequence
+        self._prefilling.append(sequence)
         is_first = sequence is self._waiting.first()
         self._slots.take(sequence)
         num_tokens = sequence.num_prompt - sequence.num_reused
@@ -245,27 +298,55 @@ class Sequencer:
         first = self._waiting.first()
         if self._slots.num_free > int(KEPT_SHARE * self._decoder.num_slots):
             return first
-        held = Counter(each.request for each in self._decoding)
+        held = Counter(each.request for each in self.running)
         held[0] = 0  # each of those is a request of its own
         return (
             first if not held[first.request] else next((each for each in self._waiting if not held[each.request]), None)
         )
 
-    def _compute_chunk(self, sequence: Sequence, num_tokens: int) -> Floats | None:
-        """Compute a chunk of a prompt: the logits of its last token [1, V] or of none [0, V]; None where it failed."""
-        start, end = sequence.num_in_state, sequence.num_in_state + num_tokens
+    def _compute_together(self, sequences: list[Sequence]) -> int:
+        """Compute whole prompts as one; each by itself where that fails. Returns the number of their tokens."""
+        num_tokens = sum(sequence.num_prompt for sequence in sequences)
+        prompts = [sequence.prompt for sequence in sequences]
+        try:
+            logits = self._run(PREFILL, num_tokens, partial(self._decoder.prefill_together, sequences[0].slot, prompts))
+        except Exception as error:
+            log.warning("prompts failed together and are computed one by one", extra={"reason": str(error)})
+            return sum(self._compute_chunk(sequence, self._decoder.max_chunk) for sequence in sequences)
+        for sequence in sequences:
+            sequence.num_steps += 1
+            self._slots.hold_prompt(sequence, sequence.num_prompt)
+        self._begin(sequences, logits)
+        return num_tokens
+
+    def _compute_chunk(self, sequence: Sequence, max_tokens: int) -> int:
+        """Compute a chunk of a prompt, and the first token after the last one; returns the number of its tokens."""
+        start = sequence.num_in_state
+        num_tokens = min(max_tokens, sequence.num_prompt - start)
+        end = start + num_tokens
         is_last = end == sequence.num_prompt
         positions = list(range(num_tokens)) if sequence.is_scored else [num_tokens - 1] if is_last else []
         sequence.num_steps += 1
+        compute = partial(self._decoder.prefill, sequence.slot, sequence.prompt[start:end], start, positions)
         try:
-            logits = self._decoder.prefill(sequence.slot, sequence.prompt[start:end], start, positions)
+            # Logits of every token cost more than is usual, and nothing is learned from that.
+            logits = compute() if sequence.is_scored else self._run(PREFILL, num_tokens, compute)
         except Exception as error:
             self._fail(sequence, _failed(error))
-            return None
+            return num_tokens
         self._slots.hold_prompt(sequence, end)
-        if sequence.is_scored and not self._score(sequence, logits, start):
-            return None
-        return logits[-1:] if is_last else logits[:0]
+        if (not sequence.is_scored or self._score(sequence, logits, start)) and is_last:
+            self._begin([sequence], logits[-1:])
+        return num_tokens
+
+    def _run(self, kind: str, size: int, compute: Callable[[], Floats], length: float = 0.0) -> Floats:
+        """Compute with the number of threads that pays, and learn what it took."""
+        num_threads = self._costs.choose(kind, size, self.max_threads)
+        self._decoder.use(num_threads)
+        began_at = self._clock()
+        logits = compute()
+        self._costs.observe(kind, num_threads, size, length, self._clock() - began_at)
+        return logits
 
     def _score(self, sequence: Sequence, logits: Floats, start: int) -> bool:
         if not np.isfinite(logits).all():
@@ -276,16 +357,19 @@ class Sequencer:
         sequence.scores.append(sampling.scores(logits[: len(targets)], targets, num_top))
         return True
 
-    def _start(self, sequence: Sequence) -> bool:
-        """Let a sequence whose prompt is computed join the decoding ones; False where it asks for no token."""
-        sequence.prefilled_at = self._clock()
-        self._prefilling = None
-        self._decoding.append(sequence)
-        if sequence.is_scored:
-            self._events.scored.append((sequence, joined(sequence.scores)))
-        if not sequence.max_new:
-            self._finish(sequence, "length")
-        return not sequence.is_over
+    def _begin(self, sequences: list[Sequence], logits: Floats) -> None:
+        """Let sequences whose prompts are computed join the decoding ones, and choose the first token of each."""
+        for sequence in sequences:
+            sequence.prefilled_at = self._clock()
+            self._prefilling.remove(sequence)
+            self._decoding.append(sequence)
+            if sequence.is_scored:
+                self._events.scored.append((sequence, joined(sequence.scores)))
+            if not sequence.max_new:
+                self._finish(sequence, "length")
+        rows = [row for row, sequence in enumerate(sequences) if not sequence.is_over]
+        if rows:
+            self._sample([sequences[row] for row in rows], logits if len(rows) == len(sequences) else logits[rows])
 
     # --- decoding ---
 
@@ -295,7 +379,7 @@ class Sequencer:
         self._slots.compact(sequences)
         num_rows = self._slots.fill(sequences)
         try:
-            logits = self._decoder.decode(num_rows)
+            logits = self._run(DECODE, num_rows, partial(self._decoder.decode, num_rows), self._mean_length)
         except InferenceFailed as error:
             log.warning("a step failed and is retried row by row", extra={"rows": num_rows, "reason": error.message})
             logits = self._retry(num_rows)
@@ -373,8 +457,8 @@ class Sequencer:
     def _end(self, sequence: Sequence, outcome: Finished | ServiceError) -> None:
         sequence.is_over = True
         self._events.ended.append((sequence, outcome))
-        if sequence is self._prefilling:
-            self._prefilling = None
+        if sequence in self._prefilling:
+            self._prefilling.remove(sequence)
         elif sequence.slot >= 0:
             self._decoding.remove(sequence)
         else:
@@ -382,6 +466,11 @@ class Sequencer:
         if sequence.slot >= 0:
             self._slots.release(sequence, self._now)
         self._metrics.count_end(outcome.code if isinstance(outcome, ServiceError) else outcome.reason)
+
+
+def _can_join(slot: int, sequence: Sequence) -> bool:
+    """Whether a whole prompt is to be computed, for its last logits alone, in that slot."""
+    return sequence.slot == slot and not sequence.num_in_state and not sequence.is_scored
 
 
 def _choose(sequences: list[Sequence], logits: Floats) -> list[Token | ServiceError | None]:

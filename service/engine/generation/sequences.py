@@ -116,6 +116,7 @@ class SlotDecoder(Protocol):
     max_chunk: int
     is_recurrent: bool
     is_rounded: bool
+    can_join: bool
     tokens: NDArray[np.int64]
     lengths: NDArray[np.int32]
 
@@ -139,6 +140,12 @@ class SlotDecoder(Protocol):
 
     def prefill(self, slot: int, tokens: NDArray[Any], length: int, positions: abc.Sequence[int]) -> Floats:
         """A chunk of one slot."""
+
+    def prefill_together(self, slot: int, prompts: abc.Sequence[NDArray[Any]]) -> Floats:
+        """Whole prompts in slots from one on."""
+
+    def use(self, num_threads: int) -> None:
+        """Compute with so many threads."""
 
 
 class Slots:

@@ -5,17 +5,20 @@ No clock, no I/O, no thread: everything is an argument, so every rule is tested 
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.engine.device_turns import LONG_SECONDS
-
 # Readers do not notice a pause of this length, and shorter chunks would delay the next texts.
-PROMPT_SECONDS = 0.008
+PROMPT_SECONDS = 0.004
+# Texts that began no longer ago wait for those that arrived together with them: they have no pace yet.
+BEGINNING_SECONDS = 0.05
+# Short prompts are computed together up to so many tokens. More would not be computed faster, and the first tokens of
+# all come at the end.
+MAX_JOINED_TOKENS = 128
+MAX_PADDING = 1.25
 # While others decode, a chunk of a prompt has at least this many tokens: a shorter one costs a step as much.
 MIN_CHUNK_TOKENS = 16
 # A prompt that has waited this long gets twice the share of a step, and so on.
@@ -64,51 +67,29 @@ class Placement:
     moves: tuple[Move, ...] = field(default=())
 
 
-@dataclass(frozen=True, slots=True)
-class StepCost:
-    """Times measured at load: of a decode step by its rows, and of one prompt token."""
+def prompt_seconds(decode_seconds: float, waited_seconds: float) -> float:
+    """How long a step may compute prompts before it decodes texts in `decode_seconds`.
 
-    decode_seconds: dict[int, float]
-    prefill_token_seconds: float
-
-    def decode(self, num_rows: int) -> float:
-        """The seconds of a decode step, interpolated between the measured sizes."""
-        sizes = sorted(self.decode_seconds)
-        return float(np.interp(num_rows, sizes, [self.decode_seconds[size] for size in sizes]))
-
-
-def chunk_budget(num_decoding: int, waited_seconds: float, cost: StepCost, max_step_tokens: int) -> int:
-    """How many prompt tokens a step may compute.
-
-    While no text is decoding, all that a step may hold. Otherwise as many as take 8 ms, or as long as the decoding, so
-    that streams stay even; the longer the oldest prompt has waited, the more, and always some, so it does not starve.
+    As long as it decodes, and 4 ms at least, so that streams stay even; the longer the oldest prompt has waited, the
+    longer, so that it does not starve.
     """
-    room = max(max_step_tokens - num_decoding, 1)
-    if not num_decoding:
-        return room
-    share = 1 + waited_seconds / AGEING_SECONDS
-    seconds = max(cost.decode(num_decoding), PROMPT_SECONDS)
-    fair = int(share * seconds / max(cost.prefill_token_seconds, 1e-9))
-    return min(max(fair, MIN_CHUNK_TOKENS), room)
+    return (1 + waited_seconds / AGEING_SECONDS) * max(decode_seconds, PROMPT_SECONDS)
 
 
-def budget_beside_others(budget: int, num_decoding: int, cost: StepCost) -> int:
-    """How many of the prompt tokens a step computes where other models wait for it, and make it slower meanwhile."""
-    seconds = PROMPT_SECONDS / 2 if num_decoding else LONG_SECONDS
-    return min(budget, max(int(seconds / max(cost.prefill_token_seconds, 1e-9)), MIN_CHUNK_TOKENS))
+def tokens_within(seconds: float, token_seconds: float) -> int:
+    """How many tokens of prompts take no longer; some at least."""
+    return max(int(seconds / max(token_seconds, 1e-9)), MIN_CHUNK_TOKENS)
 
 
-def budget_within(seconds: float, budget: int, num_decoding: int, cost: StepCost) -> int:
-    """How many of the prompt tokens a step computes that should take no longer."""
-    left = seconds - (cost.decode(num_decoding) if num_decoding else 0.0)
-    return min(budget, max(int(left / max(cost.prefill_token_seconds, 1e-9)), MIN_CHUNK_TOKENS))
-
-
-def most_rows(num_slots: int, cost: StepCost, objective_seconds: float | None) -> int:
-    """How many texts a step may continue that should take no longer; one at least."""
-    if objective_seconds is None:
-        return num_slots
-    return max(bisect_right(range(num_slots + 1), objective_seconds, key=cost.decode) - 1, 1)
+def num_joined(lengths: Iterable[int], max_tokens: int) -> int:
+    """How many of the next prompts are computed as one: as far as there is little of each beyond the ends of others."""
+    longest = total = count = 0
+    for length in lengths:
+        longest, total, count = max(longest, length), total + length, count + 1
+        padded = count * longest
+        if padded > max_tokens or padded > MAX_PADDING * total:
+            return max(count - 1, 1)
+    return count
 
 
 def common_prefix(held: NDArray[np.int32], prompt: NDArray[np.int32]) -> int:

@@ -63,7 +63,7 @@ class TextGenerator:
         self._call_in_loop = call_in_loop
         sequencer = Sequencer(
             loaded.decoder,
-            loaded.cost,
+            loaded.costs,
             max_step_tokens=settings.max_step_tokens,
             max_waiting=settings.max_waiting_sequences,
             clock=clock,
@@ -178,7 +178,7 @@ def _scored(id_: int, scores: PromptScores) -> bytes:
 class SequencerThread:
     """Runs the steps of a sequencer until it is closed, and takes commands of other threads between them.
 
-    Each step takes a turn on the device, of `num_threads` cores.
+    Each step takes a turn on the device, of as many cores as it has threads, `num_threads` at first.
     """
 
     def __init__(self, sequencer: Sequencer, name: str, share: Share, num_threads: int = 1) -> None:
@@ -188,7 +188,6 @@ class SequencerThread:
         self._claimant = share.turns.join(num_threads, self._is_due.release, share.weight)
         sequencer.is_beside_others = partial(share.turns.is_shared, self._claimant)
         self._usual_seconds = 0.0
-        self._step_seconds = sequencer.step_seconds
         self.work: Work | None = None
         """The step that the thread computes."""
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -218,6 +217,7 @@ class SequencerThread:
         with contextlib.suppress(_LoopClosed):  # the process is ending
             while self._take_orders():
                 turn = self._take_turn()
+                self._sequencer.max_threads = turn.num_cores
                 try:
                     self._step()
                 finally:
@@ -227,13 +227,14 @@ class SequencerThread:
     def _take_turn(self) -> Turn:
         due_at = self._share.due_at(monotonic(), self._usual_seconds)
         seconds, rank = self._usual_seconds, self._sequencer.rank
+        self._claimant.num_threads = self._sequencer.num_threads
         while (turn := self._share.turns.take(self._claimant, seconds, due_at, rank)) is None:
             self._is_due.acquire()
         return turn
 
     def _step(self) -> None:
         began_at = monotonic()
-        self.work = Work(lambda: self._sequencer.running, self._step_seconds, began_at)
+        self.work = Work(lambda: self._sequencer.running, self._sequencer.step_seconds, began_at)
         self._try(self._sequencer.step, self._sequencer.fail_all)
         self.work = None
         self._usual_seconds += STEP_WEIGHT * (monotonic() - began_at - self._usual_seconds)

@@ -1,22 +1,26 @@
-"""Loads the graphs of a language model as a decoder: chooses threads, verifies golden logits, measures steps."""
+"""Loads the graphs of a language model as a decoder: chooses kernels, verifies golden logits, measures steps."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models import golden as golden_io
 from models.golden import Golden
 from models.manifest import Language
 from service.engine.generation.decoder import Decoder, LoadedDecoder
-from service.engine.generation.sequencing import StepCost
+from service.engine.generation.step_costs import StepCost, StepCosts
 from service.engine.repository.ceilings import check_slots
 from service.engine.repository.version_files import FP32, VersionFiles, VersionRejected, rejection
 from service.engine.runtime.runtime import Device, available_cpus, signature_mismatch
@@ -29,21 +33,21 @@ LANGUAGE_GRAPHS = ("decode", "prefill")
 # Enough of each golden sequence to take every path, and few enough to load quickly.
 GOLDEN_TOKENS = 40
 GOLDEN_STEPS = 8
-MEASURED_CHUNK = 32
+MEASURED_CHUNK = 64
+# Texts are about so long, where the context allows.
+MEASURED_LENGTH = 128
 # Of a network of this size, every thread pays: beside what a step computes, the threads' barriers are nothing. Each
 # number of threads that is tried packs the weights anew.
 _LARGE_BYTES = 64 * 2**20
 _MEASURED_SECONDS = 1.0
+# ONNX Runtime reads this when it creates a session: its plain kernel of attention instead of the tiled one.
+_PLAIN_VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+_KERNEL_ROUNDS, _KERNEL_SECONDS, _KERNEL_ROWS = 9, 0.2, 8
+# Which kernel it is decides over the last bits of texts, so a small gain is none.
+_KERNEL_GAIN = 0.97
+_opening = threading.Lock()
 
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A decoder with a number of threads, measured."""
-
-    num_threads: int
-    decoder: Decoder
-    decode_seconds: dict[int, float]
-    chunk_seconds: float
+Sessions = dict[str, ort.InferenceSession]
 
 
 def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> LoadedDecoder:
@@ -61,17 +65,23 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
     if device != decoder_device(files, device):
         log.warning("attention in float32 has no CUDA kernel: %r runs on the CPU", files.manifest.name)
         device = decoder_device(files, device)
+    counts = _thread_counts(files, settings, device)
     try:
-        candidates = [_measured(files, language, n, settings, device) for n in _thread_counts(files, settings, device)]
-        best = min(candidates, key=_seconds)
-        if _seconds(best) * 1.1 > _seconds(candidates[0]):
-            best = candidates[0]  # threads meet at barriers, which are slow on a busy machine: they must win clearly
-        error = verify_decoder(best.decoder, files.goldens["sequence"], settings)
+        is_plain = _choose_attention_kernels(files, language, counts[0], settings, device)
+        decoder = open_decoder(files, language, counts[0], settings, device, is_plain)
+        for num_threads in counts[1:]:
+            decoder.add(num_threads, **_open(files, language, num_threads, device, is_plain))
+        costs = {num_threads: _measured(decoder, num_threads) for num_threads in counts}
+        best = min(counts, key=lambda each: _seconds(costs[each]))
+        if _seconds(costs[best]) * 1.1 > _seconds(costs[counts[0]]):
+            best = counts[0]  # threads meet at barriers, which are slow on a busy machine: they must win clearly
+        decoder.use(best)
+        error = verify_decoder(decoder, files.goldens["sequence"], settings)
     except InferenceFailed as failure:
         raise rejection(failure) from failure
-    best.decoder.states.release()
-    cost = StepCost(best.decode_seconds, best.chunk_seconds / min(MEASURED_CHUNK, best.decoder.max_chunk))
-    return LoadedDecoder(best.decoder, cost, best.num_threads, error, best.decoder.providers)
+    decoder.states.release()
+    ordered = {best: costs[best]} | costs
+    return LoadedDecoder(decoder, StepCosts(ordered, time.monotonic), best, error, decoder.providers)
 
 
 def decoder_device(files: VersionFiles, device: Device) -> Device:
@@ -97,11 +107,77 @@ def _has_cuda_kernels(files: VersionFiles, language: Language) -> bool:
     return not is_grouped or all(state.datatype != "FP32" for state in language.states)
 
 
-def _choose_attention_kernel(device: Device) -> None:
-    # Measured on a CPU, caches of up to 512 tokens: the plain kernel is 5 to 20 % faster than the tiled one in decoding
-    # and in prompts. ONNX Runtime reads this when it creates a session; a user's own setting is kept.
-    if not device.is_cuda:
-        os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
+def _choose_attention_kernels(
+    files: VersionFiles, language: Language, num_threads: int, settings: Settings, device: Device
+) -> dict[str, bool]:
+    """Of each graph whether the plain kernel of attention is the faster one on this machine; a user's choice is kept.
+
+    The tiled one was measured to take from 0.75 to 1.2 times as long, by processor and length. Large models would be
+    packed a second time for that, and take the plain one.
+    """
+    is_grouped = any(b"GroupQueryAttention" in _content(files, name) for name in LANGUAGE_GRAPHS)
+    chosen = dict.fromkeys(LANGUAGE_GRAPHS, True)
+    if _PLAIN_VARIABLE in os.environ or device.is_cuda or is_large(files) or not is_grouped:
+        return chosen
+    trial = open_decoder(files, language, num_threads, settings, device, chosen)
+    tiled = num_threads + 1
+    trial.add(tiled, **_open(files, language, num_threads, device, dict.fromkeys(LANGUAGE_GRAPHS, False)))
+    # With one thread, its own time does not count what others on the machine take.
+    clock = time.thread_time if num_threads == 1 else time.monotonic
+    for name, run in _typical_runs(trial).items():
+        seconds = _alternated(run, lambda is_tiled: trial.use(tiled if is_tiled else num_threads), clock)
+        chosen[name] = seconds[True] > _KERNEL_GAIN * seconds[False]
+        log.info("attention of a graph measured", extra={"graph": name, "plain": chosen[name]})
+    return chosen
+
+
+def _content(files: VersionFiles, name: str) -> bytes:
+    graph = files.graphs[name]
+    return graph if isinstance(graph, bytes) else b""
+
+
+def _typical_runs(decoder: Decoder) -> dict[str, Callable[[], object]]:
+    """A step and a chunk of about the texts that are seen, by the graph that computes it."""
+    language, num_rows = decoder.language, min(_KERNEL_ROWS, decoder.num_slots)
+    length = min(MEASURED_LENGTH, language.context // 2)
+    num_tokens = min(MEASURED_CHUNK, decoder.max_chunk, language.context - length)
+    tokens = np.full(num_tokens, language.bos_token)
+    decoder.tokens[:] = language.bos_token
+    decoder.lengths[:] = length
+    return {
+        "decode": lambda: decoder.decode(num_rows),
+        "prefill": lambda: decoder.prefill(0, tokens, length, [num_tokens - 1]),
+    }
+
+
+def _alternated(
+    run: Callable[[], object], use: Callable[[bool], None], clock: Callable[[], float]
+) -> dict[bool, float]:
+    """The medians of runs of two kinds that take turns, so that both see the same machine."""
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    ends_at = time.monotonic() + _KERNEL_SECONDS / len(LANGUAGE_GRAPHS)
+    for each in range(_KERNEL_ROUNDS + 1):
+        for kind in seconds:
+            use(kind)
+            began_at = clock()
+            run()
+            seconds[kind].append(clock() - began_at)
+        if each > 1 and time.monotonic() > ends_at:
+            break
+    return {kind: median(each[1:]) for kind, each in seconds.items()}
+
+
+@contextlib.contextmanager
+def _attention_kernel(*, is_plain: bool) -> Iterator[None]:
+    """Have sessions created with one of the kernels of attention, unless the user has said which."""
+    with _opening:
+        is_given = _PLAIN_VARIABLE in os.environ
+        os.environ.setdefault(_PLAIN_VARIABLE, str(int(is_plain)))
+        try:
+            yield
+        finally:
+            if not is_given:
+                del os.environ[_PLAIN_VARIABLE]
 
 
 def _thread_counts(files: VersionFiles, settings: Settings, device: Device) -> list[int]:
@@ -112,42 +188,58 @@ def _thread_counts(files: VersionFiles, settings: Settings, device: Device) -> l
     return sorted({1, available_cpus()})
 
 
-def _measured(
-    files: VersionFiles, language: Language, num_threads: int, settings: Settings, device: Device
-) -> _Candidate:
-    sizes = _sizes(settings.max_sequences)
-    decoder = open_decoder(files, language, num_threads, settings, device)
-    num_tokens = min(MEASURED_CHUNK, decoder.max_chunk)
+def _measured(decoder: Decoder, num_threads: int) -> StepCost:
+    """What steps and chunks take with a number of threads."""
+    decoder.use(num_threads)
+    language, sizes = decoder.language, _sizes(decoder.num_slots)
+    length, num_tokens = min(MEASURED_LENGTH, language.context // 2), min(MEASURED_CHUNK, decoder.max_chunk)
     tokens = np.full(num_tokens, language.bos_token)
-    chunk_seconds = _best_seconds(lambda: decoder.prefill(0, tokens, 0, [num_tokens - 1]))
+    token_seconds = _best_seconds(lambda: decoder.prefill(0, tokens, 0, [num_tokens - 1])) / num_tokens
     decoder.tokens[:] = language.bos_token
-    decoder.lengths[:] = min(num_tokens, language.context - 1)
+    decoder.lengths[:] = length
     seconds = {size: _best_seconds(lambda: decoder.decode(size)) for size in sizes}  # noqa: B023 (called at once)
-    return _Candidate(num_threads, decoder, seconds, chunk_seconds)
+    beyond, size = language.context - 1 - length, sizes[len(sizes) // 2]
+    decoder.lengths[:] = length + beyond
+    further_seconds = max(_best_seconds(lambda: decoder.decode(size)) - seconds[size], 0.0)
+    per_token = further_seconds / (size * max(beyond, 1)) if not decoder.is_recurrent else 0.0
+    return StepCost(seconds, token_seconds, length=length, cached_token_seconds=per_token)
 
 
 def open_decoder(
-    files: VersionFiles, language: Language, num_threads: int, settings: Settings, device: Device
+    files: VersionFiles,
+    language: Language,
+    num_threads: int,
+    settings: Settings,
+    device: Device,
+    is_plain: dict[str, bool] | None = None,
 ) -> Decoder:
-    """Open the graphs of a language model.
+    """Open the graphs of a language model; `is_plain` says of each which kernel of attention it takes.
 
     Raises: VersionRejected where they are not what the manifest says; InferenceFailed.
     """
-    _choose_attention_kernel(device)
-    sessions = {name: files.open(name, device, num_threads, spins=num_threads > 1) for name in LANGUAGE_GRAPHS}
-    for name, session in sessions.items():
-        if mismatch := signature_mismatch(files.manifest.graphs[name], session) or _misfit(files, name, language):
-            raise VersionRejected(f"{name}: {mismatch}")
     return Decoder(
-        sessions["decode"],
-        sessions["prefill"],
-        language,
-        settings.max_sequences,
-        settings.max_step_tokens,
-        device,
-        _sizes(settings.max_sequences) if device.is_cuda else (),
+        **_open(files, language, num_threads, device, is_plain or dict.fromkeys(LANGUAGE_GRAPHS, True)),
+        language=language,
+        num_slots=settings.max_sequences,
+        max_chunk=settings.max_step_tokens,
+        device=device,
+        buckets=_sizes(settings.max_sequences) if device.is_cuda else (),
         is_rounded=files.precision != FP32,
     )
+
+
+def _open(
+    files: VersionFiles, language: Language, num_threads: int, device: Device, is_plain: dict[str, bool]
+) -> Sessions:
+    sessions = {}
+    for name in LANGUAGE_GRAPHS:
+        # A prompt's operators take so long that threads may sleep between them; those of a step do not.
+        spins = num_threads > 1 and name == "decode"
+        with _attention_kernel(is_plain=is_plain[name]):
+            session = sessions[name] = files.open(name, device, num_threads, spins=spins)
+        if mismatch := signature_mismatch(files.manifest.graphs[name], session) or _misfit(files, name, language):
+            raise VersionRejected(f"{name}: {mismatch}")
+    return sessions
 
 
 def is_large(files: VersionFiles) -> bool:
@@ -160,10 +252,10 @@ def _sizes(num_slots: int) -> tuple[int, ...]:
     return tuple(sorted({size for size in powers if size < num_slots} | {num_slots}))
 
 
-def _seconds(candidate: _Candidate) -> float:
+def _seconds(cost: StepCost) -> float:
     # One text alone, a batch of medium size and a chunk of a prompt, in about the proportions that a service sees.
-    sizes = sorted(candidate.decode_seconds)
-    return candidate.decode_seconds[1] + candidate.decode_seconds[sizes[len(sizes) // 2]] + candidate.chunk_seconds
+    sizes = list(cost.decode_seconds)
+    return cost.decode(1) + cost.decode(sizes[len(sizes) // 2]) + cost.prefill(MEASURED_CHUNK) / 2
 
 
 def _best_seconds(run: Callable[[], object]) -> float:

@@ -320,7 +320,7 @@ def ready_status(loaded: LoadedVersion, config: ModelConfig, device: Device) -> 
             instances=len(first.runners),
             threads=first.num_threads,
         )
-    steps = decoder.cost.decode_seconds
+    steps = decoder.costs.decode_seconds
     return msgspec.structs.replace(
         status,
         providers=decoder.providers,

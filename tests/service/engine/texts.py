@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from service.engine.generation.decoder import Decoder
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.sequences import Sequence, StepEvents
-from service.engine.generation.sequencing import StepCost
+from service.engine.generation.step_costs import StepCost, StepCosts
 from service.engine.repository.version_files import VersionFiles, read_version
 from service.engine.runtime.runtime import Device
 from service.engine.transport.messages import ANYONE, Caller, Finished, PromptScores, Sampling, Token
@@ -71,7 +71,7 @@ class Texts:
         self.outcomes: dict[Sequence, Finished | ServiceError] = {}
         self.sequencer = Sequencer(
             decoder,
-            COST,
+            StepCosts({1: COST}),
             max_step_tokens=max_step_tokens,
             max_waiting=max_waiting,
             clock=lambda: self.now,

@@ -136,7 +136,7 @@ def test_a_cuda_error_ends_the_process_for_its_context_is_lost(monkeypatch: pyte
 
     monkeypatch.setattr("service.engine.generation.decoder.os._exit", end)
     made = decoder(AttentionDecoder)
-    made._decode = LostSession(made._decode)
+    made._first.decode = LostSession(made._first.decode)
 
     with pytest.raises(EndedError, match=str(EXIT_DEVICE_LOST)):
         made.decode(1)

@@ -205,7 +205,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 def test_a_long_prompt_is_computed_in_small_chunks_while_others_decode() -> None:
     texts = Texts(decoder(num_slots=2), max_step_tokens=64)
     stream = texts.submit(random_tokens(4), 100, ignore_eos=True)
-    texts.step()
+    texts.step(seconds=1.0)
     long = texts.submit(random_tokens(100), 1)
 
     seen = []
@@ -217,6 +217,57 @@ def test_a_long_prompt_is_computed_in_small_chunks_while_others_decode() -> None
     assert all(tokens == 1 for tokens, _ in seen)  # the stream goes on in every step
     assert all(0 < chunk <= 20 for _, chunk in seen)  # and so does the prompt
     assert len(seen) >= 5
+
+
+def test_texts_that_have_just_begun_wait_for_the_prompts_that_came_with_them() -> None:
+    texts = Texts(decoder(num_slots=4), max_step_tokens=64)
+    first = texts.submit(random_tokens(50), 100, ignore_eos=True)
+    texts.step()
+    assert len(texts.tokens[first]) == 2
+
+    others = [texts.submit(random_tokens(50, seed), 100, ignore_eos=True) for seed in (1, 2, 3)]
+    texts.step(2)
+    assert len(texts.tokens[first]) == 2
+    assert [len(texts.tokens[other]) for other in others] == [1, 1, 0]
+
+    texts.now += 0.05
+    texts.step()
+    assert len(texts.tokens[first]) == 3  # it does not wait for ever
+
+
+def test_prompts_that_arrive_together_are_computed_as_one_and_give_the_texts_that_each_gives_alone() -> None:
+    made = decoder(num_slots=8)
+    joined: list[int] = []
+    real = made.prefill_together
+
+    def observed(slot: int, prompts: Items[NDArray[Any]]) -> Floats:
+        joined.append(len(prompts))
+        return real(slot, prompts)
+
+    made.prefill_together = observed  # type: ignore[method-assign]
+    texts = Texts(made)
+    prompts = [random_tokens(num_tokens, num_tokens) for num_tokens in (7, 9, 8, 30, 31, 1)]
+    sequences = [texts.submit(prompt, 8) for prompt in prompts]
+    texts.step()
+    assert joined == [3, 2]
+    assert all(texts.tokens[sequence] for sequence in sequences)
+    texts.run()
+
+    assert [texts.tokens[s] for s in sequences] == [network(AttentionDecoder).greedy(prompt, 8) for prompt in prompts]
+
+
+def test_a_prompt_that_is_scored_or_partly_known_is_computed_by_itself() -> None:
+    made = decoder(num_slots=4)
+    texts = Texts(made)
+    known = random_tokens(20)
+    texts.complete(known, 1)
+    made.prefill_together = None  # type: ignore[method-assign, assignment]
+
+    for prompt, scored in ((random_tokens(20, 3), 0), ([*known, 5], -1), (random_tokens(21, 4), 0)):
+        texts.submit(prompt, 1, prompt_logprobs=scored)
+    texts.run()
+
+    assert len(texts.outcomes) == 4
 
 
 def test_prompts_are_admitted_in_the_order_of_their_arrival() -> None:
@@ -238,7 +289,7 @@ def test_a_prompt_of_a_better_priority_goes_first() -> None:
 
     texts.run()
 
-    assert running.admitted_at < interactive.admitted_at < batch.admitted_at
+    assert list(texts.outcomes) == [running, interactive, batch]
 
 
 def test_a_short_text_does_not_wait_behind_requests_of_many_long_ones() -> None:
@@ -291,6 +342,16 @@ def test_no_more_texts_run_at_once_than_the_objective_of_a_step_allows() -> None
     assert len(texts.sequencer.running) == 2
     texts.run()
     assert all(isinstance(outcome, Finished) for outcome in texts.outcomes.values())
+
+
+def test_the_first_tokens_of_a_prompt_are_posted_before_the_next_prompt_is_computed() -> None:
+    texts = Texts(decoder())
+
+    for seed in range(2):
+        texts.submit(random_tokens(80, seed), 3, ignore_eos=True)
+    texts.step()
+
+    assert [len(post.sampled) for post in texts.posts] == [1, 1, 2]
 
 
 def test_first_tokens_are_posted_before_the_step_of_the_others() -> None:
@@ -486,6 +547,7 @@ class Spoiled:
         self.is_recurrent, self.tokens, self.lengths = real.is_recurrent, real.tokens, real.lengths
         self.states, self.can_copy, self.num_padded = real.states, real.can_copy, real.num_padded
         self.has_padding, self.is_rounded = real.has_padding, real.is_rounded
+        self.can_join, self.use = real.can_join, real.use
         self.num_failed_steps = 0
 
     def decode(self, num_rows: int) -> Floats:
@@ -504,6 +566,14 @@ class Spoiled:
         logits = self._real.prefill(slot, tokens, length, wanted)
         if self._token in tokens:
             logits[:] = np.nan
+        return logits
+
+    def prefill_together(self, slot: int, prompts: Items[NDArray[Any]]) -> Floats:
+        bad = [self._token in prompt for prompt in prompts]
+        if any(bad) and self._how == "raise":
+            raise InferenceFailed("It does not compute.")
+        logits = self._real.prefill_together(slot, prompts)
+        logits[bad] = np.nan
         return logits
 
 

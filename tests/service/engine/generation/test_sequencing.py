@@ -14,19 +14,18 @@ from service.engine.generation.sequencing import (
     Content,
     Move,
     Placement,
-    StepCost,
-    chunk_budget,
     common_prefix,
     compaction,
     finish_reason,
     max_new_tokens,
+    num_joined,
     padding_length,
     place,
+    prompt_seconds,
     retry_after_seconds,
     reusable,
+    tokens_within,
 )
-
-COST = StepCost({1: 0.002, 8: 0.009}, 0.0002)
 
 
 def tokens(*values: int) -> Any:
@@ -42,38 +41,37 @@ def content(*held: int, last_used: float = 0.0, is_active: bool = False) -> Cont
 # --- the share of prompts in a step ---
 
 
-def test_a_step_that_decodes_nothing_takes_all_that_fits() -> None:
-    assert chunk_budget(0, 0.0, COST, 256) == 256
-
-
-@pytest.mark.parametrize(("num_decoding", "expected"), [(1, 40), (4, 40), (8, 45)])
-def test_beside_others_a_prompt_takes_as_long_as_they_do_or_8_ms(num_decoding: int, expected: int) -> None:
-    assert chunk_budget(num_decoding, 0.0, COST, 256) == pytest.approx(expected, abs=1)
+def test_beside_others_a_prompt_takes_as_long_as_they_do_or_4_ms() -> None:
+    assert prompt_seconds(0.001, 0.0) == pytest.approx(0.004)
+    assert prompt_seconds(0.009, 0.0) == pytest.approx(0.009)
 
 
 def test_where_prompts_are_slow_a_chunk_still_has_a_size_that_pays() -> None:
-    assert chunk_budget(1, 0.0, StepCost({1: 0.002}, 0.002), 256) == MIN_CHUNK_TOKENS
+    assert tokens_within(0.004, 0.002) == MIN_CHUNK_TOKENS
+    assert tokens_within(-1.0, 0.002) == MIN_CHUNK_TOKENS
+    assert tokens_within(0.004, 0.0001) == 40
 
 
-def test_a_prompt_that_waits_gets_more_of_each_step_but_never_more_than_fits() -> None:
-    budgets = [chunk_budget(8, waited, COST, 128) for waited in (0.0, 0.25, 0.5, 10.0)]
+def test_a_prompt_that_waits_gets_more_of_each_step() -> None:
+    shares = [prompt_seconds(0.009, waited) for waited in (0.0, 0.25, 0.5, 10.0)]
 
-    assert budgets[1] == pytest.approx(2 * budgets[0], abs=1)
-    assert budgets == sorted(budgets)
-    assert budgets[-1] == 120
-
-
-@given(st.integers(0, 64), st.floats(0, 100), st.integers(1, 512))
-def test_prompts_never_starve(num_decoding: int, waited: float, max_step_tokens: int) -> None:
-    budget = chunk_budget(num_decoding, waited, COST, max_step_tokens)
-
-    assert 1 <= budget <= max_step_tokens
+    assert shares[1] == pytest.approx(2 * shares[0])
+    assert shares == sorted(shares)
 
 
-def test_a_steps_time_lies_between_the_measured_ones() -> None:
-    assert COST.decode(1) == 0.002
-    assert COST.decode(4) == pytest.approx(0.005)
-    assert COST.decode(100) == 0.009
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([], 0),
+        ([500], 1),
+        ([64, 64, 64], 2),  # more are no faster, and first tokens would come later
+        ([5] * 40, 25),
+        ([5, 60, 60], 1),  # most of the first row would be padding
+        ([20, 18, 22, 5], 3),
+    ],
+)
+def test_prompts_are_joined_while_they_are_alike_and_short(lengths: list[int], expected: int) -> None:
+    assert num_joined(lengths, 128) == expected
 
 
 # --- what need not be computed ---

@@ -61,6 +61,21 @@ def test_in_int8_the_logits_of_a_text_are_the_same_to_the_bit_in_a_batch_and_in_
     assert np.array_equal(np.concatenate(chunks), whole)
 
 
+def test_in_int8_prompts_that_are_computed_as_one_leave_what_each_would_leave_alone() -> None:
+    decoder = decoder_of("novelist", "int8")
+    random = np.random.default_rng(7)
+    prompts = [random.integers(1, decoder.language.vocab_size, size) for size in (30, 33, 28, 1)]
+    alone = [decoder.prefill(8 + slot, prompt, 0, [len(prompt) - 1])[0].copy() for slot, prompt in enumerate(prompts)]
+
+    assert decoder.can_join
+    together = decoder.prefill_together(2, prompts).copy()
+
+    assert np.array_equal(together, np.stack(alone))
+    for slot, prompt in enumerate(prompts):
+        for array in decoder.states._arrays.values():
+            assert np.array_equal(array[2 + slot, :, : len(prompt)], array[8 + slot, :, : len(prompt)])
+
+
 @pytest.mark.parametrize("name", ["novelist", "novelist-lstm"])
 def test_the_logits_of_a_text_in_a_batch_differ_from_those_alone_by_rounding_only(name: str) -> None:
     alone, beside = alone_and_beside_others(decoder_of(name, "fp32"))

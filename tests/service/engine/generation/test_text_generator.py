@@ -18,6 +18,7 @@ from service.engine.device_turns import DeviceTurns, Share
 from service.engine.generation import text_generator
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.sequences import Sequence, StepEvents
+from service.engine.generation.step_costs import StepCosts
 from service.engine.generation.text_generator import SequencerThread
 from service.engine.transport.messages import Sampling
 from service.errors import Cancelled, InferenceFailed
@@ -39,7 +40,7 @@ class Case:
         self.decoder = decoder(num_slots=2)
         sequencer = Sequencer(
             self.decoder,
-            COST,
+            StepCosts({1: COST}),
             max_step_tokens=64,
             max_waiting=8,
             clock=time.monotonic,
@@ -135,7 +136,7 @@ def test_whatever_fails_every_text_ends_once_and_every_slot_is_free_again(at: se
     sequencer = case.sequencer
     sequencer._metrics = faults.around(sequencer._metrics)
     sequencer._slots = faults.around(sequencer._slots, "take", "release", "hold", "hold_prompt", "compact", "fill")
-    sequencer._decoder = faults.around(sequencer._decoder, "prefill", "decode")
+    sequencer._decoder = faults.around(sequencer._decoder, "prefill", "prefill_together", "decode")
     sequencer._clock = faults.wrap(sequencer._clock)
     case.post = faults.wrap(case.posts.put)
 

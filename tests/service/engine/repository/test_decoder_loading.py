@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from models.golden import Golden, read_golden, write_golden
 from models.manifest import MANIFEST_FILE, sha256_hex
+from service.engine.generation.decoder import Decoder
+from service.engine.generation.step_costs import PREFILL, StepCost
 from service.engine.repository import decoder_loading
-from service.engine.repository.decoder_loading import _Candidate
 from service.engine.repository.loading import load_version
 from service.engine.repository.version_files import VersionFiles, VersionRejected
 from service.engine.runtime.runtime import Device
@@ -47,8 +49,8 @@ def test_a_sound_language_model_is_loaded_verified_and_measured(kind: type[TinyD
     assert loaded.decoder is not None
     assert loaded.decoder.golden_error < 1e-3
     assert loaded.decoder.decoder.num_slots == 5
-    assert list(loaded.decoder.cost.decode_seconds) == [1, 2, 4, 5]
-    assert loaded.decoder.cost.prefill_token_seconds > 0
+    assert list(loaded.decoder.costs.decode_seconds) == [1, 2, 4, 5]
+    assert loaded.decoder.costs.prefill_token_seconds > 0
     assert loaded.decoder.providers == ("CPUExecutionProvider",)
     assert set(loaded.graphs) == ({"attention"} if kind is AttentionDecoder else set())
 
@@ -178,20 +180,75 @@ def test_states_must_be_those_of_the_graphs(folder: Path) -> None:
 def test_threads_must_clearly_win(
     folder: Path, monkeypatch: pytest.MonkeyPatch, wide_seconds: float, expected: int
 ) -> None:
-    real = decoder_loading._measured
-
-    def measured(files: Any, language: Any, num_threads: int, settings: Settings, device: Device) -> _Candidate:
-        decoder = real(files, language, num_threads, settings, device).decoder
+    def measured(_decoder: Decoder, num_threads: int) -> StepCost:
         seconds = 0.01 if num_threads == 1 else wide_seconds
-        return _Candidate(num_threads, decoder, {1: seconds, 4: seconds}, seconds)
+        return StepCost({1: seconds, 4: seconds}, seconds / decoder_loading.MEASURED_CHUNK)
 
     monkeypatch.setattr(decoder_loading, "_measured", measured)
     monkeypatch.setattr(decoder_loading, "available_cpus", lambda: 2)
 
-    loaded = load_version(folder, Settings(max_sequences=2), CPU)
+    loaded = load_version(folder, Settings(max_sequences=2), CPU).decoder
 
-    assert loaded.decoder is not None
-    assert loaded.decoder.num_threads == expected
+    assert loaded is not None
+    assert loaded.num_threads == loaded.costs.num_threads(PREFILL) == expected
+    for num_threads in (1, 2):  # both stay, to be chosen while they run
+        loaded.decoder.use(num_threads)
+        tokens = np.array(random_tokens(9))
+        logits = loaded.decoder.prefill(0, tokens, 0, [8])
+        assert np.allclose(logits[0], AttentionDecoder().logits(tokens)[8], atol=1e-4)
+
+
+@pytest.mark.parametrize("faster", ["plain", "tiled"])
+def test_each_graph_takes_the_kernel_of_attention_that_is_faster_here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, faster: str
+) -> None:
+    monkeypatch.delenv(decoder_loading._PLAIN_VARIABLE, raising=False)
+    opened: list[tuple[str, str]] = []
+    real = VersionFiles.open
+
+    def observed(self: Any, name: str, *arguments: Any, **options: Any) -> Any:
+        opened.append((name, os.environ.get(decoder_loading._PLAIN_VARIABLE, "")))
+        return real(self, name, *arguments, **options)
+
+    def alternated(run: Any, use: Any, _clock: Any) -> dict[bool, float]:
+        for is_tiled in (False, True):
+            use(is_tiled)
+            run()
+        return {is_tiled: 0.001 if (faster == "tiled") is is_tiled else 0.002 for is_tiled in (False, True)}
+
+    monkeypatch.setattr(VersionFiles, "open", observed)
+    monkeypatch.setattr(decoder_loading, "_alternated", alternated)
+    assert load_version(folder, SETTINGS, CPU).golden_error is not None
+
+    decoding = [each for each in opened if each[0] != "attention"]
+    assert decoding[:4] == [("decode", "1"), ("prefill", "1"), ("decode", "0"), ("prefill", "0")]
+    assert decoding[4:] == [(name, "1" if faster == "plain" else "0") for name in ("decode", "prefill")]
+    assert decoder_loading._PLAIN_VARIABLE not in os.environ
+
+
+def test_a_kernel_of_attention_that_the_user_has_chosen_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(decoder_loading._PLAIN_VARIABLE, "0")
+    monkeypatch.setattr(decoder_loading, "_alternated", None)
+
+    assert load_version(folder, SETTINGS, CPU).golden_error is not None
+    assert os.environ[decoder_loading._PLAIN_VARIABLE] == "0"
+
+
+def test_runs_that_take_turns_are_compared_by_their_medians() -> None:
+    now, kind, runs = 0.0, False, 0
+
+    def use(is_tiled: bool) -> None:
+        nonlocal kind
+        kind = is_tiled
+
+    def run() -> None:
+        nonlocal now, runs
+        runs += 1
+        now += 0.5 if runs in (3, 8) else 0.002 if kind else 0.003
+
+    seconds = decoder_loading._alternated(run, use, lambda: now)
+
+    assert seconds == {False: pytest.approx(0.003), True: pytest.approx(0.002)}
 
 
 def test_a_recurrent_model_forgets_what_a_slot_held_before(tmp_path: Path) -> None:
