@@ -175,7 +175,8 @@ class Sequencer:
         started = self._now = self._clock()
         self._expire()
         num_prefilled = self._compute_prompts()
-        num_rows = 0 if self._has_prompts and self._patience_seconds > 0 else len(self._decoding)
+        further = self._next_prompt if num_prefilled else None
+        num_rows = 0 if further is not None and self._patience_seconds(further) > 0 else len(self._decoding)
         if num_rows:
             self._decode()
         if num_rows or num_prefilled:
@@ -203,9 +204,11 @@ class Sequencer:
     # --- prompts ---
 
     @property
-    def _has_prompts(self) -> bool:
-        """Whether a prompt can be computed in the next step."""
-        return bool(self._prefilling or (self._waiting and self._has_room))
+    def _next_prompt(self) -> Sequence | None:
+        """The prompt that is computed next, if one can be."""
+        if self._prefilling:
+            return self._prefilling[0]
+        return self._waiting.first() if self._waiting and self._has_room else None
 
     @property
     def _has_room(self) -> bool:
@@ -219,18 +222,21 @@ class Sequencer:
         """The tokens of a text in the next step, on average."""
         return sum(sequence.num_in_state for sequence in self._decoding) / max(len(self._decoding), 1)
 
-    @property
-    def _patience_seconds(self) -> float:
-        """How long all texts that decode can wait for those that arrived together with them."""
-        began_at = min((sequence.prefilled_at for sequence in self._decoding), default=-sequencing.BEGINNING_SECONDS)
-        return began_at + sequencing.BEGINNING_SECONDS - self._clock()
+    def _patience_seconds(self, prompt: Sequence) -> float:
+        """How long the texts that decode can wait for a prompt, as they arrived together with it and have just begun.
+
+        Each computed by itself between their steps, prompts would wait longer for each other than they do.
+        """
+        first = min(self._decoding, key=lambda sequence: sequence.prefilled_at, default=None)
+        if first is None or prompt.arrival > first.arrival + sequencing.TOGETHER_SECONDS:
+            return 0.0
+        return first.prefilled_at + sequencing.BEGINNING_SECONDS - self._clock()
 
     def _compute_prompts(self) -> int:
         """Compute prompts within the budget, and the first token of each that is complete, which leaves at once."""
-        first = self._prefilling[0] if self._prefilling else self._waiting.first() if self._waiting else None
-        if first is None:
+        if (first := self._next_prompt) is None:
             return 0
-        budget = self._budget(max(self._now - first.arrival, 0.0))
+        budget = self._budget(first)
         num_done = 0
         while num_done < budget and (sequences := self._next_prompts(budget - num_done)):
             if len(sequences) > 1:
@@ -241,15 +247,15 @@ class Sequencer:
             self._flush()
         return num_done
 
-    def _budget(self, waited_seconds: float) -> int:
-        """How many tokens of prompts this step may compute."""
+    def _budget(self, first: Sequence) -> int:
+        """How many tokens of prompts this step may compute, whose first is given."""
         num_decoding, token_seconds = len(self._decoding), self._costs.prefill_token_seconds
         budget = max(self._max_step_tokens - num_decoding, 1)
         decode_seconds, bounds = 0.0, []
         if num_decoding:
             decode_seconds = self._costs.decode(num_decoding, self._mean_length)
-            even = sequencing.prompt_seconds(decode_seconds, waited_seconds)
-            bounds.append(max(even, self._patience_seconds))
+            even_seconds = sequencing.prompt_seconds(decode_seconds, max(self._now - first.arrival, 0.0))
+            bounds.append(max(even_seconds, self._patience_seconds(first)))
         if self._is_interleaved:
             if self.is_beside_others():
                 bounds.append(sequencing.PROMPT_SECONDS if num_decoding else LONG_SECONDS)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 # Readers do not notice a pause of this length, and shorter chunks would delay the next texts.
 PROMPT_SECONDS = 0.004
-# Texts that began no longer ago wait for those that arrived together with them: they have no pace yet.
-BEGINNING_SECONDS = 0.05
+# Texts that have just begun, and have no pace yet, wait so long for the prompts that arrived together with them.
+BEGINNING_SECONDS = 0.5
+TOGETHER_SECONDS = 0.05
 # Short prompts are computed together up to so many tokens. More would not be computed faster, and the first tokens of
 # all come at the end.
 MAX_JOINED_TOKENS = 128

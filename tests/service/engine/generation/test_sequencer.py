@@ -230,9 +230,28 @@ def test_texts_that_have_just_begun_wait_for_the_prompts_that_came_with_them() -
     assert len(texts.tokens[first]) == 2
     assert [len(texts.tokens[other]) for other in others] == [1, 1, 0]
 
-    texts.now += 0.05
+    texts.now += 0.5
     texts.step()
     assert len(texts.tokens[first]) == 3  # it does not wait for ever
+
+
+def test_texts_do_not_wait_for_prompts_that_are_kept_from_the_last_slots() -> None:
+    texts = Texts(decoder(num_slots=8))
+    sequences = [texts.submit(random_tokens(5, seed), 30, ignore_eos=True, request=1) for seed in range(20)]
+    texts.step(3)
+
+    assert len(texts.tokens[sequences[0]]) == 4
+
+
+def test_texts_that_have_just_begun_do_not_wait_for_prompts_that_came_later() -> None:
+    texts = Texts(decoder(num_slots=4), max_step_tokens=64)
+    first = texts.submit(random_tokens(50), 100, ignore_eos=True)
+    texts.step(seconds=0.06)
+    later = texts.submit(random_tokens(100, 1), 100, ignore_eos=True)
+    texts.step()
+
+    assert len(texts.tokens[first]) == 3
+    assert 0 < later.num_in_state < 64
 
 
 def test_prompts_that_arrive_together_are_computed_as_one_and_give_the_texts_that_each_gives_alone() -> None:
