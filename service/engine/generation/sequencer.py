@@ -208,7 +208,7 @@ class Sequencer:
         """The prompt that is computed next, if one can be."""
         if self._prefilling:
             return self._prefilling[0]
-        return self._waiting.first() if self._waiting and self._has_room else None
+        return self._next_waiting() if self._waiting and self._has_room else None
 
     @property
     def _has_room(self) -> bool:
@@ -281,9 +281,7 @@ class Sequencer:
         return whole[: sequencing.num_joined((each.num_prompt for each in whole), max_tokens)] or first
 
     def _admit(self) -> Sequence | None:
-        if not self._waiting or not self._has_room:
-            return None
-        if (sequence := self._next_waiting()) is None:
+        if not self._waiting or not self._has_room or (sequence := self._next_waiting()) is None:
             return None
         self._prefilling.append(sequence)
         is_first = sequence is self._waiting.first()
