@@ -5,10 +5,13 @@ What is measured at load is a first guess, of a moment. Medians of what ran late
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping
 from statistics import median
+
+log = logging.getLogger(__name__)
 
 DECODE, PREFILL = "decode", "prefill"
 # Of so many runs of a kind, those of a size count by themselves if they are enough, and the last ones of any size else.
@@ -152,6 +155,7 @@ class StepCosts:
         best = min(others, key=lambda each: self._seconds(kind, each, size))
         chosen = self._chosen[kind]
         if chosen not in fitting or self._seconds(kind, best, size) < CLEAR_GAIN * self._seconds(kind, chosen, size):
+            log.info("another number of threads is faster now", extra={"graph": kind, "threads": best, "was": chosen})
             self._chosen[kind] = best
         return self._chosen[kind]
 
