@@ -43,8 +43,9 @@ _MEASURED_SECONDS = 1.0
 # ONNX Runtime reads this when it creates a session: its plain kernel of attention instead of the tiled one.
 _PLAIN_VARIABLE = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 _KERNEL_ROUNDS, _KERNEL_SECONDS, _KERNEL_ROWS = 9, 0.2, 8
-# Which kernel it is decides over the last bits of texts, so a small gain is none.
-_KERNEL_GAIN = 0.97
+# In int8 the kernel decides over the last bits of a text, which is to go on the same after a restart of the engine: a
+# gain so small that two starts may find otherwise is none.
+_KERNEL_GAIN = 0.9
 _opening = threading.Lock()
 
 Sessions = dict[str, ort.InferenceSession]
@@ -67,10 +68,10 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
         device = decoder_device(files, device)
     counts = _thread_counts(files, settings, device)
     try:
-        is_plain = _choose_attention_kernels(files, language, counts[0], settings, device)
-        decoder = open_decoder(files, language, counts[0], settings, device, is_plain)
+        is_plain = _is_plain_faster(files, language, counts[0], settings, device)
+        decoder = open_decoder(files, language, counts[0], settings, device, is_plain=is_plain)
         for num_threads in counts[1:]:
-            decoder.add(num_threads, **_open(files, language, num_threads, device, is_plain))
+            decoder.add(num_threads, **_open(files, language, num_threads, device, is_plain=is_plain))
         costs = {num_threads: _measured(decoder, num_threads) for num_threads in counts}
         best = min(counts, key=lambda each: _seconds(costs[each]))
         if _seconds(costs[best]) * 1.1 > _seconds(costs[counts[0]]):
@@ -107,28 +108,28 @@ def _has_cuda_kernels(files: VersionFiles, language: Language) -> bool:
     return not is_grouped or all(state.datatype != "FP32" for state in language.states)
 
 
-def _choose_attention_kernels(
+def _is_plain_faster(
     files: VersionFiles, language: Language, num_threads: int, settings: Settings, device: Device
-) -> dict[str, bool]:
-    """Of each graph whether the plain kernel of attention is the faster one on this machine; a user's choice is kept.
+) -> bool:
+    """Whether the plain kernel of attention is as fast as the tiled one on this machine; a user's choice is kept.
 
-    The tiled one was measured to take from 0.75 to 1.2 times as long, by processor and length. Large models would be
-    packed a second time for that, and take the plain one.
+    The tiled one was measured to take from 0.74 to 1.2 times as long, by processor and length. Both graphs have the
+    same, so that a prompt leaves the state that steps with its tokens would leave. Large models would be packed a
+    second time for that, and take the plain one.
     """
     is_grouped = any(b"GroupQueryAttention" in _content(files, name) for name in LANGUAGE_GRAPHS)
-    chosen = dict.fromkeys(LANGUAGE_GRAPHS, True)
     if _PLAIN_VARIABLE in os.environ or device.is_cuda or is_large(files) or not is_grouped:
-        return chosen
-    trial = open_decoder(files, language, num_threads, settings, device, chosen)
+        return True
+    trial = open_decoder(files, language, num_threads, settings, device)
     tiled = num_threads + 1
-    trial.add(tiled, **_open(files, language, num_threads, device, dict.fromkeys(LANGUAGE_GRAPHS, False)))
+    trial.add(tiled, **_open(files, language, num_threads, device, is_plain=False))
     # With one thread, its own time does not count what others on the machine take.
     clock = time.thread_time if num_threads == 1 else time.monotonic
-    for name, run in _typical_runs(trial).items():
-        seconds = _alternated(run, lambda is_tiled: trial.use(tiled if is_tiled else num_threads), clock)
-        chosen[name] = seconds[True] > _KERNEL_GAIN * seconds[False]
-        log.info("attention of a graph measured", extra={"graph": name, "plain": chosen[name]})
-    return chosen
+    seconds = _alternated(_typical_run(trial), lambda is_tiled: trial.use(tiled if is_tiled else num_threads), clock)
+    is_plain = seconds[True] > _KERNEL_GAIN * seconds[False]
+    figures = {"plain_ms": 1000 * seconds[False], "tiled_ms": 1000 * seconds[True], "is_plain": is_plain}
+    log.info("the kernels of attention were compared", extra=figures)
+    return is_plain
 
 
 def _content(files: VersionFiles, name: str) -> bytes:
@@ -136,18 +137,20 @@ def _content(files: VersionFiles, name: str) -> bytes:
     return graph if isinstance(graph, bytes) else b""
 
 
-def _typical_runs(decoder: Decoder) -> dict[str, Callable[[], object]]:
-    """A step and a chunk of about the texts that are seen, by the graph that computes it."""
+def _typical_run(decoder: Decoder) -> Callable[[], object]:
+    """A step and a chunk of texts as long as they are usually."""
     language, num_rows = decoder.language, min(_KERNEL_ROWS, decoder.num_slots)
     length = min(MEASURED_LENGTH, language.context // 2)
-    num_tokens = min(MEASURED_CHUNK, decoder.max_chunk, language.context - length)
+    num_tokens = min(MEASURED_CHUNK // 2, decoder.max_chunk, language.context - length)
     tokens = np.full(num_tokens, language.bos_token)
     decoder.tokens[:] = language.bos_token
     decoder.lengths[:] = length
-    return {
-        "decode": lambda: decoder.decode(num_rows),
-        "prefill": lambda: decoder.prefill(0, tokens, length, [num_tokens - 1]),
-    }
+
+    def run() -> None:
+        decoder.decode(num_rows)
+        decoder.prefill(0, tokens, length, [num_tokens - 1])
+
+    return run
 
 
 def _alternated(
@@ -155,7 +158,7 @@ def _alternated(
 ) -> dict[bool, float]:
     """The medians of runs of two kinds that take turns, so that both see the same machine."""
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    ends_at = time.monotonic() + _KERNEL_SECONDS / len(LANGUAGE_GRAPHS)
+    ends_at = time.monotonic() + _KERNEL_SECONDS
     for each in range(_KERNEL_ROUNDS + 1):
         for kind in seconds:
             use(kind)
@@ -211,14 +214,15 @@ def open_decoder(
     num_threads: int,
     settings: Settings,
     device: Device,
-    is_plain: dict[str, bool] | None = None,
+    *,
+    is_plain: bool = True,
 ) -> Decoder:
-    """Open the graphs of a language model; `is_plain` says of each which kernel of attention it takes.
+    """Open the graphs of a language model, with the plain kernel of attention or the tiled one.
 
     Raises: VersionRejected where they are not what the manifest says; InferenceFailed.
     """
     return Decoder(
-        **_open(files, language, num_threads, device, is_plain or dict.fromkeys(LANGUAGE_GRAPHS, True)),
+        **_open(files, language, num_threads, device, is_plain=is_plain),
         language=language,
         num_slots=settings.max_sequences,
         max_chunk=settings.max_step_tokens,
@@ -228,14 +232,12 @@ def open_decoder(
     )
 
 
-def _open(
-    files: VersionFiles, language: Language, num_threads: int, device: Device, is_plain: dict[str, bool]
-) -> Sessions:
+def _open(files: VersionFiles, language: Language, num_threads: int, device: Device, *, is_plain: bool) -> Sessions:
     sessions = {}
     for name in LANGUAGE_GRAPHS:
         # A prompt's operators take so long that threads may sleep between them; those of a step do not.
         spins = num_threads > 1 and name == "decode"
-        with _attention_kernel(is_plain=is_plain[name]):
+        with _attention_kernel(is_plain=is_plain):
             session = sessions[name] = files.open(name, device, num_threads, spins=spins)
         if mismatch := signature_mismatch(files.manifest.graphs[name], session) or _misfit(files, name, language):
             raise VersionRejected(f"{name}: {mismatch}")

@@ -199,7 +199,7 @@ def test_threads_must_clearly_win(
 
 
 @pytest.mark.parametrize("faster", ["plain", "tiled"])
-def test_each_graph_takes_the_kernel_of_attention_that_is_faster_here(
+def test_the_kernel_of_attention_is_taken_that_is_faster_here(
     folder: Path, monkeypatch: pytest.MonkeyPatch, faster: str
 ) -> None:
     monkeypatch.delenv(decoder_loading._PLAIN_VARIABLE, raising=False)
