@@ -22,6 +22,8 @@ from models.preprocessing import Preprocessing
 from models.stylization import Stylization
 
 MANIFEST_FILE = "manifest.json"
+BLEND_GRAPH = "blend"
+"""An image generator's graph that takes the weights of labels in place of a label, where it has one."""
 GOLDEN_FILE = "golden.npz"
 
 Datatype = Literal[

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Callable
+from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.playground import commands
@@ -298,3 +304,33 @@ def test_the_page_is_accessible_and_fits(
         expect(page.locator(".scale-mark.is-newest img")).to_have_attribute("alt", re.compile("seven"))
 
     looks_right(page, f"draw-{model}", size)
+
+
+def test_between_labels_the_walk_passes_over_and_does_not_jump(open_page: Open) -> None:
+    page = opened(open_page)
+    page.get_by_label("To", exact=True).select_option(index=3)
+    page.get_by_role("slider", name="Steps").fill("17")
+    strip = panel(page, "strip").locator(".walk-strip img")
+    expect(strip).to_have_count(17)
+
+    pictures = [pixels(source) for source in sources(strip)]
+
+    steps = [float(np.abs(one - other).mean()) for one, other in pairwise(pictures)]
+    assert max(steps) < 4 * (sum(steps) / len(steps))  # the label used to change in one step, which stood out
+
+
+def pixels(source: str) -> NDArray[np.float32]:
+    with Image.open(BytesIO(b64decode(source))) as image:
+        return np.asarray(image, np.float32)
+
+
+def test_one_label_alone_is_drawn_as_a_mix_exactly_as_by_its_name(playground: RunningService) -> None:
+    model = f"{playground.url}/v1/models/fashion-gan"
+    drawn = httpx.post(f"{model}/generate", json={"num_images": 10, "seed": 4, "label": 8, "latents": True}).json()
+    latents = [one["latent"] for one in drawn["images"]]
+    bag = [float(index == 8) for index in range(10)]
+
+    mixed = httpx.post(f"{model}/decode", json={"latents": latents, "label_weights": [bag] * 10}).json()
+
+    assert [one["image"] for one in mixed["images"]] == [one["image"] for one in drawn["images"]]
+    assert {one["label"] for one in mixed["images"]} == {"Bag"}

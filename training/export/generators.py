@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.golden import Golden, Tensors
-from models.manifest import Parity
+from models.manifest import BLEND_GRAPH, Parity
 from training.data.formats import Labels, Pixels
 from training.export.subpixels import DoublingConvolution, PairedConvolution
 from training.export.version import (
@@ -42,8 +42,10 @@ from training.networks.mixture import Mixture
 from training.networks.vae import Decoder, Encoder, Vae
 
 DECODER, PRIOR, ENCODER, RECONSTRUCTION = "decoder", "prior", "encoder", "reconstruction"
+BLEND = BLEND_GRAPH
 OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
     DECODER: ("image",),
+    BLEND: ("image",),
     PRIOR: ("latent",),
     ENCODER: ("mean", "log_variance"),
     RECONSTRUCTION: ("reconstruction", "error_map", "rate", "distortion"),
@@ -93,7 +95,8 @@ def export_generator(graphs: Mapping[str, nn.Module], rows: Rows, card: ModelCar
 
 def gan_graphs(generator: Generator) -> dict[str, nn.Module]:
     """The graphs of a GAN's version by name."""
-    return {DECODER: GanDecoder(generator).eval()}
+    decoder = GanDecoder(generator).eval()
+    return {DECODER: decoder, BLEND: GanBlend(decoder).eval()}
 
 
 def vae_graphs(network: Vae, mixture: Mixture) -> dict[str, nn.Module]:
@@ -160,6 +163,38 @@ class GanDecoder(nn.Module):
     def forward(self, latent: Tensor, label: Tensor) -> Tensor:
         """Draw."""
         return to_image(self.generator(latent, label))
+
+
+class BlendedNorm(nn.Module):
+    """A folded normalisation of a mix of labels: the scales and the shifts of all labels, weighted."""
+
+    def __init__(self, norm: FoldedNorm) -> None:
+        super().__init__()
+        for name in ("scale", "shift"):
+            self.register_buffer(name, norm.get_buffer(name).t()[:, :, None, None].clone())  # [K,C] -> [C,K,1,1]
+
+    def forward(self, features: Tensor, weights: Tensor) -> Tensor:
+        """Normalise [B,C,H,W] by the labels' weights [B,K]."""
+        # As a convolution of one position, which computes a row alike in every batch; where one weight is 1 and the
+        # rest are 0 the sum is that label's number, exactly.
+        tables = (self.get_buffer("scale"), self.get_buffer("shift"))
+        scale, shift = (functional.conv2d(weights[:, :, None, None], table) for table in tables)
+        return features * scale + shift
+
+
+class GanBlend(nn.Module):
+    """Draws latents [B,Z] of weighted labels [B,K] as images uint8 [B,H,W,C]: between labels nothing jumps."""
+
+    def __init__(self, decoder: GanDecoder) -> None:
+        super().__init__()
+        self.generator = copy.deepcopy(decoder.generator)
+        for block in (self.generator.low, self.generator.high):
+            block.first_norm = BlendedNorm(block.first_norm)  # type: ignore[arg-type,assignment]
+            block.second_norm = BlendedNorm(block.second_norm)  # type: ignore[arg-type,assignment]
+
+    def forward(self, latent: Tensor, label_weights: Tensor) -> Tensor:
+        """Draw."""
+        return to_image(self.generator(latent, label_weights))
 
 
 class VaeDecoder(nn.Module):
@@ -267,6 +302,7 @@ class Rows:
         image = np.resize(self.images, (num_rows, *self.images.shape[1:]))
         made: dict[str, Tensors] = {
             DECODER: {"latent": noise},
+            BLEND: {"latent": noise, "label_weights": self._weights(num_rows)},
             PRIOR: {"noise": noise, "choice": rng.random(num_rows, np.float32)},
             ENCODER: {"image": image},
             RECONSTRUCTION: {"image": image, "noise": several},
@@ -277,10 +313,16 @@ class Rows:
             inputs["label"] = of_image if "image" in inputs else np.arange(num_rows) % self.num_labels
         return inputs
 
+    def _weights(self, num_rows: int) -> NDArray[np.float32]:
+        """Weights [B,K]: of one label alone, and half-way to the next, by turns."""
+        rows = np.eye(self.num_labels, dtype=np.float32)[np.arange(num_rows) % self.num_labels]
+        mixed = np.arange(num_rows)[:, None] % 2 == 1
+        return np.where(mixed, (rows + np.roll(rows, 1, axis=1)) / 2, rows).astype(np.float32)
+
 
 def open_generator_graph(path: Path, graph: str) -> onnxruntime.InferenceSession:
     """Open a graph; one that gives images has an output more: what it rounds."""
-    return open_graph(path, unrounded=graph in (DECODER, RECONSTRUCTION), num_threads=_THREADS)
+    return open_graph(path, unrounded=graph in (DECODER, BLEND, RECONSTRUCTION), num_threads=_THREADS)
 
 
 def check_generator_parity(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from models.manifest import Graph, Manifest, TensorSpec
+from models.manifest import BLEND_GRAPH, Graph, Manifest, TensorSpec
 from models.strict import build
 from service import __version__
 from service.engine.transport.client import EngineClient, ReadyModel
@@ -113,7 +113,9 @@ def main_graph(manifest: Manifest) -> str:
         return ""
     if MAIN_GRAPH in manifest.graphs:
         return MAIN_GRAPH
-    return next(iter(manifest.graphs)) if len(manifest.graphs) == 1 else ""
+    # A graph that blends labels is another form of the generator's one.
+    graphs = [name for name in manifest.graphs if name != BLEND_GRAPH]
+    return graphs[0] if len(graphs) == 1 else ""
 
 
 def graph_names(manifest: Manifest) -> list[str]:

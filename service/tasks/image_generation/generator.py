@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Manifest
+from models.manifest import BLEND_GRAPH, Manifest
 from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, UnsupportedTask
 from service.http.request_context import RequestContext
@@ -56,6 +56,10 @@ class Generator:
     async def decode(self, latents: Floats, labels: Indices | None) -> Pixels:
         """Decode latents to images [B,H,W,C]; labels only if the decoder takes them."""
         return await self._infer("decoder", (latents,), labels, "image")
+
+    async def blend(self, latents: Floats, weights: Floats) -> Pixels:
+        """Decode latents to images [B,H,W,C] of weighted labels [B,K]; only where the model `can_blend`."""
+        return await self._infer(BLEND_GRAPH, (latents, weights), None, "image")
 
     async def encode(self, images: Pixels, labels: Indices | None) -> Floats:
         """Encode images to means [B,Z]; labels only if the encoder takes them."""
@@ -99,6 +103,11 @@ def num_latents_of(manifest: Manifest) -> int:
 def takes_label(manifest: Manifest, graph: str) -> bool:
     """Whether a graph has the input `label`."""
     return any(spec.name == "label" for spec in manifest.graphs[graph].inputs)
+
+
+def can_blend(manifest: Manifest) -> bool:
+    """Whether a model draws mixes of labels."""
+    return BLEND_GRAPH in manifest.graphs
 
 
 def uses_labels(manifest: Manifest) -> bool:

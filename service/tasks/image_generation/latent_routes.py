@@ -20,13 +20,14 @@ from service.tasks.image_generation.generator import (
     Generator,
     ImageWriter,
     Indices,
+    can_blend,
     checked_labels,
     num_latents_of,
     require_encoder,
     takes_label,
     uses_labels,
 )
-from service.tasks.image_generation.process import latent_arithmetic, sample, walk, walk_labels
+from service.tasks.image_generation.process import latent_arithmetic, sample, walk, walk_labels, walk_weights
 from service.tasks.image_generation.rendering import animation, labelled_grid
 from service.tasks.image_generation.routes import GeneratorRoute, chosen_format, decoded_images, to_base64
 from service.tasks.image_generation.schema import (
@@ -106,10 +107,16 @@ class Interpolate(LatentRoute):
             ends = self._encoded_ends if parameters.seeds is None else _seeded_ends
             (start, end), end_labels = await ends(generator, model, parameters, labels)
             path = walk(start, end, parameters.steps, parameters.path)
-            along = None if end_labels is None else walk_labels(int(end_labels[0]), int(end_labels[1]), len(path))
+            ends_of_labels = () if end_labels is None else (int(end_labels[0]), int(end_labels[1]), len(path))
+            along = walk_labels(*ends_of_labels) if ends_of_labels else None
+            weights = None
+            if ends_of_labels and can_blend(manifest):
+                weights = walk_weights(*ends_of_labels, len(manifest.labels or ()))
 
             async def chunk(rows: slice) -> Pixels:
                 async with generator.chunk_slots:
+                    if weights is not None:
+                        return await generator.blend(path[rows], weights[rows])
                     return await generator.decode(path[rows], None if along is None else along[rows])
 
             images = np.concatenate(await generator.by_chunks(len(path), chunk))

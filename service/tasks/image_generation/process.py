@@ -106,8 +106,17 @@ def walk(start: Floats, end: Floats, steps: int, path: Literal["spherical", "lin
 
 
 def walk_labels(start: int, end: int, steps: int) -> NDArray[np.int64]:
-    """The labels [steps] of a walk; they change halfway."""
+    """The labels [steps] of a walk, each that of the nearer end."""
     return np.where(np.arange(steps) < (steps + 1) // 2, start, end).astype(np.int64)
+
+
+def walk_weights(start: int, end: int, steps: int, num_labels: int) -> Floats:
+    """The weights of the labels [steps,K] along a walk, from the first alone to the last alone."""
+    weights = np.zeros((steps, num_labels), np.float32)
+    shares = np.linspace(0, 1, steps, dtype=np.float32)
+    weights[:, start] += 1 - shares
+    weights[:, end] += shares
+    return weights
 
 
 def latent_arithmetic(a: Floats, b: Floats, c: Floats) -> Floats:

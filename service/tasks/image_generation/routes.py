@@ -22,6 +22,7 @@ from service.tasks.image_generation.generator import (
     Floats,
     Generator,
     ImageWriter,
+    can_blend,
     checked_labels,
     num_latents_of,
     uses_labels,
@@ -38,6 +39,7 @@ from service.tasks.image_generation.schema import (
     GenerateParameters,
     label_indices,
     latent_rows,
+    weight_rows,
 )
 from service.tasks.task import Dependencies, JsonOrQueryRoute, JsonRoute, QueryRoute, TaskRequest, TaskRoute
 
@@ -193,6 +195,21 @@ class _SeededImages:
         return GenerateImagesAnswer(model=self._model.name, version=self._model.version, seed=self._seed, images=whole)
 
 
+def checked_weights(model: ReadyModel, parameters: DecodeParameters, count: int) -> Floats | None:
+    """The weights of labels [B,K] that a request gives; None where it gives none.
+
+    Raises: InvalidParameter if the model cannot blend, if a label is given too, or if they are not valid.
+    """
+    if parameters.label_weights is None:
+        return None
+    if not can_blend(model.manifest):
+        message = f"label_weights is given, but {model.name!r} draws no mixes of labels."
+        raise InvalidParameter(message, parameter="label_weights")
+    if parameters.label is not None:
+        raise InvalidParameter("label and label_weights are both given; give either.", parameter="label_weights")
+    return weight_rows(parameters.label_weights, count, len(model.manifest.labels or ()))
+
+
 class Decode(JsonRoute, GeneratorRoute):
     """`POST /v1/models/{model}/decode`."""
 
@@ -209,7 +226,11 @@ class Decode(JsonRoute, GeneratorRoute):
         model, manifest = request.model, request.model.manifest
         latents = latent_rows("latents", parameters.latents, num_latents_of(manifest))
         names = manifest.labels or ()
-        labels = checked_labels(manifest, "decoder", label_indices(parameters.label, len(latents), names))
+        weights = checked_weights(model, parameters, len(latents))
+        if weights is None:
+            labels = checked_labels(manifest, "decoder", label_indices(parameters.label, len(latents), names))
+        else:
+            labels = weights.argmax(axis=1)
         format_ = chosen_format(request.scope, parameters.format, ("json", "png", "zip"))
         captions = [""] * len(latents) if labels is None else [names[index] for index in labels]
         work = self.work(request)
@@ -217,6 +238,8 @@ class Decode(JsonRoute, GeneratorRoute):
 
         async def chunk(rows: slice) -> Pixels:
             async with generator.chunk_slots:
+                if weights is not None:
+                    return await generator.blend(latents[rows], weights[rows])
                 return await generator.decode(latents[rows], None if labels is None else labels[rows])
 
         async def job() -> DecodeAnswer | BinaryAnswer:

@@ -127,6 +127,16 @@ class DecodeParameters(Parameters):
         Label | tuple[Label, ...] | None,
         _labels(MAX_IMAGES, "One label for all latents, or a list; required if the decoder takes a label."),
     ] = None
+    label_weights: Annotated[
+        list[Any] | None,
+        _list_of(
+            1,
+            MAX_IMAGES,
+            "lists of weights",
+            {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}},
+            "In place of `label`, a mix: for each latent every label's weight, from 0 to 1. For models that blend.",
+        ),
+    ] = None
     format: _FilesFormat | None = None
 
 
@@ -157,7 +167,7 @@ class InterpolateParameters(Parameters):
     path: Annotated[Literal["spherical", "linear"], Meta(description="Equal angles or equal distances.")] = "spherical"
     label: Annotated[
         Label | tuple[Label, ...] | None,
-        _labels(2, "One label, or one for each end; they change halfway.", "end"),
+        _labels(2, "One label, or one for each end, between which it passes over where the model can blend.", "end"),
     ] = None
     temperature: _Temperature = 1.0
     truncation: _Truncation | None = None
@@ -364,6 +374,29 @@ def latent_row(name: str, values: Any, num_latents: int) -> NDArray[np.float32]:
         except msgspec.ValidationError as error:
             raise refusal(f"{name}[{index}]", value, f"a number from {-MAX_LATENT} to {MAX_LATENT}") from error
     return np.array(values, np.float32)
+
+
+def weight_rows(values: Sequence[Any], count: int, num_labels: int) -> NDArray[np.float32]:
+    """Validate the weights of labels [B,K], and scale each row to a sum of one.
+
+    Raises: InvalidParameter for a wrong length, a number out of range or a row of zeros.
+    """
+    if len(values) != count:
+        message = f"label_weights has {len(values)} lists; it must have {count}, one for each latent."
+        raise InvalidParameter(message, parameter="label_weights")
+    return np.stack([_weight_row(f"label_weights[{index}]", row, num_labels) for index, row in enumerate(values)])
+
+
+def _weight_row(name: str, values: Any, num_labels: int) -> NDArray[np.float32]:
+    if not isinstance(values, list) or len(values) != num_labels:
+        raise refusal(name, values, f"a list of {num_labels} weights, one for each label")
+    for index, value in enumerate(values):
+        if type(value) not in (int, float) or not 0 <= value <= 1:
+            raise refusal(f"{name}[{index}]", value, "a number from 0 to 1")
+    total = sum(values)
+    if total == 0:
+        raise InvalidParameter(f"{name} has no weight above 0.", parameter="label_weights")
+    return np.array([value / total for value in values], np.float32)
 
 
 def decode_base64(name: str, text: Any) -> bytes:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.training.small_generators import LATENT, loud_generator, loud_vae, small_mixture, small_rows
 from training.export.generators import (
+    BLEND,
     DECODER,
     ENCODER,
     NUM_SAMPLES,
@@ -82,3 +84,17 @@ def test_the_prior_chooses_a_component_of_the_label_and_shapes_the_noise() -> No
     for row, (of_label, component) in enumerate([(2, 0), (2, 1), (7, 0), (7, 1)]):
         expected = mixture.means[of_label, component] + mixture.factors[of_label, component] @ noise[row]
         assert torch.allclose(latent[row], expected, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_blend_of_one_label_is_that_label_and_between_two_nothing_jumps() -> None:
+    graphs = gan_graphs(loud_generator())
+    latent, label = torch.randn(20, LATENT), torch.arange(20) % 10
+    alone = functional.one_hot(label, 10).float()
+    shares = torch.linspace(0, 1, 9)[:, None]
+
+    between = graphs[BLEND](latent[:1].repeat(9, 1), (1 - shares) * alone[2] + shares * alone[7]).int()
+
+    assert torch.equal(graphs[BLEND](latent, alone), graphs[DECODER](latent, label))
+    steps = (between[1:] - between[:-1]).abs().float().flatten(1).mean(1)
+    assert steps.max() < 0.5 * (between[-1] - between[0]).abs().float().mean()

@@ -22,6 +22,7 @@ from tests.training.small_generators import (
     small_rows,
 )
 from training.export.generators import (
+    BLEND,
     BUCKETS,
     DECODER,
     ENCODER,
@@ -71,7 +72,8 @@ def signature(folder: Path, graph: str) -> tuple[list[Tensor], list[Tensor]]:
 
 def test_a_gan_draws_from_latents_and_labels(gan: Path) -> None:
     assert signature(gan, DECODER) == ([("latent", *VECTOR), LABEL], [("image", *IMAGE)])
-    assert {path.name for path in gan.iterdir()} == {"decoder.onnx", "golden.npz", "manifest.json"}
+    assert signature(gan, BLEND) == ([("latent", *VECTOR), ("label_weights", "FP32", (-1, 10))], [("image", *IMAGE)])
+    assert {path.name for path in gan.iterdir()} == {"decoder.onnx", "blend.onnx", "golden.npz", "manifest.json"}
 
 
 @pytest.mark.slow

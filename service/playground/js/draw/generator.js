@@ -22,6 +22,7 @@ export class Generator {
     this.name = manifest.name;
     this.hasEncoder = "reconstruction" in manifest.graphs;
     this.decoderTakesLabel = takesLabel(decoder);
+    this.canBlend = "blend" in manifest.graphs;
     this.knownLabels = manifest.labels ?? [];
     this.isGrey = decoder.outputs[0].shape.at(-1) === 1;
     this.labels = takesLabel(decoder) || takesLabel(prior) ? (manifest.labels ?? []) : [];

@@ -78,8 +78,18 @@ export function walkPanel({ generator, noise, pins, signal }) {
     const latents = corners.map(({ latent }) => latent);
     const body = { latents: weights.map((some) => blended(latents, some)) };
     if (!generator.decoderTakesLabel) return body;
+    if (generator.canBlend) return { ...body, label_weights: weights.map(labelWeights) };
     const labels = weights.map((some) => corners[nearest(some)].label);
     return { ...body, label: labels.length === 1 ? labels[0] : labels };
+  }
+
+  /** The weight of every label at a place, of the corners that have it. @param {number[]} weights of the corners */
+  function labelWeights(weights) {
+    const shares = new Array(generator.labels.length).fill(0);
+    corners.forEach(({ label }, index) => {
+      if (label !== null) shares[label] += weights[index];
+    });
+    return shares.map((share) => Number(share.toFixed(DIGITS)));
   }
 
   /** Draw the image of the place where the pointer is now. */

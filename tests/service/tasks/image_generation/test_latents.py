@@ -15,6 +15,7 @@ from service.tasks.image_generation.process import (
     sample,
     walk,
     walk_labels,
+    walk_weights,
 )
 
 K, Z = 10, 64
@@ -171,3 +172,11 @@ def test_latent_arithmetic_uses_means() -> None:
     a, b, c = (np.array(rows, np.float32) for rows in ([[1, 2], [3, 4]], [[1, 1]], [[0, 5], [0, 6], [0, 7]]))
 
     assert latent_arithmetic(a, b, c).tolist() == [1, 8]
+
+
+def test_labels_pass_over_along_a_walk_from_one_alone_to_the_other_alone() -> None:
+    weights = walk_weights(2, 7, 5, K)
+
+    assert weights[:, 2].tolist() == [1, 0.75, 0.5, 0.25, 0]
+    assert weights[:, 7].tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert np.array_equal(walk_weights(3, 3, 4, K), np.eye(K, dtype=np.float32)[[3] * 4])

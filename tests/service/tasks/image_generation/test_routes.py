@@ -382,3 +382,12 @@ def test_a_label_is_for_decoders_that_take_one(
 
 def test_the_service_logged_no_error(image_generation_service: RunningService) -> None:
     assert [record for record in image_generation_service.records if record["level"] == "ERROR"] == []
+
+
+def test_a_mix_of_labels_is_refused_by_a_model_that_cannot_blend(image_generation_client: httpx.Client) -> None:
+    body = {"latents": [[0.0] * 4], "label_weights": [[1, 0, 0]]}
+
+    response = image_generation_client.post(f"{GAN}/decode", json=body)
+
+    assert response.status_code == 422
+    assert "draws no mixes of labels" in response.json()["detail"]

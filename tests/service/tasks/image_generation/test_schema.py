@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from typing import Any
 
@@ -19,6 +20,7 @@ from service.tasks.image_generation.schema import (
     label_indices,
     latent_rows,
     two_seeds,
+    weight_rows,
 )
 
 KNOWN = ("T-shirt/top", "Ankle boot", "7", "Bag")
@@ -181,3 +183,25 @@ def test_images_come_in_base64() -> None:
     for text in ("a", "!!!!", "é", None, 3):
         with pytest.raises(InvalidParameter, match=r"^images\[0\] is not valid base64\.$"):
             decode_base64("images[0]", text)
+
+
+def test_weights_of_labels_are_scaled_to_a_sum_of_one() -> None:
+    rows = weight_rows([[1, 1, 0], [0, 0, 0.5]], 2, 3)
+
+    assert np.array_equal(rows, np.array([[0.5, 0.5, 0], [0, 0, 1]], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ([[1, 0, 0]], "it must have 2"),
+        ([[1, 0, 0], [1, 0]], "label_weights[1]"),
+        ([[1, 0, 0], [1, 0, 2]], "label_weights[1][2]"),
+        ([[1, 0, 0], [1, True, 0]], "label_weights[1][1]"),
+        ([[1, 0, 0], [0, 0, 0]], "no weight above 0"),
+        ([[1, 0, 0], "Bag"], "label_weights[1]"),
+    ],
+)
+def test_weights_that_are_no_mix_are_refused_by_place(values: list[Any], told: str) -> None:
+    with pytest.raises(InvalidParameter, match=re.escape(told)):
+        weight_rows(values, 2, 3)
