@@ -55,7 +55,7 @@ def write(page: Page, text: str) -> Locator:
 
 
 def set_slider(page: Page, name: str, value: float) -> None:
-    page.get_by_role("slider", name=name).fill(str(value))
+    page.get_by_role("slider", name=name, exact=True).fill(str(value))
 
 
 def test_a_pause_brings_a_suggestion_that_tab_accepts_and_escape_dismisses(
@@ -446,3 +446,47 @@ def test_clear_empties_every_panel_at_once_and_without_an_error(open_page: Open,
         expect(panel(page, "attention").locator(".token")).to_have_count(1)
         panel(page, "attention").locator(".token").hover()
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_the_distribution_shrinks_as_top_p_falls(open_page: Open, api: Callable[..., Any]) -> None:
+    page = opened(open_page)
+    write(page, "The old house stood")
+    known = [one["probability"] for one in api("next-token", text="The old house stood", top_k=100)["candidates"]]
+    words = page.locator(".nucleus-words")
+    set_slider(page, "Temperature", 1)
+
+    for top_p in (0.5, 0.2):
+        set_slider(page, "Top-p", top_p)
+        num_kept = next(count for count in range(1, 101) if sum(known[:count]) >= top_p)
+        expect(words).to_have_text(f"The next token is drawn from {num_kept} tokens.")
+        shares = page.locator(".nucleus .candidate:not(.is-cut) .candidate-share").all_text_contents()
+        assert len(shares) == min(10, num_kept)
+        assert shares[0].startswith(f"{100 * known[0] / sum(known[:num_kept]):.2g}"[:2])
+    set_slider(page, "Temperature", 0)
+    expect(words).to_have_text("The next token is drawn from one token.")
+
+
+def test_the_switch_for_json_is_there_only_where_the_service_has_it(
+    open_page: Open, playground: RunningService
+) -> None:
+    document = httpx.get(f"{playground.url}/openapi.json").json()["paths"]["/v1/chat/completions"]["post"]
+    schema = document["requestBody"]["content"]["application/json"]["schema"]
+    page = open_page()
+    page.route("**/openapi.json", lambda route: route.fulfill(json=with_response_format(playground)))
+    page.goto("/#/write/novelist")
+    expect(page.get_by_role("switch", name="Only JSON")).to_be_visible()
+    page.get_by_role("switch", name="Only JSON").check()
+    page.get_by_label("JSON schema, optional").fill("{")
+    page.get_by_role("button", name="Write on").click()
+    expect(panel(page, "text").get_by_role("alert")).to_contain_text("The schema is not valid JSON")
+
+    other = opened(open_page)
+    expect(other.get_by_role("switch", name="Only JSON")).to_have_count(int("response_format" in schema["properties"]))
+
+
+def with_response_format(playground: RunningService) -> Any:
+    """The API's document as it is where answers can be held to JSON."""
+    document = httpx.get(f"{playground.url}/openapi.json").json()
+    chat = document["paths"]["/v1/chat/completions"]["post"]
+    chat["requestBody"]["content"]["application/json"]["schema"]["properties"]["response_format"] = {}
+    return document

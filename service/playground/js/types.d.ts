@@ -89,6 +89,7 @@ export interface Manifest {
   training?: { parameters?: number };
   language?: Language;
   light_on_dark?: boolean;
+  chat_template?: string | null;
 }
 
 export interface ModelCard {

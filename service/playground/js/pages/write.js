@@ -6,8 +6,11 @@ import { h, useStyle } from "../dom.js";
 import { pageHead } from "../panel.js";
 import { modelsOf } from "../tasks.js";
 import { attentionPanel } from "../write/attention.js";
+import { chatPanel } from "../write/chat.js";
 import { comparePanel, kindText } from "../write/compare.js";
 import { editingPanel } from "../write/editing.js";
+import { jsonMode } from "../write/json_mode.js";
+import { nucleusView } from "../write/nucleus.js";
 import { tokensPanel } from "../write/tokens.js";
 
 /** @import { PageContext } from "../types.d.ts" */
@@ -30,7 +33,8 @@ export default async function page(root, { model, models, signal }) {
   if (!manifest.language) throw new Error(`The card of ${model} does not describe a language model.`);
 
   const { context } = manifest.language;
-  const settings = samplingSettings(context);
+  const settings = samplingSettings({ context, onInput: () => drawn.redraw(), signal });
+  const drawn = nucleusView({ model, context, sampling: settings.sampling, signal });
   const names = modelsOf(models, TASK).map(({ id }) => id);
   const tokens = tokensPanel({ model, context, signal, onPick: (text) => editing.append(text) });
   const attention = attentionPanel({ model, manifest, signal });
@@ -42,6 +46,7 @@ export default async function page(root, { model, models, signal }) {
     if (editing.isWriting()) return; // a text that grows is read once it is complete
     tokens.read(text);
     attention.read(text);
+    drawn.read(text);
   }
 
   root.append(
@@ -49,29 +54,35 @@ export default async function page(root, { model, models, signal }) {
     h(
       "div",
       { class: "write-page" },
+      manifest.chat_template ? chatPanel({ model, settings, signal }).element : null,
       h("div", { class: "layout" }, editing.element, tokens.element),
       attention.element,
-      names.length > 1 ? comparePanel({ model, names, settings, text: editing.text, signal }).element : null,
+      comparePanel({ model, names, settings, text: editing.text, signal }).element,
     ),
   );
+  settings.element.append(drawn.element);
   editing.start(draft);
 }
 
 /**
  * How tokens are sampled: temperature, top-p, seed and length, shared by all that generates on the page.
  *
- * @param {number} context how many tokens the model can see
+ * @param {object} options
+ * @param {number} options.context how many tokens the model can see
+ * @param {() => void} options.onInput follows temperature and top-p
+ * @param {AbortSignal} options.signal
  */
-function samplingSettings(context) {
+function samplingSettings({ context, onInput, signal }) {
   const temperature = slider({
     label: "Temperature",
     min: 0,
     max: 2,
     step: 0.05,
     value: 0.8,
+    onInput,
     format: (value) => (value === 0 ? "0 (likeliest)" : value.toFixed(2)),
   });
-  const topP = slider({ label: "Top-p", min: 0.05, max: 1, step: 0.05, value: 0.95, format: (value) => value.toFixed(2) });
+  const topP = slider({ label: "Top-p", min: 0.05, max: 1, step: 0.05, value: 0.95, onInput, format: (value) => value.toFixed(2) });
   const length = slider({
     label: "Length",
     min: 8,
@@ -82,6 +93,7 @@ function samplingSettings(context) {
   });
   const seed = field({ label: "Seed", value: "11", inputMode: "numeric", placeholder: "random", hint: "The same seed gives the same text." });
   const another = button("New seed", () => seed.set(String(randomSeed())), { kind: "small" });
+  const held = jsonMode({ signal });
   const element = h(
     "div",
     { class: "write-settings" },
@@ -89,13 +101,15 @@ function samplingSettings(context) {
     topP.element,
     length.element,
     h("div", { class: "write-seed" }, seed.element, another),
+    held.element,
   );
 
   /** @returns {Sampling} the members of a request */
   function values() {
-    const members = { max_tokens: length.value, temperature: temperature.value, top_p: topP.value };
+    const members = { max_tokens: length.value, temperature: temperature.value, top_p: topP.value, ...held.values() };
     return seed.value.trim() === "" ? members : { ...members, seed: parseSeed(seed.value) };
   }
 
-  return { element, values };
+  const sampling = () => ({ temperature: temperature.value, topP: topP.value });
+  return { element, values, sampling };
 }

@@ -1,7 +1,7 @@
 /** The panel in which two models continue the same text, side by side. */
 
 import { modelCard, modelPath } from "../api.js";
-import { button, select, statusLine } from "../controls.js";
+import { button, select, slider, statusLine } from "../controls.js";
 import { curlPanel } from "../curl.js";
 import { announce, h } from "../dom.js";
 import { panel } from "../panel.js";
@@ -13,8 +13,10 @@ import { fitting } from "./text.js";
 /** @import { Sampling, SamplingSettings } from "../pages/write.js" */
 /** @import { Measured } from "./streaming.js" */
 
+const COLD_AND_HOT = [0.2, 1.2];
+
 /**
- * `names` are the text generators, at least two; `text()` is what they continue.
+ * `names` are the text generators; `text()` is what they continue.
  *
  * @param {object} options
  * @param {string} options.model
@@ -24,14 +26,17 @@ import { fitting } from "./text.js";
  * @param {AbortSignal} options.signal
  */
 export function comparePanel({ model, names, settings, text, signal }) {
-  const other = names.find((name) => name !== model) ?? model;
-  const columns = [model, other].map((name) => column(name, names, signal));
+  const other = names.find((name) => name !== model);
+  const { temperature } = settings.sampling();
+  // Two models at one temperature, or one at two.
+  const temperatures = other ? [temperature, temperature] : COLD_AND_HOT;
+  const columns = [model, other ?? model].map((name, index) => column(name, names, temperatures[index], signal));
   const run = button("Write both", () => card.guard(write), { kind: "primary" });
   const stop = button("Stop both", () => running?.abort(), { disabled: true });
   const card = panel(
     {
       title: "Side by side",
-      hint: "Both continue the text above, at the same time and with the same settings.",
+      hint: "Both continue the text above at the same time: two models, or one at two temperatures.",
       kind: "write-compare",
     },
     h("div", { class: "write-actions" }, run, stop),
@@ -68,8 +73,8 @@ export function comparePanel({ model, names, settings, text, signal }) {
   return { element: card.element };
 }
 
-/** @param {string} initial @param {string[]} names @param {AbortSignal} signal */
-function column(initial, names, signal) {
+/** @param {string} initial @param {string[]} names @param {number} warmth @param {AbortSignal} signal */
+function column(initial, names, warmth, signal) {
   const kind = h("p", { class: "muted compare-kind" });
   const prompt = h("span", { class: "compare-prompt" });
   const written = h("span", { class: "compare-written" }, h("span", { class: "compare-none" }, "Nothing written yet."));
@@ -77,12 +82,14 @@ function column(initial, names, signal) {
   const curl = curlPanel();
   const speed = h("span", { class: "compare-speed" }, "–");
   const choice = select({ label: "Model", options: names, value: initial, onInput: () => describe().catch(() => {}) });
+  const temperature = slider({ label: "Its temperature", min: 0, max: 2, step: 0.05, value: warmth, format: (value) => value.toFixed(2) });
   const output = h("p", { class: "compare-text", tabindex: 0, role: "region" }, prompt, written);
   const element = h(
     "article",
     { class: "compare-column" },
     h("div", { class: "compare-head" }, choice.element, h("p", { class: "compare-rate" }, speed, " tokens/s")),
     kind,
+    temperature.element,
     output,
     status.element,
     curl.element,
@@ -100,7 +107,7 @@ function column(initial, names, signal) {
   async function write(text, values, stopped) {
     const name = choice.value;
     const context = (await describe()).language?.context ?? 0;
-    const body = { prompt: await fitting(name, text, context - values.max_tokens - 1, stopped), ...values };
+    const body = { prompt: await fitting(name, text, context - values.max_tokens - 1, stopped), ...values, temperature: temperature.value };
     prompt.textContent = text;
     written.textContent = "";
     output.scrollTop = output.scrollHeight;
