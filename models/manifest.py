@@ -205,6 +205,26 @@ class Language(strict.Strict, frozen=True, kw_only=True):
         return frozenset((self.eos_token, *self.stop_tokens))
 
 
+class TextEncoding(strict.Strict, frozen=True, kw_only=True):
+    """How an encoder of texts takes them: at most `max_tokens` tokens, those that begin and end a text included.
+
+    Tokens that are `unknown_token` are left out, where one is named.
+    """
+
+    vocab_size: int
+    max_tokens: int
+    begin_tokens: tuple[int, ...] = ()
+    end_tokens: tuple[int, ...] = ()
+    unknown_token: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens <= len(self.begin_tokens) + len(self.end_tokens):
+            raise ValueError(f"max_tokens is {self.max_tokens}; it must leave room for a text.")
+        for token in (*self.begin_tokens, *self.end_tokens, self.unknown_token or 0):
+            if not 0 <= token < self.vocab_size:
+                raise ValueError(f"a token is {token}; it must be at least 0 and below {self.vocab_size}.")
+
+
 class Batching(strict.Strict, frozen=True, kw_only=True):
     """The largest batch, and the batch sizes that are warmed up before the version is ready."""
 
@@ -359,6 +379,7 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
     tokenizer: str | None = None
     chat_template: str | None = None
     language: Language | None = None
+    text: TextEncoding | None = None
     evaluation: tuple[Evaluation, ...] = ()
     training: Training | None = None
     parity: Parity | None = None
@@ -376,6 +397,8 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
             raise ValueError("labels are missing; an image classifier requires them.")
         if self.task == "text-generation" and not (self.language and self.tokenizer):
             raise ValueError("language or tokenizer is missing; a language model requires both.")
+        if self.task == "text-embedding" and not (self.text and self.tokenizer):
+            raise ValueError("text or tokenizer is missing; an encoder of texts requires both.")
         if self.task == "style-transfer" and not self.stylization:
             raise ValueError("stylization is missing; a stylizer requires it.")
         if self.task == "image-generation" and not (self.labels and "decoder" in self.graphs):

@@ -16,6 +16,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from models.manifest import TextEncoding
+
 TOKENIZER_FILE = "tokenizer.json"
 _SHORT_CHARACTERS = 4096
 _MARK = "\u2581"  # how SentencePiece writes a space
@@ -169,6 +171,40 @@ class Tokenizer:
         index = len(expected[:position].decode("utf-8", "ignore"))
         text = expected.decode("utf-8")
         return UnknownCharacter(text[min(index, len(text) - 1)], index)
+
+
+class TextEncoder:
+    """Turns texts into the tokens of an encoder, by any `tokenizer.json`, as its manifest says.
+
+    Unlike `Tokenizer`, which writes texts too, it may lose what a network does not see: case, spaces, accents.
+    """
+
+    def __init__(self, content: bytes, encoding: TextEncoding) -> None:
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        except Exception as error:  # the library raises bare Exception
+            raise TokenizerError(f"{TOKENIZER_FILE} is not a tokenizer: {error}.") from error
+        # Names of special tokens in a text are plain text.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.encoding = encoding
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Encode texts, with the tokens that begin and end each; other threads run meanwhile."""
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        begin, end, unknown = self.encoding.begin_tokens, self.encoding.end_tokens, self.encoding.unknown_token
+        return [[*begin, *(token for token in each.ids if token != unknown), *end] for each in encodings]
+
+    def token(self, name: str) -> int | None:
+        """Return the id of a token by name, or None."""
+        found: int | None = self._tokenizer.token_to_id(name)
+        return found
+
+    def name(self, token: int) -> str:
+        """Return the name of a token."""
+        return str(self._tokenizer.id_to_token(token))
 
 
 def _parts(part: dict[str, Any] | None, members: str) -> Iterator[dict[str, Any]]:

@@ -91,7 +91,7 @@ ELSEWHERE = {
     r"docker build\b": ("tests/deploy/image/test_image.py", "buildah builds the same Dockerfile; no registry is there"),
     r"docker compose\b": ("tests/deploy/test_compose.py", "Prometheus and Grafana come from a registry of images"),
     r"\.venv/bin/locust\b": ("tests/loadtests/test_scenarios.py", "it is interactive, and for as long as one likes"),
-    r"hotplate import \w+/": ("tests/models/importing/test_huggingface.py", "a hub on the machine stands in"),
+    r"hotplate import [\w-]+/": ("tests/models/importing/test_huggingface.py", "a hub on the machine stands in"),
     r"hotplate serve --tls": ("tests/service/test_tls.py", "scripts are run against a service without TLS"),
     r"hotplate tune\b": ("tests/service/cli/test_tune.py", "it measures for minutes, and alone on the machine"),
     r"hotplate (push|pull)\b": ("tests/service/exchange/test_readme.py", "no registry or hub is at those addresses"),

@@ -30,6 +30,7 @@ _IR_VERSION = 10
 _ALIGNMENT_BYTES = 64
 _WEIGHT_ELEMENTS = {"float32": TensorProto.FLOAT, "int8": TensorProto.INT8}
 _ELEMENTS: dict[str, int] = {"FP32": TensorProto.FLOAT, "INT32": TensorProto.INT32, "INT64": TensorProto.INT64}
+_ELEMENTS["BOOL"] = TensorProto.BOOL
 
 Floats = NDArray[np.float32]
 
@@ -60,6 +61,7 @@ class BuiltGraph:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     max_batch_size: int | None = None
+    max_batch_elements: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,19 +127,42 @@ class PackedWeights:
 class GraphBuilder:
     """Collects nodes; a weight joins the graph when a node names it."""
 
-    def __init__(self, weights: PackedWeights, opset: int = 21) -> None:
+    def __init__(self, weights: PackedWeights, opset: int = 21, prefix: str = "") -> None:
         self._weights = weights
         self._opset = opset
+        self._prefix = prefix
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, NDArray[Any]] = {}
 
     def add(self, operator: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> str:
         """Add a node; returns the name of its first output, which is made up when none is given."""
-        named = outputs or (f"{operator.lower()}_{len(self._nodes)}",)
+        named = outputs or (f"{self._prefix}{operator.lower()}_{len(self._nodes)}",)
         # The standard's operators have the empty domain.
         domain = CONTRIB if operator in _CONTRIB_OPERATORS else ""
         self._nodes.append(helper.make_node(operator, inputs, named, domain=domain, **attributes))
         return named[0]
+
+    def add_loop(
+        self, limit: str, carried: Sequence[str], body: GraphBuilder, results: Sequence[Port], outputs: Sequence[str]
+    ) -> None:
+        """Add a loop of at most `limit` steps, whose body is a graph with a prefix of its own.
+
+        The body reads `place`, `goes_on` and `in_0`, `in_1`, ... for what is carried, and what the graph around it
+        holds. `results` are its own: whether it goes on, what is carried, and what each step adds to the other outputs.
+        """
+        self._constants |= body._constants
+        self.constant("begins", np.array(True))
+        carried_inputs = [
+            helper.make_tensor_value_info(f"in_{index}", _ELEMENTS[port.datatype], port.axes)
+            for index, port in enumerate(results[1 : 1 + len(carried)])
+        ]
+        inputs = [
+            helper.make_tensor_value_info("place", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            *carried_inputs,
+        ]
+        graph = helper.make_graph(body._nodes, "body", inputs, [port.value_info() for port in results])
+        self.add("Loop", [limit, "begins", *carried], *outputs, body=graph)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Name a small tensor that stays in the graph's own file."""
@@ -145,7 +170,12 @@ class GraphBuilder:
         return name
 
     def finish(
-        self, name: str, inputs: Sequence[Port], outputs: Sequence[Port], max_batch_size: int | None = None
+        self,
+        name: str,
+        inputs: Sequence[Port],
+        outputs: Sequence[Port],
+        max_batch_size: int | None = None,
+        max_batch_elements: int | None = None,
     ) -> BuiltGraph:
         """Make the model of those nodes that the outputs depend on."""
         # From the outputs backwards: nodes that nothing depends on, and weights of theirs, are left out.
@@ -154,7 +184,7 @@ class GraphBuilder:
         for node in reversed(self._nodes):
             if used.intersection(node.output):
                 nodes.append(node)
-                used.update(node.input)
+                used.update(node.input, _captured(node))
         initializers = [self._weights.reference(weight) for weight in self._weights.tensors if weight in used]
         initializers += [numpy_helper.from_array(value, key) for key, value in self._constants.items() if key in used]
         graph = helper.make_graph(
@@ -166,7 +196,13 @@ class GraphBuilder:
         )
         opsets = [helper.make_opsetid("", self._opset), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="hotplate")
-        return BuiltGraph(model, tuple(inputs), tuple(outputs), max_batch_size)
+        return BuiltGraph(model, tuple(inputs), tuple(outputs), max_batch_size, max_batch_elements)
+
+
+def _captured(node: onnx.NodeProto) -> set[str]:
+    """What the bodies of a node read of the graph around them."""
+    bodies = [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    return {name for body in bodies for inner in body.node for name in inner.input}
 
 
 def write_graphs(
@@ -192,6 +228,7 @@ def describe_graphs(graphs: Mapping[str, BuiltGraph], folder: Path) -> dict[str,
             outputs=tuple(port.spec() for port in graph.outputs),
             weights=weights,
             max_batch_size=graph.max_batch_size,
+            max_batch_elements=graph.max_batch_elements,
         )
         for name, graph in graphs.items()
     }

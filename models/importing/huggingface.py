@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from models.chat_template import CHAT_TEMPLATE_FILE
+from models.importing.bert import MODEL_TYPES as ENCODER_TYPES
 from models.importing.llama_config import CONFIG_FILE, MODEL_TYPES, read_json
 from models.importing.sources import REPOSITORY_ID, ImportRefused
 from models.manifest import Source
@@ -25,6 +26,9 @@ _SMALL_FILES = (
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
     CHAT_TEMPLATE_FILE,
     "README.md",
 )
@@ -60,7 +64,7 @@ def find_files(source: str, file: str = "") -> HuggingFaceFiles:
 
 
 def _choose(names: Sequence[str], config: dict[str, Any], file: str, source: str) -> str | None:
-    """The ONNX or GGUF file to import; None for a language model's *.safetensors.
+    """The ONNX or GGUF file to import; None for the *.safetensors of a language model or an encoder of texts.
 
     Raises: ImportRefused where there is nothing to import, or a choice to make.
     """
@@ -70,7 +74,8 @@ def _choose(names: Sequence[str], config: dict[str, Any], file: str, source: str
             raise ImportRefused(f"{source!r} has no {file!r}; its ONNX and GGUF files are {[*graphs, *ggufs]}.")
         return file
     has_weights = any(name.endswith(".safetensors") and "/" not in name for name in names)
-    if config.get("model_type") in MODEL_TYPES and (has_weights or not (graphs or ggufs)):
+    is_known = config.get("model_type") in (*MODEL_TYPES, *ENCODER_TYPES)
+    if is_known and (has_weights or not (graphs or ggufs)):
         return None
     kind, graphs = ("ONNX", graphs) if graphs else ("GGUF", ggufs)
     if usual := [name for name in _USUAL_GRAPHS if name in graphs]:
@@ -82,7 +87,8 @@ def _choose(names: Sequence[str], config: dict[str, Any], file: str, source: str
     raise ImportRefused(
         f"{source!r} has no ONNX or GGUF file, and its model type is {config.get('model_type')!r}. Export it with "
         f"`optimum-cli export onnx --model {source} FOLDER`, and import FOLDER. Without an export, language models of "
-        f"the types {', '.join(MODEL_TYPES)} are imported from their config.json and *.safetensors."
+        f"the types {', '.join(MODEL_TYPES)} and encoders ({', '.join(ENCODER_TYPES)}) are imported from their "
+        "config.json and *.safetensors."
     )
 
 

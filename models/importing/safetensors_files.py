@@ -101,7 +101,9 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             raise ValueError(f"its header claims {header_bytes} bytes, the file has {num_bytes}")
         header = json.loads(file.read(header_bytes))
     start = 8 + header_bytes
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    # Positions that count up from 0 are stored by older versions of transformers; they are no weights.
+    skipped = ("__metadata__", "position_ids")
+    entries = {name: entry for name, entry in header.items() if not name.endswith(skipped)}
     return {name: _stored(path, name, entry, start, num_bytes) for name, entry in entries.items()}
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from models.importing.graph_builder import BuiltGraph, GraphBuilder, PackedWeights, Port
+from models.importing.pooling import TOKENS, finish_embedding, take_tokens, without
 from models.manifest import StateSpec
 
 PrefillName = Literal["grouped", "standard"]
@@ -149,6 +150,30 @@ class TransformerGraphs:
         return graph.finish(
             "attention", [Port("tokens", "INT64", ("B", size))], [Port("attention", "FP32", axes)], ATTENTION_BATCH_SIZE
         )
+
+    def embedding(self, begin: int) -> BuiltGraph:
+        """The mean of the last hidden states of a text: `tokens [B,T]` -> `embedding [B,W]`, without the token `begin`.
+
+        For networks without a window.
+        """
+        graph = GraphBuilder(self.weights, opset=23)
+        graph.constant("axis_0", np.array([0]))
+        graph.constant("head_axes", np.array([0, 0, -1, self.shape.head_width]))
+        graph.constant("first", np.array(0))
+        graph.constant("step", np.array(1))
+        tokens, is_text = take_tokens(graph)
+        expanded = graph.add("Shape", [TOKENS])
+        num_places = graph.add("Squeeze", [graph.add("Shape", [TOKENS], start=1, end=2)])
+        row = graph.add("Unsqueeze", [graph.add("Range", ["first", num_places, "step"]), "axis_0"])
+        places = graph.add("Expand", [row, expanded])
+
+        def attend(graph: GraphBuilder, layer: int, packed: str) -> str:
+            # Filling stands behind the text, which looks back alone.
+            heads = self._heads(graph, layer, packed, places)
+            return self._merge(graph, graph.add("Attention", [*heads], is_causal=1, **self._scale))
+
+        hidden = self._blocks(graph, tokens, attend)
+        return finish_embedding(graph, hidden, without(graph, is_text, begin), self.weights.tensors["norm"].shape[-1])
 
     def _blocks(
         self, graph: GraphBuilder, tokens: str, attend: Attend, wanted: str = "", *, is_through: bool = False

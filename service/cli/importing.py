@@ -427,9 +427,15 @@ def _track(names: Sequence[str], description: str) -> Iterable[str]:
 
 def _import_huggingface(request: ImportRequest, folder: Path) -> None:
     """Fill a version folder from a Hugging Face folder or repository."""
+    from models.importing.bert import MODEL_TYPES as ENCODER_TYPES
     from models.importing.huggingface import find_files
+    from models.importing.llama_config import CONFIG_FILE as CONFIG_JSON
+    from models.importing.llama_config import read_json
 
     found = find_files(request.source, request.file)
+    if found.file is None and read_json(found.folder / CONFIG_JSON).get("model_type") in ENCODER_TYPES:
+        _import_sentence_encoder(request, found, folder)
+        return
     if found.file is None or found.file.suffix == ".gguf":
         _import_language_model(request, found.file or found.folder, found.source, folder)
         return
@@ -438,6 +444,19 @@ def _import_huggingface(request: ImportRequest, folder: Path) -> None:
         manifest = read_manifest(folder)
         description = f"{manifest.description.split(',')[0]}, imported from {found.source.origin}."
         write_manifest(folder, replace(manifest, description=description, source=found.source))
+
+
+def _import_sentence_encoder(request: ImportRequest, found: Any, folder: Path) -> None:
+    from models.importing.bert import read_sentence_encoder
+
+    if request.precisions:
+        raise CommandFailed("--quantize and --fp16 are for graphs; the weights of an encoder stay as they are.")
+    encoder = read_sentence_encoder(found.folder)
+    typer.echo(f"{request.source}: text-embedding")
+    typer.echo(f"  {encoder.num_parameters:,} parameters, vectors of {encoder.config.hidden_size} numbers")
+    typer.echo(f"  texts of up to {encoder.encoding.max_tokens} tokens; pooling: {encoder.pooling}")
+    _agree(request, ())
+    encoder.write(folder, found.source)
 
 
 def _import_gguf(request: ImportRequest, folder: Path) -> None:
@@ -501,6 +520,8 @@ def _example(manifest: Manifest, goldens: dict[str, Golden]) -> str:
     address = f"localhost:8000/v1/models/{manifest.name}"
     if manifest.task == "image-classification":
         return f"curl {address}/classify --data-binary @picture.jpg"
+    if manifest.task == "text-embedding":
+        return f"""curl {address}/embed --json '{{"text": "It was the best of times"}}'"""
     if manifest.task == "text-generation":
         return f"""curl {address}/generate --json '{{"prompt": "It was", "max_tokens": 40}}'"""
     name, graph = next(iter(manifest.graphs.items()))

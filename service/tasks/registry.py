@@ -17,6 +17,7 @@ FOLDERS: dict[str, str] = {
     "classification": "service.cli.predict:predict",
     "style_transfer": "service.cli.stylize:stylize",
     "text_generation": "service.cli.complete:complete",
+    "text_embedding": "service.cli.embed:embed",
     "image_generation": "service.cli.generate:generate",
 }
 

@@ -324,8 +324,8 @@ class _Merged:
     def add(self, route: type[TaskRoute]) -> None:
         """Add a route."""
         request = route.request_document()
-        self.summaries.append((route.answer.__doc__ or "").strip())
-        self.descriptions.append(route.description)
+        for told, text in ((self.summaries, route.answer.__doc__ or ""), (self.descriptions, route.description)):
+            told += [text.strip()] if text.strip() not in told else []
         self.parameters |= {(each["in"], each["name"]): each for each in request["parameters"]}
         self.bodies += [request["requestBody"]] if "requestBody" in request else []
         self.responses |= {status: response for status, response in route.responses.items() if status != 200}
@@ -363,7 +363,9 @@ def _merged_bodies(bodies: list[dict[str, Any]]) -> dict[str, Any]:
             choices = existing["schema"].get("anyOf", [existing["schema"]])
             both: dict[str, Any] = {"schema": {"anyOf": [*choices, content["schema"]]}}
             if "example" in content:
-                examples = existing.get("examples") or {"1": {"value": existing["example"]}}
+                examples = existing.get("examples") or (
+                    {"1": {"value": existing["example"]}} if "example" in existing else {}
+                )
                 both["examples"] = {**examples, str(number): {"value": content["example"]}}
             merged["content"][media_type] = both
         if not body.get("required"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from models.manifest import Language
-from models.tokenizer import TOKENIZER_FILE, Tokenizer, TokenizerError, UnknownCharacter
+from models.manifest import Language, TextEncoding
+from models.tokenizer import TOKENIZER_FILE, TextEncoder, Tokenizer, TokenizerError, UnknownCharacter
 from service.engine.transport.client import ReadyModel
-from service.errors import ContextExceeded, InvalidParameter, ModelFailed
+from service.errors import ContextExceeded, InvalidParameter, ModelFailed, UnknownToken
 from service.schema import shown
 from service.threads import off_loop
 
@@ -20,6 +22,7 @@ class Tokenizers:
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[ReadyModel, Tokenizer] = WeakKeyDictionary()
+        self._encoders: WeakKeyDictionary[ReadyModel, TextEncoder] = WeakKeyDictionary()
 
     async def of(self, model: ReadyModel) -> Tokenizer:
         """Return the tokenizer of a model version.
@@ -28,22 +31,21 @@ class Tokenizers:
         """
         tokenizer = self._known.get(model)
         if tokenizer is None:
-            tokenizer = await off_loop(self._read, model)
-            self._known[model] = tokenizer
+            made = await off_loop(_read, model, Tokenizer, language_of(model).vocab_size)
+            tokenizer = self._known[model] = made
         return tokenizer
 
-    def _read(self, model: ReadyModel) -> Tokenizer:
-        which = f"{TOKENIZER_FILE} of {model.name}@{model.version}"
-        try:
-            tokenizer = Tokenizer((model.folder / TOKENIZER_FILE).read_bytes())
-        except OSError as error:
-            raise ModelFailed(f"{which} cannot be read.") from error
-        except TokenizerError as error:
-            raise ModelFailed(f"{which} is not a supported tokenizer.") from error
-        vocab_size = language_of(model).vocab_size
-        if tokenizer.vocab_size > vocab_size:
-            raise ModelFailed(f"{which} has {tokenizer.vocab_size} tokens; the network has {vocab_size}.")
-        return tokenizer
+    async def encoder_of(self, model: ReadyModel) -> TextEncoder:
+        """Return what encodes the texts of an encoder or corrector.
+
+        Raises: ModelFailed if its file is missing or not valid.
+        """
+        encoder = self._encoders.get(model)
+        if encoder is None:
+            encoding = encoding_of(model)
+            made = await off_loop(_read, model, lambda content: TextEncoder(content, encoding), encoding.vocab_size)
+            encoder = self._encoders[model] = made
+        return encoder
 
     async def encode(self, tokenizer: Tokenizer, content: str, max_tokens: int, name: str = "prompt") -> list[int]:
         """Encode a text to at most `max_tokens` tokens.
@@ -55,11 +57,46 @@ class Tokenizers:
         return await off_loop(encode, tokenizer, content, max_tokens, name)
 
 
+Readable = TypeVar("Readable", Tokenizer, TextEncoder)
+
+
+def _read(model: ReadyModel, read: Callable[[bytes], Readable], vocab_size: int) -> Readable:
+    which = f"{TOKENIZER_FILE} of {model.name}@{model.version}"
+    try:
+        tokenizer = read((model.folder / TOKENIZER_FILE).read_bytes())
+    except OSError as error:
+        raise ModelFailed(f"{which} cannot be read.") from error
+    except TokenizerError as error:
+        raise ModelFailed(f"{which} is not a supported tokenizer.") from error
+    if tokenizer.vocab_size > vocab_size:
+        raise ModelFailed(f"{which} has {tokenizer.vocab_size} tokens; the network has {vocab_size}.")
+    return tokenizer
+
+
 def language_of(model: ReadyModel) -> Language:
     """The language settings of a text-generation model."""
     language = model.manifest.language
     assert language is not None  # the manifest of this task has one
     return language
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:
+    """Check that all ids are in the vocabulary.
+
+    Raises: UnknownToken for the first that is not.
+    """
+    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
+        token = next(token for token in tokens if not 0 <= token < vocab_size)
+        raise UnknownToken(
+            f"{name} contains the token {token}; token ids of this model are 0 to {vocab_size - 1}.", parameter=name
+        )
+
+
+def encoding_of(model: ReadyModel) -> TextEncoding:
+    """How an encoder or corrector takes texts."""
+    encoding = model.manifest.text
+    assert encoding is not None  # the manifests of these tasks have one
+    return encoding
 
 
 def encode(tokenizer: Tokenizer, text: str, max_tokens: int, name: str = "prompt") -> list[int]:

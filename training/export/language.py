@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.golden import Golden
 from models.importing.graph_builder import BuiltGraph, Floats, PackedWeights, describe_graphs, write_graphs
+from models.importing.pooling import FILLING
 from models.importing.transformer_graphs import (
     ATTENTION_BATCH_SIZE,
     HEAD_WIDTH_STEP,
@@ -87,6 +88,7 @@ def export_language_model(
         )
     # Written by hand and not traced: see `graph_builder`.
     exported = build_graphs(network, prefill)
+    exported.graphs["embedding"] = embedding_graph(network, exported.weights, begin)
     tokens = _tokens_of(tokenizer, text, begin)
     with replaced_folder(repository / card.name / card.version) as folder:
         write_graphs(exported.graphs, exported.weights, folder)
@@ -94,6 +96,8 @@ def export_language_model(
         check = ParityCheck()
         check_language_parity(network, folder, exported.states, tokens, check)
         goldens = {"sequence": _golden_sequences(network, tokens)}
+        goldens["embedding"] = golden_embeddings(network, tokens, begin)
+        check_embedding_parity(network, folder / "embedding.onnx", tokens, begin, check)
         if isinstance(network, Transformer):
             # Real text: attention over random tokens is nearly uniform, and hides mistakes.
             rows = np.resize(tokens, (ATTENTION_BATCH_SIZE, exported.attention_tokens))
@@ -122,6 +126,13 @@ def build_graphs(network: LanguageModel, prefill: PrefillName = "grouped") -> La
     recurrent = LstmGraphs(network.shape, weights)
     graphs = {"decode": recurrent.decode(), "prefill": recurrent.prefill()}
     return LanguageGraphs(graphs, weights, recurrent_states(network.shape), 0)
+
+
+def embedding_graph(network: LanguageModel, weights: PackedWeights, begin: int) -> BuiltGraph:
+    """Build the graph that gives a text's vector: the mean of its hidden states, without that of the token `begin`."""
+    if isinstance(network, Transformer):
+        return TransformerGraphs(decoder_shape(network), weights).embedding(begin)
+    return LstmGraphs(network.shape, weights).embedding(begin)
 
 
 def decoder_shape(network: Transformer) -> DecoderShape:
@@ -300,6 +311,45 @@ def check_rows(
         places = [length + step for length in lengths]
         logits = decoder.decode(rows[range(num_rows), places], places)
         check.compare(f"logits of a step at batch {num_rows}", expected[range(num_rows), places], logits)
+
+
+@torch.no_grad()
+def full_embeddings(network: LanguageModel, rows: Tokens, begin: int) -> Floats:
+    """Compute the vectors [B,W] of rows [B,T], each by itself and without its filling."""
+    vectors = []
+    for row in rows:
+        told = row[row >= 0]
+        hidden = network.hidden_states(torch.from_numpy(told)[None])[0]
+        vectors.append(hidden[torch.from_numpy(told != begin)].mean(0))
+    scaled: Floats = torch.nn.functional.normalize(torch.stack(vectors)).numpy()
+    return scaled
+
+
+def _filled_rows(tokens: Tokens, num_rows: int, num_tokens: int) -> Tokens:
+    """Rows of a text, each shorter than the one before it."""
+    rows = np.resize(tokens[1:], (num_rows, num_tokens))
+    rows[:, 0] = tokens[0]
+    for index, row in enumerate(rows):
+        row[max(2, num_tokens - index * num_tokens // num_rows) :] = FILLING
+    return rows
+
+
+def golden_embeddings(network: LanguageModel, tokens: Tokens, begin: int) -> Golden:
+    """A few texts of unequal length, and their vectors."""
+    rows = _filled_rows(tokens, _GOLDEN_ROWS, min(_MAX_GOLDEN_TOKENS, network.shape.context))
+    return Golden({"tokens": rows}, {"vector": full_embeddings(network, rows, begin)})
+
+
+def check_embedding_parity(network: LanguageModel, path: Path, tokens: Tokens, begin: int, check: ParityCheck) -> None:
+    """Compare the embedding graph with torch: one text of the whole context, then ragged ones.
+
+    Raises: ExportError.
+    """
+    session = open_graph(path)
+    context = network.shape.context
+    for rows in (_filled_rows(tokens, 1, context), _filled_rows(tokens, MAX_ROWS, min(_ROW_TOKENS, context))):
+        expected = full_embeddings(network, rows, begin)
+        check.compare("an embedding", expected, session.run(None, {"tokens": rows})[0])
 
 
 def check_attention_parity(network: Transformer, path: Path, tokens: Tokens, check: ParityCheck) -> None:

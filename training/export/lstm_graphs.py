@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.importing.graph_builder import BuiltGraph, Floats, GraphBuilder, PackedWeights, Port
+from models.importing.pooling import finish_embedding, take_tokens, without
 from models.manifest import StateSpec
 from training.networks.lstm import LstmLanguageModel, LstmShape
 
@@ -29,6 +30,12 @@ def _reorder(stacked: Floats) -> Floats:
     # Input, forget, cell and output gate: torch and ONNX stack them in different orders.
     i, f, g, o = np.split(stacked, 4)
     return np.concatenate((i, o, f, g))
+
+
+def torch_gates(stacked: Floats) -> Floats:
+    """Order gates as torch does: the inverse of what the graphs do."""
+    i, o, f, g = np.split(stacked, 4)
+    return np.concatenate((i, f, g, o))
 
 
 def recurrent_states(shape: LstmShape) -> tuple[StateSpec, ...]:
@@ -73,6 +80,20 @@ class LstmGraphs:
         inputs = [Port("tokens", "INT64", ("B", "T")), Port("wanted", "INT64", ("N",)), *self._states]
         logits = Port("logits", "FP32", ("B", "N", self.shape.vocab_size))
         return graph.finish("prefill", inputs, [logits, *self._next_states])
+
+    def embedding(self, begin: int) -> BuiltGraph:
+        """The mean of the top layer's outputs: `tokens [B,T]` -> `embedding [B,W]`, without the token `begin`."""
+        graph = GraphBuilder(self.weights)
+        graph.constant("axis_1", np.array([1]))
+        tokens, is_text = take_tokens(graph)
+        steps = graph.add("Transpose", [graph.add("Gather", ["embedding", tokens])], perm=[1, 0, 2])
+        for layer in range(self.shape.num_layers):
+            # Filling stands behind the text, and is read after it.
+            weights = [f"{part}.{layer}" for part in ("input", "recurrent", "biases")]
+            outputs = graph.add("LSTM", [steps, *weights], f"outputs_{layer}", hidden_size=self.shape.width)
+            steps = graph.add("Squeeze", [outputs, "axis_1"])
+        hidden = graph.add("Transpose", [steps], perm=[1, 0, 2])
+        return finish_embedding(graph, hidden, without(graph, is_text, begin), self.shape.width)
 
     def _layers(self, graph: GraphBuilder, steps: str, *, one_step: bool) -> str:
         """Add all layers over steps [T,B,W]; returns the top one's outputs [T,B,W]."""

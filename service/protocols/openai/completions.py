@@ -29,7 +29,7 @@ from service.schema import Answer
 from service.tasks.text_generation import process as text
 from service.tasks.text_generation.detokenization import TextChunk, TextToken
 from service.tasks.text_generation.sequences import RunningSequence, Sequences
-from service.tasks.tokenizers import language_of
+from service.tasks.tokenizers import check_tokens, language_of
 
 
 class CompletionForm(Form[CompletionParameters]):
@@ -140,7 +140,7 @@ class Completions(TextRoute[CompletionParameters]):
                 begun = text.with_bos(tokens, language)
                 prompts.append(Prompt(begun, num_added=len(begun) - len(tokens)))
             else:
-                text.check_tokens(prompt, tokenizer.vocab_size, "prompt")
+                check_tokens(prompt, tokenizer.vocab_size, "prompt")
                 prompts.append(Prompt(prompt))
         return prompts
 

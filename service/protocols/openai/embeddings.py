@@ -1,4 +1,4 @@
-"""`POST /v1/embeddings`: images as vectors. Source: OpenAI's API reference, embeddings."""
+"""`POST /v1/embeddings`: texts and images as vectors. Source: OpenAI's API reference, embeddings."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from starlette.types import Receive
 
 from service.engine.transport.client import ReadyModel
 from service.errors import InvalidParameter, UnsupportedTask
+from service.http.answers import encode_json
 from service.http.body import Images, checked_images, decoded_base64, read_json
-from service.http.request_context import RequestContext, Scope
+from service.http.request_context import RequestContext, Scope, request_timeout_seconds
 from service.protocols.openai.route import OpenAiRoute
 from service.protocols.openai.schema import NEUTRAL
 from service.schema import Answer, Parameters, custom, listed
 from service.security import Key
 from service.tasks.classification.routes import Embed
+from service.tasks.engine_work import EngineWork
 from service.tasks.image_generation.encoding_routes import EmbedLatent
 from service.tasks.task import Dependencies, TaskRequest
+from service.tasks.text_generation.schema import MAX_TEXT_TOKENS
+from service.tasks.text_vectors import GRAPHS, Embedded, embed_texts, require_vectors
 from service.threads import off_loop
 
 MAX_INPUTS = 2048
@@ -30,19 +34,34 @@ _SCHEME = "data:image/"
 _ENCODING = ";base64,"
 
 
-def _inputs(value: Any) -> list[str]:
-    inputs = msgspec.convert(value if isinstance(value, list) else [value], list[str])
-    if not 1 <= len(inputs) <= MAX_INPUTS:
+_Token = Annotated[int, Meta(ge=0, lt=2**31)]
+_Tokens = Annotated[list[_Token], Meta(min_length=1, max_length=MAX_TEXT_TOKENS)]
+
+
+def _inputs(value: Any) -> list[str | list[int]]:
+    """One input or several, texts or token ids, as a list."""
+    if isinstance(value, str) or (isinstance(value, list) and value and all(type(each) is int for each in value)):
+        value = [value]
+    inputs: list[str | list[int]] = msgspec.convert(value, list[str | _Tokens])
+    if not 1 <= len(inputs) <= MAX_INPUTS or len({type(each) for each in inputs}) > 1:
         raise ValueError
+    "".join(each for each in inputs if isinstance(each, str)).encode("utf-8")  # refuses lone surrogates
     return inputs
 
 
 _TEXT = {"type": "string"}
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _INPUT = custom(
-    "Images, as `data:` URLs in base64.",
+    "Texts, or token ids, which are taken as they are; images, as `data:` URLs in base64.",
     _inputs,
-    f"a data: URL of an image, or a list of 1 to {MAX_INPUTS}",
-    {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_INPUTS}]},
+    f"a text, a data: URL of an image, a list of token ids, or a list of 1 to {MAX_INPUTS} of one of these",
+    {
+        "anyOf": [
+            _TEXT,
+            _IDS,
+            *({"type": "array", "items": e, "minItems": 1, "maxItems": MAX_INPUTS} for e in (_TEXT, _IDS)),
+        ]
+    },
 )
 
 
@@ -53,9 +72,12 @@ class EmbeddingParameters(Parameters):
 
     model: Annotated[
         str,
-        Meta(description="`name` or `name@version` of a classifier with embeddings, or a generator with an encoder."),
+        Meta(
+            description="`name` or `name@version` of an encoder of texts, a language model, a classifier with "
+            "embeddings, or a generator with an encoder."
+        ),
     ]
-    input: Annotated[list[str], _INPUT]
+    input: Annotated[list[str | list[int]], _INPUT]
     encoding_format: Annotated[
         Literal["float", "base64"], Meta(description="A list of numbers, or little-endian float32 in base64.")
     ] = "float"
@@ -73,7 +95,7 @@ class OpenAiEmbedding(Answer):
 
 
 class EmbeddingUsage(Answer):
-    """OpenAI's count of tokens, of which images have none."""
+    """OpenAI's count of tokens, those that begin and end a text included; images have none."""
 
     prompt_tokens: int
     total_tokens: int
@@ -95,72 +117,88 @@ class Embeddings(OpenAiRoute):
     parameters = EmbeddingParameters
     answers = (OpenAiEmbeddings,)
     description = (
-        "As `embed`, scaled to length 1. Images are `data:` URLs; texts are refused, as no language model here gives "
-        "its hidden states."
+        "As `embed`, scaled to length 1. Texts go to an encoder or a language model; one that is longer than the model "
+        "takes is refused, not cut. Images are `data:` URLs, for classifiers and generators."
     )
-    example: ClassVar[dict[str, Any]] = {"model": "fashion-mnist", "input": ["data:image/png;base64,iVBORw0KGgo..."]}
+    example: ClassVar[dict[str, Any]] = {"model": "novelist", "input": ["It was the best of times", "Call me Ishmael."]}
 
     def __init__(self, dependencies: Dependencies) -> None:
         super().__init__(dependencies)
         self._by_task: dict[str, Embed | EmbedLatent] = {kind.task: kind(dependencies) for kind in (Embed, EmbedLatent)}
 
-    async def answer(self, scope: Scope, receive: Receive, context: RequestContext) -> OpenAiEmbeddings:
-        """Compute the embedding of each image, in OpenAI's wire format."""
+    async def answer(self, scope: Scope, receive: Receive, context: RequestContext) -> msgspec.Raw:
+        """Compute the embedding of each text or image, in OpenAI's wire format."""
         parameters = await read_json(scope, receive, context, EmbeddingParameters, self.settings.max_body_bytes)
-        model = self.find(parameters.model, context, "text-generation", *self._by_task)
-        embed = self._embedder(model, context.caller)
-        images = Images(names=[""] * len(parameters.input))
-        checked_images(images, self.settings)
-        images.encoded = await off_loop(lambda: [_image(index, url) for index, url in enumerate(parameters.input)])
-        vectors = np.array(await embed.embeddings(TaskRequest(model, scope, receive, context), images), np.float32)
-        rows = _shortened(vectors, parameters.dimensions, model.name)
-        data = [
-            OpenAiEmbedding(object="embedding", index=index, embedding=_written(row, parameters.encoding_format))
-            for index, row in enumerate(rows)
-        ]
-        usage = EmbeddingUsage(prompt_tokens=0, total_tokens=0)
-        return OpenAiEmbeddings(object="list", data=data, model=parameters.model, usage=usage)
+        model = self.find(parameters.model, context, *GRAPHS, *self._by_task)
+        self._require_embeddings(model, context.caller)
+        request = TaskRequest(model, scope, receive, context)
+        if model.manifest.task in self._by_task:
+            embedded = await self._embedded_images(request, parameters.input)
+        else:
+            work = EngineWork(self.client, model, context, request_timeout_seconds(scope, self.settings))
+            embedded = await embed_texts(self.tokenizers, request, work, parameters.input, "input")
+        return await off_loop(_rendered, parameters, embedded, model.name)
 
-    def _embedder(self, model: ReadyModel, caller: Key) -> Embed | EmbedLatent:
-        """What computes the embeddings of a model.
+    async def _embedded_images(self, request: TaskRequest, inputs: Sequence[str | list[int]]) -> Embedded:
+        images = Images(names=[""] * len(inputs))
+        checked_images(images, self.settings)
+        images.encoded = await off_loop(lambda: [_image(index, url) for index, url in enumerate(inputs)])
+        vectors = await self._by_task[request.model.manifest.task].embeddings(request, images)
+        return Embedded(np.array(vectors, np.float32), [0])
+
+    def _require_embeddings(self, model: ReadyModel, caller: Key) -> None:
+        """Check that a model gives embeddings.
 
         Raises: UnsupportedTask, which names the models that can.
         """
         try:
-            embed = self._by_task[model.manifest.task]
-            embed.require_embeddings(model)
-        except (KeyError, UnsupportedTask) as error:
-            why = error.message.rstrip(".") if isinstance(error, UnsupportedTask) else f"{model.name!r} embeds no texts"
-            able = "; ".join(filter(None, [why, self._able(caller)]))
-            raise UnsupportedTask(f"{able}.", parameter="model") from error
-        return embed
+            if embed := self._by_task.get(model.manifest.task):
+                embed.require_embeddings(model)
+            else:
+                require_vectors(model)
+        except UnsupportedTask as error:
+            able = [error.message.rstrip("."), *self._able(caller)]
+            raise UnsupportedTask(f"{'; '.join(able)}.", parameter="model") from error
 
-    def _able(self, caller: Key) -> str:
-        names = []
+    def _able(self, caller: Key) -> list[str]:
+        """Which models that the caller may use embed images, and which texts."""
+        names: dict[str, list[str]] = {"images": [], "texts": []}
         for status in self.client.statuses:
-            is_able = status.is_default and status.is_usable and status.manifest.get("task") in self._by_task
-            if not is_able or not caller.may_use(status.name):
+            if not (status.is_default and status.is_usable and caller.may_use(status.name)):
                 continue
-            model = self.client.resolve(status.name)
-            outputs = {spec.name for graph in model.manifest.graphs.values() for spec in graph.outputs}
-            if "embedding" in outputs or "encoder" in model.manifest.graphs:
-                names.append(status.name)
-        return f"images are embedded by {listed(names)}" if names else ""
+            manifest = self.client.resolve(status.name).manifest
+            outputs = {spec.name for graph in manifest.graphs.values() for spec in graph.outputs}
+            if GRAPHS.get(manifest.task) in manifest.graphs:
+                names["texts"].append(status.name)
+            elif manifest.task in self._by_task and ("embedding" in outputs or "encoder" in manifest.graphs):
+                names["images"].append(status.name)
+        return [f"{kind} are embedded by {listed(able)}" for kind, able in names.items() if able]
 
 
-def _image(index: int, url: str) -> bytes:
+def _rendered(parameters: EmbeddingParameters, embedded: Embedded, name: str) -> msgspec.Raw:
+    rows = _shortened(embedded.vectors, parameters.dimensions, name)
+    data = [
+        OpenAiEmbedding(object="embedding", index=index, embedding=_written(row, parameters.encoding_format))
+        for index, row in enumerate(rows)
+    ]
+    num_tokens = sum(embedded.num_tokens)
+    usage = EmbeddingUsage(prompt_tokens=num_tokens, total_tokens=num_tokens)
+    return msgspec.Raw(encode_json(OpenAiEmbeddings(object="list", data=data, model=parameters.model, usage=usage)))
+
+
+def _image(index: int, url: str | list[int]) -> bytes:
     """The file in a `data:` URL.
 
     Raises: InvalidParameter.
     """
-    head, encoding, text = url.partition(_ENCODING)
+    head, encoding, text = url.partition(_ENCODING) if isinstance(url, str) else ("", "", "")
     try:
         if not head.startswith(_SCHEME) or not encoding:
             raise ValueError
         return decoded_base64(text)
     except ValueError as error:
         raise InvalidParameter(
-            f"input[{index}] is no image; it must be a URL like data:image/png;base64,... with the whole file.",
+            f"input[{index}] is no image; it must be a data: URL like data:image/png;base64,... with the whole file.",
             parameter="input",
         ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.tasks.task import Task
+from service.tasks.text_embedding.routes import EmbedByLanguageModel
 from service.tasks.text_generation.inspection import Attention, Detokenize, NextToken, Tokenize
 from service.tasks.text_generation.routes import Generate
 from service.tasks.text_generation.scoring import Score
@@ -10,6 +11,6 @@ from service.tasks.text_generation.scoring import Score
 TASK = Task(
     name="text-generation",
     graphs=("prefill", "decode"),
-    routes=(Generate, NextToken, Tokenize, Detokenize, Score, Attention),
+    routes=(Generate, NextToken, Tokenize, Detokenize, Score, Attention, EmbedByLanguageModel),
     page="write",
 )

@@ -22,7 +22,7 @@ from service.tasks.text_generation.schema import (
     TokenizeAnswer,
     TokensParameters,
 )
-from service.tasks.tokenizers import language_of
+from service.tasks.tokenizers import check_tokens, language_of
 from service.threads import off_loop
 
 # Five digits keep the JSON of all heads small, and are more than a heat map can show.
@@ -92,7 +92,7 @@ class Detokenize(TextRoute):
         """Decode tokens to text."""
         parameters = await self.read(request, TokensParameters)
         tokenizer = await self.tokenizers.of(request.model)
-        text.check_tokens(parameters.tokens, tokenizer.vocab_size, "tokens")
+        check_tokens(parameters.tokens, tokenizer.vocab_size, "tokens")
         content = await off_loop(tokenizer.decode, parameters.tokens)
         return DetokenizeAnswer(model=request.model.name, version=request.model.version, text=content)
 

@@ -9,22 +9,11 @@ from dataclasses import dataclass
 
 from models.manifest import Language
 from models.tokenizer import Tokenizer
-from service.errors import ContextExceeded, UnknownToken
+from service.errors import ContextExceeded
 from service.tasks.text_generation.schema import Candidate, PlacedToken, SamplingParameters
+from service.tasks.tokenizers import check_tokens
 
 NUM_SEEDS = 2**63
-
-
-def check_tokens(tokens: Sequence[int], vocab_size: int, name: str) -> None:
-    """Check that all ids are in the vocabulary.
-
-    Raises: UnknownToken for the first that is not.
-    """
-    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
-        token = next(token for token in tokens if not 0 <= token < vocab_size)
-        raise UnknownToken(
-            f"{name} contains the token {token}; token ids of this model are 0 to {vocab_size - 1}.", parameter=name
-        )
 
 
 def check_sampling(parameters: SamplingParameters, vocab_size: int) -> None:

@@ -48,7 +48,7 @@ def test_a_version_describes_its_graphs_and_shares_one_file_of_weights(kind: str
     folder = export_language_model(network, ours, CARD, tmp_path, begin=0, text=SAMPLE)
 
     manifest = read_manifest(folder)
-    graphs = {"decode", "prefill"} | ({"attention"} if kind == "transformer" else set())
+    graphs = {"decode", "prefill", "embedding"} | ({"attention"} if kind == "transformer" else set())
     assert folder == tmp_path / "sample" / "2"
     assert manifest.graphs.keys() == graphs
     assert {file.name for file in folder.iterdir()} == {f"{graph}.onnx" for graph in graphs} | {
@@ -85,7 +85,7 @@ def test_the_manifest_tells_a_decoder_what_it_needs(tmp_path: Path) -> None:
     assert [state.name for state in language.states] == ["key_0", "value_0", "key_1", "value_1"]
     assert {(state.shape, state.length_axis) for state in language.states} == {((2, 96, 16), 1)}
     limits = {name: graph.max_batch_size for name, graph in manifest.graphs.items()}
-    assert limits == {"decode": None, "prefill": None, "attention": 4}
+    assert limits == {"decode": None, "prefill": None, "attention": 4, "embedding": None}
     decode = manifest.graphs["decode"]
     assert [spec.name for spec in decode.inputs[:3]] == ["token", "length", "key_0"]
     assert decode.outputs[0].shape == (-1, ours.get_vocab_size())

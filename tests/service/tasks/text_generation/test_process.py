@@ -13,6 +13,7 @@ from models.manifest import Language, StateSpec
 from models.tokenizer import Tokenizer
 from service.errors import ContextExceeded, UnknownToken
 from service.tasks.text_generation import process as text
+from service.tasks.tokenizers import check_tokens
 from tests.fake_models.tokenizers import byte_level
 
 TOKENIZER = Tokenizer(byte_level())
@@ -23,7 +24,7 @@ LANGUAGE = Language(vocab_size=320, context=16, bos_token=0, eos_token=0, states
 @pytest.mark.parametrize(("tokens", "named"), [([0, 319, 320], 320), ([-1], -1), ([5, 999, 1000], 999)])
 def test_a_token_out_of_the_vocabulary_is_named(tokens: list[int], named: int) -> None:
     with pytest.raises(UnknownToken, match=f"tokens contains the token {named}; token ids of this model are 0 to 319"):
-        text.check_tokens(tokens, 320, "tokens")
+        check_tokens(tokens, 320, "tokens")
 
 
 @pytest.mark.parametrize(("tokens", "begun"), [([], [0]), ([5], [0, 5]), ([0, 5], [0, 5]), ([5, 0], [0, 5, 0])])
