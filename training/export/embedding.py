@@ -71,7 +71,8 @@ def rebuilt_network(manifest: Manifest, weights: PackedWeights) -> LanguageModel
     assert manifest.training is not None
     config = LanguageConfig(**_settings(manifest.training.config))
     network = make_network(config, manifest.language.vocab_size)
-    arrays = {name: np.asarray(array) for name, array in weights.tensors.items() if isinstance(array, np.ndarray)}
+    tensors = weights.tensors.items()
+    arrays = {name: np.asarray(array, np.float32) for name, array in tensors if isinstance(array, np.ndarray)}
     state = _transformer_state(arrays) if isinstance(network, Transformer) else _lstm_state(arrays, config.num_layers)
     try:
         network.load_state_dict({name: torch.tensor(array) for name, array in state.items()})

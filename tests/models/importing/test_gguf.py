@@ -82,14 +82,15 @@ def test_quantised_weights_are_what_their_blocks_say(kind: GGMLQuantizationType,
 
 def test_scaled_turns_are_read_as_settings_or_in_full(tmp_path: Path) -> None:
     weights = llama_weights(CONFIG, (), False)
-    scaled = {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}
+    scaled: dict[str, Any] = {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0}
     plain = read_language_model(write_gguf(tmp_path / "a.gguf", CONFIG, weights, byte_level())).config
     linear = read_language_model(write_gguf(tmp_path / "b.gguf", CONFIG, weights, byte_level(), **scaled)).config
-    config = CONFIG | {"rope_factors": [1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 8.0]}
+    factors = [1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 8.0]
+    config = CONFIG | {"rope_factors": factors}
     full = read_language_model(write_gguf(tmp_path / "c.gguf", config, weights, byte_level())).config
 
     np.testing.assert_allclose(linear.frequencies() * 4, plain.frequencies())
-    np.testing.assert_allclose(full.frequencies() * config["rope_factors"], plain.frequencies())
+    np.testing.assert_allclose(full.frequencies() * factors, plain.frequencies())
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_scaled_turns_are_read_as_settings_or_in_full(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_imported_is_refused_in_words(
-    metadata: dict[str, str], changes: dict[str, Any], words: str, tmp_path: Path
+    metadata: dict[str, Any], changes: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     weights = llama_weights(CONFIG, (), False)
     path = write_gguf(tmp_path / "tiny.gguf", CONFIG | changes, weights, byte_level(), **metadata)
