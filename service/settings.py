@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -54,6 +54,21 @@ def _split(text: str) -> str:
 SplitText = Annotated[
     str, AfterValidator(_split), WithJsonSchema({"type": "string", "pattern": SPLIT_PATTERN}, mode="validation")
 ]
+
+
+_DEVICE = r"(cpu|cuda(:\d+)?|(GPU|MIG)-[\w/-]+)"
+
+
+def all_gpus(environment: Mapping[str, str] = os.environ, folder: Path = Path("/dev")) -> tuple[str, ...]:
+    """The GPUs that CUDA may use here: by `CUDA_VISIBLE_DEVICES`, or as many as the driver has devices."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        found = sorted(path.name for path in folder.glob("nvidia[0-9]*"))
+    else:
+        found = [entry.strip() for entry in visible.split(",") if entry.strip()]
+        if any(entry.startswith(("GPU-", "MIG-")) for entry in found):
+            return tuple(found)
+    return tuple(f"cuda:{number}" for number in range(len(found))) or ("cuda",)
 
 
 PREFIX = "HOTPLATE_"
@@ -130,9 +145,11 @@ class Settings(BaseSettings):
         "none of them. `off` serves all on one port.",
     )
     workers: Count = Field(1, description="API processes in front of the engine.")
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+    device: Annotated[str, Field(pattern=rf"^(auto|cuda:all|{_DEVICE}(,{_DEVICE})*)$")] = Field(
         "auto",
-        description="Where networks run: `auto`, `cpu`, `cuda` or `cuda:1`. It is an error if CUDA is not available.",
+        description="Where networks run: `auto`, `cpu`, `cuda`, `cuda:1`, or a GPU's or MIG slice's UUID. Several, as "
+        "`cuda:0,cuda:1`, `cuda:all` or `cpu,cpu`, have an engine each, and share the requests. It is an error if CUDA "
+        "is not available.",
     )
     repository: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(_paths)] = Field(
         (SHIPPED_REPOSITORY,),
@@ -334,6 +351,11 @@ class Settings(BaseSettings):
         if self.tls_client_ca and not self.tls_certificate:
             raise ValueError("tls_client_ca needs tls_certificate and tls_key, which are not set.")
         return self
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The device of each engine, as `device` says."""
+        return all_gpus() if self.device == "cuda:all" else tuple(self.device.split(","))
 
     @property
     def has_tls(self) -> bool:

@@ -66,7 +66,7 @@ def openapi() -> dict[str, Any]:
 
     async def ask() -> dict[str, Any]:
         settings, metrics, drain = Settings(), Metrics(CollectorRegistry()), Drain()
-        client = EngineClient("", settings)
+        client = EngineClient([""], settings)
         execution = create_execution(settings, client, metrics)
         transport = httpx.ASGITransport(create_app(settings, client, metrics, drain, execution, keys=None).asgi)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:

@@ -114,7 +114,7 @@ class ApiServer(uvicorn.Server):
 async def serve(launch: Launch) -> None:
     """Serve until SIGTERM, then drain."""
     settings, metrics, drain = launch.settings, Metrics(CollectorRegistry()), Drain()
-    client = EngineClient(launch.engine_socket, settings)
+    client = EngineClient(launch.engine_sockets, settings)
     execution = create_execution(settings, client, metrics)
     keys = KeyRing(Path(settings.api_keys_file)) if settings.api_keys_file else None
     tracing = open_tracing(settings)

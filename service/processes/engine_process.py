@@ -27,7 +27,7 @@ from service.engine.quarantine import TrialJournal
 from service.engine.repository.live_repository import follow
 from service.engine.repository.load_journal import LoadJournal
 from service.engine.repository.repository import FoundModel, find_models, identity_of, no_model, scan
-from service.engine.runtime.runtime import choose_device
+from service.engine.runtime.runtime import claim_device
 from service.errors import StartupError
 from service.processes.heartbeat import Heartbeat, interval_seconds
 from service.processes.launch import (
@@ -51,7 +51,7 @@ LOADS, TRIALS = "loads", "trials"
 
 async def serve(launch: Launch, metrics: Metrics) -> None:
     """Listen, load the models, and serve until the process is told to stop."""
-    settings = launch.settings
+    settings, device = launch.settings, claim_device(launch.settings.devices, launch.engine)
     models = _models_to_load(settings)
     check_splits(settings)
     heartbeat = Heartbeat(launch.heartbeat_fd, settings.hang_seconds)
@@ -60,10 +60,11 @@ async def serve(launch: Launch, metrics: Metrics) -> None:
     trials = TrialJournal(
         left.get(TRIALS, ""), partial(keep, TRIALS), launch.last_status, is_explained=journal.blames_load
     )
-    engine = Engine(settings, choose_device(settings.device), metrics, journal, trials)
+    engine = Engine(settings, device, metrics, journal, trials)
     loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(lambda: EngineProtocol(engine), launch.engine_socket)
-    Path(launch.engine_socket).chmod(0o600)
+    address = launch.engine_sockets[launch.engine]
+    server = await loop.create_unix_server(lambda: EngineProtocol(engine), address)
+    Path(address).chmod(0o600)
     async with server, sharing(metrics, launch.figures_fd), Background() as background:
         background.keep("heartbeat", heartbeat.run)
         background.keep("watch of the compute threads", lambda: _end_when_hung(engine, journal, settings.hang_seconds))
@@ -141,7 +142,7 @@ def main() -> None:
     """Run the engine process."""
     launch = read_launch()
     configure_logging(launch.settings, "engine")
-    end_with_parent(Path(launch.engine_socket))
+    end_with_parent(Path(launch.engine_sockets[launch.engine]))
     try:
         uvloop.run(serve(launch, Metrics(CollectorRegistry())))
     except StartupError as error:

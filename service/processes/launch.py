@@ -28,7 +28,9 @@ _ROOT = Path(__file__).resolve().parents[2]  # where the packages are: site-pack
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """What one child is told: settings, the engine's socket and, for an API process, where to listen.
+    """What one child is told: settings, the engines' sockets and, for an API process, where to listen.
+
+    `engine` is the number of an engine process: its place among the settings' devices.
 
     `grpc_address` is `host:port` with the port that the supervisor reserved; empty for no gRPC. `last_status` is the
     exit status of the process that this one replaces, if it replaces one: negative for a signal. `figures_fd` is this
@@ -38,7 +40,8 @@ class Launch(msgspec.Struct, frozen=True):
     """
 
     settings: Settings
-    engine_socket: str
+    engine_sockets: tuple[str, ...]
+    engine: int = 0
     listen_fd: int = -1
     grpc_address: str = ""
     last_status: int | None = None

@@ -20,7 +20,8 @@ from service.errors import StartupError
 log = logging.getLogger(__name__)
 
 PREFIX = "hotplate-"
-ENGINE_SOCKET = "engine.sock"
+ENGINE_SOCKET = "engine-{}.sock"
+"""The name of an engine's socket, by its number."""
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path of a Unix socket's address has 108 bytes, the last of which is 0."""
 YOUNG_SECONDS = 60.0

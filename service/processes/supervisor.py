@@ -15,7 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import msgspec
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from service.background import Background, Backoff
@@ -64,7 +64,7 @@ class Child:
             vitals, their_vitals = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with vitals, their_vitals:
                 fds = (their_figures.fileno(), their_vitals.fileno())
-                launch = msgspec.structs.replace(
+                launch = replace(
                     self._launch,
                     last_status=last_status,
                     figures_fd=fds[0],
@@ -116,7 +116,7 @@ class Child:
 
 
 class Supervisor:
-    """The parent of one engine process and the API processes in front of it."""
+    """The parent of the engine processes, one for each device, and of the API processes in front of them."""
 
     def __init__(
         self,
@@ -127,15 +127,18 @@ class Supervisor:
         run_folder: Path,
         admin: socket.socket | None = None,
     ) -> None:
-        self._engine_socket = run_folder / ENGINE_SOCKET
         self._settings = settings
         self._metrics = metrics
         self._listener = listener
         gatherer = Gatherer(metrics)
-        launch = Launch(settings, str(self._engine_socket))
-        self._engine = Child("engine", "service.processes.engine_process", launch, gatherer)
+        self._sockets = [run_folder / ENGINE_SOCKET.format(number) for number in range(len(settings.devices))]
+        launch = Launch(settings, tuple(map(str, self._sockets)))
+        self._engines = [
+            Child("engine", "service.processes.engine_process", replace(launch, engine=number), gatherer)
+            for number in range(len(self._sockets))
+        ]
         fds = [each.fileno() for each in (listener, admin) if each is not None]
-        launch = Launch(settings, str(self._engine_socket), fds[0], grpc_address, admin_fd=fds[-1] if admin else -1)
+        launch = replace(launch, listen_fd=fds[0], grpc_address=grpc_address, admin_fd=fds[-1] if admin else -1)
         self._apis = [
             Child("api", "service.processes.api_process", launch, gatherer, tuple(fds)) for _ in range(settings.workers)
         ]
@@ -158,7 +161,7 @@ class Supervisor:
                 background.keep("audit of keys", partial(watch_keys, KeyRing(Path(self._settings.api_keys_file))))
             keepers = {
                 child: background.keep(f"keeping the {child.kind} process", partial(self._keep, child))
-                for child in (self._engine, *self._apis)
+                for child in (*self._engines, *self._apis)
             }
             await self._stopped.wait()
             await self._stop(keepers)
@@ -170,7 +173,7 @@ class Supervisor:
         if self._stopped.is_set():
             log.warning("second signal: ending at once")
             self._is_hurried = True
-            for child in (self._engine, *self._apis):
+            for child in (*self._engines, *self._apis):
                 child.signal(signal.SIGKILL)
         self._stopped.set()
 
@@ -196,19 +199,20 @@ class Supervisor:
             return "not_started"
         if self._stopped.is_set():
             return "ended"
-        if status == EXIT_STARTUP and not any(each.vitals.has_started for each in self._of_kind(child)):
+        if status == EXIT_STARTUP and not self._has_started(child):
             self._failure = StartupError(f"The {child.kind} process cannot start as configured; see above.")
             self._stopped.set()
             return "ended"
         log.error("a process ended and is replaced", extra={"kind": child.kind, "status": status})
-        if child is self._engine:
+        if child in self._engines:
             self._metrics.engine_restarts.inc()
             with contextlib.suppress(OSError):
-                self._engine_socket.unlink(missing_ok=True)
+                self._sockets[self._engines.index(child)].unlink(missing_ok=True)
         return "hung" if child.is_hung or status == EXIT_HUNG else "ended"
 
-    def _of_kind(self, child: Child) -> list[Child]:
-        return [self._engine] if child is self._engine else self._apis
+    def _has_started(self, child: Child) -> bool:
+        """Whether an engine, or any API process, for these are alike, has ever started as configured."""
+        return any(each.vitals.has_started for each in ([child] if child in self._engines else self._apis))
 
     async def _stop(self, keepers: dict[Child, asyncio.Task[None]]) -> None:
         """Drain the API processes first: the engine must run until the last answer is sent."""
@@ -217,7 +221,7 @@ class Supervisor:
             background.start("closing the listener", self._close_listener())
             await self._end(self._apis, keepers, self._settings.grace_seconds + EXIT_MARGIN_SECONDS)
         self._listener.close()
-        await self._end([self._engine], keepers, EXIT_MARGIN_SECONDS)
+        await self._end(self._engines, keepers, EXIT_MARGIN_SECONDS)
         log.info("stopped")
 
     async def _close_listener(self) -> None:

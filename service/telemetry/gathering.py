@@ -21,7 +21,7 @@ import msgspec
 
 from service.background import Background
 from service.errors import Unavailable
-from service.telemetry.instruments import Figures, add
+from service.telemetry.instruments import Figures
 from service.telemetry.metrics import Metrics
 
 INTERVAL_SECONDS = 1.0
@@ -156,7 +156,7 @@ class Gatherer:
             await link.run()
         finally:
             self._links.discard(link)
-            add(self._ended, self._metrics.lasting(link.latest))
+            self._metrics.add(self._ended, self._metrics.lasting(link.latest))
 
     async def figures(self) -> Figures:
         """The figures of all processes, as they are now where they answer in time."""
@@ -164,7 +164,7 @@ class Gatherer:
         await asyncio.gather(*asking, return_exceptions=True)
         total: Figures = {}
         for part in (self._ended, self._metrics.figures(), *(link.latest for link in self._links)):
-            add(total, part)
+            self._metrics.add(total, part)
         return total
 
 

@@ -7,8 +7,9 @@ The figures of several processes are lists of numbers that are added up; the cli
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -152,10 +153,14 @@ class Family(Generic[AnInstrument]):
         yield "_count", {}, at_most[-1]
 
 
-def add(total: Figures, part: Figures) -> None:
-    """Add figures to others in place; series that have the same labels become one."""
+def add(total: Figures, part: Figures, largest: Container[str] = ()) -> None:
+    """Add figures to others in place; series that have the same labels become one.
+
+    `largest` are the gauges of which the largest value counts: a share of processes together is not the sum of theirs.
+    """
     for name, series in part.items():
         into = total.setdefault(name, {})
         for labels, values in series.items():
             known = into.get(labels)
-            into[labels] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+            join = max if name in largest else operator.add
+            into[labels] = values if known is None else [*map(join, known, values)]

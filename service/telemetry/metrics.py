@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 
 from service.engine.batching.scheduling import REASONS, Reason
 from service.telemetry.graph_statistics import GraphRecord
-from service.telemetry.instruments import Counter, Family, Figures, Gauge, Histogram
+from service.telemetry.instruments import Counter, Family, Figures, Gauge, Histogram, add
 from service.telemetry.timeline import Timeline
 
 SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -30,6 +30,12 @@ READY_HELP = "1 where the API process that answers this scrape is ready, else 0.
 MODEL_STATES = ("loading", "ready", "idle", "unloading", "unavailable", "failed")
 _MEMORY_INTERVAL_SECONDS = 5.0
 AFamily = TypeVar("AFamily", bound=Family[Any])
+
+
+# What several engines have of these is not their sum.
+_LARGEST = {
+    f"hotplate_{name}" for name in ("model_state", "model_precision", "cache_used_ratio", "shadow_max_abs_difference")
+}
 
 
 class Metrics:
@@ -231,6 +237,10 @@ class Metrics:
     def lasting(self, figures: Figures) -> Figures:
         """What remains of a process that has ended: gauges tell of the living."""
         return {name: series for name, series in figures.items() if self.families[name].kind != "gauge"}
+
+    def add(self, total: Figures, part: Figures) -> None:
+        """Add the figures of a process to those of others, in place."""
+        add(total, part, _LARGEST)
 
     def of(self, figures: Figures) -> list[Metric]:
         """Figures of any processes, as the client library writes them out."""

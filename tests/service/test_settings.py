@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import SHIPPED_REPOSITORY, Settings, drop_service_links, unknown_variables
+from service.settings import SHIPPED_REPOSITORY, Settings, all_gpus, drop_service_links, unknown_variables
 
 
 def test_the_defaults_are_local_and_valid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +40,8 @@ def test_every_setting_is_described(name: str) -> None:
         ("workers", 0),
         ("device", "gpu"),
         ("device", "cuda:x"),
+        ("device", "cuda:0,"),
+        ("device", "cuda:0,cuda:all"),
         ("max_batch_size", -1),
         ("max_queue_delay_seconds", -0.1),
         ("max_queue_rows", 0),
@@ -132,3 +134,24 @@ def test_what_kubernetes_says_of_a_service_of_this_name_is_dropped() -> None:
     own = {"HOTPLATE_PORT": "8000"}
     drop_service_links(own)
     assert own
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ("cuda:0", "cuda:1")),
+        ("3,1,0", ("cuda:0", "cuda:1", "cuda:2")),
+        ("MIG-a1/2/0, MIG-b2/1/0", ("MIG-a1/2/0", "MIG-b2/1/0")),
+        ("", ("cuda",)),
+    ],
+)
+def test_all_gpus_are_those_that_cuda_may_use(visible: str | None, expected: tuple[str, ...], tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+
+    assert all_gpus({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}, tmp_path) == expected
+
+
+def test_each_device_has_an_engine() -> None:
+    assert Settings(device="cuda:0,MIG-5a/1/0,cpu").devices == ("cuda:0", "MIG-5a/1/0", "cpu")
+    assert Settings().devices == ("auto",)

@@ -13,7 +13,7 @@
 HOTPLATE_HOST: "0.0.0.0"
 HOTPLATE_PORT: "8000"
 HOTPLATE_GRPC_PORT: {{ .Values.grpc.enabled | ternary "8001" "off" | quote }}
-HOTPLATE_DEVICE: {{ .Values.gpu.enabled | ternary "cuda" "cpu" }}
+HOTPLATE_DEVICE: {{ .Values.gpu.enabled | ternary (gt (int .Values.gpu.count) 1 | ternary "cuda:all" "cuda") "cpu" }}
 HOTPLATE_REPOSITORY: {{ include "hotplate.repository" . | quote }}
 {{- if .Values.apiKeys.existingSecret }}
 HOTPLATE_API_KEYS_FILE: /etc/hotplate/keys/api-keys

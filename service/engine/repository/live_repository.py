@@ -98,9 +98,12 @@ class LiveRepository:
         self.defaults = DefaultVersions(self.versions, {(split.model, split.version) for split in splits})
         # Nobody asks for a shadow: what it compares would end with its first unload.
         self._pinned = {(split.model, split.version) for split in settings.shadow_splits}
-        budget_bytes = settings.model_memory_bytes or default_budget_bytes(available_memory_bytes(), settings.workers)
+        num_engines = len(settings.devices)
+        budget_bytes = settings.model_memory_bytes or default_budget_bytes(
+            available_memory_bytes(), settings.workers, num_engines
+        )
         self.residency = Residency(
-            self.versions, self._pinned, budget_bytes, metrics, announce, private_bytes, self._loop.time
+            self.versions, self._pinned, budget_bytes // num_engines, metrics, announce, private_bytes, self._loop.time
         )
         self._is_recovering = False
 

@@ -40,9 +40,9 @@ COPIES = 2
 OVERHEAD_BYTES = 8 * MIB
 
 
-def default_budget_bytes(available_bytes: int, num_workers: int) -> int:
-    """What models may take of the memory of a machine or a container; at least a quarter."""
-    reserve = int(available_bytes * RESERVE_SHARE) + (2 + num_workers) * PROCESS_BYTES
+def default_budget_bytes(available_bytes: int, num_workers: int, num_engines: int = 1) -> int:
+    """What models may take of the memory of a machine or a container, in all engines; at least a quarter."""
+    reserve = int(available_bytes * RESERVE_SHARE) + (1 + num_engines + num_workers) * PROCESS_BYTES
     return max(available_bytes // 4, available_bytes - reserve)
 
 

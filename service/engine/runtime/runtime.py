@@ -66,6 +66,27 @@ def choose_device(setting: str) -> Device:
     return Device("cuda", int(setting.partition(":")[2] or 0))
 
 
+def claim_device(devices: Sequence[str], number: int) -> Device:
+    """Take one of the devices of several engines for this process: a GPU alone, or its share of the cores.
+
+    CPU engines divide neighbouring cores among them, which on a machine of several sockets keeps each to its own. Call
+    it before anything has started threads.
+
+    Raises: StartupError where this installation cannot drive the device, or there are too few cores.
+    """
+    name, num_cpu_engines = devices[number], devices.count("cpu")
+    if name.startswith(("GPU-", "MIG-")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = name  # CUDA sees one slice of a GPU in a process at most
+        name = "cuda"
+    elif name == "cpu" and num_cpu_engines > 1:
+        if num_cpu_engines > (num_cores := available_cpus()):
+            raise StartupError(f"--device names the CPU {num_cpu_engines} times, and there are {num_cores} cores.")
+        place = devices[:number].count("cpu")
+        first, end = (num_cores * each // num_cpu_engines for each in (place, place + 1))
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[first:end])
+    return choose_device(name)
+
+
 @dataclass(frozen=True, slots=True)
 class SharedWeights:
     """A file of initializers, under the name by which the graphs refer to it."""

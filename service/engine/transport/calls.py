@@ -73,6 +73,8 @@ class Outstanding(ABC):
     num_losses: int = 0
     """How many engines have ended while they held it."""
     payload_bytes: int = 0
+    work_seconds: float = 0.0
+    """What it is expected to cost its engine, where there are several to choose from."""
 
     @abstractmethod
     def fail(self, error: ServiceError) -> None:
@@ -311,7 +313,9 @@ class InFlight:
         self._calls: dict[int, Outstanding] = {}
         self._waiting: dict[int, Reservation] = {}
         self._gives_up_at = math.inf  # until then, requests wait for an engine
-        self._is_writable = self._is_settled = False
+        self.is_writable = self._is_settled = False
+        self.work_seconds = 0.0
+        """What these requests are expected to cost the engine."""
         self._starting: dict[InferTarget, list[Inference]] = {}
         self._num_starting = self._starting_bytes = 0
         # One timer for all: it fires at the earliest limit or, where that call has ended, for nothing.
@@ -320,6 +324,10 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    def find(self, id_: int) -> Outstanding | None:
+        """The request with this id, unless it is finished."""
+        return self._calls.get(id_)
 
     @property
     def num_waiting(self) -> int:
@@ -362,7 +370,7 @@ class InFlight:
 
     def _can_take(self, call: Outstanding) -> bool:
         # Once the engine has settled, it is the one to refuse.
-        return self._is_writable and (self._is_settled or (call.model, call.version) in self._ready)
+        return self.is_writable and (self._is_settled or (call.model, call.version) in self._ready)
 
     def _start(self, call: Inference) -> None:
         if call.num_losses:
@@ -383,7 +391,7 @@ class InFlight:
     def _flush(self) -> None:
         starting, self._starting, self._num_starting, self._starting_bytes = self._starting, {}, 0, 0
         for target, calls in starting.items():
-            if self._is_writable:
+            if self.is_writable:
                 self._send(target, calls)
                 continue
             for call in calls:
@@ -422,15 +430,15 @@ class InFlight:
 
     def pause(self) -> None:
         """Send nothing until `resume`: the engine does not read."""
-        self._is_writable = False
+        self.is_writable = False
 
     def resume(self, *, is_settled: bool) -> None:
         """Send what waits, as far as its model is ready; `is_settled`: the engine has no more models to load."""
-        self._is_writable, self._is_settled = True, is_settled
+        self.is_writable, self._is_settled = True, is_settled
         if is_settled:
             self._gives_up_at = math.inf
         for call in [self._calls[id_] for id_ in self._waiting]:
-            if not self._is_writable:
+            if not self.is_writable:
                 return  # it has enough for now
             if self._can_take(call):
                 self._waiting.pop(call.id).release()
@@ -449,7 +457,7 @@ class InFlight:
 
     def lose(self) -> None:
         """Keep all requests for the next engine: what this one held, and what never reached it."""
-        self._is_writable = self._is_settled = False
+        self.is_writable = self._is_settled = False
         self._gives_up_at = self._loop.time() + self._restart_seconds
         unsent = {call.id for calls in self._starting.values() for call in calls} | self._waiting.keys()
         self._starting, self._num_starting, self._starting_bytes = {}, 0, 0
@@ -499,6 +507,7 @@ class InFlight:
     def _answer(self, id_: int, arrays: Arrays, timing: InferenceTiming) -> None:
         call = self._calls.pop(id_, None)
         if isinstance(call, Inference):
+            self.work_seconds -= call.work_seconds
             try:
                 call.answer(arrays, timing)
             except Exception:  # the others of its batch must still be answered
@@ -545,7 +554,8 @@ class InFlight:
             self._limit(earliest, earliest.limit)
 
     def _forget(self, id_: int) -> None:
-        self._calls.pop(id_, None)
+        if (call := self._calls.pop(id_, None)) is not None:
+            self.work_seconds -= call.work_seconds
         if self._waiting and (reservation := self._waiting.pop(id_, None)) is not None:
             reservation.release()
 

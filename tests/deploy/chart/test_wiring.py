@@ -45,7 +45,7 @@ def test_every_variable_is_a_setting_that_the_service_takes(values: Values, monk
     assert settings.host == "0.0.0.0"
     for name, value in values.get("settings", {}).items():
         assert getattr(settings, name) == value
-    assert settings.device == ("cuda" if "gpu" in values else "cpu")
+    assert settings.device == ("cuda:all" if "gpu" in values else "cpu")
 
 
 @cases

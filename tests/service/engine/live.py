@@ -31,7 +31,7 @@ async def live_engine(
     found = find_models(settings.repositories, names)
     await engine.load(found if names or settings.model_control != "explicit" else {})
     server = await asyncio.get_running_loop().create_unix_server(lambda: EngineProtocol(engine), str(socket))
-    client = EngineClient(str(socket), settings)
+    client = EngineClient([str(socket)], settings)
     connection = asyncio.create_task(client.run())
     try:
         async with asyncio.timeout(60):

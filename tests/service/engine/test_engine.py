@@ -52,14 +52,14 @@ def test_a_request_that_cannot_be_queued_does_not_end_the_connection(tmp_path: P
 
     async def main() -> None:
         async with live_engine(tmp_path / "engine.sock", settings_of(tmp_path)) as (_, client):
-            connection = client._transport
+            connection = client.links[0]._transport
             model = client.resolve("relu")
             row_shapes = ((0, 2**62),)  # no elements, but more than NumPy can count
             with pytest.raises(ServiceError, match=r"^The engine failed unexpectedly"):
                 await client.infer(model, "model", ("y",), [b""], 1, 20.0, row_shapes=row_shapes)
 
             assert np.array_equal(await ask(client, "scale", ROWS), 2 * ROWS)
-            assert client._transport is connection
+            assert client.links[0]._transport is connection
 
     asyncio.run(main())
 

@@ -85,7 +85,7 @@ def test_a_refusing_process_still_answers_probes() -> None:
 
 def test_readiness_distinguishes_draining_from_starting() -> None:
     async def states() -> tuple[Readiness, Readiness]:
-        client, drain = EngineClient("/nowhere", Settings()), Drain()
+        client, drain = EngineClient(["/nowhere"], Settings()), Drain()
         starting = readiness(client, drain)
         drain.is_draining = True
         return starting, readiness(client, drain)

@@ -16,7 +16,7 @@ from service.settings import Settings
 def test_a_child_reads_the_launch_that_its_parent_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     monkeypatch.setattr("service.processes.launch._STDIN", reader)
-    launch = Launch(Settings(port=8100, metrics_compat=("triton",)), "/run/engine.sock", 7, "127.0.0.1:8101")
+    launch = Launch(Settings(port=8100, metrics_compat=("triton",)), ("/run/engine-0.sock",), 0, 7, "127.0.0.1:8101")
 
     os.write(writer, launch.encode() + b"rest")
 

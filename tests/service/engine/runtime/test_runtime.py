@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from service.engine.runtime.runtime import (
     available_cpus,
     available_memory_bytes,
     bucket_for,
+    claim_device,
     free_memory,
     open_session,
     trim,
@@ -355,3 +358,31 @@ def test_the_least_limit_of_a_cgroup_and_those_above_it_bounds_the_memory(
     assert available_memory_bytes(tmp_path / "cgroup", own) == 1_000_000
     (tmp_path / "cgroup" / folder / file).write_text("max\n")
     assert available_memory_bytes(tmp_path / "cgroup", own) == whole
+
+
+def claimed(devices: list[str], number: int) -> tuple[str, list[int]]:
+    """The device and the cores of a process that has claimed one of several devices."""
+    code = (
+        "import os; from service.engine.runtime.runtime import claim_device; "
+        f"print(claim_device({devices}, {number}), *sorted(os.sched_getaffinity(0)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    device, *cores = done.stdout.split()
+    return device, [*map(int, cores)]
+
+
+@pytest.mark.skipif(HOST_CPUS < 2, reason="it takes two cores")
+def test_cpu_engines_divide_the_cores_among_them() -> None:
+    cores = sorted(os.sched_getaffinity(0))[: available_cpus()]
+
+    first, second = (claimed(["cpu", "cpu"], number) for number in (0, 1))
+
+    assert (first[0], second[0]) == ("cpu", "cpu")
+    assert first[1] + second[1] == cores
+    assert abs(len(first[1]) - len(second[1])) <= 1
+
+
+def test_more_cpu_engines_than_cores_are_refused() -> None:
+    with pytest.raises(StartupError, match=f"and there are {available_cpus()} cores"):
+        claim_device(["cpu"] * (available_cpus() + 1), 0)

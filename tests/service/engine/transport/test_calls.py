@@ -18,9 +18,10 @@ import numpy as np
 import pytest
 
 from service.engine.transport.calls import MAX_LOSSES, MAX_WAITING, Call, TextGeneration
-from service.engine.transport.client import ClientProtocol, EngineClient
+from service.engine.transport.client import EngineClient
 from service.engine.transport.coalescing import CoalescingTransport
 from service.engine.transport.known_models import ReadyModel
+from service.engine.transport.link import LinkProtocol
 from service.engine.transport.messages import (
     Cancel,
     Description,
@@ -86,7 +87,7 @@ class Worker:
         command = [sys.executable, "-m", "service.processes.engine_process"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert process.stdin is not None
-        process.stdin.write(Launch(self.settings, self.socket).encode())
+        process.stdin.write(Launch(self.settings, (self.socket,)).encode())
         process.stdin.flush()
         return process
 
@@ -108,7 +109,7 @@ Scenario = Callable[[EngineClient], Awaitable[None]]
 
 @asynccontextmanager
 async def connected(worker: Worker) -> AsyncIterator[EngineClient]:
-    client = EngineClient(worker.socket, worker.settings)
+    client = EngineClient([worker.socket], worker.settings)
     running = asyncio.create_task(client.run())
     try:
         async with asyncio.timeout(60):
@@ -273,7 +274,8 @@ class Lines:
     """A client whose engine is this test."""
 
     def __init__(self, restart_seconds: float = 60.0) -> None:
-        self.client = EngineClient("", Settings(engine_restart_seconds=restart_seconds))
+        self.client = EngineClient([""], Settings(engine_restart_seconds=restart_seconds))
+        (self.link,) = self.client.links
         self.wire = Wire()
         manifest = json.loads(json.dumps(files(AttentionDecoder).manifest.to_json()))
         self.status = ModelStatus("tiny", "1", "ready", manifest=manifest)
@@ -281,11 +283,11 @@ class Lines:
         self.connect()
 
     def connect(self) -> None:
-        self.client.connected(CoalescingTransport(self.wire, asyncio.get_running_loop()))
-        self.client.handle(Description(0, (self.status,), True), memoryview(b""))
+        self.link.connected(CoalescingTransport(self.wire, asyncio.get_running_loop()))
+        self.link.handle(Description(0, (self.status,), True), memoryview(b""))
 
     def reconnect(self) -> None:
-        self.client.disconnected()
+        self.link.disconnected()
         self.connect()
 
     async def last(self) -> tuple[Message, bytes]:
@@ -295,11 +297,11 @@ class Lines:
 
     def sample(self, generation: TextGeneration, *tokens: int) -> None:
         for token in tokens:
-            self.client.handle(Sampled(((generation.id, token, -1.0, ()),)), memoryview(b""))
+            self.link.handle(Sampled(((generation.id, token, -1.0, ()),)), memoryview(b""))
 
     def finish(self, generation: TextGeneration, reason: str = "length") -> None:
         message = Finished(generation.id, reason, 99, 1, 0.1, 0.2, 0.3, 4)
-        self.client.handle(message, memoryview(b""))
+        self.link.handle(message, memoryview(b""))
 
 
 def test_after_a_loss_only_the_missing_tokens_are_requested() -> None:
@@ -312,7 +314,7 @@ def test_after_a_loss_only_the_missing_tokens_are_requested() -> None:
         assert message.sampling == sampling
         assert np.frombuffer(payload, np.int32).tolist() == [0, 5, 6]
         scores = np.array([-1.5, -2.5], np.float32)
-        lines.client.handle(Scored(generation.id, 0), memoryview(scores.tobytes()))
+        lines.link.handle(Scored(generation.id, 0), memoryview(scores.tobytes()))
         lines.sample(generation, 7, 8)
 
         lines.reconnect()
@@ -351,7 +353,7 @@ def test_a_text_that_only_lacks_its_last_word_is_finished_without_the_engine(
         generation = lines.client.generate_text(lines.model, [0], Sampling(max_tokens=2, **extra), 10.0)
         lines.sample(generation, *tokens)
 
-        lines.client.disconnected()
+        lines.link.disconnected()
 
         assert await read(generation) == list(tokens)
         assert generation.finished is not None
@@ -366,7 +368,7 @@ def test_what_was_cached_of_the_prompt_is_what_the_first_engine_said() -> None:
         lines = Lines()
         generation = lines.client.generate_text(lines.model, [0, 5, 6], Sampling(max_tokens=3), 10.0)
         for cached, token in ((2, 7), (4, 8)):  # the second one's prompt holds part of the answer
-            lines.client.handle(Sampled(((generation.id, token, None, ()),), {generation.id: cached}), memoryview(b""))
+            lines.link.handle(Sampled(((generation.id, token, None, ()),), {generation.id: cached}), memoryview(b""))
             lines.reconnect()
 
         assert generation.cached_tokens == 2
@@ -413,7 +415,7 @@ def test_an_engine_that_does_not_come_back_fails_the_text_in_time() -> None:
     async def main() -> None:
         lines = Lines(0.05)
         generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
-        lines.client.disconnected()
+        lines.link.disconnected()
 
         with pytest.raises(EngineUnavailable, match="not back"):
             await read(generation)
@@ -433,18 +435,18 @@ def infer(lines: Lines, payload: bytes = bytes(16), timeout_seconds: float = 10.
 def test_a_request_waits_for_the_next_engine_until_its_model_is_ready() -> None:
     async def main() -> None:
         lines = Lines()
-        lines.client.disconnected()
+        lines.link.disconnected()
         call, text = infer(lines), lines.client.generate_text(lines.client.resolve("tiny"), [0], GREEDY, 10.0)
-        lines.client.connected(CoalescingTransport(lines.wire, asyncio.get_running_loop()))
+        lines.link.connected(CoalescingTransport(lines.wire, asyncio.get_running_loop()))
         loading = msgspec.structs.replace(lines.status, state="loading", manifest={})
-        lines.client.handle(Description(0, (loading,), False), memoryview(b""))
+        lines.link.handle(Description(0, (loading,), False), memoryview(b""))
         late = infer(lines)
         await asyncio.sleep(0)
         assert lines.wire.sent == []
         assert lines.client.unready == ["tiny"]
         assert not lines.client.serves(lines.client.resolve("tiny"))
 
-        lines.client.handle(Description(0, (lines.status,), True), memoryview(b""))
+        lines.link.handle(Description(0, (lines.status,), True), memoryview(b""))
         await lines.last()
 
         sent = [message for message, _ in lines.wire.sent]
@@ -459,7 +461,7 @@ def test_a_request_waits_for_the_next_engine_until_its_model_is_ready() -> None:
 def test_what_waits_for_an_engine_is_bounded_in_bytes_and_in_number() -> None:
     async def main() -> None:
         lines = Lines()
-        lines.client.disconnected()
+        lines.link.disconnected()
         lines.client.budget.max_bytes = 100
         kept = infer(lines, bytes(60))
         with pytest.raises(Busy):
@@ -477,7 +479,7 @@ def test_what_waits_for_an_engine_is_bounded_in_bytes_and_in_number() -> None:
 def test_what_waits_ends_at_its_own_deadline() -> None:
     async def main() -> None:
         lines = Lines()
-        lines.client.disconnected()
+        lines.link.disconnected()
 
         with pytest.raises(DeadlineExceeded):
             await infer(lines, timeout_seconds=0.01)
@@ -489,7 +491,7 @@ def test_what_waits_ends_at_its_own_deadline() -> None:
 def test_an_engine_that_does_not_read_is_sent_nothing_more() -> None:
     async def main() -> None:
         lines = Lines()
-        lines.client.pause()
+        lines.link.pause()
         lines.client.budget.max_bytes = 64
         waiting = [infer(lines, bytes(32)), infer(lines, bytes(32))]
         with pytest.raises(Busy):
@@ -498,7 +500,7 @@ def test_an_engine_that_does_not_read_is_sent_nothing_more() -> None:
         await asyncio.sleep(0)
         assert lines.wire.sent == []
 
-        lines.client.resume()
+        lines.link.resume()
         message, payload = await lines.last()
         assert isinstance(message, Infer)
         assert message.ids == [waiting[1].id]
@@ -525,9 +527,9 @@ def test_only_what_the_lost_engine_held_is_suspect() -> None:
 def test_a_message_that_fails_ends_neither_the_connection_nor_other_requests() -> None:
     async def main() -> None:
         lines = Lines()
-        protocol = ClientProtocol(lines.client)
+        protocol = LinkProtocol(lines.link)
         protocol.connection_made(lines.wire)
-        lines.client.handle(Description(0, (lines.status,), True), memoryview(b""))
+        lines.link.handle(Description(0, (lines.status,), True), memoryview(b""))
         broken, fine = infer(lines), infer(lines)
         await lines.last()
         head = ("attention", "<f4", (1, 4))
@@ -549,7 +551,7 @@ def test_a_failure_comes_after_the_tokens_that_came_before_it() -> None:
         generation = lines.client.generate_text(lines.model, [0], GREEDY, 10.0)
         lines.sample(generation, 4)
         failure = Failure(generation.id, "deadline_exceeded", "Too late.", None)
-        lines.client.handle(failure, memoryview(b""))
+        lines.link.handle(failure, memoryview(b""))
 
         assert (await anext(generation)).token == 4
         with pytest.raises(DeadlineExceeded, match="Too late"):
