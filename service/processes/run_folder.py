@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from service.errors import StartupError
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 PREFIX = "hotplate-"
 ENGINE_SOCKET = "engine-{}.sock"
 """The name of an engine's socket, by its number."""
+SOCKETS = "engine*.sock"
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path of a Unix socket's address has 108 bytes, the last of which is 0."""
 YOUNG_SECONDS = 60.0
@@ -77,7 +79,7 @@ def _make(places: list[Path]) -> tuple[Path, int]:
 
 def _too_long(place: Path) -> str:
     """Why a socket's path below a place would be too long; empty where it would not."""
-    num_bytes = len(os.fsencode(place.absolute() / f"{PREFIX}12345678" / ENGINE_SOCKET))
+    num_bytes = len(os.fsencode(place.absolute() / f"{PREFIX}12345678" / ENGINE_SOCKET.format(99)))
     return f"its path has {num_bytes} bytes, {MAX_SOCKET_PATH_BYTES} fit" if num_bytes > MAX_SOCKET_PATH_BYTES else ""
 
 
@@ -108,7 +110,8 @@ def _sweep(folder: Path) -> None:
     try:
         # What holds anything else is somebody else's. A young one that is empty may be about to be locked.
         is_young = time.time() - folder.stat().st_mtime < YOUNG_SECONDS
-        if os.listdir(folder) == [ENGINE_SOCKET] or not (os.listdir(folder) or is_young):
+        found = os.listdir(folder)
+        if all(fnmatch(name, SOCKETS) for name in found) and (found or not is_young):
             _remove(folder)
             log.info("the folder of a service that is dead was removed", extra={"folder": str(folder)})
     finally:
@@ -117,5 +120,6 @@ def _sweep(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     with contextlib.suppress(OSError):
-        (folder / ENGINE_SOCKET).unlink(missing_ok=True)
+        for socket in folder.glob(SOCKETS):
+            socket.unlink(missing_ok=True)
         folder.rmdir()

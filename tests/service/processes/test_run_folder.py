@@ -40,7 +40,7 @@ def test_it_is_private_and_goes_at_the_end(place: Path) -> None:
     with run_folder() as folder:
         assert folder.parent == place
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        (folder / ENGINE_SOCKET).touch()
+        (folder / ENGINE_SOCKET.format(99)).touch()
 
     assert list(place.iterdir()) == []
 
@@ -56,12 +56,12 @@ def test_a_place_whose_path_is_too_long_for_a_socket_is_passed_over(
 
     with run_folder() as folder, socket.socket(socket.AF_UNIX) as engine:
         assert folder.parent == short
-        engine.bind(str(folder / ENGINE_SOCKET))
+        engine.bind(str(folder / ENGINE_SOCKET.format(99)))
 
 
 @pytest.mark.parametrize("num_bytes", [MAX_SOCKET_PATH_BYTES, MAX_SOCKET_PATH_BYTES + 1])
 def test_the_longest_path_that_fits_is_taken(place: Path, monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
-    rest = num_bytes - len(os.fsencode(place / "hotplate-12345678" / ENGINE_SOCKET)) - 1
+    rest = num_bytes - len(os.fsencode(place / "hotplate-12345678" / ENGINE_SOCKET.format(99))) - 1
     long = place / ("é" * (rest // 2) + "x" * (rest % 2))
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
@@ -71,7 +71,7 @@ def test_the_longest_path_that_fits_is_taken(place: Path, monkeypatch: pytest.Mo
             pass
     else:
         with run_folder() as folder, socket.socket(socket.AF_UNIX) as engine:
-            engine.bind(str(folder / ENGINE_SOCKET))
+            engine.bind(str(folder / ENGINE_SOCKET.format(99)))
 
 
 def test_without_a_place_the_reasons_are_given(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
