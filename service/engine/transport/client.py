@@ -14,7 +14,7 @@ from typing import Any
 from service.budget import ByteBudget
 from service.engine.transport.calls import Call, Inference, Outstanding, TextGeneration
 from service.engine.transport.known_models import KnownModels, ReadyModel
-from service.engine.transport.link import EngineLink
+from service.engine.transport.link import EngineLink, Paces
 from service.engine.transport.merging import merge_statuses, merge_traces
 from service.engine.transport.messages import (
     Control,
@@ -54,8 +54,8 @@ class EngineClient:
         self._last_id = self._last_turn = 0
         self._models = KnownModels(settings.canary_splits)
         self.budget = ByteBudget(settings.max_buffered_bytes)
-        seconds = settings.engine_restart_seconds
-        self.links = [EngineLink(path, self.budget, seconds, self._update) for path in socket_paths]
+        paces, seconds = Paces(), settings.engine_restart_seconds
+        self.links = [EngineLink(path, self.budget, seconds, paces, self._update) for path in socket_paths]
         self._only = self.links[0] if len(self.links) == 1 else None
 
     # --- connections ---

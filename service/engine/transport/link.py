@@ -34,13 +34,40 @@ from service.errors import EngineUnavailable, ServiceError
 log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.05
-# What a row or a token is taken to cost before the engine has computed one, and how much of the old pace a new
+# What a row or a token is taken to cost before an engine has computed one, and how much of what was known a new
 # measurement leaves.
 UNKNOWN_SECONDS, KEPT = 1e-3, 0.9
+STEP, MAX_SLOWNESS = 1.05, 32.0
 # Versions in these states answer those who have resolved them, as long as these hold on to them.
 _USABLE, _HELD = ("ready", "idle"), ("ready", "idle", "unloading")
 
 Key = tuple[str, str]
+Kind = tuple[str, str, str]
+"""The model, the version and, but for texts, the graph of a request."""
+
+
+class Paces:
+    """What requests cost, as all engines have shown; they share it, so that each is judged by the others."""
+
+    def __init__(self) -> None:
+        self._seconds_each: dict[Kind, float] = {}
+        self._batch_seconds: dict[tuple[Kind, int], float] = {}
+
+    def work_seconds(self, call: Outstanding) -> float:
+        """What a request is expected to cost by its rows, or by the tokens of its text."""
+        pace = self._seconds_each.get(_kind(call), UNKNOWN_SECONDS)
+        if isinstance(call, TextGeneration):
+            return pace * (len(call.prompt) + call.sampling.max_tokens)
+        return pace * call.num_rows if isinstance(call, Inference) else pace
+
+    def learn(self, kind: Kind, seconds: float, size: int) -> bool:
+        """Learn what so many rows or tokens took; return whether others of about as many took less."""
+        about = kind, size.bit_length()  # a row of a large batch costs less than that of a small one
+        usual = self._batch_seconds.get(about, seconds)
+        self._batch_seconds[about] = seconds + KEPT * (usual - seconds)
+        each = seconds / max(size, 1)
+        self._seconds_each[kind] = each + KEPT * (self._seconds_each.get(kind, each) - each)
+        return seconds > usual
 
 
 class EngineLink:
@@ -50,7 +77,12 @@ class EngineLink:
     """
 
     def __init__(
-        self, socket_path: str, budget: ByteBudget, restart_seconds: float, on_change: Callable[[], None]
+        self,
+        socket_path: str,
+        budget: ByteBudget,
+        restart_seconds: float,
+        paces: Paces,
+        on_change: Callable[[], None],
     ) -> None:
         self._socket_path = socket_path
         self._on_change = on_change
@@ -65,7 +97,7 @@ class EngineLink:
         """The names and versions that it can compute; with those that it still computes for who has resolved them:"""
         self.held: set[Key] = set()
         self.calls = InFlight(self.write, self.usable, budget, restart_seconds)
-        self._pace: dict[tuple[str, str, str], float] = {}
+        self._paces, self._slowness = paces, 1.0
 
     # --- connection ---
 
@@ -120,26 +152,23 @@ class EngineLink:
     # --- what to expect ---
 
     def expected_seconds(self, call: Outstanding) -> float:
-        """How long a request would take here: what was sent before it, and its own work at this engine's pace."""
-        return self.calls.work_seconds + self._work_seconds(call)
+        """How long a request would take here: what was sent before it, and its own work, at this engine's speed."""
+        return (self.calls.work_seconds + self._paces.work_seconds(call)) * self._slowness
 
     def expect(self, call: Outstanding) -> None:
         """Count a request that is about to be sent, until it is finished."""
-        call.work_seconds = self._work_seconds(call)
+        call.work_seconds = self._paces.work_seconds(call)
         self.calls.work_seconds += call.work_seconds
 
-    def _work_seconds(self, call: Outstanding) -> float:
-        pace = self._pace.get(_kind(call), UNKNOWN_SECONDS)
-        if isinstance(call, TextGeneration):
-            return pace * (len(call.prompt) + call.sampling.max_tokens)
-        return pace * call.num_rows if isinstance(call, Inference) else pace
-
     def _learn(self, id_: int, seconds: float, size: int) -> None:
-        """Adjust the pace of what a request was for: so many rows or tokens took so long."""
+        """Judge this engine by what others took for as much: so many rows or tokens took so long.
+
+        By small steps, for anything may hold up a single batch, and an engine that seems slow is judged seldom.
+        """
         if (call := self.calls.find(id_)) is None or not call.work_seconds:
             return  # where there is one engine, there is nothing to choose
-        kind, pace = _kind(call), seconds / max(size, 1)
-        self._pace[kind] = pace + KEPT * (self._pace.get(kind, pace) - pace)
+        is_slower = self._paces.learn(_kind(call), seconds / self._slowness, size)
+        self._slowness = min(max(self._slowness * (STEP if is_slower else 1 / STEP), 1 / MAX_SLOWNESS), MAX_SLOWNESS)
 
     # --- messages ---
 
@@ -188,8 +217,7 @@ class EngineLink:
             self.resume()
 
 
-def _kind(call: Outstanding) -> tuple[str, str, str]:
-    """Requests of one kind go at one pace."""
+def _kind(call: Outstanding) -> Kind:
     return call.model, call.version, call.target.graph if isinstance(call, Inference) else ""
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ def change(service: RunningService, what: str) -> int:
 
 
 def engines_that_computed(service: RunningService) -> int:
-    """How many engines have computed batches lately, after a few requests."""
-    for _ in range(4):
-        assert ask(service).json()["outputs"][0]["data"] == [2, 4, 6]
+    """How many engines have computed batches lately, after requests that came together."""
+    with ThreadPoolExecutor(8) as threads:
+        for answer in threads.map(lambda _: ask(service), range(32)):
+            assert answer.json()["outputs"][0]["data"] == [2, 4, 6]
     events: list[dict[str, Any]] = httpx.get(f"{service.url}/v1/trace?seconds=5").json()["traceEvents"]
     names = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
     return len({name.partition(":")[0] for name in names})
