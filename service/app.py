@@ -63,7 +63,7 @@ def create_app(
     tracing: Tracing | None = None,
 ) -> Application:
     """Build the application."""
-    dependencies = Dependencies(client, settings, metrics, execution.tokenizers, execution.decoder)
+    dependencies = Dependencies(client, settings, metrics, execution.tokenizers, execution.decoder, execution.grammars)
     routes = [
         *routes_of(all_tasks().values(), dependencies),
         *openai_routes(dependencies),

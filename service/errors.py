@@ -46,6 +46,13 @@ class UnknownToken(ServiceError):
     code = "unknown_token"
 
 
+class InvalidGrammar(ServiceError):
+    """The grammar that a text is to meet cannot be compiled or followed, or no text meets it."""
+
+    status = 400
+    code = "invalid_grammar"
+
+
 class Unauthorized(ServiceError):
     """The request needs a key that it does not carry.
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from models.image_header import ImageError
-from service.decoding.jobs import LENGTHS, Buffer, Done, Job, Refused, message
+from service.decoding.jobs import LENGTHS, Buffer, Done, Job, Refused, message, unfinished
 from service.decoding.turns import Turns
 from service.errors import Unavailable
 from service.processes.launch import command, environment
@@ -46,7 +45,7 @@ class Decoders:
     async def run(self, caller: str, job: Job, parts: Sequence[Buffer]) -> tuple[Done, bytearray]:
         """Do a job on the content in `parts`, in the caller's turn.
 
-        Raises: ImageError; Unavailable.
+        Raises: ImageError, GrammarError; Unavailable.
         """
         async with self._turns.take(caller):
             decoder = self._find_idle() or self._start()
@@ -57,11 +56,11 @@ class Decoders:
                 self._num_ended.inc()
                 if isinstance(error, OSError):  # it ended by itself: by a limit, or by a defect of a decoder
                     log.warning("a decoder process ended within a job", extra={"job": type(job).__name__})
-                    raise ImageError("undecodable", "Decoding the image takes too long, or cannot be done.") from error
+                    raise unfinished(job).error from error
                 raise
             self._idle.append(decoder)
         if isinstance(answer, Refused):
-            raise ImageError(answer.kind, answer.message)
+            raise answer.error
         return answer, content
 
     def _find_idle(self) -> _Decoder | None:
@@ -88,7 +87,7 @@ class Decoders:
             except OSError as error:
                 ours.close()
                 log.exception("no decoder process can be started")
-                message = "Images cannot be decoded now. Try again later."
+                message = "Images and grammars cannot be read now. Try again later."
                 raise Unavailable(message, retry_after_seconds=1.0) from error
         ours.setblocking(False)
         return _Decoder(process, ours)

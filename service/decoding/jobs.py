@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models import images
-from models.image_header import Format, ImageLimits, Kind
+from models.image_header import Format, ImageError, ImageLimits, Kind
 from models.images import Invert, Photo
 from models.preprocessing import Preprocessing
+from service import grammar as grammars
+from service.grammar import Grammar, GrammarError
 
 Pixels = NDArray[np.uint8]
 Buffer = bytes | memoryview
@@ -35,10 +37,29 @@ class Done(msgspec.Struct, tag=True, frozen=True):
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):
-    """The image is at fault."""
+    """The image, or the grammar, is at fault."""
 
-    kind: Kind
+    kind: Kind | Literal["grammar"]
     message: str
+
+    @property
+    def error(self) -> ImageError | GrammarError:
+        """What the caller is told."""
+        return GrammarError(self.message) if self.kind == "grammar" else ImageError(self.kind, self.message)
+
+
+class CheckGrammar(msgspec.Struct, tag=True, frozen=True):
+    """Compile a grammar; its text is the content."""
+
+    kind: grammars.Kind
+
+    def run(self, content: bytes) -> tuple[Done, Sequence[Buffer]]:
+        """The answer.
+
+        Raises: GrammarError.
+        """
+        grammars.check(Grammar(self.kind, content.decode("utf-8")))
+        return Done(), ()
 
 
 class DecodedPhoto(NamedTuple):
@@ -111,7 +132,14 @@ class ToFile(msgspec.Struct, tag=True, frozen=True):
         return Done(), [encoded]
 
 
-Job = ToRow | ToPhoto | ToFile
+Job = ToRow | ToPhoto | ToFile | CheckGrammar
+
+
+def unfinished(job: Job) -> Refused:
+    """The answer to a job whose process ended within it."""
+    if isinstance(job, CheckGrammar):
+        return Refused("grammar", "it takes too long to compile, or too much memory")
+    return Refused("undecodable", "Decoding the image takes too long, or cannot be done.")
 
 
 def to_file(photo: DecodedPhoto, quality: int) -> tuple[ToFile, list[Buffer]]:

@@ -2,7 +2,7 @@
 
 It does one job after another from the socket that is its standard input, and ends when that closes. It may neither open
 a file or a connection nor write one, and takes bounded memory and CPU time, so that a file which has the better of a
-decoder has won little. It imports nothing of the service.
+decoder has won little. It compiles grammars for the same reason. It imports next to nothing of the service.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import msgspec
 from PIL import Image
 
 from models.image_header import Format, ImageError
-from service.decoding.jobs import LENGTHS, Buffer, Done, Job, Refused, ToFile, ToPhoto, ToRow, message
+from service.decoding.jobs import LENGTHS, Buffer, CheckGrammar, Done, Job, Refused, ToFile, ToPhoto, ToRow, message
+from service.grammar import GrammarError
 
+MAX_GRAMMAR_SECONDS = 2
+"""CPU time of one grammar; large ones take some tens of milliseconds."""
 _FORMATS: tuple[Format, ...] = ("PNG", "JPEG", "WEBP")
 _jobs = msgspec.msgpack.Decoder(Job)
 
@@ -29,7 +32,7 @@ def serve(connection: socket.socket, max_job_seconds: int) -> None:
         num_header_bytes, num_content_bytes = LENGTHS.unpack(lengths)
         job = _jobs.decode(_receive(connection, num_header_bytes))
         content = _receive(connection, num_content_bytes)
-        _allow_seconds(max_job_seconds)
+        _allow_seconds(min(max_job_seconds, MAX_GRAMMAR_SECONDS) if isinstance(job, CheckGrammar) else max_job_seconds)
         answer, parts = _run(job, content)
         del content
         for piece in message(answer, parts):
@@ -41,6 +44,8 @@ def _run(job: Job, content: bytes) -> tuple[Done | Refused, Sequence[Buffer]]:
         return job.run(content)
     except ImageError as error:
         return Refused(error.kind, str(error)), ()
+    except GrammarError as error:
+        return Refused("grammar", str(error)), ()
     except MemoryError:
         return Refused("too_large", "The image takes too much memory."), ()
 
@@ -59,6 +64,7 @@ def warm_up() -> None:
             _, (file,) = ToFile((32, 32, 3), channels == 4, name, b"", 90).run(bytes(32 * 32 * channels))
             ToPhoto(4096).run(bytes(file))
             grey.run(bytes(file))
+    CheckGrammar("json").run(b"{}")
 
 
 def confine(max_extra_bytes: int) -> None:

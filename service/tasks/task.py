@@ -29,6 +29,7 @@ from service.http.routing import Document, Responses, Route
 from service.schema import Answer, P, Parameters
 from service.settings import Settings
 from service.tasks.engine_work import EngineWork
+from service.tasks.grammars import GrammarChecks
 from service.tasks.image_decoding import ImageDecoder, Pixels, raw_row
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.metrics import Metrics
@@ -47,6 +48,7 @@ class Dependencies:
     metrics: Metrics
     tokenizers: Tokenizers
     decoder: ImageDecoder
+    grammars: GrammarChecks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,9 @@ class LanguageMetrics:
         self._step_seconds = metrics.step_seconds.labels(*labels)
         self._step_sequences = metrics.step_sequences.labels(*labels)
         self._step_prefill = metrics.step_prefill_tokens.labels(*labels)
+        self._mask_seconds = metrics.mask_seconds.labels(*labels)
+        self._mask_wait_seconds = metrics.mask_wait_seconds.labels(*labels)
+        self.observe_grammar = metrics.grammar_seconds.labels(*labels).observe
         self._queue_seconds = metrics.queue_seconds.labels(*labels, "decode")
         self._prompt_tokens = metrics.prompt_tokens.labels(*labels)
         self._generated = metrics.generated_tokens.labels(*labels)
@@ -97,6 +100,11 @@ class LanguageMetrics:
             self.num_step_sequences += num_sequences
         if num_prefill_tokens:
             self._step_prefill.observe(num_prefill_tokens)
+
+    def observe_masks(self, seconds: float, waited_seconds: float) -> None:
+        """Count the masks of a step: the time to compute them, and how long the step waited for them."""
+        self._mask_seconds.observe(seconds)
+        self._mask_wait_seconds.inc(waited_seconds)
 
     def observe_tokens(self, texts: Iterable[Text], now: float) -> None:
         """Count a token of each text, with the time since its last one or since its arrival."""

@@ -170,6 +170,18 @@ class Metrics:
         self.step_prefill_tokens = self._histogram(
             "step_prefill_tokens", "Prompt tokens that one step computed, where it did any.", TOKENS, *VERSION_LABELS
         )
+        self.grammar_seconds = self._histogram(
+            "grammar_seconds", "Time to compile a grammar that was not kept.", SECONDS, *VERSION_LABELS
+        )
+        self.mask_seconds = self._histogram(
+            "mask_seconds",
+            "Time to compute what grammars forbid the texts of a step, beside the step before.",
+            SECONDS,
+            *VERSION_LABELS,
+        )
+        self.mask_wait_seconds = self._counter(
+            "mask_wait_seconds", "Time that steps waited for such masks.", *VERSION_LABELS
+        )
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of admitted prompts.", *VERSION_LABELS)
         self.generated_tokens = self._counter("generated_tokens", "Tokens generated.", *VERSION_LABELS)
         self.prefix_query_tokens = self._counter(

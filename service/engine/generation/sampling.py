@@ -11,6 +11,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from service.engine.generation.constraints import Constraint
 from service.engine.transport.messages import PromptScores, Sampling, Token
 
 Floats = NDArray[np.float32]
@@ -42,8 +43,10 @@ class Sampler:
         tokens: NDArray[np.int32],
         vocab_size: int,
         end_tokens: frozenset[int] = frozenset(),
+        constraint: Constraint | None = None,
     ) -> None:
         self.sampling = sampling
+        self.constraint = constraint
         self.step = sampling.first_step
         self.mode = _mode(sampling)
         self.has_penalties = (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (
@@ -51,7 +54,8 @@ class Sampler:
             0.0,
             0.0,
         )
-        self.is_adjusted = self.has_penalties or bool(sampling.logit_bias) or self.step < sampling.min_tokens
+        is_biased = self.has_penalties or bool(sampling.logit_bias)
+        self.is_adjusted = is_biased or self.step < sampling.min_tokens or constraint is not None
         # Only the likeliest token is needed.
         self.is_plain = self.mode is Mode.GREEDY and not self.is_adjusted and sampling.num_logprobs < 0
         self._bias_tokens = np.fromiter(sampling.logit_bias.keys(), np.int64)
@@ -70,6 +74,8 @@ class Sampler:
         if self.has_penalties:
             self._seen[token] = True
             self._num_generated[token] += 1
+        if self.constraint is not None:
+            self.constraint.accept(token)
 
     def uniform(self) -> float:
         """This step's random number in [0, 1)."""
@@ -80,7 +86,9 @@ class Sampler:
         return self._uniforms[index]
 
     def adjust(self, row: Floats) -> None:
-        """Apply the penalties and the bias to one row of logits, in place; no end token before `min_tokens`.
+        """Apply penalties, bias and grammar to one row of logits, in place; no end token before `min_tokens`.
+
+        The grammar comes last: what it forbids, nothing permits, and the filters choose among what is left.
 
         Repetition counts the prompt too (CTRL, https://arxiv.org/abs/1909.05858). Of generated tokens alone, OpenAI's
         formula is `mu[j] - c[j] * alpha_frequency - float(c[j] > 0) * alpha_presence`.
@@ -92,7 +100,9 @@ class Sampler:
             row -= self._num_generated * np.float32(self.sampling.frequency_penalty)
             row -= (self._num_generated > 0) * np.float32(self.sampling.presence_penalty)
         row[self._bias_tokens] += self._bias_values
-        if self.step < self.sampling.min_tokens:
+        if self.constraint is not None:
+            row[self.constraint.forbidden()] = -np.inf
+        elif self.step < self.sampling.min_tokens:
             row[self._end_tokens] = -np.inf
 
 
@@ -127,19 +137,13 @@ def choose(logits: Floats, samplers: list[Sampler]) -> list[Token | None]:
 
 
 def _choose(logits: Floats, samplers: list[Sampler]) -> list[Token]:
-    adjusted = logits
-    if any(sampler.is_adjusted for sampler in samplers):
-        adjusted = logits.copy()
-        for row, sampler in enumerate(samplers):
-            if sampler.is_adjusted:
-                sampler.adjust(adjusted[row])
     modes = [sampler.mode for sampler in samplers]
     tokens = np.empty(len(samplers), np.int64)
     for mode in Mode:
         rows = [row for row, each in enumerate(modes) if each is mode]
         if not rows:
             continue
-        group = adjusted if len(rows) == len(samplers) else adjusted[rows]
+        group = _adjusted(logits, rows, [samplers[row] for row in rows])
         if mode is Mode.GREEDY:
             tokens[rows] = group.argmax(axis=1)
         else:
@@ -147,6 +151,15 @@ def _choose(logits: Floats, samplers: list[Sampler]) -> list[Token]:
     if all(sampler.sampling.num_logprobs < 0 for sampler in samplers):
         return [Token(token) for token in tokens.tolist()]
     return _with_logprobs(logits, samplers, tokens)
+
+
+def _adjusted(logits: Floats, rows: list[int], samplers: list[Sampler]) -> Floats:
+    """Some rows of the logits, each as its sampler wants it."""
+    to_adjust = [(index, sampler) for index, sampler in enumerate(samplers) if sampler.is_adjusted]
+    group = logits if len(rows) == len(logits) and not to_adjust else logits[rows]
+    for index, sampler in to_adjust:
+        sampler.adjust(group[index])
+    return group
 
 
 def _sample(logits: Floats, samplers: list[Sampler], is_filtered: bool) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from service.engine.device_turns import LONG_SECONDS
 from service.engine.fairness import GUARANTEED_SHARE, LAST_RANK, RankedQueue, may_displace, rank
-from service.engine.generation import sampling, sequencing
+from service.engine.generation import constraints, sampling, sequencing
 from service.engine.generation.sampling import Floats
 from service.engine.generation.sequences import Sequence, SlotDecoder, Slots, StepEvents, joined
 from service.engine.generation.step_costs import DECODE, PREFILL, StepCosts
@@ -369,8 +369,8 @@ class Sequencer:
             self._decoding.append(sequence)
             if sequence.is_scored:
                 self._events.scored.append((sequence, joined(sequence.scores)))
-            if not sequence.max_new:
-                self._finish(sequence, "length")
+            if sequence.is_complete or not sequence.max_new:
+                self._finish(sequence, "stop" if sequence.is_complete else "length")
         rows = [row for row, sequence in enumerate(sequences) if not sequence.is_over]
         if rows:
             self._sample([sequences[row] for row in rows], logits if len(rows) == len(sequences) else logits[rows])
@@ -431,8 +431,11 @@ class Sequencer:
             self._events.sampled.append((sequence, choice))
             num_new, ends = len(sequence.new_tokens), sequence.end_tokens
             reason = sequencing.finish_reason(choice.token, num_new, sequence.max_new, ends)
+            if sequence.is_complete:
+                reason = "stop"
             if reason is not None:
                 self._finish(sequence, reason)
+        constraints.begin(each.sampler.constraint for each in sequences if not each.is_over)
 
     def _finish(self, sequence: Sequence, reason: str) -> None:
         now = self._clock()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.manifest import Language
 from service.engine.generation import sequencing
+from service.engine.generation.constraints import Constraint
 from service.engine.generation.sampling import Floats, Sampler
 from service.engine.generation.sequencing import Content, Move
 from service.engine.transport.messages import ANYONE, Caller, Finished, PromptScores, Sampling, Token
@@ -32,6 +33,7 @@ class Sequence:
         deadline: float,
         owner: object = None,
         caller: Caller = ANYONE,
+        constraint: Constraint | None = None,
     ) -> None:
         self.prompt = prompt
         self.sampling = sampling
@@ -43,7 +45,7 @@ class Sequence:
         self.slot = -1
         self.is_over = False
         self.end_tokens = sampling.end_tokens(language.end_tokens)
-        self.sampler = Sampler(sampling, prompt, language.vocab_size, self.end_tokens)
+        self.sampler = Sampler(sampling, prompt, language.vocab_size, self.end_tokens, constraint)
         self.new_tokens: list[int] = []
         self.max_new = sequencing.max_new_tokens(len(prompt), sampling.max_tokens, language.context)
         self.num_in_state = 0
@@ -64,6 +66,11 @@ class Sequence:
     def is_prefilled(self) -> bool:
         """Whether the state holds the whole prompt."""
         return self.num_in_state >= self.num_prompt
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the grammar that the text is held to lets nothing follow."""
+        return self.sampler.constraint is not None and self.sampler.constraint.is_over
 
     @property
     def is_scored(self) -> bool:

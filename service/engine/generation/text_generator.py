@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -21,12 +22,13 @@ from numpy.typing import NDArray
 from models.manifest import Language
 from service.engine.compute_watch import Work
 from service.engine.device_turns import Share, Turn
+from service.engine.generation.constraints import Constraint, Grammars, Masks
 from service.engine.generation.decoder import LoadedDecoder
 from service.engine.generation.sequencer import Sequencer
 from service.engine.generation.sequences import Sequence, StepEvents
 from service.engine.transport.api_connection import ApiConnection
 from service.engine.transport.messages import GenerateText, PromptScores, Sampled, SampledItem, Scored, frame
-from service.errors import InferenceFailed, InvalidParameter, ServiceError
+from service.errors import Cancelled, InferenceFailed, InvalidParameter, ServiceError
 from service.settings import Settings
 from service.telemetry.language_metrics import LanguageMetrics
 
@@ -56,6 +58,7 @@ class TextGenerator:
         call_in_loop: Callable[..., object],
         name: str,
         share: Share,
+        folder: Path,
     ) -> None:
         self.language: Language = loaded.decoder.language
         self._metrics = metrics
@@ -72,6 +75,9 @@ class TextGenerator:
             objective_seconds=share.objective_seconds,
         )
         self.thread = SequencerThread(sequencer, f"{name}.sequencer", share, loaded.num_threads)
+        masks = Masks(name, metrics.observe_masks)
+        waiting = settings.max_waiting_sequences
+        self._grammars = Grammars(name, folder, self.language, masks, waiting, metrics.observe_grammar)
         self._num_open = 0
 
     @property
@@ -80,8 +86,9 @@ class TextGenerator:
         return not self._num_open
 
     def close(self) -> None:
-        """End the thread; every text must have ended."""
+        """End the threads; every text must have ended."""
         self.thread.close()
+        self._grammars.close()
 
     def statistics(self) -> dict[str, float]:
         """Its counts since the start, and its current load."""
@@ -92,14 +99,48 @@ class TextGenerator:
     ) -> None:
         """Queue a prompt; `priority` is that of texts which do not say any.
 
-        Raises: InvalidParameter.
+        Raises: InvalidParameter; QueueFull.
         """
         prompt = self._prompt(payload)
-        now = self._clock()
+        begin = partial(self._begin, connection, message, prompt, self._clock(), message.priority or priority)
+        if message.sampling.grammar is None:
+            begin(None)
+            return
+        cancelled: list[int] = []
+        call = partial(self._call_in_loop, self._on_grammar, connection, message.id, cancelled, begin)
+        self._grammars.open(message.sampling, prompt, call)
+        connection.cancels[message.id] = lambda: cancelled.append(message.id)
+        self._num_open += 1
+
+    def _on_grammar(
+        self,
+        connection: ApiConnection,
+        id_: int,
+        cancelled: list[int],
+        begin: Callable[[Constraint], object],
+        result: Constraint | Exception,
+    ) -> None:
+        self._num_open -= 1
+        if cancelled or isinstance(result, Exception):
+            connection.fail(id_, result if isinstance(result, Exception) else Cancelled("The caller left."))
+        else:
+            begin(result)
+
+    def _begin(
+        self,
+        connection: ApiConnection,
+        message: GenerateText,
+        prompt: NDArray[np.int32],
+        arrival: float,
+        priority: int,
+        constraint: Constraint | None,
+    ) -> None:
         owner: Owner = (connection, message.id)
-        deadline = now + message.timeout_seconds
-        sequence = Sequence(prompt, message.sampling, self.language, now, deadline, owner, message.caller)
-        sequence.priority, sequence.request = message.priority or priority, message.request
+        deadline = arrival + message.timeout_seconds
+        sequence = Sequence(
+            prompt, message.sampling, self.language, arrival, deadline, owner, message.caller, constraint
+        )
+        sequence.priority, sequence.request = priority, message.request
         connection.cancels[message.id] = lambda: self.thread.cancel(sequence)
         self._num_open += 1
         self.thread.submit(sequence)

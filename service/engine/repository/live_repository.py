@@ -464,7 +464,7 @@ class LiveRepository:
             loaded = await asyncio.to_thread(_load_in_thread, folder, self._settings, self._device, config, plan)
             call = self._loop.call_soon_threadsafe
             version = open_version(
-                loaded, config, self._settings, self._device, self._metrics, self._loop, call, self._turns
+                loaded, config, self._settings, self._device, self._metrics, self._loop, call, self._turns, folder
             )
             await self.residency.measured(before_bytes, version, fingerprint)
         except (VersionRejected, StartupError) as error:

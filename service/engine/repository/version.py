@@ -152,8 +152,9 @@ def open_version(
     scheduler: Scheduler,
     call_in_loop: Callable[..., object],
     turns: DeviceTurns,
+    folder: Path,
 ) -> Version:
-    """Give a loaded version its queues and instances; they compute when it is their turn."""
+    """Give a loaded version, of a folder, its queues and instances; they compute when it is their turn."""
     name, number = loaded.manifest.name, loaded.manifest.version
     settings = settings.model_copy(update=config.overrides())
     version = Version(ready_status(loaded, config, device), config)
@@ -171,7 +172,14 @@ def open_version(
         metrics.max_waiting_sequences.labels(name, number).set(settings.max_waiting_sequences)
         decoder = loaded.decoder
         version.generator = TextGenerator(
-            decoder, settings, language_metrics, monotonic, call_in_loop, f"{name}@{number}", share
+            decoder,
+            settings,
+            language_metrics,
+            monotonic,
+            call_in_loop,
+            f"{name}@{number}",
+            share,
+            folder,
         )
     elif config.cache_bytes:  # a sampled text is not the answer to the same prompt of another caller
         version.cache = ResponseCache(config.cache_bytes)

@@ -218,7 +218,10 @@ class TextGeneration(Outstanding):
         """Whether the last token has arrived, and only `Finished` is missing."""
         if not self._tokens:
             return False
-        return len(self._tokens) >= self.sampling.max_tokens or self._tokens[-1].token in self._end_tokens
+        if self._tokens[-1].token in self._end_tokens:
+            return True
+        # Whether the last token completes a grammar, the engine knows.
+        return len(self._tokens) >= self.sampling.max_tokens and self.sampling.grammar is None
 
     def encode(self, timeout_seconds: float) -> bytes:
         """The request for the missing tokens; those that have arrived become part of the prompt."""

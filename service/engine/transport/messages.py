@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from service.grammar import Grammar
+
 _LENGTHS = struct.Struct("<II")
 MAX_FRAME_BYTES = 2**30
 
@@ -154,7 +156,8 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
     `temperature` 0 takes the likeliest token; `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing. `num_logprobs` and
     `prompt_logprobs`: -1 none, 0 those of the tokens themselves, k also of the k likeliest. The last `first_step`
     tokens of the prompt belong to the answer: the sequence of random numbers continues after them. `stop_token_ids` end
-    the text beside the model's own end tokens; none of either is chosen before `min_tokens`.
+    the text beside the model's own end tokens; none of either is chosen before `min_tokens`. The text is held to
+    `grammar`, of which those last `first_step` tokens are the beginning.
     """
 
     max_tokens: int
@@ -173,6 +176,7 @@ class Sampling(msgspec.Struct, array_like=True, frozen=True):
     first_step: int = 0
     min_tokens: int = 0
     stop_token_ids: tuple[int, ...] = ()
+    grammar: Grammar | None = None
 
     def end_tokens(self, of_model: frozenset[int]) -> frozenset[int]:
         """The tokens that end the text, of which the model has some itself."""
@@ -248,7 +252,7 @@ class Scored(msgspec.Struct, array_like=True, frozen=True, tag=9):
 
 
 class Finished(msgspec.Struct, array_like=True, frozen=True, tag=10):
-    """Request `id` has all its tokens: `reason` is `stop` (the last one is the end token) or `length`."""
+    """Request `id` has all its tokens: `reason` is `stop` (its end token, or the end of the grammar) or `length`."""
 
     id: int
     reason: str

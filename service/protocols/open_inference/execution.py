@@ -34,6 +34,7 @@ from service.schema import read, shown
 from service.security import Key
 from service.settings import Settings
 from service.tasks.engine_work import EngineWork
+from service.tasks.grammars import GrammarChecks
 from service.tasks.image_decoding import ImageDecoder
 from service.tasks.tokenizers import Tokenizers
 from service.telemetry.audit import recorded
@@ -105,6 +106,7 @@ class Execution:
         self.callers = Callers(settings.caller_limits, settings.workers, settings.proxy_networks)
         self.tokenizers = tokenizers
         self.decoder = decoder
+        self.grammars = GrammarChecks(decoder.decoders)
         self._images = EncodedImages(settings, decoder)
 
     # --- inference ---

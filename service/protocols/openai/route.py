@@ -31,6 +31,7 @@ class OpenAiRoute(ABC):
         self.client = dependencies.client
         self.settings = dependencies.settings
         self.tokenizers = dependencies.tokenizers
+        self.grammars = dependencies.grammars
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; errors are rendered by the middleware."""

@@ -47,7 +47,7 @@ NEUTRAL: Mapping[str, Sequence[Any] | None] = {
     "logits_processors": ([],),
     "prompt_logprobs": (),
     "truncate_prompt_tokens": (-1,),
-    "response_format": ({"type": "text"},),
+    "guided_decoding_backend": None,
 }
 
 _Tokens = Annotated[list[Token], Meta(min_length=1, max_length=MAX_TEXT_TOKENS)]

@@ -135,6 +135,7 @@ class TextRoute(OpenAiRoute, Generic[P]):
         model = self.find(parameters.model, context, "text-generation")
         tokenizer = await self.tokenizers.of(model)
         text.check_sampling(parameters, language_of(model).vocab_size)
+        await self.grammars.check(parameters.grammar(), context.origin)
         prompts = await self.prompts(parameters, model, tokenizer)
         form = self.form(parameters, model, tokenizer, prompts)
         sequences = Sequences(self.client, model, tokenizer, context, request_timeout_seconds(scope, self.settings))

@@ -51,6 +51,7 @@ class TextRoute(JsonRoute):
     def __init__(self, dependencies: Dependencies) -> None:
         super().__init__(dependencies)
         self.tokenizers = dependencies.tokenizers
+        self.grammars = dependencies.grammars
 
     def sequences(self, request: TaskRequest, tokenizer: Tokenizer) -> Sequences:
         """Create the sequences of a request; none is started yet."""
@@ -78,6 +79,7 @@ class Generate(TextRoute):
         model = request.model
         tokenizer, language = await self.tokenizers.of(model), language_of(model)
         text.check_sampling(parameters, language.vocab_size)
+        await self.grammars.check(parameters.grammar(), request.context.origin)
         encoded = await self.tokenizers.encode(tokenizer, parameters.prompt, language.context - 1)
         tokens = text.with_bos(encoded, language)
         max_tokens = text.num_new_tokens(len(tokens), parameters.max_tokens, DEFAULT_MAX_TOKENS, language)

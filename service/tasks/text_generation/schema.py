@@ -7,7 +7,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from service.errors import InvalidParameter
+from service.grammar import Grammar
 from service.schema import Answer, Parameters, custom
+from service.tasks import grammars
 
 DEFAULT_MAX_TOKENS = 128
 MAX_TEXT_TOKENS = 2**16
@@ -17,6 +20,11 @@ _MAX_BIAS = 100
 _MAX_STOP_TOKENS = 256
 _MAX_TEXTS = 1024
 _MAX_STOP_CHARACTERS = 256
+
+GRAMMARS = (
+    *("response_format", "guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"),
+)
+"""The parameters of which one may say what a text must be."""
 
 Token = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 FinishReason = Literal["stop", "length"]
@@ -111,6 +119,23 @@ class SamplingParameters(Parameters):
         Meta(ge=0, le=MAX_INTEGER, description="So many tokens come before one that ends the text, or a stop."),
     ] = 0
     ignore_eos: Annotated[bool, Meta(description="Go on after the model's own end tokens, up to `max_tokens`.")] = False
+    response_format: Annotated[Grammar, grammars.RESPONSE_FORMAT] | None = None
+    guided_json: Annotated[Grammar, grammars.GUIDED_JSON] | None = None
+    guided_regex: Annotated[Grammar, grammars.GUIDED_REGEX] | None = None
+    guided_choice: Annotated[Grammar, grammars.GUIDED_CHOICE] | None = None
+    guided_grammar: Annotated[Grammar, grammars.GUIDED_GRAMMAR] | None = None
+    structured_outputs: Annotated[Grammar, grammars.STRUCTURED_OUTPUTS] | None = None
+
+    def grammar(self) -> tuple[str, Grammar] | None:
+        """The parameter that says what the text must be, and what it says.
+
+        Raises: InvalidParameter where several do.
+        """
+        given = {name: grammar for name in GRAMMARS if (grammar := getattr(self, name)) is not None}
+        if len(given) > 1:
+            first, second = list(given)[:2]
+            raise InvalidParameter(f"{first} and {second} are both given; a text has one grammar.", parameter=second)
+        return next(iter(given.items()), None)
 
 
 class GenerateParameters(SamplingParameters):

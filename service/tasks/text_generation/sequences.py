@@ -194,6 +194,7 @@ def sampling_of(
             f"min_tokens is {parameters.min_tokens}; it must be at most max_tokens, {max_tokens}.",
             parameter="min_tokens",
         )
+    given = parameters.grammar()
     return Sampling(
         max_tokens=max_tokens,
         temperature=parameters.temperature,
@@ -210,4 +211,5 @@ def sampling_of(
         ignore_eos=parameters.ignore_eos,
         min_tokens=parameters.min_tokens,
         stop_token_ids=(*parameters.stop_token_ids, *stop_token_ids),
+        grammar=None if given is None else given[1],
     )

@@ -185,7 +185,7 @@ def test_the_default_timeout_applies_to_each_part_of_long_work(
 ) -> None:
     settings = Settings(request_timeout_seconds=10, max_request_timeout_seconds=300)
     unused: Any = None
-    route = Score(Dependencies(unused, settings, unused, unused, unused))
+    route = Score(Dependencies(unused, settings, unused, unused, unused, unused))
     scope = {"headers": [(b"x-request-timeout", header)] if header else []}
 
     assert route.timeout_seconds(TaskRequest(unused, scope, unused, unused), num_parts) == seconds
