@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
@@ -97,10 +98,13 @@ def ask(url: str, network: LinearClassifier, stop: threading.Event) -> None:
     generate = "/v1/models/tiny-transformer/generate"
     text = {"prompt": "It was", "max_tokens": 6}
     with httpx.Client(base_url=url, timeout=30) as client:
-        while not stop.is_set():
+        for size in itertools.cycle(range(1, 100)):
+            if stop.is_set():
+                return
             picture = encoded(network.images(1)[0])
             client.post("/v1/models/tiny/classify", content=picture, headers={"content-type": "image/png"})
             client.post(generate, json=text).raise_for_status()
+            client.post(generate, json=text | {"guided_regex": f"a{{2,{1 + size}}}"}).raise_for_status()
             client.post("/v1/models/tiny-gan/generate", json={}).raise_for_status()
             late = client.post(generate, json=text, headers={"x-request-timeout": "0.0000001"})
             assert late.status_code == 504

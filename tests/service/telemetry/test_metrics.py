@@ -58,7 +58,7 @@ def test_one_process_exposes_its_own_registry(metrics: Metrics) -> None:
 def test_every_metric_has_a_help_text_and_our_prefix(metrics: Metrics) -> None:
     families = list(metrics.registry.collect())
 
-    assert len(families) == 55
+    assert len(families) == 58
     for family in families:
         assert family.name.startswith("hotplate_")
         assert family.documentation.endswith(".")
