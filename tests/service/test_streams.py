@@ -26,11 +26,11 @@ def service() -> Iterator[RunningService]:
         yield running.wait_until_ready()
 
 
-def stream(service: RunningService, on_first: Callable[[], None]) -> tuple[str, dict[str, Any]]:
+def stream(service: RunningService, on_first: Callable[[], None], **members: Any) -> tuple[str, dict[str, Any]]:
     """Stream an answer and call a function at the first chunk; return the text and the last event."""
     pieces: list[str] = []
     last: dict[str, Any] = {}
-    body = {**PROMPT, "stream": True}
+    body = {**PROMPT, "stream": True, **members}
     with httpx.stream("POST", f"{service.url}{GENERATE}", json=body, timeout=60) as response:
         assert response.status_code == 200
         for line in response.iter_lines():
@@ -51,6 +51,22 @@ def test_a_text_continues_unchanged_after_the_engine_is_killed(service: RunningS
     assert text == whole["results"][0]["text"]
     assert last["usage"]["completion_tokens"] == 400
     assert service.children("service.processes.engine_process") != [engine]
+
+
+def test_a_text_stays_within_its_grammar_after_the_engine_is_killed(service: RunningService) -> None:
+    age = {"type": "integer", "minimum": 0, "maximum": 99}
+    animal = {"type": "object", "properties": {"kind": {"enum": ["cat", "dog"]}, "age": age}}
+    schema = {"type": "array", "items": animal | {"required": ["kind", "age"], "additionalProperties": False}}
+    held = {"guided_json": schema | {"minItems": 9, "maxItems": 9}, "temperature": 1}
+    whole = httpx.post(f"{service.url}{GENERATE}", json=PROMPT | held, timeout=60).json()["results"][0]
+
+    (engine,) = service.children("service.processes.engine_process")
+    text, last = stream(service, lambda: os.kill(engine, signal.SIGKILL), **held)
+
+    assert text == whole["text"]
+    assert last["usage"]["completion_tokens"] == len(whole["tokens"])
+    assert service.children("service.processes.engine_process") != [engine]
+    assert [set(each) for each in json.loads(text)] == [{"kind", "age"}] * 9
 
 
 def test_a_stream_is_finished_before_the_service_ends(service: RunningService) -> None:

@@ -69,7 +69,6 @@ def test_each_of_several_texts_is_held_to_the_grammar(text_generation_client: ht
     texts = ask(text_generation_client, path, guided_regex="[a-h]{9}", n=6, temperature=2)
 
     assert all(re.fullmatch("[a-h]{9}", text) and reason == "stop" for text, reason in texts)
-    assert len({text for text, _ in texts}) > 1
 
 
 @pytest.mark.parametrize("path", ROUTES)
