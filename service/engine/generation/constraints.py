@@ -63,6 +63,7 @@ class Constraint:
 
     def accept(self, token: int) -> None:
         """Take the text's next token."""
+        self._wait()
         self._step += 1
         if token in self._ends:
             self.is_over = True
@@ -76,13 +77,16 @@ class Constraint:
 
         Raises: InvalidGrammar where the grammar is too complex, or no token of the model goes on with it.
         """
-        if self.job is not None:
-            self.masks.wait(self.job)
-            self.job = None
+        self._wait()
         if self._error is not None:
             raise self._error
         assert self._forbidden is not None
         return self._forbidden
+
+    def _wait(self) -> None:
+        if self.job is not None:
+            self.masks.wait(self.job)
+            self.job = None
 
     def compute(self) -> None:
         """Compute what is forbidden next."""
