@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from playwright.sync_api import Browser, Page, Route, expect
@@ -185,3 +186,48 @@ def test_a_mistake_of_the_page_is_logged_and_never_shown_as_it_is(open_page: Ope
 
     assert "undefined" not in shown
     assert "mistake" in shown
+
+
+def test_a_bar_finds_models_pages_and_actions_by_a_few_letters(page: Page) -> None:
+    page.keyboard.press("Control+k")
+    box = page.get_by_role("combobox", name="Find")
+    expect(box).to_be_focused()
+    box.fill("lstm")
+    expect(page.get_by_role("dialog").get_by_role("option").first).to_contain_text("novelist-lstm")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("#/write/novelist-lstm$"))
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+    page.get_by_role("button", name="Find").click()
+    box.fill("wtch")  # letters in their order
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowUp")
+    page.get_by_role("dialog").get_by_role("option").first.click()
+    expect(page).to_have_url(re.compile("#/watch$"))
+
+    page.keyboard.press("Control+k")
+    box.fill("zzzz")
+    expect(page.get_by_role("dialog")).to_contain_text("Nothing is called so.")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_link_restores_the_settings_of_its_page(open_page: Open) -> None:
+    page = open_page("#/write/novelist?temperature=0.3&top_p=0.5&seed=77&text=The+whale")
+    expect(page.get_by_role("slider", name="Temperature", exact=True)).to_have_value("0.3")
+    expect(page.get_by_role("slider", name="Top-p")).to_have_value("0.5")
+    expect(page.get_by_label("Seed")).to_have_value("77")
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_have_value("The whale")
+    page.get_by_label("Seed").fill("78")
+    expect(page).to_have_url(re.compile("seed=78"))
+
+    page = open_page("#/stylise/painter?styles=udnie:0.6,the_scream:0.4&strength=70&sample=rocket.jpg")
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("the_scream:0.4")
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("strength=0.7")
+    expect(page.get_by_role("region", name="curl command")).to_contain_text("@rocket.jpg")
+
+    page = open_page("#/draw/fashion-gan?seed=500&label=8")
+    expect(page.locator(".sample-cell").first).to_have_attribute("aria-label", "Bag, seed 500")
+
+    odd = open_page("#/draw/fashion-gan?label=900&columns=x&seed=")
+    expect(odd.locator(".sample-cell").first).to_be_visible()

@@ -53,11 +53,19 @@ def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: R
         manifest, precision = card["manifest"], card["precision"]
         assert facts == [
             manifest["evaluation"][0]["dataset"],
-            f"{manifest['training']['parameters']:,}",
+            rough(manifest["training"]["parameters"]),
             card["device"],
-            *([f"{precision['precision']}: {precision['reason']}"] if precision else []),
+            *([precision["precision"]] if precision else []),
         ]
+        titles = shown.locator("dd").evaluate_all("all => all.map((one) => one.title)")
+        assert f"{manifest['training']['parameters']:,}" in titles
+        assert not precision or precision["reason"] in titles
     expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
+
+
+def rough(number: int) -> str:
+    """A number as a person says it."""
+    return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{round(number / 1e3)} k"
 
 
 def test_each_model_leads_to_the_page_of_its_task(page: Page) -> None:
@@ -112,6 +120,7 @@ def test_the_load_of_a_model_is_shown_as_it_happens(page: Page, playground: Runn
     loaded(page)
     live = row(page, "mnist").locator(".live")
     expect(live.first.locator("b")).to_have_text("0")
+    expect(row(page, "cifar10").locator(".model-live")).to_be_hidden()  # nothing to chart before the first request
     image = (DATA / "seven.png").read_bytes()
 
     def is_shown() -> bool:
@@ -127,7 +136,7 @@ def test_the_load_of_a_model_is_shown_as_it_happens(page: Page, playground: Runn
     assert words is not None
     assert words.startswith("Requests per second: now")
     assert "M" in (live.first.locator("path").get_attribute("d") or "")
-    assert row(page, "cifar10").locator(".live b").first.inner_text() == "0"
+    assert row(page, "cifar10").locator(".live b").first.text_content() == "0"
 
 
 def test_the_page_is_accessible_and_fits(page: Page, looks_right: Callable[[Page, str], None]) -> None:

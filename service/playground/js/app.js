@@ -3,9 +3,10 @@
 import { config, listModels, onKeyNeeded, setKey } from "./api.js";
 import { button, field } from "./controls.js";
 import { announce, byId, clear, h } from "./dom.js";
-import { ApiError, errorBox, UserError } from "./errors.js";
+import { ApiError, errorBox, notice, UserError } from "./errors.js";
+import { hand } from "./handed.js";
 import { pause } from "./scheduling.js";
-import { isUsable, modelsOf, takesTensors, TASKS } from "./tasks.js";
+import { addressOf, distinct, isUsable, modelsOf, takesTensors, TASKS } from "./tasks.js";
 
 /** @import { ModelEntry } from "./types.d.ts" */
 /** @typedef {{page: string, model: string | null}} Route */
@@ -28,7 +29,7 @@ let shown = null;
  * @returns {Route}
  */
 function currentRoute() {
-  const [name = "", model = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decoded);
+  const [name = "", model = ""] = location.hash.replace(/^#\/?|\?.*$/g, "").split("/").map(decoded);
   const page = name.toLowerCase();
   return { page: ALIASES[page] ?? page, model: model || null };
 }
@@ -84,7 +85,7 @@ async function openPage({ page, model }, models, signal) {
  * @param {ModelEntry[]} models
  */
 function modelFor(page, model, models) {
-  if (page === "home" || page === "watch") return undefined;
+  if (["home", "picture", "watch"].includes(page)) return undefined;
   if (page === "tensors") return model ?? undefined; // or one of its graphs: the page knows
   const task = TASKS.find((one) => one.page === page);
   if (!task) throw new UserError(`There is no page "${page}".`);
@@ -197,8 +198,60 @@ function storeTheme(theme) {
   }
 }
 
+/** The bar that finds things is loaded when it is first opened. */
+function buildFinder() {
+  const open = async () => {
+    if (document.querySelector("dialog[open]")) return;
+    const [{ openPalette }, models] = await Promise.all([import("./palette.js"), listModels().catch(() => [])]);
+    openPalette(entriesOf(models));
+  };
+  byId("find").addEventListener("click", open);
+  addEventListener("keydown", (event) => {
+    if (event.key.toLowerCase() !== "k" || !(event.ctrlKey || event.metaKey) || event.shiftKey || event.altKey) return;
+    event.preventDefault();
+    open();
+  });
+}
+
+/** @param {ModelEntry[]} models */
+function entriesOf(models) {
+  const go = (/** @type {string} */ address) => () => {
+    location.href = address;
+  };
+  const pages = [...nav.querySelectorAll("a")].map((link) => ({ text: link.textContent, kind: "page", run: go(link.href) }));
+  const named = distinct(models).filter(isUsable).map((model) => ({ text: model.id, kind: model.description, run: go(addressOf(model)) }));
+  const actions = [
+    { text: "Switch between light and dark", kind: "action", run: () => byId("theme").click() },
+    { text: "API", kind: "every route, to try out", run: go("/docs") },
+    { text: "Metrics", kind: "as Prometheus reads them", run: go("/metrics") },
+  ];
+  return [...pages, ...named, ...actions];
+}
+
+/** A picture may be dropped anywhere: what has a place of its own takes it, else it is shown to every model. */
+function takeDrops() {
+  addEventListener("dragover", (event) => event.preventDefault());
+  addEventListener("drop", (event) => {
+    if (event.defaultPrevented || !event.dataTransfer?.files.length) return;
+    event.preventDefault(); // or the browser would leave the page for the file
+    const files = [...event.dataTransfer.files];
+    const picture = files.find((file) => file.type.startsWith("image/"));
+    if (picture) showToAll(picture);
+    else notice(`${files[0].name} is not an image. Drop a PNG, a JPEG or a WebP file.`);
+  });
+}
+
+/** @param {File} picture */
+function showToAll(picture) {
+  hand(picture, picture.name);
+  if (currentRoute().page === "picture") show({ isReload: true });
+  else location.hash = "#/picture";
+}
+
 async function start() {
   buildThemeButton();
+  takeDrops();
+  buildFinder();
   // A link to #main would be taken for the address of a page.
   byId("skip").addEventListener("click", (event) => {
     event.preventDefault();

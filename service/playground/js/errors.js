@@ -63,3 +63,16 @@ export function errorBox() {
 
   return { element, show, hide };
 }
+
+const NOTICE_MILLISECONDS = 6000;
+
+/**
+ * Tell something over the page, where nothing else has a place for it.
+ *
+ * @param {string} text
+ */
+export function notice(text) {
+  const element = h("div", { class: "notice", role: "alert" }, text);
+  document.body.append(element);
+  setTimeout(() => element.remove(), NOTICE_MILLISECONDS);
+}

@@ -17,6 +17,16 @@ export function short(value) {
 }
 
 /**
+ * How many, as a person says it: 2.5 M, 907 k.
+ *
+ * @param {number} value
+ */
+export function rough(value) {
+  if (value >= 1e6) return `${(value / 1e6).toFixed(value >= 1e8 ? 0 : 1)} M`;
+  return value >= 1e4 ? `${Math.round(value / 1e3)} k` : String(value);
+}
+
+/**
  * A time in seconds, in the unit that reads best.
  *
  * @param {number | null | undefined} value

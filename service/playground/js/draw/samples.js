@@ -1,5 +1,6 @@
 /** The panel of samples: images by label, each with a seed; a click pins one. */
 
+import { linked } from "../address.js";
 import { parseSeed, randomSeed } from "../api.js";
 import { button, field, select } from "../controls.js";
 import { announce, clear, closest, h } from "../dom.js";
@@ -46,6 +47,8 @@ export function samplesPanel({ generator, noise, pins, signal }) {
   /** @type {Cell[]} */
   let cells = [];
 
+  const keep = linked({ seed, label, columns });
+
   function draw() {
     return card.guard(() =>
       newest.run(async (newer) => {
@@ -63,6 +66,7 @@ export function samplesPanel({ generator, noise, pins, signal }) {
 
   function reseed() {
     seed.set(String(randomSeed()));
+    keep();
     return draw();
   }
 

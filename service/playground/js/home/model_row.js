@@ -3,7 +3,7 @@
 import { modelCard } from "../api.js";
 import { sparkline } from "../charts.js";
 import { clear, h } from "../dom.js";
-import { seconds, short } from "../format.js";
+import { rough, seconds, short } from "../format.js";
 import { buckets, bucketsDelta, quantile, rate } from "../metrics.js";
 import { addressOf, isUsable, pageOf } from "../tasks.js";
 
@@ -62,14 +62,16 @@ function scoreOf(manifest) {
 function factsOf({ manifest, device, precision }) {
   const parameters = manifest.training?.parameters;
   const [graph] = pageOf(manifest) ? [] : Object.values(manifest.graphs ?? {}); // none while it loads
-  return Object.entries({
-    Data: manifest.evaluation?.[0]?.dataset,
-    Parameters: parameters ? whole.format(parameters) : null,
-    Takes: graph && tensorsText(graph.inputs),
-    Answers: graph && tensorsText(graph.outputs),
-    Device: device,
-    Precision: precision && `${precision.precision}: ${precision.reason}`,
-  }).filter(([, text]) => text);
+  /** @type {[string, string | null | undefined, string?][]} */
+  const facts = [
+    ["Data", manifest.evaluation?.[0]?.dataset],
+    ["Parameters", parameters ? rough(parameters) : null, parameters ? whole.format(parameters) : ""],
+    ["Takes", graph && tensorsText(graph.inputs)],
+    ["Answers", graph && tensorsText(graph.outputs)],
+    ["Device", device],
+    ["Precision", precision?.precision, precision?.reason],
+  ];
+  return facts.filter(([, text]) => text);
 }
 
 /** The first tensors by name, the rest by number. @param {TensorSpec[]} tensors */
@@ -85,6 +87,8 @@ export function modelRow(model, signal) {
   const facts = h("dl", { class: "facts model-facts" });
   const rates = gauge("Requests per second", short);
   const latencies = gauge("99th percentile of the latency", seconds);
+  // Until the first request there is nothing to chart.
+  const traffic = h("div", { class: "model-live", hidden: true }, live("requests/s", rates), live("p99", latencies));
   const element = h(
     "li",
     { class: "card model", dataset: { model: model.id } },
@@ -97,7 +101,7 @@ export function modelRow(model, signal) {
     ),
     score,
     facts,
-    h("div", { class: "model-live" }, live("requests/s", rates), live("p99", latencies)),
+    traffic,
   );
 
   /** Fetch the card, which is slower than the list. */
@@ -105,14 +109,16 @@ export function modelRow(model, signal) {
     const card = await modelCard(`${model.id}@${model.version}`, { signal });
     const best = scoreOf(card.manifest);
     if (best) clear(score).append(h("b", {}, best.value), h("small", { class: "muted" }, best.words));
-    clear(facts).append(...factsOf(card).flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]));
+    clear(facts).append(...factsOf(card).flatMap(([name, text, title]) => [h("dt", {}, name), h("dd", { title }, text)]));
   }
 
   /** @param {Scrape} now @param {Scrape | null} before */
   function observe(now, before) {
     const labels = { model: model.id };
     const latency = (/** @type {Scrape} */ { samples }) => buckets(samples, "hotplate_request_seconds", labels);
-    rates.add(before && rate(now, before, "hotplate_requests_total", labels));
+    const perSecond = before && rate(now, before, "hotplate_requests_total", labels);
+    if (perSecond) traffic.hidden = false;
+    rates.add(perSecond);
     latencies.add(before && quantile(bucketsDelta(latency(now), latency(before)), 0.99));
   }
 

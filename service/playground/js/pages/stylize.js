@@ -1,5 +1,6 @@
 /** The page of style transfer: a photograph or a webcam in, a painting out, in one style or a blend. */
 
+import { keepInAddress, linked, settingsInAddress } from "../address.js";
 import { json, modelPath, request } from "../api.js";
 import { select, slider, statusLine, toggle } from "../controls.js";
 import { h, useStyle } from "../dom.js";
@@ -31,6 +32,7 @@ export default async function page(root, { model, models, signal }) {
   const [{ styles }] = await Promise.all([json(modelPath(model, "styles"), undefined, { signal }), useStyle("stylize")]);
   if (signal.aborted) return;
 
+  const samples = samplesOf("photos");
   /** @type {NamedBlob | null} */
   let photo = null;
   const work = latest({ debounce: DEBOUNCE_MILLISECONDS, signal });
@@ -43,13 +45,15 @@ export default async function page(root, { model, models, signal }) {
   const status = statusLine();
   const download = saveButton({ verb: "Download", kind: "primary" });
   const saver = saveButton();
-  const input = imageInput({ samples: samplesOf("photos"), onImage: take, label: "Photograph to paint", signal });
+  const input = imageInput({ samples, onImage: take, label: "Photograph to paint", signal });
   const live = webcam({ paint: paintFrame, onStart: liveStarted, onFrame: showFrame, onStop: refresh, onError: liveFailed, signal });
   const files = h("div", { class: "row" }, download.element, saver.element);
   const answer = [view.element, status.element, download.element];
   const output = panel({ title: "Painting", kind: "stylize-output", answer }, view.element, status.element, files);
   build();
-  input.pick(samplesOf("photos")[0]);
+  linked({ strength, colors: keep });
+  const wanted = settingsInAddress().get("sample");
+  input.pick(samples.find(({ name }) => name === wanted) ?? samples[0]);
 
   function build() {
     const text = models.find((each) => each.id === model)?.description ?? "";
@@ -61,6 +65,11 @@ export default async function page(root, { model, models, signal }) {
     );
     root.append(pageHead({ title, text, model, models, task: "style-transfer" }));
     root.append(h("div", { class: "layout stylize-layout" }, source.element, output.element, styled.element));
+  }
+
+  /** Of the user's own pictures the address says nothing: they stay in the browser. */
+  function sampleName() {
+    return samples.slice(1).find(({ name }) => name === photo?.name)?.name;
   }
 
   function path() {
@@ -80,6 +89,7 @@ export default async function page(root, { model, models, signal }) {
   /** Paint the photograph as the controls now say; the webcam's next frame follows them by itself. */
   function refresh() {
     size.element.hidden = live.isOn;
+    keepInAddress({ styles: gallery.kept(), sample: sampleName() });
     const source = photo;
     if (source && !live.isOn) output.guard(() => paintPhoto(source, path()));
   }

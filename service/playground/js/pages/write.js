@@ -1,5 +1,6 @@
 /** The page of text generators: write with one, see how it reads, and compare two. */
 
+import { keepInAddress, linked, settingsInAddress } from "../address.js";
 import { modelCard, parseSeed, randomSeed } from "../api.js";
 import { button, field, slider } from "../controls.js";
 import { h, useStyle } from "../dom.js";
@@ -40,9 +41,12 @@ export default async function page(root, { model, models, signal }) {
   const attention = attentionPanel({ model, manifest, signal });
   const editing = editingPanel({ model, manifest, context, settings, signal, onText: changed });
 
+  let hasBegun = false;
+
   /** @param {string} text */
   function changed(text) {
     draft = text;
+    if (hasBegun) keepInAddress({ text });
     if (editing.isWriting()) return; // a text that grows is read once it is complete
     tokens.read(text);
     attention.read(text);
@@ -61,7 +65,8 @@ export default async function page(root, { model, models, signal }) {
     ),
   );
   settings.element.append(drawn.element);
-  editing.start(draft);
+  editing.start(settingsInAddress().get("text") ?? draft);
+  hasBegun = true;
 }
 
 /**
@@ -92,7 +97,14 @@ function samplingSettings({ context, onInput, signal }) {
     format: (value) => `${value} tokens`,
   });
   const seed = field({ label: "Seed", value: "11", inputMode: "numeric", placeholder: "random", hint: "The same seed gives the same text." });
-  const another = button("New seed", () => seed.set(String(randomSeed())), { kind: "small" });
+  const another = button("New seed", renew, { kind: "small" });
+  const keep = linked({ temperature, top_p: topP, length, seed });
+
+  function renew() {
+    seed.set(String(randomSeed()));
+    keep();
+  }
+
   const held = jsonMode({ signal });
   const element = h(
     "div",

@@ -23,7 +23,15 @@ export function compare({ before, after }) {
   const edge = h("div", { class: "compare-edge", "aria-hidden": "true" }, h("span", { class: "compare-grip" }));
   const left = h("span", { class: "compare-word left" }, before);
   const right = h("span", { class: "compare-word right" }, after);
-  const element = h("div", { class: "compare", hidden: true }, under, over, left, right, input, edge);
+  const full = h("button", { type: "button", class: "button small compare-full" }, "Full screen");
+  const element = h("div", { class: "compare", hidden: true }, under, over, left, right, input, edge, document.fullscreenEnabled ? full : null);
+  element.addEventListener("fullscreenchange", () => {
+    full.textContent = document.fullscreenElement === element ? "Leave full screen" : "Full screen";
+  });
+  full.addEventListener("click", () => {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else element.requestFullscreen();
+  });
   place();
 
   function place() {

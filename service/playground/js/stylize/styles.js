@@ -1,5 +1,6 @@
 /** The gallery of styles: a thumbnail chooses one alone, the sliders blend several. */
 
+import { settingsInAddress } from "../address.js";
 import { slider } from "../controls.js";
 import { h } from "../dom.js";
 
@@ -10,7 +11,23 @@ const FULL = 100;
 /** @param {{styles: Style[], onInput: () => void}} options */
 export function styleGallery({ styles, onInput }) {
   const cards = styles.map((style) => styleCard(style, choose, onInput));
-  weigh(cards[0].name);
+  if (!restoreWeights()) weigh(cards[0].name);
+
+  /** The weights that the address gives, as the request has them; returns whether it gives any. */
+  function restoreWeights() {
+    const given = new Map((settingsInAddress().get("styles") ?? "").split(",").map((part) => /** @type {[string, number]} */ ([part.split(":")[0], Number(part.split(":")[1] ?? 1)])));
+    const known = cards.filter(({ name }) => (given.get(name) ?? 0) > 0);
+    if (known.length === 0) return false;
+    for (const each of cards) each.set(Math.round((given.get(each.name) || 0) * FULL));
+    return true;
+  }
+
+  /** The weights as the address keeps them. */
+  function kept() {
+    const used = cards.filter((each) => each.weight > 0);
+    if (used.length === 1 && used[0] === cards[0]) return ""; // as it begins
+    return used.map((each) => (used.length === 1 ? each.name : `${each.name}:${each.weight / FULL}`)).join(",");
+  }
 
   /** @param {string} name */
   function choose(name) {
@@ -31,7 +48,7 @@ export function styleGallery({ styles, onInput }) {
     return `styles=${parts.join(",")}`;
   }
 
-  return { element: h("ul", { class: "styles", "aria-label": "Styles" }, cards.map((each) => each.element)), query };
+  return { element: h("ul", { class: "styles", "aria-label": "Styles" }, cards.map((each) => each.element)), query, kept };
 }
 
 /**
