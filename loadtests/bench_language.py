@@ -26,16 +26,24 @@ from loadtests.harness import Bench, Step, build_parser, conduct
 from loadtests.measure import read_histogram
 from loadtests.peers.protocol import TextAnswer, TextJob
 from loadtests.report import Column, Report, Sheet, plural, sheet
-from loadtests.results import BARE, SERVICE, Case, Figures, Results, Verdict
-from loadtests.servers import Server, require_answer
+from loadtests.results import BARE, SERVICE, Case, Figures, Results, Verdict, ratio
+from loadtests.servers import Server, fetch, require_answer
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 128
 STREAMS = (1, 4, 16, 32)
 JUDGED = 16
-PEERS = {"onnxruntime-genai": "genai", "transformers": "transformers_batch", "llama.cpp": "llama_cpp_batch"}
+GENAI, GENAI_INT8, LLAMA_CPP_Q8 = "onnxruntime-genai", "onnxruntime-genai int8", "llama.cpp Q8_0"
+PEERS = {
+    GENAI: ("genai",),
+    GENAI_INT8: ("genai", "--precision", "int8"),
+    "transformers": ("transformers_batch",),
+    "llama.cpp": ("llama_cpp_batch",),
+    LLAMA_CPP_Q8: ("llama_cpp_batch", "--precision", "q8_0"),
+}
 _CORES = len(os.sched_getaffinity(0))
 _TEXTS_A_CALL = 16
 _MOST_CALLS = 20
+FP32 = "fp32"
 Engine = EngineProcess[TextAnswer]
 
 
@@ -84,21 +92,24 @@ def overhead(results: Results) -> float | None:
     return 1 - min(steps) / gap if gap and steps else None
 
 
-def ratio_to_best_peer(results: Results, streams: int) -> float | None:
-    """The service's rate over the best peer's."""
-    rates = _rates(results, streams)
-    own = rates.pop(SERVICE, None)
-    return own / max(rates.values()) if own and rates else None
+def ratio_to(results: Results, peer: str, streams: int) -> float | None:
+    """The service's rate over a peer's, round by round."""
+    own, other = (results.cell(server=server, streams=streams) for server in (SERVICE, peer))
+    return ratio(own, other, "tokens_per_second")
 
 
 def judge(results: Results) -> list[Verdict]:
     """Hold a run against every target."""
     many, one = (_rates(results, streams).get(SERVICE) for streams in (JUDGED, 1))
+    wanted = {GENAI: (1.5, 1.1), GENAI_INT8: (0.95, 1.0), LLAMA_CPP_Q8: (1.0, 1.5)}
     return [
         Verdict("16 streams: times the tokens/s of one", 4.0, many / one if many and one else None),
-        Verdict("16 streams: times the best peer", 1.0, ratio_to_best_peer(results, 16)),
-        Verdict("1 stream: times the best peer", 0.8, ratio_to_best_peer(results, 1)),
-        Verdict("16 streams: share of a step beyond the network", 0.15, overhead(results), at_most=True),
+        *(
+            Verdict(f"{plural(streams, 'stream')}: times {peer}", least, ratio_to(results, peer, streams))
+            for peer, both in wanted.items()
+            for streams, least in zip((1, JUDGED), both, strict=True)
+        ),
+        Verdict("16 streams: share of a step beyond the network", 0.10, overhead(results), at_most=True),
     ]
 
 
@@ -193,16 +204,19 @@ class LanguageBench(Bench):
         self.folder, manifest = self.read_model("text-generation")
         assert manifest.language is not None
         self.begin = manifest.language.bos_token
+        self.num_threads: int = options.threads or _CORES
         self.said: dict[str, list[list[int]]] = {}
 
     def measure(self) -> None:
         """Rounds of every engine in turn; the service comes first, so that the others are compared with its tokens."""
         with contextlib.ExitStack() as stack:
-            server = stack.enter_context(self.serve(self.folder.parent.parent, "--models", self.options.model))
+            chosen = ("--threads", str(self.options.threads)) if self.options.threads else ()
+            server = stack.enter_context(self.serve(self.folder.parent.parent, "--models", self.options.model, *chosen))
             engines = self.start_engines(stack, server.port)
+            served = ["--folder", str(self.folder), "--precision", self.precision(server)]
             bare = {
-                threads: self.start(stack, f"bare {threads}", ["--folder", str(self.folder)], threads)
-                for threads in sorted({1, _CORES})
+                threads: self.start(stack, f"bare {threads}", served, threads)
+                for threads in sorted({1, self.num_threads})
             }
             prompts = Prompts(server, self.options.model, self.begin)
 
@@ -217,6 +231,11 @@ class LanguageBench(Bench):
 
             self.run_rounds(make_steps, warmups=1, there_and_back=False)
 
+    def precision(self, server: Server) -> str:
+        """The precision that the service has chosen."""
+        status, body = fetch(server.url(f"/v1/models/{self.options.model}"))
+        return str(json.loads(body)["precision"]["precision"]) if status == 200 else FP32
+
     def start(self, stack: contextlib.ExitStack, name: str, flags: Sequence[str], threads: int) -> Engine:
         """Start one of the project's own engines."""
         command = [sys.executable, "-m", "loadtests.text_engines", *flags, "--threads", str(threads)]
@@ -225,14 +244,16 @@ class LanguageBench(Bench):
     def start_engines(self, stack: contextlib.ExitStack, port: int) -> list[Engine]:
         """Start the client of the service and every peer that can run; the others are left out."""
         engines = [self.start(stack, SERVICE, ["--port", str(port), "--model", self.options.model], 1)]
-        for name, command in peer_commands(self.options.peers_python, self.options.hf, self.scratch / "peers").items():
+        options = self.options
+        commands = peer_commands(options.peers_python, options.hf, self.scratch / "peers", self.num_threads)
+        for name, command in commands.items():
             self.say(f"starting {name}")
             try:
                 if not command:
-                    missing = "--hf" if self.options.hf is None else "--peers-python"
+                    missing = "--hf" if options.hf is None else "--peers-python"
                     raise EngineUnavailable(f"{missing} was not given.")
                 logs = self.scratch / "logs"
-                engines.append(stack.enter_context(running_engine(name, command, _CORES, logs, TextAnswer)))
+                engines.append(stack.enter_context(running_engine(name, command, self.num_threads, logs, TextAnswer)))
             except EngineUnavailable as error:
                 self.leave_out(name, error)
         return engines
@@ -266,12 +287,13 @@ class LanguageBench(Bench):
         return Step(case, lambda: {"gap_p50_ms": sum_up(engine.run(job))["gap_p50_ms"]})
 
 
-def peer_commands(python: str | None, source: Path | None, scratch: Path) -> dict[str, list[str]]:
+def peer_commands(python: str | None, source: Path | None, scratch: Path, threads: int) -> dict[str, list[str]]:
     """The commands of the peers by name; an empty one is a peer for which an option is missing."""
-    flags = ["--source", str(source and source.resolve()), "--scratch", str(scratch), "--threads", str(_CORES)]
+    flags = ["--source", str(source and source.resolve()), "--scratch", str(scratch), "--threads", str(threads)]
     commands = {"plain PyTorch": [sys.executable, "-m", "training.studies.plain_decoding", *flags] if source else []}
-    for name, module in PEERS.items():
-        commands[name] = [python, "-m", f"loadtests.peers.{module}", *flags] if python and source else []
+    for name, (module, *more) in PEERS.items():
+        command = [python or "", "-m", f"loadtests.peers.{module}", *flags, *more]
+        commands[name] = command if python and source else []
     return commands
 
 
@@ -280,6 +302,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = build_parser("bench_language", __doc__, rounds=3, model="novelist")
     parser.add_argument("--hf", type=Path, metavar="DIR", help="its weights as train_language --save-hf wrote them")
     parser.add_argument("--peers-python", metavar="PATH", help="interpreter that has the peers' packages")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="threads of every engine (default: all cores)"
+    )
     parser.add_argument(
         "--concurrency", type=int, nargs="+", choices=STREAMS, default=list(STREAMS), help="streams at once"
     )

@@ -82,8 +82,8 @@ def load_service(port: int, model: str) -> Generate:
     return generate
 
 
-def load_bare(folder: Path, threads: int) -> Generate:
-    """Run the decode graph of a version with its state in place, and nothing around it.
+def load_bare(folder: Path, threads: int, precision: str = "") -> Generate:
+    """Run the decode graph of a version, of a precision, with its state in place, and nothing around it.
 
     What a step of the service takes beyond this is scheduling, sampling, HTTP and streaming. The tokens are made up: a
     step's time does not depend on them.
@@ -92,7 +92,8 @@ def load_bare(folder: Path, threads: int) -> Generate:
     if manifest.language is None:
         raise ValueError(f"{manifest.name} does {manifest.task}; it must be a text generator.")
     language = manifest.language
-    session = open_session(str(folder / manifest.graphs["decode"].file), threads)
+    files: dict[str, str] = {variant.precision: variant.graphs["decode"].file for variant in manifest.variants}
+    session = open_session(str(folder / files.get(precision, manifest.graphs["decode"].file)), threads)
     inputs = {node.name for node in session.get_inputs()}
 
     def generate(job: TextJob) -> TextAnswer:
@@ -126,11 +127,12 @@ def main() -> None:
     parser.add_argument("--model", default="")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="")
     given = parser.parse_args()
     if given.port:
         serve(lambda: load_service(given.port, given.model), TextJob)
     else:
-        serve(lambda: load_bare(given.folder, given.threads), TextJob)
+        serve(lambda: load_bare(given.folder, given.threads, given.precision), TextJob)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,18 @@ import numpy as np
 from loadtests.peers.protocol import Generate, TextAnswer, TextJob, serve_texts
 
 _BUILD_SECONDS = 500
+# Its own int8: weights in blocks of 32 with a scale each, activations rounded as they come.
+_OPTIONS = {"fp32": [], "int8": ["--extra_options", "block_size=32", "accuracy_level=4"]}
 
 
-def build(source: Path, folder: Path) -> None:
-    """Build the model folder in float32 for the CPU.
+def build(source: Path, folder: Path, precision: str) -> None:
+    """Build the model folder for the CPU.
 
     Raises: RuntimeError with the builder's last words.
     """
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(source), "-o", str(folder)]
-    done = subprocess.run([*command, "-p", "fp32", "-e", "cpu"], capture_output=True, text=True, timeout=_BUILD_SECONDS)
+    command += ["-p", precision, "-e", "cpu", *_OPTIONS[precision]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS)
     if done.returncode != 0 or not (folder / "genai_config.json").is_file():
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise RuntimeError(f"its builder failed: {lines[-1] if lines else 'it printed nothing'}")
@@ -38,12 +41,12 @@ def set_threads(folder: Path, threads: int) -> None:
     file.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def load(source: Path, folder: Path, threads: int) -> Generate:
+def load(source: Path, folder: Path, threads: int, precision: str) -> Generate:
     """Open the model."""
     import onnxruntime_genai  # type: ignore[import-not-found,unused-ignore]
 
     if not (folder / "genai_config.json").is_file():
-        build(source, folder)
+        build(source, folder, precision)
     set_threads(folder, threads)
     model = onnxruntime_genai.Model(str(folder))
 
@@ -68,4 +71,8 @@ def load(source: Path, folder: Path, threads: int) -> Generate:
 
 
 if __name__ == "__main__":
-    serve_texts(lambda source, scratch, threads: load(source, scratch / "genai", threads), __doc__)
+    serve_texts(
+        lambda source, scratch, threads, precision: load(source, scratch / f"genai-{precision}", threads, precision),
+        __doc__,
+        list(_OPTIONS),
+    )

@@ -1,6 +1,7 @@
 """llama.cpp as a peer, by llama-cpp-python's low-level calls: all prompts of a job are sequences of one batch.
 
-The GGUF file is written here from the Hugging Face folder, in float32, with llama.cpp's names and order of rows.
+The GGUF file is written here from the Hugging Face folder, with llama.cpp's names and order of rows: in float32, or
+with its matrices in Q8_0.
 Source: llama-cpp-python 0.3.36, llama.h; the GGUF specification and llama.cpp's converter.
 """
 
@@ -59,12 +60,12 @@ class Sequences:
         return np.ctypeslib.as_array(self._api.llama_get_logits_ith(self._context, place), (self._vocab_size,))
 
 
-def load(source: Path, file: Path, threads: int) -> Generate:
+def load(source: Path, file: Path, threads: int, precision: str) -> Generate:
     """Open the model."""
     import llama_cpp  # type: ignore[import-not-found,unused-ignore]
 
     if not file.is_file():
-        write_gguf(source, file)
+        write_gguf(source, file, precision)
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
     if not model:
@@ -140,8 +141,8 @@ def read_safetensors(file: Path) -> dict[str, NDArray[np.float32]]:
     return tensors
 
 
-def write_gguf(source: Path, file: Path) -> None:
-    """Write the model of a Hugging Face folder."""
+def write_gguf(source: Path, file: Path, precision: str = "fp32") -> None:
+    """Write the model of a Hugging Face folder, in `fp32` or `q8_0`."""
     import gguf  # type: ignore[import-not-found,unused-ignore]
 
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -158,11 +159,14 @@ def write_gguf(source: Path, file: Path) -> None:
     writer.add_rope_dimension_count(config["hidden_size"] // num_heads)
     writer.add_rope_freq_base(_rope_base(config))
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    is_rounded = precision == "q8_0"
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if is_rounded else gguf.LlamaFileType.ALL_F32)
     _add_tokenizer(writer, json.loads((source / "tokenizer.json").read_text(encoding="utf-8")), config)
     for name, tensor in read_safetensors(source / "model.safetensors").items():
         heads = {"attn_q": num_heads, "attn_k": num_kv_heads}.get(gguf_name(name).split(".")[-2])
-        writer.add_tensor(gguf_name(name), interleave(tensor, heads) if heads else tensor)
+        ordered = interleave(tensor, heads) if heads else tensor
+        kind = gguf.GGMLQuantizationType.Q8_0 if is_rounded and ordered.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(gguf_name(name), gguf.quants.quantize(ordered, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -191,4 +195,8 @@ def _add_tokenizer(writer: Any, tokenizer: dict[str, Any], config: dict[str, Any
 
 
 if __name__ == "__main__":
-    serve_texts(lambda source, scratch, threads: load(source, scratch / "model.gguf", threads), __doc__)
+    serve_texts(
+        lambda source, scratch, threads, precision: load(source, scratch / f"{precision}.gguf", threads, precision),
+        __doc__,
+        ("fp32", "q8_0"),
+    )

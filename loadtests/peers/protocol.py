@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,20 @@ Paint = Callable[[Any], Any]
 """Takes and returns a Pillow image in RGB."""
 
 
-def serve_texts(load: Callable[[Path, Path, int], Generate], description: str | None) -> None:
-    """Answer jobs with the engine that `load` opens: from a Hugging Face folder, with scratch space, on threads."""
+def serve_texts(
+    load: Callable[[Path, Path, int, str], Generate], description: str | None, precisions: Sequence[str] = ("fp32",)
+) -> None:
+    """Answer jobs with the engine that `load` opens: from a Hugging Face folder, with scratch space, on threads.
+
+    It also takes one of the `precisions`, the first of which is the default.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--source", type=Path, required=True, help="the Hugging Face folder")
     parser.add_argument("--scratch", type=Path, required=True, help="where what is built from it is kept")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--precision", choices=precisions, default=precisions[0])
     given = parser.parse_args()
-    serve(lambda: load(given.source, given.scratch, given.threads), TextJob)
+    serve(lambda: load(given.source, given.scratch, given.threads, given.precision), TextJob)
 
 
 def timed(paint: Paint, job: PaintJob) -> PaintAnswer:

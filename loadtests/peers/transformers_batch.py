@@ -46,4 +46,4 @@ def load(source: Path) -> Generate:
 
 
 if __name__ == "__main__":
-    serve_texts(lambda source, _scratch, _threads: load(source), __doc__)
+    serve_texts(lambda source, _scratch, _threads, _precision: load(source), __doc__)

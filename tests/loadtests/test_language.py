@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loadtests.bench_language import LanguageBench, agreement, judge, overhead, peer_commands, sum_up
+from loadtests.bench_language import (
+    GENAI,
+    GENAI_INT8,
+    PEERS,
+    LanguageBench,
+    agreement,
+    judge,
+    overhead,
+    peer_commands,
+    sum_up,
+)
 from loadtests.peers.protocol import TextAnswer
 from loadtests.results import BARE, SERVICE, Results
 
@@ -44,11 +54,16 @@ def test_a_stream_of_one_token_has_no_gap() -> None:
         sum_up(TextAnswer([[7]], [[0.5]]))
 
 
-def test_targets_are_held_against_medians_and_the_best_peer() -> None:
-    verdicts = judge(results())
+def test_targets_are_held_against_each_peer_round_by_round() -> None:
+    made = results()
+    for rate in (2000.0, 4400.0, 100.0):
+        add(made, GENAI, 16, rate)
+    add(made, GENAI_INT8, 1, 1000.0)
+    verdicts = judge(made)
 
-    assert [verdict.found for verdict in verdicts] == pytest.approx([5.0, 0.8, 0.8, 0.1])
-    assert [verdict.reached for verdict in verdicts] == [True, False, True, True]
+    found = [verdict.found for verdict in verdicts]
+    assert [each for each in found if each is not None] == pytest.approx([5.0, 1.0, 0.8, 0.1])
+    assert [verdict.reached for verdict in verdicts] == [True, None, False, False, None, None, None, True]
     assert overhead(Results()) is None
 
 
@@ -73,9 +88,10 @@ def test_tables_name_what_was_measured_and_what_was_not() -> None:
 
 
 def test_no_peer_is_left_out_silently(tmp_path: Path) -> None:
-    names = {"plain PyTorch", "onnxruntime-genai", "transformers", "llama.cpp"}
-    assert peer_commands(None, None, tmp_path) == {name: [] for name in names}
-    ready = peer_commands("/peers/python", tmp_path, tmp_path)
+    names = {"plain PyTorch", *PEERS}
+    assert peer_commands(None, None, tmp_path, 1) == {name: [] for name in names}
+    ready = peer_commands("/peers/python", tmp_path, tmp_path, 1)
     assert ready.keys() == names
     assert all(command and command[1] == "-m" for command in ready.values())
-    assert peer_commands(None, tmp_path, tmp_path)["plain PyTorch"]
+    assert ready[GENAI_INT8][-2:] == ["--precision", "int8"]
+    assert peer_commands(None, tmp_path, tmp_path, 1)["plain PyTorch"]
