@@ -247,6 +247,8 @@ class LanguageBench(Bench):
         options = self.options
         commands = peer_commands(options.peers_python, options.hf, self.scratch / "peers", self.num_threads)
         for name, command in commands.items():
+            if name not in (options.peers or commands):
+                continue
             self.say(f"starting {name}")
             try:
                 if not command:
@@ -302,6 +304,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = build_parser("bench_language", __doc__, rounds=3, model="novelist")
     parser.add_argument("--hf", type=Path, metavar="DIR", help="its weights as train_language --save-hf wrote them")
     parser.add_argument("--peers-python", metavar="PATH", help="interpreter that has the peers' packages")
+    parser.add_argument(
+        "--peers", nargs="+", choices=["plain PyTorch", *PEERS], metavar="NAME", help="only these peers (default: all)"
+    )
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="threads of every engine (default: all cores)"
     )

@@ -75,6 +75,7 @@ def test_tables_name_what_was_measured_and_what_was_not() -> None:
     page, made = io.StringIO(), results()
     made.add({"server": SERVICE, "streams": 16}, step_ms=2.5)
     made.add({"server": "plain PyTorch", "streams": 16}, agreement=1.0)
+    add(made, GENAI, 16, 9000.0)
 
     LanguageBench.report.show(Console(file=page, width=120), made)
 
