@@ -229,6 +229,7 @@ class SequencerThread:
         self._claimant = share.turns.join(num_threads, self._is_due.release, share.weight)
         sequencer.is_beside_others = partial(share.turns.is_shared, self._claimant)
         self._usual_seconds = 0.0
+        self._longest_seconds = sequencer.step_seconds
         self.work: Work | None = None
         """The step that the thread computes."""
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -275,7 +276,7 @@ class SequencerThread:
 
     def _step(self) -> None:
         began_at = monotonic()
-        self.work = Work(lambda: self._sequencer.running, self._sequencer.step_seconds, began_at)
+        self.work = Work(lambda: self._sequencer.running, self._longest_seconds, began_at)
         self._try(self._sequencer.step, self._sequencer.fail_all)
         self.work = None
         self._usual_seconds += STEP_WEIGHT * (monotonic() - began_at - self._usual_seconds)
@@ -294,6 +295,7 @@ class SequencerThread:
                 continue
             if order is None:
                 return False
+            self._longest_seconds = self._sequencer.step_seconds
             act, sequence = order
             self._try(partial(act, self._sequencer, sequence), partial(self._sequencer.fail, sequence))
 
