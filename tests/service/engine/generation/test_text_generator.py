@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable
@@ -33,14 +34,14 @@ from tests.service.engine.texts import COST, decoder, network
 class Case:
     """A thread on a real small decoder, and what it posts."""
 
-    def __init__(self) -> None:
+    def __init__(self, share: Share | None = None, costs: StepCosts | None = None) -> None:
         self.posts: queue.SimpleQueue[StepEvents] = queue.SimpleQueue()
         self.post: Callable[[StepEvents], None] = self.posts.put
         self.outcomes: dict[Sequence, Any] = {}
         self.decoder = decoder(num_slots=2)
         sequencer = Sequencer(
             self.decoder,
-            StepCosts({1: COST}),
+            costs or StepCosts({1: COST}),
             max_step_tokens=64,
             max_waiting=8,
             clock=time.monotonic,
@@ -48,7 +49,7 @@ class Case:
             metrics=LanguageMetrics(Metrics(CollectorRegistry()), "tiny", "1"),
         )
         self.sequencer = sequencer
-        self.thread = SequencerThread(sequencer, "test", Share(DeviceTurns(1, monotonic)))
+        self.thread = SequencerThread(sequencer, "test", share or Share(DeviceTurns(1, monotonic)))
 
     def submit(self, max_tokens: int = 5, seed: int = 0) -> Sequence:
         now = time.monotonic()
@@ -176,4 +177,23 @@ def test_a_text_whose_token_cannot_be_chosen_fails_alone() -> None:
 
     assert isinstance(case.outcome(poisonous), InferenceFailed)
     assert case.outcome(running).reason == "length"
+    case.thread.close()
+
+
+def test_a_step_computes_with_no_more_threads_than_its_turn_has_cores() -> None:
+    turns = DeviceTurns(2, monotonic)
+    case = Case(Share(turns), StepCosts({2: COST, 1: COST}))
+    used: set[int] = set()
+    case.decoder.use = used.add  # type: ignore[method-assign, assignment]
+    painter = turns.join(1, lambda: None)
+    held = turns.take(painter, 1.0, math.inf)
+    assert held is not None
+
+    assert case.outcome(case.submit()).reason == "length"
+    assert used == {1}
+
+    turns.release(held)
+    turns.leave(painter)
+    assert case.outcome(case.submit(seed=1)).reason == "length"
+    assert used == {1, 2}
     case.thread.close()
