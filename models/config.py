@@ -21,8 +21,8 @@ CONFIG_FILE = "config.toml"
 Priority = Literal["interactive", "normal", "batch"]
 PRIORITIES: dict[Priority, int] = {"interactive": 1, "normal": 2, "batch": 3}
 """Priorities as numbers, of which 1 is the best."""
-PrecisionSetting = Literal["auto", "fp32", "int8", "bf16", "fp16"]
-DegradedPrecision = Literal["int8", "bf16", "fp16"]
+PrecisionSetting = Literal["auto", "fp32", "int8", "int4", "bf16", "fp16"]
+DegradedPrecision = Literal["int8", "int4", "bf16", "fp16"]
 MAX_THREADS = 1024
 """A sanity limit on instances and on threads."""
 
@@ -74,6 +74,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     max_queue_rows: int | None = None
     instances: int | None = None
     threads: int | None = None
+    max_sequences: int | None = None
     idle_unload_seconds: float | None = None
     request_timeout_seconds: float | None = None
     latency_objective_seconds: float | None = None
@@ -92,7 +93,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
     degrade_to: DegradedPrecision | None = None
 
     def __post_init__(self) -> None:
-        least = {"max_queue_rows": 1, "instances": 1, "threads": 1}
+        least = {"max_queue_rows": 1, "instances": 1, "threads": 1, "max_sequences": 1}
         seconds = (
             "max_queue_delay_seconds",
             "request_timeout_seconds",
@@ -117,7 +118,7 @@ class ModelConfig(strict.Strict, frozen=True, kw_only=True):
 
     def overrides(self) -> dict[str, Any]:
         """The service settings that this file overrides, by name."""
-        counts = ("max_queue_rows", "instances", "threads")
+        counts = ("max_queue_rows", "instances", "threads", "max_sequences")
         names = ("max_queue_delay_seconds", *counts, "precision", "idle_unload_seconds")
         values = {name: getattr(self, name) for name in names}
         values["max_batch_size"] = self.max_batch_size or None

@@ -84,7 +84,7 @@ ONNX_DATATYPES: dict[str, Datatype] = {
 }
 """The datatypes by ONNX's names of tensors' types."""
 
-Precision = Literal["fp32", "int8", "bf16", "fp16"]
+Precision = Literal["fp32", "int8", "int4", "bf16", "fp16"]
 
 _TASK = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

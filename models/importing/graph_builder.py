@@ -28,7 +28,7 @@ _CONTRIB_OPERATORS = {"GroupQueryAttention", "SkipSimplifiedLayerNormalization",
 _IR_VERSION = 10
 # A cache line: vector instructions read the mapped file as it is.
 _ALIGNMENT_BYTES = 64
-_WEIGHT_ELEMENTS = {"float32": TensorProto.FLOAT, "int8": TensorProto.INT8}
+_WEIGHT_ELEMENTS = {"float32": TensorProto.FLOAT, "int8": TensorProto.INT8, "uint8": TensorProto.UINT8}
 _ELEMENTS: dict[str, int] = {"FP32": TensorProto.FLOAT, "INT32": TensorProto.INT32, "INT64": TensorProto.INT64}
 _ELEMENTS["BOOL"] = TensorProto.BOOL
 
@@ -84,9 +84,9 @@ class DeferredTensor:
 
 @dataclass(slots=True)
 class PackedWeights:
-    """The tensors of a file of weights by name, in float32 or int8, and where in the file each begins."""
+    """The tensors of a file of weights by name, in float32, int8 or uint8, and where in the file each begins."""
 
-    tensors: Mapping[str, Floats | NDArray[np.int8] | DeferredTensor]
+    tensors: Mapping[str, Floats | NDArray[np.int8] | NDArray[np.uint8] | DeferredTensor]
     file: str = WEIGHTS_FILE
     offsets: dict[str, int] = field(init=False)
 
@@ -113,10 +113,11 @@ class PackedWeights:
                 if advance is not None:
                     advance(tensor.nbytes)
 
-    def reference(self, name: str) -> TensorProto:
-        """Make the initializer that stands for a tensor of the file."""
+    def reference(self, name: str, alias: str = "", shape: Sequence[int] = ()) -> TensorProto:
+        """Make the initializer of a tensor of the file, or, by an `alias`, of its bytes in another shape."""
         tensor = self.tensors[name]
-        proto = TensorProto(name=name, data_type=_WEIGHT_ELEMENTS[str(tensor.dtype)], dims=tensor.shape)
+        kind = _WEIGHT_ELEMENTS[str(tensor.dtype)]
+        proto = TensorProto(name=alias or name, data_type=kind, dims=shape or tensor.shape)
         # The graph holds a note of file, place and length; the bytes lie in the file that all graphs share.
         proto.raw_data = b""  # the next call asks for it
         set_external_data(proto, self.file, self.offsets[name], tensor.nbytes)

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from models.chat_template import CHAT_TEMPLATE_FILE
 from models.golden import Golden, write_golden
 from models.importing.gguf import read_gguf
-from models.importing.graph_builder import DeferredTensor, Floats, PackedWeights, describe_graphs, write_graphs
+from models.importing.graph_builder import (
+    BuiltGraph,
+    DeferredTensor,
+    Floats,
+    PackedWeights,
+    describe_graphs,
+    write_graphs,
+)
 from models.importing.llama_config import LlamaConfig
 from models.importing.llama_files import LanguageFiles, Tensor, read_folder
 from models.importing.llama_reference import LlamaReference
@@ -34,11 +41,26 @@ _GOLDEN_ROWS = 3
 _MAX_GOLDEN_TOKENS = 24
 # Logits of a large vocabulary would make the golden file larger than a small model.
 _MAX_GOLDEN_LOGITS = 200_000
-_SAMPLE = (
+SAMPLE = (
     "It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of foolishness, it "
     "was the epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season of "
-    "Darkness, it was the spring of hope, it was the winter of despair."
+    "Darkness, it was the spring of hope, it was the winter of despair, we had everything before us, we had nothing "
+    "before us, we were all going direct to Heaven, we were all going direct the other way - in short, the period was "
+    "so far like the present period, that some of its noisiest authorities insisted on its being received, for good "
+    "or for evil, in the superlative degree of comparison only.\n\nThere were a king with a large jaw and a queen with "
+    "a plain face, on the throne of England; there were a king with a large jaw and a queen with a fair face, on the "
+    "throne of France. In both countries it was clearer than crystal to the lords of the State preserves of loaves "
+    "and fishes, that things in general were settled for ever.\n\nIt is a truth universally acknowledged, that a "
+    "single man in possession of a good fortune, must be in want of a wife. However little known the feelings or "
+    "views of such a man may be on his first entering a neighbourhood, this truth is so well fixed in the minds of "
+    "the surrounding families, that he is considered as the rightful property of some one or other of their "
+    'daughters.\n\n"My dear Mr. Bennet," said his lady to him one day, "have you heard that Netherfield Park is let at '
+    'last?"\n\nMr. Bennet replied that he had not.\n\nCall me Ishmael. Some years ago - never mind how long '
+    "precisely - having little or no money in my purse, and nothing particular to interest me on shore, I thought I "
+    "would sail about a little and see the watery part of the world. It is a way I have of driving off the spleen, "
+    "and regulating the circulation.\n"
 )
+"""The beginnings of three novels of the public domain (Dickens 1859, Austen 1813, Melville 1851)."""
 # Files of old versions of transformers hold what follows from the settings.
 _DERIVED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
 
@@ -207,15 +229,18 @@ class LanguageModel:
         """The memory that a text of the whole context takes."""
         return sum(math.prod(state.shape) * state.dtype.itemsize for state in self.language.states)
 
+    def graphs(self) -> dict[str, BuiltGraph]:
+        """The graphs over its weights, by name."""
+        writer = TransformerGraphs(self.shape, self.weights)
+        graphs = {"decode": writer.decode(), "prefill": writer.prefill()}
+        return graphs | ({"attention": writer.attention()} if self.language.attention_tokens else {})
+
     def write(self, folder: Path, source: Source, advance: Callable[[int], object] | None = None) -> None:
         """Write graphs, weights, tokenizer, golden logits and manifest to an empty version folder `<name>/<version>`.
 
         `advance` is told of bytes of the weights as they are written.
         """
-        writer = TransformerGraphs(self.shape, self.weights)
-        graphs = {"decode": writer.decode(), "prefill": writer.prefill()}
-        if self.language.attention_tokens:
-            graphs["attention"] = writer.attention()
+        graphs = self.graphs()
         write_graphs(graphs, self.weights, folder, advance)
         (folder / TOKENIZER_FILE).write_bytes(self.files.tokenizer)
         chat_template = self.files.chat_template
@@ -252,7 +277,7 @@ class LanguageModel:
     def _rows(self, num_rows: int, num_tokens: int) -> NDArray[np.int64]:
         """Rows of real text, each at another place of it and begun as texts are."""
         try:
-            tokens = self.tokenizer.encode(_SAMPLE)
+            tokens = self.tokenizer.encode(SAMPLE)
         except UnknownCharacter:
             # Any tokens show a wrong graph; real text only shows it sooner.
             tokens = list(range(self.tokenizer.vocab_size))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from msgspec.structs import replace
@@ -39,11 +39,15 @@ from service.cli.models import check_version
 from service.cli.serve import require_runtime
 from service.settings import Settings
 
+T = TypeVar("T")
+
 TASKS = ("image-classification", "tensors")
 TOP_K = 5
 # A longer tensor is not written out in an example.
 _MAX_SHOWN = 16
 _MAX_LAYERS = 4
+# A context that nobody asked for is halved, down to the latter, until so many texts have room.
+_LEAST_TEXTS, _LEAST_CONTEXT = 4, 256
 
 _Source = Annotated[
     str, typer.Argument(help="An .onnx, .pt2 or .gguf file, a folder, or a Hugging Face repository id.")
@@ -79,14 +83,22 @@ _Try = Annotated[
     typer.Option("--try", help="Picture to classify before anything is written.", exists=True, dir_okay=False),
 ]
 _File = Annotated[str, typer.Option(help="ONNX or GGUF file to take of a folder or repository with several.")]
-_Context = Annotated[int, typer.Option(help="Longest text of a language model, in tokens.", min=2)]
-_Quantize = Annotated[bool, typer.Option("--quantize", help="Write the graph in int8 as well; needs --calibration.")]
+_Context = Annotated[
+    int | None,
+    typer.Option(
+        help="Longest text of a language model, in tokens (default: 2048, or what memory has room for).", min=2
+    ),
+]
+_Quantize = Annotated[
+    bool, typer.Option("--quantize", help="Write the graphs in int8 as well; needs --calibration, but for texts.")
+]
+_Int4 = Annotated[bool, typer.Option("--int4", help="Write a language model in int4 as well.")]
 _Half = Annotated[bool, typer.Option("--fp16", help="Write the graph in float16 as well, which is for GPUs.")]
 _Calibration = Annotated[
     Path | None,
     typer.Option(
         help="What --quantize measures with, and what scores: a folder of pictures, best in folders called after their "
-        "classes, or an .npz file of inputs by name.",
+        "classes, or an .npz file of inputs by name; for a language model, a text that scores.",
         exists=True,
     ),
 ]
@@ -108,8 +120,9 @@ class ImportRequest:
     sample: Path | None
     pictures: tuple[Path, ...]
     file: str
-    max_context: int
+    max_context: int | None
     quantize: bool
+    int4: bool
     fp16: bool
     calibration: Path | None
     yes: bool
@@ -117,7 +130,7 @@ class ImportRequest:
     @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions beside fp32."""
-        wanted: dict[Precision, bool] = {"int8": self.quantize, "fp16": self.fp16}
+        wanted: dict[Precision, bool] = {"int8": self.quantize, "int4": self.int4, "fp16": self.fp16}
         return tuple(precision for precision, is_wanted in wanted.items() if is_wanted)
 
     @property
@@ -146,8 +159,9 @@ def import_model(
     sample: _Sample = None,
     pictures: _Try = None,
     file: _File = "",
-    context: _Context = 2048,
+    context: _Context = None,
     quantize: _Quantize = False,
+    int4: _Int4 = False,
     fp16: _Half = False,
     calibration: _Calibration = None,
     repository: _Repository = Path("my-models"),
@@ -165,7 +179,8 @@ def import_model(
         raise BadUsage(f"--task is {task!r}; valid are {', '.join(TASKS)}.")
     if activation not in ("", "softmax", "sigmoid", "none"):
         raise BadUsage(f"--activation is {activation!r}; valid are softmax, sigmoid and none.")
-    _check_calibration(calibration, quantize, fp16)
+    if calibration is not None and not (quantize or int4 or fp16):
+        raise BadUsage("--calibration is for --quantize, --int4 and --fp16; none of them is there.")
     said = {"preset": preprocess, "mean": _numbers("--mean", mean), "std": _numbers("--std", std), "size": size}
     said |= {"crop": crop, "layout": layout, "channels": channels}
     request = ImportRequest(
@@ -181,6 +196,7 @@ def import_model(
         file=file,
         max_context=context,
         quantize=quantize,
+        int4=int4,
         fp16=fp16,
         calibration=calibration,
         yes=yes,
@@ -188,14 +204,14 @@ def import_model(
     _import(request, repository, version)
 
 
-def _check_calibration(calibration: Path | None, quantize: bool, fp16: bool) -> None:
-    if quantize and calibration is None:
+def _check_calibration(request: ImportRequest) -> None:
+    if request.int4:
+        raise BadUsage("--int4 is for language models; a graph is written in int8 by --quantize.")
+    if request.quantize and request.calibration is None:
         raise BadUsage(
             "--quantize needs --calibration: the range of every layer is measured on usual inputs. Ranges that are "
             "taken anew for each batch, which need none, would make a row depend on who shares its batch."
         )
-    if calibration is not None and not (quantize or fp16):
-        raise BadUsage("--calibration is for --quantize and --fp16; neither is there.")
 
 
 def _numbers(option: str, text: str) -> list[float]:
@@ -262,6 +278,7 @@ def _import_graph(request: ImportRequest, path: Path, folder: Path, beside: Path
     from models.importing.onnx_graphs import looks_like_classifier, read_metadata
     from models.importing.optimum import is_image_classifier, read_id2label, read_preprocessing
 
+    _check_calibration(request)
     made_for_images = is_image_classifier(beside)
     if request.task == "tensors" or (made_for_images is False and not request.is_classifier):
         _import_tensors(request, path, folder, beside)
@@ -416,7 +433,7 @@ def _described_variant(variant: Variant, speedups: dict[int, float]) -> Iterator
     yield f"speed beside fp32 on this machine: {times}"
 
 
-def _track(names: Sequence[str], description: str) -> Iterable[str]:
+def _track(names: Sequence[T], description: str) -> Iterable[T]:
     """Go through names with a progress bar on the terminal."""
     errors = Console(stderr=True)
     return track(names, description, console=errors, transient=True, disable=not errors.is_terminal)
@@ -466,26 +483,71 @@ def _import_gguf(request: ImportRequest, folder: Path) -> None:
 
 def _import_language_model(request: ImportRequest, path: Path, source: Source, folder: Path) -> None:
     """Import the language model of a folder or a GGUF file."""
-    from models.importing.llama import read_language_model
-    from service.settings import Settings
+    from models.importing.language_variants import ScoredText, add_variant
+    from models.importing.llama import SAMPLE
+    from service.engine.repository.ceilings import fitting_slots
 
-    if request.precisions:
-        raise CommandFailed("--quantize and --fp16 are for graphs; a language model's weights stay as they are.")
-    model = read_language_model(path, request.max_context)
-    weights, slots = model.weights.nbytes, Settings.model_fields["max_sequences"].default
+    if request.fp16:
+        raise CommandFailed(
+            "--fp16 is for graphs; a language model is written in int8 by --quantize, in int4 by --int4."
+        )
+    model = _sized_model(path, request.max_context)
+    weights, slots = model.weights.nbytes, fitting_slots(model.language, Settings().max_sequences)
     typer.echo(f"{request.source}: text-generation")
     typer.echo(f"  {model.config.model_type}, {model.num_parameters:,} parameters, a context of {model.shape.context}")
-    # The file, and what ONNX Runtime packs of it for each of two graphs.
-    total = 3 * weights + slots * model.slot_bytes
+    # What ONNX Runtime packs of the file for each of two graphs, and the file itself for the one that explains.
     typer.echo(
-        f"  memory when served: about {_mebibytes(total)}, of which {_mebibytes(model.slot_bytes)} for each of {slots} "
-        "texts at once (--max-sequences)"
+        f"  memory when served: about {_mebibytes(3 * weights)} of weights in fp32, and up to "
+        f"{_mebibytes(model.slot_bytes)} for each of {slots} texts at once (max_sequences)"
     )
     _agree(request, ())
     errors = Console(stderr=True)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         bar = progress.add_task("Weights", total=weights)
         model.write(folder, source, lambda num_bytes: progress.advance(bar, num_bytes))
+    if not request.precisions:
+        return
+    name, content = "a sample", SAMPLE
+    if request.calibration is not None:
+        with file_errors(request.calibration):
+            name, content = request.calibration.name, request.calibration.read_text("utf-8")
+    text = ScoredText.take(name, content, model.tokenizer, model.language)
+    for precision in request.precisions:
+        if precision == "int8" or precision == "int4":
+            _show_text_variant(folder, add_variant(folder, model, precision, text, _track))
+
+
+def _sized_model(path: Path, max_context: int | None) -> Any:
+    """Read a model with the context that was asked for, or such that some texts have room in half of the memory."""
+    from models.importing.llama import DEFAULT_CONTEXT, read_language_model
+    from service.engine.runtime.runtime import available_memory_bytes
+
+    model = read_language_model(path, max_context or DEFAULT_CONTEXT)
+    while max_context is None and _LEAST_TEXTS * model.slot_bytes > available_memory_bytes() // 2:
+        if model.shape.context < 2 * _LEAST_CONTEXT:
+            break
+        model = read_language_model(path, model.shape.context // 2)
+    return model
+
+
+def _show_text_variant(folder: Path, variant: Variant) -> None:
+    """Say what a variant of a language model loses, and whether it serves by itself."""
+    from models.importing.language_variants import perplexities
+    from models.variants import obstacle
+
+    manifest, agreement = read_manifest(folder), variant.agreement
+    assert agreement is not None  # it was compared
+    fp32, ours = perplexities(manifest, variant)
+    size = (folder / f"weights.{variant.precision}.bin").stat().st_size
+    typer.echo(
+        f"  {variant.precision}: {_mebibytes(size)}; on {agreement.count} tokens of {agreement.dataset}: ", nl=False
+    )
+    typer.echo(f"perplexity {ours:.3f} beside {fp32:.3f}, the same likeliest token after {agreement.value:.1%}")
+    if reason := obstacle(manifest, variant):
+        typer.secho(f"  {variant.precision}: not chosen by itself, for {reason}", fg=typer.colors.YELLOW)
+        typer.echo(
+            f"""  {variant.precision}: served all the same with precision = "{variant.precision}" in {CONFIG_FILE}"""
+        )
 
 
 def _mebibytes(num_bytes: int) -> str:

@@ -34,6 +34,8 @@ OnRun = Callable[[str, int, float], None]
 
 # From this size on, NumPy asks for huge pages too: they spare the processor look-ups when whole caches are read.
 _MIN_HUGE_BYTES = 2**22
+# Of all states together; beyond, a short text would take the memory of a long one, as a huge page holds a slot's head.
+_MAX_HUGE_BYTES = 2**29
 
 
 class SlotStates:
@@ -54,6 +56,8 @@ class SlotStates:
         self._addresses: dict[str, int] = {}
         self._zero_addresses: dict[str, int] = {}
         self._zeros: list[Any] = []
+        total = num_slots * sum(int(np.prod(spec.shape)) * spec.dtype.itemsize for spec in self.specs)
+        self._has_huge_pages = total <= _MAX_HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE")
         for spec in self.specs:
             self._allocate(spec)
 
@@ -75,7 +79,7 @@ class SlotStates:
         """Zeros whose pages come when they are written."""
         num_bytes = int(np.prod(shape)) * dtype.itemsize
         pages = mmap.mmap(-1, max(num_bytes, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if num_bytes >= _MIN_HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        if num_bytes >= _MIN_HUGE_BYTES and self._has_huge_pages:
             with contextlib.suppress(OSError):  # a kernel without them
                 pages.madvise(mmap.MADV_HUGEPAGE)
         self._pages.append(pages)

@@ -59,15 +59,16 @@ def check_batches(name: str, graph: Graph, batching: Batching, num_instances: in
         )
 
 
-def check_slots(language: Language, num_slots: int) -> None:
-    """Check what the states of all texts take that a language model continues at once.
+def fitting_slots(language: Language, most: int) -> int:
+    """How many texts a language model may continue at once: `most`, or as many as have states in half of the memory.
 
-    Raises: VersionRejected, naming the ceiling.
+    Raises: VersionRejected where not one has.
     """
     slot_bytes = sum(prod(state.shape) * state.dtype.itemsize for state in language.states)
-    num_bytes, most = slot_bytes * num_slots, 2 * _max_bytes()
-    if num_bytes > most:
+    num_bytes = 2 * _max_bytes()
+    if slot_bytes > num_bytes:
         raise VersionRejected(
-            f"the states of {num_slots} texts would take {num_bytes} bytes; at most {most} are allowed, half of the "
-            f"memory. Lower --max-sequences to {max(most // slot_bytes, 1)} or less."
+            f"the states of one text of {language.context} tokens would take {slot_bytes} bytes; at most {num_bytes} "
+            "are allowed, half of the memory. Import it anew with a shorter --context."
         )
+    return min(most, num_bytes // slot_bytes)

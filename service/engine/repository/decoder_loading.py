@@ -21,7 +21,6 @@ from models.golden import Golden
 from models.manifest import Language
 from service.engine.generation.decoder import Decoder, LoadedDecoder
 from service.engine.generation.step_costs import StepCost, StepCosts
-from service.engine.repository.ceilings import check_slots
 from service.engine.repository.version_files import FP32, VersionFiles, VersionRejected, rejection
 from service.engine.runtime.runtime import Device, available_cpus, signature_mismatch
 from service.errors import InferenceFailed
@@ -60,7 +59,6 @@ def load_decoder(files: VersionFiles, settings: Settings, device: Device) -> Loa
     assert language is not None  # the manifest requires it
     if missing := [name for name in LANGUAGE_GRAPHS if name not in files.manifest.graphs]:
         raise VersionRejected(f"a language model needs the graphs {list(LANGUAGE_GRAPHS)}; {missing} are missing.")
-    check_slots(language, settings.max_sequences)
     if "sequence" not in files.goldens:
         raise VersionRejected("golden.npz has nothing for 'sequence', which a language model needs.")
     if device != decoder_device(files, device):

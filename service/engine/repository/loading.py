@@ -18,11 +18,11 @@ import onnxruntime as ort
 from msgspec.structs import replace
 
 from models.config import CONFIG_FILE, ModelConfig
-from models.manifest import GOLDEN_FILE, MANIFEST_FILE, Batching, Graph, Manifest
+from models.manifest import GOLDEN_FILE, MANIFEST_FILE, Batching, Graph, Language, Manifest
 from service.engine.batching.cost import LearnedCost, efficient_rows
 from service.engine.batching.rows import RowRules, max_rows, num_elements, rules_of
 from service.engine.generation.decoder import LoadedDecoder
-from service.engine.repository.ceilings import check_batches
+from service.engine.repository.ceilings import check_batches, fitting_slots
 from service.engine.repository.decoder_loading import LANGUAGE_GRAPHS, is_large, load_decoder
 from service.engine.repository.derivation import derive_version
 from service.engine.repository.precision import choose_precision, open_twin
@@ -152,6 +152,18 @@ class LoadedVersion:
         return max(known) if len(known) == len(errors) else None
 
 
+def _with_fitting_slots(manifest: Manifest, language: Language, settings: Settings) -> Settings:
+    """The settings, with no more texts at once than have room.
+
+    Raises: VersionRejected.
+    """
+    num_slots = fitting_slots(language, settings.max_sequences)
+    if num_slots < settings.max_sequences:
+        where = {"model": manifest.name, "version": manifest.version, "max_sequences": num_slots}
+        log.warning("fewer texts at once than are set have room in half of the memory", extra=where)
+    return settings.model_copy(update={"max_sequences": num_slots})
+
+
 def load_version(
     folder: Path,
     settings: Settings,
@@ -169,6 +181,8 @@ def load_version(
     settings = settings.model_copy(update=config.overrides())
     files = all_files = _read(folder, settings, device, config)
     manifest = files.manifest
+    if manifest.language is not None:
+        settings = _with_fitting_slots(manifest, manifest.language, settings)
     precision = plan.precision if plan else choose_precision(files, settings, device, config)
     files = files.in_precision(precision.precision)
     decoder = None

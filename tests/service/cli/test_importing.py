@@ -164,7 +164,7 @@ def test_quantising_needs_samples_and_samples_need_a_use(tmp_path: Path, flowers
 
     assert (alone.exit_code, unused.exit_code) == (2, 2)
     assert "needs --calibration" in alone.output
-    assert "for --quantize and --fp16" in unused.output
+    assert "for --quantize, --int4 and --fp16" in unused.output
 
 
 def test_any_other_graph_is_imported_as_it_is(tmp_path: Path) -> None:

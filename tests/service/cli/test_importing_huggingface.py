@@ -178,3 +178,18 @@ def test_one_of_several_gguf_files_is_named(tmp_path: Path) -> None:
 
     assert "2 GGUF files; name one with --file: a.gguf, b.gguf" in refused.output
     assert ran.exit_code == 0, ran.output
+
+
+def test_a_language_model_is_written_in_int8_and_int4_too_and_told_what_they_lose(tmp_path: Path) -> None:
+    folder, text_file = write_llama(tmp_path / "tiny"), tmp_path / "mine.txt"
+    text_file.write_text("It was the best of times, it was the worst of times. " * 8)
+    said = ("--quantize", "--int4", "--calibration", text_file)
+
+    ran = run("import", folder, "--name", "tiny", "--repository", tmp_path / "models", *said)
+
+    assert ran.exit_code == 0, ran.output
+    assert "int8: " in ran.output
+    assert "tokens of mine.txt: perplexity" in ran.output
+    manifest = read_manifest(tmp_path / "models" / "tiny" / "1")
+    assert [variant.precision for variant in manifest.variants] == ["int8", "int4"]
+    assert {each.dataset for each in manifest.evaluation} == {"mine.txt"}

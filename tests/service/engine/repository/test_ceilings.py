@@ -7,7 +7,7 @@ import pytest
 from models.config import build_config
 from models.manifest import Batching, Language, StateSpec, TensorSpec
 from models.strict import StrictError
-from service.engine.repository.ceilings import check_batches, check_config, check_slots
+from service.engine.repository.ceilings import check_batches, check_config, fitting_slots
 from service.engine.repository.version_files import VersionRejected
 from service.engine.runtime.runtime import available_cpus, available_memory_bytes
 from tests.service.protocols.open_inference.manifests import graph_of
@@ -49,10 +49,18 @@ def test_batches_that_would_take_the_memory_are_refused() -> None:
         check_batches("model", graph, Batching(max_batch_size=rows, buckets=(rows,)), 2)
 
 
-def test_slots_that_would_take_the_memory_are_refused() -> None:
+def test_slots_are_as_many_as_have_room_in_half_of_the_memory() -> None:
     state = StateSpec(name="k", datatype="FP32", shape=(16, 1024, 64), length_axis=1)
     language = Language(context=1024, vocab_size=300, bos_token=0, eos_token=0, states=(state,))
+    slot_bytes = 16 * 1024 * 64 * 4
 
-    check_slots(language, 32)
-    with pytest.raises(VersionRejected, match="Lower --max-sequences to"):
-        check_slots(language, MEMORY // 2**20)
+    assert fitting_slots(language, 32) == 32
+    assert fitting_slots(language, 10**9) == MEMORY // 2 // slot_bytes
+
+
+def test_a_text_that_would_take_the_memory_is_refused() -> None:
+    state = StateSpec(name="k", datatype="FP32", shape=(MEMORY // 8, 2), length_axis=1)
+    language = Language(context=1024, vocab_size=300, bos_token=0, eos_token=0, states=(state,))
+
+    with pytest.raises(VersionRejected, match="shorter --context"):
+        fitting_slots(language, 32)
