@@ -206,7 +206,7 @@ class Language(strict.Strict, frozen=True, kw_only=True):
 
 
 class TextEncoding(strict.Strict, frozen=True, kw_only=True):
-    """How an encoder of texts takes them: at most `max_tokens` tokens, those that begin and end a text included.
+    """How an encoder or corrector takes texts: at most `max_tokens` tokens, those that begin and end one included.
 
     Tokens that are `unknown_token` are left out, where one is named.
     """
@@ -397,8 +397,8 @@ class Manifest(strict.Strict, frozen=True, kw_only=True):
             raise ValueError("labels are missing; an image classifier requires them.")
         if self.task == "text-generation" and not (self.language and self.tokenizer):
             raise ValueError("language or tokenizer is missing; a language model requires both.")
-        if self.task == "text-embedding" and not (self.text and self.tokenizer):
-            raise ValueError("text or tokenizer is missing; an encoder of texts requires both.")
+        if self.task in ("text-embedding", "text-correction") and not (self.text and self.tokenizer):
+            raise ValueError("text or tokenizer is missing; what encodes or corrects texts requires both.")
         if self.task == "style-transfer" and not self.stylization:
             raise ValueError("stylization is missing; a stylizer requires it.")
         if self.task == "image-generation" and not (self.labels and "decoder" in self.graphs):

@@ -192,6 +192,7 @@ _SCORES: dict[str, Callable[[float], str]] = {
     "accuracy": lambda value: f"{100 * value:.2f} % of the test images",
     "bits_per_byte": lambda value: f"{value:.3f} bits a byte of two unseen novels",
     "gatys_k_adam": lambda value: f"as good as {value:.0f} steps of direct optimisation",
+    "word_error_rate": lambda value: f"{100 * value:.2f} % of words wrong after correction",
     "ELBO, nats": lambda value: f"ELBO {value:,.0f} nats",
     "share of pictures that the classifier calls by their label": lambda value: (
         f"{100 * value:.1f} % look like their label to `fashion-mnist`"
@@ -207,6 +208,7 @@ _MODELS = {
     "painter": "photographs in six styles, of any size",
     "novelist": "English prose, a Transformer",
     "novelist-lstm": "English prose, an LSTM",
+    "corrector": "spelling of English prose, an encoder-decoder",
     "fashion-gan": "images of clothing by label, a GAN",
     "fashion-vae": "images of clothing, encoded and generated, a VAE",
 }

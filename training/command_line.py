@@ -1,4 +1,4 @@
-"""What the five training commands share: the flags about files and the machine, dry runs, and errors in one line."""
+"""What the training commands share: the flags about files and the machine, dry runs, and errors in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop that all five trainings run in: steps, evaluations, checkpoints, a progress line, and a clean stop.
+"""The loop that all trainings run in: steps, evaluations, checkpoints, a progress line, and a clean stop.
 
 It owns a run's state. A network's own script subclasses `Trainer` and says what one step and one evaluation are. A step
 draws its random numbers from its own number, so a resumed run takes the very steps of an uninterrupted one.

@@ -18,6 +18,7 @@ FOLDERS: dict[str, str] = {
     "style_transfer": "service.cli.stylize:stylize",
     "text_generation": "service.cli.complete:complete",
     "text_embedding": "service.cli.embed:embed",
+    "text_correction": "service.cli.correct:correct",
     "image_generation": "service.cli.generate:generate",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
+from models.alphabet import Alphabet
 from models.manifest import Language, TextEncoding
 from models.tokenizer import TOKENIZER_FILE, TextEncoder, Tokenizer, TokenizerError, UnknownCharacter
 from service.engine.transport.client import ReadyModel
@@ -23,6 +24,7 @@ class Tokenizers:
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[ReadyModel, Tokenizer] = WeakKeyDictionary()
         self._encoders: WeakKeyDictionary[ReadyModel, TextEncoder] = WeakKeyDictionary()
+        self._alphabets: WeakKeyDictionary[ReadyModel, Alphabet] = WeakKeyDictionary()
 
     async def of(self, model: ReadyModel) -> Tokenizer:
         """Return the tokenizer of a model version.
@@ -36,7 +38,7 @@ class Tokenizers:
         return tokenizer
 
     async def encoder_of(self, model: ReadyModel) -> TextEncoder:
-        """Return what encodes the texts of an encoder or corrector.
+        """Return what encodes the texts of an encoder.
 
         Raises: ModelFailed if its file is missing or not valid.
         """
@@ -46,6 +48,17 @@ class Tokenizers:
             made = await off_loop(_read, model, lambda content: TextEncoder(content, encoding), encoding.vocab_size)
             encoder = self._encoders[model] = made
         return encoder
+
+    async def alphabet_of(self, model: ReadyModel) -> Alphabet:
+        """Return the characters of a corrector.
+
+        Raises: ModelFailed if its file is missing or not valid.
+        """
+        alphabet = self._alphabets.get(model)
+        if alphabet is None:
+            made = await off_loop(_read, model, Alphabet, encoding_of(model).vocab_size)
+            alphabet = self._alphabets[model] = made
+        return alphabet
 
     async def encode(self, tokenizer: Tokenizer, content: str, max_tokens: int, name: str = "prompt") -> list[int]:
         """Encode a text to at most `max_tokens` tokens.
@@ -57,7 +70,7 @@ class Tokenizers:
         return await off_loop(encode, tokenizer, content, max_tokens, name)
 
 
-Readable = TypeVar("Readable", Tokenizer, TextEncoder)
+Readable = TypeVar("Readable", Tokenizer, TextEncoder, Alphabet)
 
 
 def _read(model: ReadyModel, read: Callable[[bytes], Readable], vocab_size: int) -> Readable:

@@ -23,7 +23,7 @@ def test_the_first_load_is_light(playground: RunningService, browser: Browser) -
 
     page.goto("/")
     expect(page.get_by_text("Drawn just now by fashion-gan")).to_be_visible()
-    expect(page.locator(".model-score b")).to_have_count(8)
+    expect(page.locator(".model-score b")).to_have_count(9)
     page.wait_for_load_state("networkidle")
     context.close()
 
@@ -32,7 +32,7 @@ def test_the_first_load_is_light(playground: RunningService, browser: Browser) -
 
 
 def test_a_page_is_loaded_only_when_it_is_opened(page: Page, watched: Watched) -> None:
-    expect(page.locator(".model-score b")).to_have_count(8)
+    expect(page.locator(".model-score b")).to_have_count(9)
     before = {request.url for request in watched.requests}
 
     page.get_by_role("navigation").get_by_role("link", name="Watch").click()
@@ -56,7 +56,7 @@ def test_a_page_is_busy_until_its_contents_are_there(page: Page) -> None:
 
 
 def test_a_second_visit_asks_only_whether_files_changed(page: Page) -> None:
-    expect(page.locator(".model-score b")).to_have_count(8)
+    expect(page.locator(".model-score b")).to_have_count(9)
     session = page.context.new_cdp_session(page)
     session.send("Network.enable")
     urls: dict[str, str] = {}
@@ -71,7 +71,7 @@ def test_a_second_visit_asks_only_whether_files_changed(page: Page) -> None:
     session.on("Network.requestWillBeSent", on_request)
     session.on("Network.responseReceivedExtraInfo", on_answer)
     page.reload()
-    expect(page.locator(".model-score b")).to_have_count(8)
+    expect(page.locator(".model-score b")).to_have_count(9)
 
     statuses = [status for request, status in answers if urls.get(request, "").endswith((".js", ".css"))]
     assert statuses
@@ -125,7 +125,7 @@ def test_an_address_that_leads_nowhere_is_an_error_for_the_user_and_not_for_the_
         expect(page.get_by_role("heading", name="This page cannot be shown")).to_be_visible()
         expect(page.get_by_role("alert")).to_contain_text(said)
         page.get_by_role("link", name="All models").click()
-        expect(page.locator(".model")).to_have_count(8)
+        expect(page.locator(".model")).to_have_count(9)
 
 
 def test_what_a_page_began_ends_when_it_is_left(open_page: Open, watched: Watched) -> None:
@@ -168,7 +168,7 @@ def test_both_spellings_of_a_page_lead_to_it(open_page: Open) -> None:
         page = open_page(address)
         expect(page.get_by_role("heading", level=1)).to_have_text(heading)
         expect(page.get_by_role("link", name="Stylise")).to_have_attribute("aria-current", "page")
-    expect(open_page("#/models").locator(".model")).to_have_count(8)
+    expect(open_page("#/models").locator(".model")).to_have_count(9)
 
 
 def test_a_mistake_of_the_page_is_logged_and_never_shown_as_it_is(open_page: Open, watched: Watched) -> None:

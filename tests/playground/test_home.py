@@ -36,7 +36,7 @@ def row(page: Page, model: str) -> Locator:
 
 
 def loaded(page: Page) -> Page:
-    expect(page.locator(".model-score b")).to_have_count(8)
+    expect(page.locator(".model-score b")).to_have_count(9)
     expect(page.get_by_text("Drawn just now by fashion-gan")).to_be_visible()
     return page
 
@@ -60,7 +60,7 @@ def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: R
         titles = shown.locator("dd").evaluate_all("all => all.map((one) => one.title)")
         assert f"{manifest['training']['parameters']:,}" in titles
         assert not precision or precision["reason"] in titles
-    expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
+    expect(page.get_by_role("heading", level=1)).to_have_text("9 models run here. Try each of them.")
 
 
 def rough(number: int) -> str:
@@ -81,7 +81,7 @@ def test_each_model_leads_to_the_page_of_its_task(page: Page) -> None:
         expect(page).to_have_url(re.compile(f"/{address}$"))
         expect(page.get_by_role("heading", level=1)).to_have_text(heading)
         page.get_by_role("link", name="Hotplate", exact=True).click()
-        expect(page.get_by_role("heading", level=1)).to_have_text("8 models run here. Try each of them.")
+        expect(page.get_by_role("heading", level=1)).to_have_text("9 models run here. Try each of them.")
         expect(page.locator("main[aria-busy]")).to_have_count(0)  # then the focus moves to the new page
 
 

@@ -1,4 +1,4 @@
-"""One small run of each of the five trainings, not begun: seconds instead of hours, and every part of a step in use."""
+"""One small run of each of five trainings, not begun: seconds instead of hours, and every part of a step in use."""
 
 from __future__ import annotations
 

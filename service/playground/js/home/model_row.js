@@ -27,6 +27,7 @@ const percent = (value) => `${(value * 100).toFixed(Math.round(value * 1e4) % 10
 const SCORES = [
   { metric: "accuracy", fits: isTest, value: percent, words: (entry) => `accuracy on ${whole.format(entry.count ?? 0)} test images` },
   { metric: "bits_per_byte", fits: isTest, value: (value) => value.toFixed(3), words: ({ dataset }) => `bits per byte of unseen ${dataset ?? "texts"}` },
+  { metric: "word_error_rate", fits: isTest, value: percent, words: () => "of words wrong after correction" },
   {
     metric: "share of pictures that the classifier calls by their label",
     fits: () => true,
