@@ -91,5 +91,19 @@ def largest_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
     return float(np.abs(expected.astype(np.float64) - actual.astype(np.float64)).max())
 
 
+def deviation(expected: NDArray[Any], actual: NDArray[Any]) -> float:
+    """How far outputs are from what they should be: the rule by which an export and the service judge alike.
+
+    Integers differ by whole numbers. Of fractions, a difference counts as a part of one plus the expected magnitude: as
+    it is for small values, and relative to large ones, for the last bit of a sum of 15,000 nats is worth 0.001.
+    Infinite where shapes differ or a value is not finite.
+    """
+    error = largest_error(expected, actual)
+    if expected.dtype.kind != "f" or not 0 < error < float("inf"):
+        return error
+    exact = expected.astype(np.float64)
+    return float((np.abs(exact - actual) / (1.0 + np.abs(exact))).max())
+
+
 def _is_finite(array: NDArray[Any]) -> bool:
     return array.dtype.kind not in "fc" or bool(np.isfinite(array).all())

@@ -250,10 +250,16 @@ def test_a_training_knows_its_options(command: Command, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("command", first_of_each_form(commands_for("training")), ids=words_of)
 def test_a_training_runs(command: Command, tmp_path: Path) -> None:
     words = command.words[2:]
-    for option in ("--start-from", "--output"):  # an earlier run, which is not there, and where the run goes
+    # An earlier run and data that are not there, where the run goes, and a size of data that is then made up.
+    absent = ("--start-from", "--output", "--data", "--text", "--styles", "--content", "--image-size", "--publish")
+    for option in (*absent, "--add-style", "--from"):
         if option in words:
             position = words.index(option)
             del words[position : position + 2]
+            if option == "--text":
+                words += ["--corpus", "tinyshakespeare"]
+            elif option == "--data" and "--dataset" not in words and "--corpus" not in words:
+                words += ["--dataset", "mnist"]
     # Coverage is not that of these runs, which take twice as long under it.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 

@@ -16,17 +16,26 @@ from torch import nn
 from tqdm import tqdm
 
 from models.manifest import Evaluation, read_manifest
-from training.command_line import add_dataset_flag, choose_device, make_parser
-from training.data.datasets import SOURCES, Dataset, DatasetName, Parts, load_dataset, split, synthetic_dataset
+from training.command_line import (
+    IMAGE_DATA,
+    add_image_flags,
+    choose_device,
+    destination,
+    load_images,
+    make_parser,
+    model_name,
+)
+from training.data.datasets import Dataset, DatasetName, Parts, split
 from training.data.formats import DataError
 from training.export.generators import NUM_COMPARED_ROWS, Rows, export_generator
-from training.export.version import DEFAULT_REPOSITORY, ModelCard, lineage
+from training.export.version import DEFAULT_REPOSITORY, Destination, ModelCard, lineage
 from training.loop import Trainer
+from training.networks.vae import num_halvings
 from training.reports.generators import Plate, write_generator_report
 from training.reports.page import REPORT_FILE
 from training.scores.generators import METRIC, ClassifierLesson, GeneratorScores, ScoringPlan
 from training.scores.likelihood import LikelihoodPlan, LikelihoodScores
-from training.settings import COUNT, DECAY, Settings, given_settings, setting
+from training.settings import COUNT, DECAY, PART, Settings, given_settings, setting
 from training.studies.siblings import SeedScores
 
 AGREEMENT = "share of pictures that the classifier calls by their label"
@@ -45,7 +54,9 @@ class GeneratorConfig(Settings):
     batch_size: int = setting(64, "real images a step", COUNT)
     num_steps: int = setting(24_000, "optimiser steps", COUNT)
     average_decay: float = setting(0.999, "decay of the moving average of the weights, which is what ships", DECAY)
-    held_out: int = setting(5_000, "images of the train split kept for scores on the way, never trained on", COUNT)
+    held_out: float = setting(
+        5_000, "images of the train split kept for scores on the way, or their share (10% of one's own)", PART
+    )
     evaluate_every: int = setting(1_000, "steps between scores, previews and checkpoints", COUNT)
 
 
@@ -54,19 +65,21 @@ ConfigT = TypeVar("ConfigT", bound=GeneratorConfig)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What a run works with: data, device, name and folders, and how it is scored (`plan`: None for not)."""
+    """What a run works with: data, device, folders, and how it is scored.
+
+    `plan` is None for not, `classifier` where none knows these classes; `how` says how images of one's own were read.
+    """
 
     recipe: DatasetName
     dataset: Dataset
     parts: Parts
     device: torch.device
-    name: str
-    version: str
     output: Path
-    repository: Path
-    classifier: Path
+    target: Destination
+    classifier: Path | None
     plan: ScoringPlan | None
     likelihood: LikelihoodPlan
+    how: dict[str, Any]
 
     @property
     def side(self) -> int:
@@ -81,8 +94,8 @@ class Job:
 
 def make_generator_parser(script: str, description: str, kind: type[GeneratorConfig]) -> argparse.ArgumentParser:
     """Make the parser of `python -m training.<script>`; `kind` is the dataclass of its settings."""
-    flags = make_parser(script, description, kind, data="local data: idx files, archives or class folders")
-    add_dataset_flag(flags.parser, sorted(SOURCES))
+    flags = make_parser(script, description, kind, data=IMAGE_DATA)
+    add_image_flags(flags.parser)
     scores = flags.parser.add_argument_group("scores")
     scores.add_argument("--skip-scores", action="store_true", help="export and report without scores")
     scores.add_argument(
@@ -104,40 +117,83 @@ def prepare(
     Raises: DataError, ValueError.
     """
     # A dry run has settings of its own, whatever was given: it is to be quick.
-    given = given_settings(kind, arguments)
+    given = ({} if arguments.dataset else {"held_out": 0.1}) | given_settings(kind, arguments)
+    given["dataset"] = arguments.dataset or "own"
     config = kind(**(given | _DRY_SETTINGS | dry if scratch else given))
-    name = arguments.name or f"{arguments.dataset.removesuffix('-mnist')}-{network}"
-    if scratch:
-        dataset = synthetic_dataset(arguments.dataset, _DRY_ROWS)
-        plan = ScoringPlan(
-            num_samples=_DRY_ROWS,
-            num_lesson=_DRY_ROWS,
-            lesson=ClassifierLesson(network="tiny", epochs=1, held_out=20, batch_size=20),
-            lesson_of_real=True,
-        )
-    else:
-        dataset = load_dataset(arguments.dataset, folder=arguments.data, cache=arguments.cache)
-        plan = ScoringPlan(lesson_of_real=True)
-    # Both networks halve and double their sides twice.
-    height, width = dataset.train_images.shape[1:3]
-    if height != width or height % 4:
-        raise DataError(f"the images are {height}x{width}; they must be square, with a side that four divides.")
+    dataset, how = load_images(arguments, config.seed, _DRY_ROWS if scratch else None)
+    require_side(dataset)
+    name = arguments.name or f"{model_name(arguments.dataset, dataset).removesuffix('-mnist')}-{network}"
+    target = destination(arguments, name, scratch)
+    target.check()
     job = Job(
         recipe=config.dataset,
         dataset=dataset,
         parts=split(dataset, config.held_out, config.seed),
         device=choose_device(arguments.device),
-        name=name,
-        version=arguments.model_version,
         output=scratch / "run" if scratch else arguments.output or Path("runs") / name,
-        repository=scratch or arguments.repository,
-        classifier=arguments.classifier or DEFAULT_REPOSITORY / arguments.dataset / "1",
-        plan=None if arguments.skip_scores else plan,
+        target=target,
+        classifier=None if arguments.skip_scores else find_classifier(arguments, dataset),
+        plan=None if arguments.skip_scores else make_plan(dataset, is_dry=scratch is not None),
         likelihood=LikelihoodPlan(iwae_samples=2, iwae_pictures=20) if scratch else LikelihoodPlan(),
+        how=how,
     )
     # Last, so that nothing above moves the initial weights.
     torch.manual_seed(config.seed)
     return config, job
+
+
+def require_side(dataset: Dataset) -> None:
+    """Refuse images whose sides the networks cannot halve as often as they do.
+
+    Raises: DataError.
+    """
+    height, width = dataset.train_images.shape[1:3]
+    step = 2 ** num_halvings(height)
+    if height != width or height % step:
+        near = sorted(
+            {size for size in range(28, 225) if size % 2 ** num_halvings(size) == 0}, key=lambda s: abs(s - height)
+        )
+        raise DataError(
+            f"the images are {height}x{width}; they must be square, with a side that {step} divides: --image-size "
+            f"{near[0]}, for images of your own."
+        )
+
+
+def find_classifier(arguments: argparse.Namespace, dataset: Dataset) -> Path | None:
+    """Find the classifier whose features are compared: the one that is named, else the shipped one of the data set.
+
+    None, with a sentence, where none was taught these classes at this size.
+
+    Raises: ValueError for one that was named and does not fit.
+    """
+    folder = arguments.classifier or (arguments.dataset and DEFAULT_REPOSITORY / arguments.dataset / "1")
+    if folder:
+        manifest = read_manifest(folder)
+        shape = manifest.graphs["model"].inputs[0].row_shape if "model" in manifest.graphs else ()
+        if manifest.labels == dataset.labels and shape == dataset.train_images.shape[1:]:
+            return Path(folder)
+        if arguments.classifier:
+            raise ValueError(
+                f"--classifier {folder} tells {manifest.labels} apart in images of the shape {shape}; the data has "
+                f"{dataset.labels} in {dataset.train_images.shape[1:]}."
+            )
+    tqdm.write(
+        "no classifier was taught these classes at this size, so distances of pictures and scores by label are left "
+        "out; train one on the same --data by training.train_classifier, and name its version folder by --classifier"
+    )
+    return None
+
+
+def make_plan(dataset: Dataset, *, is_dry: bool) -> ScoringPlan:
+    """As many pictures are drawn as there are real ones to compare with, up to the size of the usual data sets."""
+    if not is_dry:
+        return ScoringPlan(
+            num_samples=min(10_000, len(dataset.test_labels)),
+            num_lesson=min(60_000, len(dataset.train_labels)),
+            lesson_of_real=True,
+        )
+    lesson = ClassifierLesson(network="tiny", epochs=1, held_out=20, batch_size=20)
+    return ScoringPlan(num_samples=_DRY_ROWS, num_lesson=_DRY_ROWS, lesson=lesson, lesson_of_real=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +234,8 @@ def publish(
         latent=config.latent,
         labelled=labelled,
     )
-    folder = export_generator(graphs, rows, make_card(script, trainer, job, outcome), job.repository)
+    card = job.target.card(make_card(script, trainer, job, outcome))
+    folder = export_generator(graphs, rows, card, job.target.repository)
     counts = {"to train on": job.parts.train, "held out": job.parts.held_out, "of test": job.parts.test}
     figures = [
         *((f"parameters, {network}", f"{count:,}") for network, count in outcome.parameters.items()),
@@ -195,20 +252,20 @@ def publish(
         outcome.likelihood,
         outcome.seeds,
     )
-    tqdm.write(f"exported to {folder}, report in {job.output / REPORT_FILE}")
+    tqdm.write(f"{job.target.finish(folder)}, report in {job.output / REPORT_FILE}")
 
 
 def make_card(script: str, trainer: Trainer, job: Job, outcome: Outcome) -> ModelCard:
     """Describe a run; the lineage counts the parameters of what ships."""
-    dataset, source = job.dataset, SOURCES[job.recipe]
+    dataset = job.dataset
     return ModelCard(
-        name=job.name,
-        version=job.version,
+        name=job.target.name,
+        version="1",
         task="image-generation",
         description=outcome.summary,
         labels=dataset.labels,
-        light_on_dark=source.light_on_dark,
-        margin=source.margin,
+        light_on_dark=dataset.light_on_dark,
+        margin=dataset.margin,
         evaluation=tuple(evaluation_entries(dataset.name, outcome)),
         training=lineage(
             script,
@@ -218,6 +275,7 @@ def make_card(script: str, trainer: Trainer, job: Job, outcome: Outcome) -> Mode
             seconds=trainer.progress.seconds,
             device=trainer.device,
             libraries=["scikit-learn"],
+            **job.how,
         ),
     )
 
@@ -266,7 +324,9 @@ def _likelihoods(dataset: str, scores: LikelihoodScores) -> Iterator[Evaluation]
         "ELBO, nats": (scores.elbo.mean, scores.count),
         "ELBO, bits a value": (scores.bits_a_value, scores.count),
         f"IWAE-{scores.iwae_samples}, nats": (scores.iwae.mean, scores.iwae_count),
-        f"bound of PCA with {scores.linear_components} components, nats": (scores.linear.mean, scores.count),
     }
+    if scores.linear is not None:
+        name = f"bound of PCA with {scores.linear_components} components, nats"
+        figures[name] = (scores.linear.mean, scores.count)
     for metric, (value, count) in figures.items():
         yield Evaluation(metric=metric, value=value, dataset=dataset, split=_REFERENCE, count=count)

@@ -7,6 +7,9 @@ draws its random numbers from its own number, so a resumed run takes the very st
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
+import os
 import signal
 import sys
 import threading
@@ -25,8 +28,12 @@ from training.optimizers import WeightAverage, rate_factor
 from training.settings import Settings
 
 CHECKPOINT_FILE = "checkpoint.pt"
+# A JSON object a line for each evaluation: what the checkpoint says of the run, for other programs to read.
+HISTORY_FILE = "history.jsonl"
 # Seeds of neighbouring runs must not overlap: run s takes the numbers from s * _SEED_STRIDE on, one a step.
 _SEED_STRIDE = 1_000_003
+# Reading a loss waits for the device: on a GPU, many steps are queued before one is read.
+_STEPS_A_READING = {"cpu": 1, "cuda": 20}
 
 
 @dataclass(slots=True)
@@ -49,6 +56,10 @@ class Progress:
 
 class Stopped(Exception):
     """The run was asked to stop; its checkpoint holds every step that it took."""
+
+
+class Diverged(Exception):
+    """A loss or a score is no longer a number; what was trained before the last evaluation is in the checkpoint."""
 
 
 class Trainer:
@@ -81,6 +92,15 @@ class Trainer:
         self.num_steps = num_steps
         self.evaluate_every = evaluate_every
         self.gradient_clip = gradient_clip
+        if config.patience and type(self).merit is Trainer.merit:
+            raise ValueError(f"patience is {config.patience}, but no evaluation selects weights here; valid is 0.")
+        # What the run learns from, as a hash, and texts that its weights mean nothing without, such as a tokenizer:
+        # both lie in the checkpoint, so that neither can be exchanged for another.
+        self.data_sha256 = ""
+        self.attached: dict[str, str] = {}
+        self.max_seconds = math.inf
+        # Losses of the last steps that are still on the device.
+        self._unread: list[dict[str, Tensor | float]] = []
         # Whatever else changes during a run and cannot be computed from the step: a GAN's discriminator, the balance of
         # styles.
         self.beside = beside or {}
@@ -93,8 +113,8 @@ class Trainer:
 
     # What a network's own script says.
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
-        """Take one step with the random numbers of `generator`; returns its losses by name."""
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor | float]:
+        """Take one step with the random numbers of `generator`; returns its losses by name, tensors as they are."""
         # Forward, loss, `descend`: three lines in most scripts, two phases in a GAN's.
         raise NotImplementedError
 
@@ -120,7 +140,7 @@ class Trainer:
     def run(self, folder: Path) -> Progress:
         """Train what is left of the run, and load the weights that ship.
 
-        Raises: Stopped when the process was asked to stop; the run can be resumed.
+        Raises: Stopped when the process was asked to stop; the run can be resumed. Diverged.
         """
         # An hour's run is cut into stretches of some minutes. After each there is an evaluation to look at and a
         # checkpoint to come back to.
@@ -131,14 +151,35 @@ class Trainer:
             total=self.num_steps, initial=progress.step, unit="step", mininterval=interval_seconds, smoothing=0.05
         )
         with bar, _stop_requests() as stop:
-            while progress.step < self.num_steps:
+            while not self.is_over():
                 self._run_stretch(bar, stop)
                 self.save(folder / CHECKPOINT_FILE)
                 # The checkpoint is written before the run gives up: nothing that was computed is lost.
-                if stop.is_set() and progress.step < self.num_steps:
-                    raise Stopped(f"stopped after step {progress.step} of {self.num_steps}; add --resume to continue.")
+                if stop.is_set() and not self.is_over():
+                    raise Stopped(
+                        f"stopped after step {progress.step} of {self.num_steps}; add --resume to continue. "
+                        f"The checkpoint is {folder / CHECKPOINT_FILE}."
+                    )
+        if progress.step < self.num_steps:
+            tqdm.write(f"ended after step {progress.step} of {self.num_steps}: {self._why_over()}")
         self._load_shipped()
         return progress
+
+    def is_over(self) -> bool:
+        """Whether no step is left: all were taken, the time is up, or evaluations have not become better for long."""
+        # From what the checkpoint holds alone, so that a run that ended early does not go on when it is resumed.
+        return self.progress.step >= self.num_steps or bool(self._why_over())
+
+    def _why_over(self) -> str:
+        progress = self.progress
+        if not progress.history or progress.history[-1]["step"] != progress.step:
+            return ""  # it ends on an evaluation, whose weights are those that ship
+        if progress.seconds >= self.max_seconds:
+            return f"{self.max_seconds / 60:g} minutes are up (--max-minutes)."
+        since = sum(row["step"] > progress.best_step for row in progress.history)
+        if self.config.patience and since >= self.config.patience:
+            return f"the last {since} evaluations were no better than that of step {progress.best_step} (--patience)."
+        return ""
 
     def _run_stretch(self, bar: tqdm[Any], stop: threading.Event) -> None:
         """Train until the next evaluation, and evaluate; a request to stop ends the stretch early."""
@@ -149,20 +190,48 @@ class Trainer:
         # Evaluation left the network in evaluation mode, without dropout and with fixed normalisation statistics.
         self.network.train()
         while progress.step < end and not stop.is_set():
-            losses = self._take_step(progress.step)
-            # Sums go into the checkpoint, so that a run that stops between two evaluations reports the same means.
-            for name, loss in losses.items():
-                progress.sums[name] = progress.sums.get(name, 0.0) + loss
+            self._unread.append(self._take_step(progress.step))
             progress.step += 1
-            # The newest losses, not the mean: a loss that explodes shows at once.
-            bar.set_postfix_str("  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()), refresh=False)
+            if len(self._unread) >= _STEPS_A_READING.get(self.device.type, 1):
+                losses = self._read_losses()
+                # The newest losses, not the mean: a loss that explodes shows at once.
+                bar.set_postfix_str("  ".join(f"{name} {loss:.3f}" for name, loss in losses.items()), refresh=False)
             bar.update()
+            if progress.seconds + time.perf_counter() - started >= self.max_seconds:
+                end = progress.step
+        self._read_losses()
         if progress.step == end:
             self._note_evaluation(started)
         else:
             progress.seconds += time.perf_counter() - started
 
-    def _take_step(self, step: int) -> dict[str, float]:
+    def _read_losses(self) -> dict[str, float]:
+        """Add up the losses of the steps since the last reading, and return the newest.
+
+        Raises: Diverged.
+        """
+        # Sums go into the checkpoint, so that a run that stops between two evaluations reports the same means.
+        sums, newest = self.progress.sums, dict[str, float]()
+        for losses in self._unread:
+            newest = {name: float(loss) for name, loss in losses.items()}
+            for name, loss in newest.items():
+                sums[name] = sums.get(name, 0.0) + loss
+        self._unread.clear()
+        self._require_finite(newest | sums)
+        return newest
+
+    def _require_finite(self, figures: Mapping[str, float]) -> None:
+        """Raises: Diverged, for weights that are no numbers stay so: no later step repairs them."""
+        if wrong := [name for name, value in figures.items() if not math.isfinite(value)]:
+            step = int(self.progress.history[-1]["step"]) if self.progress.history else 0
+            kept = f"The checkpoint is of step {step}." if step else "There is no checkpoint yet."
+            raise Diverged(
+                f"the run diverged: after step {self.progress.step} of {self.num_steps}, {wrong[0]} is "
+                f"{figures[wrong[0]]}. {kept} Begin again in another --output with a lower learning rate, or with "
+                "--precision fp32."
+            )
+
+    def _take_step(self, step: int) -> dict[str, Tensor | float]:
         # The only source of randomness of a step. It is not the state of a generator that was handed on from step to
         # step: that would have to be saved, and any change that draws one number more would shift all others.
         number = self.config.seed * _SEED_STRIDE + step
@@ -174,7 +243,7 @@ class Trainer:
         for optimizer, peaks in zip(self.optimizers, self.peak_rates, strict=True):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * factor
-        losses = self.step(step, torch.Generator().manual_seed(number))
+        losses = self.step(step, torch.Generator(self.device).manual_seed(number))
         # After the step: the average is one of the weights that steps led to.
         if self.average is not None:
             self.average.update(self.network)
@@ -203,9 +272,8 @@ class Trainer:
 
         bfloat16 has float32's range, so losses need no scaling as they do in float16 (Kalamkar et al. 2019).
         """
-        # On a CPU without bfloat16 units, and for tests that compare to the bit, `--precision fp32` is the better
-        # choice.
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16")
+        is_bf16 = arithmetic(self.config.precision, self.device) == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bf16)
 
     # Evaluation: on the averaged weights where there are any, which are smoother and score better.
 
@@ -219,6 +287,7 @@ class Trainer:
         self._load_average()
         # Without gradients, and on what would ship if the run ended here.
         figures = self.evaluate()
+        self._require_finite(figures)
         # `network` holds the averaged weights now, and those are what a best evaluation keeps.
         merit = self.merit(figures)
         # On a tie the later weights win: they have seen more.
@@ -232,7 +301,9 @@ class Trainer:
         means = {name: total / (progress.step - last) for name, total in progress.sums.items()}
         progress.sums = {}
         progress.seconds += time.perf_counter() - started
-        row = {"step": float(progress.step)} | means | figures | {"seconds": round(progress.seconds, 1)}
+        rate = self.optimizers[0].param_groups[0]["lr"]
+        row = {"step": float(progress.step)} | means | figures
+        row |= {"learning_rate": rate, "seconds": round(progress.seconds, 1)}
         progress.history.append(row)
         tqdm.write("  ".join(f"{name} {value:.5g}" for name, value in row.items()))
 
@@ -252,11 +323,13 @@ class Trainer:
 
     # Checkpoints: everything that the next step depends on.
 
-    def open(self, folder: Path, *, resume: bool) -> None:
-        """Make the run folder, and restore its checkpoint when asked to.
+    def open(self, folder: Path, *, resume: bool, data_sha256: str = "", max_minutes: float | None = None) -> None:
+        """Make the run folder, and restore its checkpoint when asked to; `data_sha256` is of what is learnt from.
 
-        Raises: ValueError when a checkpoint would be overwritten, or is of a run with other settings.
+        Raises: ValueError when a checkpoint would be overwritten, is damaged, or is of other settings or other data.
         """
+        self.data_sha256 = data_sha256
+        self.max_seconds = math.inf if max_minutes is None else 60 * max_minutes
         # An hour's work is not overwritten by a command that was typed twice.
         checkpoint = folder / CHECKPOINT_FILE
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,6 +342,8 @@ class Trainer:
         """Write the whole state. A crash leaves the former checkpoint: the new one is moved over it when complete."""
         state: dict[str, Any] = {
             "config": self.config.to_json(),
+            "data_sha256": self.data_sha256,
+            "attached": self.attached,
             "progress": dataclasses.asdict(self.progress),
             "network": self.network.state_dict(),
             # Momenta and second moments: without them, the first steps after a resume would be other ones.
@@ -279,15 +354,14 @@ class Trainer:
         }
         if self.average is not None:
             state["average"] = {"state": self.average.state, "num_updates": self.average.num_updates}
-        # A rename is atomic where a write is not: at no time is there a half-written checkpoint.
-        partial = path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        write_checkpoint(state, path)
+        lines = "".join(json.dumps(row) + "\n" for row in self.progress.history)
+        path.with_name(HISTORY_FILE).write_text(lines, encoding="utf-8")
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint.
 
-        Raises: ValueError when it was written by a run with other settings.
+        Raises: ValueError when it is damaged, or was written by a run with other settings or on other data.
         """
         state = read_checkpoint(path)
         ours = self.config.to_json()
@@ -297,6 +371,20 @@ class Trainer:
         theirs = {item.name: item.default for item in dataclasses.fields(self.config)} | state["config"]
         if changed := {name: value for name, value in theirs.items() if name not in ours or ours[name] != value}:
             raise ValueError(f"{path} was written with other settings: {changed}. Use the same, or another --output.")
+        # Going on with other images would export weights under the hash of data that they were not trained on.
+        before = state.get("data_sha256", "")
+        if before and self.data_sha256 and before != self.data_sha256:
+            raise ValueError(
+                f"{path} was trained on other data (SHA-256 {before[:12]}..., not {self.data_sha256[:12]}...). Name "
+                "the same data, or another --output."
+            )
+        self.attached = state.get("attached", {})
+        try:
+            self._take_state(state)
+        except (KeyError, RuntimeError, TypeError, AttributeError) as error:  # torch's, for other shapes and names
+            raise ValueError(f"{str(path)!r} is of another network than these settings and this data make.") from error
+
+    def _take_state(self, state: Mapping[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
         # In the order in which they were made.
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -314,6 +402,32 @@ class Trainer:
         self.progress = Progress(**state["progress"])
 
 
+def arithmetic(precision: str, device: torch.device) -> str:
+    """What a precision means on a device: "auto" is bf16 where the device computes it, and fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    # A CPU without bfloat16 units emulates them, at a fifth of the speed of float32.
+    has_bf16 = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bf16" if has_bf16 else "fp32"
+
+
+def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:
+    """Write a state so that a kill at any moment leaves the former file or the new one, never a half."""
+    # Written aside; on the disk before the name points to it, or a loss of power could leave the name without content;
+    # then renamed, which is atomic where a write is not.
+    partial = path.with_suffix(".part")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `Trainer.save` wrote.
 
@@ -324,9 +438,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if not {"config", "progress", "network"} <= set(state):
             raise KeyError("config")
+    except FileNotFoundError as error:
+        raise ValueError(f"{str(path)!r} is not the checkpoint of a run: there is no such file.") from error
     except Exception as error:  # what torch.load raises shares no base class
-        raise ValueError(f"{str(path)!r} is not the checkpoint of a run.") from error
+        raise ValueError(
+            f"{str(path)!r} is not the checkpoint of a run, or is damaged; remove it, or choose another --output, to "
+            "begin again."
+        ) from error
     return state
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Load the state of a network; `what` says for an error where it comes from.
+
+    Raises: ValueError when it is of another network.
+    """
+    own = network.state_dict()
+    misfits = [
+        f"{name} is {_size_of(weights.get(name))}, not {_size_of(own.get(name))}"
+        for name in sorted(own.keys() | weights.keys())
+        if _size_of(weights.get(name)) != _size_of(own.get(name))
+    ]
+    if misfits:
+        raise ValueError(f"{what} is of another network: {misfits[0]} ({len(misfits)} tensors differ).")
+    network.load_state_dict(dict(weights))
+
+
+def _size_of(tensor: Tensor | None) -> str:
+    return "missing" if tensor is None else str(list(tensor.shape))
 
 
 def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -351,6 +490,7 @@ def _stop_requests() -> Iterator[threading.Event]:
     def ask(*_: object) -> None:
         stop.set()
         give_back()
+        tqdm.write("stopping after this step, with a checkpoint; once more ends it at once", file=sys.stderr)
 
     for number in handlers:
         signal.signal(number, ask)

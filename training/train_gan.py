@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.command_line import can_compile, run_command
+from training.command_line import open_run, run_command, should_compile
 from training.data.augmentation import diff_augment
 from training.data.datasets import Images, Parts, draw_rows
 from training.export.generators import DECODER, gan_graphs
@@ -106,11 +106,13 @@ class GanTrainer(Trainer):
         )
         self.compiled = torch.compile(generator, dynamic=False) if compiles else generator
         self.parts = parts
+        self.train = parts.train.to(device)
         self.preview = preview
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor | float]:
         """Take a step of the discriminator, then one of the generator against the new discriminator."""
-        batch = self.parts.train.take(draw_rows(len(self.parts.train), step, self.config.batch_size, self.config.seed))
+        rows = draw_rows(len(self.train), step, self.config.batch_size, self.config.seed)
+        batch = self.train.take(rows.to(self.device))
         # One step each: the discriminator's higher rate does what several steps for one of the generator would do, at
         # less cost.
         # First the judge, then the forger: the generator answers the newest judgement.
@@ -123,15 +125,15 @@ class GanTrainer(Trainer):
         start = self.config.decay_from * self.num_steps
         return min((self.num_steps - step) / max(self.num_steps - start, 1), 1.0)
 
-    def _train_discriminator(self, batch: Images, randomness: torch.Generator) -> dict[str, float]:
+    def _train_discriminator(self, batch: Images, randomness: torch.Generator) -> dict[str, Tensor | float]:
         real = to_signed(batch.levels)  # uint8 [B,C,H,W] -> -1..1
-        labels = batch.labels.to(self.device)
+        labels = batch.labels
         with torch.no_grad():  # the generator is not what learns here
             # The same labels as the real pictures have: else the discriminator could tell them by the mix of labels
             # alone.
             drawn = self._draw(labels, randomness)
         # One pass over both [2B,C,H,W], so that the power iteration of the spectral norm is taken once a step.
-        pictures = self._augmented(torch.cat([real.to(self.device), drawn]), randomness)
+        pictures = self._augmented(torch.cat([real, drawn]), randomness)
         with self.autocast():
             realness = self.discriminator(pictures, torch.cat([labels, labels])).float()  # [2B]
         # [B] each: the first half of the batch was real.
@@ -142,16 +144,16 @@ class GanTrainer(Trainer):
         # Of the two networks, this one alone moves.
         self.descend(loss, self.discriminator, [self.discriminator_optimizer])
         return {
-            "discriminator_loss": float(loss.detach()),
-            "realness_of_real": float(of_real.detach().mean()),
-            "realness_of_drawn": float(of_drawn.detach().mean()),
+            "discriminator_loss": loss.detach(),
+            "realness_of_real": of_real.detach().mean(),
+            "realness_of_drawn": of_drawn.detach().mean(),
         }
 
-    def _train_generator(self, num_rows: int, randomness: torch.Generator) -> dict[str, float]:
+    def _train_generator(self, num_rows: int, randomness: torch.Generator) -> dict[str, Tensor | float]:
         num_labels = self.network.shape.num_labels
         # Labels are drawn evenly, not taken from the batch: the generator is to draw rare labels as well as common
         # ones.
-        labels = torch.randint(0, num_labels, (num_rows,), generator=randomness).to(self.device)
+        labels = torch.randint(0, num_labels, (num_rows,), generator=randomness, device=self.device)
         # Gradients pass through the discriminator to the pictures; none are needed for its own weights.
         self.discriminator.requires_grad_(False)
         # New latents and labels, not those that the discriminator has just learnt to reject.
@@ -163,10 +165,10 @@ class GanTrainer(Trainer):
         self.descend(loss, self.network, [self.generator_optimizer])
         # Back on for the next step.
         self.discriminator.requires_grad_(True)
-        return {"generator_loss": float(loss.detach())}
+        return {"generator_loss": loss.detach()}
 
     def _draw(self, labels: Tensor, randomness: torch.Generator) -> Tensor:
-        latents = torch.randn(len(labels), self.config.latent, generator=randomness).to(self.device)  # [B,Z]
+        latents = torch.randn(len(labels), self.config.latent, generator=randomness, device=self.device)  # [B,Z]
         with self.autocast():
             pictures: Tensor = self.compiled(latents, labels)  # [B,C,H,W] in -1..1
         return pictures.float()
@@ -244,9 +246,9 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
         job.parts,
         job.device,
         lambda generator: draw_preview(generator, job.output),
-        compiles=arguments.compile and can_compile(nn.Identity(), job.device),
+        compiles=should_compile(arguments.compile, nn.Identity(), job.device, config.num_steps),
     )
-    trainer.open(job.output, resume=arguments.resume)
+    open_run(trainer, job.output, arguments, job.dataset.sha256())
     tqdm.write(
         f"{job.dataset.name}: {len(job.parts.train):,} images, {num_parameters(trainer.network):,} parameters draw, "
         f"{num_parameters(trainer.discriminator):,} judge, {job.device}"
@@ -284,7 +286,7 @@ def draw_preview(generator: Generator, output: Path) -> None:
 
 def score(generator: Generator, config: GanConfig, job: Job) -> GeneratorScores | None:
     """Score the pictures; what was measured before is read back."""
-    if job.plan is None:
+    if job.plan is None or job.classifier is None:
         return None
     scores = score_generator(
         draw_from_gan(generator),
@@ -295,6 +297,7 @@ def score(generator: Generator, config: GanConfig, job: Job) -> GeneratorScores 
         identity=identity_of(generator),
         section=SECTION,
         plan=job.plan,
+        device=job.device,
     )
     tqdm.write(
         f"{METRIC} {scores.generated.frechet:.3g}, floor {scores.floor.frechet:.3g}; called by their label "

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from models.importing.integer_products import NamedGraphs
 from models.manifest import Evaluation, Training, read_manifest
 from models.tokenizer import TOKENIZER_FILE
-from training.command_line import can_compile, choose_device, make_parser, run_command
+from training.command_line import choose_device, destination, make_parser, open_run, run_command, should_compile
 from training.data.corpus import CORPORA, Corpus, load_corpus, made_up_corpus, read_corpus
 from training.data.tokens import (
     TokenizerName,
@@ -37,10 +38,10 @@ from training.data.tokens import (
     train_tokenizer,
 )
 from training.export.huggingface import save_llama
-from training.export.language import LanguageModel, export_language_model
+from training.export.language import LanguageModel, export_language_model, language_state
 from training.export.language_int8 import extend_language_version
-from training.export.version import ModelCard, lineage, num_parameters
-from training.loop import Trainer
+from training.export.version import Destination, ExportError, ModelCard, find_version, lineage, num_parameters
+from training.loop import CHECKPOINT_FILE, Trainer, load_weights, read_checkpoint
 from training.networks.lstm import LstmLanguageModel, LstmShape
 from training.networks.transformer import Transformer, TransformerShape
 from training.optimizers import decay_groups
@@ -55,6 +56,8 @@ NetworkName = Literal["transformer", "lstm"]
 VALIDATION_WINDOWS = 96
 _VALIDATION_ROWS = 16
 _SAMPLE_TOKENS = 80
+# A model that knows the language learns a style of writing in few steps, and forgets in large ones.
+_CONTINUED_STEPS, _CONTINUED_RATE = 300, 0.2
 # The smallest run that goes through every line.
 _DRY_SETTINGS: dict[str, Any] = {"num_steps": 2, "evaluate_every": 1, "tokens_per_step": 128}
 _DRY_SIZES: dict[str, Any] = {"vocab_size": 320, "context": 32, "short_window": 16}
@@ -154,11 +157,56 @@ RECIPES: dict[tuple[str, NetworkName], LanguageConfig] = {
 }
 
 
-def configure(corpus: str, given: dict[str, Any]) -> LanguageConfig:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A trained model to go on with: its settings, its weights, and the tokenizer that they were trained on."""
+
+    origin: str
+    config: LanguageConfig
+    weights: dict[str, Tensor]
+    tokenizer: Tokenizer
+
+
+def read_start(name: Path, repository: Path) -> Start:
+    """Read what to start from: a model by name, a version's folder, or the checkpoint of a run.
+
+    Raises: ValueError, ExportError, OSError.
+    """
+    folder = find_version(name, repository)
+    if folder is None and not name.is_file():
+        raise ValueError(
+            f"--start-from is {str(name)!r}; it must be a model of {repository} or one that ships, such as novelist, a "
+            "version's folder, or a checkpoint."
+        )
+    if folder is None:
+        state = read_checkpoint(name)
+        settings, origin = state["config"], str(name)
+        weights = state["progress"]["best_weights"] or state["network"]
+        text = state.get("attached", {}).get(TOKENIZER_FILE)
+    else:
+        manifest = read_manifest(folder)
+        if manifest.training is None or manifest.training.script != "training.train_language":
+            raise ExportError(f"{manifest.name!r} was not trained by training.train_language; only such a model works.")
+        weights, settings = language_state(NamedGraphs.read(folder).weights), manifest.training.config
+        origin = f"{manifest.name}@{manifest.version}"
+        text = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+    if text is None or "context" not in settings:
+        raise ValueError(f"{str(name)!r} is not the checkpoint of a language model with its tokenizer.")
+    known = {item.name for item in dataclasses.fields(LanguageConfig)}
+    config = LanguageConfig(**{key: value for key, value in settings.items() if key in known})
+    return Start(origin=origin, config=config, weights=weights, tokenizer=Tokenizer.from_str(text))
+
+
+def configure(corpus: str, given: dict[str, Any], start: Start | None = None) -> LanguageConfig:
     """Complete the settings that were given with the recipe of the corpus; other texts take that of the novels.
+
+    What goes on with a trained model takes its settings, fewer steps and smaller ones.
 
     Raises: ValueError when a setting is refused.
     """
+    if start is not None:
+        rates = {name: getattr(start.config, name) * _CONTINUED_RATE for name in ("learning_rate", "embedding_rate")}
+        return dataclasses.replace(start.config, **{"num_steps": _CONTINUED_STEPS, **rates, **given})
     network: NetworkName = given.get("network", "transformer")
     recipe = RECIPES.get((corpus, network)) or RECIPES["novels", network]
     return dataclasses.replace(recipe, **given)
@@ -251,7 +299,7 @@ class LanguageTrainer(Trainer):
         seed = 2 * config.seed + (step >= num_short)
         return Windows(self.train, self.begin, length, batch_size, seed), step - (0 if step < num_short else num_short)
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor | float]:
         """Predict the next token at every position of a batch of windows, and take one step."""
         # A batch depends on nothing but its number: see `Windows.batch`.
         windows, index = self.windows(step)
@@ -260,7 +308,7 @@ class LanguageTrainer(Trainer):
             loss = self.loss(inputs, targets)
         # The gradient is clipped to `gradient_clip`, then Muon and AdamW each take a step with what is theirs.
         self.descend(loss)
-        return {"train_loss": loss.item()}
+        return {"train_loss": loss.detach()}
 
     def evaluate(self) -> dict[str, float]:
         """The mean loss in nats a token over the validation windows; also prints a sample, to be judged by eye."""
@@ -305,21 +353,30 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
 
     Raises: DataError, ExportError, ValueError.
     """
-    config = configure(arguments.corpus or "", given_settings(LanguageConfig, arguments))
+    start = None if arguments.start_from is None else read_start(arguments.start_from, arguments.repository)
+    config = configure(arguments.corpus or "", given_settings(LanguageConfig, arguments), start)
     name = model_name(arguments, config)
     if scratch:
-        config = dataclasses.replace(config, **_DRY_SETTINGS, **_DRY_SIZES)
-        corpus, output, repository = made_up_corpus(), scratch / "run", scratch
-    else:
-        corpus = open_corpus(arguments)
-        output, repository = arguments.output or Path("runs") / name, arguments.repository
+        # The sizes of a trained model are what they are.
+        sizes = _DRY_SIZES if start is None else {"tokens_per_step": config.context}
+        config = dataclasses.replace(config, **(_DRY_SETTINGS | sizes))
+    is_made_up = scratch is not None and arguments.text is None and arguments.data is None
+    corpus = made_up_corpus() if is_made_up else open_corpus(arguments)
+    if scratch:
+        corpus = corpus.few()
+    output = scratch / "run" if scratch else arguments.output or Path("runs") / name
+    target = destination(arguments, name, scratch)
+    target.check()
 
-    output.mkdir(parents=True, exist_ok=True)
-    # The tokenizer is a part of the model: it is made from the train text alone, and kept in the run folder, for
-    # another one would give every token another meaning.
-    tokenizer = open_tokenizer(output, config, corpus)
+    # The tokenizer is a part of the model: it is made from the train text alone, and lies in the checkpoint beside the
+    # weights, for another one would give every token another meaning.
+    made = None if start is None else start.tokenizer
+    tokenizer = made or open_tokenizer(output if arguments.resume else None, config, corpus)
     trainer = make_trainer(config, corpus, tokenizer, arguments)
-    trainer.open(output, resume=arguments.resume)
+    if start is not None:
+        load_weights(trainer.network, {**trainer.network.state_dict(), **start.weights}, start.origin)
+    open_run(trainer, output, arguments, corpus.sha256())
+    trainer.attached = {TOKENIZER_FILE: tokenizer.to_str()}
     num_weights = num_parameters(trainer.network)
     tqdm.write(f"{corpus.name}: {len(trainer.train):,} tokens, {num_weights:,} parameters, {trainer.device}")
     # From here on it is the loop in `loop.py`, with the step and the evaluation above.
@@ -331,11 +388,12 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     scores = {split: score_part(trainer, tokenizer, texts) for split, texts in parts.items()}
     for split, score in scores.items():
         tqdm.write(f"{split}: {score.nats_per_token:.4f} nats a token, {score.bits_per_byte:.4f} bits a byte")
-    folder = publish(trainer, tokenizer, corpus, scores, name, arguments, repository, output)
+    origin = {} if start is None else {"start_from": start.origin}
+    folder = publish(trainer, tokenizer, corpus, scores, target, output, origin)
     if arguments.save_hf:
         save_llama(trainer.network, tokenizer, arguments.save_hf, begin=trainer.begin)
         tqdm.write(f"saved as LlamaForCausalLM in {arguments.save_hf}")
-    tqdm.write(f"exported to {folder}, report in {output / REPORT_FILE}")
+    tqdm.write(f"{target.finish(folder)}, report in {output / REPORT_FILE}")
 
 
 def make_trainer(
@@ -361,7 +419,7 @@ def make_trainer(
         begin=begin,
         device=device,
         write_sample=write_sample,
-        compiles=arguments.compile and can_compile(network, device),
+        compiles=should_compile(arguments.compile, network, device, config.num_steps),
     )
 
 
@@ -370,12 +428,11 @@ def publish(
     tokenizer: Tokenizer,
     corpus: Corpus,
     scores: Mapping[str, TextScore],
-    name: str,
-    arguments: argparse.Namespace,
-    repository: Path,
+    target: Destination,
     output: Path,
+    origin: dict[str, Any],
 ) -> Path:
-    """Export the version and write the report; returns the version's folder."""
+    """Export the version and write the report; returns the version's folder. `origin` joins the settings."""
     config, network, sample = trainer.config, trainer.network, trainer.write_sample()
     source = lineage(
         "train_language",
@@ -387,10 +444,11 @@ def publish(
         libraries=["tokenizers"],
         # The stride of the scores is not a setting, but decides figures: it is noted beside the settings.
         evaluation_stride=config.context // 2,
+        **origin,
     )
-    card = model_card(name, arguments.model_version, config, corpus, scores, source)
+    card = target.card(model_card(target.name, "1", config, corpus, scores, source))
     text = corpus.validation[0]
-    folder = export_language_model(network, tokenizer, card, repository, begin=trainer.begin, text=text)
+    folder = export_language_model(network, tokenizer, card, target.repository, begin=trainer.begin, text=text)
     extend_language_version(folder, corpus)
     write_language_report(output, read_manifest(folder), trainer.progress, config.to_json(), scores, sample)
     return folder
@@ -402,19 +460,21 @@ def open_corpus(arguments: argparse.Namespace) -> Corpus:
     Raises: DataError.
     """
     if arguments.text:
-        return read_corpus(arguments.text)
+        return read_corpus(arguments.text, arguments.encoding)
     return load_corpus(arguments.corpus, data=arguments.data, cache=arguments.cache)
 
 
-def open_tokenizer(output: Path, config: LanguageConfig, corpus: Corpus) -> Tokenizer:
-    """The run's tokenizer: made from the train text the first time, read back when the run goes on."""
-    file = output / TOKENIZER_FILE
-    if file.exists():
-        return Tokenizer.from_file(str(file))
-    # Once a run: a resumed one must read the same tokens.
-    tokenizer = train_tokenizer(config.tokenizer, corpus.train, config.vocab_size)
-    tokenizer.save(str(file))
-    return tokenizer
+def open_tokenizer(resumed: Path | None, config: LanguageConfig, corpus: Corpus) -> Tokenizer:
+    """The run's tokenizer: made from the train text, or that of the checkpoint in the folder of a run that goes on.
+
+    Raises: ValueError when the checkpoint is damaged, or from before tokenizers were in it.
+    """
+    if resumed is None or not (resumed / CHECKPOINT_FILE).exists():
+        return train_tokenizer(config.tokenizer, corpus.train, config.vocab_size)
+    text = read_checkpoint(resumed / CHECKPOINT_FILE).get("attached", {}).get(TOKENIZER_FILE)
+    if text is None:
+        raise ValueError(f"{resumed / CHECKPOINT_FILE} has no tokenizer; begin again in another --output.")
+    return Tokenizer.from_str(text)
 
 
 def model_name(arguments: argparse.Namespace, config: LanguageConfig) -> str:
@@ -475,10 +535,19 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "Train a language model and export it. Every setting defaults to the corpus's recipe.",
         LanguageConfig,
         data="folder that holds the corpus's files",
+        recipes={" ".join(key): recipe for key, recipe in RECIPES.items()},
     )
     what = flags.parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--corpus", choices=CORPORA, help="a text by name, and so the recipe")
-    what.add_argument("--text", type=Path, metavar="PATH", help="any text file, or folder of .txt files")
+    what.add_argument("--text", type=Path, metavar="PATH", help="any text, or folder of .txt, .md and .jsonl")
+    flags.running.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="MODEL",
+        help="go on with the weights and the tokenizer of a model such as novelist, of a version's folder, or of a "
+        "run's checkpoint; its settings hold, with fewer steps and smaller ones, unless others are given",
+    )
+    flags.files.add_argument("--encoding", default="utf-8", help="encoding of --text (default: utf-8)")
     flags.files.add_argument(
         "--save-hf", type=Path, metavar="DIR", help="also save a Hugging Face LlamaForCausalLM folder (transformer)"
     )

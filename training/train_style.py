@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from models.manifest import Evaluation, read_manifest
-from training.command_line import can_compile, choose_device, make_parser, run_command
+from training.command_line import choose_device, destination, make_parser, open_run, run_command, should_compile
 from training.data.formats import DataError
 from training.data.photographs import (
     Painting,
@@ -36,11 +37,12 @@ from training.data.photographs import (
     read_painting,
     read_paintings,
     read_photographs,
+    read_picture,
     sha256_of,
     to_tensor,
 )
-from training.export.style import export_stylizer
-from training.export.version import ModelCard, lineage, num_parameters
+from training.export.style import export_stylizer, read_stylizer
+from training.export.version import Destination, ModelCard, find_version, lineage, num_parameters
 from training.loop import CHECKPOINT_FILE, Trainer, read_checkpoint
 from training.losses import PerceptualLoss
 from training.networks.stylizer import Stylizer, StylizerShape, with_style
@@ -163,7 +165,7 @@ class StyleTrainer(Trainer):
         loss = self.loss(self.network(photographs, weights), photographs, styles)
         return loss.content, loss.style, loss.total
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor | float]:
         """Paint a batch of crops, each in a style of its own, and take one step down the perceptual loss."""
         # Everything random in a step, crops and their order, comes from `generator`.
         config = self.config
@@ -171,7 +173,9 @@ class StyleTrainer(Trainer):
         small = step < config.num_steps * config.small_share
         side = config.small_crop_pixels if small else config.crop_pixels
         # Photographs stay on the CPU as bytes; a batch of crops [B,3,side,side] is all that goes to the device.
-        crops = random_crops(self.photographs.train, config.batch_size, side, generator)
+        # Crops are cut on the CPU, where the photographs are, by numbers that are drawn there.
+        on_cpu = torch.Generator().manual_seed(generator.initial_seed())
+        crops = random_crops(self.photographs.train, config.batch_size, side, on_cpu)
         photographs = crops.to(self.device, memory_format=torch.channels_last)
         styles = self.styles_of(step)
         # One pass paints all rows, each with its own row of scales and shifts: to the kernels, a batch of styles is a
@@ -182,7 +186,7 @@ class StyleTrainer(Trainer):
         self.descend(total.mean())
         if not self.first_style and step < config.num_steps * _BALANCED_SHARE:
             self.balance(styles, style.detach().float())
-        return {"train_loss": float(total.detach().mean())}
+        return {"train_loss": total.detach().mean()}
 
     def styles_of(self, step: int) -> Tensor:
         """The styles [B] of a batch: they take turns, so that each is trained as often as any other."""
@@ -257,7 +261,8 @@ def freeze_styles(network: Stylizer, first: int) -> None:
 class Start:
     """A network before its first step, and its styles; those before `first_style` are done.
 
-    `balance` [first_style] are the weights that the styles which are done were trained with.
+    `balance` [first_style] are the weights that the styles which are done were trained with; `extended` is the version
+    that they were read from, whose graphs the export goes on with.
     """
 
     config: StyleConfig
@@ -266,6 +271,7 @@ class Start:
     first_style: int = 0
     balance: Tensor | None = None
     based_on: str | None = None
+    extended: Path | None = None
 
 
 def start_afresh(config: StyleConfig, paintings: list[Painting]) -> Start:
@@ -273,6 +279,34 @@ def start_afresh(config: StyleConfig, paintings: list[Painting]) -> Start:
     # The initial weights.
     torch.manual_seed(config.seed)
     return Start(config=config, paintings=paintings, network=Stylizer(_shape(config, len(paintings))))
+
+
+def start_from_version(folder: Path, file: Path, given: dict[str, Any]) -> Start:
+    """Start from an exported version, with a row more for the painting in `file`.
+
+    The paintings of its styles are not needed, for they learn nothing; their thumbnails stand in for them.
+
+    Raises: DataError, ExportError, ValueError.
+    """
+    network, manifest = read_stylizer(folder), read_manifest(folder)
+    assert manifest.training is not None and manifest.stylization is not None  # noqa: PT018 (it was read as a stylizer)
+    known = {item.name for item in dataclasses.fields(StyleConfig)}
+    config = _changed(
+        StyleConfig(**{name: value for name, value in manifest.training.config.items() if name in known}), given
+    )
+    added = read_painting(file, config.painting_pixels)
+    styles = manifest.stylization.styles
+    if added.name in (style.name for style in styles):
+        raise ValueError(f"{folder} has a style {added.name!r} already; rename the new painting.")
+    paintings = [Painting(each.name, np.asarray(read_picture(folder / each.thumbnail))) for each in styles]
+    return Start(
+        config=config,
+        paintings=[*paintings, added],
+        network=with_style(network),
+        first_style=len(paintings),
+        based_on=f"{manifest.name}@{manifest.version}",
+        extended=folder,
+    )
 
 
 def start_with_added_style(folder: Path, styles: Path, file: Path, given: dict[str, Any]) -> Start:
@@ -358,7 +392,12 @@ class Job:
     dataset: str
     vgg: Vgg16
     output: Path
-    repository: Path
+    target: Destination
+
+    def sha256(self, start: Start) -> str:
+        """Hash photographs and paintings as they are used, resized."""
+        paintings = sha256_of(painting.picture for painting in start.paintings)
+        return hashlib.sha256(f"{self.photographs.sha256} {paintings}".encode()).hexdigest()
 
 
 def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
@@ -370,7 +409,8 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     # Everything from here on is the loop in `loop.py`, with the step and the evaluation above.
     trainer = make_trainer(start, job, choose_device(arguments.device), arguments)
     check_style_names(job.output, start.paintings)
-    trainer.open(job.output, resume=arguments.resume or arguments.score_only)
+    arguments.resume = arguments.resume or arguments.score_only
+    open_run(trainer, job.output, arguments, job.sha256(start))
     names = [painting.name for painting in start.paintings]
     (job.output / STYLES_FILE).write_text(json.dumps(names) + "\n", encoding="utf-8")
     # One line that says what is about to be trained, and on what.
@@ -386,7 +426,7 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
         return
     trainer.run(job.output)
     scores = None if arguments.skip_scores else score(trainer, start, job, arguments)
-    publish(trainer, start, job, scores, arguments)
+    publish(trainer, start, job, scores)
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Start, Job]:
@@ -394,7 +434,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Start, Job]:
     # A style more brings its own start; otherwise all begins from noise.
     given = given_settings(StyleConfig, arguments)
     if arguments.add_style is not None:
-        start = start_with_added_style(arguments.start_from, arguments.styles, arguments.add_style, given)
+        start = _start_with(arguments, given)
     else:
         config = StyleConfig(**given)
         start = start_afresh(config, read_paintings(arguments.styles, config.painting_pixels))
@@ -403,22 +443,41 @@ def prepare(arguments: argparse.Namespace) -> tuple[Start, Job]:
         dataset=arguments.content.resolve().name,
         vgg=load_vgg(arguments.vgg, arguments.cache),
         output=arguments.output or Path("runs") / arguments.name,
-        repository=arguments.repository,
+        target=destination(arguments, arguments.name),
     )
     return start, job
 
 
+def _start_with(arguments: argparse.Namespace, given: dict[str, Any]) -> Start:
+    """Start with a style more, from a version or from a run."""
+    version = find_version(arguments.start_from, arguments.repository)
+    if version is not None:
+        return start_from_version(version, arguments.add_style, given)
+    if arguments.styles is None:
+        raise DataError(
+            f"{arguments.start_from} is no version and no model of {arguments.repository}; to add a style to a run, "
+            "its paintings are needed: name their folder by --styles."
+        )
+    return start_with_added_style(arguments.start_from, arguments.styles, arguments.add_style, given)
+
+
 def prepare_dry_run(arguments: argparse.Namespace, scratch: Path) -> tuple[Start, Job]:
-    """Made-up pictures and random features instead, and few and small of everything."""
+    """Random features instead, few and small of everything, and made-up pictures where none are given."""
     given = given_settings(StyleConfig, arguments) | _DRY_SETTINGS | _DRY_SIDES
-    start = start_afresh(StyleConfig(**given), made_up_paintings())
+    if arguments.add_style is not None:
+        start = _start_with(arguments, given)
+    else:
+        pixels = int(given["painting_pixels"])
+        paintings = read_paintings(arguments.styles, pixels) if arguments.styles else made_up_paintings()
+        start = start_afresh(StyleConfig(**given), paintings)
     arguments.score_steps = 2
+    held_out, content = start.config.held_out, arguments.content
     job = Job(
-        photographs=made_up_photographs(start.config.held_out),
+        photographs=read_photographs(content, held_out, 0).few() if content else made_up_photographs(held_out),
         dataset="made-up",
         vgg=random_vgg(),
         output=scratch / "run",
-        repository=scratch,
+        target=destination(arguments, arguments.name, scratch),
     )
     return start, job
 
@@ -445,7 +504,7 @@ def make_trainer(start: Start, job: Job, device: torch.device, arguments: argpar
         photographs,
         device=device,
         preview=lambda: draw_preview(start, job),
-        compiles=arguments.compile and can_compile(start.network, device),
+        compiles=should_compile(arguments.compile, start.network, device, config.num_steps),
         first_style=start.first_style,
     )
 
@@ -485,9 +544,7 @@ def score(trainer: StyleTrainer, start: Start, job: Job, arguments: argparse.Nam
     return scores
 
 
-def publish(
-    trainer: StyleTrainer, start: Start, job: Job, scores: Scores | None, arguments: argparse.Namespace
-) -> None:
+def publish(trainer: StyleTrainer, start: Start, job: Job, scores: Scores | None) -> None:
     """Export the version and write the report."""
     # Once more, with the weights that ship.
     draw_preview(start, job)
@@ -496,11 +553,9 @@ def publish(
     added: dict[str, Any] = (
         {} if start.based_on is None else {"based_on": start.based_on, "first_style": start.first_style}
     )
-    # Photographs and paintings are hashed as they were used, resized.
-    paintings = sha256_of(painting.picture for painting in start.paintings)
     card = ModelCard(
-        name=arguments.name,
-        version=arguments.model_version,
+        name=job.target.name,
+        version="1",
         task="style-transfer",
         description=f"Paints photographs in {len(names)} styles and their blends: {listed}.",
         evaluation=evaluation_entries(job.dataset, scores) if scores else (),
@@ -508,16 +563,20 @@ def publish(
             "train_style",
             start.config,
             start.network,
-            dataset_sha256=hashlib.sha256(f"{job.photographs.sha256} {paintings}".encode()).hexdigest(),
+            dataset_sha256=job.sha256(start),
             seconds=trainer.progress.seconds,
             device=trainer.device,
             styles=names,
             **added,
         ),
     )
-    folder = export_stylizer(start.network, start.paintings, job.photographs.held_out, card, job.repository)
+    card = job.target.card(card)
+    pictures = job.photographs.held_out
+    folder = export_stylizer(
+        start.network, start.paintings, pictures, card, job.target.repository, extended=start.extended
+    )
     write_style_report(job.output, read_manifest(folder), trainer.progress, scores, job.photographs)
-    tqdm.write(f"exported to {folder}, report in {job.output / REPORT_FILE}")
+    tqdm.write(f"{job.target.finish(folder)}, report in {job.output / REPORT_FILE}")
 
 
 def evaluation_entries(dataset: str, scores: Scores) -> tuple[Evaluation, ...]:
@@ -556,15 +615,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         dest="start_from",
-        help="run folder to add the style to; its settings hold, with a quarter of its steps, unless others are given",
+        help="what to add the style to: a model such as painter, a version's folder, or a run's with its --styles; its "
+        "settings hold, with a quarter of its steps, unless others are given",
     )
     _add_score_flags(flags.parser)
     parsed = flags.parser.parse_args(arguments)
-    if not parsed.dry_run and (parsed.styles is None or parsed.content is None):
-        flags.parser.error("--styles and --content are required, except for a --dry-run.")
+    has_styles = parsed.styles is not None or parsed.add_style is not None
+    if not parsed.dry_run and (not has_styles or parsed.content is None):
+        flags.parser.error("--styles (or --add-style) and --content are required, except for a --dry-run.")
     if (parsed.add_style is None) != (parsed.start_from is None):
         flags.parser.error("--add-style and --from go together: a painting, and the run that it is added to.")
-    if parsed.add_style is not None and parsed.output is None:
+    if parsed.add_style is not None and parsed.output is None and not parsed.dry_run:
         flags.parser.error("--add-style needs an --output of its own.")
     return parsed
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from training.command_line import can_compile, run_command
+from training.command_line import open_run, run_command, should_compile
 from training.data.datasets import Parts, draw_rows
 from training.export.generators import DECODER, ENCODER, PRIOR, RECONSTRUCTION, vae_graphs
 from training.export.version import num_parameters
@@ -138,19 +139,20 @@ class VaeTrainer(Trainer):
         self.compiled = torch.compile(network, dynamic=False) if compiles else network
         # The test part is in `parts`, too; no step and no evaluation looks at it.
         self.parts = parts
+        self.train = parts.train.to(device)
         self.preview = preview
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor | float]:
         """Take one step up the ELBO; returns its two terms in nats an image, the rate as it was paid for."""
         config = self.config
         # uint8 [B,C,H,W], and labels [B], which an unconditional network does not look at.
-        batch = self.parts.train.take(draw_rows(len(self.parts.train), step, config.batch_size, config.seed))
+        batch = self.train.take(draw_rows(len(self.train), step, config.batch_size, config.seed).to(self.device))
         # The reparametrisation trick: noise [B,Z] is an input, so the latent mean + noise * deviation is a smooth
         # function of the encoder's outputs, and gradients pass through the draw (section 2.4).
-        noise = torch.randn(len(batch), config.latent, generator=generator).to(self.device)
+        noise = torch.randn(len(batch), config.latent, generator=generator, device=self.device)
         # Encoder, draw and decoder in one pass: distortion [B], rate by number [B,Z].
         with self.autocast():
-            terms = elbo_terms(self.compiled, batch.levels.to(self.device), batch.labels.to(self.device), noise)
+            terms = elbo_terms(self.compiled, batch.levels, batch.labels, noise)
         # Free bits: a number of the latent whose rate, in the mean of the batch, is below the floor gets no gradient
         # from it. Else the network would rather switch numbers off than learn to use them (Kingma et al. 2016, arXiv
         # 1606.04934, appendix C). [B,Z] -> [Z] -> a scalar.
@@ -161,7 +163,7 @@ class VaeTrainer(Trainer):
         # -ELBO = distortion + rate; its minimum is the best code for the pictures that this network can give (equation
         # 3).
         self.descend(distortion + self.kl_weight(step) * rate)
-        return {"distortion": float(distortion.detach()), "rate": float(rate.detach())}
+        return {"distortion": distortion.detach(), "rate": rate.detach()}
 
     def kl_weight(self, step: int) -> float:
         """The weight of the rate, which rises from 0 to 1 at the start of the run.
@@ -207,9 +209,10 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     network = Vae(
         VaeShape(side=job.side, channels=job.channels, latent=config.latent, width=config.width, num_labels=num_labels)
     )
-    compiles = arguments.compile and can_compile(network, job.device)
+    # Measured on a CPU: the compiled step is slower than the plain one.
+    compiles = should_compile(arguments.compile, network, job.device, config.num_steps, pays=job.device.type == "cuda")
     trainer = VaeTrainer(network, config, job.parts, job.device, lambda: draw_preview(network, job), compiles=compiles)
-    trainer.open(job.output, resume=arguments.resume)
+    open_run(trainer, job.output, arguments, job.dataset.sha256())
     tqdm.write(
         f"{job.dataset.name}: {len(job.parts.train):,} images, {num_parameters(network):,} parameters, {job.device}"
     )
@@ -246,6 +249,10 @@ def score(
         return {}, None
     network, config, cache = trainer.network, trainer.config, job.output / SCORES_FILE
     likelihood = score_likelihood(network, job.parts, cache, identity=identity_of(network), plan=job.likelihood)
+    linear = f"linear model {likelihood.linear.mean:.2f}" if likelihood.linear else "no linear model: too many pixels"
+    tqdm.write(f"ELBO {likelihood.elbo.mean:.2f} nats, {linear}")
+    if job.classifier is None:
+        return {}, likelihood
     scores = {}
     # Both ways to draw are scored: the difference between them is what the fitted prior is worth.
     for title, section, prior in ((FROM_PRIOR, "prior", mixture), (FROM_NORMAL, "standard normal", None)):
@@ -259,10 +266,10 @@ def score(
             section=section,
             labelled=prior is not None or config.conditional,
             plan=job.plan,
+            device=job.device,
         )
     best = scores[FROM_PRIOR]
     tqdm.write(
-        f"ELBO {likelihood.elbo.mean:.2f} nats, linear model {likelihood.linear.mean:.2f}; "
         f"{METRIC} {best.generated.frechet:.3g} ({scores[FROM_NORMAL].generated.frechet:.3g} from N(0, 1), "
         f"floor {best.floor.frechet:.3g})"
     )

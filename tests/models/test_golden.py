@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.golden import Golden, largest_error, read_golden, write_golden
+from models.golden import Golden, deviation, largest_error, read_golden, write_golden
 from models.manifest import GOLDEN_FILE
 
 ENCODER = Golden(
@@ -79,6 +79,16 @@ def test_the_largest_error_is_absolute_and_does_not_wrap_around() -> None:
     assert largest_error(np.array([1.0, 2.0]), np.array([1.5, 1.0])) == 1.0
     assert largest_error(np.array([0], np.uint8), np.array([255], np.uint8)) == 255.0
     assert largest_error(np.zeros((0, 3)), np.zeros((0, 3))) == 0.0
+
+
+def test_a_deviation_is_a_part_of_one_plus_the_magnitude() -> None:
+    nats = np.array([15_000.0, 0.5], np.float32)
+    assert deviation(nats, np.array([15_000.15001, 0.5])) == pytest.approx(1e-5)
+    assert deviation(nats, np.array([15_000.0, 0.75])) == pytest.approx(0.25 / 1.5)
+    assert deviation(-nats, np.array([-15_000.15001, -0.5])) == pytest.approx(1e-5)
+    assert deviation(np.array([255], np.uint8), np.array([253], np.uint8)) == 2
+    assert deviation(nats, np.array([np.nan, 0.5])) == float("inf")
+    assert deviation(nats, nats[:1]) == float("inf")
 
 
 @pytest.mark.parametrize("wrong", [[1.0, np.nan], [np.inf, 1.0], [1.0], [[1.0, 1.0]]])

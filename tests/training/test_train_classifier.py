@@ -141,6 +141,30 @@ def test_resuming_a_finished_run_exports_the_same_graph_also_as_another_version(
     assert (again.version, again.graphs, again.evaluation) == ("12", first.graphs, first.evaluation)
 
 
+def test_a_version_is_neither_overwritten_by_default_nor_by_its_number(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run.version / "manifest.json").read_bytes()
+
+    assert run.main("--resume", "--model-version", "1") == 2
+    assert "1 exists; leave out --model-version to write version" in capsys.readouterr().err
+    assert run.main("--resume") == 0
+
+    assert (run.version / "manifest.json").read_bytes() == before
+    versions = {int(folder.name) for folder in run.version.parent.iterdir()}
+    assert max(versions) > 1
+    assert f"mnist/{max(versions)}, report in" in capsys.readouterr().out
+
+
+def test_other_data_does_not_continue_a_run(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "idx"
+    other.mkdir()
+    for name, content in idx_files(num_train=130).items():
+        (other / name).write_bytes(content)
+    assert run.main("--resume", "--data", str(other)) == 2
+    assert "was trained on other data (SHA-256" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_not_overwritten(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main() == 2
     assert "exists; add --resume to continue that run, or choose another --output." in capsys.readouterr().err

@@ -122,7 +122,7 @@ def test_seeds_are_reported_beside_one_another(
     def export(_: object, __: object, card: ModelCard, repository: Path) -> Path:
         folder = repository / card.name / card.version
         folder.mkdir(parents=True, exist_ok=True)
-        write_manifest(folder, msgspec.structs.replace(SHIPPED, training=card.training))
+        write_manifest(folder, msgspec.structs.replace(SHIPPED, training=card.training, version=card.version))
         return folder
 
     monkeypatch.setattr("training.train_gan.score_generator", score)
@@ -130,7 +130,7 @@ def test_seeds_are_reported_beside_one_another(
     assert run(idx_folder, tmp_path, "one", "--seed", "1") == 0
     assert run(idx_folder, tmp_path, "two", "--seed", "2", "--seeds-of", str(tmp_path / "one")) == 0
 
-    manifest = read_manifest(tmp_path / "repository" / "fashion-gan" / "1")
+    manifest = read_manifest(tmp_path / "repository" / "fashion-gan" / "2")
     assert manifest.training is not None
     assert manifest.training.seed == 2
     page = (tmp_path / "two" / "report.md").read_text()

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from models.golden import deviation, read_golden
 from models.manifest import Training, read_manifest
 from tests.training.lineage import UNTRAINED
 from tests.training.small_trainers import BEGIN, LANGUAGE, VOCAB_SIZE, changed, language_trainer
-from training.command_line import can_compile
+from training.command_line import should_compile
 from training.data.corpus import Corpus
 from training.export.language import LanguageModel
+from training.export.version import DEFAULT_REPOSITORY, ExportError
+from training.loop import CHECKPOINT_FILE, load_weights
 from training.scores.text import TextScore
 from training.train_language import (
     RECIPES,
@@ -29,6 +32,7 @@ from training.train_language import (
     make_language_optimizers,
     make_network,
     model_card,
+    read_start,
 )
 
 TEXT = "".join(f"{number} sailors saw {number * 7 % 23} whales off the cape.\n" for number in range(500))
@@ -96,11 +100,11 @@ def test_muon_takes_the_matrices_of_the_blocks_and_nothing_twice() -> None:
 def test_only_a_transformer_is_compiled_and_only_with_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    assert can_compile(network(LANGUAGE), cpu)
-    assert not can_compile(network(changed(LANGUAGE, network="lstm")), cpu)
+    assert should_compile(None, network(LANGUAGE), cpu, 2000)
+    assert not should_compile(None, network(changed(LANGUAGE, network="lstm")), cpu, 2000)
     monkeypatch.setattr(shutil, "which", lambda _: None)
-    assert not can_compile(network(LANGUAGE), cpu)
-    assert can_compile(network(LANGUAGE), torch.device("cuda"))
+    assert not should_compile(None, network(LANGUAGE), cpu, 2000)
+    assert should_compile(None, network(LANGUAGE), torch.device("cuda"), 2000)
 
 
 def test_settings_complete_the_recipe_of_the_corpus() -> None:
@@ -170,6 +174,42 @@ def test_a_small_run_of_any_text_exports_reports_and_resumes_to_the_same_graphs(
     assert re.search(r"\| selected step \| [24] of 4 \|", page)
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "llama"
     assert main([*command, "--resume"]) == 0
-    assert read_manifest(tmp_path / "models" / "log-book" / "1").graphs == manifest.graphs
+    assert read_manifest(tmp_path / "models" / "log-book" / "2").graphs == manifest.graphs
     assert main(command) == 2
     assert "add --resume to continue that run" in capsys.readouterr().err
+    # A version, and the checkpoint of a run, are what another text may begin with.
+    other = tmp_path / "other.md"
+    other.write_text(TEXT[::-1])
+    for number, start in enumerate((tmp_path / "models" / "log-book" / "1", tmp_path / "run" / CHECKPOINT_FILE), 1):
+        begun = ["--text", str(other), "--start-from", str(start), "--output", str(tmp_path / f"begun-{number}")]
+        begun += ["--repository", str(tmp_path / "models"), "--num-steps", "2", "--evaluate-every", "1"]
+        assert main([*begun, "--no-compile", "--threads", "1"]) == 0
+        went_on = read_manifest(tmp_path / "models" / "other" / str(number))
+        assert went_on.training is not None
+        assert went_on.training.config["context"] == 32
+        assert went_on.training.config["start_from"] == ("log-book@1" if number == 1 else str(start))
+        tokenizers = [(tmp_path / "models" / name / "tokenizer.json").read_text() for name in ("log-book/1", "other/1")]
+        assert tokenizers[0] == tokenizers[1]
+
+
+@pytest.mark.parametrize("model", ["novelist", "novelist-lstm"])
+def test_a_model_that_ships_is_read_back_from_its_graphs(model: str) -> None:
+    start = read_start(Path(model), DEFAULT_REPOSITORY)
+    network = make_network(start.config, start.tokenizer.get_vocab_size())
+    load_weights(network, {**network.state_dict(), **start.weights}, start.origin)
+    golden = read_golden(DEFAULT_REPOSITORY / model / "1")["sequence"]
+
+    with torch.no_grad():
+        logits = network.eval()(torch.from_numpy(golden.inputs["tokens"]))  # [B,T,V]
+
+    assert deviation(golden.outputs["logits"], logits.numpy()) < 1e-4
+
+
+def test_what_a_text_cannot_go_on_with_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="it must be a model of"):
+        read_start(Path("nothing"), tmp_path)
+    with pytest.raises(ExportError, match="'mnist' was not trained by"):
+        read_start(Path("mnist"), tmp_path)
+    language_trainer().save(tmp_path / CHECKPOINT_FILE)
+    with pytest.raises(ValueError, match="is not the checkpoint of a language model with its tokenizer"):
+        read_start(tmp_path / CHECKPOINT_FILE, tmp_path)

@@ -15,6 +15,7 @@ from models.stylization import Style
 from tests.training.small_stylizers import small_photographs, small_stylizer, write_pictures, write_vgg
 from tests.training.small_trainers import STYLE, changed, style_trainer
 from training.data.photographs import Painting, made_up_paintings, made_up_photographs
+from training.export.style import read_stylizer
 from training.export.version import DEFAULT_REPOSITORY, ModelCard, num_parameters
 from training.loop import CHECKPOINT_FILE, copied, read_checkpoint
 from training.networks.stylizer import Stylizer, StylizerShape, with_style
@@ -54,7 +55,13 @@ class Runs:
         self.vgg = write_vgg(folder / "vgg.npz")
 
     def export(
-        self, network: Stylizer, paintings: list[Painting], _: object, card: ModelCard, repository: Path
+        self,
+        network: Stylizer,
+        paintings: list[Painting],
+        _: object,
+        card: ModelCard,
+        repository: Path,
+        extended: Path | None = None,
     ) -> Path:
         """Write the manifest alone, and keep the network."""
         self.exported.append(network)
@@ -63,7 +70,12 @@ class Runs:
         styles = tuple(Style(name=painting.name, thumbnail=f"{painting.name}.jpg") for painting in paintings)
         assert SHIPPED.stylization is not None
         stylization = msgspec.structs.replace(SHIPPED.stylization, styles=styles)
-        described = {"version": card.version, "training": card.training, "evaluation": card.evaluation}
+        described = {
+            "name": card.name,
+            "version": card.version,
+            "training": card.training,
+            "evaluation": card.evaluation,
+        }
         write_manifest(folder, msgspec.structs.replace(SHIPPED, stylization=stylization, **described))
         return folder
 
@@ -77,7 +89,7 @@ class Runs:
 
     def add(self, *more: str) -> int:
         where = ["--add-style", str(self.folder / "more" / "lines.png"), "--from", str(self.folder / "run")]
-        return self.main("added", *where, "--model-version", "2", "--skip-scores", *more)
+        return self.main("added", *where, "--skip-scores", *more)
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +172,27 @@ def test_resuming_a_finished_run_exports_the_same_weights_and_scores(runs: Runs)
     assert read_manifest(runs.repository / "painter" / "1").evaluation == evaluation
 
 
+def test_a_style_more_begins_with_the_version_that_ships_and_needs_no_old_painting(runs: Runs) -> None:
+    painting = str(runs.folder / "more" / "lines.png")
+    where = ["--content", str(runs.folder / "content"), "--vgg", str(runs.vgg), "--add-style", painting]
+    settings = [text for flag, value in SETTINGS.items() if flag != "--num-blocks" for text in (flag, str(value))]
+    to = ["--output", str(runs.folder / "seventh"), "--repository", str(runs.repository), "--name", "painter-7"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.train_style.export_stylizer", runs.export)
+        shipped = str(DEFAULT_REPOSITORY / "painter" / "1")
+        assert main([*where, *to, *settings, "--from", shipped, "--skip-scores", "--no-compile"]) == 0
+
+    manifest = read_manifest(runs.repository / "painter-7" / "1")
+    assert manifest.stylization is not None
+    assert len(manifest.stylization.styles) == 7
+    assert manifest.training is not None
+    assert manifest.training.config["based_on"] == "painter@1"
+    first, network = read_stylizer(DEFAULT_REPOSITORY / "painter" / "1"), runs.exported[-1]
+    assert torch.equal(network.scale[:6], first.scale)
+    assert torch.equal(network.blocks[0].convolution.weight, first.blocks[0].convolution.weight)
+    assert not torch.equal(network.scale[6], first.scale.mean(0))
+
+
 def test_what_does_not_fit_a_run_is_refused(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     cases = [
         (runs.main("run"), "add --resume to continue that run"),
@@ -179,7 +212,7 @@ def test_what_does_not_fit_a_run_is_refused(runs: Runs, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--styles and --content are required"),
+        ([], "--styles (or --add-style) and --content are required"),
         (["--styles", "a", "--content", "b", "--add-style", "c.jpg"], "--add-style and --from go together"),
         (["--dry-run", "--skip-scores", "--score-only"], "not allowed with"),
     ],

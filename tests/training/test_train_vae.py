@@ -62,7 +62,7 @@ def test_a_step_goes_down_distortion_and_weighted_rate(monkeypatch: pytest.Monke
 
     losses = trainer.step(0, torch.Generator().manual_seed(0))
 
-    assert paid == pytest.approx([losses["distortion"] + trainer.kl_weight(0) * losses["rate"]])
+    assert paid == pytest.approx([float(losses["distortion"] + trainer.kl_weight(0) * losses["rate"])])
 
 
 def test_a_run_is_scored_exported_and_reported(kept_dry_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """Random changes to a batch of images, vectorised over the batch: shift, warp, flip, erasing, mixing, and DiffAugment.
 
-It owns the geometry and takes its randomness from the generator it is given. It knows neither data sets nor epochs.
+It owns the geometry and takes its randomness from the generator it is given, which lies on the images' device: nothing
+waits for another. It knows neither data sets nor epochs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def move(images: Tensor, flips: Tensor, settings: Augmentation, generator: torch
 def _random_crop(padded: Tensor, pad: int, generator: torch.Generator) -> Tensor:
     """Crop images [B,C,H+2*pad,W+2*pad] to [B,C,H,W], each at a place of its own, as one gather."""
     batch, channels, height, width = padded.shape
-    top, left = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator)  # [B] each
+    top, left = torch.randint(0, 2 * pad + 1, (2, batch), generator=generator, device=generator.device)  # [B] each
     # Four index tensors that broadcast to [B,C,H,W]: a loop over the batch would take longer than the training step.
     index = (
         torch.arange(batch).view(-1, 1, 1, 1),
@@ -56,7 +57,7 @@ def _random_crop(padded: Tensor, pad: int, generator: torch.Generator) -> Tensor
 
 def _warp(images: Tensor, settings: Augmentation, generator: torch.Generator) -> Tensor:
     """Rotate and zoom (each axis by itself) around the centre, bilinearly; outside is black."""
-    uniform = torch.rand(3, len(images), generator=generator) * 2 - 1  # [3,B] in -1..1
+    uniform = torch.rand(3, len(images), generator=generator, device=generator.device) * 2 - 1  # [3,B] in -1..1
     angle = uniform[0] * math.radians(settings.rotation_degrees)
     zoom_x, zoom_y = 1 + uniform[1] * settings.zoom, 1 + uniform[2] * settings.zoom
     zero = torch.zeros_like(angle)
@@ -76,7 +77,7 @@ def erase(images: Tensor, settings: Augmentation, generator: torch.Generator) ->
         return images
     inside = _random_boxes(images, settings.erase_probability, settings.erase_max_area, generator)
     # Normalised pixels have mean 0 and variance 1, so this noise is as bright as an image and shows no shape.
-    noise = torch.randn(images.shape, generator=generator)
+    noise = torch.randn(images.shape, generator=generator, device=generator.device)
     return torch.where(inside, noise, images)
 
 
@@ -86,8 +87,8 @@ def mix(images: Tensor, settings: Augmentation, generator: torch.Generator) -> t
     Returns the images, the row each one borrows from, and the part of its pixels that is borrowed, [B] each.
     """
     if not settings.mix_probability:
-        return images, torch.arange(len(images)), torch.zeros(len(images))
-    partners = torch.randperm(len(images), generator=generator)
+        return images, torch.arange(len(images), device=images.device), torch.zeros(len(images), device=images.device)
+    partners = torch.randperm(len(images), generator=generator, device=generator.device)
     inside = _random_boxes(images, settings.mix_probability, 0.5, generator)
     return torch.where(inside, images[partners], images), partners, inside.float().mean((1, 2, 3))
 
@@ -95,7 +96,7 @@ def mix(images: Tensor, settings: Augmentation, generator: torch.Generator) -> t
 def _random_boxes(images: Tensor, probability: float, max_area: float, generator: torch.Generator) -> Tensor:
     """Mark one rectangle in each of a share of the rows: bool [B,1,H,W]."""
     batch, _, height, width = images.shape
-    chosen, area, aspect, place_y, place_x = torch.rand(5, batch, generator=generator)
+    chosen, area, aspect, place_y, place_x = torch.rand(5, batch, generator=generator, device=generator.device)
     area = (0.02 + area * (max_area - 0.02)) * height * width
     # Uniform in the logarithm: a box twice as wide as high is as likely as one twice as high as wide.
     aspect = torch.exp((aspect * 2 - 1) * math.log(1 / 0.3))
@@ -111,7 +112,7 @@ def _random_boxes(images: Tensor, probability: float, max_area: float, generator
 
 def _between(size: int, first: Tensor, end: Tensor) -> Tensor:
     """Mark the places from `first` [B] up to `end` [B] on an axis: bool [B,size]."""
-    places = torch.arange(size).view(1, -1)
+    places = torch.arange(size, device=first.device).view(1, -1)
     return (places >= first.view(-1, 1)) & (places < end.view(-1, 1))
 
 
@@ -134,9 +135,9 @@ def _cut_out(pictures: Tensor, share: float, generator: torch.Generator) -> Tens
     """Set a square to the middle grey; its centre is anywhere, so that it may lie half outside."""
     batch, _, height, width = pictures.shape
     half = max(round(height * share / 2), 1)
-    centre_y = torch.randint(0, height, (batch, 1), generator=generator)
-    centre_x = torch.randint(0, width, (batch, 1), generator=generator)
-    inside_y = (torch.arange(height)[None] - centre_y).abs() < half  # [B,H]
-    inside_x = (torch.arange(width)[None] - centre_x).abs() < half  # [B,W]
+    centre_y = torch.randint(0, height, (batch, 1), generator=generator, device=generator.device)
+    centre_x = torch.randint(0, width, (batch, 1), generator=generator, device=generator.device)
+    inside_y = (torch.arange(height, device=generator.device)[None] - centre_y).abs() < half  # [B,H]
+    inside_x = (torch.arange(width, device=generator.device)[None] - centre_x).abs() < half  # [B,W]
     inside = (inside_y[:, :, None] & inside_x[:, None, :]).unsqueeze(1)  # [B,1,H,W]
     return pictures.masked_fill(inside.to(pictures.device), 0.0)

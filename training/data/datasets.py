@@ -6,6 +6,7 @@ LeCun's MNIST (PyTorch's mirror), Zalando's Fashion-MNIST, Krizhevsky's CIFAR-10
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.download import Resource, fetch
@@ -29,7 +31,8 @@ from training.data.formats import (
     walk_folder,
 )
 
-DatasetName = Literal["mnist", "fashion-mnist", "cifar10"]
+# "own": images that the user brings, see `folders`.
+DatasetName = Literal["mnist", "fashion-mnist", "cifar10", "own"]
 DEFAULT_CACHE = Path("~/.cache/hotplate")
 
 _MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist"
@@ -142,7 +145,10 @@ SOURCES: dict[str, Source] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
-    """Images uint8 [B,H,W,C] and labels int64 [B] of both splits; `name` says which edition of the data it is."""
+    """Images uint8 [B,H,W,C] and labels int64 [B] of both splits; `name` says which edition of the data it is.
+
+    `light_on_dark` and `margin` are what the service needs to know to draw an object as the data set does.
+    """
 
     name: str
     description: str
@@ -151,6 +157,19 @@ class Dataset:
     train_labels: Labels
     test_images: Pixels
     test_labels: Labels
+    light_on_dark: bool = False
+    margin: float = 0.0
+
+    def few(self, num_rows: int) -> Dataset:
+        """The first images of every class, `num_rows` in each part at most, to try the whole path with."""
+        train, test = (_evenly(labels, num_rows) for labels in (self.train_labels, self.test_labels))
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[train],
+            train_labels=self.train_labels[train],
+            test_images=self.test_images[test],
+            test_labels=self.test_labels[test],
+        )
 
     def sha256(self) -> str:
         """Hash shapes and contents of the four arrays with SHA-256."""
@@ -161,6 +180,15 @@ class Dataset:
             digest.update(repr((array.shape, array.dtype.str)).encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+
+def _evenly(labels: Labels, num_rows: int) -> NDArray[np.int64]:
+    """Row numbers that take turns over the classes: the first image of each, then the second, and so on."""
+    turns = np.zeros(len(labels), np.int64)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        turns[rows] = np.arange(len(rows))
+    return np.argsort(turns, kind="stable")[:num_rows]
 
 
 def load_dataset(name: str, *, folder: Path | None = None, cache: Path = DEFAULT_CACHE) -> Dataset:
@@ -199,6 +227,8 @@ def synthetic_dataset(name: str, num_rows: int = 40) -> Dataset:
         train_labels=labels,
         test_images=images[1],
         test_labels=labels,
+        light_on_dark=source.light_on_dark,
+        margin=source.margin,
     )
 
 
@@ -234,6 +264,8 @@ def _load_idx(name: str, folder: Path) -> Dataset:
         train_labels=train_labels.astype(np.int64),
         test_images=test_images[..., None],
         test_labels=test_labels.astype(np.int64),
+        light_on_dark=SOURCES[name].light_on_dark,
+        margin=SOURCES[name].margin,
     )
 
 
@@ -265,7 +297,10 @@ def _load_class_folders(name: str, path: Path) -> Dataset:
     train_images, train_labels, labels = decode_class_folders(iter(files), "train", mode, source.labels)
     test_images, test_labels, test_names = decode_class_folders(iter(files), "test", mode, labels)
     if test_names != labels or test_images.shape[1:] != train_images.shape[1:]:
-        raise DataError(f"{path} has other classes or sizes in test ({test_names}) than in train ({labels}).")
+        raise DataError(
+            f"{path} has other classes or sizes in test ({test_names}) than in train ({labels}); images of any classes "
+            "and sizes are read without --dataset."
+        )
     return Dataset(
         name=edition,
         description=_EDITIONS.get(edition, f"the image folders {edition}"),
@@ -274,6 +309,9 @@ def _load_class_folders(name: str, path: Path) -> Dataset:
         train_labels=train_labels,
         test_images=test_images,
         test_labels=test_labels,
+        # Of other classes, nothing is known of how their objects lie.
+        light_on_dark=source.light_on_dark and labels == source.labels,
+        margin=source.margin if labels == source.labels else 0.0,
     )
 
 
@@ -286,6 +324,10 @@ class Images:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def to(self, device: torch.device) -> Images:
+        """The images on a device; they themselves where they lie there."""
+        return Images(levels=self.levels.to(device), labels=self.labels.to(device))
 
     def take(self, rows: Tensor) -> Images:
         """The chosen rows."""
@@ -301,13 +343,20 @@ class Parts:
     test: Images
 
 
-def split(dataset: Dataset, num_held_out: int, seed: int) -> Parts:
+def split(dataset: Dataset, held_out: float, seed: int) -> Parts:
     """Hold out train images at random (seeded), so that choices made on the way never see the test split.
+
+    `held_out` is a number of images, or below 1 a share of the train split.
 
     Raises: DataError when nothing would be left to train on.
     """
-    if num_held_out >= len(dataset.train_labels):
-        raise DataError(f"held_out is {num_held_out}; the train split has only {len(dataset.train_labels)} images.")
+    num_train = len(dataset.train_labels)
+    num_held_out = max(round(held_out * num_train), 1) if held_out < 1 else int(held_out)
+    if num_held_out >= num_train:
+        raise DataError(
+            f"held_out is {held_out:g}; the train split has only {num_train} images. Give --held-out a smaller number, "
+            "or a share such as 10%."
+        )
     train = as_images(dataset.train_images, dataset.train_labels)
     # At random, for a data set may come sorted by class; by a seed of its own, so that a resumed run holds out the same
     # images.
@@ -352,10 +401,23 @@ class Normalization:
 
     @classmethod
     def of(cls, levels: Tensor) -> Normalization:
-        """Measure levels uint8 [B,C,H,W]; in float64, for sums over millions of pixels."""
-        pixels = levels.double() / 255
-        return cls(pixels.mean((0, 2, 3)).float(), pixels.std((0, 2, 3)).float())
+        """Measure levels uint8 [B,C,H,W]."""
+        # How often each of the 256 levels occurs says all, exactly, and needs no floating-point copy of the images.
+        counts = torch.stack([_count_levels(levels[:, channel]) for channel in range(levels.shape[1])]).double()
+        values, total = torch.arange(256, dtype=torch.float64) / 255, counts[0].sum()
+        mean = (counts * values).sum(1) / total
+        variance = (counts * (values - mean[:, None]).square()).sum(1) / (total - 1)
+        # An image of one colour alone has no deviation to divide by.
+        return cls(mean.float(), variance.sqrt().clamp(min=1 / 255).float())
 
     def __call__(self, images: Tensor) -> Tensor:
         """Scale float images [B,C,H,W] in 0..1 to zero mean and unit variance by channel."""
-        return (images - self.mean.view(1, -1, 1, 1)) / self.std.view(1, -1, 1, 1)
+        mean, std = (each.to(images.device).view(1, -1, 1, 1) for each in (self.mean, self.std))
+        return (images - mean) / std
+
+
+def _count_levels(levels: Tensor) -> Tensor:
+    """How often each level occurs in [B,H,W], a part at a time."""
+    return torch.stack([torch.bincount(part.flatten().int(), minlength=256) for part in torch.split(levels, 1000)]).sum(
+        0
+    )

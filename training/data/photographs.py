@@ -46,6 +46,10 @@ class Photographs:
     held_out: list[Picture]
     sha256: str
 
+    def few(self) -> Photographs:
+        """A few to train on, with all that are held out."""
+        return Photographs(self.train[:_NUM_MADE_UP], self.held_out, self.sha256)
+
 
 def picture_files(folder: Path) -> list[Path]:
     """List the pictures of a folder by name.

@@ -24,9 +24,9 @@ from training.export.version import (
     ParityCheck,
     describe_graphs,
     open_graph,
-    replaced_folder,
     run_graph,
     run_torch,
+    version_folder,
     write_module,
     write_version,
 )
@@ -48,7 +48,7 @@ def export_classifier(served: nn.Module, parts: Parts, card: ModelCard, reposito
     # In float32 and evaluation mode, whatever training used: dropout is off, normalisation statistics are fixed.
     served = served.cpu().float().eval()
     images = rows_of(parts.test.levels[: PARITY_BATCH_SIZES[-1]])
-    with replaced_folder(repository / card.name / card.version) as folder:
+    with version_folder(repository, card) as folder:
         path = folder / f"{GRAPH}.onnx"
         write_graph(served, images[:2], path)
         # Before anything describes the graph: an export that fails leaves nothing behind.

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from msgspec.structs import replace
 from tokenizers import Tokenizer
 
 from models.golden import read_golden, write_golden
-from models.importing.graph_builder import WEIGHTS_FILE, Floats, PackedWeights, describe_graphs
+from models.importing.graph_builder import WEIGHTS_FILE, PackedWeights, describe_graphs
 from models.importing.integer_products import NamedGraphs
 from models.manifest import Manifest, read_manifest, write_manifest
 from models.tokenizer import TOKENIZER_FILE
@@ -28,10 +27,9 @@ from training.export.language import (
     check_embedding_parity,
     embedding_graph,
     golden_embeddings,
+    language_state,
 )
-from training.export.lstm_graphs import torch_gates
 from training.export.version import ExportError, ParityCheck, changed_folder
-from training.networks.transformer import Transformer
 from training.train_language import LanguageConfig, make_network
 
 _TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom. "
@@ -71,11 +69,9 @@ def rebuilt_network(manifest: Manifest, weights: PackedWeights) -> LanguageModel
     assert manifest.training is not None
     config = LanguageConfig(**_settings(manifest.training.config))
     network = make_network(config, manifest.language.vocab_size)
-    tensors = weights.tensors.items()
-    arrays = {name: np.asarray(array, np.float32) for name, array in tensors if isinstance(array, np.ndarray)}
-    state = _transformer_state(arrays) if isinstance(network, Transformer) else _lstm_state(arrays, config.num_layers)
+    arrays = {name: np.asarray(array) for name, array in weights.tensors.items() if isinstance(array, np.ndarray)}
     try:
-        network.load_state_dict({name: torch.tensor(array) for name, array in state.items()})
+        network.load_state_dict(language_state(arrays))
     except RuntimeError as error:
         raise ExportError(f"the weights of {manifest.name!r} do not fit its settings: {error}.") from error
     return network.eval()
@@ -84,34 +80,6 @@ def rebuilt_network(manifest: Manifest, weights: PackedWeights) -> LanguageModel
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """What the manifest notes of a run, without what it notes beside the settings."""
     return {name: value for name, value in config.items() if name in LanguageConfig.__dataclass_fields__}
-
-
-def _transformer_state(arrays: dict[str, Floats]) -> dict[str, Floats]:
-    """The inverse of `language.transformer_weights`."""
-    state = {"embedding.weight": arrays["embedding"], "norm.weight": arrays["norm"]}
-    for name, array in arrays.items():
-        block, _, part = name.rpartition(".")
-        if part.endswith("_norm"):
-            state[f"{name}.weight"] = array
-        elif part in ("qkv", "output"):
-            state[f"{block}.attention.{part}.weight"] = array.T
-        elif part == "down":
-            state[f"{block}.feed_forward.down.weight"] = array.T
-        elif part == "gate":
-            joint = np.concatenate((array.T, arrays[f"{block}.up"].T))
-            state[f"{block}.feed_forward.gate_up.weight"] = joint
-    return state
-
-
-def _lstm_state(arrays: dict[str, Floats], num_layers: int) -> dict[str, Floats]:
-    """The inverse of `lstm_graphs.lstm_weights`."""
-    state = {"embedding.weight": arrays["embedding"], "bias": arrays["bias"]}
-    for layer in range(num_layers):
-        for ours, theirs in (("input", "ih"), ("recurrent", "hh")):
-            state[f"lstm.weight_{theirs}_l{layer}"] = torch_gates(arrays[f"{ours}.{layer}"][0])
-        for theirs, part in zip(("ih", "hh"), np.split(arrays[f"biases.{layer}"][0], 2), strict=True):
-            state[f"lstm.bias_{theirs}_l{layer}"] = torch_gates(part)
-    return state
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime import InferenceSession
 from tqdm import tqdm
 
 from models.manifest import Manifest, read_manifest
 from training.data.datasets import DEFAULT_CACHE, Images, Parts, load_dataset, split
+from training.data.folders import Reading, read_own_images
 from training.data.formats import DataError
 from training.export.version import DEFAULT_REPOSITORY, ExportError
-from training.networks.resnet import INPUT_NAME
+from training.networks.resnet import GRAPH, INPUT_NAME, NORM_EPSILON
 
 _BATCH_ROWS = 256
 
@@ -36,12 +39,50 @@ def load_parts(manifest: Manifest, data: Path | None, cache: Path) -> Parts:
     training = manifest.training
     if training is None or training.script != "training.train_classifier":
         raise ExportError(f"{manifest.name!r} was not trained by training.train_classifier; only such a version works.")
-    dataset = load_dataset(training.config["dataset"], folder=data, cache=cache)
+    own = training.config.get("own_images")
+    if own is None:
+        dataset = load_dataset(training.config["dataset"], folder=data, cache=cache)
+    elif data is None:
+        raise DataError(f"{manifest.name!r} was trained on images of its owner's; name them by --data.")
+    else:
+        dataset = read_own_images(data, Reading(**own))
     if dataset.sha256() != training.dataset_sha256:
         raise ExportError(
             f"{manifest.name!r} was trained on data of the SHA-256 {training.dataset_sha256}, not {dataset.sha256()}."
         )
     return split(dataset, training.config["held_out"], training.config["seed"])
+
+
+def read_classifier_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Read the network's weights back from an exported classifier's graph in fp32, as `ResNet` names them.
+
+    A normalisation that the export folded into its convolution is one that changes nothing but the mean.
+
+    Raises: ExportError when it was not trained by `train_classifier`.
+    """
+    manifest = read_manifest(folder)
+    if manifest.training is None or manifest.training.script != "training.train_classifier":
+        raise ExportError(f"{manifest.name!r} was not trained by training.train_classifier; only such a version works.")
+    prefix, folded = "network.", "weight_bias"
+    found = {
+        each.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in onnx.load(folder / manifest.graphs[GRAPH].file).graph.initializer
+        if each.name.startswith(prefix)
+    }
+    weights = {name: tensor for name, tensor in found.items() if not name.endswith(folded)}
+    for name, bias in found.items():
+        if name.endswith(folded):
+            convolution = name.removesuffix(f".{folded}")
+            norm = (
+                convolution.removesuffix("second") + "norm"
+                if convolution.endswith("second")
+                else convolution[:-1] + "1"
+            )
+            ones, zeros = torch.ones_like(bias), torch.zeros_like(bias)
+            weights |= {f"{norm}.weight": ones, f"{norm}.bias": bias}
+            weights |= {f"{norm}.running_mean": zeros, f"{norm}.running_var": ones - NORM_EPSILON}
+    means = [name for name in weights if name.endswith(".running_mean")]
+    return weights | {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in means}
 
 
 def require_same_held_out(session: InferenceSession, held_out: Images, manifest: Manifest) -> None:

@@ -6,7 +6,7 @@ requests share a decoder is the engine's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,13 @@ from models.importing.transformer_graphs import (
 )
 from models.manifest import Language, Parity, StateSpec
 from models.tokenizer import TOKENIZER_FILE
-from training.export.lstm_graphs import LstmGraphs, lstm_weights, recurrent_states
+from training.export.lstm_graphs import LstmGraphs, lstm_weights, recurrent_states, torch_gates
 from training.export.version import (
     ExportError,
     ModelCard,
     ParityCheck,
     open_graph,
-    replaced_folder,
+    version_folder,
     write_version,
 )
 from training.networks.lstm import LstmLanguageModel
@@ -90,7 +90,7 @@ def export_language_model(
     exported = build_graphs(network, prefill)
     exported.graphs["embedding"] = embedding_graph(network, exported.weights, begin)
     tokens = _tokens_of(tokenizer, text, begin)
-    with replaced_folder(repository / card.name / card.version) as folder:
+    with version_folder(repository, card) as folder:
         write_graphs(exported.graphs, exported.weights, folder)
         tokenizer.save(str(folder / TOKENIZER_FILE))
         check = ParityCheck()
@@ -172,6 +172,38 @@ def transformer_weights(network: Transformer) -> dict[str, Floats]:
         weights[f"{block}.gate"], weights[f"{block}.up"] = gate_up[:hidden].T, gate_up[hidden:].T
         weights[f"{block}.down"] = state[f"{block}.feed_forward.down.weight"].T
     return weights
+
+
+def language_state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """The state of a network by the weights of its graphs: the inverse of `transformer_weights` and `lstm_weights`."""
+    state = _lstm_state(arrays) if "bias" in arrays else _transformer_state(arrays)
+    return {name: torch.tensor(array) for name, array in state.items()}
+
+
+def _transformer_state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    state = {"embedding.weight": arrays["embedding"], "norm.weight": arrays["norm"]}
+    for name, array in arrays.items():
+        block, _, part = name.rpartition(".")
+        if part.endswith("_norm"):
+            state[f"{name}.weight"] = array
+        elif part in ("qkv", "output"):
+            state[f"{block}.attention.{part}.weight"] = array.T
+        elif part == "down":
+            state[f"{block}.feed_forward.down.weight"] = array.T
+        elif part == "gate":
+            joint = np.concatenate((array.T, arrays[f"{block}.up"].T))
+            state[f"{block}.feed_forward.gate_up.weight"] = joint
+    return state
+
+
+def _lstm_state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    state = {"embedding.weight": arrays["embedding"], "bias": arrays["bias"]}
+    for layer in range(sum(name.startswith("input.") for name in arrays)):
+        for ours, theirs in (("input", "ih"), ("recurrent", "hh")):
+            state[f"lstm.weight_{theirs}_l{layer}"] = torch_gates(arrays[f"{ours}.{layer}"][0])
+        for theirs, part in zip(("ih", "hh"), np.split(arrays[f"biases.{layer}"][0], 2), strict=True):
+            state[f"lstm.bias_{theirs}_l{layer}"] = torch_gates(part)
+    return state
 
 
 def _tokens_of(tokenizer: Tokenizer, text: str, begin: int) -> Tokens:

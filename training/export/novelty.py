@@ -128,7 +128,7 @@ def compare(
         if name != OUTPUT_NAME and not np.array_equal(expected, outputs[1][name]):
             raise ExportError(f"the output {name!r} changed when novelty was added; it must stay the same to the bit.")
     expected = measure(outputs[1][EMBEDDING])
-    ParityCheck().compare(OUTPUT_NAME, expected, outputs[1][OUTPUT_NAME], relative=True)
+    ParityCheck().compare(OUTPUT_NAME, expected, outputs[1][OUTPUT_NAME])
 
 
 def golden_with_novelty(golden: Golden, measure: NoveltyMeasure) -> Golden:

@@ -7,32 +7,36 @@ normalisations know of the whole (URST: Chen et al. 2022, arXiv 2103.11784).
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.golden import Golden, Tensors
-from models.manifest import Parity
+from models.manifest import Parity, read_manifest
 from models.stylization import Style, Stylization
 from training.data.photographs import Painting, Picture
-from training.export.subpixels import DoublingConvolution, PairedConvolution
+from training.export.subpixels import DoublingConvolution, PairedConvolution, undoubled, unpaired
 from training.export.version import (
+    ExportError,
     ModelCard,
     ParityCheck,
     describe_graphs,
     open_graph,
-    replaced_folder,
     run_graph,
     run_torch,
+    version_folder,
     write_module,
     write_version,
 )
-from training.networks.stylizer import EPSILON, STRIDE, Convolution, Stylizer
+from training.networks.stylizer import EPSILON, STRIDE, Convolution, Stylizer, StylizerShape
 
 MODEL, STATISTICS, TILE = "model", "statistics", "tile"
 OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
@@ -53,25 +57,35 @@ _FREE_AXES = {"image": (1, 2), "painting": (1, 2)}
 
 
 def export_stylizer(
-    network: Stylizer, paintings: Sequence[Painting], pictures: Sequence[Picture], card: ModelCard, repository: Path
+    network: Stylizer,
+    paintings: Sequence[Painting],
+    pictures: Sequence[Picture],
+    card: ModelCard,
+    repository: Path,
+    extended: Path | None = None,
 ) -> Path:
     """Export the network as a version folder in `repository`, replacing that version if it is there; returns it.
 
     `paintings` are the styles in the network's order; `pictures` are real photographs, for parity and golden rows.
+    `extended` is the version that the network was read from and got styles more: its graphs get longer tables, and all
+    else in them stays to the bit.
 
     Raises: ExportError when a graph and torch disagree, ValueError when a style's name does not fit the manifest.
     """
     network = network.cpu().float().eval()
-    with replaced_folder(repository / card.name / card.version) as folder:
+    with version_folder(repository, card) as folder:
         # Three graphs of one network, with the weights in each: a quarter of a million numbers.
         for graph in WRAPPERS:
-            write_style_graph(network, graph, folder / f"{graph}.onnx")
+            if extended is None:
+                write_style_graph(network, graph, folder / f"{graph}.onnx")
+            else:
+                extend_style_graph(extended / f"{graph}.onnx", network, folder / f"{graph}.onnx")
         parity = check_style_parity(network, folder, pictures)
         inputs = all_inputs(network, sample_inputs(pictures, network.shape.num_styles, _GOLDEN_SHAPE))
         goldens = {graph: Golden(rows, run_wrapper(network, graph, rows)) for graph, rows in inputs.items()}
         graphs = describe_graphs(folder, goldens, free_axes=_FREE_AXES, limits=_limits(goldens))
         stylization = Stylization(
-            styles=tuple(write_thumbnail(folder, painting) for painting in paintings),
+            styles=tuple(write_thumbnail(folder, painting, extended) for painting in paintings),
             stride=STRIDE,
             max_pixels=MAX_PIXELS,
             tile_pixels=TILE_PIXELS,
@@ -90,9 +104,12 @@ def _limits(goldens: dict[str, Golden]) -> dict[str, dict[str, int | None]]:
     return {graph: {"max_batch_elements": 3 * MAX_PIXELS + BUCKETS[-1] * size} for graph, size in beside.items()}
 
 
-def write_thumbnail(folder: Path, painting: Painting) -> Style:
-    """Write a small picture of a painting beside the graphs."""
+def write_thumbnail(folder: Path, painting: Painting, extended: Path | None = None) -> Style:
+    """Write a small picture of a painting beside the graphs; that of an `extended` version is copied."""
     style = Style(name=painting.name, thumbnail=f"{painting.name}.jpg")
+    if extended is not None and (extended / style.thumbnail).is_file():
+        shutil.copyfile(extended / style.thumbnail, folder / style.thumbnail)
+        return style
     image = Image.fromarray(painting.picture)
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
     image.save(folder / style.thumbnail, quality=85, optimize=True)
@@ -222,6 +239,50 @@ def write_style_graph(network: Stylizer, graph: str, path: Path) -> None:
             examples[name] = torch.ones(2, num_norms)
             axes[name] = {0: batch}
     write_module(WRAPPERS[graph](cheaper(network)).eval(), examples, axes, OUTPUT_NAMES[graph], path)
+
+
+# Back from graphs: a network of an exported version, to which styles are added.
+
+
+def read_stylizer(folder: Path) -> Stylizer:
+    """Read the network of an exported version back from its graph.
+
+    Raises: ExportError when it was not trained by `train_style`.
+    """
+    manifest = read_manifest(folder)
+    if manifest.training is None or manifest.training.script != "training.train_style":
+        raise ExportError(f"{manifest.name!r} was not trained by training.train_style; only such a version works.")
+    prefix = "network."
+    found = {
+        each.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in onnx.load(folder / manifest.graphs[MODEL].file).graph.initializer
+        if each.name.startswith(prefix)
+    }
+    width = int(manifest.training.config["width"])
+    shape = StylizerShape(
+        num_styles=len(found["scale"]),
+        widths=(width, 2 * width, 3 * width),
+        num_blocks=int(manifest.training.config["num_blocks"]),
+    )
+    network = Stylizer(shape)
+    for name, tensor in network.state_dict().items():
+        if found[name].shape != tensor.shape:
+            found[name] = undoubled(found[name]) if name.startswith("up") else unpaired(found[name])
+    network.load_state_dict(found)
+    return network
+
+
+def extend_style_graph(path: Path, network: Stylizer, target: Path) -> None:
+    """Write a graph again with the network's tables of styles; no other number changes."""
+    model = onnx.load(path)
+    tables = {"network.scale": network.scale, "network.shift": network.shift}
+    for each in model.graph.initializer:
+        if each.name in tables:
+            each.CopyFrom(numpy_helper.from_array(tables[each.name].detach().numpy(), each.name))
+    for given in model.graph.input:
+        if given.name == "style_weights":
+            given.type.tensor_type.shape.dim[1].dim_value = network.shape.num_styles
+    target.write_bytes(model.SerializeToString())
 
 
 def halo_pixels(network: Stylizer) -> int:

@@ -59,6 +59,23 @@ def spread_pixels(features: Tensor) -> Tensor:
     return pairs.reshape(num_rows, 2 * height, 2 * width, channels // 4)
 
 
+def undoubled(together: Tensor) -> Tensor:
+    """The kernel [C',C,3,3] that a `DoublingConvolution` was made of, up to rounding, from its weight [4*C',C,2,2]."""
+
+    def joined(before: Tensor, after: Tensor, axis: int) -> Tensor:
+        # first + middle, last; and first, middle + last: see `_halves`.
+        last, (first, rest) = before.select(axis, 1), after.unbind(axis)
+        return torch.stack([first, rest - last, last], axis)
+
+    upper_left, upper_right, lower_left, lower_right = together.chunk(4)
+    return joined(joined(upper_left, upper_right, 3), joined(lower_left, lower_right, 3), 2)
+
+
+def unpaired(together: Tensor) -> Tensor:
+    """The kernel [C',C,3,3] that a `PairedConvolution` was made of, from its weight [4*C',C,4,4]."""
+    return together.chunk(4)[0][:, :, :3, :3]
+
+
 def _halves(kernel: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """What a kernel of three sees of repeated values: those of a second place of a pixel, and of the first of the next.
 

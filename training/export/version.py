@@ -6,6 +6,7 @@ exporter, torch 2.13).
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import logging
 import os
@@ -26,9 +27,13 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from tqdm import tqdm
 
-from models.golden import Golden, Tensors, largest_error, write_golden
+from models.golden import Golden, Tensors, deviation, write_golden
 from models.manifest import (
+    MANIFEST_FILE,
+    MODEL_NAME,
+    VERSION,
     Batching,
     Datatype,
     Evaluation,
@@ -37,9 +42,12 @@ from models.manifest import (
     Parity,
     TensorSpec,
     Training,
+    read_manifest,
     sha256_hex,
     write_manifest,
 )
+from models.versions import add_version, next_version
+from training.loop import arithmetic
 from training.settings import Settings
 
 # Relative to this file, not to the working folder: a run exports to the checkout it was started from.
@@ -60,12 +68,113 @@ class ExportError(RuntimeError):
     """The exported graph does not do what the network does."""
 
 
+# Where a version goes.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a run exports to: the version that is named, else the next free one.
+
+    `replace` is what may be overwritten: nothing, a version that scores no "better", or any ("always"). `publish` is a
+    repository that gets a copy.
+    """
+
+    repository: Path
+    name: str
+    version: str | None = None
+    replace: str | None = None
+    publish: Path | None = None
+
+    @property
+    def _model(self) -> Path:
+        return self.repository / self.name
+
+    def check(self) -> None:
+        """Refuse, before hours of training, what could not be written at their end.
+
+        Raises: ValueError.
+        """
+        if not MODEL_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"--name is {self.name!r}; a name is of letters, digits, '.', '_' and '-', at most 64, and begins with "
+                "a letter or a digit."
+            )
+        if self.version is not None and not VERSION.fullmatch(self.version):
+            raise ValueError(f"--model-version is {self.version!r}; it must be a whole number from 1 on.")
+        if self.version is not None and (self._model / self.version).exists() and not self.replace:
+            raise ValueError(
+                f"{self._model / self.version} exists; leave out --model-version to write version "
+                f"{next_version(self._model)}, or add --replace."
+            )
+
+    def card(self, card: ModelCard) -> ModelCard:
+        """Give a card its version: one that is replaced only after a comparison of scores, which is said."""
+        found = self._replaced()
+        if found is not None and (self.replace == "always" or _is_no_worse(card.evaluation, found)):
+            return dataclasses.replace(card, name=self.name, version=found.name, replaces=True)
+        wanted = self.version if self.version and not (self._model / self.version).exists() else None
+        return dataclasses.replace(card, name=self.name, version=wanted or next_version(self._model))
+
+    def _replaced(self) -> Path | None:
+        if not self.replace:
+            return None
+        latest = str(int(next_version(self._model)) - 1)
+        folder = self._model / (self.version or latest)
+        return folder if folder.is_dir() else None
+
+    def finish(self, folder: Path) -> str:
+        """Publish the exported version where that is asked for; returns a sentence that says what is where.
+
+        Raises: ExportError when it cannot be copied.
+        """
+        if self.publish is None:
+            return f"exported to {folder}"
+        try:
+            version = add_version(self.publish / self.name, folder)
+        except (OSError, ValueError) as error:
+            raise ExportError(f"exported to {folder}, but not published to {self.publish}: {error}.") from error
+        return f"exported to {folder}, published as {self.publish / self.name / version}"
+
+
+def _is_no_worse(new: Sequence[Evaluation], folder: Path) -> bool:
+    """Compare what both were measured by, beginning with the first; figures of other data do not compare."""
+    try:
+        former = {(each.metric, each.dataset, each.split): each.value for each in read_manifest(folder).evaluation}
+    except (OSError, ValueError) as error:
+        tqdm.write(f"{folder} cannot be read, and is not replaced: {error}")
+        return False
+    for each in new:
+        before = former.get((each.metric, each.dataset, each.split))
+        if before is None:
+            continue
+        is_better_high = each.metric == "accuracy" or each.metric.startswith(("ELBO, nats", "gatys_k"))
+        no_worse = each.value >= before if is_better_high else each.value <= before
+        verdict = "it is replaced" if no_worse else "it stays, and the new one gets the next version"
+        tqdm.write(f"{folder}: {each.metric} ({each.split}) {before:.6g} before, {each.value:.6g} now; {verdict}")
+        return no_worse
+    tqdm.write(f"{folder} was scored on other data, and stays; the new one gets the next version")
+    return False
+
+
+def find_version(name: Path, repository: Path) -> Path | None:
+    """Find what a name means: a version, by its folder, or the latest of a model; None if neither.
+
+    Models are those of the repository, then those that ship.
+    """
+    models = (repository / name, DEFAULT_REPOSITORY / name)
+    candidates = (name, *(model / str(int(next_version(model)) - 1) for model in models))
+    return next((each for each in candidates if (each / MANIFEST_FILE).is_file()), None)
+
+
 # Where a version comes from.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """What a version says of itself beyond its graphs; labels and what follows are those of image data sets."""
+    """What a version says of itself beyond its graphs; labels and what follows are those of image data sets.
+
+    `replaces` allows to overwrite the version.
+    """
 
     name: str
     version: str
@@ -76,6 +185,7 @@ class ModelCard:
     labels: tuple[str, ...] | None = None
     light_on_dark: bool = False
     margin: float = 0.0
+    replaces: bool = False
 
 
 def lineage(
@@ -92,7 +202,7 @@ def lineage(
     """Say how a run can be repeated: settings, data, code, libraries, machine. `extra` joins the settings."""
     return Training(
         script=f"training.{script}",
-        config=config.to_json() | extra,
+        config=config.to_json() | {"precision": arithmetic(config.precision, device)} | extra,
         seed=config.seed,
         dataset_sha256=dataset_sha256,
         commit=commit_of(Path(__file__).parent),
@@ -252,7 +362,7 @@ def compute_alone(session: onnxruntime.InferenceSession, inputs: Tensors) -> Ten
     expected = {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*alone, strict=True), strict=True)}
     company = {name: np.concatenate([array, *_extremes(array[:1])]) for name, array in inputs.items()}
     for name, array in zip(names, run_graph(session, company, "a batch"), strict=True):
-        if (error := largest_error(expected[name], array[:num_rows])) > MAX_PARITY_ERROR:
+        if (error := deviation(expected[name], array[:num_rows])) > MAX_PARITY_ERROR:
             raise ExportError(f"rows of {name} differ by {error:.2g} in a batch; valid is {MAX_PARITY_ERROR} at most.")
     return expected
 
@@ -265,19 +375,17 @@ def _extremes(row: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
 
 @dataclass(slots=True)
 class ParityCheck:
-    """Compares what graphs give with what torch gives; `worst` is the largest difference that was let pass."""
+    """Compares what graphs give with what torch gives; `worst` is the largest deviation that was let pass."""
 
     worst: float = 0.0
 
-    def compare(self, what: str, expected: NDArray[Any], actual: NDArray[Any], *, relative: bool = False) -> None:
-        """Compare one output: bytes as levels, all else by its largest difference.
-
-        A `relative` difference is a part of one plus the value's magnitude, for sums that grow with the picture.
+    def compare(self, what: str, expected: NDArray[Any], actual: NDArray[Any]) -> None:
+        """Compare one output: bytes as levels, all else by the `deviation` that the service will judge by.
 
         Raises: ExportError.
         """
         # A NaN or another shape is an infinite error: no limit lets it pass.
-        error = (_relative_error if relative else largest_error)(expected, actual)
+        error = deviation(expected, actual)
         if expected.dtype == np.uint8:
             if error > MAX_LEVELS:
                 text = f"{what} differs from torch by {error:.0f} levels of 255; valid is {MAX_LEVELS} at most."
@@ -288,13 +396,20 @@ class ParityCheck:
         self.worst = max(self.worst, error)
 
 
-def _relative_error(expected: NDArray[Any], actual: NDArray[Any]) -> float:
-    if expected.dtype == np.uint8 or expected.shape != actual.shape:
-        return largest_error(expected, actual)
-    return largest_error(expected / (1 + np.abs(expected)), actual / (1 + np.abs(expected)))
-
-
 # The version folder.
+
+
+@contextmanager
+def version_folder(repository: Path, card: ModelCard) -> Iterator[Path]:
+    """Yield a scratch folder that becomes the version of a card when the block ends without an error.
+
+    Raises: ExportError when the version is there and the card does not replace it.
+    """
+    target = repository / card.name / card.version
+    with replaced_folder(target) as scratch:
+        yield scratch
+        if target.exists() and not card.replaces:  # another run may have come first
+            raise ExportError(f"{target} exists; export to another --model-version, with --resume.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A class-conditional generator and its projection discriminator, for pictures whose side is a multiple of four.
+"""A class-conditional generator and its projection discriminator, for square pictures.
 
 It owns the layers and knows neither losses nor data sets. Sources: conditional normalisation and projection, Miyato &
 Koyama 2018, arXiv 1802.05637; spectral normalisation, arXiv 1802.05957; resizing before convolving, Odena 2016.
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
+
+from training.networks.vae import num_halvings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,12 @@ class GanShape:
     @property
     def smallest_side(self) -> int:
         """The side at the lowest resolution."""
-        return self.side // 4
+        return self.side // (1 << self.num_halvings)
+
+    @property
+    def num_halvings(self) -> int:
+        """How often the side is halved from a picture to the lowest resolution, as in a VAE."""
+        return num_halvings(self.side)
 
 
 class ConditionalNorm(nn.Module):
@@ -96,6 +103,10 @@ class Generator(nn.Module):
         width = shape.generator_width
         self.shape = shape
         self.stem = nn.Linear(shape.latent, 4 * width * shape.smallest_side**2)
+        # Of larger pictures, as many doublings more as begin from few places.
+        self.deep = nn.ModuleList(
+            UpBlock(4 * width, 4 * width, shape.num_labels) for _ in range(shape.num_halvings - 2)
+        )
         self.low = UpBlock(4 * width, 2 * width, shape.num_labels)
         self.high = UpBlock(2 * width, width, shape.num_labels)
         # The last normalisation knows no label: by now the picture is drawn, and only its contrast is left to set.
@@ -107,6 +118,8 @@ class Generator(nn.Module):
         """Draw one picture for each latent."""
         side = self.shape.smallest_side
         features = self.stem(latents).unflatten(1, (-1, side, side))  # [B,Z] -> [B,4*width,S/4,S/4]
+        for block in self.deep:
+            features = block(features, labels)
         features = self.high(self.low(features, labels), labels)  # [B,2*width,S/2,S/2] -> [B,width,S,S]
         # The hyperbolic tangent bounds pixels to -1..1, as the real ones are: else their range would give drawn ones
         # away.
@@ -127,6 +140,7 @@ class Discriminator(nn.Module):
             (2 * width, 2 * width, 3, 1),
             (2 * width, 4 * width, 4, 2),  # [B,4*width,S/4,S/4]
             (4 * width, 4 * width, 3, 1),
+            *(((4 * width, 4 * width, 4, 2), (4 * width, 4 * width, 3, 1)) * (shape.num_halvings - 2)),
         )
         self.layers = nn.ModuleList(
             nn.Conv2d(inner, outer, kernel, stride=stride, padding=1) for inner, outer, kernel, stride in sizes

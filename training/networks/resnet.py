@@ -1,4 +1,4 @@
-"""A family of small residual CNNs with a global-average-pooling head, for images of 28 to 64 pixels.
+"""A family of small residual CNNs with a global-average-pooling head, for images of 28 to 224 pixels.
 
 It owns the layers and the exported wrapper (uint8 in; probabilities, embedding and class activation map out). It knows
 neither data sets nor optimisers. Class activation maps: Zhou et al. 2016, arXiv 1512.04150; the pooled stages follow
@@ -7,7 +7,8 @@ Page 2018 (DAWNBench ResNet-9) and Jordan 2024, arXiv 2404.00498, with residual 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,11 @@ class Architecture:
     stages: tuple[Stage, ...]
 
 
+# What torch adds to a variance before it divides by its root.
+NORM_EPSILON = 1e-5
+# The side that the stages are made for; larger images are halved before them.
+_USUAL_SIDE = 40
+
 # Sizes for 28 x 28 and 32 x 32 pixels; the smallest is for tests. Widths grow where the resolution
 # falls: halving both sides leaves a quarter of the positions, which pays for twice the channels.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -54,9 +60,9 @@ ARCHITECTURES: dict[str, Architecture] = {
 class ConvNormReLU(nn.Sequential):
     """A 3x3 convolution, an optional 2x2 max-pool, batch normalisation and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, pool: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, pool: bool = False, stride: int = 1) -> None:
         # No bias: the normalisation that follows subtracts the mean, and any bias with it.
-        layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)]
         if pool:
             # Before the normalisation: a quarter of the pixels to normalise, and the same maximum up to a sign.
             layers.append(nn.MaxPool2d(2))
@@ -84,10 +90,19 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """The classifier in training form: float [B,C,H,W], already normalised, to logits [B,K]."""
 
-    def __init__(self, architecture: Architecture, in_channels: int, num_classes: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, architecture: Architecture, in_channels: int, num_classes: int, dropout: float = 0.0, *, halvings: int = 0
+    ) -> None:
+        """Make the network for images that are halved so often before the stages (see `num_halvings`)."""
         super().__init__()
-        layers: list[nn.Module] = [ConvNormReLU(in_channels, architecture.stem)]  # [B,C,H,W] -> [B,stem,H,W]
+        layers: list[nn.Module] = []
         width = architecture.stem
+        # Strides, before any other layer: 128 pixels a side at full resolution cost 16 times as much as 32, and show
+        # the same things. Each of these has a quarter of the places of the one before.
+        for _ in range(halvings):
+            layers.append(ConvNormReLU(in_channels, width, stride=2))
+            in_channels = width
+        layers.append(ConvNormReLU(in_channels, width))  # [B,C,H,W] -> [B,stem,H,W]
         for stage in architecture.stages:
             # [B,width,H,W] -> [B,stage.width,H/2,W/2]; the sides stay where the stage does not pool.
             layers.append(ConvNormReLU(width, stage.width, pool=stage.pool))
@@ -106,6 +121,17 @@ class ResNet(nn.Module):
         pooled = self.features(images).mean((2, 3))
         logits: Tensor = self.head(self.dropout(pooled))
         return logits
+
+
+def num_halvings(side: int) -> int:
+    """How often images of a side are halved before the stages: 0 up to 40 pixels, 1 up to 80, 2 up to 160, 3 beyond."""
+    return max(math.ceil(math.log2(side / _USUAL_SIDE)), 0)
+
+
+def halvings_of(weights: Mapping[str, Tensor], architecture: Architecture) -> int:
+    """How often the network of these weights halves images before its stages: what is more than they have layers."""
+    layers = {name.split(".")[1] for name in weights if name.startswith("features.")}
+    return len(layers) - 1 - sum(1 + stage.blocks for stage in architecture.stages)
 
 
 class ServedClassifier(nn.Module):

@@ -7,6 +7,7 @@ condition on a label: Sohn et al. 2015.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,15 @@ class VaeShape:
     @property
     def smallest_side(self) -> int:
         """The side at the lowest resolution."""
-        return self.side // 4
+        return self.side // (1 << num_halvings(self.side))
+
+
+def num_halvings(side: int) -> int:
+    """How often a picture is halved: twice up to 40 pixels, and once more for each doubling, so that 5 to 10 are left.
+
+    The layer that reads the latent off, and the one that draws from it, grow with the square of what is left.
+    """
+    return 2 + max(math.ceil(math.log2(side / 40)), 0)
 
 
 class ConvNorm(nn.Sequential):
@@ -74,6 +83,12 @@ class Encoder(nn.Module):
             Residual(2 * width),
             ConvNorm(2 * width, 4 * width, stride=2),  # [B,4*width,S/4,S/4]
             Residual(4 * width),
+            # Of larger pictures, as many halves more as leave few places.
+            *(
+                layer
+                for _ in range(num_halvings(shape.side) - 2)
+                for layer in (ConvNorm(4 * width, 4 * width, stride=2), Residual(4 * width))
+            ),
         )
         # The label joins at the end of the encoder and at the start of the decoder, as a row [K] of zeros and a one.
         # What it says need not be said by the latent (Sohn et al. 2015).
@@ -112,6 +127,11 @@ class Decoder(nn.Module):
         # [B,Z] or, with a label, [B,Z+K] -> [B,4*width*(S/4)^2].
         self.stem = nn.Linear(shape.latent + shape.num_labels, 4 * width * shape.smallest_side**2)
         self.features = nn.Sequential(
+            *(
+                layer
+                for _ in range(num_halvings(shape.side) - 2)
+                for layer in (Residual(4 * width), ConvNorm(4 * width, 4 * width), Upsample())
+            ),
             Residual(4 * width),  # [B,4*width,S/4,S/4]
             ConvNorm(4 * width, 2 * width),
             Upsample(),  # [B,2*width,S/2,S/2]

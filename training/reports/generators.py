@@ -61,9 +61,10 @@ def write_generator_report(
 def _score_sections(
     scores: Mapping[str, GeneratorScores], likelihood: LikelihoodScores | None, seeds: Sequence[SeedScores]
 ) -> list[str]:
-    if not scores:
+    if not scores and likelihood is None:
         return ["## Scores\n\nNot scored."]
-    sections = ["## Scores of pictures\n\n" + distance_section(scores)]
+    unscored = "Left out: no classifier was taught these classes at this size (see --classifier)."
+    sections = ["## Scores of pictures\n\n" + (distance_section(scores) if scores else unscored)]
     sections += [
         f"## Labels: {drawn}\n\n" + agreement_table(found)
         for drawn, found in scores.items()
@@ -125,7 +126,6 @@ def agreement_table(scores: GeneratorScores) -> str:
 def likelihood_section(scores: LikelihoodScores) -> str:
     """Lay out the bounds in nats, the linear model's beside them, and the cross entropies that papers call loss."""
     count, few = f"{scores.count:,}", f"{scores.iwae_count:,}"
-    linear = f"PCA with {scores.linear_components} components, chosen on held-out pictures"
     of_few = scores.elbo_of_iwae_pictures
     rows = [
         ("rate", *_nats(scores.rate), count),
@@ -133,9 +133,11 @@ def likelihood_section(scores: LikelihoodScores) -> str:
         ("**ELBO**", *_nats(scores.elbo), count),
         (f"ELBO of the pictures of IWAE-{scores.iwae_samples}", *_nats(of_few), few),
         (f"IWAE-{scores.iwae_samples}", *_nats(scores.iwae), few),
-        (f"{linear}: bound", *_nats(scores.linear), count),
-        (f"PCA with {scores.latent} components, as many as the latent: bound", *_nats(scores.linear_at_latent), count),
     ]
+    if scores.linear is not None and scores.linear_at_latent is not None:
+        linear = f"PCA with {scores.linear_components} components, chosen on held-out pictures: bound"
+        at_latent = f"PCA with {scores.latent} components, as many as the latent: bound"
+        rows += [(linear, *_nats(scores.linear), count), (at_latent, *_nats(scores.linear_at_latent), count)]
     floor = scores.cross_entropy_floor
     return (
         table(("test", "nats a picture", "standard error", "pictures"), rows)

@@ -27,7 +27,7 @@ from training.data.datasets import Dataset, DatasetName, Images, as_images
 from training.losses import to_levels
 from training.networks.gan import Generator
 from training.networks.mixture import Mixture
-from training.networks.resnet import ARCHITECTURES, ResNet
+from training.networks.resnet import ARCHITECTURES, ResNet, num_halvings
 from training.networks.vae import Vae
 from training.scores.classification import predict_logits, score
 from training.scores.distances import frechet_distance, kernel_distance, precision_and_recall
@@ -44,6 +44,7 @@ _BLUR_PIXELS = 1.0
 # Far from the seeds of training, and from each other: no picture is scored that was drawn before.
 _SAMPLES_SEED, _LESSON_SEED = 1_000_000_000, 2_000_000_000
 _BATCH_ROWS = 250
+_CPU = torch.device("cpu")
 # The graph of an exported classifier, and what is used of it.
 _GRAPH, _INPUT, _OUTPUTS = "model", "image", ("embedding", "probabilities")
 
@@ -188,7 +189,12 @@ class ClassifierLesson:
 
 
 def accuracy_on_test(
-    pictures: Images, test: Images, recipe: DatasetName, lesson: ClassifierLesson, folder: Path
+    pictures: Images,
+    test: Images,
+    recipe: DatasetName,
+    lesson: ClassifierLesson,
+    folder: Path,
+    device: torch.device = _CPU,
 ) -> float:
     """Train on the pictures and return the accuracy on test, in float32.
 
@@ -203,8 +209,8 @@ def accuracy_on_test(
     rows = torch.arange(len(pictures))
     torch.manual_seed(config.seed)
     num_labels = int(test.labels.max()) + 1
-    network = ResNet(ARCHITECTURES[config.network], pictures.levels.shape[1], num_labels, config.dropout)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    channels, side = pictures.levels.shape[1:3]
+    network = ResNet(ARCHITECTURES[config.network], channels, num_labels, config.dropout, halvings=num_halvings(side))
     trainer = ClassifierTrainer(
         network, config, pictures.take(rows[:-num_kept]), pictures.take(rows[-num_kept:]), device
     )
@@ -300,15 +306,16 @@ def score_generator(
     section: str = "generator",
     labelled: bool = True,
     plan: ScoringPlan | None = None,
+    device: torch.device = _CPU,
 ) -> GeneratorScores:
     """Score what `draw` draws; `cache` is a scores file, from which all that was measured before is read.
 
     `classifier` is the folder of an exported version; `recipe` names its data set's settings; `identity` is the hash
     of what draws (see `identity_of`); `section` tells several generators of one run apart; `labelled` says whether a
-    picture is of the label that it was asked for.
+    picture is of the label that it was asked for. Classifiers are taught on `device`.
     """
     plan = plan or ScoringPlan()
-    scorer = _Scorer(dataset, FeatureNetwork(classifier), recipe, plan, cache.parent)
+    scorer = _Scorer(dataset, FeatureNetwork(classifier), recipe, plan, cache.parent, device)
     shared = {"classifier_sha256": scorer.network.sha256, "dataset_sha256": dataset.sha256()} | plan.to_json()
     real = Measured(cache, "calibration", shared)
     drawn = Measured(cache, section, shared | {"identity": identity})
@@ -338,11 +345,17 @@ class _Scorer:
     """Measures the pieces; the features of the test split are computed once, when first needed."""
 
     def __init__(
-        self, dataset: Dataset, network: FeatureNetwork, recipe: DatasetName, plan: ScoringPlan, folder: Path
+        self,
+        dataset: Dataset,
+        network: FeatureNetwork,
+        recipe: DatasetName,
+        plan: ScoringPlan,
+        folder: Path,
+        device: torch.device,
     ) -> None:
         self.train = as_images(dataset.train_images, dataset.train_labels)
         self.test = as_images(dataset.test_images, dataset.test_labels)
-        self.network, self.recipe, self.plan, self.folder = network, recipe, plan, folder
+        self.network, self.recipe, self.plan, self.folder, self.device = network, recipe, plan, folder, device
         self.label_names = dataset.labels
 
     @cached_property
@@ -391,7 +404,8 @@ class _Scorer:
         return self._teach(self.train.take(torch.arange(len(self.train))[: self.plan.num_lesson]), "lesson-real")
 
     def _teach(self, pictures: Images, name: str) -> float:
-        return accuracy_on_test(pictures, self.test, self.recipe, self.plan.lesson, self.folder / name)
+        folder = self.folder / name
+        return accuracy_on_test(pictures, self.test, self.recipe, self.plan.lesson, folder, self.device)
 
     def _row(self, name: str, features: Tensor) -> dict[str, Any]:
         row = compare(name, features, self.reference)

@@ -26,6 +26,8 @@ _BATCH_ROWS, _IWAE_ROWS = 250, 50
 # Numbers of components that are tried; the best is chosen on held-out pictures.
 _COMPONENTS = (8, 16, 32, 64, 96, 128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 1024, 1536, 2048, 2560)
 _CHUNK_ROWS = 5_000
+# The time of a linear model grows with the cube of the values of a picture: beyond 32 x 32 in colour, it is hours.
+MAX_LINEAR_VALUES = 3_072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +58,9 @@ class LikelihoodScores:
 
     `iwae` and `elbo_of_iwae_pictures` are of the first `iwae_count` test pictures. `linear` is the bound of
     probabilistic PCA with `linear_components`, chosen on held-out pictures; `linear_at_latent` has as many as the
-    latent has numbers. `cross_entropy*` take grey levels as probabilities, whose entropy is the floor below any such
-    "loss": `cross_entropy` is of the pictures that the latents' means decode to, in expected levels.
+    latent has numbers; all three are None for pictures of more than `MAX_LINEAR_VALUES`. `cross_entropy*` take grey
+    levels as probabilities, whose entropy is the floor below any such "loss": `cross_entropy` is of the pictures
+    that the latents' means decode to, in expected levels.
     """
 
     count: int
@@ -70,9 +73,9 @@ class LikelihoodScores:
     iwae_count: int
     iwae: Estimate
     elbo_of_iwae_pictures: Estimate
-    linear_components: int
-    linear: Estimate
-    linear_at_latent: Estimate
+    linear_components: int | None
+    linear: Estimate | None
+    linear_at_latent: Estimate | None
     cross_entropy_floor: float
     cross_entropy: float
     cross_entropy_of_mean_picture: float
@@ -171,6 +174,8 @@ def log_weights(network: Vae, pictures: Images, num_samples: int, generator: tor
 
 def measure_linear_model(parts: Parts, latent: int, seed: int) -> dict[str, Any]:
     """The bound of the best probabilistic PCA, and of the one with as many components as the VAE has latents."""
+    if parts.train.levels[0].numel() > MAX_LINEAR_VALUES:
+        return {"linear_components": None, "linear": None, "linear_at_latent": None}
     # A network has to beat the best linear one: it is fitted in seconds, has a density in closed form, and uses every
     # pixel.
     model = fit_linear_model(parts.train.levels, seed)
@@ -179,7 +184,8 @@ def measure_linear_model(parts: Parts, latent: int, seed: int) -> dict[str, Any]
     generator = torch.Generator().manual_seed(seed + 1)
     held_out = model.log_likelihoods(dequantized(parts.held_out.levels, generator), numbers).mean(0)
     best = numbers[int(held_out.argmax())]
-    test = model.log_likelihoods(dequantized(parts.test.levels, generator), [best, latent])
+    few = min(latent, len(model.mean) - 1)
+    test = model.log_likelihoods(dequantized(parts.test.levels, generator), [best, few])
     chosen, at_latent = (dataclasses.asdict(Estimate.of(column)) for column in test.T)
     return {"linear_components": best, "linear": chosen, "linear_at_latent": at_latent}
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from training.command_line import choose_device
+from training.command_line import choose_device, set_threads
 from training.data.datasets import DEFAULT_CACHE
 from training.data.formats import DataError
 from training.data.photographs import read_painting, read_picture, to_tensor
@@ -110,8 +110,7 @@ def optimize(arguments: argparse.Namespace) -> None:
     Raises: DataError, ValueError.
     """
     check(arguments)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    set_threads(arguments.threads)
     device = choose_device(arguments.device)
     photograph = read_photograph(arguments.photograph, arguments.size)
     painting = to_tensor(read_painting(arguments.style, arguments.style_size).picture)

@@ -32,7 +32,7 @@ MAX_TRIAL_SECONDS = 0.5
 
 
 def verify(runner: Runner, graph: Graph, golden: Golden, num_rows: int, tolerance: float) -> float:
-    """The largest deviation from the golden outputs at one batch size; 8-bit outputs count from 0 to 1.
+    """The largest `deviation` from the golden outputs at one batch size; 8-bit outputs count from 0 to 1.
 
     Raises: VersionRejected where it exceeds the tolerance.
     """
@@ -47,7 +47,7 @@ def verify(runner: Runner, graph: Graph, golden: Golden, num_rows: int, toleranc
 
 def _deviation(name: str, expected: NDArray[Any], actual: NDArray[Any], tolerance: float) -> float:
     num_rows = len(expected)
-    error = golden_io.largest_error(expected, actual)
+    error = golden_io.deviation(expected, actual)
     if expected.dtype.kind in "iu" and expected.dtype.itemsize == 1:
         error, tolerance = error * LEVEL, max(tolerance, LEVEL)
         mean = float(np.abs(expected.astype(np.int16) - actual).mean()) if np.isfinite(error) else float("inf")

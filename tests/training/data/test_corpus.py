@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_each_file_of_a_folder_is_split_by_itself(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "b.txt").write_text("b" * 10_000)
     (tmp_path / "inner" / "a.txt").write_text("a" * 20_000)
-    (tmp_path / "notes.md").write_text("no text")
+    (tmp_path / "notes.rst").write_text("no text")
     corpus = read_corpus(tmp_path)
     assert [len(text) for text in corpus.train] == [9_000, 18_000]
     assert [set(text) for text in corpus.test] == [{"b"}, {"a"}]
@@ -99,13 +100,53 @@ def test_a_corpus_that_is_not_at_hand_says_what_to_give(tmp_path: Path, name: st
 
 
 def test_texts_that_cannot_serve_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no \.txt file"):
+    with pytest.raises(DataError, match="holds no texts"):
         read_corpus(tmp_path)
     (tmp_path / "a.txt").write_text("short")
     with pytest.raises(DataError, match="holds 5 characters; at least 10,000 are needed"):
         read_corpus(tmp_path)
     (tmp_path / "a.txt").write_bytes(b"\xff" * 20_000)
-    with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
+    with pytest.raises(DataError, match="is not text in utf-8"):
         read_corpus(tmp_path)
     with pytest.raises(DataError, match="cannot be read"):
         read_corpus(tmp_path / "nowhere.txt")
+
+
+def test_markdown_and_lines_of_json_are_texts_too(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("m" * 10_000)
+    records = [json.dumps({"text": letter * 1_000}) for letter in "abcdefghij"] + [json.dumps("k" * 1_000), ""]
+    (tmp_path / "talk.jsonl").write_text("\n".join(records))
+    corpus = read_corpus(tmp_path)
+
+    assert corpus.train == ("m" * 9_000, *(letter * 1_000 for letter in "abcdefghi"), "j" * 900)
+    assert corpus.validation == ("m" * 500, "j" * 100, "k" * 450)
+    assert corpus.test == ("m" * 500, "k" * 550)
+    (tmp_path / "talk.jsonl").write_text('{"text": "one"}\n{"title": "two"}\n')
+    with pytest.raises(DataError, match=r"line 2 of .* has no text"):
+        read_corpus(tmp_path)
+
+
+def test_a_text_in_another_encoding_is_read_by_its_name_and_its_bad_byte_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "roman.txt"
+    file.write_bytes(("a line\n" * 2_000 + "é" * 20).encode("latin-1"))
+
+    assert read_corpus(file, "latin-1").test[0].endswith("é")
+    with pytest.raises(
+        DataError, match=r"byte 14,000 \(line 2001\) is 0xe9. Name its encoding, as by --encoding latin-1"
+    ):
+        read_corpus(file)
+    with pytest.raises(DataError, match="--encoding is 'klingon'"):
+        read_corpus(file, "klingon")
+
+
+def test_short_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "long.txt").write_text("a" * 20_000)
+    (tmp_path / "short.txt").write_text("b" * 20)
+    read_corpus(tmp_path)
+    assert "1 of 2 files have under 200 characters: short.txt" in capsys.readouterr().out
+
+
+def test_a_few_characters_of_each_part_are_enough_to_try(tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("a" * 900_000)
+    few = read_corpus(tmp_path).few()
+    assert [len(part[0]) for part in (few.train, few.validation, few.test)] == [60_000, 45_000, 45_000]

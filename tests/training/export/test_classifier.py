@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from models.manifest import Evaluation, read_manifest, sha256_hex
 from tests.training.lineage import UNTRAINED
 from training.data.datasets import Parts, as_images
 from training.export.classifier import check_parity, export_classifier, write_graph
-from training.export.version import ExportError, ModelCard, run_torch
+from training.export.version import ExportError, ModelCard, run_torch, version_folder
 from training.networks.resnet import ARCHITECTURES, OUTPUT_NAMES, ResNet, ServedClassifier
 
 CARD = ModelCard(
@@ -117,10 +118,13 @@ def test_a_version_holds_graph_golden_and_manifest(tmp_path: Path, written: list
         np.testing.assert_allclose(output, golden.outputs[name], atol=1e-4)
 
 
-def test_exporting_again_replaces_the_version_and_leaves_no_scraps(tmp_path: Path, written: list[Path]) -> None:
+def test_exporting_again_replaces_the_version_where_its_card_says_so(tmp_path: Path, written: list[Path]) -> None:
     first = export_classifier(served(0), parts(), CARD, tmp_path)
     before = (first / "model.onnx").read_bytes()
-    export_classifier(served(1), parts(), CARD, tmp_path)
+    with pytest.raises(ExportError, match="exists; export to another --model-version"), version_folder(tmp_path, CARD):
+        pass
+    assert (first / "model.onnx").read_bytes() == before
+    export_classifier(served(1), parts(), dataclasses.replace(CARD, replaces=True), tmp_path)
     assert (first / "model.onnx").read_bytes() != before
     assert [path.name for path in first.parent.iterdir()] == ["3"]
 

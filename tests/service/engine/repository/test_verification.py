@@ -13,6 +13,7 @@ from models.manifest import Datatype, Graph, TensorSpec
 from service.engine.repository.verification import verify
 from service.engine.repository.version_files import VersionRejected
 from service.engine.transport.messages import Arrays
+from training.export.version import ExportError, ParityCheck
 
 PAINTING = np.random.default_rng(0).integers(1, 255, (2, 16, 16, 3), dtype=np.uint8)
 
@@ -67,6 +68,18 @@ def test_a_coarser_device_may_be_coarser_in_levels_too() -> None:
 def test_a_painting_of_another_size_is_rejected() -> None:
     with pytest.raises(VersionRejected, match="by inf"):
         error_of(PAINTING, PAINTING[:, :8], "UINT8", 1e-3)
+
+
+def test_what_is_in_thousands_of_nats_may_differ_in_its_last_bits_and_the_export_judges_alike() -> None:
+    nats = np.array([[15_000.0], [14_000.0]], np.float32)
+    rounded, wrong = nats + np.float32(0.01), nats * np.float32(1.002)
+
+    assert error_of(nats, rounded, "FP32", 1e-3) == pytest.approx(0.01 / 14_000, rel=0.1)
+    ParityCheck().compare("distortion", nats, rounded)
+    with pytest.raises(VersionRejected, match=r"by 0\.002 at batch 2; at most 0\.001"):
+        error_of(nats, wrong, "FP32", 1e-3)
+    with pytest.raises(ExportError, match=r"differs from torch by 0\.002"):
+        ParityCheck().compare("distortion", nats, wrong)
 
 
 def test_larger_integers_are_no_levels_and_must_be_equal() -> None:
