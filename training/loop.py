@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from training.optimizers import WeightAverage, rate_factor
+from training.optimizers import WeightAverage, arithmetic, rate_factor
 from training.settings import Settings
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -257,7 +257,6 @@ class Trainer:
     ) -> None:
         """Take one step down the gradient of `loss`: with all optimisers, unless a network and its own are given."""
         network = network or self.network
-        # Through the network and not the optimisers: Muon holds copies of the kernels, whose gradients are not these.
         network.zero_grad(set_to_none=True)
         # Gradients of every parameter of every network that the loss passed through, frozen ones left out.
         loss.backward()  # type: ignore[no-untyped-call]
@@ -400,15 +399,6 @@ class Trainer:
             for name, tensor in self.average.state.items():
                 tensor.copy_(state["average"]["state"][name])
         self.progress = Progress(**state["progress"])
-
-
-def arithmetic(precision: str, device: torch.device) -> str:
-    """What a precision means on a device: "auto" is bf16 where the device computes it, and fp32 elsewhere."""
-    if precision != "auto":
-        return precision
-    # A CPU without bfloat16 units emulates them, at a fifth of the speed of float32.
-    has_bf16 = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "bf16" if has_bf16 else "fp32"
 
 
 def write_checkpoint(state: Mapping[str, Any], path: Path) -> None:

@@ -44,7 +44,7 @@ from training.export.version import Destination, ExportError, ModelCard, find_ve
 from training.loop import CHECKPOINT_FILE, Trainer, load_weights, read_checkpoint
 from training.networks.lstm import LstmLanguageModel, LstmShape
 from training.networks.transformer import Transformer, TransformerShape
-from training.optimizers import decay_groups
+from training.optimizers import Muon, decay_groups
 from training.reports.language import write_language_report
 from training.reports.page import REPORT_FILE
 from training.scores.text import TextScore, sample_tokens, score_text, token_losses, total_score
@@ -343,7 +343,7 @@ def make_language_optimizers(network: nn.Module, config: LanguageConfig) -> list
     # Embedding, norms, and an LSTM's biases.
     rest = [p for _, p in named if id(p) not in inner]
     return [
-        torch.optim.Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95),
+        Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95),
         torch.optim.AdamW(rest, lr=config.embedding_rate, betas=betas, weight_decay=0.0),
     ]
 

@@ -35,10 +35,10 @@ from training.loop import (
     Diverged,
     Stopped,
     Trainer,
-    arithmetic,
     load_weights,
     read_checkpoint,
 )
+from training.optimizers import arithmetic
 from training.settings import Settings
 
 TRAININGS: dict[str, Callable[[], Trainer]] = {

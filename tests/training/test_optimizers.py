@@ -9,11 +9,12 @@ from torch.nn import functional
 
 from training.optimizers import (
     OPTIMIZERS,
-    MatrixMuon,
+    Muon,
     OptimizerName,
     ScheduleName,
     WeightAverage,
     make_optimizers,
+    orthogonalized,
     rate_factor,
 )
 
@@ -65,23 +66,36 @@ def test_biases_and_normalisation_do_not_decay() -> None:
 def test_muon_takes_the_later_convolutions_and_adamw_the_rest() -> None:
     network = small_network()
     muon, adamw = make_optimizers("muon", network, learning_rate=0.1, weight_decay=0.1, momentum=0.8)
-    assert isinstance(muon, MatrixMuon)
-    assert [matrix.shape for matrix in muon.matrices] == [(4, 36)]
+    assert isinstance(muon, Muon)
+    assert [kernel.shape for kernel in muon.param_groups[0]["params"]] == [(4, 4, 3, 3)]
     assert isinstance(adamw, torch.optim.AdamW)
     assert len(adamw.param_groups[0]["params"]) == len(list(network.parameters())) - 1
 
 
-def test_muon_on_a_convolution_is_torchs_muon_on_its_matrix() -> None:
-    kernel = nn.Parameter(torch.randn(4, 3, 3, 3))
-    matrix = nn.Parameter(kernel.detach().reshape(4, 27).clone())
-    ours = MatrixMuon([kernel], lr=0.1, weight_decay=0.1, momentum=0.8)
-    theirs = torch.optim.Muon([matrix], lr=0.1, weight_decay=0.1, momentum=0.8)
+@pytest.mark.parametrize("shape", [(4, 3, 3, 3), (40, 3, 3, 3), (6, 8)])
+def test_muon_takes_the_steps_of_torchs_muon_up_to_rounding_also_for_kernels(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    ours = [nn.Parameter(torch.randn(shape).contiguous()) for _ in range(2)]
+    theirs = [nn.Parameter(each.detach().reshape(len(each), -1).clone()) for each in ours]
+    before = theirs[0].detach().clone()
+    settings = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.8}
+    mine, torchs = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
     for _ in range(3):
-        kernel.grad = torch.randn(4, 3, 3, 3)
-        matrix.grad = kernel.grad.reshape(4, 27).clone()
-        ours.step()
-        theirs.step()  # type: ignore[no-untyped-call]
-    assert torch.equal(kernel.detach().reshape(4, 27), matrix.detach())
+        for kernel, matrix in zip(ours, theirs, strict=True):
+            kernel.grad = torch.randn(shape)
+            matrix.grad = kernel.grad.reshape(matrix.shape).clone()
+        mine.step()
+        torchs.step()  # type: ignore[no-untyped-call]
+    for kernel, matrix in zip(ours, theirs, strict=True):
+        moved = (matrix - before).norm() if matrix is theirs[0] else matrix.norm()
+        assert (kernel.detach().reshape(matrix.shape) - matrix).norm() < 0.02 * moved
+
+
+def test_a_matrix_that_is_orthogonalised_has_singular_values_near_one() -> None:
+    for shape in ((3, 5, 9), (2, 9, 5)):
+        values = torch.linalg.svdvals(orthogonalized(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
+        assert values.min() > 0.5
+        assert values.max() < 1.3
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ from models.manifest import (
     write_manifest,
 )
 from models.versions import add_version, next_version
-from training.loop import arithmetic
+from training.optimizers import arithmetic
 from training.settings import Settings
 
 # Relative to this file, not to the working folder: a run exports to the checkout it was started from.
