@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.playground.commands import run
+from tests.playground.commands import run, saved
 from tests.playground.conftest import Open, Watched
 from tests.servers import RunningService, until
 
@@ -293,3 +293,18 @@ def test_the_trace_can_be_downloaded(watch: Page) -> None:
     assert download.value.suggested_filename == "hotplate-trace.json"
     events = json.loads(Path(download.value.path()).read_text())["traceEvents"]
     assert {"mnist@1"} <= {event["args"]["name"] for event in events if event["name"] == "process_name"}
+
+
+def test_one_click_compares_one_caller_with_six_and_the_run_is_saved_as_csv(watch: Page, tmp_path: Path) -> None:
+    sender(watch, "mnist")
+
+    watch.get_by_role("button", name="One caller against 6").click()
+
+    lines = watch.locator(".runs tbody tr")
+    expect(lines).to_have_count(2, timeout=2 * BURST_MS)
+    assert [lines.nth(at).locator("td").first.inner_text() for at in (1, 0)] == ["1", "6"]
+    expect(watch.locator(".burst .status")).to_contain_text("times as many as one at a time")
+    rows = saved(watch, "Download burst-mnist-6.csv", tmp_path).read_text().splitlines()
+    assert rows[0] == "latency_milliseconds,batch_rows,outcome"
+    assert len(rows) == NUM_REQUESTS + 1
+    assert all(float(row.split(",")[0]) > 0 and row.endswith("answered") for row in rows[1:])

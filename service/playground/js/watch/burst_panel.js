@@ -5,8 +5,9 @@ import { curlPanel } from "../curl.js";
 import { h } from "../dom.js";
 import { errorBox } from "../errors.js";
 import { short } from "../format.js";
+import { saveButton } from "../image_files.js";
 import { modelsOf, TASKS } from "../tasks.js";
-import { figures, runsTable, squares } from "./burst_results.js";
+import { csvOf, figures, runsTable, squares } from "./burst_results.js";
 import { burst, canBurst, curlOf, unitOf } from "./requests.js";
 
 /** @import { Burst, ModelEntry, Outcome } from "../types.d.ts" */
@@ -44,11 +45,22 @@ export function burstPanel({ models, isAllowed, onBegin, signal }) {
   const errors = errorBox();
   const curl = curlPanel();
   const send = button(`Send ${TIMES} requests`, sendAll, { kind: "primary", disabled: !isAllowed });
+  const experiment = button(`One caller against ${MAX_AT_ONCE}`, compareCallers, { disabled: !isAllowed });
+  const table = saveButton({ verb: "Download" });
   const stop = button("Stop", () => running?.abort(), { hidden: true });
   /** @type {AbortController | null} */
   let running = null;
   signal.addEventListener("abort", () => running?.abort());
 
+  /** The same burst twice, so that the table shows what batching gives. */
+  async function compareCallers() {
+    for (const callers of [1, MAX_AT_ONCE]) {
+      atOnce.set(callers);
+      if (!(await sendAll())) return;
+    }
+  }
+
+  /** Returns whether the burst was sent to its end. */
   async function sendAll() {
     const mine = new AbortController();
     running = mine;
@@ -72,12 +84,14 @@ export function burstPanel({ models, isAllowed, onBegin, signal }) {
     } finally {
       show(false);
     }
+    return outcomes.length === TIMES;
   }
 
   /** @param {Burst} order @param {Outcome[]} outcomes @param {number} took */
   function finish(order, outcomes, took) {
     curl.show({ ...curlOf(order.model, order.each), times: TIMES, atOnce: order.atOnce });
     if (outcomes.length === 0) return status.say("Stopped before the first answer.");
+    table.show(new Blob([csvOf(outcomes)], { type: "text/csv" }), `burst-${order.model.id}-${order.atOnce}.csv`);
     const result = figures(outcomes, took, order.each);
     const speedup = runs.add({ model: order.model.id, atOnce: order.atOnce, each: order.each, figures: result });
     const summary = [
@@ -94,7 +108,7 @@ export function burstPanel({ models, isAllowed, onBegin, signal }) {
 
   /** @param {boolean} isRunning */
   function show(isRunning) {
-    send.disabled = isRunning || !isAllowed;
+    for (const one of [send, experiment]) one.disabled = isRunning || !isAllowed;
     stop.hidden = !isRunning;
     if (isRunning) stop.focus();
     else if (document.activeElement === document.body || document.activeElement === stop) send.focus();
@@ -106,7 +120,8 @@ export function burstPanel({ models, isAllowed, onBegin, signal }) {
     h("h2", { id: "burst-title" }, "Batching at work"),
     h("p", { class: "muted" }, explanation(isAllowed)),
     h("div", { class: "burst-controls" }, which.element, atOnce.element, each.element),
-    h("div", { class: "row" }, send, stop, status.element),
+    h("div", { class: "row" }, send, stop, experiment, table.element),
+    status.element,
     grid.element,
     runs.element,
     errors.element,

@@ -82,6 +82,16 @@ function meanBatch(answered, each) {
   return numBatches ? (known.length * each) / numBatches : null;
 }
 
+/**
+ * A burst as a table of comma-separated values: a line for each request, in the order of the answers.
+ *
+ * @param {Outcome[]} outcomes
+ */
+export function csvOf(outcomes) {
+  const lines = outcomes.map(({ milliseconds, batchSize, error }) => [milliseconds.toFixed(3), batchSize || "", error ? "refused" : "answered"].join(","));
+  return ["latency_milliseconds,batch_rows,outcome", ...lines, ""].join("\n");
+}
+
 /** The table of bursts, the newest first. */
 export function runsTable() {
   const body = h("tbody");
