@@ -45,6 +45,7 @@ SERVER = ServerMetadata(
 )
 MAIN_GRAPH = "model"
 TEXT_TASK = "text-generation"
+IMAGE_TASK = "image-generation"
 TEXT_INPUT, TEXT_OUTPUT = "text_input", "text_output"
 GRAPH_PLATFORM = "onnx_onnxv1"
 TEXT_PLATFORM = "hotplate_text"
@@ -113,8 +114,9 @@ def main_graph(manifest: Manifest) -> str:
         return ""
     if MAIN_GRAPH in manifest.graphs:
         return MAIN_GRAPH
-    # A graph that blends labels is another form of the generator's one.
-    graphs = [name for name in manifest.graphs if name != BLEND_GRAPH]
+    # A graph that blends labels is another form of an image generator's decoder.
+    forms = {BLEND_GRAPH} if manifest.task == IMAGE_TASK else set()
+    graphs = [name for name in manifest.graphs if name not in forms]
     return graphs[0] if len(graphs) == 1 else ""
 
 

@@ -24,6 +24,7 @@ def manifest_of(task: Any, graphs: tuple[str, ...]) -> Manifest:
         task=task,
         description="",
         graphs={name: graph_of((spec,), (spec,)) for name in graphs},
+        labels=("a", "b", "c") if task == "image-generation" else None,
         batching=Batching(max_batch_size=4, buckets=(4,)),
     )
 

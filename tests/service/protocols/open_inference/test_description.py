@@ -36,6 +36,8 @@ def test_the_longest_known_name_wins(known: set[str], name: str, split: tuple[st
         ("tensors", ("model",), "model", {"model": "m"}),
         ("tensors", ("net",), "net", {"net": "m"}),
         ("tensors", ("model", "tile"), "model", {"model": "m", "tile": "m.tile"}),
+        ("image-generation", ("decoder", "blend"), "decoder", {"decoder": "m", "blend": "m.blend"}),
+        ("tensors", ("decoder", "blend"), "", {"decoder": "m.decoder", "blend": "m.blend"}),
         ("tensors", ("encoder", "decoder"), "", {"encoder": "m.encoder", "decoder": "m.decoder"}),
     ],
 )
