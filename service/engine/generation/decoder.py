@@ -254,11 +254,13 @@ class Decoder:
         num_computed = self._num_computed(len(tokens), length)
         return self._compute(binding, self._start, (1, num_computed), positions, len(tokens))
 
-    def prefill_together(self, slot: int, prompts: Sequence[NDArray[Any]]) -> Floats:
+    def prefill_together(
+        self, slot: int, prompts: Sequence[NDArray[Any]], positions: Sequence[Sequence[int]]
+    ) -> Floats:
         """Compute whole prompts in slots from `slot` on, which are empty; only if the decoder `can_join`.
 
-        As many times the longest as there are fit into `max_chunk`. Returns the logits [B, V] after the last token of
-        each, valid until the next call. Raises: InferenceFailed.
+        As many times the longest as there are fit into `max_chunk`. Returns the logits [N, V] after the tokens at the
+        `positions` of each, one prompt's after the other's, valid until the next call. Raises: InferenceFailed.
         """
         num_rows, longest = len(prompts), max(map(len, prompts))
         size = self._num_computed(longest, 0)
@@ -269,8 +271,8 @@ class Decoder:
         self._chunk[0, : tokens.size] = tokens.reshape(-1)
         binding = self._bound.prefill.io_binding()
         self.states.bind(binding, slot, num_rows)
-        last = [row * size + len(prompt) - 1 for row, prompt in enumerate(prompts)]
-        return self._compute(binding, self._starts, (num_rows, size), last, sum(map(len, prompts)))
+        wanted = [row * size + position for row, each in enumerate(positions) for position in each]
+        return self._compute(binding, self._starts, (num_rows, size), wanted, sum(map(len, prompts)))
 
     def _compute(
         self, binding: Any, starts: NDArray[Any], shape: tuple[int, int], positions: Sequence[int], num_tokens: int

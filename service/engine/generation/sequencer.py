@@ -312,15 +312,23 @@ class Sequencer:
         """Compute whole prompts as one; each by itself where that fails. Returns the number of their tokens."""
         num_tokens = sum(sequence.num_prompt for sequence in sequences)
         prompts = [sequence.prompt for sequence in sequences]
+        positions = [range(0 if each.is_scored else each.num_prompt - 1, each.num_prompt) for each in sequences]
+        compute = partial(self._decoder.prefill_together, sequences[0].slot, prompts, positions)
         try:
-            logits = self._run(PREFILL, num_tokens, partial(self._decoder.prefill_together, sequences[0].slot, prompts))
+            is_usual = not any(sequence.is_scored for sequence in sequences)
+            logits = self._run(PREFILL, num_tokens, compute) if is_usual else compute()
         except Exception as error:
             log.warning("prompts failed together and are computed one by one", extra={"reason": str(error)})
             return sum(self._compute_chunk(sequence, self._decoder.max_chunk) for sequence in sequences)
         for sequence in sequences:
             sequence.num_steps += 1
             self._slots.hold_prompt(sequence, sequence.num_prompt)
-        self._begin(sequences, logits)
+        ends = np.cumsum([len(each) for each in positions])
+        parts = zip(sequences, np.split(logits, ends[:-1]), strict=True)
+        fine = [not each.is_scored or self._score(each, part, 0) for each, part in parts]
+        self._begin(
+            [each for each, is_fine in zip(sequences, fine, strict=True) if is_fine], logits[ends[np.array(fine)] - 1]
+        )
         return num_tokens
 
     def _compute_chunk(self, sequence: Sequence, max_tokens: int) -> int:
@@ -476,8 +484,8 @@ class Sequencer:
 
 
 def _can_join(slot: int, sequence: Sequence) -> bool:
-    """Whether a whole prompt is to be computed, for its last logits alone, in that slot."""
-    return sequence.slot == slot and not sequence.num_in_state and not sequence.is_scored
+    """Whether a whole prompt is to be computed in that slot."""
+    return sequence.slot == slot and not sequence.num_in_state
 
 
 def _choose(sequences: list[Sequence], logits: Floats) -> list[Token | ServiceError | None]:

@@ -148,7 +148,9 @@ class SlotDecoder(Protocol):
     def prefill(self, slot: int, tokens: NDArray[Any], length: int, positions: abc.Sequence[int]) -> Floats:
         """A chunk of one slot."""
 
-    def prefill_together(self, slot: int, prompts: abc.Sequence[NDArray[Any]]) -> Floats:
+    def prefill_together(
+        self, slot: int, prompts: abc.Sequence[NDArray[Any]], positions: abc.Sequence[abc.Sequence[int]]
+    ) -> Floats:
         """Whole prompts in slots from one on."""
 
     def use(self, num_threads: int) -> None:

@@ -259,9 +259,9 @@ def test_prompts_that_arrive_together_are_computed_as_one_and_give_the_texts_tha
     joined: list[int] = []
     real = made.prefill_together
 
-    def observed(slot: int, prompts: Items[NDArray[Any]]) -> Floats:
+    def observed(slot: int, prompts: Items[NDArray[Any]], positions: Items[Items[int]]) -> Floats:
         joined.append(len(prompts))
-        return real(slot, prompts)
+        return real(slot, prompts, positions)
 
     made.prefill_together = observed  # type: ignore[method-assign]
     texts = Texts(made)
@@ -275,18 +275,50 @@ def test_prompts_that_arrive_together_are_computed_as_one_and_give_the_texts_tha
     assert [texts.tokens[s] for s in sequences] == [network(AttentionDecoder).greedy(prompt, 8) for prompt in prompts]
 
 
-def test_a_prompt_that_is_scored_or_partly_known_is_computed_by_itself() -> None:
+def test_prompts_that_are_scored_are_computed_as_one_with_others_and_score_as_each_alone() -> None:
+    prompts = [random_tokens(num_tokens, num_tokens) for num_tokens in (7, 9, 8, 1)]
+    apart, together = Texts(decoder(num_slots=8)), Texts(decoder(num_slots=8))
+    apart.decoder.can_join = False
+
+    found = [
+        [texts.submit(prompt, row % 2, prompt_logprobs=[0, 3, -1, 2][row]) for row, prompt in enumerate(prompts)]
+        for texts in (apart, together)
+    ]
+    for texts in (apart, together):
+        texts.step()
+
+    assert len(together.outcomes) == 4
+    for alone, joined in zip(*found, strict=True):
+        assert apart.tokens[alone] == together.tokens[joined]
+        assert (alone in apart.scores) == (joined in together.scores)
+        for expected, each in zip(apart.scores.get(alone, ()), together.scores.get(joined, ()), strict=True):
+            np.testing.assert_allclose(each, expected, atol=1e-4)
+
+
+def test_a_scored_prompt_that_fails_beside_others_fails_alone() -> None:
+    poison = 200
+    texts = Texts(Spoiled(decoder(num_slots=4), poison, "nan"))
+    prompts = [random_tokens(6, 1), [*random_tokens(5, 2), poison], random_tokens(6, 3)]
+
+    first, bad, last = [texts.submit(prompt, 0, prompt_logprobs=0) for prompt in prompts]
+    texts.run()
+
+    assert isinstance(texts.outcomes[bad], NonFiniteOutput)
+    assert {first, last} == set(texts.scores)
+
+
+def test_a_prompt_that_is_partly_known_is_computed_by_itself() -> None:
     made = decoder(num_slots=4)
     texts = Texts(made)
     known = random_tokens(20)
     texts.complete(known, 1)
     made.prefill_together = None  # type: ignore[method-assign, assignment]
 
-    for prompt, scored in ((random_tokens(20, 3), 0), ([*known, 5], -1), (random_tokens(21, 4), 0)):
-        texts.submit(prompt, 1, prompt_logprobs=scored)
+    for prompt in ([*known, 5], random_tokens(21, 4)):
+        texts.submit(prompt, 1)
     texts.run()
 
-    assert len(texts.outcomes) == 4
+    assert len(texts.outcomes) == 3
 
 
 def test_prompts_are_admitted_in_the_order_of_their_arrival() -> None:
@@ -587,12 +619,12 @@ class Spoiled:
             logits[:] = np.nan
         return logits
 
-    def prefill_together(self, slot: int, prompts: Items[NDArray[Any]]) -> Floats:
+    def prefill_together(self, slot: int, prompts: Items[NDArray[Any]], positions: Items[Items[int]]) -> Floats:
         bad = [self._token in prompt for prompt in prompts]
         if any(bad) and self._how == "raise":
             raise InferenceFailed("It does not compute.")
-        logits = self._real.prefill_together(slot, prompts)
-        logits[bad] = np.nan
+        logits = self._real.prefill_together(slot, prompts, positions)
+        logits[np.repeat(bad, [len(each) for each in positions])] = np.nan
         return logits
 
 

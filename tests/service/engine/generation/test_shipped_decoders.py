@@ -68,7 +68,7 @@ def test_in_int8_prompts_that_are_computed_as_one_leave_what_each_would_leave_al
     alone = [decoder.prefill(8 + slot, prompt, 0, [len(prompt) - 1])[0].copy() for slot, prompt in enumerate(prompts)]
 
     assert decoder.can_join
-    together = decoder.prefill_together(2, prompts).copy()
+    together = decoder.prefill_together(2, prompts, [[len(prompt) - 1] for prompt in prompts]).copy()
 
     assert np.array_equal(together, np.stack(alone))
     for slot, prompt in enumerate(prompts):
