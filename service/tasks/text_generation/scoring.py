@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import msgspec
@@ -34,6 +35,8 @@ MAX_SCORED_TOKENS = 2**19
 """Of all texts of a request: what is encoded, and what is listed of it, is held in memory."""
 WINDOWS_AT_ONCE = 32
 """Enough to keep the engine busy; other callers' texts need not wait for all of a long one."""
+INLINE_TOKENS = 64
+"""So many tokens are listed in less time than a thread takes to be found."""
 _STREAM = (
     'data: {"index":0,"num_tokens":2,"nats":6.1,"tokens":[{"id":839,"text":"It","start":0,"end":2,"logprob":-4.2}]}\n\n'
     'event: end\ndata: {"model":"novelist","version":"1","results":[{"num_tokens":2,...}],"total":{...}}\n\n'
@@ -81,6 +84,14 @@ class _Text:
         )
 
 
+def _placed(tokenizer: Tokenizer, contents: Sequence[str], encoded: Sequence[list[int]], context: int) -> list[_Text]:
+    """The texts, with the places of their tokens and their windows."""
+    return [
+        _Text(len(content.encode("utf-8")), tokens, tokenizer.offsets(tokens), text.windows(len(tokens) + 1, context))
+        for content, tokens in zip(contents, encoded, strict=True)
+    ]
+
+
 class Score(TextRoute):
     """`POST /v1/models/{model}/score`."""
 
@@ -113,7 +124,7 @@ class Score(TextRoute):
         return await off_loop(scoring.all)
 
     async def _read_texts(self, request: TaskRequest, tokenizer: Tokenizer, contents: Sequence[str]) -> list[_Text]:
-        context, left, texts = language_of(request.model).context, MAX_SCORED_TOKENS, []
+        context, left, encoded = language_of(request.model).context, MAX_SCORED_TOKENS, []
         for index, content in enumerate(contents):
             name = "text" if len(contents) == 1 else f"text[{index}]"
             if not content:
@@ -122,10 +133,8 @@ class Score(TextRoute):
             left -= len(tokens)
             if left < 0:
                 raise ContextExceeded(f"The texts have over {MAX_SCORED_TOKENS} tokens.", parameter="text")
-            places = await off_loop(tokenizer.offsets, tokens)
-            windows = text.windows(len(tokens) + 1, context)
-            texts.append(_Text(len(content.encode("utf-8")), tokens, places, windows))
-        return texts
+            encoded.append(tokens)
+        return await off_loop(_placed, tokenizer, contents, encoded, context)
 
     async def _windows(
         self, request: TaskRequest, tokenizer: Tokenizer, texts: Sequence[_Text]
@@ -167,8 +176,9 @@ class _Scoring(EventAnswer):
     async def scored(self) -> AsyncIterator[tuple[int, msgspec.Raw]]:
         """The text of each window, and the tokens that were scored in it, as JSON."""
         async for index, logprobs in self._windows:
-            add = self._texts[index].add
-            yield index, await off_loop(lambda: add(logprobs, self._tokenizer, is_listed=self._is_listed))  # noqa: B023
+            add = partial(self._texts[index].add, logprobs, self._tokenizer, is_listed=self._is_listed)
+            is_quick = not self._is_listed or len(logprobs) <= INLINE_TOKENS
+            yield index, add() if is_quick else await off_loop(add)
 
     async def send_events(self, events: EventStream) -> None:
         async for index, tokens in self.scored():
