@@ -36,7 +36,7 @@ def dequantized(matrix: NDArray[np.float32], bits: Bits) -> NDArray[np.float64]:
         zeros = np.stack([found["zeros"] & 15, found["zeros"] >> 4], -1).reshape(len(levels), -1)
         zeros = zeros[:, : levels.shape[1], None].astype(np.int64)
     values = (levels - zeros) * found["scales"][..., None].astype(np.float64)
-    return values.reshape(len(levels), -1)[:, : matrix.shape[1]]
+    return np.asarray(values.reshape(len(levels), -1)[:, : matrix.shape[1]], np.float64)
 
 
 @pytest.mark.parametrize(("name", "bits"), [("Q8_0", 8), ("Q4_0", 4)])
