@@ -126,7 +126,7 @@ class CorrectorTrainer(Trainer):
         right = cut_windows(running_text(corpus.validation), VALIDATION_WINDOWS, config.window, generator)
         self.validation = spoil(right, np.full(len(right), config.test_slips), generator)
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    def step(self, step: int, generator: torch.Generator) -> dict[str, Tensor | float]:
         """Predict each character of some right windows from the same windows as typed, and take one step."""
         # A batch depends on nothing but its number.
         draws = np.random.default_rng((self.config.seed, step))
@@ -134,7 +134,7 @@ class CorrectorTrainer(Trainer):
         pair = spoil(right, draws.uniform(0, self.config.max_slips, len(right)), draws)
         loss = self.loss(pair)
         self.descend(loss)
-        return {"train_loss": loss.item()}
+        return {"train_loss": loss.detach()}
 
     def loss(self, pair: Sentences) -> Tensor:
         """The mean loss in nats a character."""

@@ -20,6 +20,7 @@ from tests.servers import RunningService, until
 DATA = Path(__file__).parent.parent / "data"
 SCORES = {
     "cifar10": "90.76 %",
+    "corrector": "5.42 %",
     "fashion-gan": "92.45 %",
     "fashion-mnist": "95.21 %",
     "fashion-vae": "79.86 %",
@@ -54,6 +55,8 @@ def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: R
         assert facts == [
             manifest["evaluation"][0]["dataset"],
             rough(manifest["training"]["parameters"]),
+            # A task without a page of its own says what it takes and gives.
+            *(["characters", "corrected, places"] if name == "corrector" else []),
             card["device"],
             *([precision["precision"]] if precision else []),
         ]

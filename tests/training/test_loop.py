@@ -76,7 +76,7 @@ class Line(Trainer):
     def weight(self) -> float:
         return float(next(self.network.parameters()).detach())
 
-    def step(self, step: int, generator: torch.Generator) -> dict[str, float]:
+    def step(self, step: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
         self.descend(-next(self.network.parameters()).sum())
         return {"loss": float(step), "draw": float(torch.rand(1, generator=generator))}
 
@@ -107,7 +107,7 @@ def stop_at(run: Trainer, last: int) -> None:
     """Ask the process to stop while this step is taken, as Ctrl-C and `kill` do."""
     take = run.step
 
-    def interrupted(step: int, generator: torch.Generator) -> dict[str, float]:
+    def interrupted(step: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
         if step == last:
             signal.raise_signal(signal.SIGTERM)
         return take(step, generator)
@@ -321,14 +321,14 @@ def test_a_run_that_diverges_ends_with_a_sentence_and_keeps_its_last_checkpoint(
     run = Line()
     (take, look) = (run.step, run.evaluate)
 
-    def step(number: int, generator: torch.Generator) -> dict[str, Any]:
-        losses = take(number, generator)
-        return losses | {"loss": float("nan")} if kind == "step" and number == 4 else losses
+    def taken(step: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
+        losses = take(step, generator)
+        return losses | {"loss": float("nan")} if kind == "step" and step == 4 else losses
 
     def evaluate() -> dict[str, float]:
         return {"weight": float("inf")} if kind == "evaluation" and run.progress.step == 4 else look()
 
-    run.step, run.evaluate = step, evaluate  # type: ignore[method-assign]
+    run.step, run.evaluate = taken, evaluate  # type: ignore[method-assign]
     with pytest.raises(Diverged, match=r"the run diverged: after step \d of 8, (loss|weight) is (nan|inf)"):
         run.run(tmp_path)
     kept = read_checkpoint(tmp_path / CHECKPOINT_FILE)["progress"]
@@ -419,7 +419,7 @@ def test_a_second_request_to_stop_ends_the_process_at_once(tmp_path: Path) -> No
     run = Line()
     take = run.step
 
-    def impatient(step: int, generator: torch.Generator) -> dict[str, float]:
+    def impatient(step: int, generator: torch.Generator) -> dict[str, torch.Tensor | float]:
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         return take(step, generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -78,7 +80,7 @@ def test_muon_takes_the_steps_of_torchs_muon_up_to_rounding_also_for_kernels(sha
     ours = [nn.Parameter(torch.randn(shape).contiguous()) for _ in range(2)]
     theirs = [nn.Parameter(each.detach().reshape(len(each), -1).clone()) for each in ours]
     before = theirs[0].detach().clone()
-    settings = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.8}
+    settings: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.8}
     mine, torchs = Muon(ours, **settings), torch.optim.Muon(theirs, **settings)
     for _ in range(3):
         for kernel, matrix in zip(ours, theirs, strict=True):

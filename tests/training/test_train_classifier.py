@@ -85,7 +85,7 @@ def test_smoothing_asks_for_a_little_of_every_class(mix_probability: float) -> N
 
 def first_loss(**settings: object) -> float:
     """The loss of a run's first step."""
-    return classifier_trainer(changed(CLASSIFIER, **settings)).step(0, torch.Generator().manual_seed(0))["loss"]
+    return float(classifier_trainer(changed(CLASSIFIER, **settings)).step(0, torch.Generator().manual_seed(0))["loss"])
 
 
 def test_a_step_sees_images_changed_by_the_settings_and_each_mirrored_in_every_other_epoch() -> None:
