@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from models.alphabet import BOUNDARY, Alphabet
 from models.manifest import Evaluation, Manifest, read_manifest
-from training.command_line import choose_device, make_parser, run_command
+from training.command_line import choose_device, destination, make_parser, open_run, run_command
 from training.data.corpus import CORPORA, Corpus, made_up_corpus
 from training.data.tokens import train_tokenizer
 from training.data.typos import misspell
@@ -191,17 +191,17 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     name = arguments.name or "corrector"
     if scratch:
         config = dataclasses.replace(config, **_DRY_SETTINGS)
-        corpus, output, repository = made_up_corpus(), scratch / "run", scratch
-    else:
-        corpus, output, repository = (
-            open_corpus(arguments),
-            arguments.output or Path("runs") / name,
-            arguments.repository,
-        )
+    is_made_up = scratch is not None and arguments.text is None and arguments.data is None
+    corpus = made_up_corpus() if is_made_up else open_corpus(arguments)
+    if scratch:
+        corpus = corpus.few()
+    output = scratch / "run" if scratch else arguments.output or Path("runs") / name
+    target = destination(arguments, name, scratch)
+    target.check()
     # One token a character, of the train text alone; the same text gives the same numbers when the run goes on.
     tokenizer = train_tokenizer("char", [frequent_characters(running_text(corpus.train))], 0)
     trainer = make_trainer(config, corpus, tokenizer, choose_device(arguments.device))
-    trainer.open(output, resume=arguments.resume)
+    open_run(trainer, output, arguments, corpus.sha256())
     num_weights = num_parameters(trainer.network)
     tqdm.write(f"{corpus.name}: {len(trainer.text):,} characters, {num_weights:,} parameters, {trainer.device}")
     trainer.run(output)
@@ -215,10 +215,11 @@ def train(arguments: argparse.Namespace, scratch: Path | None) -> None:
     scores = {split: score_corrector(trainer.correct, some) for split, some in sentences.items()}
     for split, score in scores.items():
         tqdm.write(f"{split}: {score.word_error_rate:.2%} wrong words, {score.exact_sentences:.1%} sentences exact")
-    card = model_card(name, arguments.model_version, trainer, corpus, scores)
-    folder = export_corrector(trainer.network, tokenizer, card, repository, trainer.validation.typed[:MAX_PARITY_ROWS])
+    card = target.card(model_card(name, "1", trainer, corpus, scores))
+    typed = trainer.validation.typed[:MAX_PARITY_ROWS]
+    folder = export_corrector(trainer.network, tokenizer, card, target.repository, typed)
     write_report(output, read_manifest(folder), trainer, scores, sentences)
-    tqdm.write(f"exported to {folder}, report in {output / REPORT_FILE}")
+    tqdm.write(f"{target.finish(folder)}, report in {output / REPORT_FILE}")
 
 
 def make_trainer(
@@ -307,7 +308,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     what = flags.parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--corpus", choices=CORPORA, help="a text by name")
-    what.add_argument("--text", type=Path, metavar="PATH", help="any text file, or folder of .txt files")
+    what.add_argument("--text", type=Path, metavar="PATH", help="any text, or folder of .txt, .md and .jsonl")
+    flags.files.add_argument("--encoding", default="utf-8", help="encoding of --text (default: utf-8)")
     return flags.parser.parse_args(arguments)
 
 

@@ -16,7 +16,7 @@ from models.importing.graph_builder import PackedWeights, describe_graphs, write
 from models.manifest import Parity, TextEncoding
 from models.tokenizer import TOKENIZER_FILE
 from training.export.corrector_graphs import EXTRA, GROWTH, CorrectorGraphs, corrector_weights
-from training.export.version import ExportError, ModelCard, ParityCheck, open_graph, replaced_folder, write_version
+from training.export.version import ExportError, ModelCard, ParityCheck, open_graph, version_folder, write_version
 from training.networks.corrector import Corrector
 
 MAX_CHARACTERS = 256
@@ -41,7 +41,7 @@ def export_corrector(
     weights = PackedWeights(corrector_weights(network))
     writer = CorrectorGraphs(network.shape, weights)
     graphs = {"correct": writer.build(with_alignment=False), "align": writer.build(with_alignment=True)}
-    with replaced_folder(repository / card.name / card.version) as folder:
+    with version_folder(repository, card) as folder:
         write_graphs(graphs, weights, folder)
         tokenizer.save(str(folder / TOKENIZER_FILE))
         check = ParityCheck()
