@@ -26,6 +26,7 @@ HEALTH = ("/readyz", "/health")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 ROUTES = {
     ("post", "/v1/models/{model}/classify"),
+    ("post", "/v1/models/{model}/correct"),
     ("post", "/v1/models/{model}/embed"),
     ("post", "/v1/models/{model}/encode"),
     ("post", "/v1/models/{model}/reconstruct"),
