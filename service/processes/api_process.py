@@ -47,6 +47,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.02
 TICK_SECONDS = 1.0
 LINGER_SECONDS = 0.3
+DESCRIPTION_SECONDS = 5.0
 
 
 class ApiServer(uvicorn.Server):
@@ -144,16 +145,28 @@ async def serve(launch: Launch) -> None:
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides
-    grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys, tracing, tls)
     async with sharing(metrics, launch.figures_fd), Background() as background:
         background.keep("heartbeat", heartbeat.run)
         background.keep("connection to the engine", client.run)
         background.keep("memory report", lambda: report_memory(metrics, "api"))
+        await _until_described(client, stopping)
+        grpc_server = await _serve_grpc(launch, execution, metrics, drain, keys, tracing, tls)
         draining = _Draining(server, grpc_server, listener, drain, settings)
         background.start("drain", draining.run(stopping))
         await server.serve(sockets=listeners)
     if tracing is not None:
         await tracing.close()
+
+
+async def _until_described(client: EngineClient, stopping: asyncio.Event) -> None:
+    """Wait for what the engine serves: another API process may have said that the service is ready.
+
+    Not for long, as probes are to be answered also while there is no engine.
+    """
+    waiting = [asyncio.ensure_future(each.wait()) for each in (client.described, stopping)]
+    await asyncio.wait(waiting, timeout=DESCRIPTION_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting:
+        each.cancel()
 
 
 async def _serve_grpc(

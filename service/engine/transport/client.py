@@ -56,6 +56,8 @@ class EngineClient:
         self.budget = ByteBudget(settings.max_buffered_bytes)
         paces, seconds = Paces(), settings.engine_restart_seconds
         self.links = [EngineLink(path, self.budget, seconds, paces, self._update) for path in socket_paths]
+        self.described = asyncio.Event()
+        """Set once an engine has said what it serves."""
         self._only = self.links[0] if len(self.links) == 1 else None
 
     # --- connections ---
@@ -75,6 +77,7 @@ class EngineClient:
         if not described:
             self._models.lose()
             return
+        self.described.set()
         is_settled = any(link.is_settled for link in described)
         merged = merge_statuses([link.statuses for link in described])
         for dropped in self._models.update(Description(0, merged, is_settled)):
