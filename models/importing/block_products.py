@@ -23,9 +23,9 @@ BLOCK_SIZE = 32
 _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul")
 # What tells tokens apart loses most: the table and the head have 8 bits always, as in files of llama.cpp.
 _TABLES = ("embedding", "head")
-# Activations are rounded to 8 bits (MatMulNBits: accuracy_level), but for the graph that explains: it is opened without
-# packed weights, where ONNX Runtime computes in float32 whatever is asked for.
-_ACCURACY_LEVELS, _ACCURACY_LEVEL = {"attention": 1}, 4
+# Activations are rounded to 8 bits (MatMulNBits: accuracy_level), but for graphs that write nothing: they are opened
+# without packed weights, where ONNX Runtime computes in float32 whatever is asked for.
+_ACCURACY_LEVELS, _ACCURACY_LEVEL = {"attention": 1, "embedding": 1}, 4
 _ROWS_AT_ONCE = 4096
 
 Bytes = NDArray[np.uint8]

@@ -35,7 +35,7 @@ from models.tokenizer import Tokenizer, UnknownCharacter
 
 BlockPrecision = Literal["int8", "int4"]
 _BITS: dict[BlockPrecision, Bits] = {"int8": 8, "int4": 4}
-_OUTPUTS = {"attention": "attention"}
+_OUTPUTS = {"attention": "attention", "embedding": "vector"}
 MAX_SCORED_TOKENS = 4096
 _WINDOW_TOKENS = 512
 _MIN_SCORED_TOKENS = 16
@@ -114,9 +114,9 @@ def _write_goldens(
     goldens = read_golden(folder)
     sequence = goldens["sequence"]
     found = {"sequence": {"logits": np.stack([prompts.logits(row) for row in sequence.inputs["tokens"]])}}
-    if "attention" in files:
-        (attention,) = open_session(folder / files["attention"]).run(None, goldens["attention"].inputs)
-        found["attention"] = {"attention": np.asarray(attention)}
+    for name in _OUTPUTS.keys() & files.keys():
+        (answer,) = open_session(folder / files[name]).run(None, goldens[name].inputs)
+        found[name] = {_OUTPUTS[name]: np.asarray(answer)}
     errors = {}
     for name, outputs in found.items():
         goldens[name].variants[precision] = outputs

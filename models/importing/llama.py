@@ -233,7 +233,14 @@ class LanguageModel:
         """The graphs over its weights, by name."""
         writer = TransformerGraphs(self.shape, self.weights)
         graphs = {"decode": writer.decode(), "prefill": writer.prefill()}
+        if self.has_embedding:
+            graphs["embedding"] = writer.embedding(self.language.bos_token)
         return graphs | ({"attention": writer.attention()} if self.language.attention_tokens else {})
+
+    @property
+    def has_embedding(self) -> bool:
+        """Whether texts get vectors: where every token looks back on all of its text."""
+        return self.config.window(self.language.context) is None
 
     def write(self, folder: Path, source: Source, advance: Callable[[int], object] | None = None) -> None:
         """Write graphs, weights, tokenizer, golden logits and manifest to an empty version folder `<name>/<version>`.
@@ -268,6 +275,10 @@ class LanguageModel:
         rows = self._rows(_GOLDEN_ROWS, num_tokens)
         logits, _ = reference.run(rows)
         goldens = {"sequence": Golden({"tokens": rows}, {"logits": logits.astype(np.float32)})}
+        if self.has_embedding:
+            # BOS at their beginning alone, as it is left out of the mean.
+            rows = np.where((rows == self.language.bos_token) & (np.arange(num_tokens) > 0), rows[0, 1], rows)
+            goldens["embedding"] = Golden({"tokens": rows}, {"vector": reference.vectors(rows).astype(np.float32)})
         if size := self.language.attention_tokens:
             row = self._rows(1, size)
             _, attention = reference.run(row, keeps_attention=True)

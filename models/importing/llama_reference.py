@@ -26,6 +26,15 @@ class LlamaReference:
 
     def run(self, tokens: NDArray[np.int64], *, keeps_attention: bool = False) -> tuple[Doubles, Doubles]:
         """The logits [B,T,V] after each of the tokens [B,T], and every head's attention [B,L,H,T,T] if it is kept."""
+        hidden, attention = self._hidden(tokens, keeps_attention=keeps_attention)
+        return self._linear(hidden, "model.embed_tokens" if self._config.tie_word_embeddings else "lm_head"), attention
+
+    def vectors(self, tokens: NDArray[np.int64]) -> Doubles:
+        """The vectors [B,W] of texts [B,T]: the mean of the last hidden states but the first, of length 1."""
+        means = self._hidden(tokens, keeps_attention=False)[0][:, 1:].mean(1)
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True))
+
+    def _hidden(self, tokens: NDArray[np.int64], *, keeps_attention: bool) -> tuple[Doubles, Doubles]:
         # Rows of the table are read, not all of it; tokens repeat, so each is read once.
         known, places = np.unique(tokens, return_inverse=True)
         table = self._tensors["model.embed_tokens.weight"].read()[known].astype(np.float64)
@@ -41,9 +50,7 @@ class LlamaReference:
             stream = stream + self._linear(gated, f"{block}.mlp.down_proj")
             if keeps_attention:
                 kept.append(weights)
-        head = "model.embed_tokens" if self._config.tie_word_embeddings else "lm_head"
-        logits = self._linear(self._norm(stream, "model.norm"), head)
-        return logits, np.stack(kept, 1) if kept else np.zeros(0)
+        return self._norm(stream, "model.norm"), np.stack(kept, 1) if kept else np.zeros(0)
 
     def _read(self, name: str) -> Doubles:
         return self._tensors[name].read().astype(np.float64)

@@ -78,7 +78,7 @@ def test_a_policy_names_versions(tmp_path: Path, text: str, served: list[str], m
         ("threads = 1000000", "threads is 1000000; it must be at most 1024"),
         ("max_queue_delay_seconds = inf", "max_queue_delay_seconds is inf"),
         ("max_queue_delay_seconds = nan", "max_queue_delay_seconds is nan"),
-        ("precision = 'int4'", "precision: Invalid enum value 'int4'; valid are auto, bf16, fp16, fp32, int8"),
+        ("precision = 'int2'", "precision: Invalid enum value 'int2'; valid are auto, bf16, fp16, fp32, int4, int8"),
         ("max_loss = -0.1", r"max_loss is -0\.1; it must be at least 0"),
         ("request_timeout_seconds = 0", "request_timeout_seconds is 0.0; it must be above 0"),
         ("version_policy = 'newest'", r"version_policy is 'newest'; expected `object`"),

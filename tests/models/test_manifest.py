@@ -107,7 +107,7 @@ def test_a_manifest_of_before_there_were_variants_has_none() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (changed_variant(precision="int4"), "value 'int4'; valid are bf16, fp16, fp32, int8"),
+        (changed_variant(precision="int2"), "value 'int2'; valid are bf16, fp16, fp32, int4, int8"),
         (changed_variant(precision="fp32"), "precision is 'fp32'; that is the version itself"),
         (changed_variant(graphs={}), "graphs of the variant 'int8' is empty"),
         (changed_variant(bits=8), "unknown field `bits`; known are precision, graphs"),

@@ -260,3 +260,13 @@ def test_a_folder_without_a_fast_tokenizer_is_refused_with_what_to_do(tmp_path: 
 
     with pytest.raises(ImportRefused, match=r"no tokenizer\.json\. .*save_pretrained"):
         read_language_model(folder)
+
+
+def test_texts_get_vectors_where_every_token_looks_back_on_all_of_its_text(tmp_path: Path) -> None:
+    plain = read_language_model(write_llama(tmp_path / "plain"))
+    windowed = read_language_model(write_llama(tmp_path / "windowed", model_type="mistral", sliding_window=8))
+
+    version = written(tmp_path / "a", plain)
+    assert "embedding" in read_manifest(version).graphs
+    assert read_golden(version)["embedding"].outputs["vector"].shape[1] == CONFIG["hidden_size"]
+    assert "embedding" not in read_manifest(written(tmp_path / "b", windowed)).graphs
