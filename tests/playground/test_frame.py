@@ -79,7 +79,7 @@ def test_a_second_visit_asks_only_whether_files_changed(page: Page) -> None:
 
 
 def test_the_page_works_with_the_keyboard_alone(page: Page) -> None:
-    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(7)
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(8)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     expect(page.get_by_role("link", name="Skip to the content")).to_be_in_viewport()
@@ -142,7 +142,7 @@ def test_what_a_page_began_ends_when_it_is_left(open_page: Open, watched: Watche
 
 
 def test_after_quick_changes_the_last_page_is_shown(page: Page) -> None:
-    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(7)
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(8)
 
     page.evaluate("for (const to of ['#/watch', '#/', '#/classify', '#/', '#/watch']) location.hash = to")
 
@@ -154,7 +154,7 @@ def test_after_quick_changes_the_last_page_is_shown(page: Page) -> None:
 def test_the_bar_fits_a_small_screen(open_page: Open) -> None:
     page = open_page(size=NARROW)
 
-    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(7)
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_count(8)
     assert not scrolls_sideways(page)
     for link in page.get_by_role("navigation").get_by_role("link").all():
         box = link.bounding_box()

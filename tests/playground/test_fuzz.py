@@ -10,7 +10,16 @@ from playwright.sync_api import Error, Page
 
 from tests.playground.conftest import Open, Watched
 
-PAGES = ("#/", "#/classify", "#/stylize", "#/write", "#/write/novelist-lstm", "#/draw", "#/draw/fashion-vae", "#/watch")
+TASK_PAGES = (
+    "#/classify",
+    "#/stylize",
+    "#/write",
+    "#/write/novelist-lstm",
+    "#/correct",
+    "#/draw",
+    "#/draw/fashion-vae",
+)
+PAGES = ("#/", *TASK_PAGES, "#/watch")
 CONTROLS = "#main :is(button, a[href^='#'], input:not([type=file]), select, textarea, summary, [tabindex='0'])"
 # Mistakes of the page itself; what the service refuses is no mistake. A browser logs every answer with an error status.
 REFUSALS = ("status of 4", "status of 503")

@@ -55,8 +55,6 @@ def test_every_model_is_listed_with_what_its_card_says(page: Page, playground: R
         assert facts == [
             manifest["evaluation"][0]["dataset"],
             rough(manifest["training"]["parameters"]),
-            # A task without a page of its own says what it takes and gives.
-            *(["characters", "corrected, places"] if name == "corrector" else []),
             card["device"],
             *([precision["precision"]] if precision else []),
         ]
@@ -76,6 +74,7 @@ def test_each_model_leads_to_the_page_of_its_task(page: Page) -> None:
         "mnist": ("#/classify/mnist", "Classify"),
         "painter": ("#/stylize/painter", "Stylise"),
         "novelist-lstm": ("#/write/novelist-lstm", "Write"),
+        "corrector": ("#/correct/corrector", "Correct"),
         "fashion-vae": ("#/draw/fashion-vae", "Draw"),
     }
     for model, (address, heading) in pages.items():

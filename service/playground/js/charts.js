@@ -1,6 +1,6 @@
-/** Small charts of SVG and HTML, each with its content in words. They take values and know no metric. */
+/** Small charts of SVG, HTML and pixels, each with its content in words. They take values and know no metric. */
 
-import { h, svg } from "./dom.js";
+import { context2d, h, svg } from "./dom.js";
 import { short } from "./format.js";
 
 const WIDTH = 320;
@@ -123,6 +123,25 @@ export function lines(series, { label, format = short, span = "" }) {
     h("div", { class: "lines-plot" }, h("div", { class: "lines-scale", "aria-hidden": "true" }, scale), chart),
     h("div", { class: "lines-foot", "aria-hidden": "true" }, legend(series, format), h("span", { class: "muted" }, span)),
   );
+}
+
+/**
+ * Weights from 0 to 1 as pixels, a row of them for each row; the style sheet gives the size.
+ *
+ * @param {number[][]} rows
+ * @param {string} kind
+ */
+export function heatCanvas(rows, kind) {
+  const canvas = h("canvas", { class: kind, width: Math.max(1, rows.at(-1)?.length ?? 0), height: Math.max(1, rows.length) });
+  const context = context2d(canvas);
+  rows.forEach((weights, y) =>
+    weights.forEach((weight, x) => {
+      // Brick on both grounds; a root makes small weights visible.
+      context.fillStyle = `rgb(205 90 45 / ${Math.sqrt(weight).toFixed(3)})`;
+      if (weight > 0) context.fillRect(x, y, 1, 1);
+    }),
+  );
+  return canvas;
 }
 
 /** @param {Series} series */

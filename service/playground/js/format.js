@@ -1,4 +1,4 @@
-/** Numbers, times and shares as short texts, and the `Server-Timing` header in words. */
+/** Numbers, times, shares and characters as short texts, and the `Server-Timing` header in words. */
 
 const PART = /^\s*([\w-]+);\s*(dur|desc)="?([^"]*)"?/;
 
@@ -44,6 +44,26 @@ export function seconds(value) {
  * @param {number} value
  */
 export const milliseconds = (value) => seconds(value / 1000);
+
+/**
+ * A token or a character as a label shows it, with its white space made visible.
+ *
+ * @param {string} text
+ */
+export function visible(text) {
+  if (text === "") return "∅";
+  return text.replace(/ /g, "·").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+}
+
+/**
+ * A share as a percentage with two digits or three.
+ *
+ * @param {number} share
+ */
+export function percent(share) {
+  const value = share * 100;
+  return `${value >= 9.95 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : value.toPrecision(1)} %`;
+}
 
 /**
  * The parts of a reply's `Server-Timing` header: milliseconds, and the size of its batch.

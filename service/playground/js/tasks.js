@@ -2,11 +2,13 @@
 
 /** @import { ModelEntry } from "./types.d.ts" */
 
+/** `takesPictures` where one picture is shown to all of a task's models. */
 export const TASKS = [
-  { task: "image-classification", page: "classify", verb: "Classify", title: "Classify images", invitation: "classify an image", first: "mnist" },
-  { task: "style-transfer", page: "stylize", verb: "Stylise", title: "Stylise photographs", invitation: "paint a photograph", first: "painter" },
-  { task: "text-generation", page: "write", verb: "Write", title: "Write text", invitation: "begin a sentence", first: "novelist" },
-  { task: "image-generation", page: "draw", verb: "Draw", title: "Draw images", invitation: "draw from a seed", first: "fashion-gan" },
+  { task: "image-classification", page: "classify", verb: "Classify", title: "Classify images", invitation: "classify an image", first: "mnist", takesPictures: true },
+  { task: "style-transfer", page: "stylize", verb: "Stylise", title: "Stylise photographs", invitation: "paint a photograph", first: "painter", takesPictures: true },
+  { task: "text-generation", page: "write", verb: "Write", title: "Write text", invitation: "begin a sentence", first: "novelist", takesPictures: false },
+  { task: "text-correction", page: "correct", verb: "Correct", title: "Correct spelling", invitation: "misspell a word", first: "corrector", takesPictures: false },
+  { task: "image-generation", page: "draw", verb: "Draw", title: "Draw images", invitation: "draw from a seed", first: "fashion-gan", takesPictures: true },
 ];
 
 /**

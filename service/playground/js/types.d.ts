@@ -182,6 +182,18 @@ export interface AttentionAnswer {
   attention: number[][][][];
 }
 
+/** A sentence as it was read and as it was written: `weights[i][j]` is how much character `i` of `text` was read from `j` of `source`. */
+export interface Alignment {
+  start: number;
+  source: string;
+  text: string;
+  weights: number[][];
+}
+
+export interface CorrectAnswer {
+  results: { text: string; is_changed: boolean; alignment?: Alignment[] }[];
+}
+
 /** A piece of a streamed text, or the last event, which has `timing`. */
 export interface TextEvent {
   text: string;

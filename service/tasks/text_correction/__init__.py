@@ -5,4 +5,4 @@ from __future__ import annotations
 from service.tasks.task import Task
 from service.tasks.text_correction.routes import Correct
 
-TASK = Task(name="text-correction", graphs=("correct", "align"), routes=(Correct,))
+TASK = Task(name="text-correction", graphs=("correct", "align"), routes=(Correct,), page="correct")

@@ -67,7 +67,7 @@ function hero(served, shown) {
   const networks = networksOf(served).filter(isUsable);
   const links = [
     ...present.map((task) => ({ text: task.title, href: addressOf(modelsOf(served, task.task)[0]) })),
-    ...(present.some(({ task }) => task !== "text-generation") ? [{ text: "One picture, every model", href: "#/picture" }] : []),
+    ...(present.some(({ takesPictures }) => takesPictures) ? [{ text: "One picture, every model", href: "#/picture" }] : []),
     ...networks.slice(0, MAX_LINKS).map((model) => ({ text: `Try ${model.id}`, href: addressOf(model) })),
   ];
   const invitations = [...present.map(({ invitation }) => invitation), ...(networks.length ? ["give a network its inputs"] : [])].join(", ");

@@ -3,11 +3,12 @@
 import { json, modelPath } from "../api.js";
 import { select, setOptions, toggle } from "../controls.js";
 import { h } from "../dom.js";
+import { percent, visible } from "../format.js";
 import { panel } from "../panel.js";
 import { latest } from "../scheduling.js";
 import { drawArcs, headMap } from "./attention_maps.js";
 import { isRecurrent } from "./compare.js";
-import { lastTokens, percent, visible } from "./text.js";
+import { lastTokens } from "./text.js";
 import { tokenList } from "./token_list.js";
 
 /** @import { AttentionAnswer, Control, Manifest } from "../types.d.ts" */

@@ -1,6 +1,7 @@
 /** Attention weights as drawings: arcs over a row of tokens, and a small map of every head to choose one from. */
 
-import { clear, context2d, h, svg } from "../dom.js";
+import { heatCanvas } from "../charts.js";
+import { clear, h, svg } from "../dom.js";
 
 const MAX_HEIGHT = 260;
 const MIN_WEIGHT = 0.02;
@@ -91,7 +92,9 @@ export function headMap({ onChoose }) {
     const name = `Layer ${layer + 1}, head ${head + 1}`;
     const on = { change: () => onChoose(layer, head) };
     const input = h("input", { type: "radio", name: "head", class: "visually-hidden", "aria-label": name, on });
-    grid.append(h("label", { class: "head", title: name }, input, map(weights)));
+    // Without the first token, to which most of the attention goes.
+    const others = weights.slice(1).map((row) => row.slice(1));
+    grid.append(h("label", { class: "head", title: name }, input, heatCanvas(others, "head-map")));
     return input;
   }
 
@@ -102,23 +105,4 @@ export function headMap({ onChoose }) {
   }
 
   return { element, render, choose };
-}
-
-/**
- * The weights as pixels, without the first token, to which most of the attention goes.
- *
- * @param {number[][]} weights
- */
-function map(weights) {
-  const size = Math.max(1, weights.length - 1);
-  const canvas = h("canvas", { class: "head-map", width: size, height: size });
-  const context = context2d(canvas);
-  for (let from = 0; from < weights.length - 1; from += 1) {
-    for (let to = 0; to <= from; to += 1) {
-      // Brick on both grounds; a root makes small weights visible.
-      context.fillStyle = `rgb(205 90 45 / ${Math.sqrt(weights[from + 1][to + 1]).toFixed(3)})`;
-      context.fillRect(to, from, 1, 1);
-    }
-  }
-  return canvas;
 }

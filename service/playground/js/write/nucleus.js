@@ -2,9 +2,10 @@
 
 import { json, modelPath } from "../api.js";
 import { clear, h } from "../dom.js";
+import { percent, visible } from "../format.js";
 import { answerIn } from "../panel.js";
 import { latest } from "../scheduling.js";
-import { lastTokens, percent, visible } from "./text.js";
+import { lastTokens } from "./text.js";
 
 /** @import { Candidate } from "../types.d.ts" */
 /** @typedef {Candidate & {share: number}} Drawable `share` is the probability to be drawn; 0 where top-p cuts it off */

@@ -1,4 +1,4 @@
-/** How texts are shown and cut: characters as the API counts them, and as much of a text as a model has room for. */
+/** How texts are cut: characters as the API counts them, and as much of a text as a model has room for. */
 
 import { json, modelPath } from "../api.js";
 
@@ -60,26 +60,6 @@ export function cutBefore(text, tokens, index, maxTokens, spare = SPARE_TOKENS) 
   const end = index < tokens.length ? tokens[index].start : characters.length;
   const first = index > maxTokens ? (tokens[index - maxTokens + spare]?.start ?? end) : 0;
   return characters.slice(first, end).join("");
-}
-
-/**
- * A token as a label shows it, with its white space made visible.
- *
- * @param {string} text
- */
-export function visible(text) {
-  if (text === "") return "∅";
-  return text.replace(/ /g, "·").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
-}
-
-/**
- * A share as a percentage with two digits or three.
- *
- * @param {number} share
- */
-export function percent(share) {
-  const value = share * 100;
-  return `${value >= 9.95 ? value.toFixed(0) : value >= 0.1 ? value.toFixed(1) : value.toPrecision(1)} %`;
 }
 
 /**

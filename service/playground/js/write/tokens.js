@@ -3,9 +3,10 @@
 import { json, modelPath } from "../api.js";
 import { select } from "../controls.js";
 import { clear, focusedChild, h } from "../dom.js";
+import { percent, visible } from "../format.js";
 import { answerIn, panel } from "../panel.js";
 import { latest } from "../scheduling.js";
-import { bits, cutBefore, percent, visible } from "./text.js";
+import { bits, cutBefore } from "./text.js";
 import { tokenList } from "./token_list.js";
 
 /** @import { Candidate, Token, TokenizedText } from "../types.d.ts" */
