@@ -175,10 +175,7 @@ def import_model(
     """
     require_runtime()
     logging.getLogger().addHandler(logging.NullHandler())  # what the engine would log is printed
-    if task and task not in TASKS:
-        raise BadUsage(f"--task is {task!r}; valid are {', '.join(TASKS)}.")
-    if activation not in ("", "softmax", "sigmoid", "none"):
-        raise BadUsage(f"--activation is {activation!r}; valid are softmax, sigmoid and none.")
+    _check_options(task, activation)
     if calibration is not None and not (quantize or int4 or fp16):
         raise BadUsage("--calibration is for --quantize, --int4 and --fp16; none of them is there.")
     said = {"preset": preprocess, "mean": _numbers("--mean", mean), "std": _numbers("--std", std), "size": size}
@@ -202,6 +199,13 @@ def import_model(
         yes=yes,
     )
     _import(request, repository, version)
+
+
+def _check_options(task: str, activation: str) -> None:
+    if task and task not in TASKS:
+        raise BadUsage(f"--task is {task!r}; valid are {', '.join(TASKS)}.")
+    if activation not in ("", "softmax", "sigmoid", "none"):
+        raise BadUsage(f"--activation is {activation!r}; valid are softmax, sigmoid and none.")
 
 
 def _check_calibration(request: ImportRequest) -> None:
