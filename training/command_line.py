@@ -241,10 +241,10 @@ def should_compile(
 ) -> bool:
     """Whether to compile the step: as `asked`, else where it can be done and pays; says so, for it takes long.
 
-    Not for an LSTM, on a CPU only with a C++ compiler, and not for a run that is shorter than compiling.
+    Not for a recurrent network, on a CPU only with a C++ compiler, and not for a run that is shorter than compiling.
     """
-    # torch.compile leaves cuDNN's and MKL's LSTM as it is, and breaks the graph around it.
-    can = not any(isinstance(module, nn.LSTM) for module in network.modules())
+    # torch.compile leaves cuDNN's and MKL's recurrent layers as they are, and breaks the graph around it.
+    can = not any(isinstance(module, nn.RNNBase) for module in network.modules())
     can = can and (device.type == "cuda" or shutil.which("g++") is not None)
     wanted = pays and num_steps >= _FEWEST_COMPILED_STEPS if asked is None else asked
     if can and wanted:

@@ -42,16 +42,16 @@ from training.export.language import LanguageModel, export_language_model, langu
 from training.export.language_int8 import extend_language_version
 from training.export.version import Destination, ExportError, ModelCard, find_version, lineage, num_parameters
 from training.loop import CHECKPOINT_FILE, Trainer, load_weights, read_checkpoint
-from training.networks.lstm import LstmLanguageModel, LstmShape
+from training.networks.recurrent import RecurrentLanguageModel, RecurrentShape
 from training.networks.transformer import Transformer, TransformerShape
 from training.optimizers import Muon, decay_groups
 from training.reports.language import write_language_report
 from training.reports.page import REPORT_FILE
-from training.scores.text import TextScore, sample_tokens, score_text, token_losses, total_score
+from training.scores.text import TextScore, gradient_norms, sample_tokens, score_text, token_losses, total_score
 from training.settings import COUNT, Settings, given_settings, setting
 
-# Two architectures for one task: one that looks back at all tokens, and one that carries a state along.
-NetworkName = Literal["transformer", "lstm"]
+# Two architectures for one task: one that looks back at all tokens, and one that carries a state along, in three kinds.
+NetworkName = Literal["transformer", "rnn", "gru", "lstm"]
 # How the validation loss is measured on the way; the scores at the end are of all tokens, see `scores/text.py`.
 VALIDATION_WINDOWS = 96
 _VALIDATION_ROWS = 16
@@ -61,7 +61,12 @@ _CONTINUED_STEPS, _CONTINUED_RATE = 300, 0.2
 # The smallest run that goes through every line.
 _DRY_SETTINGS: dict[str, Any] = {"num_steps": 2, "evaluate_every": 1, "tokens_per_step": 128}
 _DRY_SIZES: dict[str, Any] = {"vocab_size": 320, "context": 32, "short_window": 16}
-_ARCHITECTURES = {"transformer": "A decoder-only Transformer", "lstm": "An LSTM"}
+_ARCHITECTURES = {
+    "transformer": "A decoder-only Transformer",
+    "rnn": "A plain RNN",
+    "gru": "A GRU",
+    "lstm": "An LSTM",
+}
 _UNITS = {"bpe": "byte-level BPE", "char": "characters"}
 
 
@@ -155,6 +160,11 @@ RECIPES: dict[tuple[str, NetworkName], LanguageConfig] = {
         num_steps=1200,
     ),
 }
+# A cell of fewer gates is wider, so that all are about as large; without gates, large steps undo what was learnt.
+for _corpus, _widths in {"novels": (752, 520), "tinyshakespeare": (1024, 592)}.items():
+    _lstm = RECIPES[_corpus, "lstm"]
+    RECIPES[_corpus, "rnn"] = dataclasses.replace(_lstm, network="rnn", width=_widths[0], learning_rate=0.0005)
+    RECIPES[_corpus, "gru"] = dataclasses.replace(_lstm, network="gru", width=_widths[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,11 +228,15 @@ def make_network(config: LanguageConfig, vocab_size: int) -> LanguageModel:
     Raises: ValueError when the sizes do not fit together.
     """
     # An LSTM of two wide layers has as many parameters as a Transformer of six narrow ones.
-    if config.network == "lstm":
-        lstm = LstmShape(
-            vocab_size=vocab_size, context=config.context, width=config.width, num_layers=config.num_layers
+    if config.network != "transformer":
+        recurrent = RecurrentShape(
+            cell=config.network,
+            vocab_size=vocab_size,
+            context=config.context,
+            width=config.width,
+            num_layers=config.num_layers,
         )
-        return LstmLanguageModel(lstm, config.dropout)
+        return RecurrentLanguageModel(recurrent, config.dropout)
     shape = TransformerShape(
         vocab_size=vocab_size,
         context=config.context,
@@ -336,11 +350,11 @@ def make_language_optimizers(network: nn.Module, config: LanguageConfig) -> list
     betas = (0.9, 0.95)
     if config.optimizer == "adamw":
         return [torch.optim.AdamW(decay_groups(network, config.weight_decay), lr=config.learning_rate, betas=betas)]
-    # In the LSTM, too, all matrices but the embedding go to Muon; its four gates lie in one matrix, as torch has them.
+    # In recurrent networks, too, all matrices but the embedding go to Muon; gates lie in one matrix, as torch has them.
     named = list(network.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and not name.startswith("embedding")]
     inner = {id(p) for p in matrices}
-    # Embedding, norms, and an LSTM's biases.
+    # Embedding, norms, and a recurrent network's biases.
     rest = [p for _, p in named if id(p) not in inner]
     return [
         Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, momentum=0.95),
@@ -450,7 +464,10 @@ def publish(
     text = corpus.validation[0]
     folder = export_language_model(network, tokenizer, card, target.repository, begin=trainer.begin, text=text)
     extend_language_version(folder, corpus)
-    write_language_report(output, read_manifest(folder), trainer.progress, config.to_json(), scores, sample)
+    # The last token of some windows is looked back from: one batch, as training reads them.
+    inputs, targets = (part[:_VALIDATION_ROWS] for part in trainer.validation)
+    norms = gradient_norms(network, inputs, targets, next(network.parameters()).device).tolist()
+    write_language_report(output, read_manifest(folder), trainer.progress, config.to_json(), scores, sample, norms)
     return folder
 
 

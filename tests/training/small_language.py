@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.networks.lstm import LstmLanguageModel, LstmShape
+from training.networks.recurrent import CellName, RecurrentLanguageModel, RecurrentShape
 from training.networks.transformer import Transformer, TransformerShape
 
 VOCAB_SIZE = 61
@@ -31,10 +31,13 @@ def small_transformer(num_kv_heads: int = 2, context: int = 96, vocab_size: int 
     return _loud(Transformer(shape))
 
 
-def small_lstm(context: int = 96, vocab_size: int = VOCAB_SIZE, num_layers: int = 2) -> LstmLanguageModel:
-    """Make an LSTM."""
+def small_recurrent(
+    cell: CellName, context: int = 96, vocab_size: int = VOCAB_SIZE, num_layers: int = 2
+) -> RecurrentLanguageModel:
+    """Make a recurrent network."""
     torch.manual_seed(4)
-    return _loud(LstmLanguageModel(LstmShape(vocab_size=vocab_size, context=context, width=24, num_layers=num_layers)))
+    shape = RecurrentShape(cell=cell, vocab_size=vocab_size, context=context, width=24, num_layers=num_layers)
+    return _loud(RecurrentLanguageModel(shape))
 
 
 def random_tokens(num_rows: int, num_tokens: int, seed: int = 0) -> NDArray[np.int64]:

@@ -116,7 +116,7 @@ def counting_text(num_tokens: int = 700) -> np.ndarray[tuple[int], np.dtype[np.i
 def language_trainer(config: LanguageConfig = LANGUAGE, validation_tokens: int = 100) -> LanguageTrainer:
     """A language model of a text that counts."""
     torch.manual_seed(config.seed)
-    deep = dataclasses.replace(config, num_layers=2) if config.network == "lstm" else config
+    deep = dataclasses.replace(config, num_layers=2) if config.network != "transformer" else config
     return LanguageTrainer(
         make_network(deep, VOCAB_SIZE),
         config,

@@ -16,12 +16,14 @@ import torch
 from models.golden import deviation, read_golden
 from models.manifest import Training, read_manifest
 from tests.training.lineage import UNTRAINED
+from tests.training.small_generators import pictures_in
 from tests.training.small_trainers import BEGIN, LANGUAGE, VOCAB_SIZE, changed, language_trainer
 from training.command_line import should_compile
 from training.data.corpus import Corpus
 from training.export.language import LanguageModel
 from training.export.version import DEFAULT_REPOSITORY, ExportError
 from training.loop import CHECKPOINT_FILE, load_weights
+from training.networks.recurrent import STATES, CellName
 from training.scores.text import TextScore
 from training.train_language import (
     RECIPES,
@@ -42,7 +44,7 @@ def network(config: LanguageConfig) -> LanguageModel:
     return make_network(config, VOCAB_SIZE)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "lstm"])
+@pytest.mark.parametrize("kind", ["transformer", "rnn", "gru", "lstm"])
 def test_a_run_learns_and_records_its_history(tmp_path: Path, kind: str) -> None:
     run = language_trainer(
         changed(LANGUAGE, network=kind, num_steps=60, learning_rate=0.03, optimizer="adamw", evaluate_every=25)
@@ -101,7 +103,8 @@ def test_only_a_transformer_is_compiled_and_only_with_a_compiler(monkeypatch: py
     cpu = torch.device("cpu")
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     assert should_compile(None, network(LANGUAGE), cpu, 2000)
-    assert not should_compile(None, network(changed(LANGUAGE, network="lstm")), cpu, 2000)
+    for kind in STATES:
+        assert not should_compile(None, network(changed(LANGUAGE, network=kind)), cpu, 2000)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert not should_compile(None, network(LANGUAGE), cpu, 2000)
     assert should_compile(None, network(LANGUAGE), torch.device("cuda"), 2000)
@@ -203,6 +206,34 @@ def test_a_model_that_ships_is_read_back_from_its_graphs(model: str) -> None:
         logits = network.eval()(torch.from_numpy(golden.inputs["tokens"]))  # [B,T,V]
 
     assert deviation(golden.outputs["logits"], logits.numpy()) < 1e-4
+
+
+@pytest.mark.parametrize("corpus", ["novels", "tinyshakespeare"])
+def test_the_networks_of_a_corpus_are_about_as_large(corpus: str) -> None:
+    configs = {kind: configure(corpus, {"network": kind}) for kind in STATES}
+    sizes = [
+        sum(p.numel() for p in make_network(config, 4096 if corpus == "novels" else 66).parameters())
+        for config in configs.values()
+    ]
+    assert [config.network for config in configs.values()] == list(STATES)
+    assert max(sizes) < 1.02 * min(sizes)
+
+
+@pytest.mark.parametrize("cell", STATES)
+def test_a_dry_run_of_a_recurrent_network_draws_its_gradients(
+    cell: CellName, kept_dry_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ["--width", "32", "--num-layers", "1"]
+
+    assert main(["--corpus", "tinyshakespeare", "--network", cell, "--dry-run", "--threads", "1", *sizes]) == 0
+
+    assert "dry run passed" in capsys.readouterr().out
+    manifest = read_manifest(kept_dry_run / f"shakespeare-{cell}" / "1")
+    assert manifest.language is not None
+    assert tuple(state.name for state in manifest.language.states) == STATES[cell]
+    page = (kept_dry_run / "run" / "report.md").read_text()
+    assert set(pictures_in(page, kept_dry_run / "run")) == {"curves.png", "gradients.png"}
+    assert re.search(r"\n\| 16 \| \d\.\d\de-\d+ \| \d\.\d\de-\d+ \|\n", page)
 
 
 def test_what_a_text_cannot_go_on_with_is_said(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from models.alphabet import BOUNDARY
 from models.importing.graph_builder import BuiltGraph, Floats, GraphBuilder, PackedWeights, Port
+from training.export.recurrent_graphs import onnx_gates
 from training.networks.corrector import HASH_FACTORS, MAX_OFFSET, Corrector, CorrectorShape
 
 # What a text may grow by: one place in eight, and some.
@@ -22,14 +23,14 @@ _GRUS = ("forwards", "backwards", "lower", "upper")
 
 
 def corrector_weights(network: Corrector) -> dict[str, Floats]:
-    """Name the weights as the graphs do; torch orders a GRU's gates r, z, n and ONNX z, r, h."""
+    """Name the weights as the graphs do, with gates in the order of ONNX."""
     state = {name: tensor.detach().cpu().float().numpy() for name, tensor in network.state_dict().items()}
     tables = {"characters_table": "characters", "threes": "threes", "fives": "fives"}
     weights = {name: state[f"embedding.{theirs}.weight"] for name, theirs in tables.items()}
     for name in _GRUS:
         for part, theirs in (("input", "ih"), ("recurrent", "hh")):
-            weights[f"{name}.{part}"] = _reorder(state[f"{name}.weight_{theirs}_l0"])[None]
-        biases = [_reorder(state[f"{name}.bias_{part}_l0"]) for part in ("ih", "hh")]
+            weights[f"{name}.{part}"] = onnx_gates(state[f"{name}.weight_{theirs}_l0"], "gru")[None]
+        biases = [onnx_gates(state[f"{name}.bias_{part}_l0"], "gru") for part in ("ih", "hh")]
         weights[f"{name}.biases"] = np.concatenate(biases)[None]
     # Both directions read in one operator.
     for part in ("input", "recurrent", "biases"):
@@ -37,11 +38,6 @@ def corrector_weights(network: Corrector) -> dict[str, Floats]:
     for name in ("query", "output", "gate"):
         weights |= {f"{name}.matrix": state[f"{name}.weight"].T, f"{name}.bias": state[f"{name}.bias"]}
     return weights | {"key.matrix": state["key.weight"].T, "bias": state["bias"], "offsets": state["offsets"]}
-
-
-def _reorder(stacked: Floats) -> Floats:
-    r, z, n = np.split(stacked, 3)
-    return np.concatenate((z, r, n))
 
 
 class CorrectorGraphs:

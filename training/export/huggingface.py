@@ -14,13 +14,13 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor
 
 from models.tokenizer import TOKENIZER_FILE
-from training.networks.lstm import LstmLanguageModel
+from training.export.language import LanguageModel
 from training.networks.transformer import NORM_EPSILON, ROTARY_BASE, Transformer, TransformerShape
 
 WEIGHTS_FILE = "model.safetensors"
 
 
-def save_llama(network: Transformer | LstmLanguageModel, tokenizer: Tokenizer, folder: Path, *, begin: int) -> None:
+def save_llama(network: LanguageModel, tokenizer: Tokenizer, folder: Path, *, begin: int) -> None:
     """Write the folder; `begin` is the token that begins and ends a text.
 
     Raises: ValueError for a network that is no Transformer, or a tokenizer that does not fit it.

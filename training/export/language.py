@@ -1,7 +1,7 @@
 """Exports a language model: graphs over one file of weights, compared with the network as a decoder runs them.
 
-How graphs compute is `models.importing.transformer_graphs` and `lstm_graphs`. The comparison is slow and plain; how
-requests share a decoder is the engine's.
+How graphs compute is `models.importing.transformer_graphs` and `recurrent_graphs`. The comparison is slow and plain;
+how requests share a decoder is the engine's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ from models.importing.transformer_graphs import (
 )
 from models.manifest import Language, Parity, StateSpec
 from models.tokenizer import TOKENIZER_FILE
-from training.export.lstm_graphs import LstmGraphs, lstm_weights, recurrent_states, torch_gates
+from training.export.recurrent_graphs import (
+    RecurrentGraphs,
+    recurrent_state_dict,
+    recurrent_states,
+    recurrent_weights,
+)
 from training.export.version import (
     ExportError,
     ModelCard,
@@ -39,11 +44,11 @@ from training.export.version import (
     version_folder,
     write_version,
 )
-from training.networks.lstm import LstmLanguageModel
+from training.networks.recurrent import RecurrentLanguageModel
 from training.networks.transformer import NORM_EPSILON, Transformer, rotate
 
 Tokens = NDArray[np.int64]
-LanguageModel = Transformer | LstmLanguageModel
+LanguageModel = Transformer | RecurrentLanguageModel
 
 CHUNK_SIZES = (64, 7, 1)
 MAX_ROWS = 32
@@ -122,8 +127,8 @@ def build_graphs(network: LanguageModel, prefill: PrefillName = "grouped") -> La
         writer = TransformerGraphs(shape, weights)
         graphs = {"decode": writer.decode(), "prefill": writer.prefill(prefill), "attention": writer.attention()}
         return LanguageGraphs(graphs, weights, cache_states(shape), shape.attention_tokens)
-    weights = PackedWeights(lstm_weights(network))
-    recurrent = LstmGraphs(network.shape, weights)
+    weights = PackedWeights(recurrent_weights(network))
+    recurrent = RecurrentGraphs(network.shape, weights)
     graphs = {"decode": recurrent.decode(), "prefill": recurrent.prefill()}
     return LanguageGraphs(graphs, weights, recurrent_states(network.shape), 0)
 
@@ -132,7 +137,7 @@ def embedding_graph(network: LanguageModel, weights: PackedWeights, begin: int) 
     """Build the graph that gives a text's vector: the mean of its hidden states, without that of the token `begin`."""
     if isinstance(network, Transformer):
         return TransformerGraphs(decoder_shape(network), weights).embedding(begin)
-    return LstmGraphs(network.shape, weights).embedding(begin)
+    return RecurrentGraphs(network.shape, weights).embedding(begin)
 
 
 def decoder_shape(network: Transformer) -> DecoderShape:
@@ -175,8 +180,8 @@ def transformer_weights(network: Transformer) -> dict[str, Floats]:
 
 
 def language_state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    """The state of a network by the weights of its graphs: the inverse of `transformer_weights` and `lstm_weights`."""
-    state = _lstm_state(arrays) if "bias" in arrays else _transformer_state(arrays)
+    """A network's state by the weights of its graphs: the inverse of `transformer_weights` or `recurrent_weights`."""
+    state = recurrent_state_dict(arrays) if "bias" in arrays else _transformer_state(arrays)
     return {name: torch.tensor(array) for name, array in state.items()}
 
 
@@ -193,16 +198,6 @@ def _transformer_state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[
         elif part == "gate":
             joint = np.concatenate((array.T, arrays[f"{block}.up"].T))
             state[f"{block}.feed_forward.gate_up.weight"] = joint
-    return state
-
-
-def _lstm_state(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    state = {"embedding.weight": arrays["embedding"], "bias": arrays["bias"]}
-    for layer in range(sum(name.startswith("input.") for name in arrays)):
-        for ours, theirs in (("input", "ih"), ("recurrent", "hh")):
-            state[f"lstm.weight_{theirs}_l{layer}"] = torch_gates(arrays[f"{ours}.{layer}"][0])
-        for theirs, part in zip(("ih", "hh"), np.split(arrays[f"biases.{layer}"][0], 2), strict=True):
-            state[f"lstm.bias_{theirs}_l{layer}"] = torch_gates(part)
     return state
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.networks.lstm import LockedDropout
+from training.networks.recurrent import LockedDropout
 
 # As in Llama: 10,000 for contexts of some thousand tokens.
 ROTARY_BASE = 10_000.0

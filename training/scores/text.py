@@ -1,6 +1,7 @@
-"""Scores a language model on a text, in nats a token and bits a byte over sliding windows; and writes samples.
+"""Scores a language model on a text, in nats a token and bits a byte over sliding windows.
 
-It knows no architecture beyond `tokens -> logits`.
+It also writes samples, and measures how far back gradients reach. It knows no architecture beyond `tokens -> logits`,
+and of gradients that an embedding is read first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from training.data.tokens import Tokens, cut
@@ -119,3 +120,28 @@ def sample_tokens(
             weights = torch.softmax(logits / temperature, dim=-1)
             tokens.append(int(torch.multinomial(weights, 1, generator=generator)))
     return tokens[len(prompt) :]
+
+
+def gradient_norms(network: nn.Module, inputs: Tensor, targets: Tensor, device: torch.device) -> Tensor:
+    """Measure how much each token still says at the end: norms [T] of the gradients of the last token's loss.
+
+    They are those with respect to the embedded inputs, outputs of `network.embedding`; the mean over windows [B,T].
+    """
+    embedded: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+        # Cut off from the table, so that the way back ends where a token comes in.
+        embedded.append(output.detach().requires_grad_())
+        return embedded[-1]
+
+    hook = network.get_submodule("embedding").register_forward_hook(keep)
+    # cuDNN has no way back through a recurrent network that is not in training, where dropout would add noise.
+    with torch.backends.cudnn.flags(enabled=False):
+        try:
+            logits = network.eval()(inputs.to(device))[:, -1].float()  # [B,V]
+        finally:
+            hook.remove()
+        # Windows do not meet, so the gradient of the sum is that of each.
+        loss = functional.cross_entropy(logits, targets[:, -1].to(device), reduction="sum")
+        (gradients,) = torch.autograd.grad(loss, embedded)  # [B,T,W]
+    return gradients.norm(dim=-1).mean(0).cpu()

@@ -22,6 +22,8 @@ CONFIGS = {
     "transformer": LanguageConfig(
         context=32, short_window=0, width=64, num_layers=2, num_heads=4, num_kv_heads=2, hidden_width=48
     ),
+    "rnn": LanguageConfig(network="rnn", context=32, short_window=0, width=24, num_layers=2),
+    "gru": LanguageConfig(network="gru", context=32, short_window=0, width=24, num_layers=2),
     "lstm": LanguageConfig(network="lstm", context=32, short_window=0, width=24, num_layers=2),
 }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from tests.fake_models.tokenizers import SAMPLE, byte_level
-from tests.training.small_language import small_lstm, small_transformer
+from tests.training.small_language import small_recurrent, small_transformer
 from training.export.huggingface import save_llama
 
 
@@ -117,9 +117,9 @@ def test_the_saved_tokenizer_begins_a_text_with_the_end_of_the_one_before(tmp_pa
     assert settings["model_max_length"] == 96
 
 
-def test_an_lstm_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the network is LstmLanguageModel; only a Transformer"):
-        save_llama(small_lstm(), tokenizer(), tmp_path / "llama", begin=0)
+def test_a_recurrent_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the network is RecurrentLanguageModel; only a Transformer"):
+        save_llama(small_recurrent("lstm"), tokenizer(), tmp_path / "llama", begin=0)
 
     assert not (tmp_path / "llama").exists()
 

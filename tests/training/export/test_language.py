@@ -12,12 +12,26 @@ import pytest
 from tokenizers import Tokenizer
 
 from models.golden import read_golden
+from models.importing.graph_builder import PackedWeights
+from models.importing.integer_products import NamedGraphs
 from models.manifest import Evaluation, read_manifest, sha256_hex
+from service.engine.repository.loading import load_version
+from service.engine.runtime.runtime import Device
+from service.settings import Settings
 from tests.fake_models.tokenizers import SAMPLE, byte_level
 from tests.training.lineage import UNTRAINED
-from tests.training.small_language import small_lstm, small_transformer
-from training.export.language import LanguageModel, export_language_model, full_attention, full_logits
-from training.export.version import ExportError, ModelCard
+from tests.training.small_language import random_tokens, small_recurrent, small_transformer
+from training.export.embedding import rebuilt_network
+from training.export.language import (
+    LanguageModel,
+    build_graphs,
+    embedding_graph,
+    export_language_model,
+    full_attention,
+    full_logits,
+)
+from training.export.version import DEFAULT_REPOSITORY, ExportError, ModelCard
+from training.networks.recurrent import STATES, CellName
 
 CARD = ModelCard(
     name="sample",
@@ -30,17 +44,19 @@ CARD = ModelCard(
 
 NETWORKS: dict[str, Callable[[int], LanguageModel]] = {
     "transformer": lambda vocab_size: small_transformer(vocab_size=vocab_size),
-    "lstm": lambda vocab_size: small_lstm(vocab_size=vocab_size),
+    "rnn": lambda vocab_size: small_recurrent("rnn", vocab_size=vocab_size),
+    "gru": lambda vocab_size: small_recurrent("gru", vocab_size=vocab_size),
+    "lstm": lambda vocab_size: small_recurrent("lstm", vocab_size=vocab_size),
 }
 
-both = pytest.mark.parametrize("kind", NETWORKS)
+each = pytest.mark.parametrize("kind", NETWORKS)
 
 
 def tokenizer() -> Tokenizer:
     return Tokenizer.from_str(byte_level().decode())
 
 
-@both
+@each
 def test_a_version_describes_its_graphs_and_shares_one_file_of_weights(kind: str, tmp_path: Path) -> None:
     ours = tokenizer()
     network = NETWORKS[kind](ours.get_vocab_size())
@@ -93,18 +109,49 @@ def test_the_manifest_tells_a_decoder_what_it_needs(tmp_path: Path) -> None:
     assert decode.outputs[1].shape == (-1, 2, 96, 16)
 
 
-def test_an_lstms_manifest_has_a_state_without_lengths(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cell", STATES)
+def test_the_manifest_of_a_recurrent_network_has_states_without_lengths(cell: CellName, tmp_path: Path) -> None:
     ours = tokenizer()
-    network = small_lstm(vocab_size=ours.get_vocab_size())
+    network = small_recurrent(cell, vocab_size=ours.get_vocab_size())
 
     manifest = read_manifest(export_language_model(network, ours, CARD, tmp_path, begin=0, text=SAMPLE))
 
     assert manifest.language is not None
     assert [(s.name, s.shape, s.length_axis) for s in manifest.language.states] == [
-        ("h", (2, 24), None),
-        ("c", (2, 24), None),
+        (name, (2, 24), None) for name in STATES[cell]
     ]
-    assert [spec.name for spec in manifest.graphs["decode"].inputs] == ["token", "h", "c"]
+    assert [spec.name for spec in manifest.graphs["decode"].inputs] == ["token", *STATES[cell]]
+
+
+@pytest.mark.parametrize("cell", STATES)
+def test_the_service_decodes_a_recurrent_network_as_torch_does(cell: CellName, tmp_path: Path) -> None:
+    ours = tokenizer()
+    network = small_recurrent(cell, vocab_size=ours.get_vocab_size())
+    folder = export_language_model(network, ours, CARD, tmp_path, begin=0, text=SAMPLE)
+    loaded = load_version(folder, Settings(threads=1, max_sequences=3), Device("cpu")).decoder
+    assert loaded is not None
+    decoder, rows, lengths = loaded.decoder, random_tokens(3, 30), [25, 1, 9]
+    expected = full_logits(network, rows)
+    # Twice, for a slot that was used must be read as a fresh one.
+    for _ in range(2):
+        for slot, length in enumerate(lengths):
+            decoder.prefill(slot, rows[slot, :length], 0, [length - 1])
+        for step in range(4):
+            places = np.array(lengths) + step
+            decoder.lengths[:3], decoder.tokens[:3] = places, rows[range(3), places]
+            np.testing.assert_allclose(decoder.decode(3), expected[range(3), places], atol=1e-4, rtol=0)
+
+
+def test_the_lstm_that_ships_is_written_anew_byte_for_byte() -> None:
+    folder = DEFAULT_REPOSITORY / "novelist-lstm" / "1"
+    manifest, weights = read_manifest(folder), PackedWeights(NamedGraphs.read(folder).weights)
+    network = rebuilt_network(manifest, weights)
+
+    exported = build_graphs(network)
+    exported.graphs["embedding"] = embedding_graph(network, exported.weights, 0)
+
+    for name, graph in exported.graphs.items():
+        assert graph.model.SerializeToString() == (folder / f"{name}.onnx").read_bytes()
 
 
 def test_golden_rows_are_the_callers_text_with_the_networks_logits(tmp_path: Path) -> None:
@@ -144,4 +191,4 @@ def test_a_tokenizer_or_text_that_does_not_fit_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ExportError, match="the tokenizer has 300 tokens; it must have 61"):
         export_language_model(small_transformer(), tokenizer(), CARD, tmp_path, begin=0, text=SAMPLE)
     with pytest.raises(ExportError, match="is empty"):
-        export_language_model(small_lstm(vocab_size=300), tokenizer(), CARD, tmp_path, begin=0, text="")
+        export_language_model(small_recurrent("lstm", vocab_size=300), tokenizer(), CARD, tmp_path, begin=0, text="")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from models.importing.graph_builder import write_graphs
 from models.importing.transformer_graphs import PrefillName
-from tests.training.small_language import VOCAB_SIZE, random_tokens, small_lstm, small_transformer
+from tests.training.small_language import VOCAB_SIZE, random_tokens, small_recurrent, small_transformer
 from training.export.language import (
     CachedDecoder,
     LanguageModel,
@@ -22,11 +22,18 @@ from training.export.language import (
     full_logits,
 )
 from training.export.version import ExportError, ParityCheck
+from training.networks.recurrent import STATES, CellName
 from training.networks.transformer import Transformer, TransformerShape
 
-NETWORKS: dict[str, Callable[[], LanguageModel]] = {"transformer": small_transformer, "lstm": small_lstm}
+NETWORKS: dict[str, Callable[[], LanguageModel]] = {
+    "transformer": small_transformer,
+    "rnn": lambda: small_recurrent("rnn"),
+    "gru": lambda: small_recurrent("gru"),
+    "lstm": lambda: small_recurrent("lstm"),
+}
 
-both = pytest.mark.parametrize("kind", NETWORKS)
+each = pytest.mark.parametrize("kind", NETWORKS)
+cells = pytest.mark.parametrize("cell", STATES)
 
 
 def decoder(network: LanguageModel, folder: Path, num_slots: int, prefill: PrefillName = "grouped") -> CachedDecoder:
@@ -44,7 +51,7 @@ def close(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
     np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
-@both
+@each
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_ragged_prompts_in_chunks_then_a_batch_of_steps_equal_the_full_pass(
     kind: str, size: int, tmp_path: Path
@@ -60,7 +67,7 @@ def test_ragged_prompts_in_chunks_then_a_batch_of_steps_equal_the_full_pass(
         close(cached.decode(rows[range(3), places], places), expected[range(3), places])
 
 
-@both
+@each
 def test_a_sequence_reaches_the_last_place_of_its_context(kind: str, tmp_path: Path) -> None:
     network, row = NETWORKS[kind](), random_tokens(1, 96)
     cached, expected = decoder(network, tmp_path, 1), full_logits(network, row)
@@ -70,7 +77,7 @@ def test_a_sequence_reaches_the_last_place_of_its_context(kind: str, tmp_path: P
     close(cached.decode(row[:, 95], [95]), expected[:, 95])
 
 
-@both
+@each
 def test_a_whole_context_is_prefilled_at_once(kind: str, tmp_path: Path) -> None:
     network, row = NETWORKS[kind](), random_tokens(1, 96)
 
@@ -88,7 +95,7 @@ def test_a_slot_that_is_used_again_does_not_see_what_it_held(tmp_path: Path) -> 
     close(cached.decode(rows[1:, 20], [20]), expected[1:, 20])
 
 
-@both
+@each
 def test_a_step_of_the_first_slots_leaves_the_others_bit_for_bit(kind: str, tmp_path: Path) -> None:
     cached, rows = decoder(NETWORKS[kind](), tmp_path, 4), random_tokens(4, 30)
     for slot in range(4):
@@ -116,7 +123,7 @@ def test_a_step_writes_one_place_of_the_cache(tmp_path: Path) -> None:
         assert [np.flatnonzero(row).tolist() for row in changed] == [[20], [11]]
 
 
-@both
+@each
 def test_rows_do_not_depend_on_their_batch_mates(kind: str, tmp_path: Path) -> None:
     network, rows = NETWORKS[kind](), random_tokens(3, 30)
     cached = decoder(network, tmp_path, 3)
@@ -130,7 +137,7 @@ def test_rows_do_not_depend_on_their_batch_mates(kind: str, tmp_path: Path) -> N
     close(cached.decode(rows[:1, 25], [25]), together[:1])
 
 
-@both
+@each
 def test_only_the_wanted_logits_are_computed_and_none_may_be(kind: str, tmp_path: Path) -> None:
     network, row = NETWORKS[kind](), random_tokens(1, 20)
     cached, expected = decoder(network, tmp_path, 2), full_logits(network, row)[0]
@@ -141,8 +148,9 @@ def test_only_the_wanted_logits_are_computed_and_none_may_be(kind: str, tmp_path
     close(cached.prefill(1, row[0, 12:], 12), expected[12:])
 
 
-def test_an_lstm_of_one_layer_is_written_in_place_too(tmp_path: Path) -> None:
-    network, rows = small_lstm(num_layers=1), random_tokens(2, 12)
+@cells
+def test_a_recurrent_network_of_one_layer_is_written_in_place_too(cell: CellName, tmp_path: Path) -> None:
+    network, rows = small_recurrent(cell, num_layers=1), random_tokens(2, 12)
     cached, expected = decoder(network, tmp_path, 2), full_logits(network, rows)
     for slot in range(2):
         cached.prefill(slot, rows[slot, :6], 0)

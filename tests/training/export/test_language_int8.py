@@ -21,13 +21,14 @@ from service.engine.runtime.runtime import Device
 from service.settings import Settings
 from tests.fake_models.tokenizers import byte_level
 from tests.training.lineage import UNTRAINED
-from tests.training.small_language import small_lstm, small_transformer
+from tests.training.small_language import small_recurrent, small_transformer
 from training.data.corpus import Corpus, read_corpus
 from training.export import language_int8
 from training.export.language import LanguageModel, export_language_model
 from training.export.language_int8 import GraphNetwork, extend_language_version
 from training.export.quantization import main
 from training.export.version import ExportError, ModelCard, open_graph
+from training.networks.recurrent import STATES, CellName
 from training.scores.text import TextScore
 
 WORDS = "the quick brown fox jumps over a lazy dog and runs away from it again"
@@ -196,9 +197,10 @@ def test_layers_that_lose_too_much_stay_in_fp32(tmp_path: Path, text: Path, monk
     assert b"blocks.0.down.levels" not in (folder / "decode.int8.onnx").read_bytes()
 
 
-def test_the_products_of_a_recurrent_network_are_its_head(tmp_path: Path, text: Path) -> None:
+@pytest.mark.parametrize("cell", STATES)
+def test_the_products_of_a_recurrent_network_are_its_head(cell: CellName, tmp_path: Path, text: Path) -> None:
     vocab_size = Tokenizer.from_str(byte_level().decode()).get_vocab_size()
-    folder, corpus = export(tmp_path, small_lstm(vocab_size=vocab_size), text)
+    folder, corpus = export(tmp_path, small_recurrent(cell, vocab_size=vocab_size), text)
 
     extend_language_version(folder, corpus)
 

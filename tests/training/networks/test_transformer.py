@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.training.small_language import VOCAB_SIZE, random_tokens, small_transformer
-from training.networks.lstm import LockedDropout
+from training.networks.recurrent import LockedDropout
 from training.networks.transformer import NORM_EPSILON, Transformer, TransformerShape, rotary_tables, rotate
 
 Floats = NDArray[np.float64]

@@ -21,7 +21,7 @@ from tests.fake_models.bert import MAX_TOKENS, WIDTH, wordpiece, write_bert
 from tests.fake_models.tokenizers import SAMPLE, byte_level
 from tests.servers import RunningService
 from tests.training.lineage import UNTRAINED
-from tests.training.small_language import small_lstm, small_transformer
+from tests.training.small_language import small_recurrent, small_transformer
 from training.export.language import LanguageModel, export_language_model, full_embeddings
 from training.export.version import ModelCard
 
@@ -29,7 +29,7 @@ TEXTS = ["It was the best of times", "Call me Ishmael!", "a whale", "It was the 
 TOKENIZER = Tokenizer.from_str(byte_level().decode())
 NETWORKS: dict[str, LanguageModel] = {
     "transformer": small_transformer(vocab_size=TOKENIZER.get_vocab_size()),
-    "lstm": small_lstm(vocab_size=TOKENIZER.get_vocab_size()),
+    "lstm": small_recurrent("lstm", vocab_size=TOKENIZER.get_vocab_size()),
 }
 
 
