@@ -144,4 +144,6 @@ def gradient_norms(network: nn.Module, inputs: Tensor, targets: Tensor, device: 
         # Windows do not meet, so the gradient of the sum is that of each.
         loss = functional.cross_entropy(logits, targets[:, -1].to(device), reduction="sum")
         (gradients,) = torch.autograd.grad(loss, embedded)  # [B,T,W]
-    return gradients.norm(dim=-1).mean(0).cpu()
+    # In float64, for the square of a gradient that has all but vanished is none in float32.
+    norms: Tensor = gradients.double().norm(dim=-1).mean(0)
+    return norms.cpu()
