@@ -175,6 +175,7 @@ def test_a_small_run_of_any_text_exports_reports_and_resumes_to_the_same_graphs(
     scores = {(item.metric, item.split): item.value for item in manifest.evaluation}
     assert f"| test | {scores['nats_per_token', 'test']:.4f} | {scores['bits_per_byte', 'test']:.4f} |" in page
     assert re.search(r"\| selected step \| [24] of 4 \|", page)
+    assert set(pictures_in(page, tmp_path / "run")) == {"curves.png", "gradients.png"}
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["model_type"] == "llama"
     assert main([*command, "--resume"]) == 0
     assert read_manifest(tmp_path / "models" / "log-book" / "2").graphs == manifest.graphs
