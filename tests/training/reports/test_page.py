@@ -52,7 +52,8 @@ def progress(num_rows: int = 30) -> Progress:
 
 def page(folder: Path, num_rows: int = 30, scores: dict[str, TextScore] = SCORES, sample: str = "Once") -> str:
     config = {"context": 512, "tokens_per_step": 8192}
-    return write_language_report(folder, MANIFEST, progress(num_rows), config, scores, sample).read_text()
+    norms = [0.5**back for back in range(64, -1, -1)]
+    return write_language_report(folder, MANIFEST, progress(num_rows), config, scores, sample, norms).read_text()
 
 
 def test_a_page_states_scores_how_they_were_measured_and_where_the_weights_come_from(tmp_path: Path) -> None:
