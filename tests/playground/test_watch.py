@@ -210,7 +210,7 @@ def test_the_command_of_a_burst_does_the_same(watch: Page, tmp_path: Path) -> No
 
 
 def test_tiles_show_the_state_of_the_service(watch: Page, playground: RunningService) -> None:
-    expect(tile(watch, "Models ready")).to_have_text("8 of 8")
+    expect(tile(watch, "Models ready")).to_have_text("9 of 9")
     expect(tile(watch, "Engine restarts")).to_have_text("0")
     expect(tile(watch, "Memory")).to_have_text(re.compile(r"^\d+ MiB$"))
     engine = counted(playground, "hotplate_process_resident_bytes", 'process="engine"') / 2**20

@@ -72,5 +72,5 @@ def test_what_is_not_closed_is_no_json_rather_than_too_much() -> None:
 
 def test_bounds_follow_from_what_the_parameters_can_hold() -> None:
     assert json_bounds(TokensParameters) == JsonBounds(2 + 2**16, 1)
-    assert json_bounds(CompletionParameters) == JsonBounds(MAX_VALUES, 3)
-    assert json_bounds(GenerateParameters).max_objects == 2
+    assert json_bounds(CompletionParameters) == JsonBounds(MAX_VALUES, 5)
+    assert json_bounds(GenerateParameters).max_objects == 4

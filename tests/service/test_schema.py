@@ -213,7 +213,8 @@ def bad_values(field: Field) -> list[Any]:
 def test_every_parameter_of_every_route_refuses_invalid_values(route: str) -> None:
     kind = ALL[route]
     for name, field in fields_of(kind).items():
-        for value in bad_values(field):
+        # Any object may be a JSON schema; whether it is one is seen where it is compiled.
+        for value in bad_values(field) if name != "guided_json" else [7]:
             with pytest.raises(InvalidParameter) as caught:
                 read(kind, {name: value})
             assert caught.value.parameter == name

@@ -159,7 +159,7 @@ def ignore(_request: Request, _outcome: object) -> None:
 class StuckSequencer:
     """Has one text, whose step waits until it is told to go on."""
 
-    is_idle, step_seconds, rank = False, 0.01, 2
+    is_idle, step_seconds, rank, num_threads, max_threads = False, 0.01, 2, 1, 1
 
     def __init__(self) -> None:
         self.running = [Dated(0.0)]

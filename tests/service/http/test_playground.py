@@ -266,6 +266,6 @@ def test_the_compressed_file_is_made_once_and_is_the_same_each_time() -> None:
 def test_each_task_has_the_page_that_it_names() -> None:
     words = (FOLDER / "js" / "tasks.js").read_text()
 
-    for task in all_tasks().values():
+    for task in filter(lambda task: task.page, all_tasks().values()):
         assert (FOLDER / "js" / "pages" / f"{task.page}.js").is_file()
         assert f'{{ task: "{task.name}", page: "{task.page}", ' in words
