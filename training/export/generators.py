@@ -188,9 +188,10 @@ class GanBlend(nn.Module):
     def __init__(self, decoder: GanDecoder) -> None:
         super().__init__()
         self.generator = copy.deepcopy(decoder.generator)
-        for block in (self.generator.low, self.generator.high):
-            block.first_norm = BlendedNorm(block.first_norm)  # type: ignore[arg-type,assignment]
-            block.second_norm = BlendedNorm(block.second_norm)  # type: ignore[arg-type,assignment]
+        # However many blocks the size of the images asks for.
+        for block in [each for each in self.generator.modules() if hasattr(each, "first_norm")]:
+            block.first_norm = BlendedNorm(block.first_norm)  # type: ignore[arg-type]
+            block.second_norm = BlendedNorm(block.second_norm)  # type: ignore[arg-type]
 
     def forward(self, latent: Tensor, label_weights: Tensor) -> Tensor:
         """Draw."""
