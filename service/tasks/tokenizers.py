@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from models.alphabet import Alphabet
@@ -17,48 +17,43 @@ from service.threads import off_loop
 # Up to this many characters, encoding is cheaper than a thread switch.
 INLINE_CHARACTERS = 4096
 
+Readable = TypeVar("Readable", Tokenizer, TextEncoder, Alphabet)
+
 
 class Tokenizers:
     """The tokenizers of the model versions."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[ReadyModel, Tokenizer] = WeakKeyDictionary()
-        self._encoders: WeakKeyDictionary[ReadyModel, TextEncoder] = WeakKeyDictionary()
-        self._alphabets: WeakKeyDictionary[ReadyModel, Alphabet] = WeakKeyDictionary()
+        # Of one kind for each model: that of its task.
+        self._known: WeakKeyDictionary[ReadyModel, Any] = WeakKeyDictionary()
 
     async def of(self, model: ReadyModel) -> Tokenizer:
         """Return the tokenizer of a model version.
 
         Raises: ModelFailed if its file is missing or not valid.
         """
-        tokenizer = self._known.get(model)
-        if tokenizer is None:
-            made = await off_loop(_read, model, Tokenizer, language_of(model).vocab_size)
-            tokenizer = self._known[model] = made
-        return tokenizer
+        return await self._read_once(model, Tokenizer, language_of(model).vocab_size)
 
     async def encoder_of(self, model: ReadyModel) -> TextEncoder:
         """Return what encodes the texts of an encoder.
 
         Raises: ModelFailed if its file is missing or not valid.
         """
-        encoder = self._encoders.get(model)
-        if encoder is None:
-            encoding = encoding_of(model)
-            made = await off_loop(_read, model, lambda content: TextEncoder(content, encoding), encoding.vocab_size)
-            encoder = self._encoders[model] = made
-        return encoder
+        encoding = encoding_of(model)
+        return await self._read_once(model, lambda content: TextEncoder(content, encoding), encoding.vocab_size)
 
     async def alphabet_of(self, model: ReadyModel) -> Alphabet:
         """Return the characters of a corrector.
 
         Raises: ModelFailed if its file is missing or not valid.
         """
-        alphabet = self._alphabets.get(model)
-        if alphabet is None:
-            made = await off_loop(_read, model, Alphabet, encoding_of(model).vocab_size)
-            alphabet = self._alphabets[model] = made
-        return alphabet
+        return await self._read_once(model, Alphabet, encoding_of(model).vocab_size)
+
+    async def _read_once(self, model: ReadyModel, read: Callable[[bytes], Readable], vocab_size: int) -> Readable:
+        found: Readable | None = self._known.get(model)
+        if found is None:
+            found = self._known[model] = await off_loop(_read, model, read, vocab_size)
+        return found
 
     async def encode(self, tokenizer: Tokenizer, content: str, max_tokens: int, name: str = "prompt") -> list[int]:
         """Encode a text to at most `max_tokens` tokens.
@@ -68,9 +63,6 @@ class Tokenizers:
         if len(content) <= INLINE_CHARACTERS:
             return encode(tokenizer, content, max_tokens, name)
         return await off_loop(encode, tokenizer, content, max_tokens, name)
-
-
-Readable = TypeVar("Readable", Tokenizer, TextEncoder, Alphabet)
 
 
 def _read(model: ReadyModel, read: Callable[[bytes], Readable], vocab_size: int) -> Readable:
