@@ -36,6 +36,10 @@ class Alphabet:
         ids = self._ids
         return np.fromiter((ids.get(ord(each), UNKNOWN) for each in text), np.int64, len(text))
 
+    def unknown_in(self, text: str) -> str:
+        """The characters of a text that the network does not know, in their order."""
+        return "".join(each for each in text if ord(each) not in self._ids)
+
     def rows(self, texts: Sequence[str], length: int) -> Characters:
         """Texts as rows [B,length], each followed by the boundary where it is shorter."""
         rows = np.full((len(texts), length), BOUNDARY, np.int64)

@@ -63,10 +63,14 @@ def joined(text: str, corrected: Iterable[tuple[Piece, str]]) -> str:
 
 
 def written_text(alphabet: Alphabet, corrected: Sequence[int], places: Sequence[int], source: str) -> str:
-    """What a network wrote for a piece; the piece itself where it wrote to the last place, and so found no end."""
+    """What a network wrote for a piece, or the piece itself where that cannot be right.
+
+    It cannot where the network wrote to the last place, and so found no end, or lost a character that it does not know.
+    """
     if corrected[-1]:
         return source
-    return alphabet.decode(corrected, places, source)
+    right = alphabet.decode(corrected, places, source)
+    return right if alphabet.unknown_in(right) == alphabet.unknown_in(source) else source
 
 
 def weights_of(alignment: NDArray[np.float32], num_written: int, num_read: int) -> list[list[float]]:

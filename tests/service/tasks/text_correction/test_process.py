@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.tasks.text_correction.process import joined, pieces_of, row_length, weights_of
+from models.alphabet import BOUNDARY, UNKNOWN, Alphabet
+from service.tasks.text_correction.process import joined, pieces_of, row_length, weights_of, written_text
 
 
 @given(st.text(alphabet="ab .\n\t!?\"'", max_size=200), st.integers(4, 40))
@@ -48,3 +51,22 @@ def test_rows_have_few_lengths() -> None:
 
 def test_an_alignment_is_cut_to_the_texts() -> None:
     assert weights_of(np.full((4, 5), 0.12345, np.float32), 1, 2) == [[0.123, 0.123]]
+
+
+LETTERS = Alphabet(json.dumps({"model": {"vocab": {"<end>": 0, "<unknown>": 1, "a": 2, "b": 3}}}).encode())
+
+
+@pytest.mark.parametrize(
+    ("written", "places", "expected"),
+    [
+        ([2, UNKNOWN, 3, BOUNDARY], [0, 1, 2, 0], "a\u00efb"),
+        ([2, 3, BOUNDARY, BOUNDARY], [0, 2, 0, 0], "a\u00efa"),  # lost it: the piece stays
+        ([2, UNKNOWN, UNKNOWN, BOUNDARY], [0, 1, 1, 0], "a\u00efa"),  # wrote it twice
+        ([2, UNKNOWN, 2, BOUNDARY], [0, 0, 2, 0], "a\u00efa"),  # copied another in its place
+        ([2, UNKNOWN, 3, 3], [0, 1, 2, 2], "a\u00efa"),  # found no end
+    ],
+)
+def test_a_character_that_the_network_does_not_know_is_never_lost(
+    written: list[int], places: list[int], expected: str
+) -> None:
+    assert written_text(LETTERS, written, places, "a\u00efa") == expected
