@@ -531,6 +531,8 @@ class InFlight:
     # --- deadlines and ends ---
 
     def _hold(self, call: Outstanding) -> None:
+        if call.id not in self._calls:  # one that waited is held a second time
+            self.work_seconds += call.work_seconds
         self._calls[call.id] = call
         call.limit = call.deadline + DEADLINE_SLACK_SECONDS
         if call.limit < self._timer_at:

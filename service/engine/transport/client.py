@@ -54,8 +54,8 @@ class EngineClient:
         self._last_id = self._last_turn = 0
         self._models = KnownModels(settings.canary_splits)
         self.budget = ByteBudget(settings.max_buffered_bytes)
-        paces, seconds = Paces(), settings.engine_restart_seconds
-        self.links = [EngineLink(path, self.budget, seconds, paces, self._update) for path in socket_paths]
+        self._paces, seconds = Paces(), settings.engine_restart_seconds
+        self.links = [EngineLink(path, self.budget, seconds, self._paces, self._update) for path in socket_paths]
         self.described = asyncio.Event()
         """Set once an engine has said what it serves."""
         self._only = self.links[0] if len(self.links) == 1 else None
@@ -328,8 +328,7 @@ class EngineClient:
         key = call.model, call.version
         able = [link for link in self.links if key in link.usable and link.calls.is_writable]
         able = able or [link for link in self.links if key in link.held] or self.links
+        call.work_seconds = self._paces.work_seconds(call)
         self._last_turn += 1  # those that would take equally long take turns
         turn = self._last_turn % len(able)
-        link = min(able[turn:] + able[:turn], key=lambda link: link.expected_seconds(call))
-        link.expect(call)
-        return link
+        return min(able[turn:] + able[:turn], key=lambda link: link.expected_seconds(call))

@@ -38,8 +38,6 @@ RECONNECT_SECONDS = 0.05
 # measurement leaves.
 UNKNOWN_SECONDS, KEPT = 1e-3, 0.9
 STEP, MAX_SLOWNESS = 1.05, 32.0
-# Versions in these states answer those who have resolved them, as long as these hold on to them.
-_USABLE, _HELD = ("ready", "idle"), ("ready", "idle", "unloading")
 
 Key = tuple[str, str]
 Kind = tuple[str, str, str]
@@ -153,12 +151,7 @@ class EngineLink:
 
     def expected_seconds(self, call: Outstanding) -> float:
         """How long a request would take here: what was sent before it, and its own work, at this engine's speed."""
-        return (self.calls.work_seconds + self._paces.work_seconds(call)) * self._slowness
-
-    def expect(self, call: Outstanding) -> None:
-        """Count a request that is about to be sent, until it is finished."""
-        call.work_seconds = self._paces.work_seconds(call)
-        self.calls.work_seconds += call.work_seconds
+        return (self.calls.work_seconds + call.work_seconds) * self._slowness
 
     def _learn(self, id_: int, seconds: float, size: int) -> None:
         """Judge this engine by what others took for as much: so many rows or tokens took so long.
@@ -208,9 +201,10 @@ class EngineLink:
 
     def _describe(self, description: Description) -> None:
         self.statuses, self.is_settled, self.is_described = description.models, description.settled, True
-        for keys, states in ((self.usable, _USABLE), (self.held, _HELD)):
-            keys.clear()
-            keys.update((status.name, status.version) for status in self.statuses if status.state in states)
+        self.usable.clear()
+        self.usable.update((status.name, status.version) for status in self.statuses if status.is_usable)
+        unloading = {(status.name, status.version) for status in self.statuses if status.state == "unloading"}
+        self.held = self.usable | unloading
         self._on_change()
         self._queries.answer(description.id, description.models)
         if self._transport is not None and not self._transport.is_paused:

@@ -28,7 +28,7 @@ from service.engine.transport.messages import (
     Result,
     Traced,
 )
-from service.errors import EngineUnavailable
+from service.errors import Busy, EngineUnavailable
 from service.settings import Settings
 from tests.fake_models.text_generation import AttentionDecoder
 from tests.service.engine.texts import files
@@ -143,6 +143,19 @@ def test_what_an_engine_has_answered_does_not_count_any_more() -> None:
         await asyncio.gather(*calls, return_exceptions=True)
         assert [link.calls.work_seconds for link in engines.client.links] == pytest.approx([0.0, 0.0])
         assert engines.client.num_in_flight == 0
+
+    with_engines(scenario)
+
+
+def test_what_is_refused_does_not_count() -> None:
+    async def scenario(engines: Engines) -> None:
+        for number in (0, 1):
+            engines.link(number).pause()
+        held = engines.client.budget.reserve(engines.client.budget.max_bytes, "a test")
+        with pytest.raises(Busy):
+            engines.send(num_rows=30_000)
+        held.release()
+        assert [link.calls.work_seconds for link in engines.client.links] == [0.0, 0.0]
 
     with_engines(scenario)
 
