@@ -102,7 +102,9 @@ class Sequencer:
     def num_threads(self) -> int:
         """The most threads that the next step computes with."""
         kinds = (DECODE, PREFILL) if self._prefilling or self._waiting else (DECODE,)
-        return max(map(self._costs.num_threads, kinds))
+        # Trials take what is free, and no cores from others.
+        of_kind = self._costs.num_threads if self.is_beside_others() else self._costs.wanted_threads
+        return max(of_kind(kind) for kind in kinds)
 
     @property
     def is_idle(self) -> bool:

@@ -139,25 +139,30 @@ class StepCosts:
         """The number of threads that runs of a kind have now."""
         return self._chosen[kind]
 
+    def wanted_threads(self, kind: str) -> int:
+        """The number of threads that the next run of a kind should have room for: a trial may have more than usual."""
+        is_trial_due = self._clock() >= self._probe_at[kind]
+        return max(self._by_threads) if is_trial_due else self._chosen[kind]
+
     def decode(self, num_rows: int, length: float | None = None) -> float:
         """The seconds of a decode step of texts that have `length` tokens on average."""
         return self._by_threads[self._chosen[DECODE]].decode(num_rows, length)
 
     def choose(self, kind: str, size: int, max_threads: int) -> int:
         """The number of threads of the next run, which may be a trial."""
-        fitting = [each for each in self._by_threads if each <= max_threads] or [min(self._by_threads)]
-        if len(fitting) == 1:
-            return fitting[0]
-        others = [each for each in fitting if each != self._chosen[kind]]
-        if self._clock() >= self._probe_at[kind]:
-            self._probe_at[kind] = self._clock() + PROBE_SECONDS
-            return others[0]
-        best = min(others, key=lambda each: self._seconds(kind, each, size))
         chosen = self._chosen[kind]
-        if chosen not in fitting or self._seconds(kind, best, size) < CLEAR_GAIN * self._seconds(kind, chosen, size):
+        others = [each for each in self._by_threads if each != chosen]
+        if not others:
+            return chosen
+        fitting = [each for each in self._by_threads if each <= max_threads] or [min(self._by_threads)]
+        if self._clock() >= self._probe_at[kind] and (untried := [each for each in others if each in fitting]):
+            self._probe_at[kind] = self._clock() + PROBE_SECONDS
+            return untried[0]
+        best = min(others, key=lambda each: self._seconds(kind, each, size))
+        if self._seconds(kind, best, size) < CLEAR_GAIN * self._seconds(kind, chosen, size):
             log.info("another number of threads is faster now", extra={"graph": kind, "threads": best, "was": chosen})
-            self._chosen[kind] = best
-        return self._chosen[kind]
+            self._chosen[kind] = chosen = best
+        return chosen if chosen in fitting else max(fitting)
 
     def observe(self, kind: str, num_threads: int, size: int, length: float, seconds: float) -> None:
         """Learn from a run: `size` texts of `length` tokens, or tokens of prompts."""

@@ -134,3 +134,21 @@ def test_no_more_texts_are_continued_at_once_than_the_objective_allows_now() -> 
     for _ in range(20):
         costs.observe(DECODE, 1, 4, 100, 2 * cost().decode(4))
     assert costs.most_rows(8, 100, 0.0041) == 3
+
+
+def test_a_model_that_began_with_one_thread_finds_that_more_are_faster() -> None:
+    now, used = [0.0], set()
+    costs = StepCosts({1: cost(0.004), 4: cost(0.004)}, lambda: now[0])
+    assert costs.wanted_threads(DECODE) == 1
+
+    for _ in range(4000):
+        num_threads = costs.choose(DECODE, 1, costs.wanted_threads(DECODE))  # no more cores than it asked for
+        used.add(num_threads)
+        seconds = 0.004 / num_threads
+        now[0] += seconds
+        costs.observe(DECODE, num_threads, 1, 100, seconds)
+
+    assert used == {1, 4}
+    assert costs.num_threads(DECODE) == 4
+    assert costs.num_threads(PREFILL) == 1
+    assert costs.choose(DECODE, 1, 1) == 1  # what others need is left to them
