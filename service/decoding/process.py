@@ -17,7 +17,19 @@ import msgspec
 from PIL import Image
 
 from models.image_header import Format, ImageError
-from service.decoding.jobs import LENGTHS, Buffer, CheckGrammar, Done, Job, Refused, ToFile, ToPhoto, ToRow, message
+from service.decoding.jobs import (
+    LENGTHS,
+    Buffer,
+    CheckGrammar,
+    Done,
+    Job,
+    Refused,
+    ToFile,
+    ToPhoto,
+    ToRow,
+    message,
+    unfinished,
+)
 from service.grammar import GrammarError
 
 MAX_GRAMMAR_SECONDS = 2
@@ -47,6 +59,8 @@ def _run(job: Job, content: bytes) -> tuple[Done | Refused, Sequence[Buffer]]:
     except GrammarError as error:
         return Refused("grammar", str(error)), ()
     except MemoryError:
+        if isinstance(job, CheckGrammar):
+            return unfinished(job), ()
         return Refused("too_large", "The image takes too much memory."), ()
 
 

@@ -123,8 +123,11 @@ class TextGenerator:
         self._num_open -= 1
         if cancelled or isinstance(result, Exception):
             connection.fail(id_, result if isinstance(result, Exception) else Cancelled("The caller left."))
-        else:
+            return
+        try:
             begin(result)
+        except Exception as error:  # as the engine does for a text without a grammar
+            connection.fail(id_, error)
 
     def _begin(
         self,
