@@ -101,9 +101,7 @@ def verify_decoder(decoder: Decoder, golden: Golden, settings: Settings) -> floa
 
 def _has_cuda_kernels(files: VersionFiles, language: Language) -> bool:
     # Of GroupQueryAttention ONNX Runtime has CUDA kernels in FP16 and BF16 only.
-    graph = files.graphs["decode"]
-    is_grouped = isinstance(graph, bytes) and b"GroupQueryAttention" in graph
-    return not is_grouped or all(state.datatype != "FP32" for state in language.states)
+    return not _is_grouped(files, "decode") or all(state.datatype != "FP32" for state in language.states)
 
 
 def _is_plain_faster(
@@ -115,8 +113,9 @@ def _is_plain_faster(
     same, so that a prompt leaves the state that steps with its tokens would leave. Large models would be packed a
     second time for that, and take the plain one.
     """
-    is_grouped = any(b"GroupQueryAttention" in _content(files, name) for name in LANGUAGE_GRAPHS)
-    if _PLAIN_VARIABLE in os.environ or device.is_cuda or is_large(files) or not is_grouped:
+    if _PLAIN_VARIABLE in os.environ or device.is_cuda or is_large(files):
+        return True
+    if not any(_is_grouped(files, name) for name in LANGUAGE_GRAPHS):
         return True
     trial = open_decoder(files, language, num_threads, settings, device)
     tiled = num_threads + 1
@@ -130,9 +129,9 @@ def _is_plain_faster(
     return is_plain
 
 
-def _content(files: VersionFiles, name: str) -> bytes:
+def _is_grouped(files: VersionFiles, name: str) -> bool:
     graph = files.graphs[name]
-    return graph if isinstance(graph, bytes) else b""
+    return isinstance(graph, bytes) and b"GroupQueryAttention" in graph
 
 
 def _typical_run(decoder: Decoder) -> Callable[[], object]:
@@ -199,10 +198,12 @@ def _measured(decoder: Decoder, num_threads: int) -> StepCost:
     decoder.tokens[:] = language.bos_token
     decoder.lengths[:] = length
     seconds = {size: _best_seconds(lambda: decoder.decode(size)) for size in sizes}  # noqa: B023 (called at once)
-    beyond, size = language.context - 1 - length, sizes[len(sizes) // 2]
-    decoder.lengths[:] = length + beyond
-    further_seconds = max(_best_seconds(lambda: decoder.decode(size)) - seconds[size], 0.0)
-    per_token = further_seconds / (size * max(beyond, 1)) if not decoder.is_recurrent else 0.0
+    per_token, beyond = 0.0, language.context - 1 - length
+    if beyond and not decoder.is_recurrent:  # whose state is as large at any length
+        size = sizes[len(sizes) // 2]
+        decoder.lengths[:] = length + beyond
+        further_seconds = max(_best_seconds(lambda: decoder.decode(size)) - seconds[size], 0.0)
+        per_token = further_seconds / (size * beyond)
     return StepCost(seconds, token_seconds, length=length, cached_token_seconds=per_token)
 
 
