@@ -131,7 +131,10 @@ class Supervisor:
         self._metrics = metrics
         self._listener = listener
         gatherer = Gatherer(metrics)
-        self._sockets = [run_folder / ENGINE_SOCKET.format(number) for number in range(len(settings.devices))]
+        # Resolved once: an engine that takes a GPU sees that alone from then on.
+        devices = settings.devices
+        settings = settings.model_copy(update={"device": ",".join(devices)})
+        self._sockets = [run_folder / ENGINE_SOCKET.format(number) for number in range(len(devices))]
         launch = Launch(settings, tuple(map(str, self._sockets)))
         self._engines = [
             Child("engine", "service.processes.engine_process", replace(launch, engine=number), gatherer)

@@ -331,4 +331,8 @@ class EngineClient:
         call.work_seconds = self._paces.work_seconds(call)
         self._last_turn += 1  # those that would take equally long take turns
         turn = self._last_turn % len(able)
-        return min(able[turn:] + able[:turn], key=lambda link: link.expected_seconds(call))
+        best = min(able[turn:] + able[:turn], key=lambda link: link.expected_seconds(call))
+        for link in able:
+            if link is not best:
+                link.forget()
+        return best

@@ -37,7 +37,7 @@ RECONNECT_SECONDS = 0.05
 # What a row or a token is taken to cost before an engine has computed one, and how much of what was known a new
 # measurement leaves.
 UNKNOWN_SECONDS, KEPT = 1e-3, 0.9
-STEP, MAX_SLOWNESS = 1.05, 32.0
+STEP, MAX_SLOWNESS, REMEMBERED = 1.05, 32.0, 0.999
 
 Key = tuple[str, str]
 Kind = tuple[str, str, str]
@@ -62,7 +62,9 @@ class Paces:
         """Learn what so many rows or tokens took; return whether others of about as many took less."""
         about = kind, size.bit_length()  # a row of a large batch costs less than that of a small one
         usual = self._batch_seconds.get(about, seconds)
-        self._batch_seconds[about] = seconds + KEPT * (usual - seconds)
+        # By the same small steps: towards the median. Most runs are faster than their mean, and whoever computes most
+        # of them would seem faster and faster.
+        self._batch_seconds[about] = usual * (STEP if seconds > usual else 1 / STEP)
         each = seconds / max(size, 1)
         self._seconds_each[kind] = each + KEPT * (self._seconds_each.get(kind, each) - each)
         return seconds > usual
@@ -124,6 +126,7 @@ class EngineLink:
     def disconnected(self) -> None:
         """Keep what is in flight for the next engine."""
         self._transport = None
+        self._slowness = 1.0  # the next engine is another
         self.is_described = self.is_settled = False
         self.usable.clear()
         self.held.clear()
@@ -152,6 +155,10 @@ class EngineLink:
     def expected_seconds(self, call: Outstanding) -> float:
         """How long a request would take here: what was sent before it, and its own work, at this engine's speed."""
         return (self.calls.work_seconds + call.work_seconds) * self._slowness
+
+    def forget(self) -> None:
+        """Take this engine a little more for one like the others: it was passed over, and may be judged wrongly."""
+        self._slowness **= REMEMBERED
 
     def _learn(self, id_: int, seconds: float, size: int) -> None:
         """Judge this engine by what others took for as much: so many rows or tokens took so long.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,18 +13,23 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
+from service.processes.supervisor import Supervisor
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.fake_models.bare_graphs import scale_bytes, write_bare
 from tests.servers import RunningService, answers, until
+from tests.tiers import unavailable
 
 ENGINE = "service.processes.engine_process"
 ROW = {"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]}
 
-pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="it takes two cores")
-
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    if len(os.sched_getaffinity(0)) < 2:
+        unavailable("two engines on the CPU take two cores")
     folder = tmp_path_factory.mktemp("models")
     for name, factor in (("good", 2), ("other", 3)):
         write_bare(folder, name, scale_bytes(factor))
@@ -94,3 +100,12 @@ def test_a_device_that_is_not_there_is_said_at_the_start(tmp_path: Path) -> None
     with RunningService(tmp_path, "--device", "cpu,cuda:7") as running:
         assert running.wait() != 0
         assert "--device cuda" in running.describe()
+
+
+def test_all_gpus_are_counted_before_an_engine_takes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with socket.socket() as listener:
+        supervisor = Supervisor(Settings(device="cuda:all"), listener, "", Metrics(CollectorRegistry()), tmp_path)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-b")  # as an engine does for itself
+
+        assert [engine._launch.settings.devices for engine in supervisor._engines] == [("GPU-a", "GPU-b")] * 2

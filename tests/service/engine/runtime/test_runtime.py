@@ -36,6 +36,7 @@ from service.telemetry.metrics import resident_bytes
 from tests.fake_models.bare_graphs import FLOAT, graph_bytes, heavy_bytes
 from tests.fake_models.classification import OUTPUTS, SHAPE, LinearClassifier
 from tests.fake_models.style_transfer import TinyStylizer
+from tests.tiers import unavailable
 
 CPU = Device("cpu")
 NETWORK = LinearClassifier()
@@ -372,8 +373,9 @@ def claimed(devices: list[str], number: int) -> tuple[str, list[int]]:
     return device, [*map(int, cores)]
 
 
-@pytest.mark.skipif(HOST_CPUS < 2, reason="it takes two cores")
 def test_cpu_engines_divide_the_cores_among_them() -> None:
+    if available_cpus() < 2:
+        unavailable("two engines on the CPU take two cores")
     cores = sorted(os.sched_getaffinity(0))[: available_cpus()]
 
     first, second = (claimed(["cpu", "cpu"], number) for number in (0, 1))

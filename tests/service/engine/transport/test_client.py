@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -117,6 +118,23 @@ def test_a_slower_engine_gets_fewer_requests() -> None:
             engines.send()
         after = [num_rows(await engines.sent(number)) for number in (0, 1)]
         assert after[1] - before[1] == pytest.approx(10, abs=2)
+
+    with_engines(scenario)
+
+
+def test_engines_that_are_alike_share_the_requests_however_their_times_are_spread() -> None:
+    async def scenario(engines: Engines) -> None:
+        generator = random.Random(1)
+        for _ in range(2000):
+            call = engines.send()
+            number = 0 if engines.link(0).calls.find(call.id) else 1
+            engines.answer(number, call, 0.001 * generator.lognormvariate(0, 1))
+        before = [num_rows(await engines.sent(number)) for number in (0, 1)]
+        for _ in range(40):
+            engines.send()
+        after = [num_rows(await engines.sent(number)) for number in (0, 1)]
+        assert min(before) > 400
+        assert min(after[0] - before[0], after[1] - before[1]) > 12
 
     with_engines(scenario)
 
